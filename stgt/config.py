@@ -1,0 +1,196 @@
+"""Every setting of a model, its losses and a run, as dataclasses that refuse values which make no sense."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args, get_origin, get_type_hints
+
+
+def _require(config: object, name: str, holds: bool, expected: str) -> None:
+    """Raise a ValueError that names the field, the value it was given and what was expected instead."""
+    if not holds:
+        raise ValueError(f"{type(config).__name__}.{name} is {getattr(config, name)!r}, expected {expected}")
+
+
+def _require_choices(config: object) -> None:
+    """Check every field annotated as a Literal against its alternatives."""
+    hints = get_type_hints(type(config))
+    for f in dataclasses.fields(config):
+        if get_origin(hints[f.name]) is Literal:
+            choices = get_args(hints[f.name])
+            _require(config, f.name, getattr(config, f.name) in choices, "one of " + ", ".join(map(repr, choices)))
+
+
+def _require_positive(config: object, *names: str) -> None:
+    for name in names:
+        _require(config, name, getattr(config, name) >= 1, "at least 1")
+
+
+def _require_range(config: object, low: float, high: float, *names: str) -> None:
+    for name in names:
+        # NaN fails both comparisons, so it is refused as well.
+        _require(config, name, low <= getattr(config, name) <= high, f"a number in [{low:g}, {high:g}]")
+
+
+@dataclass
+class VisionConfig:
+    """The image tower: any open_clip model with a square patch grid, or `tower="vit"`, a plain small one."""
+
+    tower: str = "EVA01-g-14"
+    """An open_clip model name, or "vit": open_clip's VisionTransformer of the sizes below"""
+    pretrained: str | None = None
+    """An open_clip tag or a weight file; None leaves the tower randomly initialised"""
+    image_size: int = 224
+    patch_size: int = 14
+    width: int = 1408
+    layers: int = 39
+    """Blocks that are run; BLIP-2 uses 39 of the 40 of EVA01-g-14 and no final norm"""
+    heads: int = 16
+    mlp_ratio: float = 4.0
+    open_blocks: int = 0
+    """How many of the last blocks are trained: 0 freezes the tower, -1 trains all of it"""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Compute dtype of the frozen part"""
+
+    def __post_init__(self) -> None:
+        _require_choices(self)
+        _require_positive(self, "image_size", "patch_size", "width", "layers", "heads")
+        _require(self, "tower", bool(self.tower), "an open_clip model name, or 'vit'")
+        _require(self, "image_size", self.image_size % self.patch_size == 0, f"a multiple of patch_size={self.patch_size}")
+        _require(self, "width", self.width % self.heads == 0, f"a multiple of heads={self.heads}")
+        _require(self, "mlp_ratio", self.mlp_ratio > 0 and math.isfinite(self.mlp_ratio), "a positive number")
+        _require(self, "open_blocks", -1 <= self.open_blocks <= self.layers, f"-1 (all) or 0 to layers={self.layers}")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of a frame."""
+        return self.image_size // self.patch_size
+
+
+@dataclass
+class GraphConfig:
+    """What joins the frames: the graph transformer, X-CLIP's cross-frame baseline, or nothing."""
+
+    kind: Literal["graph", "none", "cross_frame"] = "graph"
+    layers: int = 1
+    heads: int = 16
+    frames: int = 8
+    """Temporal embeddings that are learned; clips of another length use the nearest ones"""
+    threshold: float = 0.5
+    """An edge joins two tokens whose cosine similarity is at least this"""
+    window: int = 1
+    """An edge joins tokens at most this many frames apart"""
+    dropout: float = 0.1
+    """Of graph attention's weights"""
+    drop_path: float = 0.0
+    """Of the last block; earlier blocks get a linearly smaller share"""
+    cls_repeats: int = 2
+    """How often the one [CLS] block is applied: 2 in the released model, 1 in the paper"""
+    scope: Literal["frame", "clip"] = "frame"
+    """What a token of the residual block attends to: its frame (released model) or the whole clip (paper)"""
+    differentiable: bool = False
+    """Whether gradients flow through the edge weights"""
+    edges: bool = True
+    """False keeps every pair of the band, with its similarity as weight (ablation)"""
+    weights: bool = True
+    """False gives every edge the weight 1 (ablation)"""
+    pos2d: Literal["sincos", "random", "load"] = "sincos"
+    """Spatial embedding: sine/cosine, a frozen random draw (released model), or zeros until a checkpoint is loaded"""
+    attention: Literal["kernels", "dense"] = "kernels"
+    backend: Literal["auto", "reference", "cpu", "triton", "cuda"] = "auto"
+    checkpointing: bool = False
+    """Recompute each block's activations in the backward pass"""
+
+    def __post_init__(self) -> None:
+        _require_choices(self)
+        _require_positive(self, "layers", "heads", "frames", "cls_repeats")
+        _require_range(self, -1.0, 1.0, "threshold")
+        _require(self, "window", self.window >= 0, "at least 0")
+        for name in ("dropout", "drop_path"):
+            _require(self, name, 0.0 <= getattr(self, name) < 1.0, "a number in [0, 1)")
+
+
+@dataclass
+class QFormerConfig:
+    """The Q-Former (BERT-base with cross-attention), its text side and the heads on it."""
+
+    hidden: int = 768
+    layers: int = 12
+    heads: int = 12
+    intermediate: int = 3072
+    queries: int = 32
+    cross_frequency: int = 2
+    """Every how many layers there is a cross-attention to the video tokens"""
+    vocab_size: int = 30523
+    bos_token_id: int = 30522
+    pad_token_id: int = 0
+    max_positions: int = 512
+    dropout: float = 0.1
+    embed_dim: int = 256
+    """Width of the space where videos and texts are compared"""
+    max_text_length: int = 32
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self, "hidden", "layers", "heads", "intermediate", "queries", "cross_frequency",
+            "vocab_size", "max_positions", "embed_dim", "max_text_length",
+        )
+        _require(self, "hidden", self.hidden % self.heads == 0, f"a multiple of heads={self.heads}")
+        for name in ("bos_token_id", "pad_token_id"):
+            _require(self, name, 0 <= getattr(self, name) < self.vocab_size, f"0 to vocab_size-1={self.vocab_size - 1}")
+        _require(self, "dropout", 0.0 <= self.dropout < 1.0, "a number in [0, 1)")
+        _require(
+            self, "max_text_length", self.max_text_length <= self.max_positions, f"at most max_positions={self.max_positions}"
+        )
+
+
+@dataclass
+class LossConfig:
+    """L = (VTC in stage 1, CSAL in stage 2) + VTM + VTG, Eq. 16-21."""
+
+    stage: Literal[1, 2] = 1
+    temperature: float = 0.07
+    """Initial value of the learned temperature"""
+    gamma: float = 5.0
+    """Sharpness of CSAL's soft targets"""
+    vtc_smoothing: float = 0.1
+    csal_smoothing: float = 0.01
+    vtg_smoothing: float = 0.1
+    detach_target: bool = False
+    """Whether CSAL's targets are constants (the released model sends gradients through them)"""
+    csal_mask: Literal["release", "paper"] = "release"
+    """Which pairs cannot be a target: product below 0.05 (released model), or both similarities at most 0 (paper)"""
+    gather_gradients: bool = True
+    """Whether gradients reach the features of other processes (exact global-batch loss)"""
+    vtc: float = 1.0
+    """Weight of the contrastive loss, VTC or CSAL"""
+    vtm: float = 1.0
+    vtg: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_choices(self)
+        for name in ("temperature", "gamma"):
+            _require(self, name, 0.0 < getattr(self, name) < math.inf, "a positive number")
+        for name in ("vtc_smoothing", "csal_smoothing", "vtg_smoothing"):
+            _require(self, name, 0.0 <= getattr(self, name) < 1.0, "a number in [0, 1)")
+        for name in ("vtc", "vtm", "vtg"):
+            _require(self, name, 0.0 <= getattr(self, name) < math.inf, "a number of at least 0")
+
+
+@dataclass
+class ModelConfig:
+    """The whole retrieval model."""
+
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    graph: GraphConfig = field(default_factory=GraphConfig)
+    qformer: QFormerConfig = field(default_factory=QFormerConfig)
+
+    def __post_init__(self) -> None:
+        if self.vision.width % self.graph.heads:
+            raise ValueError(
+                f"GraphConfig.heads is {self.graph.heads}, expected a divisor of VisionConfig.width={self.vision.width}"
+            )
+        if self.vision.width % 4:
+            raise ValueError(f"VisionConfig.width is {self.vision.width}, expected a multiple of 4 (2-D sine/cosine embedding)")

@@ -1,0 +1,1 @@
+"""The STGT model: vision tower, graph transformer, Q-Former, losses' inputs."""
