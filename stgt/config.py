@@ -58,7 +58,8 @@ class VisionConfig:
         _require_choices(self)
         _require_positive(self, "image_size", "patch_size", "width", "layers", "heads")
         _require(self, "tower", bool(self.tower), "an open_clip model name, or 'vit'")
-        _require(self, "image_size", self.image_size % self.patch_size == 0, f"a multiple of patch_size={self.patch_size}")
+        whole = self.image_size % self.patch_size == 0
+        _require(self, "image_size", whole, f"a multiple of patch_size={self.patch_size}")
         _require(self, "width", self.width % self.heads == 0, f"a multiple of heads={self.heads}")
         _require(self, "mlp_ratio", self.mlp_ratio > 0 and math.isfinite(self.mlp_ratio), "a positive number")
         _require(self, "open_blocks", -1 <= self.open_blocks <= self.layers, f"-1 (all) or 0 to layers={self.layers}")
@@ -141,9 +142,8 @@ class QFormerConfig:
         for name in ("bos_token_id", "pad_token_id"):
             _require(self, name, 0 <= getattr(self, name) < self.vocab_size, f"0 to vocab_size-1={self.vocab_size - 1}")
         _require(self, "dropout", 0.0 <= self.dropout < 1.0, "a number in [0, 1)")
-        _require(
-            self, "max_text_length", self.max_text_length <= self.max_positions, f"at most max_positions={self.max_positions}"
-        )
+        fits = self.max_text_length <= self.max_positions
+        _require(self, "max_text_length", fits, f"at most max_positions={self.max_positions}")
 
 
 @dataclass
@@ -188,9 +188,6 @@ class ModelConfig:
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
 
     def __post_init__(self) -> None:
-        if self.vision.width % self.graph.heads:
-            raise ValueError(
-                f"GraphConfig.heads is {self.graph.heads}, expected a divisor of VisionConfig.width={self.vision.width}"
-            )
-        if self.vision.width % 4:
-            raise ValueError(f"VisionConfig.width is {self.vision.width}, expected a multiple of 4 (2-D sine/cosine embedding)")
+        width = self.vision.width
+        _require(self.graph, "heads", width % self.graph.heads == 0, f"a divisor of VisionConfig.width={width}")
+        _require(self.vision, "width", width % 4 == 0, "a multiple of 4, which the 2-D sine/cosine embedding needs")
