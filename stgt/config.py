@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 
@@ -191,3 +193,134 @@ class ModelConfig:
         width = self.vision.width
         _require(self.graph, "heads", width % self.graph.heads == 0, f"a divisor of VisionConfig.width={width}")
         _require(self.vision, "width", width % 4 == 0, "a multiple of 4, which the 2-D sine/cosine embedding needs")
+
+
+@dataclass
+class DataConfig:
+    """Where the clips and captions come from and how they are read."""
+
+    train: Path = Path("data/train.json")
+    """Annotation of the training pairs"""
+    test: Path = Path("data/test.json")
+    """Annotation that `stgt evaluate` and `stgt search` answer from; never read by training"""
+    videos: Path = Path("data/videos")
+    """Folder that the annotations' video names are relative to"""
+    features: Path | None = None
+    """Cache of the frozen tower's tokens (`stgt data features`), read in place of the videos while training"""
+    frames: int = 8
+    sampling: Literal["uniform", "headtail"] = "headtail"
+    """How training picks frames; evaluation is always uniform"""
+    tokenizer: str = "bert-base-uncased"
+    """A tokenizer of the hub, a folder that one was saved in, or "train": WordPiece fitted to the training captions"""
+    tokenizer_size: int = 512
+    """Largest vocabulary of a trained tokenizer"""
+    augment: bool = True
+    """Random crop, flip and RandAugment; otherwise training sees what evaluation sees"""
+    cache: bool = False
+    """Keep decoded frames in memory: for small data sets whose decoding takes longer than the model"""
+    workers: int = 4
+    max_replacements: int = 1000
+    """Broken video files that a run tolerates; each pair is replaced by another pair, and counted"""
+
+    def __post_init__(self) -> None:
+        _require_choices(self)
+        _require_positive(self, "frames", "tokenizer_size")
+        for name in ("workers", "max_replacements"):
+            _require(self, name, getattr(self, name) >= 0, "at least 0")
+
+
+@dataclass
+class OptimConfig:
+    """AdamW with linear warm-up and a cosine per step."""
+
+    lr: float = 5e-5
+    min_lr: float = 1e-6
+    warmup_steps: int = 500
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.05
+    """Not applied to one-dimensional tensors"""
+    clip_norm: float | None = 1.0
+    """Largest norm of the whole gradient; None leaves it as it is"""
+    accumulate: int = 1
+    """Batches whose gradients are averaged into one step"""
+
+    def __post_init__(self) -> None:
+        _require(self, "lr", 0.0 < self.lr < math.inf, "a positive number")
+        _require_range(self, 0.0, self.lr, "min_lr")
+        _require(self, "warmup_steps", self.warmup_steps >= 0, "at least 0")
+        _require(self, "betas", all(0.0 <= beta < 1.0 for beta in self.betas), "two numbers in [0, 1)")
+        _require(self, "weight_decay", 0.0 <= self.weight_decay < math.inf, "a number of at least 0")
+        clips = self.clip_norm is None or 0.0 < self.clip_norm < math.inf
+        _require(self, "clip_norm", clips, "a positive number, or None")
+        _require_positive(self, "accumulate")
+
+
+@dataclass
+class TrainConfig:
+    """One run: everything that decides its result, and where it is written."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    out: Path = Path("runs/stgt")
+    """Run folder; a run that was stopped goes on from the last checkpoint in it"""
+    init: Path | None = None
+    """Weights to start from: another run's folder, or a released checkpoint (.pth)"""
+    epochs: int = 10
+    csal_from: int | None = None
+    """Epoch (from 0) at which CSAL takes VTC's place: both stages in one run; None keeps `loss.stage`"""
+    batch_size: int = 20
+    """Pairs per process"""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    compile: bool = False
+    seed: int = 0
+    device: str = "auto"
+    """"auto" is a GPU where there is one; or any of torch's device names"""
+    log_every: int = 10
+    save_every: int = 500
+    """Steps between checkpoints; there is one after the last step in any case"""
+    keep: int = 2
+    """Checkpoints that are kept, newest first"""
+
+    def __post_init__(self) -> None:
+        _require_choices(self)
+        _require_positive(self, "epochs", "batch_size", "log_every", "save_every", "keep")
+        _require(self, "csal_from", self.csal_from is None or self.csal_from >= 0, "an epoch of at least 0, or None")
+
+
+# What may change between two sittings of one run: nothing here touches the numbers.
+_FREE = ("out", "data.workers", "data.cache", "data.test", "log_every", "save_every", "keep")
+
+
+def to_dict(config: object) -> dict:
+    """A configuration as nested dicts of JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def from_dict(cls: type, values: dict) -> object:
+    """Rebuild a configuration from `to_dict`; ValueError names keys that `cls` does not have."""
+    hints = get_type_hints(cls)
+    if unknown := sorted(set(values) - {f.name for f in dataclasses.fields(cls)}):
+        raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}")
+    return cls(**{name: _convert(hints[name], value) for name, value in values.items()})
+
+
+def _convert(hint: object, value: object) -> object:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value)
+    if isinstance(value, str) and (hint is Path or Path in get_args(hint)):
+        return Path(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
+    """The fields in which two `to_dict`s of runs differ, as "name: ours, there theirs"; free fields are left out."""
+    found = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        name, a, b = prefix + key, ours.get(key), theirs.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, name + ".")
+        elif a != b and name not in _FREE:
+            found.append(f"{name}: {a!r}, there {b!r}")
+    return found
