@@ -1,0 +1,1 @@
+"""Training: optimizer, processes, checkpoints and the loop."""

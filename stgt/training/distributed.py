@@ -1,0 +1,111 @@
+"""The processes of a run: who am I, what do all of us agree on, and which pairs are mine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those of the run."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; every process must ask."""
+        if self.size == 1:
+            return flag
+        flags = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return bool(flags.item())
+
+    def sum(self, value: int) -> int:
+        """The value added up over all processes; every process must ask."""
+        if self.size == 1:
+            return value
+        total = torch.tensor(value, device=self.device)
+        dist.all_reduce(total)
+        return int(total.item())
+
+    def gather(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Every process's small tensors under "rank.name"; names and shapes must be the same everywhere."""
+        if self.size == 1:
+            return {f"0.{name}": tensor for name, tensor in tensors.items()}
+        gathered = {}
+        for name, tensor in tensors.items():
+            parts = [torch.empty_like(tensor, device=self.device) for _ in range(self.size)]
+            dist.all_gather(parts, tensor.to(self.device))
+            gathered.update({f"{rank}.{name}": part.cpu() for rank, part in enumerate(parts)})
+        return gathered
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        if self.size > 1:
+            dist.destroy_process_group()
+
+
+def start_world(device: str = "auto") -> World:
+    """Join the processes that torchrun started, or be the only one.
+
+    `device` "auto" is a GPU where there is one. Raises ValueError for a device that torch does not know or that is
+    not there.
+    """
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}, expected 'auto' or a torch device: {error}") from None
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"device is {device!r}, but torch sees no GPU")
+        chosen = torch.device("cuda", local if chosen.index is None else chosen.index)
+        torch.cuda.set_device(chosen)
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    if not dist.is_initialized():
+        return World(0, 1, chosen)
+    return World(dist.get_rank(), dist.get_world_size(), chosen)
+
+
+class BatchSampler:
+    """The batches of a whole run, numbered from 0, so that a position in it is one integer.
+
+    Each epoch shuffles anew. Processes take turns of `batch_size` in the one order of all, which does not depend on
+    how many they are. What does not fill a last batch of an epoch is left for another epoch.
+    """
+
+    def __init__(self, length: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
+        if length < batch_size * world:
+            raise ValueError(f"the data set has {length} pairs, expected at least one batch: {batch_size} × {world}")
+        self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
+        self.per_epoch = length // (batch_size * world)
+        self._order: tuple[int, torch.Tensor] | None = None
+
+    def batch(self, number: int) -> list[tuple[int, int]]:
+        """This process's part of a batch, as (epoch, index) of each pair."""
+        epoch, place = divmod(number, self.per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            self._order = epoch, torch.randperm(self.length, generator=generator)
+        start = (place * self.world + self.rank) * self.batch_size
+        return [(epoch, int(i)) for i in self._order[1][start : start + self.batch_size]]
+
+    def batches(self, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:
+        for number in range(start, stop):
+            yield self.batch(number)

@@ -1,0 +1,44 @@
+"""AdamW whose learning rate is a function of the step alone, so that resuming needs nothing but the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from stgt.config import OptimConfig
+
+
+def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
+    """Learning rate of optimizer step `step` (from 0): linear warm-up to `lr`, then half a cosine to `min_lr`.
+
+    lr·(step+1)/warmup while step < warmup, then min_lr + (lr − min_lr)·(1 + cos(π·u))/2 with u from 0 to 1 on the
+    last step. A run that is shorter than its warm-up never leaves it.
+    """
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    u = (step - config.warmup_steps) / max(1, total_steps - 1 - config.warmup_steps)
+    return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * min(u, 1.0))) / 2
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over the parameters that are trained; 1-D tensors (biases, norms) and scalars do not decay.
+
+    Raises ValueError if none of them requires a gradient.
+    """
+    trained = [p for p in parameters if p.requires_grad]
+    if not trained:
+        raise ValueError("parameters: none requires a gradient, expected at least one")
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = value

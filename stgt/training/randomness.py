@@ -1,0 +1,91 @@
+"""Randomness that can be stored and resumed: the states of all generators, and items that depend on none of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+import torch
+
+
+class Items(Protocol):
+    def __getitem__(self, index: int) -> dict: ...
+    def __len__(self) -> int: ...
+
+
+def random_state() -> dict[str, torch.Tensor]:
+    """States of the generators of Python, NumPy, torch and every GPU, as tensors of fixed shapes."""
+    _, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()
+    state = {
+        "python": torch.tensor(words, dtype=torch.int64),
+        "python_gauss": torch.tensor([0.0 if gauss is None else gauss, gauss is not None], dtype=torch.float64),
+        "numpy": torch.from_numpy(np.append(keys.astype(np.int64), [position, has_gauss])),
+        "numpy_gauss": torch.tensor([cached], dtype=torch.float64),
+        "torch": torch.get_rng_state(),
+    }
+    for i in range(torch.cuda.device_count()):
+        state[f"cuda{i}"] = torch.cuda.get_rng_state(i)
+    return state
+
+
+def restore_random_state(state: dict[str, torch.Tensor]) -> None:
+    """Undo whatever was drawn since `random_state`; GPUs that the state does not know keep theirs."""
+    gauss, has_gauss = state["python_gauss"].tolist()
+    random.setstate((3, tuple(state["python"].tolist()), gauss if has_gauss else None))
+    *keys, position, numpy_has_gauss = state["numpy"].tolist()
+    np.random.set_state(
+        ("MT19937", np.array(keys, dtype=np.uint32), position, numpy_has_gauss, state["numpy_gauss"].item())
+    )
+    torch.set_rng_state(state["torch"])
+    for i in range(torch.cuda.device_count()):
+        if f"cuda{i}" in state:
+            torch.cuda.set_rng_state(state[f"cuda{i}"], i)
+
+
+def _seed_cpu(*seed: int) -> None:
+    words = [int(word) for word in np.random.SeedSequence(seed).generate_state(3)]
+    random.seed(words[0])
+    np.random.seed(words[1])
+    # Not torch.manual_seed: that would seed the GPUs too, whose dropout is none of a data set's business.
+    torch.default_generator.manual_seed(words[2])
+
+
+def seed_everything(*seed: int) -> None:
+    """Seed the generators of Python, NumPy, torch and every GPU from a few integers."""
+    torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    _seed_cpu(*seed)
+
+
+@contextmanager
+def seeded(*seed: int) -> Iterator[None]:
+    """Run a block with the CPU generators seeded, and put them back as they were."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        _seed_cpu(*seed)
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+
+
+class SeededItems(torch.utils.data.Dataset):
+    """A data set asked by (epoch, index), whose augmentation depends on nothing else.
+
+    Neither the number of workers nor what was read before changes an item, so a resumed run sees the same ones.
+    """
+
+    def __init__(self, items: Items, seed: int) -> None:
+        self.items, self.seed = items, seed
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, place: tuple[int, int]) -> dict:
+        epoch, index = place
+        with seeded(self.seed, epoch, index):
+            return self.items[index]
