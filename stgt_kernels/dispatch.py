@@ -1,0 +1,107 @@
+"""Which backend runs an op, and why another cannot."""
+
+import functools
+import importlib.util
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+BACKENDS = ("cuda", "triton", "cpu", "reference")
+MAX_HEAD_DIM = 128
+FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+logger = logging.getLogger("stgt_kernels")
+_override: str | None = None
+_announced: set[tuple[str, str]] = set()
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within the block every op called with ``backend="auto"`` runs on this backend (process-wide, not per thread)."""
+    global _override
+    check_name(name)
+    previous, _override = _override, name
+    try:
+        yield
+    finally:
+        _override = previous
+
+
+def check_name(name: str) -> None:
+    if name not in (*BACKENDS, "auto"):
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or auto, got {name!r}")
+
+
+@functools.cache
+def extension_error(module: str) -> str | None:
+    """Why a compiled extension is not there (None: it is), loading it on the first call."""
+    if module == "_cuda" and torch.version.cuda is None:
+        return "this PyTorch was built without CUDA"  # a library with CUDA symbols must not be loaded there
+    try:
+        importlib.import_module(f"stgt_kernels.{module}")
+    except ImportError as error:
+        return f"stgt_kernels.{module} is not built ({error}); install with: pip install --no-build-isolation ."
+    return None
+
+
+@functools.cache
+def triton_error() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    return None
+
+
+def interpreted() -> bool:
+    """Whether Triton runs its kernels in Python, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str | None:
+    """The reason why ``backend`` cannot run tensors of this device and dtype; None if it can."""
+    check_name(backend)
+    device = torch.device(device)
+    if backend in ("reference", "auto"):
+        return None
+    if backend == "cpu":
+        if device.type != "cpu":
+            return f"it runs on CPU tensors, these are on {device}"
+        if dtype not in (*FLOAT_DTYPES, torch.float64):
+            return f"it computes in float32, float64, bfloat16 and float16, not {dtype}"
+        return extension_error("_C")
+    if dtype not in FLOAT_DTYPES:
+        return f"it computes in float32, bfloat16 and float16, not {dtype}"
+    if backend == "cuda":
+        if device.type != "cuda":
+            return f"it runs on CUDA tensors, these are on {device}"
+        return extension_error("_cuda")
+    if error := triton_error():
+        return error
+    if device.type == "cuda" or (device.type == "cpu" and interpreted()):
+        if interpreted() and dtype == torch.bfloat16:
+            return "Triton's interpreter computes bfloat16 wrongly"
+        return None
+    return f"it runs on CUDA tensors (or on CPU tensors with TRITON_INTERPRET=1), these are on {device}"
+
+
+def choose(backend: str, device: torch.device, dtype: torch.dtype, op: str) -> str:
+    """The backend that runs: the one named (an error if it cannot), or for ``auto`` the fastest that can."""
+    check_name(backend)
+    if backend == "auto" and _override is not None:
+        backend = _override
+    if backend != "auto":
+        if reason := why_not(backend, device, dtype):
+            raise ValueError(f"{op}: backend={backend!r} cannot run: {reason}")
+        return backend
+    chosen = next(name for name in BACKENDS if available(name, device, dtype))
+    if not torch.compiler.is_compiling() and (op, chosen) not in _announced:
+        _announced.add((op, chosen))
+        logger.info("%s runs on backend %s", op, chosen)
+    return chosen
+
+
+def available(backend: str, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether ``auto`` may choose it: interpreted Triton is for tests, and has to be asked for by name."""
+    return why_not(backend, device, dtype) is None and not (backend == "triton" and interpreted())

@@ -1,0 +1,196 @@
+"""The public ops. Their docstrings are the contract that every backend keeps."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from stgt_kernels import dispatch
+from stgt_kernels.graph import SpatioTemporalGraph, storage_dtype
+from stgt_kernels.ops.graph_attention import reference as graph_attention_reference
+from stgt_kernels.ops.graph_attention.function import GraphAttentionFunction
+from stgt_kernels.ops.spatio_temporal_graph import reference as spatio_temporal_graph_reference
+from stgt_kernels.ops.spatio_temporal_graph.function import SpatioTemporalGraphFunction
+
+
+def spatio_temporal_graph(
+    x: Tensor, *, threshold: float, window: int = 1, differentiable: bool = False, backend: str = "auto"
+) -> SpatioTemporalGraph:
+    """Builds the graph of similar tokens in the same or neighbouring frames (paper Eq. 6-7).
+
+    ``S_ij = x_i . x_j / (|x_i| |x_j|)``;  ``W_ij = S_ij`` if ``S_ij >= threshold`` and ``|frame_i - frame_j| <= window``,
+    else 0. Similarities are accumulated, and compared with the threshold, in float32 (float64 for float64).
+
+    Args:
+        x: (B, T, P, C), any strides; float32, bfloat16, float16, and float64 on the CPU. A zero token has similarity 0
+            to all; a token with NaN or infinity has no edges.
+        threshold: -1 <= threshold <= 1.
+        window: 0 <= window < T, in frames; a single frame also takes the default of 1.
+        differentiable: send gradients to x through the kept edges. Off, the graph is a constant, as in the release.
+        backend: ``auto``, ``cuda``, ``triton``, ``cpu`` or ``reference``.
+
+    Returns:
+        SpatioTemporalGraph; its weights are float32 for float32, float64 for float64, else float16.
+
+    Raises:
+        ValueError: x of another rank or dtype, threshold or window out of range, or a named backend that cannot run.
+    """
+    return _build("spatio_temporal_graph", x, _checked_threshold(threshold), window, differentiable, backend)
+
+
+def token_similarity(
+    x: Tensor, *, window: int = 1, differentiable: bool = False, backend: str = "auto"
+) -> SpatioTemporalGraph:
+    """Cosine similarity of all token pairs of the same or neighbouring frames: the graph without its threshold.
+
+    Arguments, result and errors as for ``spatio_temporal_graph``.
+    """
+    return _build("token_similarity", x, None, window, differentiable, backend)
+
+
+def graph_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    graph: SpatioTemporalGraph,
+    *,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    return_lse: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Softmax attention over the edges of a graph, each score multiplied by its edge's weight (paper Eq. 8-12).
+
+    ``z_ij = scale * (q_i . k_j) * W_ij`` where ``W_ij != 0``, else -inf;  ``out_i = sum_j softmax_j(z_ij) v_j``.
+
+    Args:
+        q, k, v: (B, H, N, D) with N = T*P of the graph and 1 <= D <= 128; any strides (a contiguous last dimension is
+            read in place, so views of (B, N, H, D) projections or of a packed QKV cost nothing). float32, bfloat16,
+            float16, and float64 on the CPU. Scores, softmax and sums are computed in float32 (float64 for float64).
+        graph: weights in float32 for float32, float64 for float64, else float16, as ``spatio_temporal_graph`` and
+            ``SpatioTemporalGraph.from_dense`` make them.
+        scale: factor of the scores, default ``D ** -0.5``.
+        dropout_p: probability, 0 <= dropout_p < 1, of dropping an edge after the softmax. The mask is a function of a
+            seed drawn from the device's default generator and of (b, h, i, j), the same on every backend.
+        return_lse: also return the log-sum-exp of z over each row.
+        backend: ``auto``, ``cuda``, ``triton``, ``cpu`` or ``reference``.
+
+    Returns:
+        out (B, H, N, D) in q's dtype, laid out so that ``out.transpose(1, 2).reshape(B, N, H * D)`` copies nothing, and
+        with ``return_lse`` lse (B, H, N) in float32 (float64 for float64). A row without edges: output 0, lse -inf,
+        gradients 0. Differentiable in q, k, v, and in the graph's weights if they require grad. The same input gives
+        the same bits, forward and backward.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit each other or the graph, D > 128, scale not finite,
+            dropout_p out of range, or a named backend that cannot run.
+    """
+    q, k, v, graph = _autocast_attention(q, k, v, graph)
+    _check_attention(q, k, v, graph)
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    if not math.isfinite(scale):
+        raise ValueError(f"graph_attention: scale must be finite, got {scale}")
+    if not 0 <= dropout_p < 1:
+        raise ValueError(f"graph_attention: dropout_p must satisfy 0 <= dropout_p < 1, got {dropout_p}")
+    seed = torch.randint(2**63 - 1, (1,), device=q.device) if dropout_p > 0 else None
+    backend = dispatch.choose(backend, q.device, q.dtype, "graph_attention")
+    if backend == "reference":
+        out, lse = graph_attention_reference.graph_attention(q, k, v, graph, scale, dropout_p, seed)
+    else:
+        out, lse = GraphAttentionFunction.apply(q, k, v, graph.weight, graph.live, seed, scale, float(dropout_p), backend)
+    return (out, lse) if return_lse else out
+
+
+def _build(
+    op: str, x: Tensor, threshold: float | None, window: int, differentiable: bool, backend: str
+) -> SpatioTemporalGraph:
+    if not isinstance(x, Tensor) or x.ndim != 4:
+        raise ValueError(f"{op}: x must be a tensor (B, T, P, C), got {_describe(x)}")
+    if torch.is_autocast_enabled(x.device.type) and x.dtype == torch.float32:
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    _check_dtype(op, "x", x)
+    if 0 in x.shape:
+        raise ValueError(f"{op}: x must not be empty, got {tuple(x.shape)}")
+    frames = x.shape[1]
+    if isinstance(window, bool) or not isinstance(window, int) or not 0 <= window < max(frames, 2):
+        raise ValueError(f"{op}: window must be an integer, 0 <= window < T={frames}, got {window!r}")
+    window = min(window, frames - 1)
+    if not differentiable:
+        x = x.detach()
+    backend = dispatch.choose(backend, x.device, x.dtype, op)
+    if backend == "reference":
+        return spatio_temporal_graph_reference.spatio_temporal_graph(x, threshold, window)
+    return SpatioTemporalGraph(*SpatioTemporalGraphFunction.apply(x, threshold, window, backend))
+
+
+def _checked_threshold(threshold: float) -> float:
+    try:
+        value = float(threshold)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not -1 <= value <= 1:
+        raise ValueError(f"spatio_temporal_graph: threshold must satisfy -1 <= threshold <= 1, got {threshold!r}")
+    return value
+
+
+def _autocast_attention(
+    q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph
+) -> tuple[Tensor, Tensor, Tensor, SpatioTemporalGraph]:
+    tensors = (q, k, v)
+    if not all(isinstance(t, Tensor) for t in tensors) or not isinstance(graph, SpatioTemporalGraph):
+        got = ", ".join(_describe(t) for t in (*tensors, graph))
+        raise ValueError(f"graph_attention: q, k, v must be tensors and graph a SpatioTemporalGraph, got {got}")
+    device = q.device.type
+    if torch.is_autocast_enabled(device) and all(t.dtype in dispatch.FLOAT_DTYPES for t in tensors):
+        dtype = torch.get_autocast_dtype(device)
+        q, k, v = (t.to(dtype) for t in tensors)
+        if graph.weight.dtype == torch.float32:
+            graph = graph.to(storage_dtype(dtype))
+    return q, k, v, graph
+
+
+def _check_attention(q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph) -> None:
+    op = "graph_attention"
+    if q.ndim != 4:
+        raise ValueError(f"{op}: q must be (B, H, N, D), got {tuple(q.shape)}")
+    for name, tensor in (("k", k), ("v", v)):
+        if tensor.shape != q.shape:
+            raise ValueError(f"{op}: {name} must have q's shape {tuple(q.shape)}, got {tuple(tensor.shape)}")
+        if tensor.dtype != q.dtype:
+            raise ValueError(f"{op}: {name} must have q's dtype {q.dtype}, got {tensor.dtype}")
+        if tensor.device != q.device:
+            raise ValueError(f"{op}: {name} must be on q's device {q.device}, got {tensor.device}")
+    _check_dtype(op, "q", q)
+    B, H, N, D = q.shape
+    if not 1 <= D <= dispatch.MAX_HEAD_DIM:
+        raise ValueError(f"{op}: the head dimension must satisfy 1 <= D <= {dispatch.MAX_HEAD_DIM}, got q {tuple(q.shape)}")
+    weight = graph.weight
+    if weight.ndim != 5 or weight.shape[2] != weight.shape[4] or weight.shape[3] % 2 == 0:
+        raise ValueError(f"{op}: graph.weight must be (B, T, P, 2*window+1, P), got {tuple(weight.shape)}")
+    if graph.batch != B or graph.nodes != N:
+        raise ValueError(
+            f"{op}: q has B={B}, N={N}, but the graph has B={graph.batch}, "
+            f"N = T*P = {graph.frames}*{graph.patches} = {graph.nodes}"
+        )
+    if weight.device != q.device:
+        raise ValueError(f"{op}: the graph must be on q's device {q.device}, got {weight.device}")
+    if weight.dtype != storage_dtype(q.dtype):
+        raise ValueError(
+            f"{op}: q in {q.dtype} takes a graph with weights in {storage_dtype(q.dtype)}, got {weight.dtype}; "
+            "build it from features of q's dtype, or convert it with graph.to(...)"
+        )
+    tiles = -(-graph.patches // 64)
+    expected = (B, graph.frames, tiles, weight.shape[3], tiles)
+    if graph.live.shape != expected or graph.live.dtype != torch.bool or graph.live.device != q.device:
+        raise ValueError(f"{op}: graph.live must be bool {expected} on {q.device}, got {_describe(graph.live)}")
+
+
+def _check_dtype(op: str, name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in (*dispatch.FLOAT_DTYPES, torch.float64):
+        raise ValueError(f"{op}: {name} must be float32, float64, bfloat16 or float16, got {tensor.dtype}")
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {value.dtype} on {value.device}"
+    return type(value).__name__

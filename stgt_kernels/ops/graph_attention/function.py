@@ -1,0 +1,36 @@
+"""One autograd function for all kernels of graph-masked attention."""
+
+import importlib
+
+import torch
+from torch import Tensor
+
+IMPLEMENTATIONS = {"cpu": "native_impl", "cuda": "native_impl", "triton": "triton_impl"}
+
+
+class GraphAttentionFunction(torch.autograd.Function):
+    """(q, k, v, weight) -> (out, lse); the backward pass recomputes the probabilities from lse."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, weight, live, seed, scale, dropout_p, backend):
+        kernels = importlib.import_module(f"{__package__}.{IMPLEMENTATIONS[backend]}")
+        out, lse = kernels.forward(q, k, v, weight, live, seed, scale, dropout_p)
+        ctx.save_for_backward(q, k, v, weight, live, seed, out, lse)
+        ctx.kernels, ctx.scale, ctx.dropout_p = kernels, scale, dropout_p
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dout: Tensor | None, dlse: Tensor | None):
+        q, k, v, weight, live, seed, out, lse = ctx.saved_tensors
+        if dout is None:
+            dout = torch.zeros_like(out)
+        # dz_ij = P_ij (dP_ij - delta_i): what softmax and log-sum-exp take off, once per row.
+        delta = (dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1)
+        if dlse is not None:
+            delta = delta - dlse
+        dq, dk, dv, dweight = ctx.kernels.backward(
+            dout, q, k, v, weight, live, seed, lse, delta, ctx.scale, ctx.dropout_p, ctx.needs_input_grad[3]
+        )
+        return dq, dk, dv, dweight, None, None, None, None, None

@@ -1,0 +1,50 @@
+"""The C++ kernels (csrc), one schema for CPU and CUDA; here are the shapes that torch.compile needs."""
+
+import torch
+from torch import Tensor
+
+from stgt_kernels import _C as _C  # registers torch.ops.stgt_kernels
+
+
+def heads_last(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """An empty (B, H, N, D) whose memory is (B, N, H, D), so that merging the heads copies nothing."""
+    B, H, N, D = like.shape
+    return like.new_empty(B, N, H, D, dtype=dtype or like.dtype).transpose(1, 2)
+
+
+@torch.library.register_fake("stgt_kernels::graph_attention_fwd")
+def _(q, k, v, weight, live, seed, scale, dropout_p):
+    B, H, N, _ = q.shape
+    return heads_last(q), q.new_empty(B, H, N, dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
+
+
+@torch.library.register_fake("stgt_kernels::graph_attention_bwd")
+def _(dout, q, k, v, weight, live, seed, lse, delta, scale, dropout_p, need_dweight):
+    dweight = weight.new_empty(weight.shape if need_dweight else (0,))
+    return heads_last(q), heads_last(q), heads_last(q), dweight
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, weight: Tensor, live: Tensor, seed: Tensor | None, scale: float, dropout_p: float
+) -> tuple[Tensor, Tensor]:
+    return torch.ops.stgt_kernels.graph_attention_fwd(q, k, v, weight, live, seed, scale, dropout_p)
+
+
+def backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    weight: Tensor,
+    live: Tensor,
+    seed: Tensor | None,
+    lse: Tensor,
+    delta: Tensor,
+    scale: float,
+    dropout_p: float,
+    need_dweight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    dq, dk, dv, dweight = torch.ops.stgt_kernels.graph_attention_bwd(
+        dout, q, k, v, weight, live, seed, lse, delta, scale, dropout_p, need_dweight
+    )
+    return dq, dk, dv, dweight if need_dweight else None

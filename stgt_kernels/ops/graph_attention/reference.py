@@ -1,0 +1,45 @@
+"""Graph-masked attention in plain PyTorch: the definition that every kernel is tested against."""
+
+import torch
+from torch import Tensor
+
+from stgt_kernels.graph import SpatioTemporalGraph
+from stgt_kernels.ops.graph_attention import philox
+
+
+def graph_attention_dense(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    weight: Tensor,
+    *,
+    scale: float,
+    keep: Tensor | None = None,
+    keep_prob: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """softmax over edges of scale * (q . k) * W, times v: paper Eq. 8-12 on a dense weight matrix.
+
+    q, k, v: (B, H, N, D). weight: (B, N, N), 0 where there is no edge. keep: (B, H, N, N) bool dropout mask.
+    Returns the output (B, H, N, D) and the log-sum-exp (B, H, N); a row without edges gives 0 and -inf.
+    """
+    weight = weight[:, None]
+    score = (q @ k.transpose(-1, -2)) * scale * weight
+    score = score.masked_fill(weight == 0, float("-inf"))
+    lse = torch.logsumexp(score, -1)
+    empty = torch.isneginf(lse.detach())[..., None]
+    # exp(score - lse) would send NaN gradients through the rows without edges, even where they are masked out after.
+    probability = torch.softmax(score.masked_fill(empty, 0), -1).masked_fill(empty, 0)
+    if keep is not None:
+        probability = probability * keep / keep_prob
+    return probability @ v, lse
+
+
+def graph_attention(
+    q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph, scale: float, dropout_p: float, seed: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The same on a graph in banded storage; log-sum-exp in at least float32."""
+    keep, keep_prob = None, 1.0
+    if dropout_p > 0:
+        keep, keep_prob = philox.keep_mask(seed, q.shape[0], q.shape[1], graph.frames, graph.patches, dropout_p)
+    out, lse = graph_attention_dense(q, k, v, graph.to_dense().to(q.dtype), scale=scale, keep=keep, keep_prob=keep_prob)
+    return out, lse if lse.dtype == torch.float64 else lse.float()
