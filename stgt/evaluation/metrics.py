@@ -1,0 +1,52 @@
+"""Recall figures from scores, with ties counted against us."""
+
+from __future__ import annotations
+
+import torch
+
+
+def shortlist(similarity: torch.Tensor, k: int) -> torch.Tensor:
+    """The `k` best columns of each row, best first; all columns if there are fewer.
+
+    similarity (Q, G) → int64 (Q, min(k, G)). Equal columns keep their order, so the choice is the same everywhere.
+    """
+    return similarity.sort(dim=1, descending=True, stable=True).indices[:, :k]
+
+
+def ranks(scores: torch.Tensor, relevant: torch.Tensor, tier: torch.Tensor | None = None) -> torch.Tensor:
+    """Rank, from 1, of each query's best relevant item: 1 + the irrelevant items that score at least as high.
+
+    A tie therefore counts against the model: one that scores everything alike gets the worst rank, not a lucky one.
+
+    Args:
+        scores: (Q, G), finite, higher is better.
+        relevant: (Q, G) bool, at least one per row.
+        tier: (Q, G) integers; a higher tier goes before a lower one whatever the scores (the re-ranked go first).
+
+    Returns:
+        int64 (Q,).
+
+    Raises:
+        ValueError: for NaN or infinite scores, or a query without a relevant item.
+    """
+    if not torch.isfinite(scores).all():
+        raise ValueError("scores: NaN or infinite, expected finite numbers")
+    if not relevant.any(dim=1).all():
+        raise ValueError("relevant: a query without a relevant item, expected at least one in every row")
+    tier = torch.zeros_like(scores, dtype=torch.int64) if tier is None else tier
+    lowest = torch.iinfo(tier.dtype).min
+    best_tier = tier.masked_fill(~relevant, lowest).amax(dim=1, keepdim=True)
+    contender = relevant & (tier == best_tier)
+    best = scores.masked_fill(~contender, -torch.inf).amax(dim=1, keepdim=True)
+    ahead = (tier > best_tier) | ((tier == best_tier) & (scores >= best))
+    return 1 + (ahead & ~relevant).sum(dim=1)
+
+
+def recall_figures(rank: torch.Tensor) -> dict[str, float]:
+    """R@1, R@5, R@10 in percent, their mean, and the median and mean rank, of int64 (Q,) ranks from 1."""
+    figures = {f"R@{k}": 100.0 * (rank <= k).double().mean().item() for k in (1, 5, 10)}
+    figures["mean"] = sum(figures.values()) / 3
+    # torch.median would take the lower of the two middle ranks.
+    figures["MedR"] = rank.double().quantile(0.5).item()
+    figures["MeanR"] = rank.double().mean().item()
+    return figures
