@@ -134,6 +134,8 @@ class QFormerConfig:
     embed_dim: int = 256
     """Width of the space where videos and texts are compared"""
     max_text_length: int = 32
+    temperature: float = 0.07
+    """Initial value of the learned number that similarities are divided by"""
 
     def __post_init__(self) -> None:
         _require_positive(
@@ -144,6 +146,7 @@ class QFormerConfig:
         for name in ("bos_token_id", "pad_token_id"):
             _require(self, name, 0 <= getattr(self, name) < self.vocab_size, f"0 to vocab_size-1={self.vocab_size - 1}")
         _require(self, "dropout", 0.0 <= self.dropout < 1.0, "a number in [0, 1)")
+        _require(self, "temperature", 0.0 < self.temperature < math.inf, "a positive number")
         fits = self.max_text_length <= self.max_positions
         _require(self, "max_text_length", fits, f"at most max_positions={self.max_positions}")
 
@@ -153,8 +156,6 @@ class LossConfig:
     """L = (VTC in stage 1, CSAL in stage 2) + VTM + VTG, Eq. 16-21."""
 
     stage: Literal[1, 2] = 1
-    temperature: float = 0.07
-    """Initial value of the learned temperature"""
     gamma: float = 5.0
     """Sharpness of CSAL's soft targets"""
     vtc_smoothing: float = 0.1
@@ -173,8 +174,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         _require_choices(self)
-        for name in ("temperature", "gamma"):
-            _require(self, name, 0.0 < getattr(self, name) < math.inf, "a positive number")
+        _require(self, "gamma", 0.0 < self.gamma < math.inf, "a positive number")
         for name in ("vtc_smoothing", "csal_smoothing", "vtg_smoothing"):
             _require(self, name, 0.0 <= getattr(self, name) < 1.0, "a number in [0, 1)")
         for name in ("vtc", "vtm", "vtg"):

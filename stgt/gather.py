@@ -1,0 +1,78 @@
+"""Tensors of all processes in one, so that losses see the global batch; a single process gets back what it gave."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenate along the first dimension; the gradient of a process's part is summed over all processes."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        out = x.new_empty(world_size() * x.shape[0], *x.shape[1:])
+        dist.all_gather_into_tensor(out, x.contiguous())
+        return out
+
+    @staticmethod
+    def backward(ctx, dout: Tensor) -> Tensor:
+        dx = dout.new_empty(dout.shape[0] // world_size(), *dout.shape[1:])
+        dist.reduce_scatter_tensor(dx, dout.contiguous())
+        return dx
+
+
+def gather(x: Tensor, gradients: bool = True) -> Tensor:
+    """Every process's x, concatenated along the first dimension in the order of ranks.
+
+    x: (n, …), of the same shape everywhere; returns (world·n, …). With gradients, dx adds up what all processes send
+    back, so that averaging parameter gradients over processes, as DDP does, gives those of the mean of all losses.
+    Without, the result is a constant wherever there is more than one process (as in the released model).
+    """
+    if world_size() == 1:
+        return x
+    return _Gather.apply(x) if gradients else _Gather.apply(x.detach())
+
+
+def gather_texts(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Every process's token ids and masks, padded to the longest text of them all.
+
+    input_ids, attention_mask: (n, L) int64, L may differ between processes. Returns two (world·n, max L).
+    """
+    if world_size() == 1:
+        return input_ids, attention_mask
+    longest = torch.tensor(input_ids.shape[1], device=input_ids.device)
+    dist.all_reduce(longest, dist.ReduceOp.MAX)
+    missing = int(longest) - input_ids.shape[1]
+    # The mask hides the padding, so that any id will do.
+    both = torch.nn.functional.pad(torch.stack([input_ids, attention_mask], 1), (0, missing))
+    return gather(both).unbind(1)
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean of a tensor over processes; no gradient."""
+    if world_size() == 1:
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def shared_uniform(*shape: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    """Uniform numbers in [0, 1), the same in every process: drawn on the CPU by rank 0.
+
+    generator: a CPU generator; None takes the default one. Every process draws, so that their states stay alike.
+    """
+    numbers = torch.rand(*shape, generator=generator).to(device)
+    if world_size() > 1:
+        dist.broadcast(numbers, src=0)
+    return numbers
