@@ -17,7 +17,7 @@ class Items(Protocol):
 
 
 def random_state() -> dict[str, torch.Tensor]:
-    """States of the generators of Python, NumPy, torch and every GPU, as tensors of fixed shapes."""
+    """States of the generators of Python, NumPy, torch and this process's GPU, as tensors of fixed shapes."""
     _, words, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state()
     state = {
@@ -27,13 +27,13 @@ def random_state() -> dict[str, torch.Tensor]:
         "numpy_gauss": torch.tensor([cached], dtype=torch.float64),
         "torch": torch.get_rng_state(),
     }
-    for i in range(torch.cuda.device_count()):
-        state[f"cuda{i}"] = torch.cuda.get_rng_state(i)
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
 def restore_random_state(state: dict[str, torch.Tensor]) -> None:
-    """Undo whatever was drawn since `random_state`; GPUs that the state does not know keep theirs."""
+    """Undo whatever was drawn since `random_state`; a GPU that the state does not know keeps its own."""
     gauss, has_gauss = state["python_gauss"].tolist()
     random.setstate((3, tuple(state["python"].tolist()), gauss if has_gauss else None))
     *keys, position, numpy_has_gauss = state["numpy"].tolist()
@@ -41,9 +41,8 @@ def restore_random_state(state: dict[str, torch.Tensor]) -> None:
         ("MT19937", np.array(keys, dtype=np.uint32), position, numpy_has_gauss, state["numpy_gauss"].item())
     )
     torch.set_rng_state(state["torch"])
-    for i in range(torch.cuda.device_count()):
-        if f"cuda{i}" in state:
-            torch.cuda.set_rng_state(state[f"cuda{i}"], i)
+    if torch.cuda.is_available() and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def _seed_cpu(*seed: int) -> None:

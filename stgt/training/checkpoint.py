@@ -1,0 +1,199 @@
+"""Checkpoints: a folder of safetensors and one JSON file, there in full or not at all. Nothing is ever pickled.
+
+A checkpoint `RUN/checkpoints/step-00000500/` holds `model.safetensors` (every tensor of the model), whatever other
+groups of tensors the trainer passes (`optimizer`, `random`), and `state.json`. It is written next to its place, forced
+to the disk, and renamed; a crash, a signal or a full disk at any moment leaves the checkpoints before it as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from stgt.config import VisionConfig
+
+TOWER = "vision."
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, read, or used for this model."""
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The complete checkpoints of a run folder, oldest first."""
+    return sorted(path for path in (run / "checkpoints").glob("step-*") if path.is_dir())
+
+
+def latest_checkpoint(run: Path) -> Path:
+    """The newest checkpoint of a run folder; raises CheckpointError if there is none."""
+    if not (found := checkpoints(run)):
+        raise CheckpointError(f"{run}: no checkpoint in it, expected checkpoints/step-…; was the run started?")
+    return found[-1]
+
+
+def write_checkpoint(
+    run: Path, step: int, groups: dict[str, dict[str, torch.Tensor]], state: dict, *, keep: int
+) -> Path:
+    """Write `RUN/checkpoints/step-STEP` atomically and drop all but the newest `keep` checkpoints.
+
+    Each group of tensors becomes `<group>.safetensors`, `state` (JSON values) `state.json`. Raises CheckpointError,
+    with the earlier checkpoints intact, if the disk refuses.
+    """
+    folder = run / "checkpoints"
+    final = folder / f"step-{step:08d}"
+    if final.exists():
+        return final
+    partial = folder / f".{final.name}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_partial(folder)
+        partial.mkdir()
+        for name, tensors in groups.items():
+            dense = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
+            save_file(dense, partial / f"{name}.safetensors")
+        (partial / "state.json").write_text(json.dumps(state, indent=1))
+        for path in [*partial.iterdir(), partial]:
+            _sync(path)
+        os.rename(partial, final)
+        _sync(folder)
+        for old in checkpoints(run)[:-keep]:
+            # Out of sight first: half a folder must never look like a checkpoint.
+            doomed = folder / f".{old.name}.partial"
+            os.rename(old, doomed)
+            shutil.rmtree(doomed)
+    except (OSError, SafetensorError) as error:
+        _remove_partial(folder)
+        intact = checkpoints(run)
+        last = f"{intact[-1]} is intact" if intact else "there is no earlier one"
+        raise CheckpointError(f"{final}: could not be written ({error}); {last}") from error
+    return final
+
+
+def write_json(path: Path, values: dict) -> None:
+    """Write a JSON file atomically."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(values, indent=1))
+    _sync(partial)
+    os.rename(partial, path)
+
+
+def read_state(checkpoint: Path) -> dict:
+    """What `write_checkpoint` was given as `state`."""
+    try:
+        return json.loads((checkpoint / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint / 'state.json'}: cannot be read: {error}") from error
+
+
+def read_tensors(checkpoint: Path, group: str) -> dict[str, torch.Tensor]:
+    """One group of tensors, on the CPU."""
+    path = checkpoint / f"{group}.safetensors"
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}; remove its folder to use the one before") from error
+
+
+def model_tensors(model: nn.Module, *, without_tower: bool = False) -> dict[str, torch.Tensor]:
+    """Every tensor of the model by name, tied ones once (under the first of their names)."""
+    tensors: dict[str, torch.Tensor] = {}
+    seen = set()
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        if tensor.numel() and place in seen:
+            continue
+        seen.add(place)
+        if not (without_tower and name.startswith(TOWER)):
+            tensors[name] = tensor
+    return tensors
+
+
+def load_model(model: nn.Module, checkpoint: Path) -> None:
+    """Put a checkpoint's weights into the model.
+
+    Raises CheckpointError naming the tensors that only one of the two has or whose shapes differ, and if the
+    pretrained tower that the checkpoint refers to has other weights here.
+    """
+    tower = read_state(checkpoint).get("tower")
+    tensors = read_tensors(checkpoint, "model")
+    expected = model_tensors(model, without_tower=tower is not None)
+    problems = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
+    problems += [f"{name} is unknown to this model" for name in tensors.keys() - expected.keys()]
+    problems += [
+        f"{name} has shape {tuple(tensors[name].shape)}, here {tuple(expected[name].shape)}"
+        for name in expected.keys() & tensors.keys()
+        if tensors[name].shape != expected[name].shape
+    ]
+    if problems:
+        shown = "\n  ".join(sorted(problems)[:12])
+        more = f"\n  and {len(problems) - 12} more" if len(problems) > 12 else ""
+        raise CheckpointError(f"{checkpoint}: a checkpoint of another model:\n  {shown}{more}")
+    if tower is not None and (here := weights_hash(model)) != tower["sha256"]:
+        raise CheckpointError(
+            f"{checkpoint}: was trained on {tower['tower']} ({tower['pretrained']}) with weights "
+            f"{tower['sha256'][:12]}…, but the tower here has {here[:12]}…"
+        )
+    with torch.no_grad():
+        for name, tensor in expected.items():
+            tensor.copy_(tensors[name])
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's state, each tensor under "parameter:key"."""
+    return {
+        f"{name}:{key}": value
+        for name, p in model.named_parameters()
+        for key, value in optimizer.state.get(p, {}).items()
+    }
+
+
+def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
+    """Put a checkpoint's optimizer state into an optimizer over the same model."""
+    parameters = dict(model.named_parameters())
+    for full, value in read_tensors(checkpoint, "optimizer").items():
+        name, key = full.rsplit(":", 1)
+        # AdamW keeps its step counts on the CPU.
+        optimizer.state[parameters[name]][key] = value if key == "step" else value.to(parameters[name].device)
+
+
+def tower_reference(model: nn.Module, vision: VisionConfig) -> dict | None:
+    """How a checkpoint names a tower it does not store: only one that is frozen and that open_clip can fetch again."""
+    if vision.pretrained is None or vision.open_blocks != 0 or Path(vision.pretrained).exists():
+        return None
+    return {"tower": vision.tower, "pretrained": vision.pretrained, "sha256": weights_hash(model)}
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 of the tower's tensors: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.startswith(TOWER):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove_partial(folder: Path) -> None:
+    for path in folder.glob(".step-*.partial"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,77 @@
+"""What a run tells while it goes: a progress bar, one JSON line per record, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+SHOWN = ("loss", "vtc", "csal", "vtm", "vtg", "edges_per_token", "clips_per_s", "memory_gib")
+SHORT = {"edges_per_token": "edges", "clips_per_s": "clips/s", "memory_gib": "GiB"}
+
+
+class RunLog:
+    """The log of one run folder; whatever was logged after `step` belongs to a lost sitting and is dropped."""
+
+    def __init__(self, run: Path, step: int, total: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = run / "log.jsonl"
+        kept = [r for r in read_log(run) if r["step"] <= step]
+        partial = run / ".log.jsonl.partial"
+        partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        os.replace(partial, self.path)
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
+        self._values: dict[str, list[torch.Tensor]] = {}
+        self._clips = 0
+        self._since = time.perf_counter()
+
+    def add(self, values: dict[str, torch.Tensor], clips: int) -> None:
+        """Take one step's scalars into the averages of the next record; nothing waits for the device here."""
+        for name, value in values.items():
+            self._values.setdefault(name, []).append(value.detach())
+        self._clips += clips
+        self.bar.update()
+
+    def record(self, step: int, device: torch.device, **facts: float) -> None:
+        """Write the averages since the last record, with facts that are not averaged."""
+        now = time.perf_counter()
+        values = {name: float(torch.stack(each).mean()) for name, each in self._values.items()}
+        values |= facts | {"clips_per_s": self._clips / (now - self._since), "memory_gib": memory_gib(device)}
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(f"train/{name}", value, step)
+        self.bar.set_postfix_str(" ".join(f"{SHORT.get(n, n)} {values[n]:.3g}" for n in SHOWN if n in values))
+        self._values, self._clips, self._since = {}, 0, now
+
+    def close(self) -> None:
+        self.bar.close()
+        self.board.close()
+
+
+def read_log(run: Path) -> list[dict]:
+    """The records of a run; a last line that a crash cut off is left out."""
+    path = run / "log.jsonl"
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def memory_gib(device: torch.device) -> float:
+    """The most memory this process has used: on the GPU if it trains there, otherwise of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,182 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from stgt.config import TrainConfig, to_dict
+from stgt.training import checkpoint as ckpt
+from stgt.training.distributed import BatchSampler, World
+from stgt.training.log import RunLog
+from stgt.training.optim import learning_rate, make_optimizer, set_learning_rate
+from stgt.training.randomness import Items, SeededItems, random_state, restore_random_state, seed_everything
+from stgt.training.signals import StoppedError, StopSignals
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient that is NaN or infinite; nothing of that step reached the weights."""
+
+
+class Trainer:
+    """Trains a model on pairs, from the last checkpoint of its run folder if there is one.
+
+    `model(batch, loss_config)` returns a dict of scalars with "loss" among them. `items[i]` is a dict of tensors and the
+    "path" of its video; `collate` makes a batch of a list of them. What decides the result of a step is the weights, the
+    optimizer's state, the generators and the step's number: all of it is in a checkpoint, so a run that was killed ends
+    with the same bits as one that was not.
+    """
+
+    def __init__(
+        self, config: TrainConfig, model: nn.Module, items: Items, collate: Callable[[list], dict], world: World
+    ) -> None:
+        self.config, self.world, self.run = config, world, config.out
+        self.model = model.to(world.device)
+        self.optimizer = make_optimizer(model.parameters(), config.optim)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
+        self.sampler = BatchSampler(
+            len(items), config.batch_size, seed=config.seed, rank=world.rank, world=world.size
+        )
+        self.items, self.collate = SeededItems(items, config.seed), collate
+        self.total = config.epochs * self.sampler.per_epoch // config.optim.accumulate
+        if self.total == 0:
+            raise ValueError(f"optim.accumulate={config.optim.accumulate} is more batches than the whole run has")
+        self.step = 0
+        self.replaced = 0
+        self.tower = ckpt.tower_reference(model, config.model.vision)
+        self.parallel = torch.compile(self.model) if config.compile else self.model
+        if world.size > 1:
+            self.parallel = DistributedDataParallel(self.parallel, broadcast_buffers=False)
+
+    def fit(self) -> None:
+        """Run to the end; raises StoppedError after a signal, NonFiniteError at a loss that is no number."""
+        seed_everything(self.config.seed, self.world.rank)
+        resumed = ckpt.checkpoints(self.run)
+        if resumed:
+            self._load(resumed[-1])
+        else:
+            self._save()
+        log = RunLog(self.run, self.step, self.total) if self.world.is_main else None
+        batches = self._batches()
+        try:
+            with StopSignals() as stop:
+                while self.step < self.total:
+                    epoch, (values, clips) = self._epoch, self._train_step(batches)
+                    self.step += 1
+                    if log:
+                        log.add(values, clips * self.world.size)
+                    if self.step % self.config.log_every == 0 or self.step == self.total:
+                        replaced = self.world.sum(self.replaced)
+                        if log:
+                            rate = self.optimizer.param_groups[0]["lr"]
+                            log.record(self.step, self.world.device, epoch=epoch, lr=rate, replaced=replaced)
+                    stopping = self.world.any(bool(stop.received))
+                    if stopping or self.step % self.config.save_every == 0 or self.step == self.total:
+                        self._save()
+                    if stopping and self.step < self.total:
+                        where = f"stopped after step {self.step} of {self.total}"
+                        raise StoppedError(stop.received, f"{where}; the same command goes on from {self.run}")
+        finally:
+            if log:
+                log.close()
+
+    @property
+    def _epoch(self) -> int:
+        return self.step * self.config.optim.accumulate // self.sampler.per_epoch
+
+    def _batches(self) -> Iterator[dict]:
+        """The batches from the present step to the end."""
+        accumulate = self.config.optim.accumulate
+        loader = DataLoader(
+            self.items,
+            batch_sampler=self.sampler.batches(self.step * accumulate, self.total * accumulate),
+            num_workers=self.config.data.workers,
+            collate_fn=self.collate,
+            pin_memory=self.world.device.type == "cuda",
+            # Its own, or the loader would draw a seed from the model's generator each time it is entered.
+            generator=torch.Generator(),
+        )
+        return iter(loader)
+
+    def _train_step(self, batches: Iterator[dict]) -> tuple[dict[str, torch.Tensor], int]:
+        config, accumulate = self.config, self.config.optim.accumulate
+        staged = config.csal_from is not None
+        stage = (2 if self._epoch >= config.csal_from else 1) if staged else config.loss.stage
+        loss_config = dataclasses.replace(config.loss, stage=stage)
+        set_learning_rate(self.optimizer, learning_rate(self.step, self.total, config.optim))
+        means: dict[str, torch.Tensor] = {}
+        paths: list[str] = []
+        for number, batch in enumerate(islice(batches, accumulate), start=1):
+            paths += map(str, batch["path"])
+            self.replaced += int(batch.get("replaced", 0))
+            inputs = {k: v.to(self.world.device, non_blocking=True) for k, v in batch.items() if torch.is_tensor(v)}
+            between = self.world.size > 1 and number < accumulate
+            with self.parallel.no_sync() if between else nullcontext():
+                with torch.autocast(self.world.device.type, DTYPES[config.precision], config.precision != "fp32"):
+                    values = self.parallel(inputs, loss_config)
+                self._require_finite("loss", values["loss"].item(), paths)
+                self.scaler.scale(values["loss"] / accumulate).backward()
+            for name, value in values.items():
+                means[name] = means.get(name, 0.0) + value.detach() / accumulate
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm or math.inf)
+        if not self.scaler.is_enabled():  # in fp16 the scaler meets infinities on purpose, and skips those steps
+            self._require_finite("gradient norm", norm.item(), paths)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return means | {"grad_norm": norm}, len(paths)
+
+    def _require_finite(self, what: str, value: float, paths: list[str]) -> None:
+        if not self.world.any(not math.isfinite(value)):
+            return
+        files = "\n  ".join(paths)
+        raise NonFiniteError(
+            f"{what} is {value} at step {self.step + 1}, on these files:\n  {files}\n"
+            f"{ckpt.latest_checkpoint(self.run)} is from before; another run can start from its weights: --init {self.run}"
+        )
+
+    def _save(self) -> None:
+        random, replaced = self.world.gather(random_state()), self.world.sum(self.replaced)
+        if self.world.is_main:
+            groups = {
+                "model": ckpt.model_tensors(self.model, without_tower=self.tower is not None),
+                "optimizer": ckpt.optimizer_tensors(self.model, self.optimizer),
+                "random": random,
+            }
+            state = {
+                "step": self.step,
+                "world": self.world.size,
+                "replaced": replaced,
+                "scaler": self.scaler.state_dict(),
+                "tower": self.tower,
+                "config": to_dict(self.config),
+            }
+            ckpt.write_checkpoint(self.run, self.step, groups, state, keep=self.config.keep)
+        self.world.barrier()
+
+    def _load(self, path: Path) -> None:
+        state = ckpt.read_state(path)
+        if state["world"] != self.world.size:
+            raise ValueError(
+                f"{path} was written by {state['world']} processes, here are {self.world.size}: resume with as many, "
+                f"or start another run from its weights with --init {self.run}"
+            )
+        ckpt.load_model(self.model, path)
+        ckpt.load_optimizer(self.model, self.optimizer, path)
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.replaced = state["step"], state["replaced"] if self.world.is_main else 0
+        own = f"{self.world.rank}."
+        random = ckpt.read_tensors(path, "random")
+        restore_random_state({k.removeprefix(own): v for k, v in random.items() if k.startswith(own)})

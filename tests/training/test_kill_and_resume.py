@@ -1,0 +1,112 @@
+"""Real processes that die of SIGKILL, SIGTERM or a full disk, and go on to the same bits."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from standin import weights
+
+from stgt.training import checkpoint as ckpt
+from stgt.training.log import read_log
+
+PROGRAM = Path(__file__).with_name("standin.py")
+
+
+def start(out, *settings, launcher=()):
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(PROGRAM), str(out), *settings],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def run(out, *settings, expect=0, launcher=()):
+    code, output = finish(start(out, *settings, launcher=launcher))
+    assert code == expect, output
+    return output
+
+
+def assert_same_run(a, b):
+    for group in ("model", "optimizer", "random"):
+        one, other = (ckpt.read_tensors(ckpt.latest_checkpoint(r), group) for r in (a, b))
+        assert one.keys() == other.keys()
+        assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    assert ckpt.read_state(ckpt.latest_checkpoint(a))["step"] == ckpt.read_state(ckpt.latest_checkpoint(b))["step"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    run(out)
+    return out
+
+
+# A checkpoint takes 10 calls: 3 files, 5 paths forced to the disk, the rename, its folder forced; the third one also
+# renames the first away. So: into the first one, into the second, before its rename, and after the first one's.
+@pytest.mark.parametrize("place", ["step:0", "step:6", "write:2", "write:12", "write:18", "write:31"])
+def test_killed_and_resumed_is_the_same_run(place, whole, tmp_path):
+    run(tmp_path, f"kill={place}", expect=-signal.SIGKILL)
+    assert len(ckpt.checkpoints(tmp_path)) <= 2
+    run(tmp_path)
+    assert_same_run(whole, tmp_path)
+    assert not list(tmp_path.glob("**/*.partial"))
+    assert [r["step"] for r in read_log(tmp_path)][-6:] == [6, 9, 12, 15, 18, 20]
+
+
+def test_killed_again_and_again(whole, tmp_path):
+    for place in ("write:4", "step:9", "write:11"):
+        run(tmp_path, f"kill={place}", expect=-signal.SIGKILL)
+    run(tmp_path)
+    assert_same_run(whole, tmp_path)
+
+
+def test_workers_and_accumulation_change_nothing_about_resuming(tmp_path):
+    run(tmp_path / "whole", "workers=0", "accumulate=2", "precision=fp16")
+    run(tmp_path / "killed", "workers=2", "accumulate=2", "precision=fp16", "kill=step:7", expect=-signal.SIGKILL)
+    run(tmp_path / "killed", "workers=1", "accumulate=2", "precision=fp16")
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_a_checkpoint_of_its_very_step(number, tmp_path):
+    process = start(tmp_path, "epochs=4000", "save_every=1000000")
+    while not read_log(tmp_path):
+        time.sleep(0.01)
+    process.send_signal(number)
+    code, output = finish(process)
+    assert code != 0 and "StoppedError: stopped after step" in output
+    step = ckpt.read_state(ckpt.latest_checkpoint(tmp_path))["step"]
+    assert 0 < step < 20000 and f"after step {step} of 20000" in output
+
+
+def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(whole, tmp_path):
+    run(tmp_path, "kill=step:6", expect=-signal.SIGKILL)
+    before = weights(tmp_path)
+    # No file may grow beyond this many bytes: the operating system itself refuses the write.
+    output = run(tmp_path, "full=1500", expect=1)
+    assert "step-00000008: could not be written" in output and "step-00000004 is intact" in output
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path).items())
+    assert not list(tmp_path.glob("**/*.partial"))
+    run(tmp_path)
+    assert_same_run(whole, tmp_path)
+
+
+def test_two_processes_are_killed_and_resumed_too(tmp_path):
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    run(tmp_path / "whole", "epochs=2", launcher=torchrun)
+    run(tmp_path / "killed", "epochs=2", "kill=step:2", launcher=torchrun, expect=1)
+    output = finish(start(tmp_path / "killed", "epochs=2"))[1]
+    assert "was written by 2 processes, here are 1" in output
+    run(tmp_path / "killed", "epochs=2", launcher=torchrun)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    random = ckpt.read_tensors(ckpt.latest_checkpoint(tmp_path / "whole"), "random")
+    assert {name.split(".")[0] for name in random} == {"0", "1"}
