@@ -32,10 +32,10 @@ class NonFiniteError(RuntimeError):
 class Trainer:
     """Trains a model on pairs, from the last checkpoint of its run folder if there is one.
 
-    `model(batch, loss_config)` returns a dict of scalars with "loss" among them. `items[i]` is a dict of tensors and the
-    "path" of its video; `collate` makes a batch of a list of them. What decides the result of a step is the weights, the
-    optimizer's state, the generators and the step's number: all of it is in a checkpoint, so a run that was killed ends
-    with the same bits as one that was not.
+    `model(batch, loss_config)` returns a dict of scalars with "loss" among them. `items[i]` is a dict of tensors and
+    the "path" of its video; `collate` makes a batch of a list of them. What decides the result of a step is the
+    weights, the optimizer's state, the generators and the step's number: all of it is in a checkpoint, so a run that
+    was killed ends with the same bits as one that was not.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Trainer:
         files = "\n  ".join(paths)
         raise NonFiniteError(
             f"{what} is {value} at step {self.step + 1}, on these files:\n  {files}\n"
-            f"{ckpt.latest_checkpoint(self.run)} is from before; another run can start from its weights: --init {self.run}"
+            f"{ckpt.latest_checkpoint(self.run)} is from before; --init {self.run} starts another run from its weights"
         )
 
     def _save(self) -> None:

@@ -39,7 +39,7 @@ def test_only_the_newest_are_kept(tmp_path):
 
 def test_another_model_is_refused_by_the_names_and_shapes_that_differ(tmp_path):
     path = write(tmp_path, StandIn(width=8))
-    with pytest.raises(ckpt.CheckpointError, match=r"another model:(.|\n)*words.weight has shape \(11, 8\), here \(11, 6"):
+    with pytest.raises(ckpt.CheckpointError, match=r"another model:(.|\n)*words.weight has shape \(11, 8\), here"):
         ckpt.load_model(StandIn(width=6), path)
     model = StandIn()
     model.extra = nn.Parameter(torch.zeros(1))
