@@ -1,0 +1,73 @@
+// Plain arguments of the CPU kernels: what crosses from the checked, registered ops to the code of one instruction set.
+#pragma once
+#include <cstdint>
+
+namespace stgt {
+
+constexpr int64_t TILE = 64;       // tokens of one frame per block of rows or columns; the graph's `live` map uses it
+constexpr int64_t ROW_BLOCK = 256; // rows of one frame per task
+
+enum class Dtype { f32, f64, bf16, f16 };
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A (B, H, N, D) tensor with a contiguous last dimension.
+struct Heads {
+  void* data;
+  int64_t b, h, n;  // strides, in elements
+};
+
+struct AttentionArgs {
+  Dtype dtype;
+  int64_t B, H, T, P, W, D;  // W: the window; the band has 2W+1 frames
+  double scale;
+  uint32_t drop_threshold;   // of 65536; 0: no dropout
+  uint64_t seed;
+  Heads q, k, v;
+  const void* weight;        // (B, T, P, 2W+1, P) contiguous: float, double, or float16 for half-precision q
+  const bool* live;          // (B, T, tiles, 2W+1, tiles) contiguous
+  Heads out;                 // forward: written
+  void* lse;                 // (B, H, N) contiguous, float or double: written forward, read backward
+  Heads dout;                // backward
+  const void* delta;         // (B, H, N) contiguous, like lse
+  Heads dq, dk, dv;          // written
+  void* dweight;             // like weight, zeroed before; null: not asked
+
+  int64_t tiles() const { return ceil_div(P, TILE); }
+  int64_t band() const { return 2 * W + 1; }
+  int64_t row_blocks() const { return ceil_div(P, ROW_BLOCK); }
+};
+
+struct GraphArgs {
+  Dtype dtype;
+  int64_t B, T, P, C, W;
+  double threshold;
+  const void* x;             // (B, T, P, C) contiguous
+  void* weight;              // (B, T, P, 2W+1, P)
+  bool* live;                // (B, T, tiles, 2W+1, tiles)
+  void* inv_norm;            // (B, T, P), float or double
+  const void* dweight;       // backward, like weight
+  void* dx;                  // like x
+
+  int64_t tiles() const { return ceil_div(P, TILE); }
+  int64_t band() const { return 2 * W + 1; }
+};
+
+// One instruction set's kernels. Each runs tasks [begin, end) with a workspace of its own, of the size asked for.
+struct Kernels {
+  const char* name;
+  int64_t (*attention_forward_workspace)(const AttentionArgs&);  // bytes
+  void (*attention_forward)(const AttentionArgs&, int64_t begin, int64_t end, char* workspace);
+  int64_t (*attention_backward_workspace)(const AttentionArgs&);
+  void (*attention_backward)(const AttentionArgs&, int64_t begin, int64_t end, char* workspace);
+  int64_t (*attention_dweight_workspace)(const AttentionArgs&);
+  void (*attention_dweight)(const AttentionArgs&, int64_t begin, int64_t end, char* workspace);
+  int64_t (*graph_forward_workspace)(const GraphArgs&);
+  void (*graph_forward)(const GraphArgs&, int64_t begin, int64_t end, char* workspace);
+  int64_t (*graph_backward_workspace)(const GraphArgs&);
+  void (*graph_backward)(const GraphArgs&, int64_t begin, int64_t end, char* workspace);
+};
+
+const Kernels& kernels();  // of the best instruction set that this machine runs
+
+}  // namespace stgt

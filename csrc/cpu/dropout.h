@@ -1,0 +1,52 @@
+// The dropout mask of stgt_kernels/ops/graph_attention/philox.py, whose docstring defines it.
+#pragma once
+#include "blocks.h"
+
+namespace stgt::STGT_ISA {
+
+// bits[i] (i < TILE): the 16-bit lane of the edge from `row` to column column0 + i of frame `frame`; column0 % 32 == 0.
+inline void philox_row(uint64_t seed, int64_t head, int64_t row, int64_t frame, int64_t column0, uint16_t* bits) {
+  constexpr int calls = TILE / 8;
+  uint32_t c0[calls], c1[calls], c2[calls], c3[calls];
+  for (int i = 0; i < calls; ++i) {
+    c0[i] = uint32_t(column0 / 8 + i);
+    c1[i] = uint32_t(row);
+    c2[i] = uint32_t(frame);
+    c3[i] = uint32_t(head);
+  }
+  uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
+  for (int round = 0; round < 7; ++round) {
+    for (int i = 0; i < calls; ++i) {
+      const uint64_t p0 = uint64_t(c0[i]) * 0xD2511F53u, p1 = uint64_t(c2[i]) * 0xCD9E8D57u;
+      c0[i] = uint32_t(p1 >> 32) ^ c1[i] ^ k0;
+      c1[i] = uint32_t(p1);
+      c2[i] = uint32_t(p0 >> 32) ^ c3[i] ^ k1;
+      c3[i] = uint32_t(p0);
+    }
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  // Four calls hold 32 columns: word s of call c covers columns 8 s + 2 c and the next, low half first.
+  const uint32_t* words[4] = {c0, c1, c2, c3};
+  for (int group = 0; group < TILE / 32; ++group)
+    for (int s = 0; s < 4; ++s)
+      for (int c = 0; c < 4; ++c) {
+        const uint32_t word = words[s][4 * group + c];
+        bits[32 * group + 8 * s + 2 * c] = uint16_t(word);
+        bits[32 * group + 8 * s + 2 * c + 1] = uint16_t(word >> 16);
+      }
+}
+
+// keep[i] = 1 or 0 for the TILE columns of one row.
+template <class A>
+inline void keep_row(const AttentionArgs& args, int64_t head, int64_t row, int64_t frame, int64_t column0, A* keep) {
+  uint16_t bits[TILE];
+  philox_row(args.seed, head, row, frame, column0, bits);
+  for (int i = 0; i < TILE; ++i) keep[i] = bits[i] >= args.drop_threshold ? A(1) : A(0);
+}
+
+template <class A> inline A inverse_keep_prob(const AttentionArgs& args) {
+  return A(65536.0 / (65536.0 - args.drop_threshold));
+}
+
+}  // namespace stgt::STGT_ISA

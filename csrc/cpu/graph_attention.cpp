@@ -1,0 +1,115 @@
+// graph_attention_fwd and graph_attention_bwd for CPU tensors: checks, outputs, tasks.
+#include "../checks.h"
+#include "args.h"
+#include "tasks.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <tuple>
+
+namespace stgt {
+namespace {
+
+Dtype dtype_of(const char* op, const Tensor& q) {
+  switch (q.scalar_type()) {
+    case ScalarType::Float: return Dtype::f32;
+    case ScalarType::Double: return Dtype::f64;
+    case ScalarType::BFloat16: return Dtype::bf16;
+    case ScalarType::Half: return Dtype::f16;
+    default: STGT_CHECK(op, false, "q must be float32, float64, bfloat16 or float16"); return Dtype::f32;
+  }
+}
+
+Tensor last_contiguous(const Tensor& x) { return x.size(3) == 1 || x.stride(3) == 1 ? x : torch::stable::contiguous(x); }
+
+Heads heads(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.stride(1), x.stride(2)}; }
+
+// (B, H, N, D) in the memory order of (B, N, H, D), so that merging the heads copies nothing.
+Tensor heads_last(const Tensor& like) {
+  Tensor x = torch::stable::new_empty(like, {like.size(0), like.size(2), like.size(1), like.size(3)});
+  return torch::stable::transpose(x, 1, 2);
+}
+
+AttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weight,
+                      const Tensor& live, const std::optional<Tensor>& seed, double scale, double dropout_p) {
+  STGT_CHECK(op, q.dim() == 4 && weight.dim() == 5, "q must be (B, H, N, D) and weight (B, T, P, 2w+1, P)");
+  AttentionArgs args{};
+  args.dtype = dtype_of(op, q);
+  args.B = q.size(0), args.H = q.size(1), args.D = q.size(3);
+  args.T = weight.size(1), args.P = weight.size(2), args.W = weight.size(3) / 2;
+  args.scale = scale;
+  STGT_CHECK(op, args.D >= 1 && args.D <= 128, "1 <= D <= 128, got ", args.D);
+  check_shape(op, "q", q, {args.B, args.H, args.T * args.P, args.D});
+  check_shape(op, "k", k, {args.B, args.H, args.T * args.P, args.D});
+  check_shape(op, "v", v, {args.B, args.H, args.T * args.P, args.D});
+  check_shape(op, "weight", weight, {args.B, args.T, args.P, args.band(), args.P});
+  check_shape(op, "live", live, {args.B, args.T, args.tiles(), args.band(), args.tiles()});
+  check_dtype(op, "k", k, q.scalar_type());
+  check_dtype(op, "v", v, q.scalar_type());
+  check_dtype(op, "weight", weight, weight_dtype(q.scalar_type()));
+  check_dtype(op, "live", live, ScalarType::Bool);
+  if (dropout_p > 0) {
+    STGT_CHECK(op, dropout_p < 1 && seed.has_value(), "dropout needs a seed and a probability below 1");
+    check_dtype(op, "seed", *seed, ScalarType::Long);
+    args.drop_threshold = uint32_t(std::min(std::nearbyint(dropout_p * 65536), 65535.0));
+    args.seed = uint64_t(*static_cast<const int64_t*>(seed->data_ptr()));
+  }
+  return args;
+}
+
+std::tuple<Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, Tensor weight, Tensor live, std::optional<Tensor> seed,
+                                   double scale, double dropout_p) {
+  AttentionArgs args = checked("graph_attention_fwd", q, k, v, weight, live, seed, scale, dropout_p);
+  q = last_contiguous(q), k = last_contiguous(k), v = last_contiguous(v);
+  weight = torch::stable::contiguous(weight), live = torch::stable::contiguous(live);
+  Tensor out = heads_last(q);
+  Tensor lse = torch::stable::new_empty(q, {args.B, args.H, args.T * args.P}, accumulator_dtype(q.scalar_type()));
+  args.q = heads(q), args.k = heads(k), args.v = heads(v), args.out = heads(out);
+  args.weight = weight.data_ptr(), args.live = static_cast<const bool*>(live.data_ptr()), args.lse = lse.data_ptr();
+  const Kernels& cpu = kernels();
+  run_tasks(args.B * args.H * args.T * args.row_blocks(), cpu.attention_forward_workspace(args),
+            [&](int64_t begin, int64_t end, char* workspace) { cpu.attention_forward(args, begin, end, workspace); });
+  return {out, lse};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor weight,
+                                                    Tensor live, std::optional<Tensor> seed, Tensor lse, Tensor delta,
+                                                    double scale, double dropout_p, bool need_dweight) {
+  const char* op = "graph_attention_bwd";
+  AttentionArgs args = checked(op, q, k, v, weight, live, seed, scale, dropout_p);
+  check_shape(op, "dout", dout, {args.B, args.H, args.T * args.P, args.D});
+  check_shape(op, "lse", lse, {args.B, args.H, args.T * args.P});
+  check_shape(op, "delta", delta, {args.B, args.H, args.T * args.P});
+  check_dtype(op, "dout", dout, q.scalar_type());
+  check_dtype(op, "lse", lse, accumulator_dtype(q.scalar_type()));
+  check_dtype(op, "delta", delta, accumulator_dtype(q.scalar_type()));
+  q = last_contiguous(q), k = last_contiguous(k), v = last_contiguous(v), dout = last_contiguous(dout);
+  weight = torch::stable::contiguous(weight), live = torch::stable::contiguous(live);
+  lse = torch::stable::contiguous(lse), delta = torch::stable::contiguous(delta);
+  Tensor dq = heads_last(q), dk = heads_last(q), dv = heads_last(q);
+  args.q = heads(q), args.k = heads(k), args.v = heads(v), args.dout = heads(dout);
+  args.dq = heads(dq), args.dk = heads(dk), args.dv = heads(dv);
+  args.weight = weight.data_ptr(), args.live = static_cast<const bool*>(live.data_ptr());
+  args.lse = lse.data_ptr(), args.delta = delta.data_ptr();
+  const Kernels& cpu = kernels();
+  run_tasks(args.B * args.H, cpu.attention_backward_workspace(args),
+            [&](int64_t begin, int64_t end, char* workspace) { cpu.attention_backward(args, begin, end, workspace); });
+  Tensor dweight = torch::stable::new_zeros(weight, {0});
+  if (need_dweight) {
+    dweight = torch::stable::new_zeros(weight, {args.B, args.T, args.P, args.band(), args.P});
+    args.dweight = dweight.data_ptr();
+    run_tasks(args.B * args.T * args.tiles(), cpu.attention_dweight_workspace(args),
+              [&](int64_t begin, int64_t end, char* workspace) { cpu.attention_dweight(args, begin, end, workspace); });
+  }
+  return {dq, dk, dv, dweight};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(stgt_kernels, CPU, m) {
+  m.impl("graph_attention_fwd", TORCH_BOX(&forward));
+  m.impl("graph_attention_bwd", TORCH_BOX(&backward));
+}
+
+}  // namespace stgt

@@ -1,0 +1,32 @@
+// Every op's schema, once, and the Python module that loads them.
+#include <pybind11/pybind11.h>
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/args.h"
+
+STABLE_TORCH_LIBRARY(stgt_kernels, m) {
+  m.def("spatio_temporal_graph_fwd(Tensor x, float threshold, int window) -> (Tensor, Tensor, Tensor)");
+  m.def("spatio_temporal_graph_bwd(Tensor dweight, Tensor x, Tensor weight, Tensor inv_norm) -> Tensor");
+  m.def(
+      "graph_attention_fwd(Tensor q, Tensor k, Tensor v, Tensor weight, Tensor live, Tensor? seed, float scale, "
+      "float dropout_p) -> (Tensor, Tensor)");
+  m.def(
+      "graph_attention_bwd(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor weight, Tensor live, Tensor? seed, "
+      "Tensor lse, Tensor delta, float scale, float dropout_p, bool need_dweight) -> (Tensor, Tensor, Tensor, Tensor)");
+}
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "CPU kernels; importing it registers torch.ops.stgt_kernels";
+  m.def(
+      "build_info",
+      [] {
+        pybind11::dict info;
+        info["compiler"] = STGT_COMPILER;
+        info["flags"] = STGT_FLAGS;
+        info["cuda_architectures"] = STGT_CUDA_ARCHITECTURES;
+        info["torch_target"] = STGT_TORCH_TARGET;
+        info["cpu_isa"] = stgt::kernels().name;
+        return info;
+      },
+      "Compiler, flags, CUDA architectures ('' if none), oldest torch served, and the CPU instruction set in use.");
+}
