@@ -179,6 +179,7 @@ class LossConfig:
             _require(self, name, 0.0 <= getattr(self, name) < 1.0, "a number in [0, 1)")
         for name in ("vtc", "vtm", "vtg"):
             _require(self, name, 0.0 <= getattr(self, name) < math.inf, "a number of at least 0")
+        _require(self, "vtc", self.vtc + self.vtm + self.vtg > 0, "a positive weight on at least one of vtc, vtm, vtg")
 
 
 @dataclass

@@ -57,26 +57,28 @@ def vtc_loss(v2t: Tensor, t2v: Tensor, *, smoothing: float = 0.1, offset: int = 
 def csal_targets(
     video: Tensor,
     text: Tensor,
+    all_video: Tensor,
+    all_text: Tensor,
     *,
     gamma: float = 5.0,
     mask: Literal["release", "paper"] = "release",
-    offset: int = 0,
-    rows: int | None = None,
 ) -> Tensor:
     """Soft targets of cross-similarity alignment: softmax over j of γ·S_ij with S = relu(V)·relu(Tt), Eq. 18-19.
 
     V is the cosine of videos' renormalised mean query features, Tt the cosine of texts. Pairs that cannot be a target
     have S = -100: those with S < 0.05 (mask "release") or with V and Tt both at most 0 ("paper").
-    video: (N, Q, E), text: (N, E), unit vectors of the global batch. Returns rows offset … offset+rows, (rows, N);
-    all of them by default. S is symmetric, so that the same targets serve both directions. Differentiable.
+    video: (n, Q, E), text: (n, E), unit vectors of this process; all_video: (N, Q, E), all_text: (N, E), those of the
+    global batch. Returns (n, N); S is symmetric, so that the same targets serve both directions. Differentiable.
     """
-    own = slice(offset, None if rows is None else offset + rows)
-    mean = F.normalize(video.mean(1), dim=-1)
-    V = F.relu(mean[own] @ mean.T)
-    Tt = F.relu(text[own] @ text.T)
+    V = F.relu(_mean_direction(video) @ _mean_direction(all_video).T)
+    Tt = F.relu(text @ all_text.T)
     S = V * Tt
     never = S < 0.05 if mask == "release" else (V <= 0) & (Tt <= 0)
     return torch.softmax(gamma * S.masked_fill(never, _MASKED), -1)
+
+
+def _mean_direction(video: Tensor) -> Tensor:
+    return F.normalize(video.mean(1), dim=-1)
 
 
 @_in_float32

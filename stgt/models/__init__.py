@@ -1,1 +1,3 @@
-"""The STGT model: vision tower, graph transformer, Q-Former, losses' inputs."""
+"""The STGT model, from frames and words to similarities and losses."""
+
+import stgt._torchvision  # noqa: F401  (open_clip, timm and transformers import torchvision)

@@ -1,0 +1,129 @@
+"""The spatio-temporal graph transformer: joins the tokens of all frames along the edges of a graph (paper Eq. 1-15)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from stgt.config import GraphConfig
+from stgt.models.cross_frame import CrossFrameBlock
+from stgt.models.position import Position
+from stgt.models.transformer import LayerNorm, ResidualAttentionBlock
+from stgt_kernels import GraphAttention, SpatioTemporalGraph, spatio_temporal_graph, token_similarity
+from stgt_kernels.ops.graph_attention.reference import graph_attention_dense
+from stgt_kernels.ops.spatio_temporal_graph.reference import spatio_temporal_graph_dense
+
+
+class DenseGraphAttention(GraphAttention):
+    """Graph attention as the released model computes it: whole (B, H, N, N) matrices in eager PyTorch."""
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x: (B, N, C), weight: (B, N, N), 0 where there is no edge. Returns (B, N, C)."""
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in projections)
+        keep, keep_prob = None, 1.0
+        if self.training and self.dropout > 0:
+            keep_prob = 1.0 - self.dropout
+            keep = torch.empty(*q.shape[:3], q.shape[2], device=q.device, dtype=torch.bool).bernoulli_(keep_prob)
+        scale = q.shape[-1] ** -0.5
+        out, _ = graph_attention_dense(q, k, v, weight, scale=scale, keep=keep, keep_prob=keep_prob)
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+
+class GraphBlock(nn.Module):
+    """[CLS] tokens across frames, patches along the graph, then all of them within a frame or clip (Eq. 4-14)."""
+
+    def __init__(self, config: GraphConfig, width: int, drop_path: float) -> None:
+        super().__init__()
+        self.config = config
+        self.proj = nn.Linear(width, width)
+        self.cls_block = ResidualAttentionBlock(width, config.heads)
+        attention = DenseGraphAttention if config.attention == "dense" else GraphAttention
+        self.graph_attention = attention(width, config.heads, config.dropout, config.backend)
+        self.residual_block = ResidualAttentionBlock(width, config.heads, drop_path)
+
+    def build_graph(self, local: Tensor) -> SpatioTemporalGraph | Tensor:
+        """The graph of this block's patches (Eq. 6-7), dense (B, T·P, T·P) where attention is. local: (B, T, P, C)."""
+        c = self.config
+        window = min(c.window, local.shape[1] - 1)
+        threshold = c.threshold if c.edges else None
+        if c.attention == "dense":
+            x = local if c.differentiable else local.detach()
+            weight = spatio_temporal_graph_dense(x, threshold, window)
+            return weight if c.weights else (weight != 0).to(weight.dtype)
+        options = dict(window=window, differentiable=c.differentiable, backend=c.backend)
+        if threshold is None:
+            graph = token_similarity(local, **options)
+        else:
+            graph = spatio_temporal_graph(local, threshold=threshold, **options)
+        return graph if c.weights else SpatioTemporalGraph((graph.weight != 0).to(graph.weight.dtype), graph.live)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x: (B, T, 1+P, C), [CLS] first. Returns the same shape and the mean number of edges per patch, a scalar."""
+        x = self.proj(x)
+        cls, local = x[:, :, 0], x[:, :, 1:]
+        for _ in range(self.config.cls_repeats):
+            cls = self.cls_block(cls)
+        graph = self.build_graph(local)
+        degree = (graph != 0).sum(-1) if isinstance(graph, Tensor) else graph.degree()
+        local = self.graph_attention(local.flatten(1, 2), graph).view(local.shape)
+        x = torch.cat([cls[:, :, None].to(local.dtype), local], 2)
+        if self.config.scope == "frame":
+            x = self.residual_block(x)
+        else:
+            x = self.residual_block(x.flatten(1, 2)).view(x.shape)
+        return x, degree.float().mean()
+
+
+def max_pool_sampling(x: Tensor) -> Tensor:
+    """Each frame's [CLS], the maximum of every row and of every column of its patches (Eq. 15); an image is kept whole.
+
+    x: (B, T, 1+g², C). Returns (B, T·(1+2g), C), frame after frame; (B, 1+g², C) for T=1.
+    """
+    if x.shape[1] == 1:
+        return x[:, 0]
+    side = round((x.shape[2] - 1) ** 0.5)
+    grid = x[:, :, 1:].unflatten(2, (side, side))
+    return torch.cat([x[:, :, :1], grid.amax(2), grid.amax(3)], 2).flatten(1, 2)
+
+
+class GraphTransformer(nn.Module):
+    """Position, blocks, max-pool sampling, norm and projection: what turns frames into one sequence of video tokens.
+
+    `config.kind` "cross_frame" puts X-CLIP's blocks in place of graph blocks, "none" leaves the blocks out.
+    """
+
+    def __init__(self, config: GraphConfig, width: int, grid: int) -> None:
+        super().__init__()
+        self.config = config
+        self.position = Position(width, grid, config.frames, config.pos2d)
+        rates = [config.drop_path * (i + 1) / config.layers for i in range(config.layers)]
+        if config.kind == "graph":
+            blocks = [GraphBlock(config, width, rate) for rate in rates]
+        elif config.kind == "cross_frame":
+            blocks = [CrossFrameBlock(width, config.heads, config.frames, rate) for rate in rates]
+        else:
+            blocks = []
+        self.blocks = nn.ModuleList(blocks)
+        self.ln_post = LayerNorm(width)
+        self.proj = nn.Parameter(width**-0.5 * torch.randn(width, width))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """x: (B, T, 1+P, C), [CLS] first; T is any. Returns (B, T·(1+2·√P), C) or (B, 1+P, C) for T=1, and statistics.
+
+        Raises ValueError for tokens of another width or number of patches than the model's.
+        """
+        expected = tuple(self.position.spatial.shape)
+        if x.ndim != 4 or tuple(x.shape[2:]) != expected or x.shape[1] < 1:
+            raise ValueError(f"tokens are {tuple(x.shape)}, expected (B, T, {expected[0]}, {expected[1]})")
+        x = self.position(x)
+        degrees = []
+        for block in self.blocks:
+            if self.config.checkpointing and self.training and torch.is_grad_enabled():
+                x, degree = checkpoint(block, x, use_reentrant=False)
+            else:
+                x, degree = block(x)
+            degrees.append(degree)
+        stats = {"edges_per_token": torch.stack(degrees).mean()} if self.config.kind == "graph" else {}
+        return self.ln_post(max_pool_sampling(x)) @ self.proj, stats

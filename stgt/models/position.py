@@ -1,0 +1,51 @@
+"""Where a token is: spatial and temporal embeddings, paper Eq. 1-3."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def sincos_2d(grid: int, width: int) -> Tensor:
+    """2-D sine/cosine table: half of the channels for x, half for y, each [sin | cos] of position · 10000^(-4k/width).
+
+    Returns float32 (1 + grid², width), rows in raster order after a zero row for [CLS].
+    """
+    frequency = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angle = torch.arange(grid, dtype=torch.float64)[:, None] * frequency
+    line = torch.cat([angle.sin(), angle.cos()], 1)  # (grid, width/2)
+    x = line[None, :, :].expand(grid, grid, -1)
+    y = line[:, None, :].expand(grid, grid, -1)
+    return F.pad(torch.cat([x, y], -1).flatten(0, 1), (0, 0, 1, 0)).float()
+
+
+def nearest(embedding: Tensor, frames: int) -> Tensor:
+    """Resize a temporal embedding (T_model, C) to (frames, C), each frame taking the nearest row at or before it."""
+    index = torch.arange(frames, device=embedding.device) * len(embedding) // frames
+    return embedding[index]
+
+
+class Position(nn.Module):
+    """Adds a fixed spatial embedding to each token and a learned temporal embedding to each frame.
+
+    pos2d: "sincos"; "random", a frozen draw of standard deviation 0.02 as in the released model; "load", zeros until a
+    checkpoint brings it. Checkpoints always contain it.
+    """
+
+    def __init__(self, width: int, grid: int, frames: int, pos2d: Literal["sincos", "random", "load"]) -> None:
+        super().__init__()
+        if pos2d == "sincos":
+            spatial = sincos_2d(grid, width)
+        else:
+            spatial = torch.zeros(1 + grid**2, width)
+            if pos2d == "random":
+                nn.init.trunc_normal_(spatial, std=0.02)
+        self.register_buffer("spatial", spatial)
+        self.temporal = nn.Parameter(nn.init.trunc_normal_(torch.empty(frames, width), std=0.02))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, T, 1+P, C). Returns the same shape; the nearest temporal embedding is taken where T differs."""
+        return x + self.spatial + nearest(self.temporal, x.shape[1])[:, None]

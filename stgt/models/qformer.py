@@ -1,0 +1,122 @@
+"""The Q-Former: one BERT with learned queries for video, text and both together (BLIP-2), with its three masks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Blip2QFormerConfig, Blip2QFormerModel
+from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
+
+from stgt.config import QFormerConfig
+
+# Added to the score of a pair that must not attend: BERT's own number, 0 after softmax and finite in every dtype.
+_HIDDEN = -1e4
+
+
+def attention_bias(attention_mask: Tensor, queries: int = 0, causal: bool = False) -> Tensor:
+    """What is added to attention scores so that queries and words see what they may.
+
+    Bidirectional: everything sees the queries and every word that is not padding. Causal (generation): queries see
+    queries, a word sees the queries and the words up to itself.
+    attention_mask: (B, L), 0 at padding. Returns float32 (B, 1, Q+L, Q+L), 0 where attention is allowed.
+    """
+    B, L = attention_mask.shape
+    allowed = F.pad(attention_mask != 0, (queries, 0), value=True)[:, None, :].expand(B, queries + L, queries + L)
+    if causal:
+        place = torch.arange(queries + L, device=attention_mask.device).sub(queries - 1).clamp(min=0)  # queries share 0
+        allowed = allowed & (place[None, :] <= place[:, None])
+    # transformers takes a float mask of four dimensions as it is; a boolean one it misreads in eager attention.
+    return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, _HIDDEN)[:, None]
+
+
+class WordHead(nn.Module):
+    """BERT's prediction head: logits over the vocabulary, with the word embeddings as output matrix."""
+
+    def __init__(self, hidden: int, vocab_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden, hidden)
+        self.layernorm = nn.LayerNorm(hidden, eps=1e-12)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, x: Tensor, word_embeddings: Tensor) -> Tensor:
+        """x: (…, hidden), word_embeddings: (V, hidden). Returns (…, V)."""
+        return F.linear(self.layernorm(F.gelu(self.dense(x))), word_embeddings, self.bias)
+
+
+class QFormer(nn.Module):
+    """Queries and words through one BERT; only queries see the video, by cross-attention in every second layer."""
+
+    def __init__(self, config: QFormerConfig, encoder_width: int) -> None:
+        super().__init__()
+        bert = Blip2QFormerConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=config.intermediate,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+            max_position_embeddings=config.max_positions,
+            pad_token_id=config.pad_token_id,
+            cross_attention_frequency=config.cross_frequency,
+            encoder_hidden_size=encoder_width,
+            use_qformer_text_input=True,
+            attn_implementation="sdpa",
+        )
+        self.config = config
+        self.query_tokens = nn.Parameter(torch.empty(1, config.queries, config.hidden))
+        self.embeddings = Blip2TextEmbeddings(bert)
+        self.bert = Blip2QFormerModel(bert)
+        self.word_head = WordHead(config.hidden, config.vocab_size)
+        for weight in (self.query_tokens, *self.embeddings.parameters(), self.word_head.dense.weight):
+            nn.init.normal_(weight, std=0.02)
+        nn.init.zeros_(self.word_head.dense.bias)
+
+    def video(self, embeds: Tensor) -> Tensor:
+        """Queries alone. embeds: (B, S, C). Returns (B, Q, hidden)."""
+        queries = self.query_tokens.expand(len(embeds), -1, -1)
+        return self.bert(query_embeds=queries, encoder_hidden_states=embeds).last_hidden_state
+
+    def text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Words alone, each seeing all. input_ids, attention_mask: (B, L). Returns (B, L, hidden)."""
+        return self._words(None, None, input_ids, attention_mask, causal=False)
+
+    def fused(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Queries and words see each other (matching). Returns (B, Q+L, hidden)."""
+        return self._words(self.query_tokens, embeds, input_ids, attention_mask, causal=False)
+
+    def causal(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Words see the queries and earlier words, queries see queries (generation). Returns (B, Q+L, hidden).
+
+        The queries come out as from `video`, since no word reaches them: one pass serves both.
+        """
+        return self._words(self.query_tokens, embeds, input_ids, attention_mask, causal=True)
+
+    def word_logits(self, hidden: Tensor) -> Tensor:
+        """hidden: (B, L, hidden), position i predicting word i+1. Returns (B, L, V)."""
+        return self.word_head(hidden, self.embeddings.word_embeddings.weight)
+
+    def _words(
+        self, queries: Tensor | None, embeds: Tensor | None, input_ids: Tensor, attention_mask: Tensor, causal: bool
+    ) -> Tensor:
+        _check_text(input_ids, attention_mask, self.config)
+        if queries is not None:
+            queries = queries.expand(len(input_ids), -1, -1)
+        count = 0 if queries is None else queries.shape[1]
+        return self.bert(
+            query_embeds=self.embeddings(input_ids, query_embeds=queries),
+            query_length=count,
+            attention_mask=attention_bias(attention_mask, count, causal),
+            encoder_hidden_states=embeds,
+        ).last_hidden_state
+
+
+def _check_text(input_ids: Tensor, attention_mask: Tensor, config: QFormerConfig) -> None:
+    if input_ids.ndim != 2 or input_ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"input_ids is {tuple(input_ids.shape)} {input_ids.dtype}, expected (B, L) integers")
+    if attention_mask.shape != input_ids.shape:
+        shape = tuple(input_ids.shape)
+        raise ValueError(f"attention_mask is {tuple(attention_mask.shape)}, expected the shape of input_ids, {shape}")
+    if input_ids.shape[1] > config.max_positions:
+        raise ValueError(f"input_ids has {input_ids.shape[1]} tokens per text, expected at most {config.max_positions}")

@@ -1,0 +1,163 @@
+"""STGT: vision tower, graph transformer and Q-Former, aligned with text by contrast, matching and generation."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stgt import gather, losses
+from stgt.config import LossConfig, ModelConfig
+from stgt.models.graph_transformer import GraphTransformer
+from stgt.models.qformer import QFormer
+from stgt.models.transformer import LayerNorm
+from stgt.models.vision import VisionTower
+
+
+class VideoFeatures(NamedTuple):
+    """What the model knows of a batch of videos."""
+
+    embeds: Tensor
+    """(B, S, C) video tokens, what the Q-Former's cross-attention reads"""
+    queries: Tensor
+    """(B, Q, E) unit vectors, what texts are compared with"""
+    stats: dict[str, Tensor]
+    """Scalars to watch, e.g. "edges_per_token" """
+
+
+class STGT(nn.Module):
+    """The retrieval model of "Video-Language Alignment via Spatio-Temporal Graph Transformer" (arXiv 2407.11677).
+
+    tower=False leaves out the vision tower, for runs that read its tokens from a cache.
+    """
+
+    def __init__(self, config: ModelConfig, tower: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        width, q = config.vision.width, config.qformer
+        self.vision = VisionTower(config.vision) if tower else None
+        self.graph = GraphTransformer(config.graph, width, config.vision.grid)
+        self.ln_vision = LayerNorm(width)
+        self.qformer = QFormer(q, width)
+        self.vision_proj = nn.Linear(q.hidden, q.embed_dim)
+        self.text_proj = nn.Linear(q.hidden, q.embed_dim)
+        self.itm_head = nn.Linear(q.hidden, 2)
+        self.temp = nn.Parameter(torch.tensor(q.temperature))
+
+    def visual_tokens(self, video: Tensor) -> Tensor:
+        """The tower's tokens of every frame. video: (B, T, 3, S, S), normalised. Returns (B, T, 1+P, C) float32."""
+        if self.vision is None:
+            raise ValueError("video was given to a model that was made with tower=False, expected tokens")
+        return self.vision(video)
+
+    def encode_video(self, video: Tensor | None = None, *, tokens: Tensor | None = None) -> VideoFeatures:
+        """Video tokens and query vectors of videos, or of the tower's tokens where these are at hand.
+
+        video: (B, T, 3, S, S) or tokens: (B, T, 1+P, C); T is any, 1 for images.
+        """
+        embeds, stats = self._embed(video, tokens)
+        return VideoFeatures(embeds, self._queries(self.qformer.video(embeds)), stats)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Unit vectors of texts. input_ids, attention_mask: (B, L) int64. Returns (B, E) float32."""
+        hidden = self.qformer.text(input_ids, attention_mask)
+        return F.normalize(self.text_proj(hidden[:, 0]).float(), dim=-1)
+
+    def similarity(self, queries: Tensor, texts: Tensor) -> Tensor:
+        """Largest cosine over queries (Eq. 16), not divided by `temp`. (Bv, Q, E), (Bt, E). Returns (Bv, Bt)."""
+        return losses.similarity(queries, texts)
+
+    def match(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits of "does not match" and "matches" for pairs. embeds: (B, S, C), texts (B, L). Returns (B, 2)."""
+        hidden = self.qformer.fused(embeds, input_ids, attention_mask)
+        return self.itm_head(hidden[:, : self.config.qformer.queries]).mean(1)
+
+    def generate_logits(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits of the next word at each place; the first token of each text is taken as [DEC]. Returns (B, L, V)."""
+        hidden = self._joint(embeds, input_ids, attention_mask)
+        return self.qformer.word_logits(hidden[:, self.config.qformer.queries :])
+
+    def forward(
+        self, batch: dict[str, Tensor], loss: LossConfig, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """The training objective, L = (VTC or CSAL) + VTM + VTG (Eq. 21), over the pairs of all processes.
+
+        batch: video (n, T, 3, S, S) or tokens (n, T, 1+P, C); input_ids and attention_mask (n, L). n is the same in
+        every process. generator: a CPU generator for the draw of hard negatives, rank 0's decides.
+        Returns scalars: "loss", whose mean over processes is the loss of the global batch, its parts "vtc" (in
+        stage 2 "csal"), "vtm", "vtg", and statistics. A part with weight 0 is neither computed nor returned.
+        """
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        embeds, stats = self._embed(batch.get("video"), batch.get("tokens"))
+        if len(ids) != len(embeds):
+            raise ValueError(f"input_ids has {len(ids)} texts for {len(embeds)} videos, expected one each")
+
+        # Words do not reach the queries, so that one pass gives what contrast and generation need.
+        hidden = self._joint(embeds, ids, mask) if loss.vtg else self.qformer.video(embeds)
+        count = self.config.qformer.queries
+        queries, texts = self._queries(hidden[:, :count]), self.encode_text(ids, mask)
+        all_queries = gather.gather(queries, loss.gather_gradients)
+        all_texts = gather.gather(texts, loss.gather_gradients)
+        temp, offset = self.temp.float(), gather.rank() * len(ids)
+        v2t = losses.similarity(queries, all_texts) / temp
+        t2v = losses.similarity(all_queries, texts).T / temp
+
+        parts = {}
+        if loss.vtc and loss.stage == 1:
+            parts["vtc"] = losses.vtc_loss(v2t, t2v, smoothing=loss.vtc_smoothing, offset=offset)
+        elif loss.vtc:
+            targets = losses.csal_targets(
+                queries, texts, all_queries, all_texts, gamma=loss.gamma, mask=loss.csal_mask
+            )
+            targets = targets.detach() if loss.detach_target else targets
+            parts["csal"] = losses.csal_loss(v2t, t2v, targets, smoothing=loss.csal_smoothing)
+        if loss.vtm:
+            draws = gather.shared_uniform(2, len(all_texts), device=v2t.device, generator=generator)
+            wrong_text, wrong_video = (
+                losses.hard_negatives(logits, draw[offset : offset + len(ids)], offset=offset)
+                for logits, draw in zip((v2t, t2v), draws, strict=True)
+            )
+            logits = self._match_with_negatives(embeds, ids, mask, wrong_video, wrong_text)
+            parts["vtm"] = losses.vtm_loss(logits, matched=len(ids))
+        if loss.vtg:
+            words = gather.mean(losses.predicted_words(mask))
+            logits = self.qformer.word_logits(hidden[:, count:])
+            parts["vtg"] = losses.vtg_loss(logits, ids, mask, smoothing=loss.vtg_smoothing, words=words)
+
+        weights = {"vtc": loss.vtc, "csal": loss.vtc, "vtm": loss.vtm, "vtg": loss.vtg}
+        total = sum(weights[name] * part for name, part in parts.items())
+        return {"loss": total, **{name: value.detach() for name, value in (parts | stats).items()}}
+
+    def _embed(self, video: Tensor | None, tokens: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        if (video is None) == (tokens is None):
+            raise ValueError("expected either video or tokens, got " + ("neither" if video is None else "both"))
+        tokens = self.visual_tokens(video) if tokens is None else tokens.float()
+        x, stats = self.graph(tokens)
+        return self.ln_vision(x), stats
+
+    def _joint(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Queries and, causally, [DEC] and the words after it: (B, Q+L, hidden)."""
+        begin = torch.full_like(input_ids[:, :1], self.config.qformer.bos_token_id)
+        return self.qformer.causal(embeds, torch.cat([begin, input_ids[:, 1:]], 1), attention_mask)
+
+    def _queries(self, hidden: Tensor) -> Tensor:
+        return F.normalize(self.vision_proj(hidden).float(), dim=-1)
+
+    def _match_with_negatives(
+        self, embeds: Tensor, ids: Tensor, mask: Tensor, wrong_video: Tensor, wrong_text: Tensor
+    ) -> Tensor:
+        """Matching logits (3n, 2): the pairs, wrong videos with their texts, the videos with wrong texts.
+
+        wrong_video, wrong_text: (n,) places in the global batch.
+        """
+        n, first = len(ids), gather.rank() * len(ids)
+        all_ids, all_mask = gather.gather_texts(ids, mask)
+        ids, mask = all_ids[first : first + n], all_mask[first : first + n]  # padded like those of other processes
+        all_embeds = gather.gather(embeds)
+        return self.match(
+            torch.cat([embeds, all_embeds[wrong_video], embeds]),
+            torch.cat([ids, ids, all_ids[wrong_text]]),
+            torch.cat([mask, mask, all_mask[wrong_text]]),
+        )

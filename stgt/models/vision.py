@@ -1,0 +1,140 @@
+"""The image tower: frames to patch tokens, through any open_clip model with a square grid of patches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import open_clip
+import torch
+from timm.models.eva import Eva
+from torch import Tensor, nn
+
+from stgt.config import VisionConfig
+from stgt.models.checkpoint import WEIGHT_FILES, load_tower
+
+
+class VisionTower(nn.Module):
+    """Runs every frame through the first `layers` blocks of a vision transformer, without its final norm and head.
+
+    Frozen blocks keep the matrices of their linear maps in `config.dtype` and pass no gradients; the last
+    `config.open_blocks` are trained. Both compute in `config.dtype` with float32 norms and residuals where the tower
+    keeps them. A tower without a [CLS] token gets the mean of its patches in that place.
+    Raises ValueError where the tower is not as the config says, or has no square grid of patches.
+    """
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        from_file = config.pretrained is not None and Path(config.pretrained).suffix in WEIGHT_FILES
+        if config.tower == "vit" and config.pretrained and not from_file:
+            kinds = ", ".join(WEIGHT_FILES)
+            raise ValueError(f"VisionConfig.pretrained is {config.pretrained!r}, expected a file ({kinds}) for 'vit'")
+        self.tower = _small_vit(config) if config.tower == "vit" else _open_clip_tower(config, from_file)
+        _check_shape(self.tower, config)
+        self.tower.prune_intermediate_layers([config.layers - 1], prune_norm=True, prune_head=True)
+        self.tower.attn_pool = None
+        if from_file:
+            load_tower(self.tower, config.pretrained)
+
+        self.tower.requires_grad_(config.open_blocks == -1)
+        if config.open_blocks > 0:
+            _blocks(self.tower)[-config.open_blocks :].requires_grad_(True)
+        dtype = getattr(torch, config.dtype)
+        for module in self.tower.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.MultiheadAttention)):
+                for parameter in module.parameters(recurse=False):
+                    if not parameter.requires_grad:
+                        parameter.data = parameter.data.to(dtype)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> VisionTower:
+        """Frozen blocks stay in evaluation mode."""
+        super().train(mode)
+        for module in self.tower.modules():
+            module.training = mode and any(p.requires_grad for p in module.parameters())
+        return self
+
+    def forward(self, video: Tensor) -> Tensor:
+        """video: (B, T, 3, S, S), normalised; T is any. Returns float32 (B, T, 1+P, C), [CLS] first."""
+        size = self.config.image_size
+        if video.ndim != 5 or tuple(video.shape[2:]) != (3, size, size) or not video.is_floating_point():
+            raise ValueError(
+                f"video is {tuple(video.shape)} {video.dtype}, expected floating point (B, T, 3, {size}, {size})"
+            )
+        B, T = video.shape[:2]
+        dtype = getattr(torch, self.config.dtype)
+        frozen = self.config.open_blocks == 0
+        with (
+            torch.set_grad_enabled(torch.is_grad_enabled() and not frozen),
+            torch.autocast(video.device.type, dtype, enabled=dtype != torch.float32),
+        ):
+            tokens = self._tokens(video.flatten(0, 1).float())
+        return tokens.float().unflatten(0, (B, T))
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        """(n, 3, S, S) to (n, 1+P, C): the same question in open_clip's words and in timm's."""
+        options = dict(indices=[self.config.layers - 1], stop_early=True, intermediates_only=True, output_fmt="NLC")
+        if isinstance(self.tower, open_clip.transformer.VisionTransformer):
+            out = self.tower.forward_intermediates(images, **options, output_extra_tokens=True)
+            patches, extra = out["image_intermediates"][0], out["image_intermediates_prefix"][0]
+        elif self.tower.num_prefix_tokens:
+            (patches, extra), *_ = self.tower.forward_intermediates(images, **options, return_prefix_tokens=True)
+        else:
+            (patches,) = self.tower.forward_intermediates(images, **options)
+            extra = patches.mean(1, keepdim=True)
+        return torch.cat([extra[:, :1], patches], 1)
+
+
+def _small_vit(config: VisionConfig) -> nn.Module:
+    """A plain ViT of the config's sizes, built as EVA01-g is; its tensors have the names of released checkpoints."""
+    return Eva(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        num_classes=0,
+        global_pool="token",
+        embed_dim=config.width,
+        depth=config.layers,
+        num_heads=config.heads,
+        mlp_ratio=config.mlp_ratio,
+    )
+
+
+def _open_clip_tower(config: VisionConfig, from_file: bool) -> nn.Module:
+    """The vision half of an open_clip model; of a timm model the part inside open_clip's wrapper."""
+    if config.tower not in open_clip.list_models():
+        raise ValueError(f"VisionConfig.tower is {config.tower!r}, expected 'vit' or one of open_clip.list_models()")
+    visual = open_clip.create_model(
+        config.tower,
+        pretrained=None if from_file else config.pretrained,
+        # Everywhere else a module is made where the caller's default device says, so this one is as well.
+        device=torch.get_default_device(),
+        force_image_size=config.image_size,
+        pretrained_text=False,
+    ).visual
+    return getattr(visual, "trunk", visual)
+
+
+def _blocks(tower: nn.Module) -> nn.ModuleList:
+    return tower.blocks if hasattr(tower, "blocks") else tower.transformer.resblocks
+
+
+def _check_shape(tower: nn.Module, config: VisionConfig) -> None:
+    """Compare the tower with what the config says of it."""
+    grid = getattr(tower, "grid_size", None) or getattr(getattr(tower, "patch_embed", None), "grid_size", None)
+    if grid is None or grid[0] != grid[1] or not hasattr(tower, "prune_intermediate_layers"):
+        found = "no patches" if grid is None else f"a grid of {grid[0]} by {grid[1]} patches"
+        raise ValueError(
+            f"VisionConfig.tower {config.tower!r} has {found}, expected a transformer on a square grid of patches"
+        )
+    if grid[0] != config.grid:
+        raise ValueError(
+            f"VisionConfig.tower {config.tower!r} has {grid[0]} patches a side at image_size={config.image_size}, "
+            f"but patch_size={config.patch_size} makes {config.grid}"
+        )
+    width = tower.embed_dim if hasattr(tower, "embed_dim") else tower.conv1.out_channels
+    depth = len(_blocks(tower))
+    if width != config.width or depth < config.layers:
+        raise ValueError(
+            f"VisionConfig.tower {config.tower!r} has width {width} and {depth} layers, "
+            f"but the config says width={config.width} and layers={config.layers}"
+        )
