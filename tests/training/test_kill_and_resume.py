@@ -15,12 +15,14 @@ from stgt.training import checkpoint as ckpt
 from stgt.training.log import read_log
 
 PROGRAM = Path(__file__).with_name("standin.py")
+ROOT = PROGRAM.parents[2]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def start(out, *settings, launcher=()):
     return subprocess.Popen(
         [sys.executable, *launcher, str(PROGRAM), str(out), *settings],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT,
     )
 
 
