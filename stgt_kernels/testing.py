@@ -1,0 +1,80 @@
+"""What "close enough" means, in one place, for the tests of this package and of those who build on it.
+
+Truth is the reference in float64. A kernel in a dtype may err twice as much as the same formula in plain PyTorch errs
+in that dtype, plus a floor for the rounding of the result itself.
+"""
+
+import torch
+from torch import Tensor
+
+from stgt_kernels.graph import SpatioTemporalGraph
+from stgt_kernels.ops.graph_attention import reference as attention_reference
+from stgt_kernels.ops.spatio_temporal_graph import reference as graph_reference
+
+# Share of the largest exact magnitude that rounding alone may cost: 4 units in the last place, and for float64, where
+# plain PyTorch is the oracle itself and shows no error to compare with, the sum of a long row.
+FLOOR = {torch.float64: 1e-13, **{dtype: 4 * torch.finfo(dtype).eps for dtype in (torch.float32, torch.float16, torch.bfloat16)}}
+# How far from the threshold a similarity must lie for its edge to be certain: the accumulator's rounding.
+THRESHOLD_BAND = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 2e-6, torch.bfloat16: 2e-6}
+
+
+def assert_close(actual: Tensor, plain: Tensor, exact: Tensor, name: str = "result") -> None:
+    """Fails if ``actual`` lies further from ``exact`` than 2 x the error of ``plain``, plus the dtype's floor.
+
+    actual: from a kernel. plain: the reference in actual's dtype. exact: the reference in float64. Infinities and NaN
+    must be in the same places.
+    """
+    exact = exact.double()
+    torch.testing.assert_close(actual.double().isnan(), exact.isnan(), msg=f"{name}: NaN in other places than the reference")
+    infinite = exact.isinf()
+    torch.testing.assert_close(actual.double()[infinite], exact[infinite], msg=f"{name}: infinities differ")
+    finite = exact.isfinite()
+    if not finite.any():
+        return
+    error = (actual.double() - exact)[finite].abs().max().item()
+    plain_error = (plain.double() - exact)[finite].abs().nan_to_num(0, 0).max().item()
+    allowed = 2 * plain_error + FLOOR[actual.dtype] * exact[finite].abs().max().item()
+    assert error <= allowed, f"{name}: off by {error:.3g}, allowed {allowed:.3g} (plain PyTorch: {plain_error:.3g})"
+
+
+def assert_graph_close(graph: SpatioTemporalGraph, x: Tensor, threshold: float | None, window: int) -> int:
+    """Fails if an edge differs from the float64 definition where the threshold is not in doubt, or a weight is off.
+
+    Returns the number of edges that differ because their similarity lies at the threshold.
+    """
+    exact = graph_reference.spatio_temporal_graph(x.double(), threshold, window).weight
+    kept = graph.weight != 0
+    differs = kept != (exact != 0)
+    if differs.any():
+        similarity = graph_reference.spatio_temporal_graph(x.double(), None, window).weight
+        distance = similarity.abs() if threshold is None else (similarity - threshold).abs()
+        # A similarity that storage rounds to zero is no edge either.
+        certain = (distance > THRESHOLD_BAND[x.dtype]) & (similarity.abs() > torch.finfo(graph.weight.dtype).smallest_normal)
+        assert not (differs & certain).any(), f"{int((differs & certain).sum())} edges differ away from the threshold"
+    plain = graph_reference.spatio_temporal_graph(x, threshold, window).weight
+    assert_close(graph.weight.masked_fill(differs, 0), plain.masked_fill(differs, 0), exact.masked_fill(differs, 0), "weight")
+    return int(differs.sum())
+
+
+def exact_attention(
+    q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph, *, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """The float64 oracle: output (B, H, N, D) and log-sum-exp (B, H, N), differentiable in the tensors given."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    wide = SpatioTemporalGraph(graph.weight.double(), graph.live)
+    return attention_reference.graph_attention(q.double(), k.double(), v.double(), wide, scale, 0.0, None)
+
+
+def video_like_tokens(
+    B: int, T: int, P: int, C: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0
+) -> Tensor:
+    """Tokens (B, T, P, C) whose graph is as dense as real video's: about 80% of the band at threshold 0.5.
+
+    Gaussian noise would give a graph of self-loops only. A clip shares a mean, patches keep their content over frames.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    clip = torch.randn(B, 1, 1, C, generator=generator)
+    patch = torch.randn(B, 1, P, C, generator=generator)
+    strength = 0.4 * torch.exp(torch.randn(B, 1, P, 1, generator=generator))
+    noise = 0.3 * torch.randn(B, T, P, C, generator=generator)
+    return (clip + strength * (patch + noise)).to(device=device, dtype=dtype)
