@@ -1,0 +1,134 @@
+"""Runs by name: each is a function that returns its whole configuration (paper section 4.1 and its released settings).
+
+Where neither the paper nor its code gives a number (warm-up, clipping, frames of augmentation) it is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from stgt.config import (
+    DataConfig,
+    GraphConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    QFormerConfig,
+    TrainConfig,
+    VisionConfig,
+)
+
+
+def quickstart() -> TrainConfig:
+    """A 1.1M-parameter model on simulated 64×64 clips, from nothing to retrieval in minutes on two CPU cores."""
+    return TrainConfig(
+        model=ModelConfig(
+            vision=VisionConfig(
+                tower="vit", image_size=64, patch_size=8, width=64, layers=4, heads=4, open_blocks=-1, dtype="float32"
+            ),
+            graph=GraphConfig(heads=4, dropout=0.0),
+            qformer=QFormerConfig(
+                hidden=128,
+                layers=2,
+                heads=4,
+                intermediate=512,
+                queries=8,
+                dropout=0.0,
+                embed_dim=64,
+                max_text_length=24,
+            ),
+        ),
+        data=_data("shapes", tokenizer="train", augment=False, cache=True, workers=0, sampling="uniform"),
+        optim=OptimConfig(lr=1e-3, min_lr=1e-5, warmup_steps=50),
+        out=Path("runs/quickstart"),
+        epochs=12,
+        csal_from=9,
+        batch_size=32,
+        precision="fp32",
+        save_every=100,
+    )
+
+
+def pretrain_stage1() -> TrainConfig:
+    """First stage: VTC, VTM and VTG on WebVid with EVA-CLIP-g frozen; the paper trained on 48 A100s."""
+    return TrainConfig(
+        model=ModelConfig(
+            vision=VisionConfig(tower="EVA01-g-14", pretrained="laion400m_s11b_b41k"),
+            graph=GraphConfig(threshold=0.1),
+        ),
+        data=_data("webvid"),
+        optim=OptimConfig(lr=5e-5, min_lr=1e-6, warmup_steps=2000),
+        out=Path("runs/pretrain_stage1"),
+        epochs=12,
+        save_every=1000,
+    )
+
+
+def pretrain_stage2() -> TrainConfig:
+    """Second stage: CSAL takes VTC's place, from the weights of the first."""
+    return replace(
+        pretrain_stage1(),
+        loss=LossConfig(stage=2),
+        optim=OptimConfig(lr=2.5e-5, min_lr=1e-6, warmup_steps=2000),
+        init=Path("runs/pretrain_stage1"),
+        out=Path("runs/pretrain_stage2"),
+        epochs=6,
+    )
+
+
+def finetune_msrvtt() -> TrainConfig:
+    """MSRVTT: 9k training videos, the 1k test split of JSFusion."""
+    return _finetune("msrvtt", max_text_length=36)
+
+
+def finetune_didemo() -> TrainConfig:
+    """DiDeMo: a video's sentences joined to one paragraph."""
+    return _finetune("didemo", max_text_length=55)
+
+
+def finetune_lsmdc() -> TrainConfig:
+    """LSMDC: clips of films."""
+    return _finetune("lsmdc", max_text_length=32)
+
+
+def finetune_msvd() -> TrainConfig:
+    """MSVD: about 40 captions per video."""
+    return _finetune("msvd", max_text_length=32, epochs=12)
+
+
+RECIPES: dict[str, Callable[[], TrainConfig]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        quickstart,
+        pretrain_stage1,
+        pretrain_stage2,
+        finetune_msrvtt,
+        finetune_didemo,
+        finetune_lsmdc,
+        finetune_msvd,
+    )
+}
+
+
+def _data(name: str, **fields) -> DataConfig:
+    root = Path("data") / name
+    return DataConfig(train=root / "train.json", test=root / "test.json", videos=root / "videos", **fields)
+
+
+def _finetune(name: str, *, max_text_length: int, epochs: int = 9) -> TrainConfig:
+    base = pretrain_stage1()
+    return replace(
+        base,
+        model=replace(
+            base.model, graph=GraphConfig(threshold=0.5), qformer=QFormerConfig(max_text_length=max_text_length)
+        ),
+        loss=LossConfig(stage=2),
+        data=_data(name),
+        optim=OptimConfig(lr=2.5e-5, min_lr=1e-6, warmup_steps=200),
+        init=Path("runs/pretrain_stage2"),
+        out=Path("runs") / f"finetune_{name}",
+        epochs=epochs,
+        save_every=500,
+    )
