@@ -7,7 +7,9 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+
+import tyro
 
 
 def _require(config: object, name: str, holds: bool, expected: str) -> None:
@@ -101,7 +103,8 @@ class GraphConfig:
     """False gives every edge the weight 1 (ablation)"""
     pos2d: Literal["sincos", "random", "load"] = "sincos"
     """Spatial embedding: sine/cosine, a frozen random draw (released model), or zeros until a checkpoint is loaded"""
-    attention: Literal["kernels", "dense"] = "kernels"
+    attention: Annotated[Literal["kernels", "dense"], tyro.conf.arg(aliases=("--attention",))] = "kernels"
+    """The fused kernels, or the released model's eager matrices, for comparison"""
     backend: Literal["auto", "reference", "cpu", "triton", "cuda"] = "auto"
     checkpointing: bool = False
     """Recompute each block's activations in the backward pass"""
