@@ -1,0 +1,167 @@
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from stgt.config import VisionConfig
+from stgt.models.vision import VisionTower
+
+SMALL = dict(tower="vit", image_size=32, patch_size=8, width=32, layers=3, heads=2)
+
+
+def tower(**switches):
+    return VisionTower(VisionConfig(**SMALL | switches))
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_tokens_of_any_number_of_frames(frames):
+    model = tower()
+    video = torch.randn(2, frames, 3, 32, 32)
+    tokens = model(video)
+    assert tokens.shape == (2, frames, 17, 32) and tokens.dtype == torch.float32
+    alone = model(video[1:, -1:])
+    torch.testing.assert_close(tokens[1, -1], alone[0, 0], rtol=0.02, atol=0.02)  # bfloat16
+
+
+# One of each kind: open_clip's own ViT, attention-pooled, timm's with rotary positions, without [CLS], with a stem.
+@pytest.mark.parametrize(
+    "name, width, patch, size, layers",
+    [
+        ("ViT-B-32", 768, 32, 224, 2),
+        ("ViT-B-32", 768, 32, 96, 1),
+        ("coca_ViT-B-32", 768, 32, 224, 1),
+        ("PE-Core-T-16-384", 192, 16, 384, 2),
+        ("EVA02-B-16", 768, 16, 224, 1),
+        ("ViT-B-16-SigLIP", 768, 16, 224, 1),
+    ],
+)
+def test_open_clip_towers(name, width, patch, size, layers):
+    config = VisionConfig(name, image_size=size, patch_size=patch, width=width, layers=layers, heads=1)
+    model = VisionTower(config)
+    tokens = model(torch.randn(1, 2, 3, size, size))
+    assert tokens.shape == (1, 2, 1 + (size // patch) ** 2, width)
+    assert tokens.isfinite().all()
+
+
+def test_stops_after_its_layers_and_takes_no_final_norm():
+    torch.manual_seed(0)
+    visual = open_clip.create_model("ViT-B-32", pretrained_text=False).visual
+    model = VisionTower(
+        VisionConfig("ViT-B-32", image_size=224, patch_size=32, width=768, layers=2, heads=12, dtype="float32")
+    )
+    model.tower.load_state_dict({k: v for k, v in visual.state_dict().items() if k in model.tower.state_dict()})
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        tokens = model(images[None])[0]
+        expected = visual.forward_intermediates(images, indices=[1], output_fmt="NLC", output_extra_tokens=True)
+    torch.testing.assert_close(tokens[:, 1:], expected["image_intermediates"][0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tokens[:, :1], expected["image_intermediates_prefix"][0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_tower_without_cls_gets_the_mean_of_its_patches():
+    model = VisionTower(
+        VisionConfig("vit_medium_patch16_gap_256", image_size=256, patch_size=16, width=512, layers=1, heads=8)
+    )
+    tokens = model(torch.randn(1, 1, 3, 256, 256))
+    torch.testing.assert_close(tokens[:, :, 0], tokens[:, :, 1:].mean(2), rtol=1e-2, atol=1e-2)
+
+
+def test_frozen_tower_passes_no_gradients_and_stays_in_evaluation():
+    model = tower().train()
+    assert not any(p.requires_grad for p in model.parameters())
+    assert not any(module.training for module in model.tower.modules())
+    assert not model(torch.randn(1, 1, 3, 32, 32, requires_grad=True)).requires_grad
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_last_blocks_are_trained(dtype):
+    model = tower(open_blocks=1, dtype=dtype).train()
+    model(torch.randn(1, 2, 3, 32, 32)).square().sum().backward()
+    for name, parameter in model.tower.named_parameters():
+        opened = name.startswith("blocks.2.")
+        assert parameter.requires_grad == opened
+        assert (parameter.grad is not None and bool(parameter.grad.any())) == opened, name
+        assert parameter.dtype == torch.float32 or not opened
+    assert model.tower.blocks[2].training and not model.tower.blocks[1].training
+
+
+def test_all_of_it_is_trained():
+    model = tower(open_blocks=-1)
+    model(torch.randn(1, 2, 3, 32, 32)).square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_bfloat16_stores_matrices_in_half_and_stays_close():
+    torch.manual_seed(0)
+    exact = tower(dtype="float32")
+    half = tower()
+    half.load_state_dict(exact.state_dict())
+    assert half.tower.blocks[0].mlp.fc1.weight.dtype == torch.bfloat16
+    assert half.tower.blocks[0].norm1.weight.dtype == torch.float32
+    video = torch.randn(1, 2, 3, 32, 32)
+    difference = (half(video) - exact(video)).norm() / exact(video).norm()
+    assert 0 < difference < 0.02
+
+
+def test_float32_is_kept_under_autocast():
+    model, video = tower(dtype="float32"), torch.randn(1, 1, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(video), model(video))
+        inside = model(video)
+    assert torch.equal(inside, model(video))
+
+
+@pytest.mark.parametrize("prefix", ["", "visual_encoder.", "visual.trunk.", "visual."])
+def test_weights_from_a_file(prefix, tmp_path):
+    path = str(tmp_path / "tower.safetensors")
+    deep = tower(layers=4, dtype="float32")
+    state = {prefix + name: tensor for name, tensor in deep.tower.state_dict().items()}
+    save_file(state | {"text.positional": torch.zeros(3)}, path)
+    loaded = tower(pretrained=path, dtype="float32")
+    for name, tensor in loaded.tower.state_dict().items():
+        assert torch.equal(tensor, deep.tower.state_dict()[name])
+
+
+def test_a_file_that_does_not_fit(tmp_path):
+    path = str(tmp_path / "tower.safetensors")
+    state = tower(layers=2).tower.state_dict()
+    save_file(state | {"pos_embed": torch.zeros(1, 5, 32)}, path)
+    with pytest.raises(ValueError, match=r"blocks\.2\.(.|\n)*1 mis-shaped: pos_embed: \(1, 5, 32\) in the file"):
+        tower(pretrained=path)
+    with pytest.raises(FileNotFoundError, match="nothing.pth"):
+        tower(pretrained=str(tmp_path / "nothing.pth"))
+    with pytest.raises(ValueError, match="pretrained is 'laion'.*expected a file"):
+        tower(pretrained="laion")
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (dict(tower="no-such-model"), "tower is 'no-such-model', expected"),
+        (dict(tower="RN50", patch_size=32), "'RN50' has no patches, expected"),
+        (dict(tower="ViT-B-32", patch_size=16, width=768), "7 patches a side at image_size=224, but patch_size=16"),
+        (dict(tower="ViT-B-32", patch_size=32, width=512), "width 768 and 12 layers, but .*width=512"),
+        (dict(tower="ViT-B-32", patch_size=32, width=768, layers=13), "12 layers, but .*layers=13"),
+    ],
+)
+def test_a_tower_that_is_not_as_the_config_says(config, message):
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        VisionTower(VisionConfig(**{"layers": 1, "width": 64, **config}))
+
+
+def test_a_grid_that_is_not_square(monkeypatch):
+    visual = nn.Module()
+    visual.visual = open_clip.transformer.VisionTransformer((32, 64), 16, 32, 2, 2, 4.0)
+    monkeypatch.setattr(open_clip, "create_model", lambda *args, **kwargs: visual)
+    with pytest.raises(ValueError, match="grid of 2 by 4 patches, expected a transformer on a square grid"):
+        VisionTower(VisionConfig("ViT-B-32", image_size=32, patch_size=16, width=32, layers=1))
+
+
+@pytest.mark.parametrize(
+    "shape, dtype", [((1, 1, 3, 32, 16), torch.float32), ((1, 3, 32, 32), torch.float32), ((1, 1, 3, 32, 32), torch.uint8)]
+)
+def test_frames_of_another_size_or_kind(shape, dtype):
+    video = torch.zeros(shape, dtype=dtype)
+    with pytest.raises(ValueError, match=r"video is .*expected floating point \(B, T, 3, 32, 32\)"):
+        tower()(video)
