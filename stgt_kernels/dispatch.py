@@ -59,6 +59,7 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+@torch.compiler.assume_constant_result  # imports and reads the environment: torch.compile asks once, as it traces
 def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str | None:
     """The reason why ``backend`` cannot run tensors of this device and dtype; None if it can."""
     check_name(backend)

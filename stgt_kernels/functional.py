@@ -18,7 +18,7 @@ def spatio_temporal_graph(
 ) -> SpatioTemporalGraph:
     """Builds the graph of similar tokens in the same or neighbouring frames (paper Eq. 6-7).
 
-    ``S_ij = x_i . x_j / (|x_i| |x_j|)``;  ``W_ij = S_ij`` if ``S_ij >= threshold`` and ``|frame_i - frame_j| <= window``,
+    ``S_ij = x_i . x_j / (|x_i| |x_j|)``;  ``W_ij = S_ij`` if ``S_ij >= threshold`` and ``|frame_i - frame_j| <= window``
     else 0. Similarities are accumulated, and compared with the threshold, in float32 (float64 for float64).
 
     Args:
@@ -97,7 +97,11 @@ def graph_attention(
     if backend == "reference":
         out, lse = graph_attention_reference.graph_attention(q, k, v, graph, scale, dropout_p, seed)
     else:
-        out, lse = GraphAttentionFunction.apply(q, k, v, graph.weight, graph.live, seed, scale, float(dropout_p), backend)
+        if torch.compiler.is_compiling():  # torch.compile refuses one tensor in two places, as q and k may be
+            k, v = k.view_as(k), v.view_as(v)
+        out, lse = GraphAttentionFunction.apply(
+            q, k, v, graph.weight, graph.live, seed, scale, float(dropout_p), backend
+        )
     return (out, lse) if return_lse else out
 
 
@@ -163,7 +167,8 @@ def _check_attention(q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph
     _check_dtype(op, "q", q)
     B, H, N, D = q.shape
     if not 1 <= D <= dispatch.MAX_HEAD_DIM:
-        raise ValueError(f"{op}: the head dimension must satisfy 1 <= D <= {dispatch.MAX_HEAD_DIM}, got q {tuple(q.shape)}")
+        limit = dispatch.MAX_HEAD_DIM
+        raise ValueError(f"{op}: the head dimension must satisfy 1 <= D <= {limit}, got q {tuple(q.shape)}")
     weight = graph.weight
     if weight.ndim != 5 or weight.shape[2] != weight.shape[4] or weight.shape[3] % 2 == 0:
         raise ValueError(f"{op}: graph.weight must be (B, T, P, 2*window+1, P), got {tuple(weight.shape)}")

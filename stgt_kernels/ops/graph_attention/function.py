@@ -1,11 +1,16 @@
 """One autograd function for all kernels of graph-masked attention."""
 
-import importlib
-
 import torch
 from torch import Tensor
 
-IMPLEMENTATIONS = {"cpu": "native_impl", "cuda": "native_impl", "triton": "triton_impl"}
+
+def implementation(backend: str):
+    """The module of kernels, imported when first used; torch.compile can follow an import statement, not a call."""
+    if backend == "triton":
+        from stgt_kernels.ops.graph_attention import triton_impl as kernels
+    else:
+        from stgt_kernels.ops.graph_attention import native_impl as kernels
+    return kernels
 
 
 class GraphAttentionFunction(torch.autograd.Function):
@@ -13,7 +18,7 @@ class GraphAttentionFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, weight, live, seed, scale, dropout_p, backend):
-        kernels = importlib.import_module(f"{__package__}.{IMPLEMENTATIONS[backend]}")
+        kernels = implementation(backend)
         out, lse = kernels.forward(q, k, v, weight, live, seed, scale, dropout_p)
         ctx.save_for_backward(q, k, v, weight, live, seed, out, lse)
         ctx.kernels, ctx.scale, ctx.dropout_p = kernels, scale, dropout_p

@@ -1,11 +1,16 @@
 """One autograd function for all kernels that build the graph."""
 
-import importlib
-
 import torch
 from torch import Tensor
 
-IMPLEMENTATIONS = {"cpu": "native_impl", "cuda": "native_impl", "triton": "triton_impl"}
+
+def implementation(backend: str):
+    """The module of kernels, imported when first used; torch.compile can follow an import statement, not a call."""
+    if backend == "triton":
+        from stgt_kernels.ops.spatio_temporal_graph import triton_impl as kernels
+    else:
+        from stgt_kernels.ops.spatio_temporal_graph import native_impl as kernels
+    return kernels
 
 
 class SpatioTemporalGraphFunction(torch.autograd.Function):
@@ -13,7 +18,7 @@ class SpatioTemporalGraphFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, threshold, window, backend):
-        kernels = importlib.import_module(f"{__package__}.{IMPLEMENTATIONS[backend]}")
+        kernels = implementation(backend)
         # -inf keeps every similarity that is a number.
         weight, live, inv_norm = kernels.forward(x, float("-inf") if threshold is None else threshold, window)
         ctx.save_for_backward(x, weight, inv_norm)
