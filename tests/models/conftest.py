@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import stgt._torchvision  # noqa: F401  (for the tests that import open_clip)
 from stgt_kernels import dispatch
 
 ASSETS = Path(__file__).parents[1] / "assets"

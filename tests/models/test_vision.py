@@ -159,9 +159,9 @@ def test_a_grid_that_is_not_square(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "shape, dtype", [((1, 1, 3, 32, 16), torch.float32), ((1, 3, 32, 32), torch.float32), ((1, 1, 3, 32, 32), torch.uint8)]
+    "shape, dtype", [((1, 1, 3, 32, 16), "float32"), ((1, 3, 32, 32), "float32"), ((1, 1, 3, 32, 32), "uint8")]
 )
 def test_frames_of_another_size_or_kind(shape, dtype):
-    video = torch.zeros(shape, dtype=dtype)
+    video = torch.zeros(shape, dtype=getattr(torch, dtype))
     with pytest.raises(ValueError, match=r"video is .*expected floating point \(B, T, 3, 32, 32\)"):
         tower()(video)
