@@ -18,8 +18,9 @@ def spatio_temporal_graph(
 ) -> SpatioTemporalGraph:
     """Builds the graph of similar tokens in the same or neighbouring frames (paper Eq. 6-7).
 
-    ``S_ij = x_i . x_j / (|x_i| |x_j|)``;  ``W_ij = S_ij`` if ``S_ij >= threshold`` and ``|frame_i - frame_j| <= window``
-    else 0. Similarities are accumulated, and compared with the threshold, in float32 (float64 for float64).
+    ``S_ij = x_i . x_j / (|x_i| |x_j|)``;  ``W_ij = S_ij`` if ``S_ij >= threshold`` and
+    ``|frame_i - frame_j| <= window``, else 0. Similarities are accumulated, and compared with the threshold, in
+    float32 (float64 for float64).
 
     Args:
         x: (B, T, P, C), any strides; float32, bfloat16, float16, and float64 on the CPU. A zero token has similarity 0
@@ -95,7 +96,8 @@ def graph_attention(
     seed = torch.randint(2**63 - 1, (1,), device=q.device) if dropout_p > 0 else None
     backend = dispatch.choose(backend, q.device, q.dtype, "graph_attention")
     if backend == "reference":
-        out, lse = graph_attention_reference.graph_attention(q, k, v, graph, scale, dropout_p, seed)
+        with torch.autocast(q.device.type, enabled=False):  # q, k and v already are in its dtype
+            out, lse = graph_attention_reference.graph_attention(q, k, v, graph, scale, dropout_p, seed)
     else:
         if torch.compiler.is_compiling():  # torch.compile refuses one tensor in two places, as q and k may be
             k, v = k.view_as(k), v.view_as(v)
@@ -123,7 +125,8 @@ def _build(
         x = x.detach()
     backend = dispatch.choose(backend, x.device, x.dtype, op)
     if backend == "reference":
-        return spatio_temporal_graph_reference.spatio_temporal_graph(x, threshold, window)
+        with torch.autocast(x.device.type, enabled=False):  # similarities are computed in float32 whatever x's dtype
+            return spatio_temporal_graph_reference.spatio_temporal_graph(x, threshold, window)
     return SpatioTemporalGraph(*SpatioTemporalGraphFunction.apply(x, threshold, window, backend))
 
 

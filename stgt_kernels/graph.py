@@ -1,5 +1,6 @@
 """The spatio-temporal graph, stored as a band of frame pairs."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,12 @@ def live_tiles(weight: Tensor) -> Tensor:
     return edge.view(B, T, n, TILE, O, n, TILE).any(6).any(3)
 
 
+def frame_pairs(frames: int, window: int) -> Iterator[tuple[int, slice]]:
+    """For each offset o from -window to window: o and the frames t for which t + o lies in the clip."""
+    for o in range(-window, window + 1):
+        yield o, slice(max(-o, 0), frames - max(o, 0))
+
+
 @dataclass(frozen=True)
 class SpatioTemporalGraph:
     """Edges between tokens of the same or neighbouring frames, in banded storage.
@@ -46,7 +53,8 @@ class SpatioTemporalGraph:
         """Stores a dense weight matrix; ``frames=1`` keeps any graph whatever, video or not. Differentiable.
 
         weight: (B, N, N) with N = frames * P, 0 where there is no edge. window: defaults to ``frames - 1``, everything.
-        Raises ValueError if N is not a multiple of frames, or if an edge lies outside the window (outside torch.compile).
+        Raises ValueError if N is not a multiple of frames, or if an edge lies outside the window (not under
+        torch.compile).
         """
         window = frames - 1 if window is None else window
         if weight.ndim != 3 or weight.shape[1] != weight.shape[2]:
@@ -60,15 +68,13 @@ class SpatioTemporalGraph:
             raise ValueError(f"from_dense: window must satisfy 0 <= window < frames={frames}, got {window}")
         P = N // frames
         dense = weight.to(storage_dtype(weight.dtype)).view(B, frames, P, frames, P)
-        columns = []
-        for o in range(-window, window + 1):
-            diagonal = dense.diagonal(o, 1, 3).permute(0, 3, 1, 2)  # (B, T-|o|, P, P)
-            columns.append(torch.nn.functional.pad(diagonal, (0, 0, 0, 0, max(-o, 0), max(o, 0))))
-        banded = torch.stack(columns, 3).contiguous()
+        banded = dense.new_zeros(B, frames, P, 2 * window + 1, P)
+        for o, rows in frame_pairs(frames, window):
+            banded[:, rows, :, o + window] = dense.diagonal(o, 1, 3).permute(0, 3, 1, 2)
         if not torch.compiler.is_compiling() and window < frames - 1:
             outside = int(torch.count_nonzero(dense.detach()) - torch.count_nonzero(banded.detach()))
             if outside:
-                raise ValueError(f"from_dense: weight has {outside} edges between frames more than window={window} apart")
+                raise ValueError(f"from_dense: weight has {outside} edges of frames more than window={window} apart")
         return cls(banded, live_tiles(banded.detach()))
 
     @property
@@ -107,10 +113,11 @@ class SpatioTemporalGraph:
 
     def to_dense(self) -> Tensor:
         """The dense weights, (B, N, N), 0 where there is no edge. Differentiable; memory grows with the square of N."""
-        B, T, P, O, _ = self.weight.shape
-        band = torch.nn.functional.pad(self.weight, (0, 0, 0, T - 1)).flatten(3)  # room to shift each row of frames
-        rows = [band[:, t].narrow(2, 0, (O + T - 1) * P).roll((t - self.window) * P, 2)[..., : T * P] for t in range(T)]
-        return torch.stack(rows, 1).view(B, T * P, T * P)
+        B, T, P, _, _ = self.weight.shape
+        dense = self.weight.new_zeros(B, T, P, T, P)
+        for o, rows in frame_pairs(T, self.window):
+            dense.diagonal(o, 1, 3).permute(0, 3, 1, 2).copy_(self.weight[:, rows, :, o + self.window])
+        return dense.view(B, T * P, T * P)
 
     def edge_index(self) -> tuple[Tensor, Tensor]:
         """The edges in PyTorch Geometric's convention: ``edge_index`` (2, E) int64 and their weights (E,).
