@@ -1,0 +1,103 @@
+"""Decoding every video of an annotation once, where a file that never ends can be stopped.
+
+decord waits for ever on some containers that promise more frames than they hold, and no thread or signal handler of the
+same process can end that. Decoding each clip of a run in a process of its own would cost more than the decoding, so
+files are checked once, before training, by a few long-lived processes that are killed and replaced when one is late.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from stgt.data.video import VideoError, decode_through
+
+Verdict = tuple[str, str | None]  # a path and what is wrong with it
+
+# Decoders start from a clean process: a fork would carry over locks of the threads that serve the other decoders.
+_processes = multiprocessing.get_context("spawn")
+
+
+def check_videos(paths: Sequence[str | Path], *, timeout: float = 30.0, jobs: int = 1) -> Iterator[Verdict]:
+    """Decode every frame of every file; yields (path, None) or (path, what is wrong with it), in the order given.
+
+    timeout: seconds that one file may take; `jobs` files are decoded at a time. Raises ValueError if either is not
+    positive.
+    """
+    if not timeout > 0:
+        raise ValueError(f"timeout is {timeout}, expected a positive number of seconds")
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}, expected at least 1")
+    return _check([str(path) for path in paths], timeout, jobs)
+
+
+def _check(paths: list[str], timeout: float, jobs: int) -> Iterator[Verdict]:
+    decoders = [_Decoder() for _ in range(min(jobs, len(paths)))]
+    idle = list(decoders)
+
+    def one(path: str) -> Verdict:
+        decoder = idle.pop()
+        try:
+            return path, decoder.cause(path, timeout)
+        finally:
+            idle.append(decoder)
+
+    try:
+        with ThreadPoolExecutor(max(1, len(decoders))) as threads:
+            yield from threads.map(one, paths)
+    finally:
+        for decoder in decoders:
+            decoder.stop()
+
+
+class _Decoder:
+    """A process that decodes the files it is sent; started when needed, killed when late."""
+
+    def __init__(self) -> None:
+        self._process = None
+
+    def cause(self, path: str, timeout: float) -> str | None:
+        if self._process is None:
+            self._start()
+        self._pipe.send(path)
+        try:
+            if self._pipe.poll(timeout):
+                return self._pipe.recv()
+            cause = f"decoding did not end within {timeout:g} s"
+        except EOFError:
+            self._process.join()
+            cause = f"the decoder crashed with exit code {self._process.exitcode}"
+        self.stop()
+        return cause
+
+    def _start(self) -> None:
+        self._pipe, theirs = _processes.Pipe()
+        self._process = _processes.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._pipe.recv()  # the process is up: its start does not count against the first file
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._pipe.close()
+            self._process = None
+
+
+def _serve(pipe: multiprocessing.connection.Connection) -> None:
+    pipe.send(None)
+    while True:
+        try:
+            path = pipe.recv()
+        except EOFError:
+            return
+        try:
+            decode_through(path)
+        except VideoError as error:
+            pipe.send(str(error).removeprefix(f"{path}: "))
+        else:
+            pipe.send(None)
