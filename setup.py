@@ -34,7 +34,7 @@ require(compiler.split()[0], "a C++20 compiler (g++ 11 or later)")
 cpp_extension = torch_extension()
 major, minor = TORCH_TARGET.split(".")
 target = f"-DTORCH_TARGET_VERSION=0x{int(major):02x}{int(minor):02x}000000000000"
-flags = ["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wno-psabi", "-Wno-ignored-attributes", "-g0", target]
+flags = ["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-maybe-uninitialized", "-g0", target]
 
 
 def build_cuda() -> bool:

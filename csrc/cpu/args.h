@@ -15,6 +15,10 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 struct Heads {
   void* data;
   int64_t b, h, n;  // strides, in elements
+
+  template <class S> S* rows(int64_t sample, int64_t head, int64_t token) const {
+    return static_cast<S*>(data) + sample * b + head * h + token * n;
+  }
 };
 
 struct AttentionArgs {
@@ -36,6 +40,10 @@ struct AttentionArgs {
   int64_t tiles() const { return ceil_div(P, TILE); }
   int64_t band() const { return 2 * W + 1; }
   int64_t row_blocks() const { return ceil_div(P, ROW_BLOCK); }
+  // The weight of the edge from token `row` of the clip to column j of the frame at offset o.
+  template <class WT> const WT* edges(int64_t b, int64_t row, int64_t o, int64_t j) const {
+    return static_cast<const WT*>(weight) + ((b * T * P + row) * band() + o) * P + j;
+  }
 };
 
 struct GraphArgs {

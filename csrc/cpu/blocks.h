@@ -18,36 +18,105 @@ struct Arena {
 
 template <class A> constexpr bool finite(A x) { return x - x == 0; }
 
-// dst (rows, ld) = scale * src (rows, D), columns D..ld zero. An element that is not finite becomes 0, for 0 * NaN
-// would reach rows that have no edge to it; returns whether there was one (add_nonfinite then puts it back).
-template <class A, class S>
-inline bool pack_rows(const S* src, int64_t stride, int64_t rows, int64_t D, A scale, A* dst, int64_t ld) {
+// The element of a product's operands for inputs stored as S and summed up as A, and how far it reaches along K.
+template <class S, class A> struct Operand { typedef A type; };
+#ifdef STGT_BF16_PAIRS
+template <> struct Operand<bfloat16, float> { typedef bfloat16x2 type; };
+#endif
+template <class E> inline constexpr int64_t reach = 1;
+template <> inline constexpr int64_t reach<bfloat16x2> = 2;
+template <class E> constexpr int64_t steps(int64_t K) { return (K + reach<E> - 1) / reach<E>; }
+
+// Left operand, contracted along D: dst (rows, steps(D)).
+template <class E, class S>
+inline void pack_left(const S* src, int64_t stride, int64_t rows, int64_t D, E* dst) {
+  for (int64_t r = 0; r < rows; ++r, src += stride, dst += steps<E>(D)) {
+    if constexpr (reach<E> == 1) {
+      for (int64_t c = 0; c < D; ++c) dst[c] = E(widen(src[c]));
+    } else {
+      if (D % 2) dst[D / 2] = {};
+      memcpy(dst, src, D * sizeof(S));
+    }
+  }
+}
+
+// Right operand, contracted along D: dst (steps(D), TILE), columns rows..TILE zero.
+template <class E, class S>
+inline void pack_right_transposed(const S* src, int64_t stride, int64_t rows, int64_t D, E* dst) {
+  constexpr int64_t group = 8;  // rows at a time: their writes share a cache line
+  for (int64_t r = 0; r < TILE; r += group)
+    for (int64_t k = 0; k < steps<E>(D); ++k)
+      for (int64_t i = r; i < r + group; ++i) {
+        E& e = dst[k * TILE + i];
+        const S* s = src + i * stride + k * reach<E>;
+        if (i >= rows) e = {};
+        else if constexpr (reach<E> == 1) e = E(widen(*s));
+        else e = {s[0], 2 * k + 1 < D ? s[1] : S{}};
+      }
+}
+
+// Right operand, contracted along the rows: dst (steps(rows), ld), columns D..ld zero. An element that is not finite
+// becomes 0, for 0 * NaN would reach rows that have no edge to it; returns whether there was one (add_nonfinite then
+// puts it back).
+template <class E, class S>
+inline bool pack_right(const S* src, int64_t stride, int64_t rows, int64_t D, E* dst, int64_t ld) {
+  for (int64_t r = 0; r < rows; r += reach<E>)
+    for (int64_t c = 0; c < ld; ++c) {
+      E& e = dst[r / reach<E> * ld + c];
+      const S* s = src + r * stride + c;
+      if (c >= D) e = {};
+      else if constexpr (reach<E> == 1) e = E(widen(*s));
+      else e = {s[0], r + 1 < rows ? s[stride] : S{}};
+    }
   bool clean = true;
-  for (int64_t r = 0; r < rows; ++r) {
-    const S* s = src + r * stride;
-    A* d = dst + r * ld;
-    A check = 0;
-    for (int64_t c = 0; c < D; ++c) d[c] = widen(s[c]) * scale;
-    for (int64_t c = 0; c < D; ++c) check += d[c] - d[c];
-    for (int64_t c = D; c < ld; ++c) d[c] = 0;
-    if (check == 0) continue;
-    clean = false;
-    for (int64_t c = 0; c < D; ++c)
-      if (!finite(d[c])) d[c] = 0;
+  if constexpr (reach<E> == 1) {
+    vec<E> check = {};
+    for (int64_t i = 0; i < rows * ld; i += lanes<E>) check += load(dst + i) - load(dst + i);
+    clean = horizontal_sum<E>(check) == 0;
+    if (!clean)
+      for (int64_t i = 0; i < rows * ld; ++i)
+        if (!finite(dst[i])) dst[i] = 0;
+  } else {
+    uint16_t* bits = (uint16_t*)dst;  // all exponent bits set: not finite
+    uint32_t found = 0;
+    for (int64_t i = 0; i < steps<E>(rows) * ld * 2; ++i) found |= (bits[i] & 0x7f80) == 0x7f80;
+    clean = !found;
+    if (!clean)
+      for (int64_t i = 0; i < steps<E>(rows) * ld * 2; ++i)
+        if ((bits[i] & 0x7f80) == 0x7f80) bits[i] = 0;
   }
   return !clean;
 }
 
-// dst (D, TILE) = transpose of src (rows <= TILE, D), columns rows..TILE zero.
-template <class A, class S>
-inline void pack_transposed(const S* src, int64_t stride, int64_t rows, int64_t D, A* dst) {
-  constexpr int64_t step = 8;  // rows at a time: their writes share a cache line
-  for (int64_t r = 0; r < TILE; r += step)
-    for (int64_t c = 0; c < D; ++c)
-      for (int64_t i = r; i < r + step; ++i) dst[c * TILE + i] = i < rows ? A(widen(src[i * stride + c])) : A(0);
+// A block of results (rows, TILE) as the left operand of the next product, contracted along its columns.
+template <class E, class A> inline const E* as_left(const A* block, int64_t rows, E* buffer) {
+  if constexpr (reach<E> == 1) {
+    return block;
+  } else {
+#ifdef STGT_BF16_PAIRS
+    for (int64_t i = 0; i < rows * TILE; i += lanes<A>) store_narrow((bfloat16*)buffer + i, load(block + i));
+#endif
+    return buffer;
+  }
 }
 
-// C (M, D) += A (M, K) * B (K, D) over edges, for those elements of B that pack_rows replaced by 0.
+// The same, contracted along its rows: element (column, step of rows) lies at [step * TILE + column].
+template <class E, class A> inline const E* as_left_transposed(const A* block, int64_t rows, E* buffer) {
+  if constexpr (reach<E> == 1) {
+    return block;
+  } else {
+#ifdef STGT_BF16_PAIRS
+    for (int64_t r = 0; r < rows; r += 2)
+      for (int64_t c = 0; c < TILE; c += lanes<A>) {
+        const vec<A> high = r + 1 < rows ? load(block + (r + 1) * TILE + c) : vec<A>{};
+        store(buffer + r / 2 * TILE + c, interleave(load(block + r * TILE + c), high));
+      }
+#endif
+    return buffer;
+  }
+}
+
+// C (M, D) += A (M, K) * B (K, D) over edges, for those elements of B that pack_right replaced by 0.
 template <class A, class S, class WT>
 inline void add_nonfinite(const S* B, int64_t b_row, int64_t M, int64_t K, int64_t D, const WT* weight, int64_t w_row,
                           int64_t w_col, const A* a, int64_t a_row, int64_t a_col, A* C, int64_t c_row) {

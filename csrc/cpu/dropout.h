@@ -26,23 +26,19 @@ inline void philox_row(uint64_t seed, int64_t head, int64_t row, int64_t frame, 
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  // Four calls hold 32 columns: word s of call c covers columns 8 s + 2 c and the next, low half first.
+  // Four calls hold 32 columns: word s of call c covers columns 8 s + 2 c and the next, low half first, which is how
+  // the words of consecutive calls lie in (little-endian) memory.
   const uint32_t* words[4] = {c0, c1, c2, c3};
   for (int group = 0; group < TILE / 32; ++group)
-    for (int s = 0; s < 4; ++s)
-      for (int c = 0; c < 4; ++c) {
-        const uint32_t word = words[s][4 * group + c];
-        bits[32 * group + 8 * s + 2 * c] = uint16_t(word);
-        bits[32 * group + 8 * s + 2 * c + 1] = uint16_t(word >> 16);
-      }
+    for (int s = 0; s < 4; ++s) memcpy(bits + 32 * group + 8 * s, words[s] + 4 * group, 16);
 }
 
-// keep[i] = 1 or 0 for the TILE columns of one row.
+// Zeroes the dropped ones among the TILE columns of one row.
 template <class A>
-inline void keep_row(const AttentionArgs& args, int64_t head, int64_t row, int64_t frame, int64_t column0, A* keep) {
+inline void drop_row(const AttentionArgs& args, int64_t head, int64_t row, int64_t frame, int64_t column0, A* p) {
   uint16_t bits[TILE];
   philox_row(args.seed, head, row, frame, column0, bits);
-  for (int i = 0; i < TILE; ++i) keep[i] = bits[i] >= args.drop_threshold ? A(1) : A(0);
+  for (int i = 0; i < TILE; ++i) p[i] = bits[i] >= args.drop_threshold ? p[i] : A(0);
 }
 
 template <class A> inline A inverse_keep_prob(const AttentionArgs& args) {

@@ -1,7 +1,7 @@
 // C (M, N) [+]= A (M, K) * B (K, N) on blocks that lie in the cache: the one matrix product of every kernel here.
 //
 // A is read element by element with any two strides, so a transposed operand costs nothing; B and C are row-major with
-// N padded to whole vectors.
+// N padded to whole vectors. The elements E of A and B are C's, or pairs of bfloat16 along K (which then counts pairs).
 #pragma once
 #include "simd.h"
 
@@ -10,8 +10,8 @@ namespace stgt::STGT_ISA {
 // Accumulators that fit the register file beside one row of B and one element of A.
 inline constexpr int ACCUMULATORS = STGT_VECTOR_BYTES == 64 ? 24 : 12;
 
-template <class T, int M, int NV>
-STGT_INLINE void gemm_registers(int64_t K, const T* A, int64_t a_row, int64_t a_col, const T* B, int64_t b_row, T* C,
+template <int M, int NV, class E, class T>
+STGT_INLINE void gemm_registers(int64_t K, const E* A, int64_t a_row, int64_t a_col, const E* B, int64_t b_row, T* C,
                                 int64_t c_row, bool accumulate) {
   vec<T> c[M][NV];
 #pragma GCC unroll 24
@@ -19,14 +19,14 @@ STGT_INLINE void gemm_registers(int64_t K, const T* A, int64_t a_row, int64_t a_
 #pragma GCC unroll 8
     for (int n = 0; n < NV; ++n) c[m][n] = accumulate ? load(C + m * c_row + n * lanes<T>) : vec<T>{};
   for (int64_t k = 0; k < K; ++k) {
-    vec<T> b[NV];
+    vec<E> b[NV];
 #pragma GCC unroll 8
-    for (int n = 0; n < NV; ++n) b[n] = load(B + k * b_row + n * lanes<T>);
+    for (int n = 0; n < NV; ++n) b[n] = load(B + k * b_row + n * lanes<E>);
 #pragma GCC unroll 24
     for (int m = 0; m < M; ++m) {
-      const vec<T> a = broadcast(A[m * a_row + k * a_col]);
+      const vec<E> a = broadcast(A[m * a_row + k * a_col]);
 #pragma GCC unroll 8
-      for (int n = 0; n < NV; ++n) c[m][n] += a * b[n];
+      for (int n = 0; n < NV; ++n) c[m][n] = multiply_add(c[m][n], a, b[n]);
     }
   }
 #pragma GCC unroll 24
@@ -35,22 +35,22 @@ STGT_INLINE void gemm_registers(int64_t K, const T* A, int64_t a_row, int64_t a_
     for (int n = 0; n < NV; ++n) store(C + m * c_row + n * lanes<T>, c[m][n]);
 }
 
-template <class T, int NV, int M>
-inline void gemm_rows(int64_t rows, int64_t K, const T* A, int64_t a_row, int64_t a_col, const T* B, int64_t b_row,
+template <int NV, int M, class E, class T>
+inline void gemm_rows(int64_t rows, int64_t K, const E* A, int64_t a_row, int64_t a_col, const E* B, int64_t b_row,
                       T* C, int64_t c_row, bool accumulate) {
   for (; rows >= M; rows -= M, A += M * a_row, C += M * c_row)
-    gemm_registers<T, M, NV>(K, A, a_row, a_col, B, b_row, C, c_row, accumulate);
+    gemm_registers<M, NV>(K, A, a_row, a_col, B, b_row, C, c_row, accumulate);
   if constexpr (M > 1)
-    if (rows > 0) gemm_rows<T, NV, (M + 1) / 2>(rows, K, A, a_row, a_col, B, b_row, C, c_row, accumulate);
+    if (rows > 0) gemm_rows<NV, (M + 1) / 2>(rows, K, A, a_row, a_col, B, b_row, C, c_row, accumulate);
 }
 
 // columns: a multiple of lanes<T>, as b_row and c_row cover.
-template <class T>
-inline void gemm(int64_t rows, int64_t columns, int64_t K, const T* A, int64_t a_row, int64_t a_col, const T* B,
+template <class E, class T>
+inline void gemm(int64_t rows, int64_t columns, int64_t K, const E* A, int64_t a_row, int64_t a_col, const E* B,
                  int64_t b_row, T* C, int64_t c_row, bool accumulate) {
   int64_t left = columns / lanes<T>;
   const auto block = [&]<int NV>() {
-    gemm_rows<T, NV, ACCUMULATORS / NV>(rows, K, A, a_row, a_col, B, b_row, C, c_row, accumulate);
+    gemm_rows<NV, ACCUMULATORS / NV>(rows, K, A, a_row, a_col, B, b_row, C, c_row, accumulate);
     B += NV * lanes<T>, C += NV * lanes<T>, left -= NV;
   };
   while (left > 6) block.template operator()<4>();

@@ -3,6 +3,9 @@
 // Included once per instruction set, inside namespace stgt::STGT_ISA, with STGT_VECTOR_BYTES set. Nothing here may
 // instantiate a template of the standard library: the linker would keep one copy for all instruction sets.
 #pragma once
+#ifdef STGT_X86
+#include <immintrin.h>
+#endif
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -26,11 +29,20 @@ template <class T> inline constexpr int lanes = STGT_VECTOR_BYTES / sizeof(T);
 struct bfloat16 { uint16_t bits; };
 typedef _Float16 float16;
 
+// Two consecutive bfloat16 of a contraction, multiplied and added in one instruction where the machine has it.
+struct bfloat16x2 { bfloat16 low, high; };
+template <> struct Vector<bfloat16x2> { typedef int32_t type __attribute__((vector_size(STGT_VECTOR_BYTES))); };
+
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 template <class T> STGT_INLINE vec<T> broadcast(T x) { return x - vec<T>{}; }
+template <> STGT_INLINE vec<bfloat16x2> broadcast<bfloat16x2>(bfloat16x2 x) {
+  int32_t bits;
+  memcpy(&bits, &x, 4);
+  return bits - vec<bfloat16x2>{};
+}
 template <class T> STGT_INLINE vec<T> load(const T* p) {
   vec<T> v;
   memcpy(&v, p, sizeof(v));
@@ -60,25 +72,61 @@ template <> STGT_INLINE bfloat16 narrow<bfloat16, float>(float x) {  // to neare
 template <class A, class S> STGT_INLINE vec<A> load_wide(const S* p) {
   if constexpr (sizeof(S) == sizeof(A)) {
     return load<A>(p);
+  } else if constexpr (__is_same(S, bfloat16)) {
+    typedef uint16_t half __attribute__((vector_size(STGT_VECTOR_BYTES / 2)));
+    typedef uint32_t word __attribute__((vector_size(STGT_VECTOR_BYTES)));
+    half v;
+    memcpy(&v, p, sizeof(v));
+    return (vec<A>)(__builtin_convertvector(v, word) << 16);
   } else {
+#if defined(STGT_X86) && STGT_VECTOR_BYTES == 64
+    return (vec<A>)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(STGT_X86)
+    return (vec<A>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#else
     typedef S storage __attribute__((vector_size(STGT_VECTOR_BYTES / 2)));
     storage v;
     memcpy(&v, p, sizeof(v));
     return __builtin_convertvector(v, vec<A>);
+#endif
   }
 }
 
+// c + a * b, lane by lane.
+STGT_INLINE vec<float> multiply_add(vec<float> c, vec<float> a, vec<float> b) { return c + a * b; }
+STGT_INLINE vec<double> multiply_add(vec<double> c, vec<double> a, vec<double> b) { return c + a * b; }
+
+#ifdef STGT_BF16_PAIRS
+STGT_INLINE vec<float> multiply_add(vec<float> c, vec<bfloat16x2> a, vec<bfloat16x2> b) {
+  return (vec<float>)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+}
+// Two rows to nearest even, interleaved: lane i holds (low[i], high[i]).
+STGT_INLINE vec<bfloat16x2> interleave(vec<float> low, vec<float> high) {
+  const auto word = [](vec<float> v) { return (vec<bfloat16x2>)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v)); };
+  return word(low) | (word(high) << 16);
+}
+// lanes<float> consecutive elements to nearest even.
+STGT_INLINE void store_narrow(bfloat16* p, vec<float> v) {
+  const auto narrowed = _mm512_cvtneps_pbh((__m512)v);
+  memcpy(p, &narrowed, sizeof(narrowed));
+}
+#endif
+
 template <class T> STGT_INLINE vec<T> vmax(vec<T> a, vec<T> b) { return a > b ? a : b; }
 
+// Folds the upper half of the lanes onto the lower, log2(lanes) times.
+template <class T, int N = lanes<T> / 2, class F> STGT_INLINE T fold(vec<T> v, F f) {
+  typename Vector<T>::integer from;
+  for (int i = 0; i < lanes<T>; ++i) from[i] = i ^ N;
+  v = f(v, __builtin_shuffle(v, from));
+  if constexpr (N > 1) return fold<T, N / 2>(v, f);
+  else return v[0];
+}
 template <class T> STGT_INLINE T horizontal_max(vec<T> v) {
-  T m = v[0];
-  for (int i = 1; i < lanes<T>; ++i) m = v[i] > m ? v[i] : m;
-  return m;
+  return fold<T>(v, [](vec<T> a, vec<T> b) { return vmax<T>(a, b); });
 }
 template <class T> STGT_INLINE T horizontal_sum(vec<T> v) {
-  T s = 0;
-  for (int i = 0; i < lanes<T>; ++i) s += v[i];
-  return s;
+  return fold<T>(v, [](vec<T> a, vec<T> b) { return a + b; });
 }
 
 // e^x for x <= 0 (and NaN): x = n ln2 + r, |r| <= ln2 / 2, a polynomial in r, scaled by 2^n. Below -87 it stays at e^-87.

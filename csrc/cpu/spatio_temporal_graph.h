@@ -6,15 +6,25 @@ namespace stgt::STGT_ISA {
 
 inline constexpr int64_t DEPTH = 256;  // channels per pass over a tile, so that the packed operand stays in the cache
 
+template <class A, class S> inline A sum_of_squares(const S* x, int64_t C) {
+  vec<A> sum = {};
+  int64_t c = 0;
+  for (; c + lanes<A> <= C; c += lanes<A>) sum += load_wide<A>(x + c) * load_wide<A>(x + c);
+  A total = horizontal_sum<A>(sum);
+  for (; c < C; ++c) total += A(widen(x[c])) * A(widen(x[c]));
+  return total;
+}
+
 // Frames t..t+W, transposed once while t moves through the clip, with their tokens' inverse norms.
-template <class A> struct TransposedFrames {
+template <class E, class A> struct TransposedFrames {
   int64_t slots, tiles, C;
   int64_t* held;
-  A *tokens, *inv_norm;  // (slots, tiles, C, TILE); (slots, tiles * TILE)
+  E* tokens;    // per slot and tile: (steps(C), TILE) transposed
+  A* inv_norm;  // (slots, tiles * TILE)
 
   TransposedFrames(Arena& arena, const GraphArgs& args)
       : slots(least(args.W + 1, args.T)), tiles(args.tiles()), C(args.C), held(arena.take<int64_t>(slots)),
-        tokens(arena.take<A>(slots * tiles * C * TILE)), inv_norm(arena.take<A>(slots * tiles * TILE)) {
+        tokens(arena.take<E>(slots * tiles * steps<E>(C) * TILE)), inv_norm(arena.take<A>(slots * tiles * TILE)) {
     if (arena.base)
       for (int64_t s = 0; s < slots; ++s) held[s] = -1;
   }
@@ -25,23 +35,24 @@ template <class A> struct TransposedFrames {
     held[s] = id;
     const S* x = (const S*)args.x + id * args.P * C;
     for (int64_t tile = 0, j0 = 0; tile < tiles; ++tile, j0 += TILE) {
-      A* packed = tokens + (s * tiles + tile) * C * TILE;
+      const int64_t rows = least(TILE, args.P - j0);
       A* inverse = inv_norm + (s * tiles + tile) * TILE;
-      pack_transposed(x + j0 * C, C, least(TILE, args.P - j0), C, packed);
-      for (int64_t j = 0; j < TILE; ++j) inverse[j] = 0;
-      for (int64_t c = 0; c < C; ++c)
-        for (int64_t j = 0; j < TILE; ++j) inverse[j] += packed[c * TILE + j] * packed[c * TILE + j];
-      for (int64_t j = 0; j < TILE; ++j) inverse[j] = inverse[j] == 0 ? A(0) : A(1) / A(sqrt(inverse[j]));
+      pack_right_transposed(x + j0 * C, C, rows, C, tokens + (s * tiles + tile) * steps<E>(C) * TILE);
+      for (int64_t j = 0; j < TILE; ++j) {
+        const A norm = j < rows ? A(sqrt(sum_of_squares<A>(x + (j0 + j) * C, C))) : A(0);
+        inverse[j] = norm == 0 ? A(0) : A(1) / norm;
+      }
     }
     return s;
   }
 };
 
-template <class A> struct GraphForwardBlocks {
-  TransposedFrames<A> frames;
-  A *rows, *similarity;
+template <class E, class A> struct GraphForwardBlocks {
+  TransposedFrames<E, A> frames;
+  E* rows;
+  A* similarity;
   GraphForwardBlocks(Arena& arena, const GraphArgs& args)
-      : frames(arena, args), rows(arena.take<A>(TILE * DEPTH)), similarity(arena.take<A>(TILE * TILE)) {}
+      : frames(arena, args), rows(arena.take<E>(TILE * DEPTH)), similarity(arena.take<A>(TILE * TILE)) {}
 };
 
 template <class WT, class A>
@@ -60,8 +71,9 @@ inline bool write_tile(WT* weight, int64_t stride, int64_t rows, int64_t columns
 // Tasks: (b, frame): the pairs of this frame with itself and with the W that follow.
 template <class S, class A, class WT>
 void graph_forward_tasks(const GraphArgs& args, int64_t begin, int64_t end, char* workspace) {
+  typedef typename Operand<S, A>::type E;
   Arena arena{workspace};
-  GraphForwardBlocks<A> block(arena, args);
+  GraphForwardBlocks<E, A> block(arena, args);
   const int64_t P = args.P, C = args.C, W = args.W, tiles = args.tiles(), band = args.band(), stride = band * P;
   const A threshold = A(args.threshold);
   for (int64_t task = begin; task < end; ++task) {
@@ -84,13 +96,13 @@ void graph_forward_tasks(const GraphArgs& args, int64_t begin, int64_t end, char
       for (int64_t ti = 0, i0 = 0; ti < tiles; ++ti, i0 += TILE)
         for (int64_t tj = ahead ? 0 : ti; tj < tiles; ++tj) {
           const int64_t j0 = tj * TILE, rows = least(TILE, P - i0), columns = least(TILE, P - j0);
-          const A* packed = block.frames.tokens + (slot * tiles + tj) * C * TILE;
+          const E* packed = block.frames.tokens + (slot * tiles + tj) * steps<E>(C) * TILE;
           const A* norm = block.frames.inv_norm + (slot * tiles + tj) * TILE;
           for (int64_t c0 = 0; c0 < C; c0 += DEPTH) {
             const int64_t depth = least(DEPTH, C - c0);
-            for (int64_t r = 0; r < rows; ++r)
-              for (int64_t c = 0; c < depth; ++c) block.rows[r * DEPTH + c] = widen(x[(i0 + r) * C + c0 + c]);
-            gemm(rows, vector_columns<A>(columns), depth, block.rows, DEPTH, int64_t(1), packed + c0 * TILE, TILE, block.similarity, TILE, c0 > 0);
+            pack_left(x + i0 * C + c0, C, rows, depth, block.rows);
+            gemm(rows, vector_columns<A>(columns), steps<E>(depth), block.rows, steps<E>(depth), 1,
+                 packed + steps<E>(c0) * TILE, TILE, block.similarity, TILE, c0 > 0);
           }
           for (int64_t r = 0; r < rows; ++r)
             for (int64_t c = 0; c < columns; ++c) {
@@ -145,11 +157,11 @@ void graph_backward_tasks(const GraphArgs& args, int64_t begin, int64_t end, cha
             any |= kept;
           }
         if (!any) continue;
-        pack_rows((const S*)args.x + (other * P + j0) * C, C, columns, C, A(1), block.tokens, width);
-        gemm(rows, width, columns, block.edges, TILE, int64_t(1), block.tokens, width, block.sums, width, true);
+        pack_right((const S*)args.x + (other * P + j0) * C, C, columns, C, block.tokens, width);
+        gemm(rows, width, columns, block.edges, TILE, 1, block.tokens, width, block.sums, width, true);
       }
     }
-    pack_rows((const S*)args.x + (frame * P + i0) * C, C, rows, C, A(1), block.tokens, width);
+    pack_right((const S*)args.x + (frame * P + i0) * C, C, rows, C, block.tokens, width);
     for (int64_t r = 0; r < rows; ++r) {
       const A norm = ((const A*)args.inv_norm)[frame * P + i0 + r], inverse = finite(norm) ? norm : A(0);
       const A *x = block.tokens + r * width, *g = block.sums + r * width;
@@ -163,7 +175,7 @@ void graph_backward_tasks(const GraphArgs& args, int64_t begin, int64_t end, cha
 
 inline int64_t graph_forward_workspace(const GraphArgs& args) {
   Arena arena{nullptr};
-  by_dtype(args.dtype, [&]<class S, class A, class WT>() { GraphForwardBlocks<A>(arena, args); });
+  by_dtype(args.dtype, [&]<class S, class A, class WT>() { GraphForwardBlocks<typename Operand<S, A>::type, A>(arena, args); });
   return arena.used;
 }
 inline void graph_forward(const GraphArgs& args, int64_t begin, int64_t end, char* workspace) {
