@@ -1,0 +1,157 @@
+"""The command line: `stgt train|evaluate|search|visualize|quickstart|data|info`, or `python -m stgt …`.
+
+Commands import what they need when they run, so that `stgt --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from stgt.recipes import RECIPES
+
+app = tyro.extras.SubcommandApp()
+
+Recipe = tyro.extras.subcommand_type_from_defaults(
+    {name: recipe() for name, recipe in RECIPES.items()},
+    {name: (recipe.__doc__ or "").strip() for name, recipe in RECIPES.items()},
+    prefix_names=False,
+)
+Run = Annotated[Path, tyro.conf.arg(help="A run's folder.")]
+
+
+@app.command
+def train(recipe: Annotated[Recipe, tyro.conf.arg(name="")]) -> None:
+    """Train a recipe; the same command goes on after an interruption."""
+    from stgt.training.run import train
+
+    train(recipe)
+
+
+@app.command
+def evaluate(
+    run: Run,
+    annotation: Path | None = None,
+    videos: Path | None = None,
+    k_test: int = 32,
+    rerank: Literal["softmax", "logit"] = "softmax",
+    threshold: float | None = None,
+    batch_size: int = 32,
+    out: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Measure text-to-video and video-to-text retrieval of a run's last checkpoint.
+
+    Args:
+        annotation: Test annotation; the run's own if not given.
+        videos: Folder of its videos; the run's own if not given.
+        k_test: How many of the most similar are re-ranked by the matching head; 0 for none.
+        rerank: What is added to the similarity: the matching probability, or the raw logit as LAVIS has it.
+        threshold: Graph threshold to test with; the run's own if not given.
+        out: JSON file of the result; RUN/evaluation.json if not given.
+    """
+    from stgt.evaluation.run import evaluate
+
+    evaluate(run, annotation, videos, k_test, rerank, threshold, batch_size, out, device)
+
+
+@app.command
+def search(
+    sentence: tyro.conf.Positional[str],
+    run: Run,
+    top: int = 5,
+    figure: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Find the clips of a run's test split that fit a sentence.
+
+    Args:
+        sentence: What to look for, e.g. "a green triangle grows".
+        top: How many clips to show.
+        figure: Also draw them, into this file.
+    """
+    from stgt.evaluation.run import answer
+
+    answer(run, sentence, top, figure, device)
+
+
+@app.command
+def visualize(
+    video: tyro.conf.Positional[Path],
+    run: Run,
+    frame: int | None = None,
+    row: int | None = None,
+    column: int | None = None,
+    out: Path = Path("links.png"),
+    device: str = "auto",
+) -> None:
+    """Draw a clip with the graph links of one of its patches, by default the one that moves most.
+
+    Args:
+        video: The video file.
+        frame: The patch's frame, from 0.
+        row: Its row.
+        column: Its column.
+        out: The picture's file.
+    """
+    from stgt.evaluation.run import visualize
+
+    visualize(run, video, (frame, row, column), out, device)
+
+
+@app.command
+def quickstart(out: Path = Path("runs/quickstart"), attention: Literal["kernels", "dense"] = "kernels") -> None:
+    """From nothing to a trained model on simulated clips: render, train, evaluate, time, draw.
+
+    Args:
+        out: Run folder.
+        attention: The fused kernels, or the released model's eager matrices.
+    """
+    from stgt.quickstart import quickstart
+
+    quickstart(out, attention)
+
+
+@app.command
+def info() -> None:
+    """Show versions, how the kernels were built, and which backends can run here."""
+    from stgt.info import print_info
+
+    print_info()
+
+
+def main() -> None:
+    try:
+        app.cli(prog="stgt")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        status = exit_status(error)
+        if status is None or os.environ.get("STGT_TRACEBACK"):
+            raise
+        print(f"stgt: {error}", file=sys.stderr)
+        sys.exit(status)
+
+
+def exit_status(error: Exception) -> int | None:
+    """2 for what the user can put right, 1 for a run that failed, 128 + signal for one that was stopped; None: a bug."""
+    from stgt.data.video import VideoError
+    from stgt.training.checkpoint import CheckpointError
+    from stgt.training.signals import StoppedError
+    from stgt.training.trainer import NonFiniteError
+
+    if isinstance(error, StoppedError):
+        return 128 + error.signum
+    if isinstance(error, NonFiniteError):
+        return 1
+    if isinstance(error, (ValueError, OSError, VideoError, CheckpointError)):
+        return 2
+    return None
+
+
+if __name__ == "__main__":
+    main()
