@@ -1,0 +1,110 @@
+"""Two processes with a batch of n are one process with a batch of 2n: the same loss, the same gradients."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from tiny import tiny_batch, tiny_model
+from torch.nn.parallel import DistributedDataParallel
+
+from stgt import losses
+from stgt.config import LossConfig
+
+N, WORLD = 3, 2
+CASES = {
+    "stage 1": dict(stage=1),
+    "stage 2": dict(stage=2),
+    "stage 2, constant targets": dict(stage=2, detach_target=True),
+    "cut": dict(stage=1, vtm=0.0, vtg=0.0, gather_gradients=False),
+    "cut, stage 2": dict(stage=2, vtm=0.0, vtg=0.0, gather_gradients=False),
+}
+
+
+def build():
+    return tiny_model(vision={"open_blocks": 1}).train()
+
+
+def whole_batch():
+    batch = tiny_batch(WORLD * N, length=8)
+    # The second process's texts are short, so that processes differ in padding and in words to predict.
+    batch["attention_mask"][N:, 4:] = 0
+    batch["input_ids"][N:, 4:] = 0
+    return batch
+
+
+def own_batch(rank):
+    batch = {key: value[rank * N : (rank + 1) * N] for key, value in whole_batch().items()}
+    if rank == 1:
+        batch |= {key: batch[key][:, :4] for key in ("input_ids", "attention_mask")}
+    return batch
+
+
+def worker(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=WORLD)
+    results = {}
+    for name, settings in CASES.items():
+        model = DistributedDataParallel(build(), find_unused_parameters=name.startswith("cut"))
+        # Another seed in the other process: rank 0's draw decides.
+        out = model(own_batch(rank), LossConfig(**settings), torch.Generator().manual_seed(rank))
+        out["loss"].backward()
+        gradients = {n: p.grad for n, p in model.module.named_parameters() if p.grad is not None}
+        results[name] = {n: value.detach() for n, value in out.items()}, gradients
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    torch.multiprocessing.spawn(worker, (str(folder),), nprocs=WORLD)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+def check_gradients(results, name, expected):
+    for rank in range(WORLD):
+        gradients = results[rank][name][1]
+        for parameter, gradient in expected.items():
+            limit = 1e-4 * gradient.abs().max().item() + 1e-6
+            assert (gradients[parameter] - gradient).abs().max().item() <= limit, (rank, parameter)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("cut")])
+def test_the_same_loss_and_gradients(results, name):
+    model = build()
+    out = model(whole_batch(), LossConfig(**CASES[name]), torch.Generator().manual_seed(0))
+    out["loss"].backward()
+    for part in out:
+        torch.testing.assert_close(
+            sum(results[rank][name][0][part] for rank in range(WORLD)) / WORLD, out[part].detach(), rtol=1e-5, atol=1e-6
+        )
+    check_gradients(results, name, {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("cut")])
+def test_gradients_are_cut_at_gathered_features_if_asked(results, name):
+    model, batch = build(), whole_batch()
+    queries = model.encode_video(batch["video"]).queries
+    texts = model.encode_text(batch["input_ids"], batch["attention_mask"])
+    total = 0
+    for rank in range(WORLD):
+        own = slice(rank * N, (rank + 1) * N)
+        v2t = losses.similarity(queries[own], texts.detach()) / model.temp
+        t2v = losses.similarity(queries.detach(), texts[own]).T / model.temp
+        if CASES[name]["stage"] == 1:
+            total = total + losses.vtc_loss(v2t, t2v, offset=rank * N) / WORLD
+        else:
+            targets = losses.csal_targets(queries[own], texts[own], queries.detach(), texts.detach())
+            total = total + losses.csal_loss(v2t, t2v, targets) / WORLD
+    total.backward()
+    cut = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    check_gradients(results, name, cut)
+    exact = build()
+    settings = CASES[name] | {"gather_gradients": True}
+    exact(batch, LossConfig(**settings))["loss"].backward()
+    assert not torch.allclose(exact.vision_proj.weight.grad, cut["vision_proj.weight"], rtol=0.01)
+
+
+def test_processes_end_with_the_same_gradients(results):
+    for name in CASES:
+        for parameter, gradient in results[0][name][1].items():
+            assert torch.equal(gradient, results[1][name][1][parameter])

@@ -1,0 +1,167 @@
+import pytest
+import torch
+from tiny import tiny_batch, tiny_model
+
+from stgt import losses
+from stgt.config import LossConfig
+from stgt.models.stgt import STGT
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7])
+def test_images_and_videos_of_any_length(frames):
+    model, batch = tiny_model().eval(), tiny_batch(frames=frames)
+    video = model.encode_video(batch["video"])
+    assert video.embeds.shape == (4, 17 if frames == 1 else 9 * frames, 16)
+    assert video.queries.shape == (4, 4, 8)
+    torch.testing.assert_close(video.queries.norm(dim=-1), torch.ones(4, 4))
+    assert video.stats["edges_per_token"] > 0
+    text = model.encode_text(batch["input_ids"], batch["attention_mask"])
+    torch.testing.assert_close(text.norm(dim=-1), torch.ones(4))
+    assert model.similarity(video.queries, text[:3]).shape == (4, 3)
+    texts = batch["input_ids"], batch["attention_mask"]
+    assert model.match(video.embeds, *texts).shape == (4, 2)
+    assert model.generate_logits(video.embeds, *texts).shape == (4, 6, 30)
+    assert model(batch, LossConfig())["loss"].isfinite()
+
+
+def test_tokens_stand_for_their_video():
+    model, batch = tiny_model().eval(), tiny_batch()
+    tokens = model.visual_tokens(batch["video"])
+    assert torch.equal(model.encode_video(tokens=tokens).queries, model.encode_video(batch["video"]).queries)
+    words = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    losses_ = [model(words | part, LossConfig(), torch.Generator().manual_seed(0))["loss"] for part in (
+        {"video": batch["video"]}, {"tokens": tokens}
+    )]
+    assert torch.equal(*losses_)
+
+
+def test_a_model_without_its_tower_takes_tokens():
+    whole, bare, batch = tiny_model().eval(), tiny_model(tower=False).eval(), tiny_batch()
+    state = {name: tensor for name, tensor in whole.state_dict().items() if not name.startswith("vision.")}
+    bare.load_state_dict(state)
+    tokens = whole.visual_tokens(batch["video"])
+    # Caches hold bfloat16.
+    half = bare.encode_video(tokens=tokens.bfloat16())
+    assert torch.equal(half.queries, whole.encode_video(tokens=tokens.bfloat16().float()).queries)
+    with pytest.raises(ValueError, match="tower=False, expected tokens"):
+        bare.encode_video(batch["video"])
+
+
+@pytest.mark.parametrize("given, got", [({}, "neither"), ({"video": torch.zeros(1), "tokens": torch.zeros(1)}, "both")])
+def test_either_video_or_tokens(given, got):
+    with pytest.raises(ValueError, match=f"either video or tokens, got {got}"):
+        tiny_model().encode_video(**given)
+
+
+def test_one_text_per_video():
+    batch = tiny_batch()
+    batch |= {key: batch[key][:3] for key in ("input_ids", "attention_mask")}
+    with pytest.raises(ValueError, match="3 texts for 4 videos"):
+        tiny_model()(batch, LossConfig())
+
+
+def test_the_loss_is_the_sum_of_its_weighted_parts():
+    model, batch = tiny_model().eval(), tiny_batch()
+
+    def run(**settings):
+        return model(batch, LossConfig(**settings), torch.Generator().manual_seed(0))
+
+    whole = run()
+    assert set(whole) == {"loss", "vtc", "vtm", "vtg", "edges_per_token"}
+    torch.testing.assert_close(whole["loss"], whole["vtc"] + whole["vtm"] + whole["vtg"])
+    assert all(value.ndim == 0 and value.requires_grad == (name == "loss") for name, value in whole.items())
+    second = run(stage=2, vtc=0.5, vtm=2.0, vtg=0.0)
+    assert set(second) == {"loss", "csal", "vtm", "edges_per_token"}
+    torch.testing.assert_close(second["loss"], 0.5 * second["csal"] + 2 * second["vtm"])
+    torch.testing.assert_close(second["vtm"], whole["vtm"])
+    torch.testing.assert_close(run(vtc=0.0, vtm=0.0)["loss"], whole["vtg"])
+
+
+def test_the_loss_follows_the_public_parts():
+    model, batch = tiny_model().eval(), tiny_batch()
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    out = model(batch, LossConfig(stage=2), torch.Generator().manual_seed(0))
+    video, text = model.encode_video(batch["video"]), model.encode_text(ids, mask)
+    v2t = model.similarity(video.queries, text) / model.temp
+    targets = losses.csal_targets(video.queries, text, video.queries, text)
+    torch.testing.assert_close(out["csal"], losses.csal_loss(v2t, v2t.T, targets).detach())
+    logits = model.generate_logits(video.embeds, ids, mask)
+    torch.testing.assert_close(out["vtg"], losses.vtg_loss(logits, ids, mask).detach())
+    draws = torch.rand(2, 4, generator=torch.Generator().manual_seed(0))
+    wrong_text, wrong_video = losses.hard_negatives(v2t, draws[0]), losses.hard_negatives(v2t.T, draws[1])
+    matching = [
+        model.match(video.embeds, ids, mask),
+        model.match(video.embeds[wrong_video], ids, mask),
+        model.match(video.embeds, ids[wrong_text], mask[wrong_text]),
+    ]
+    torch.testing.assert_close(out["vtm"], losses.vtm_loss(torch.cat(matching), 4).detach())
+
+
+def test_detached_targets_change_gradients_only():
+    batch, results = tiny_batch(), []
+    for detach_target in (False, True):
+        model = tiny_model().eval()
+        out = model(batch, LossConfig(stage=2, vtm=0.0, vtg=0.0, detach_target=detach_target))
+        out["loss"].backward()
+        results.append((out["loss"].detach(), model.text_proj.weight.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert not torch.allclose(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("switches", [{}, {"attention": "dense"}, {"kind": "cross_frame"}, {"kind": "none"}], ids=str)
+def test_every_trained_parameter_gets_a_gradient(stage, switches):
+    model = tiny_model(graph=switches, vision={"open_blocks": 1}).train()
+    model(tiny_batch(), LossConfig(stage=stage))["loss"].backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    assert model.temp.grad.item() != 0
+
+
+def test_a_few_steps_fit_a_batch():
+    model, batch = tiny_model(vision={"open_blocks": -1}).train(), tiny_batch()
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    first = model(batch, LossConfig())
+    for _ in range(80):
+        last = model(batch, LossConfig(vtc_smoothing=0.0, vtg_smoothing=0.0))
+        optimizer.zero_grad()
+        last["loss"].backward()
+        optimizer.step()
+    assert last["vtc"] < first["vtc"] / 3 and last["vtg"] < first["vtg"] / 3
+
+
+@pytest.mark.parametrize("vision", [{}, {"open_blocks": 1}, {"dtype": "bfloat16"}], ids=str)
+@pytest.mark.parametrize("stage", [1, 2])
+def test_bfloat16_autocast_end_to_end(stage, vision):
+    model, batch = tiny_model(vision=vision).train(), tiny_batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(batch, LossConfig(stage=stage), torch.Generator().manual_seed(0))
+        assert model.encode_video(batch["video"]).queries.dtype == torch.float32
+    assert half["loss"].dtype == torch.float32
+    half["loss"].backward()
+    exact = model(batch, LossConfig(stage=stage), torch.Generator().manual_seed(0))
+    assert abs(half["loss"] - exact["loss"]) < 0.05 * exact["loss"]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad.isfinite().all() and parameter.grad.dtype == torch.float32, name
+
+
+def test_dropout_is_off_in_evaluation():
+    model, batch = tiny_model(graph={"dropout": 0.2}, qformer={"dropout": 0.2}), tiny_batch()
+    run = lambda: model(batch, LossConfig(), torch.Generator().manual_seed(0))["loss"]  # noqa: E731
+    model.eval()
+    assert torch.equal(run(), run())
+    model.train()
+    assert not torch.equal(run(), run())
+
+
+def test_a_single_pair_cannot_be_matched_against_others():
+    with pytest.raises(ValueError, match="at least 2 pairs"):
+        tiny_model()(tiny_batch(n=1), LossConfig())
+
+
+def test_the_same_seed_gives_the_same_model():
+    a, b, c = (tiny_model(seed=seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["qformer.query_tokens"], c["qformer.query_tokens"])
+    assert isinstance(tiny_model(), STGT)

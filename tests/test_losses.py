@@ -1,0 +1,192 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stgt import losses
+
+
+def features(n=4, queries=3, width=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    video = F.normalize(torch.randn(n, queries, width, generator=generator), dim=-1)
+    text = F.normalize(torch.randn(n, width, generator=generator), dim=-1)
+    return video, text
+
+
+def logits(n=4, m=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, m, generator=generator), torch.randn(n, m, generator=generator)
+
+
+def test_similarity_is_the_largest_cosine_over_queries():
+    video, text = features()
+    S = losses.similarity(video, text[:3])
+    assert S.shape == (4, 3)
+    for v in range(4):
+        for t in range(3):
+            assert S[v, t].item() == pytest.approx(max((q @ text[t]).item() for q in video[v]), abs=1e-6)
+
+
+def smoothed(row, target, smoothing):
+    """Cross-entropy of one row against a distribution mixed with the uniform one."""
+    target = (1 - smoothing) * target + smoothing / len(row)
+    return -(target * (row - row.exp().sum().log())).sum()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("offset", [0, 2])
+def test_vtc_by_hand(smoothing, offset):
+    v2t, t2v = logits(3, 6)
+    loss = losses.vtc_loss(v2t, t2v, smoothing=smoothing, offset=offset)
+    true = F.one_hot(offset + torch.arange(3), 6).float()
+    rows = [smoothed(sim[i], true[i], smoothing) for sim in (v2t, t2v) for i in range(3)]
+    torch.testing.assert_close(loss, torch.stack(rows).mean())
+
+
+def test_vtc_prefers_the_true_pairs():
+    assert losses.vtc_loss(20 * torch.eye(4), 20 * torch.eye(4), smoothing=0.0) < 1e-6
+    assert losses.vtc_loss(20 * torch.eye(4), 20 * torch.eye(4).flip(0), smoothing=0.0) > 5
+
+
+@pytest.mark.parametrize("mask", ["release", "paper"])
+def test_csal_targets_by_hand(mask):
+    video, text = features(n=6, queries=2)
+    targets = losses.csal_targets(video[2:4], text[2:4], video, text, gamma=3.0, mask=mask)
+    mean = F.normalize(video.mean(1), dim=-1)
+    for row, i in enumerate((2, 3)):
+        S = []
+        for j in range(6):
+            V, T = (mean[i] @ mean[j]).item(), (text[i] @ text[j]).item()
+            S.append(max(V, 0) * max(T, 0))
+            if (S[-1] < 0.05) if mask == "release" else (V <= 0 and T <= 0):
+                S[-1] = -100
+        expected = torch.softmax(3 * torch.tensor(S), 0)
+        torch.testing.assert_close(targets[row], expected, rtol=1e-5, atol=1e-6)
+    assert (targets == 0).any()  # some pair is masked, or the test shows nothing
+    paper, release = (losses.csal_targets(video, text, video, text, mask=m) for m in ("paper", "release"))
+    assert not torch.equal(paper, release)
+
+
+def test_csal_targets_are_sharper_with_gamma_and_largest_on_the_diagonal():
+    video, text = features(n=5, width=3)
+    video, text = video.abs(), text.abs()  # all alike enough that no pair is masked
+    peaks = [losses.csal_targets(video, text, video, text, gamma=g).diagonal() for g in (1.0, 5.0, 10.0)]
+    assert (peaks[0] < peaks[1]).all() and (peaks[1] < peaks[2]).all()
+    targets = losses.csal_targets(video, text, video, text)
+    assert torch.equal(targets.argmax(1), torch.arange(5))
+
+
+def test_csal_by_hand_and_its_gradient_through_the_targets():
+    v2t, t2v = logits()
+    targets = torch.softmax(torch.randn(4, 4), -1).requires_grad_()
+    loss = losses.csal_loss(v2t, t2v, targets, smoothing=0.01)
+    rows = [smoothed(sim[i], targets[i], 0.01) for sim in (v2t, t2v) for i in range(4)]
+    torch.testing.assert_close(loss, torch.stack(rows).mean())
+    (gradient,) = torch.autograd.grad(loss, targets)
+    expected = -0.99 * (v2t.log_softmax(-1) + t2v.log_softmax(-1)) / 8
+    torch.testing.assert_close(gradient, expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 6), st.integers(0, 5), st.integers(2, 8), st.floats(0, 1, exclude_max=True), st.integers(0, 99))
+def test_a_hard_negative_is_never_the_true_partner(n, offset, extra, uniform, seed):
+    N = n + offset + extra
+    sim = 30 * torch.randn(n, N, generator=torch.Generator().manual_seed(seed))
+    drawn = losses.hard_negatives(sim, torch.full((n,), uniform, dtype=torch.float64), offset=offset)
+    assert ((drawn >= 0) & (drawn < N)).all()
+    assert (drawn != offset + torch.arange(n)).all()
+
+
+def test_hard_negatives_follow_the_softmax():
+    sim = torch.tensor([[9.0, 1.0, 0.0, 2.0]])
+    drawn = torch.cat([losses.hard_negatives(sim, (torch.arange(1) + 0.5 + i) / 1000) for i in range(1000)])
+    share = torch.bincount(drawn, minlength=4) / len(drawn)
+    expected = torch.cat([torch.zeros(1), torch.softmax(sim[0, 1:], 0)])
+    torch.testing.assert_close(share, expected, rtol=0, atol=0.001)
+
+
+def test_hard_negatives_depend_on_the_numbers_alone():
+    sim, _ = logits(4, 8)
+    uniform = torch.rand(8, generator=torch.Generator().manual_seed(1))
+    whole = losses.hard_negatives(torch.cat([sim, sim]), uniform)
+    for half in (0, 1):
+        rows = slice(4 * half, 4 * half + 4)
+        part = losses.hard_negatives(sim, uniform[rows], offset=4 * half)
+        assert torch.equal(part, whole[rows])
+
+
+def test_a_single_pair_has_no_negative():
+    with pytest.raises(ValueError, match="at least 2 pairs"):
+        losses.hard_negatives(torch.zeros(1, 1), torch.zeros(1))
+
+
+def test_broken_similarities_draw_something():
+    drawn = losses.hard_negatives(torch.full((3, 3), math.nan), torch.rand(3))
+    assert ((drawn >= 0) & (drawn < 3)).all()
+
+
+def test_vtm_by_hand():
+    sim, _ = logits(6, 2)
+    rows = [smoothed(sim[i], F.one_hot(torch.tensor(int(i < 2)), 2).float(), 0.0) for i in range(6)]
+    torch.testing.assert_close(losses.vtm_loss(sim, matched=2), torch.stack(rows).mean())
+
+
+def test_vtg_by_hand():
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randn(2, 4, 5, generator=generator)
+    ids = torch.tensor([[1, 2, 3, 4], [1, 4, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    rows = [
+        smoothed(words[b, i], F.one_hot(ids[b, i + 1], 5).float(), 0.1) for b, i in [(0, 0), (0, 1), (0, 2), (1, 0)]
+    ]
+    torch.testing.assert_close(losses.vtg_loss(words, ids, mask), torch.stack(rows).mean())
+    torch.testing.assert_close(
+        losses.vtg_loss(words, ids, mask, words=torch.tensor(8.0)), torch.stack(rows).sum() / 8
+    )
+    assert losses.predicted_words(mask) == 4
+
+
+def test_vtg_ignores_what_is_behind_the_padding():
+    words, ids = torch.randn(2, 4, 5), torch.tensor([[1, 2, 3, 4], [1, 4, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    changed_words, changed_ids = words.clone(), ids.clone()
+    changed_words[1, 1:], changed_ids[1, 2:] = torch.randn(3, 5), 3
+    assert torch.equal(losses.vtg_loss(words, ids, mask), losses.vtg_loss(changed_words, changed_ids, mask))
+
+
+def test_everything_is_float32_under_autocast():
+    video, text = features()
+    half = video.bfloat16(), text.bfloat16()
+    ids, mask = torch.tensor([[1, 2, 3, 4]]), torch.ones(1, 4, dtype=torch.int64)
+    with torch.autocast("cpu", torch.bfloat16):
+        S = losses.similarity(*half)
+        targets = losses.csal_targets(*half, *half)
+        results = [
+            S,
+            targets,
+            losses.vtc_loss(S.bfloat16(), S.T.bfloat16()),
+            losses.csal_loss(S.bfloat16(), S.T.bfloat16(), targets),
+            losses.vtm_loss(torch.randn(6, 2).bfloat16(), 2),
+            losses.vtg_loss(torch.randn(1, 4, 5).bfloat16(), ids, mask),
+        ]
+    assert all(result.dtype == torch.float32 for result in results)
+    wide = half[0].float(), half[1].float()
+    assert torch.equal(S, losses.similarity(*wide))
+    assert torch.equal(targets, losses.csal_targets(*wide, *wide))
+
+
+@pytest.mark.parametrize("loss", ["vtc", "csal", "targets"])
+def test_gradients_in_double_precision(loss):
+    def function(video, text):
+        video, text = F.normalize(video, dim=-1), F.normalize(text, dim=-1)
+        S = losses.similarity(video, text) / 0.5
+        if loss == "vtc":
+            return losses.vtc_loss(S, S.T)
+        targets = losses.csal_targets(video, text, video, text, mask="paper")
+        return targets if loss == "targets" else losses.csal_loss(S, S.T, targets)
+
+    video, text = features(n=3, width=4, seed=3)
+    assert torch.autograd.gradcheck(function, (video.double().requires_grad_(), text.double().requires_grad_()))
