@@ -1,0 +1,146 @@
+"""Captions: cleaning, and a WordPiece tokenizer that is BERT's or trained on the captions at hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+import torch
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+BEGIN = "[DEC]"
+
+
+def clean_text(text: str, max_words: int = 50) -> str:
+    """Lower case, `.!"()*#:;~` to spaces, spaces squeezed, at most `max_words` words (SPEC section 5)."""
+    words = re.sub(r'[.!"()*#:;~]', " ", text.lower()).split()
+    return " ".join(words[:max_words])
+
+
+class Tokenizer:
+    """BERT's uncased WordPiece with one token more, [DEC], that begins a text to be generated."""
+
+    def __init__(self, vocabulary: dict[str, int]) -> None:
+        """vocabulary: a word piece to its id, 0 to n−1. [DEC] is added with the next id if it is not there.
+
+        Raises ValueError if one of [PAD] [UNK] [CLS] [SEP] is missing or the ids leave gaps.
+        """
+        if missing := [token for token in SPECIAL[:4] if token not in vocabulary]:
+            raise ValueError(f"vocabulary has no {', '.join(missing)}, expected a WordPiece vocabulary as BERT's")
+        if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+            raise ValueError(f"vocabulary has {len(vocabulary)} pieces whose ids are not 0 to {len(vocabulary) - 1}")
+        vocabulary = {**vocabulary} if BEGIN in vocabulary else {**vocabulary, BEGIN: len(vocabulary)}
+        self._vocabulary = vocabulary
+        self._tokenizer = _bert(models.WordPiece(vocabulary, unk_token="[UNK]"))
+        ends = [(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
+        self._tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
+
+    @classmethod
+    def train(cls, captions: Iterable[str], size: int) -> Tokenizer:
+        """Fit a vocabulary of at most `size` pieces, [DEC] included; the same captions give the same ids, always.
+
+        Raises ValueError if `size` does not hold the special tokens and every character of the captions.
+        """
+        captions = [clean_text(caption) for caption in captions]
+        words = _bert(models.WordPiece(unk_token="[UNK]"))
+        letters = sorted({letter for caption in captions for letter in words.normalizer.normalize_str(caption)} - {" "})
+        # The trainer numbers pieces in the order of a randomly seeded hash map, and breaks ties by number. Naming every
+        # one-letter piece beforehand, in order, leaves nothing to that map.
+        pieces = [*SPECIAL, *letters, *("##" + letter for letter in letters)]
+        if size <= len(pieces):
+            raise ValueError(f"size is {size}, expected more than the {len(pieces)} special tokens and letters")
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=size - 1, special_tokens=pieces, limit_alphabet=len(letters), show_progress=False
+        )
+        words.train_from_iterator(captions, trainer)
+        return cls(words.get_vocab())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Tokenizer:
+        """Read a folder that `save` wrote, or one of BERT's with vocab.txt or tokenizer.json in it."""
+        lines, whole = Path(folder) / "vocab.txt", Path(folder) / "tokenizer.json"
+        if lines.is_file():
+            return cls({piece: number for number, piece in enumerate(lines.read_text("utf-8").splitlines())})
+        if whole.is_file():
+            return cls(_wordpiece(whole))
+        raise ValueError(f"{folder} holds neither vocab.txt nor tokenizer.json, expected a tokenizer's folder")
+
+    @classmethod
+    def from_pretrained(cls, name: str) -> Tokenizer:
+        """A tokenizer's folder, or the name of one on the Hugging Face hub, e.g. "bert-base-uncased".
+
+        Raises RuntimeError where the hub does not give it, with the ways to go on.
+        """
+        if Path(name).is_dir():
+            return cls.load(name)
+        from huggingface_hub import hf_hub_download
+
+        try:
+            file = hf_hub_download(name, "tokenizer.json")
+        except Exception as error:  # the hub's client lets its network library's own errors through
+            raise RuntimeError(
+                f"the tokenizer {name!r} is no folder here, and the Hugging Face hub did not give it "
+                f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}); "
+                "give a folder with BERT's vocab.txt, or train a tokenizer on the captions with --data.tokenizer train"
+            ) from error
+        return cls(_wordpiece(Path(file)))
+
+    def save(self, folder: str | Path) -> None:
+        """Write vocab.txt, one piece per line in the order of ids, as BERT has it."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        pieces = sorted(self._vocabulary, key=self._vocabulary.__getitem__)
+        (Path(folder) / "vocab.txt").write_text("\n".join(pieces) + "\n", "utf-8")
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._vocabulary)
+
+    @property
+    def bos_token_id(self) -> int:
+        return self._vocabulary[BEGIN]
+
+    @property
+    def pad_token_id(self) -> int:
+        return self._vocabulary["[PAD]"]
+
+    def encode(self, texts: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
+        """[CLS] pieces [SEP] of each cleaned text, cut and padded to `max_length`.
+
+        Returns input_ids and attention_mask, int64 (len(texts), max_length). Raises ValueError for a single string and
+        for a length without room for the two ends.
+        """
+        if isinstance(texts, str):
+            raise ValueError(f"texts is the string {texts!r}, expected a list of strings")
+        if max_length < 2:
+            raise ValueError(f"max_length is {max_length}, expected at least 2: [CLS] and [SEP]")
+        self._tokenizer.enable_truncation(max_length)
+        self._tokenizer.enable_padding(length=max_length, pad_id=self.pad_token_id, pad_token="[PAD]")
+        encoded = self._tokenizer.encode_batch([clean_text(text) for text in texts])
+        ids = torch.tensor([e.ids for e in encoded], dtype=torch.int64).reshape(-1, max_length)
+        return ids, torch.tensor([e.attention_mask for e in encoded], dtype=torch.int64).reshape(-1, max_length)
+
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
+        """The text of token ids, without special tokens."""
+        pieces = (self._tokenizer.id_to_token(int(number)) for number in ids)
+        return self._tokenizer.decoder.decode([p for p in pieces if p not in (*SPECIAL, BEGIN)])
+
+
+def _bert(model: models.Model) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    return tokenizer
+
+
+def _wordpiece(file: Path) -> dict[str, int]:
+    """The vocabulary in a tokenizer.json, which must be a WordPiece one."""
+    model = json.loads(file.read_text("utf-8")).get("model", {})
+    if model.get("type", "WordPiece") != "WordPiece" or not isinstance(model.get("vocab"), dict):
+        raise ValueError(f"{file} holds a {model.get('type')!r} tokenizer, expected 'WordPiece'")
+    return model["vocab"]

@@ -1,0 +1,90 @@
+"""From decoded frames to what the tower sees. Every draw comes from torch's default generator, one per clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import stgt._torchvision  # noqa: F401  (before torchvision)
+
+from torchvision.transforms import v2  # isort: skip
+from torchvision.transforms.v2 import functional as F  # isort: skip
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+GREY = [128.0]
+
+# Each of the op list of SPEC section 5, with its argument at strength 1 (magnitude 10 of 10) for a frame of any size.
+OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "identity": lambda video, s: video,
+    "contrast": lambda video, s: F.adjust_contrast(video, 1 + 0.9 * s),
+    "brightness": lambda video, s: F.adjust_brightness(video, 1 + 0.9 * s),
+    "sharpness": lambda video, s: F.adjust_sharpness(video, 1 + 0.9 * s),
+    "equalize": lambda video, s: F.equalize(video),
+    "shear_x": lambda video, s: _affine(video, shear=[torch.rad2deg(torch.tensor(0.3 * s)).item(), 0.0]),
+    "shear_y": lambda video, s: _affine(video, shear=[0.0, torch.rad2deg(torch.tensor(0.3 * s)).item()]),
+    "translate_x": lambda video, s: _affine(video, translate=[round(0.1 * s * video.shape[-1]), 0]),
+    "translate_y": lambda video, s: _affine(video, translate=[0, round(0.1 * s * video.shape[-2])]),
+    "rotate": lambda video, s: _affine(video, angle=30.0 * s),
+}
+
+
+def _affine(video: Tensor, *, angle: float = 0.0, translate: tuple | list = (0, 0), shear: tuple | list = (0.0, 0.0)):
+    bilinear = v2.InterpolationMode.BILINEAR
+    return F.affine(video, angle, list(translate), 1.0, list(shear), interpolation=bilinear, fill=GREY)
+
+
+class RandAugment(v2.Transform):
+    """`count` operations drawn from the list with replacement, each at `magnitude`/10 of full strength, either sign.
+
+    uint8 (..., 3, H, W) → the same; all leading dimensions, the frames of a clip, get the same operations.
+    """
+
+    def __init__(self, count: int = 2, magnitude: int = 5) -> None:
+        super().__init__()
+        self.count, self.magnitude = count, magnitude
+
+    def forward(self, video: Tensor) -> Tensor:
+        names = list(OPERATIONS)
+        for number in torch.randint(len(names), (self.count,)).tolist():
+            sign = 1 if torch.rand(()) < 0.5 else -1
+            video = OPERATIONS[names[number]](video, sign * self.magnitude / 10)
+        return video
+
+
+def train_transform(image_size: int, *, flip: bool = True) -> v2.Compose:
+    """Random crop of 0.5–1 of the area, flip, RandAugment(2, 5), CLIP's mean and std (SPEC section 5).
+
+    uint8 (T, 3, H, W) → float32 (T, 3, S, S); one draw for all frames. flip=False for captions that say left or right.
+    """
+    mirror = [v2.RandomHorizontalFlip()] if flip else []
+    crop = v2.RandomResizedCrop(image_size, scale=(0.5, 1.0), interpolation=v2.InterpolationMode.BICUBIC)
+    return v2.Compose([crop, *mirror, RandAugment(), *_normalise()])
+
+
+def test_transform(image_size: int) -> v2.Compose:
+    """Resize to a square whatever the aspect ratio, CLIP's mean and std.
+
+    uint8 (T, 3, H, W) → float32 (T, 3, S, S).
+    """
+    resize = v2.Resize((image_size, image_size), interpolation=v2.InterpolationMode.BICUBIC)
+    return v2.Compose([resize, *_normalise()])
+
+
+test_transform.__test__ = False  # not a test, though its name begins like one
+
+
+def _normalise() -> list[v2.Transform]:
+    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(CLIP_MEAN, CLIP_STD)]
+
+
+def describe(transform: v2.Compose) -> str:
+    """A transform and its parameters as one line, by which a feature cache knows it."""
+    return " | ".join(f"{type(step).__name__}({_parameters(step)})" for step in transform.transforms)
+
+
+def _parameters(step: v2.Transform) -> str:
+    shown = {name: value for name, value in vars(step).items() if not name.startswith("_") and name != "training"}
+    return ", ".join(f"{name}={value}" for name, value in sorted(shown.items()))
