@@ -219,12 +219,14 @@ class DataConfig:
     tokenizer_size: int = 512
     """Largest vocabulary of a trained tokenizer"""
     augment: bool = True
-    """Random crop, flip and RandAugment; otherwise training sees what evaluation sees"""
+    """Random crop, flip and RandAugment; otherwise training sees frames as evaluation does"""
+    flip: bool = True
+    """False where captions say left or right"""
     cache: bool = False
     """Keep decoded frames in memory: for small data sets whose decoding takes longer than the model"""
     workers: int = 4
-    max_replacements: int = 1000
-    """Broken video files that a run tolerates; each pair is replaced by another pair, and counted"""
+    max_replacements: int = 10
+    """How many pairs in a row may take the place of one whose video is broken; the log counts them"""
 
     def __post_init__(self) -> None:
         _require_choices(self)

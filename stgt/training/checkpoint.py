@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from stgt.config import VisionConfig
+from stgt.config import differences, to_dict
+from stgt.data.features import tower_hash
 
 TOWER = "vision."
 
@@ -119,10 +120,11 @@ def model_tensors(model: nn.Module, *, without_tower: bool = False) -> dict[str,
 def load_model(model: nn.Module, checkpoint: Path) -> None:
     """Put a checkpoint's weights into the model.
 
-    Raises CheckpointError naming the tensors that only one of the two has or whose shapes differ, and if the
-    pretrained tower that the checkpoint refers to has other weights here.
+    Raises CheckpointError naming the settings that differ and the tensors that only one of the two has or whose shapes
+    differ; and if the pretrained tower that the checkpoint refers to has other weights here.
     """
-    tower = read_state(checkpoint).get("tower")
+    state = read_state(checkpoint)
+    tower = state["tower"]
     tensors = read_tensors(checkpoint, "model")
     expected = model_tensors(model, without_tower=tower is not None)
     problems = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
@@ -133,10 +135,11 @@ def load_model(model: nn.Module, checkpoint: Path) -> None:
         if tensors[name].shape != expected[name].shape
     ]
     if problems:
-        shown = "\n  ".join(sorted(problems)[:12])
-        more = f"\n  and {len(problems) - 12} more" if len(problems) > 12 else ""
-        raise CheckpointError(f"{checkpoint}: a checkpoint of another model:\n  {shown}{more}")
-    if tower is not None and (here := weights_hash(model)) != tower["sha256"]:
+        settings = differences(to_dict(model.config), state["config"]["model"], "model.")
+        more = [f"and {len(problems) - 12} tensors more"] if len(problems) > 12 else []
+        shown = "\n  ".join([*settings, *sorted(problems)[:12], *more])
+        raise CheckpointError(f"{checkpoint}: a checkpoint of another model:\n  {shown}")
+    if tower is not None and (here := tower_hash(model.vision.state_dict(), model.config.vision)) != tower["sha256"]:
         raise CheckpointError(
             f"{checkpoint}: was trained on {tower['tower']} ({tower['pretrained']}) with weights "
             f"{tower['sha256'][:12]}…, but the tower here has {here[:12]}…"
@@ -164,21 +167,13 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoin
         optimizer.state[parameters[name]][key] = value if key == "step" else value.to(parameters[name].device)
 
 
-def tower_reference(model: nn.Module, vision: VisionConfig) -> dict | None:
+def tower_reference(model: nn.Module) -> dict | None:
     """How a checkpoint names a tower it does not store: only one that is frozen and that open_clip can fetch again."""
+    vision = model.config.vision
     if vision.pretrained is None or vision.open_blocks != 0 or Path(vision.pretrained).exists():
         return None
-    return {"tower": vision.tower, "pretrained": vision.pretrained, "sha256": weights_hash(model)}
-
-
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of the tower's tensors: names, dtypes, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if name.startswith(TOWER):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    sha256 = tower_hash(model.vision.state_dict(), vision)
+    return {"tower": vision.tower, "pretrained": vision.pretrained, "sha256": sha256}
 
 
 def file_hash(path: Path) -> str:

@@ -43,6 +43,10 @@ class Trainer:
     ) -> None:
         self.config, self.world, self.run = config, world, config.out
         self.model = model.to(world.device)
+        if config.data.features is not None:
+            # The tower is out of the loop: it stays in the checkpoints, but not on the device.
+            outside = [f"{ckpt.TOWER}{name}" for name in model.vision.cpu().state_dict()]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, outside)
         self.optimizer = make_optimizer(model.parameters(), config.optim)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
         self.sampler = BatchSampler(
@@ -54,7 +58,7 @@ class Trainer:
             raise ValueError(f"optim.accumulate={config.optim.accumulate} is more batches than the whole run has")
         self.step = 0
         self.replaced = 0
-        self.tower = ckpt.tower_reference(model, config.model.vision)
+        self.tower = ckpt.tower_reference(model)
         self.parallel = torch.compile(self.model) if config.compile else self.model
         if world.size > 1:
             self.parallel = DistributedDataParallel(self.parallel, broadcast_buffers=False)

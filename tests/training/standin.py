@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from stgt.config import DataConfig, OptimConfig, TrainConfig
+from stgt.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from stgt.training import checkpoint as ckpt
 from stgt.training.distributed import World, start_world
 from stgt.training.log import RunLog
@@ -26,6 +26,7 @@ class StandIn(nn.Module):
 
     def __init__(self, width=8):
         super().__init__()
+        self.config = ModelConfig()
         self.vision = nn.Linear(4, width).requires_grad_(False)
         self.words = nn.Embedding(11, width)
         self.head = nn.Linear(width, 11, bias=False)

@@ -8,13 +8,14 @@ from safetensors.torch import save_file
 from standin import StandIn
 from torch import nn
 
-from stgt.config import VisionConfig
+from stgt.config import VisionConfig, to_dict
 from stgt.training import checkpoint as ckpt
 
 
 def write(run, model, step=1, tower=None, keep=3):
     tensors = ckpt.model_tensors(model, without_tower=tower is not None)
-    return ckpt.write_checkpoint(run, step, {"model": tensors}, {"step": step, "tower": tower}, keep=keep)
+    state = {"step": step, "tower": tower, "config": {"model": to_dict(model.config)}}
+    return ckpt.write_checkpoint(run, step, {"model": tensors}, state, keep=keep)
 
 
 def test_every_tensor_comes_back_frozen_tied_scalar_and_half_precision(tmp_path):
@@ -43,7 +44,8 @@ def test_another_model_is_refused_by_the_names_and_shapes_that_differ(tmp_path):
         ckpt.load_model(StandIn(width=6), path)
     model = StandIn()
     model.extra = nn.Parameter(torch.zeros(1))
-    with pytest.raises(ckpt.CheckpointError, match="extra is missing"):
+    model.config.graph.heads = 4
+    with pytest.raises(ckpt.CheckpointError, match=r"model.graph.heads: 4, there 16(.|\n)*extra is missing"):
         ckpt.load_model(model, path)
     del model.extra, model.temp
     with pytest.raises(ckpt.CheckpointError, match="temp is unknown to this model"):
@@ -75,10 +77,11 @@ def test_an_empty_run_folder_is_named(tmp_path):
 
 def test_a_fetched_tower_is_stored_by_name_and_hash(tmp_path):
     model = StandIn()
-    vision = VisionConfig(tower="ViT-B-16", pretrained="openai")
-    path = write(tmp_path, model, tower=ckpt.tower_reference(model, vision))
+    model.config.vision = VisionConfig(tower="ViT-B-16", pretrained="openai")
+    path = write(tmp_path, model, tower=ckpt.tower_reference(model))
     assert not any(name.startswith("vision.") for name in ckpt.read_tensors(path, "model"))
     other = StandIn()
+    other.config.vision = model.config.vision
     with pytest.raises(ckpt.CheckpointError, match=r"was trained on ViT-B-16 \(openai\) with weights"):
         ckpt.load_model(other, path)
     other.vision.load_state_dict(model.vision.state_dict())
@@ -94,7 +97,9 @@ def test_a_tower_that_cannot_be_fetched_again_is_stored(tmp_path):
         VisionConfig(pretrained=str(file)),
         VisionConfig(pretrained="openai", open_blocks=2),
     ):
-        assert ckpt.tower_reference(StandIn(), vision) is None
+        model = StandIn()
+        model.config.vision = vision
+        assert ckpt.tower_reference(model) is None
 
 
 def test_a_crash_between_two_files_leaves_no_checkpoint_and_the_next_write_cleans_up(tmp_path, monkeypatch):

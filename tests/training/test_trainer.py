@@ -8,6 +8,7 @@ import torch
 from standin import Items, weights
 from torch import nn
 
+from stgt.config import ModelConfig
 from stgt.training import checkpoint as ckpt
 from stgt.training import trainer as trainer_module
 from stgt.training.distributed import World
@@ -20,6 +21,7 @@ class Plain(nn.Module):
 
     def __init__(self):
         super().__init__()
+        self.config = ModelConfig()
         self.line = nn.Linear(4, 1)
 
     def forward(self, batch, loss):
