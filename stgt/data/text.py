@@ -74,7 +74,7 @@ class Tokenizer:
     def from_pretrained(cls, name: str) -> Tokenizer:
         """A tokenizer's folder, or the name of one on the Hugging Face hub, e.g. "bert-base-uncased".
 
-        Raises RuntimeError where the hub does not give it, with the ways to go on.
+        Raises OSError where the hub does not give it, with the ways to go on.
         """
         if Path(name).is_dir():
             return cls.load(name)
@@ -83,7 +83,7 @@ class Tokenizer:
         try:
             file = hf_hub_download(name, "tokenizer.json")
         except Exception as error:  # the hub's client lets its network library's own errors through
-            raise RuntimeError(
+            raise OSError(
                 f"the tokenizer {name!r} is no folder here, and the Hugging Face hub did not give it "
                 f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}); "
                 "give a folder with BERT's vocab.txt, or train a tokenizer on the captions with --data.tokenizer train"

@@ -17,7 +17,7 @@ generators = st.none() | st.integers(0, 2**31).map(lambda seed: torch.Generator(
 def test_indices_are_in_range_ascending_and_as_many_as_asked(length, frames, sampling, rng):
     indices = sample_indices(length, frames, sampling, rng)
     assert indices.shape == (frames,)
-    assert 0 <= indices.min() and indices.max() < length
+    assert indices.min() >= 0 and indices.max() < length
     repeated = max(0, frames - length)
     assert (np.diff(indices[: frames - repeated]) > 0).all()
     assert (indices[frames - repeated :] == length - 1).all()

@@ -1,0 +1,116 @@
+"""The two annotation formats of this package, as JSON: captions of videos, and questions about them.
+
+Retrieval: [{"video": "a.mp4", "caption": "…"}], or with a list of captions. Questions: [{"video", "question", "answer",
+"question_id"}] beside ans2label.json, {"answer": label}. Other keys are left alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Clip(NamedTuple):
+    """A video's file name, relative to the folder of videos, and what is said of it."""
+
+    video: str
+    captions: tuple[str, ...]
+
+
+class Question(NamedTuple):
+    video: str
+    question: str
+    answer: str
+    question_id: int | str
+
+
+def load_captions(path: str | Path) -> list[Clip]:
+    """Read a retrieval annotation. Raises ValueError that names the entry, what it holds and what was expected."""
+    entries = _entries(path)
+    return [Clip(_text(path, i, e, "video"), _captions(path, i, e)) for i, e in enumerate(entries)]
+
+
+def save_captions(clips: Iterable[Clip], path: str | Path) -> None:
+    """Write clips as a retrieval annotation: one entry per video, a list where it has several captions."""
+    entries = [{"video": c.video, "caption": c.captions[0] if len(c.captions) == 1 else c.captions} for c in clips]
+    Path(path).write_text(json.dumps(entries, ensure_ascii=False, indent=0), "utf-8")
+
+
+def load_questions(path: str | Path) -> list[Question]:
+    """Read a question annotation. Raises ValueError that names the entry, what it holds and what was expected."""
+    questions = []
+    for number, entry in enumerate(_entries(path)):
+        texts = [_text(path, number, entry, key) for key in ("video", "question", "answer")]
+        identity = entry.get("question_id")
+        if isinstance(identity, bool) or not isinstance(identity, int | str):
+            raise _malformed(path, number, entry, "question_id", "a number or a string")
+        questions.append(Question(*texts, identity))
+    return questions
+
+
+def load_answers(path: str | Path) -> dict[str, int]:
+    """Read ans2label.json, answers to labels 0 to n−1. Raises ValueError for anything else."""
+    answers = _json(path)
+    if not isinstance(answers, dict) or not answers:
+        raise ValueError(f"{path}: holds {_shown(answers)}, expected an object of answers and their labels")
+    for answer, label in answers.items():
+        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(answers):
+            raise ValueError(f"{path}: {answer!r} has the label {label!r}, expected 0 to {len(answers) - 1}")
+    if len(set(answers.values())) < len(answers):
+        raise ValueError(f"{path}: two answers have the same label, expected one label each")
+    return answers
+
+
+def require_videos(annotation: str | Path, videos: Sequence[str], root: str | Path) -> None:
+    """Raise ValueError naming annotation, entry and path if the file of one of its videos is not there."""
+    missing = [(number, video) for number, video in enumerate(videos) if not (Path(root) / video).is_file()]
+    if missing:
+        number, video = missing[0]
+        more = f" ({len(missing)} of {len(videos)} entries have none)" if len(missing) > 1 else ""
+        raise ValueError(f"{annotation}: entry {number} is about {Path(root) / video}, and there is no such file{more}")
+
+
+def _json(path: str | Path) -> object:
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file, expected an annotation in JSON") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not JSON ({error}), expected an annotation") from None
+
+
+def _entries(path: str | Path) -> list[dict]:
+    entries = _json(path)
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{path}: holds {_shown(entries)}, expected a list of entries")
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{path}: entry {number} is {_shown(entry)}, expected an object")
+    return entries
+
+
+def _text(path: str | Path, number: int, entry: dict, key: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise _malformed(path, number, entry, key, "a text")
+    return value
+
+
+def _captions(path: str | Path, number: int, entry: dict) -> tuple[str, ...]:
+    value = entry.get("caption")
+    captions = value if isinstance(value, list) else [value]
+    if not captions or not all(isinstance(caption, str) and caption.strip() for caption in captions):
+        raise _malformed(path, number, entry, "caption", "a text or a list of texts")
+    return tuple(captions)
+
+
+def _malformed(path: str | Path, number: int, entry: dict, key: str, expected: str) -> ValueError:
+    found = f"{key!r} is {_shown(entry[key])}" if key in entry else f"there is no {key!r}"
+    return ValueError(f"{path}: in entry {number} {found}, expected {expected}")
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -1,0 +1,180 @@
+"""A frozen tower's tokens, computed once: training then runs without the tower in the loop.
+
+A cache is a folder of tokens.bin, bfloat16 (videos, views, T, 1+P, C), which is memory-mapped, and features.json, which
+names the videos and the key: everything that decides the tokens. It is written under another name and renamed when it
+is whole, so what has the name is never half written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from stgt.config import VisionConfig
+from stgt.data.transforms import describe
+from stgt.training.randomness import seeded
+
+if TYPE_CHECKING:
+    from stgt.data.datasets import VideoDataset
+
+TOKENS, INDEX = "tokens.bin", "features.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureKey:
+    """What tokens depend on besides the files; two caches with equal keys hold the same."""
+
+    tower: str
+    """`tower_hash` of its weights and settings"""
+    transform: str
+    """`transforms.describe` of it"""
+    frames: int
+    sampling: str
+    views: int
+    """How often each video was read: augmented, with other draws each time, unless it is 1"""
+
+
+def tower_hash(weights: dict[str, Tensor], config: VisionConfig) -> str:
+    """SHA-256 of a tower's tensors, names, shapes and dtypes included, and of the settings that change its output."""
+    settings = dataclasses.asdict(config)
+    for name in ("pretrained", "open_blocks"):  # where the weights came from, and who may change them
+        del settings[name]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class FeatureStore:
+    """Reader of a feature cache. `video in store` tells whether it has a video's tokens."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open a cache; raises ValueError if `folder` holds none, or one that is not whole."""
+        self.folder = Path(folder)
+        try:
+            index = json.loads((self.folder / INDEX).read_text("utf-8"))
+            size = (self.folder / TOKENS).stat().st_size
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ValueError(f"{folder} is no folder that `stgt data features` wrote: no {error.filename}") from None
+        self.key = FeatureKey(**index["key"])
+        self.shape: tuple[int, ...] = tuple(index["shape"])
+        self._rows = {video: row for row, video in enumerate(index["videos"])}
+        if size != (expected := 2 * math.prod(self.shape)):
+            raise ValueError(f"{self.folder / TOKENS} has {size} bytes, expected {expected}: write the cache again")
+        self._tokens: np.memmap | None = None
+
+    @property
+    def views(self) -> int:
+        return self.key.views
+
+    def __contains__(self, video: str) -> bool:
+        return video in self._rows
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_tokens": None}  # each process maps the file itself
+
+    def require(self, **expected: object) -> None:
+        """Raise ValueError, naming each key that differs and both its values, unless the cache was made with these."""
+        differing = [
+            f"{name} is {getattr(self.key, name)!r} in the cache and {value!r} in this run"
+            for name, value in expected.items()
+            if getattr(self.key, name) != value
+        ]
+        if differing:
+            raise ValueError(f"{self.folder} holds features of another kind: {'; '.join(differing)}")
+
+    def read(self, video: str, view: int = 0) -> Tensor:
+        """Tokens of one view of a video: bfloat16 (T, 1+P, C)."""
+        if self._tokens is None:
+            self._tokens = np.memmap(self.folder / TOKENS, np.int16, "r", shape=self.shape)
+        return torch.from_numpy(np.array(self._tokens[self._rows[video], view])).view(torch.bfloat16)
+
+
+@torch.no_grad()
+def write_features(
+    folder: str | Path,
+    videos: VideoDataset,
+    tower: Callable[[Tensor], Tensor],
+    *,
+    tower_hash: str,
+    views: int = 1,
+    seed: int = 0,
+    batch_size: int = 16,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> FeatureStore:
+    """Write the tokens that `tower` gives for every view of `videos`, unless `folder` holds them already.
+
+    tower: (B, T, 3, S, S) → (B, T, 1+P, C), on `device`. View v of video i is read with torch's generator seeded by
+    (seed, v, i). Raises ValueError if `folder` holds another cache or `views` needs draws that `videos` does not make,
+    VideoError at a file that cannot be read, OSError if the disk has no room; none of them leaves anything behind.
+    """
+    if views < 1 or (views > 1 and not videos.random):
+        raise ValueError(f"views is {views}, expected 1, or more of a data set that draws frames and augmentation")
+    folder = Path(folder)
+    key = FeatureKey(tower_hash, describe(videos.transform), videos.frames, videos.sampling, views)
+    if folder.exists():
+        store = FeatureStore(folder)
+        store.require(**dataclasses.asdict(key))
+        if missing := [video for video in videos.videos if video not in store]:
+            raise ValueError(f"{folder} lacks {len(missing)} videos, the first is {missing[0]}: remove it first")
+        return store
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    unfinished.mkdir(parents=True)
+    try:
+        loader = DataLoader(_Views(videos, views, seed), batch_size, num_workers=workers)
+        batches = (tower(batch.to(device)) for batch in tqdm(loader, desc="features", unit="batch"))
+        shape = _write_tokens(unfinished / TOKENS, batches, rows=(len(videos.videos), views))
+        index = {"key": dataclasses.asdict(key), "seed": seed, "shape": shape, "videos": videos.videos}
+        (unfinished / INDEX).write_text(json.dumps(index, indent=1), "utf-8")
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return FeatureStore(folder)
+
+
+def _write_tokens(path: Path, batches: Iterator[Tensor], rows: tuple[int, int]) -> tuple[int, ...]:
+    """Write batches one after the other: not through a memory map, where a full disk is a bus error."""
+    shape = None
+    with path.open("wb") as file:
+        for tokens in batches:
+            if shape is None:
+                shape = (*rows, *tokens.shape[1:])
+                needed, free = 2 * math.prod(shape), shutil.disk_usage(path.parent).free
+                if needed > free:
+                    needed, free = f"{needed / 2**30:.1f} GiB", f"{free / 2**30:.1f} GiB"
+                    raise OSError(f"the features take {needed}, and the disk of {path.parent.parent} has {free}")
+            file.write(tokens.to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy().data)
+        file.flush()
+        os.fsync(file.fileno())
+    return shape
+
+
+class _Views(Dataset):
+    """Every view of every video, views of one video next to each other."""
+
+    def __init__(self, videos: VideoDataset, views: int, seed: int) -> None:
+        self.videos, self.views, self.seed = videos, views, seed
+
+    def __len__(self) -> int:
+        return len(self.videos.videos) * self.views
+
+    def __getitem__(self, number: int) -> Tensor:
+        index, view = divmod(number, self.views)
+        with seeded(self.seed, view, index):
+            return self.videos.clip(index)["video"]

@@ -1,0 +1,210 @@
+import json
+import logging
+
+import pytest
+import torch
+from clips import grey, write_video
+from torch.utils.data import DataLoader
+
+from stgt.data.annotations import load_answers, load_captions, load_questions, save_captions
+from stgt.data.datasets import QuestionDataset, RetrievalDataset, collate
+from stgt.data.text import Tokenizer
+from stgt.data.transforms import test_transform, train_transform
+from stgt.data.video import VideoError
+from stgt.training.randomness import SeededItems
+
+VIDEOS = ["a.mp4", "b.mp4", "broken.mp4", "sub/c.mp4"]
+PAIRS = [
+    {"video": "a.mp4", "caption": "the first clip gets lighter"},
+    {"video": "b.mp4", "caption": ["the second clip", "another name of the second clip"], "source": "kept out"},
+    {"video": "broken.mp4", "caption": "this clip cannot be read"},
+    {"video": "sub/c.mp4", "caption": "a clip in a folder"},
+    {"video": "a.mp4", "caption": "the first clip once more"},
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "sub").mkdir()
+    for number, name in enumerate(VIDEOS):
+        write_video(folder / name, [frame + number for frame in grey(6 + 7 * number)])
+    (folder / "broken.mp4").write_bytes((folder / "broken.mp4").read_bytes()[:400])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train([str(pair["caption"]) for pair in PAIRS], 100)
+
+
+def write_json(path, value):
+    path.write_text(json.dumps(value))
+    return path
+
+
+@pytest.fixture
+def make(root, tokenizer, tmp_path):
+    def make(entries=PAIRS, train=True, **options):
+        transform = train_transform(16) if train else test_transform(16)
+        options = {"frames": 4, "transform": transform, "tokenizer": tokenizer, "max_length": 12, **options}
+        return RetrievalDataset(write_json(tmp_path / "pairs.json", entries), root, train=train, **options)
+
+    return make
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(
+        torch.equal(value, other[key]) if torch.is_tensor(value) else value == other[key] for key, value in one.items()
+    )
+
+
+def test_a_training_item_is_a_pair(make, root, tokenizer):
+    pairs = make()
+    assert len(pairs) == 6
+    item = pairs[2]
+    assert item["video"].shape == (4, 3, 16, 16) and item["video"].dtype == torch.float32
+    assert item["caption"] == "another name of the second clip" and item["path"] == str(root / "b.mp4")
+    assert tokenizer.decode(item["input_ids"]) == item["caption"] and item["attention_mask"].shape == (12,)
+    assert (item["index"], item["replaced"]) == (2, 0)
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "headtail"])
+@pytest.mark.parametrize("cache", [False, True])
+def test_an_item_depends_on_seed_epoch_and_index_alone(make, sampling, cache):
+    plain, shuffled = (SeededItems(make(sampling=sampling, cache=cache), seed=5) for _ in range(2))
+    forward = [plain[epoch, i] for epoch in range(2) for i in range(6)]
+    torch.manual_seed(99)
+    backward = [shuffled[epoch, i] for epoch in (1, 0) for i in reversed(range(6))]
+    assert all(same(one, other) for one, other in zip(forward, reversed(backward), strict=True))
+    assert not torch.equal(forward[0]["video"], forward[6]["video"])  # another epoch, another draw
+    assert not same(SeededItems(make(sampling=sampling), seed=6)[0, 0], forward[0])
+
+
+def test_cached_videos_are_the_decoded_ones(make):
+    for train in (True, False):
+        cached, decoded = make(train=train, cache=True), make(train=train)
+        for index in (0, 1, 3):
+            torch.manual_seed(1)
+            one = cached[index]
+            torch.manual_seed(1)
+            assert same(one, decoded[index])
+
+
+def test_a_broken_video_takes_its_caption_with_it(make, caplog):
+    pairs = make()
+    with caplog.at_level(logging.WARNING):
+        items = [SeededItems(pairs, seed)[0, 3] for seed in range(20)]
+    assert {item["caption"] for item in items} <= {caption for _, caption in pairs.captions} - {PAIRS[2]["caption"]}
+    assert len({item["index"] for item in items}) > 1
+    for item in items:
+        video, caption = pairs.captions[item["index"]]
+        assert item["path"].endswith(pairs.videos[video]) and item["caption"] == caption
+        assert item["replaced"] >= 1
+    assert len(caplog.records) == sum(item["replaced"] for item in items)
+    assert "broken.mp4" in caplog.text
+
+
+def test_replacements_are_bounded(make):
+    pairs = make([PAIRS[2]], max_replacements=3)
+    with pytest.raises(VideoError, match=r"broken.mp4: .*the last of 3 pairs"):
+        pairs[0]
+    with pytest.raises(VideoError, match="broken.mp4"):
+        make(max_replacements=0)[3]
+
+
+def test_replacements_are_counted_across_workers(make):
+    places = [(0, 3), (0, 0), (0, 3)]
+    loader = DataLoader(SeededItems(make(), 0), batch_sampler=[places], num_workers=1, collate_fn=collate)
+    (batch,) = loader
+    assert batch["replaced"] >= 2
+    assert batch["video"].shape == (3, 4, 3, 16, 16)
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, 12)
+    assert batch["index"].dtype == torch.int64 and len(batch["path"]) == len(batch["caption"]) == 3
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_evaluation_lists_distinct_videos_and_replaces_nothing(make, root, cache):
+    clips = make(train=False, cache=cache)
+    assert clips.videos == VIDEOS and len(clips) == 4
+    assert clips.captions[0] == (0, PAIRS[0]["caption"])
+    assert clips.captions[1:3] == [(1, "the second clip"), (1, "another name of the second clip")]
+    assert clips.captions[-1] == (0, "the first clip once more")
+    assert clips[3].keys() == {"video", "index", "path"} and clips[3]["path"] == str(root / "sub/c.mp4")
+    state = torch.get_rng_state()
+    assert torch.equal(clips[1]["video"], clips[1]["video"])
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(VideoError, match="broken.mp4"):
+        clips[2]
+
+
+def test_training_without_a_tokenizer_is_refused(make):
+    with pytest.raises(ValueError, match="tokenizer is None"):
+        make(tokenizer=None)
+
+
+def test_an_annotation_without_its_video_is_refused(make, root):
+    with pytest.raises(ValueError, match=rf"pairs.json: entry 1 is about {root}/gone.mp4"):
+        make([PAIRS[0], {"video": "gone.mp4", "caption": "a"}])
+
+
+@pytest.mark.parametrize(
+    "entries, message",
+    [
+        ({}, "holds {}, expected a list"),
+        ([], r"holds \[\], expected a list"),
+        ([PAIRS[0], "a.mp4"], 'entry 1 is "a.mp4", expected an object'),
+        ([PAIRS[0], {"caption": "a"}], "in entry 1 there is no 'video', expected a text"),
+        ([{"video": 7, "caption": "a"}], "in entry 0 'video' is 7, expected a text"),
+        ([{"video": "a.mp4"}], "in entry 0 there is no 'caption', expected a text or a list"),
+        ([{"video": "a.mp4", "caption": []}], r"'caption' is \[\]"),
+        ([{"video": "a.mp4", "caption": ["a", None]}], r"'caption' is \[\"a\", null\]"),
+        ([{"video": "a.mp4", "caption": "  "}], "'caption' is \"  \""),
+    ],
+)
+def test_malformed_annotations_are_named(tmp_path, entries, message):
+    with pytest.raises(ValueError, match=f"pairs.json: .*{message}"):
+        load_captions(write_json(tmp_path / "pairs.json", entries))
+
+
+def test_files_that_are_no_annotation_are_named(tmp_path):
+    with pytest.raises(ValueError, match="gone.json: no such file"):
+        load_captions(tmp_path / "gone.json")
+    (tmp_path / "text.json").write_text("video,caption\n")
+    with pytest.raises(ValueError, match="text.json: not JSON"):
+        load_captions(tmp_path / "text.json")
+
+
+def test_captions_are_saved_as_they_are_read(tmp_path):
+    clips = load_captions(write_json(tmp_path / "pairs.json", PAIRS))
+    save_captions(clips, tmp_path / "again.json")
+    assert load_captions(tmp_path / "again.json") == clips
+
+
+QUESTIONS = [
+    {"video": "a.mp4", "question": "which clip?", "answer": "the first", "question_id": 7},
+    {"video": "b.mp4", "question": "which clip?", "answer": "never seen", "question_id": "b-1"},
+]
+
+
+def test_questions(root, tmp_path):
+    questions = write_json(tmp_path / "qa.json", QUESTIONS)
+    answers = write_json(tmp_path / "ans2label.json", {"the first": 1, "the second": 0})
+    data = QuestionDataset(questions, answers, root, frames=3, transform=test_transform(16))
+    first, second = data[0], data[1]
+    assert first["video"].shape == (3, 3, 16, 16) and first["path"] == str(root / "a.mp4")
+    assert first | QUESTIONS[0] | {"video": first["video"], "label": 1} == first
+    assert second["label"] == -1
+    assert collate([first, second])["label"].tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("key, value", [("answer", None), ("question", ""), ("video", []), ("question_id", True)])
+def test_malformed_questions_are_named(tmp_path, key, value):
+    with pytest.raises(ValueError, match=f"in entry 1 '{key}' is"):
+        load_questions(write_json(tmp_path / "qa.json", [QUESTIONS[0], QUESTIONS[1] | {key: value}]))
+
+
+@pytest.mark.parametrize("answers", [[], {}, {"a": "0"}, {"a": 1}, {"a": 0, "b": 0}, {"a": True, "b": 0}])
+def test_malformed_answers_are_named(tmp_path, answers):
+    with pytest.raises(ValueError, match="ans2label.json: .*expected"):
+        load_answers(write_json(tmp_path / "ans2label.json", answers))

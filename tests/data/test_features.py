@@ -1,0 +1,163 @@
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+from clips import grey, write_video
+from torch import nn
+
+from stgt.config import VisionConfig
+from stgt.data.datasets import RetrievalDataset, VideoDataset
+from stgt.data.features import FeatureStore, tower_hash, write_features
+from stgt.data.text import Tokenizer
+from stgt.data.transforms import describe, test_transform, train_transform
+from stgt.data.video import VideoError
+
+VIDEOS = ["a.mp4", "b.mp4", "c.mp4"]
+CONFIG = VisionConfig(tower="vit", image_size=16, patch_size=8, width=8, layers=1, heads=2, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for number, name in enumerate(VIDEOS):
+        write_video(folder / name, [frame + 20 * number for frame in grey(12)])
+    return folder
+
+
+def tower(video):
+    """(B, T, 3, 16, 16) → (B, T, 1+4, 3): the mean and four patches' means."""
+    patches = nn.functional.avg_pool2d(video.flatten(0, 1), 8).flatten(2).transpose(1, 2)
+    return torch.cat([patches.mean(1, keepdim=True), patches], 1).unflatten(0, video.shape[:2])
+
+
+@pytest.fixture
+def videos(root):
+    return VideoDataset(
+        VIDEOS, root, frames=4, transform=train_transform(16, flip=False), sampling="headtail", random=True
+    )
+
+
+@pytest.fixture
+def store(videos, tmp_path):
+    return write_features(tmp_path / "features", videos, tower, tower_hash="abc", views=3, batch_size=2)
+
+
+def test_tokens_are_those_of_the_tower_in_bfloat16(root, tmp_path):
+    videos = VideoDataset(VIDEOS, root, frames=4, transform=test_transform(16))
+    store = write_features(tmp_path / "features", videos, tower, tower_hash="abc", batch_size=2)
+    for index, name in enumerate(VIDEOS):
+        tokens = store.read(name)
+        assert tokens.shape == (4, 5, 3) and tokens.dtype == torch.bfloat16
+        assert torch.equal(tokens, tower(videos[index]["video"][None])[0].to(torch.bfloat16))
+
+
+def test_views_are_other_draws_and_the_same_in_every_cache(store, videos, tmp_path):
+    views = [store.read("b.mp4", view) for view in range(3)]
+    assert not any(torch.equal(views[i], views[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
+    torch.manual_seed(77)
+    again = write_features(tmp_path / "again", videos, tower, tower_hash="abc", views=3, batch_size=4, workers=1)
+    assert all(torch.equal(view, again.read("b.mp4", i)) for i, view in enumerate(views))
+    other = write_features(tmp_path / "other", videos, tower, tower_hash="abc", views=3, seed=1)
+    assert not torch.equal(other.read("b.mp4"), views[0])
+
+
+def test_a_reader_picks_a_view_with_torchs_generator(store, root, tmp_path):
+    annotation = tmp_path / "pairs.json"
+    annotation.write_text(json.dumps([{"video": "b.mp4", "caption": "a grey clip"}]))
+    pairs = RetrievalDataset(
+        annotation, root, frames=4, transform=None, tokenizer=Tokenizer.train(["a grey clip"], 50), train=True,
+        features=store,
+    )  # fmt: skip
+    seen = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        item = pairs[0]
+        assert "video" not in item
+        seen |= {view for view in range(3) if torch.equal(item["tokens"], store.read("b.mp4", view))}
+    assert seen == {0, 1, 2}
+
+
+def test_an_annotation_of_videos_without_tokens_is_refused(store, root, tmp_path):
+    annotation = tmp_path / "pairs.json"
+    annotation.write_text(json.dumps([{"video": "d.mp4", "caption": "a grey clip"}]))
+    with pytest.raises(ValueError, match="entry 0 is about d.mp4, whose tokens .*features lacks"):
+        RetrievalDataset(annotation, root, frames=4, transform=None, features=store)
+
+
+def test_a_store_crosses_to_workers(store):
+    store.read("a.mp4")
+    assert len(pickle.dumps(store)) < 2000
+    assert torch.equal(pickle.loads(pickle.dumps(store)).read("c.mp4", 2), store.read("c.mp4", 2))
+
+
+def test_another_key_is_refused_by_name(store):
+    same = {"tower": "abc", "transform": describe(train_transform(16, flip=False)), "frames": 4, "sampling": "headtail"}
+    store.require(**same, views=3)
+    other = describe(test_transform(16))
+    differing = {"tower": "abd", "transform": other, "frames": 8, "sampling": "uniform", "views": 1}
+    for name, value in differing.items():
+        with pytest.raises(ValueError) as error:
+            store.require(**same | {name: value})
+        message = str(error.value)
+        assert f"{name} is {getattr(store.key, name)!r} in the cache and {value!r} in this run" in message
+        assert message.count(" in this run") == 1
+
+
+def test_a_whole_cache_is_not_written_again(store, videos, tmp_path):
+    def never(video):
+        raise AssertionError("the tower ran")
+
+    arguments = {"tower_hash": "abc", "views": 3}
+    assert write_features(tmp_path / "features", videos, never, **arguments).key == store.key
+    with pytest.raises(ValueError, match="views is 3 in the cache and 2 in this run"):
+        write_features(tmp_path / "features", videos, never, **arguments | {"views": 2})
+    videos.videos.append("d.mp4")
+    with pytest.raises(ValueError, match="lacks 1 videos, the first is d.mp4"):
+        write_features(tmp_path / "features", videos, never, **arguments)
+
+
+def test_a_failure_leaves_nothing_behind(videos, root, tmp_path):
+    (root / "bad.mp4").write_bytes(b"no video")
+    videos.videos.append("bad.mp4")
+    with pytest.raises(VideoError, match="bad.mp4"):
+        write_features(tmp_path / "features", videos, tower, tower_hash="abc", batch_size=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_known_before_it_is_full(videos, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match="the features take .* GiB"):
+        write_features(tmp_path / "features", videos, tower, tower_hash="abc")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_cache_is_refused(store, tmp_path):
+    with pytest.raises(ValueError, match="nothing is no folder that `stgt data features` wrote"):
+        FeatureStore(tmp_path / "nothing")
+    tokens = store.folder / "tokens.bin"
+    tokens.write_bytes(tokens.read_bytes()[:-2])
+    with pytest.raises(ValueError, match=r"tokens.bin has \d+ bytes, expected \d+"):
+        FeatureStore(store.folder)
+
+
+def test_views_need_draws(root, tmp_path):
+    videos = VideoDataset(VIDEOS, root, frames=4, transform=test_transform(16))
+    with pytest.raises(ValueError, match="views is 2, expected 1, or more of"):
+        write_features(tmp_path / "features", videos, tower, tower_hash="abc", views=2)
+
+
+def test_the_tower_is_known_by_its_weights_and_settings():
+    weights = {"a": torch.ones(2, 3), "b": torch.zeros(4, dtype=torch.bfloat16)}
+    settings = dict(tower="vit", image_size=16, patch_size=8, width=8, heads=2, layers=1)
+    first = tower_hash(weights, VisionConfig(**settings))
+    assert first == tower_hash(dict(reversed(weights.items())), VisionConfig(**settings, pretrained="somewhere"))
+    changed = [
+        tower_hash(weights | {"a": torch.ones(3, 2)}, VisionConfig(**settings)),
+        tower_hash(weights | {"a": torch.ones(2, 3) + 1e-6}, VisionConfig(**settings)),
+        tower_hash(weights | {"b": torch.zeros(2)}, VisionConfig(**settings)),
+        tower_hash(weights, VisionConfig(**settings | {"heads": 4})),
+    ]
+    assert len({first, *changed}) == 5
