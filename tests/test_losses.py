@@ -143,9 +143,7 @@ def test_vtg_by_hand():
         smoothed(words[b, i], F.one_hot(ids[b, i + 1], 5).float(), 0.1) for b, i in [(0, 0), (0, 1), (0, 2), (1, 0)]
     ]
     torch.testing.assert_close(losses.vtg_loss(words, ids, mask), torch.stack(rows).mean())
-    torch.testing.assert_close(
-        losses.vtg_loss(words, ids, mask, words=torch.tensor(8.0)), torch.stack(rows).sum() / 8
-    )
+    torch.testing.assert_close(losses.vtg_loss(words, ids, mask, words=torch.tensor(8.0)), torch.stack(rows).sum() / 8)
     assert losses.predicted_words(mask) == 4
 
 

@@ -24,8 +24,7 @@ def sincos_2d(grid: int, width: int) -> Tensor:
 
 def nearest(embedding: Tensor, frames: int) -> Tensor:
     """Resize a temporal embedding (T_model, C) to (frames, C), each frame taking the nearest row at or before it."""
-    index = torch.arange(frames, device=embedding.device) * len(embedding) // frames
-    return embedding[index]
+    return F.interpolate(embedding.T[None], size=frames, mode="nearest")[0].T
 
 
 class Position(nn.Module):

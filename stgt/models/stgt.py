@@ -108,9 +108,7 @@ class STGT(nn.Module):
         if loss.vtc and loss.stage == 1:
             parts["vtc"] = losses.vtc_loss(v2t, t2v, smoothing=loss.vtc_smoothing, offset=offset)
         elif loss.vtc:
-            targets = losses.csal_targets(
-                queries, texts, all_queries, all_texts, gamma=loss.gamma, mask=loss.csal_mask
-            )
+            targets = losses.csal_targets(queries, texts, all_queries, all_texts, gamma=loss.gamma, mask=loss.csal_mask)
             targets = targets.detach() if loss.detach_target else targets
             parts["csal"] = losses.csal_loss(v2t, t2v, targets, smoothing=loss.csal_smoothing)
         if loss.vtm:

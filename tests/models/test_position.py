@@ -2,9 +2,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 
 from stgt.models.position import Position, nearest, sincos_2d
 
@@ -21,11 +18,12 @@ def test_sincos_follows_its_formula():
             assert row[place + 4 + k].item() == pytest.approx(math.cos(position * frequency), abs=1e-6)
 
 
-@given(st.integers(1, 70), st.integers(1, 70))
-def test_nearest_is_what_interpolate_does(learned, frames):
+@pytest.mark.parametrize(
+    "learned, frames, rows", [(8, 8, range(8)), (8, 5, [0, 1, 3, 4, 6]), (3, 7, [0, 0, 0, 1, 1, 2, 2]), (8, 1, [0])]
+)
+def test_nearest_takes_the_row_at_or_before(learned, frames, rows):
     embedding = torch.randn(learned, 3)
-    expected = F.interpolate(embedding.T[None], size=frames, mode="nearest")[0].T
-    assert torch.equal(nearest(embedding, frames), expected)
+    assert torch.equal(nearest(embedding, frames), embedding[list(rows)])
 
 
 def test_the_spatial_part_is_frozen_and_always_saved():
