@@ -25,7 +25,7 @@ class Hit(NamedTuple):
 
 
 def indexed_videos(run: Path, key: str, encode: Callable[[], Videos]) -> Videos:
-    """The clips' encodings from the run folder, or encoded now if there are none yet or they were made under another key.
+    """The clips' encodings from the run folder, or encoded now if it has none or those of another key.
 
     `key` says all that the encodings depend on: weights, annotation, frames.
     """
@@ -46,7 +46,7 @@ def indexed_videos(run: Path, key: str, encode: Callable[[], Videos]) -> Videos:
 
 @torch.inference_mode()
 def search(model: nn.Module, videos: Videos, text: Texts, *, top: int = 5, k_test: int = 32) -> list[Hit]:
-    """The `top` clips for one sentence, ranked as `stgt evaluate` ranks them: the `k_test` most similar re-ranked first.
+    """The `top` clips for one sentence, ranked as `stgt evaluate` ranks: the `k_test` most similar, re-ranked, first.
 
     text: a `Texts` of one caption.
     """
