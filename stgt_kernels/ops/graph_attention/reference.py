@@ -42,4 +42,5 @@ def graph_attention(
     if dropout_p > 0:
         keep, keep_prob = philox.keep_mask(seed, q.shape[0], q.shape[1], graph.frames, graph.patches, dropout_p)
     out, lse = graph_attention_dense(q, k, v, graph.to_dense().to(q.dtype), scale=scale, keep=keep, keep_prob=keep_prob)
+    out = out.transpose(1, 2).contiguous().transpose(1, 2)  # in memory (B, N, H, D), as every backend lays it out
     return out, lse if lse.dtype == torch.float64 else lse.float()

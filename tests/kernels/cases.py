@@ -1,0 +1,105 @@
+"""Inputs of the kernel tests, and the comparison with the definition that most of them end in."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from poison import poisoned_memory
+from torch import Tensor
+
+from stgt_kernels import SpatioTemporalGraph, graph_attention, spatio_temporal_graph
+from stgt_kernels.graph import storage_dtype
+from stgt_kernels.testing import assert_close, exact_attention, video_like_tokens
+
+BACKENDS = ("cpu", "reference")
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def video_graph(
+    B: int,
+    T: int,
+    P: int,
+    *,
+    window: int = 1,
+    threshold: float = 0.5,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> SpatioTemporalGraph:
+    """A graph as of video, with weights as attention in ``dtype`` takes them."""
+    x = video_like_tokens(B, T, P, 32, seed=seed)
+    graph = spatio_temporal_graph(x, threshold=threshold, window=min(window, T - 1), backend="reference")
+    return graph.to(storage_dtype(dtype))
+
+
+def heads(
+    B: int, H: int, N: int, D: int, *, dtype: torch.dtype = torch.float32, layout: str = "heads", seed: int = 0
+) -> Tensor:
+    """Gaussian (B, H, N, D) in one of the memory layouts that callers have; memory around the values is NaN."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    values = torch.randn(B, H, N, D, generator=generator, dtype=torch.float64).to(dtype)
+    if layout == "contiguous":
+        return values
+    nan = float("nan")
+    memory = {
+        "heads": lambda: torch.full((B, N, H, D), nan, dtype=dtype).transpose(1, 2),
+        "packed": lambda: torch.full((B, N, 3, H, D), nan, dtype=dtype)[:, :, 1].transpose(1, 2),
+        "padded": lambda: torch.full((B, H, N + 3, D + 5), nan, dtype=dtype)[:, :, 1 : N + 1, 3 : D + 3],
+        "strided": lambda: torch.full((B, H, N, 2 * D), nan, dtype=dtype)[..., ::2],
+        "transposed": lambda: torch.full((B, H, D, N), nan, dtype=dtype).transpose(2, 3),
+    }[layout]()
+    return memory.copy_(values)
+
+
+LAYOUTS = ("contiguous", "heads", "packed", "padded", "strided", "transposed")
+
+
+def with_gradients(
+    attend: Callable, q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph, dout: Tensor, dlse: Tensor | None
+) -> dict[str, Tensor]:
+    """out, lse, dq, dk, dv and dweight of ``attend(q, k, v, graph) -> (out, lse)``."""
+    leaves = [t.detach().requires_grad_() for t in (q, k, v, graph.weight)]
+    out, lse = attend(*leaves[:3], SpatioTemporalGraph(leaves[3], graph.live))
+    outputs, grads = ((out, lse), (dout, dlse)) if dlse is not None else ((out,), (dout,))
+    dq, dk, dv, dweight = torch.autograd.grad(outputs, leaves, grads)
+    return dict(out=out.detach(), lse=lse.detach(), dq=dq, dk=dk, dv=dv, dweight=dweight)
+
+
+def run_attention(q, k, v, graph, dout, dlse=None, backend: str = "cpu", **options) -> dict[str, Tensor]:
+    """The same of a backend; the kernels run in poisoned memory."""
+
+    def attend(q, k, v, graph):
+        return graph_attention(q, k, v, graph, return_lse=True, backend=backend, **options)
+
+    with nullcontext() if backend == "reference" else poisoned_memory():
+        return with_gradients(attend, q, k, v, graph, dout, dlse)
+
+
+def assert_attention_close(q, k, v, graph, dout=None, dlse=None, *, scale: float | None = None) -> dict[str, Tensor]:
+    """The cpu kernels against the definition, forward and backward, as stgt_kernels.testing measures it."""
+    dout = heads(*q.shape, dtype=q.dtype, seed=7) if dout is None else dout
+    actual = run_attention(q, k, v, graph, dout, dlse, scale=scale)
+    plain = run_attention(q, k, v, graph, dout, dlse, backend="reference", scale=scale)
+    exact = with_gradients(
+        lambda *tensors: exact_attention(*tensors, scale=scale),
+        *(t.double() for t in (q, k, v)),
+        SpatioTemporalGraph(graph.weight.double(), graph.live),
+        dout.double(),
+        None if dlse is None else dlse.double(),
+    )
+    for name in actual:
+        assert_close(actual[name], plain[name], exact[name], name)
+    return actual
+
+
+def assert_same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    for name in a:
+        assert same_bits(a[name], b[name]), f"{name} differs"
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    return torch.equal(a.contiguous().view(integer), b.contiguous().view(integer))
