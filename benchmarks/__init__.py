@@ -1,0 +1,1 @@
+"""How much faster and smaller the kernels are than what one would use instead."""
