@@ -1,4 +1,4 @@
-"""Builds stgt_kernels._C (always) and stgt_kernels._cuda (STGT_BUILD_CUDA=auto|0|1; auto: if nvcc and a CUDA torch are there)."""
+"""Builds stgt_kernels._C, and stgt_kernels._cuda as STGT_BUILD_CUDA=auto|0|1 says (auto: where nvcc and CUDA are)."""
 
 import os
 import shutil
@@ -34,7 +34,8 @@ require(compiler.split()[0], "a C++20 compiler (g++ 11 or later)")
 cpp_extension = torch_extension()
 major, minor = TORCH_TARGET.split(".")
 target = f"-DTORCH_TARGET_VERSION=0x{int(major):02x}{int(minor):02x}000000000000"
-flags = ["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-maybe-uninitialized", "-g0", target]
+warnings = ["-Wall", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-maybe-uninitialized"]
+flags = ["-O3", "-std=c++20", "-fvisibility=hidden", "-g0", *warnings, target]
 
 
 def build_cuda() -> bool:
@@ -48,8 +49,7 @@ def build_cuda() -> bool:
     if choice == "1" and not able:
         raise SystemExit(
             "stgt_kernels: STGT_BUILD_CUDA=1 needs CUDA sources, nvcc and a torch built with CUDA; here: "
-            f"{len(sources)} sources, nvcc {'in ' + cpp_extension.CUDA_HOME if cpp_extension.CUDA_HOME else 'not found'}, "
-            f"torch.version.cuda {torch.version.cuda}"
+            f"{len(sources)} sources, CUDA_HOME {cpp_extension.CUDA_HOME}, torch.version.cuda {torch.version.cuda}"
         )
     return able and choice != "0"
 

@@ -26,7 +26,8 @@ class GraphAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, graph: SpatioTemporalGraph) -> Tensor:
-        q, k, v = (proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for project in projections)
         dropout_p = self.dropout if self.training else 0.0
         out = graph_attention(q, k, v, graph, dropout_p=dropout_p, backend=self.backend)
         return self.out_proj(out.transpose(1, 2).flatten(2))

@@ -13,7 +13,8 @@ from stgt_kernels.ops.spatio_temporal_graph import reference as graph_reference
 
 # Share of the largest exact magnitude that rounding alone may cost: 4 units in the last place, and for float64, where
 # plain PyTorch is the oracle itself and shows no error to compare with, the sum of a long row.
-FLOOR = {torch.float64: 1e-13, **{dtype: 4 * torch.finfo(dtype).eps for dtype in (torch.float32, torch.float16, torch.bfloat16)}}
+FLOOR = {dtype: 4 * torch.finfo(dtype).eps for dtype in (torch.float32, torch.float16, torch.bfloat16)}
+FLOOR[torch.float64] = 1e-13
 # How far from the threshold a similarity must lie for its edge to be certain: the accumulator's rounding.
 THRESHOLD_BAND = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 2e-6, torch.bfloat16: 2e-6}
 
@@ -25,9 +26,9 @@ def assert_close(actual: Tensor, plain: Tensor, exact: Tensor, name: str = "resu
     must be in the same places.
     """
     exact = exact.double()
-    torch.testing.assert_close(actual.double().isnan(), exact.isnan(), msg=f"{name}: NaN in other places than the reference")
+    assert torch.equal(actual.isnan(), exact.isnan()), f"{name}: NaN in other places than the reference"
     infinite = exact.isinf()
-    torch.testing.assert_close(actual.double()[infinite], exact[infinite], msg=f"{name}: infinities differ")
+    assert torch.equal(actual.double()[infinite], exact[infinite]), f"{name}: infinities differ from the reference"
     finite = exact.isfinite()
     if not finite.any():
         return
@@ -49,10 +50,11 @@ def assert_graph_close(graph: SpatioTemporalGraph, x: Tensor, threshold: float |
         similarity = graph_reference.spatio_temporal_graph(x.double(), None, window).weight
         distance = similarity.abs() if threshold is None else (similarity - threshold).abs()
         # A similarity that storage rounds to zero is no edge either.
-        certain = (distance > THRESHOLD_BAND[x.dtype]) & (similarity.abs() > torch.finfo(graph.weight.dtype).smallest_normal)
+        representable = similarity.abs() > torch.finfo(graph.weight.dtype).smallest_normal
+        certain = (distance > THRESHOLD_BAND[x.dtype]) & representable
         assert not (differs & certain).any(), f"{int((differs & certain).sum())} edges differ away from the threshold"
     plain = graph_reference.spatio_temporal_graph(x, threshold, window).weight
-    assert_close(graph.weight.masked_fill(differs, 0), plain.masked_fill(differs, 0), exact.masked_fill(differs, 0), "weight")
+    assert_close(*(w.masked_fill(differs, 0) for w in (graph.weight, plain, exact)), "weight")
     return int(differs.sum())
 
 
