@@ -1,0 +1,59 @@
+import math
+
+import pytest
+
+from stgt.config import GraphConfig, LossConfig, ModelConfig, QFormerConfig, VisionConfig
+
+
+def test_defaults_are_the_papers_sizes():
+    config = ModelConfig()
+    assert config.vision.grid == 16 and config.vision.width == 1408
+    assert config.graph.layers == 1 and config.graph.frames == 8
+
+
+@pytest.mark.parametrize(
+    "kind, values",
+    [
+        (VisionConfig, dict(dtype="float16")),
+        (VisionConfig, dict(image_size=225)),
+        (VisionConfig, dict(width=1000, heads=3)),
+        (VisionConfig, dict(layers=0)),
+        (VisionConfig, dict(open_blocks=40)),
+        (VisionConfig, dict(open_blocks=-2)),
+        (VisionConfig, dict(mlp_ratio=math.inf)),
+        (VisionConfig, dict(tower="")),
+        (GraphConfig, dict(kind="gnn")),
+        (GraphConfig, dict(threshold=math.nan)),
+        (GraphConfig, dict(threshold=1.5)),
+        (GraphConfig, dict(window=-1)),
+        (GraphConfig, dict(dropout=1.0)),
+        (GraphConfig, dict(drop_path=-0.1)),
+        (GraphConfig, dict(scope="video")),
+        (GraphConfig, dict(backend="fast")),
+        (GraphConfig, dict(cls_repeats=0)),
+        (QFormerConfig, dict(heads=7)),
+        (QFormerConfig, dict(bos_token_id=30523)),
+        (QFormerConfig, dict(max_text_length=513)),
+        (QFormerConfig, dict(temperature=0.0)),
+        (QFormerConfig, dict(queries=0)),
+        (LossConfig, dict(stage=3)),
+        (LossConfig, dict(gamma=math.nan)),
+        (LossConfig, dict(vtc_smoothing=1.0)),
+        (LossConfig, dict(vtm=-1.0)),
+        (LossConfig, dict(vtc=0.0, vtm=0.0, vtg=0.0)),
+        (LossConfig, dict(csal_mask="none")),
+    ],
+    ids=str,
+)
+def test_an_error_names_the_field_what_came_and_what_was_expected(kind, values):
+    with pytest.raises(ValueError) as error:
+        kind(**values)
+    name, value = next(iter(values.items()))
+    assert str(error.value).startswith(f"{kind.__name__}.{name} is {value!r}, expected ")
+
+
+def test_parts_must_fit_each_other():
+    with pytest.raises(ValueError, match="GraphConfig.heads is 5, expected a divisor of VisionConfig.width=1408"):
+        ModelConfig(graph=GraphConfig(heads=5))
+    with pytest.raises(ValueError, match="VisionConfig.width is 18, expected a multiple of 4"):
+        ModelConfig(vision=VisionConfig(width=18, heads=2), graph=GraphConfig(heads=2))
