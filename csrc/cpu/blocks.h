@@ -40,19 +40,43 @@ inline void pack_left(const S* src, int64_t stride, int64_t rows, int64_t D, E* 
   }
 }
 
+// lanes<E> consecutive steps of one row.
+template <class E, class S> STGT_INLINE vec<E> load_steps(const S* row, int64_t k) {
+  if constexpr (reach<E> == 1) return load_wide<E>(row + k);
+  else return load((const E*)row + k);
+}
+
+template <class E, class S>
+inline void pack_steps(const S* src, int64_t stride, int64_t rows, int64_t D, E* dst, int64_t first) {
+  for (int64_t k = first; k < steps<E>(D); ++k)
+    for (int64_t r = 0; r < rows; ++r) {
+      const S* s = src + r * stride + k * reach<E>;
+      if constexpr (reach<E> == 1) dst[k * TILE + r] = E(widen(*s));
+      else dst[k * TILE + r] = {s[0], 2 * k + 1 < D ? s[1] : S{}};
+    }
+}
+
 // Right operand, contracted along D: dst (steps(D), TILE), columns rows..TILE zero.
 template <class E, class S>
 inline void pack_right_transposed(const S* src, int64_t stride, int64_t rows, int64_t D, E* dst) {
-  constexpr int64_t group = 8;  // rows at a time: their writes share a cache line
-  for (int64_t r = 0; r < TILE; r += group)
-    for (int64_t k = 0; k < steps<E>(D); ++k)
-      for (int64_t i = r; i < r + group; ++i) {
-        E& e = dst[k * TILE + i];
-        const S* s = src + i * stride + k * reach<E>;
-        if (i >= rows) e = {};
-        else if constexpr (reach<E> == 1) e = E(widen(*s));
-        else e = {s[0], 2 * k + 1 < D ? s[1] : S{}};
+  const int64_t K = steps<E>(D), whole = D / reach<E>;
+  if (rows < TILE) memset(dst, 0, K * TILE * sizeof(E));
+  if (rows >= lanes<E> && whole >= lanes<E>) {
+    // Squares of one vector by one vector; the last ones overlap those before rather than hang over the edge.
+    for (int64_t r = 0; r < rows; r += lanes<E>)
+      for (int64_t k = 0; k < whole; k += lanes<E>) {
+        const int64_t r0 = least(r, rows - lanes<E>), k0 = least(k, whole - lanes<E>);
+        vec<E> square[lanes<E>];
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes<E>; ++i) square[i] = load_steps<E>(src + (r0 + i) * stride, k0);
+        transpose<E>(square);
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes<E>; ++i) store(dst + (k0 + i) * TILE + r0, square[i]);
       }
+    if (whole < K) pack_steps(src, stride, rows, D, dst, whole);
+  } else {
+    pack_steps(src, stride, rows, D, dst, 0);
+  }
 }
 
 // Right operand, contracted along the rows: dst (steps(rows), ld), columns D..ld zero. An element that is not finite

@@ -31,7 +31,10 @@ typedef _Float16 float16;
 
 // Two consecutive bfloat16 of a contraction, multiplied and added in one instruction where the machine has it.
 struct bfloat16x2 { bfloat16 low, high; };
-template <> struct Vector<bfloat16x2> { typedef int32_t type __attribute__((vector_size(STGT_VECTOR_BYTES))); };
+template <> struct Vector<bfloat16x2> {
+  typedef int32_t type __attribute__((vector_size(STGT_VECTOR_BYTES)));
+  typedef type integer;
+};
 
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -127,6 +130,23 @@ template <class T> STGT_INLINE T horizontal_max(vec<T> v) {
 }
 template <class T> STGT_INLINE T horizontal_sum(vec<T> v) {
   return fold<T>(v, [](vec<T> a, vec<T> b) { return a + b; });
+}
+
+// Transposes a square of lanes<E> vectors by exchanging off-diagonal blocks of half, a quarter, ... of its size.
+template <class E, int S = lanes<E> / 2> STGT_INLINE void transpose(vec<E> (&v)[lanes<E>]) {
+  typename Vector<E>::integer upper, lower;
+  for (int l = 0; l < lanes<E>; ++l) {
+    upper[l] = l & S ? lanes<E> + l - S : l;
+    lower[l] = l & S ? lanes<E> + l : l + S;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes<E>; ++i) {
+    if (i & S) continue;
+    const vec<E> a = v[i], b = v[i | S];
+    v[i] = __builtin_shuffle(a, b, upper);
+    v[i | S] = __builtin_shuffle(a, b, lower);
+  }
+  if constexpr (S > 1) transpose<E, S / 2>(v);
 }
 
 // e^x for x <= 0 (and NaN): x = n ln2 + r, |r| <= ln2 / 2, a polynomial in r, scaled by 2^n. Below -87 it stays at e^-87.
