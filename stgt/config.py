@@ -196,6 +196,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         width = self.vision.width
         _require(self.graph, "heads", width % self.graph.heads == 0, f"a divisor of VisionConfig.width={width}")
+        fits = self.graph.attention == "dense" or width // self.graph.heads <= 128
+        _require(self.graph, "heads", fits, f"enough of VisionConfig.width={width} for at most 128 channels each")
         _require(self.vision, "width", width % 4 == 0, "a multiple of 4, which the 2-D sine/cosine embedding needs")
 
 

@@ -31,7 +31,7 @@ def test_defaults_are_the_papers_sizes():
         (GraphConfig, dict(scope="video")),
         (GraphConfig, dict(backend="fast")),
         (GraphConfig, dict(cls_repeats=0)),
-        (QFormerConfig, dict(heads=7)),
+        (QFormerConfig, dict(hidden=700)),
         (QFormerConfig, dict(bos_token_id=30523)),
         (QFormerConfig, dict(max_text_length=513)),
         (QFormerConfig, dict(temperature=0.0)),
@@ -55,5 +55,8 @@ def test_an_error_names_the_field_what_came_and_what_was_expected(kind, values):
 def test_parts_must_fit_each_other():
     with pytest.raises(ValueError, match="GraphConfig.heads is 5, expected a divisor of VisionConfig.width=1408"):
         ModelConfig(graph=GraphConfig(heads=5))
+    with pytest.raises(ValueError, match="GraphConfig.heads is 8, expected .* at most 128 channels each"):
+        ModelConfig(graph=GraphConfig(heads=8))
+    ModelConfig(graph=GraphConfig(heads=8, attention="dense"))
     with pytest.raises(ValueError, match="VisionConfig.width is 18, expected a multiple of 4"):
         ModelConfig(vision=VisionConfig(width=18, heads=2), graph=GraphConfig(heads=2))
