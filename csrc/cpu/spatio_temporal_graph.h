@@ -50,9 +50,10 @@ template <class E, class A> struct TransposedFrames {
 template <class E, class A> struct GraphForwardBlocks {
   TransposedFrames<E, A> frames;
   E* rows;
-  A* similarity;
+  A *similarity, *partial;
   GraphForwardBlocks(Arena& arena, const GraphArgs& args)
-      : frames(arena, args), rows(arena.take<E>(TILE * DEPTH)), similarity(arena.take<A>(TILE * TILE)) {}
+      : frames(arena, args), rows(arena.take<E>(TILE * DEPTH)), similarity(arena.take<A>(TILE * TILE)),
+        partial(arena.take<A>(TILE * TILE)) {}
 };
 
 template <class WT, class A>
@@ -102,7 +103,10 @@ void graph_forward_tasks(const GraphArgs& args, int64_t begin, int64_t end, char
             const int64_t depth = least(DEPTH, C - c0);
             pack_left(x + i0 * C + c0, C, rows, depth, block.rows);
             gemm(rows, vector_columns<A>(columns), steps<E>(depth), block.rows, steps<E>(depth), 1,
-                 packed + steps<E>(c0) * TILE, TILE, block.similarity, TILE, c0 > 0);
+                 packed + steps<E>(c0) * TILE, TILE, c0 ? block.partial : block.similarity, TILE, false);
+            // One running sum over all channels would err with their number: sums of DEPTH are added up instead.
+            for (int64_t r = 0; c0 && r < rows; ++r)
+              for (int64_t c = 0; c < columns; ++c) block.similarity[r * TILE + c] += block.partial[r * TILE + c];
           }
           for (int64_t r = 0; r < rows; ++r)
             for (int64_t c = 0; c < columns; ++c) {
