@@ -1,0 +1,132 @@
+"""Pixels of a simulated scene, anti-aliased, and an mp4 file of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+
+from stgt.data.shapes.scene import COLOURS, Scene, Track
+
+FPS = 8
+OUTLINE = 1.2  # pixels of darker border, which keeps objects apart where they overlap
+
+
+@dataclass(frozen=True)
+class Rendering:
+    frames: np.ndarray
+    """uint8 (F, S, S, 3)"""
+    boxes: np.ndarray
+    """float64 (objects, F, 4): x0, y0, x1, y1 in pixels, of the whole object whether hidden or not"""
+    visible: np.ndarray
+    """float64 (objects, F): the share of the object's area that is seen"""
+
+
+def render(scene: Scene, tracks: list[Track], background: str, size: int, rng: np.random.Generator) -> Rendering:
+    """Draw a scene on a `size`×`size` canvas; later objects lie over earlier ones, a mover "behind" under all."""
+    frames = len(tracks[0].radius)
+    image = np.broadcast_to(_background(background, size, rng), (frames, size, size, 3)).copy()
+    distances = [_distance(thing.shape, track, size) for thing, track in zip(scene.objects, tracks, strict=True)]
+    covers = [np.clip(0.5 - distance, 0, 1) for distance in distances]
+    order = list(range(len(tracks)))
+    if scene.relation == "in front of":
+        order.reverse()
+    seen = [cover * track.opacity[:, None, None] for cover, track in zip(covers, tracks, strict=True)]
+    for place, number in enumerate(order):
+        inside = np.clip(0.5 - distances[number] - OUTLINE, 0, 1)[..., None]
+        colour = np.array(COLOURS[scene.objects[number].colour], np.float32) * (0.55 + 0.45 * inside)
+        alpha = covers[number] * tracks[number].opacity[:, None, None].astype(np.float32)
+        image += alpha[..., None] * (colour - image)
+        for under in order[:place]:
+            seen[under] = seen[under] * (1 - alpha)
+    area = [cover.sum((1, 2)) for cover in covers]
+    return Rendering(
+        frames=np.clip(image + 0.5, 0, 255).astype(np.uint8),
+        boxes=np.stack([_boxes(cover) for cover in covers]),
+        visible=np.stack([s.sum((1, 2)) / a for s, a in zip(seen, area, strict=True)]),
+    )
+
+
+def _boxes(cover: np.ndarray) -> np.ndarray:
+    sides = []
+    for axis in (1, 2):  # columns, then rows
+        hit = (cover > 0.5).any(axis)
+        sides += [hit.argmax(1), hit.shape[1] - hit[:, ::-1].argmax(1)]
+    return np.stack([sides[0], sides[2], sides[1], sides[3]], 1).astype(float)
+
+
+def _distance(shape: str, track: Track, size: int) -> np.ndarray:
+    """Signed distance in pixels of every pixel's centre from the outline, negative inside: float32 (F, S, S)."""
+    grid = (np.arange(size, dtype=np.float32) + 0.5) / size
+    x, y = (
+        (values - centre[:, None, None]) / track.radius[:, None, None]
+        for values, centre in ((grid[None, None, :], track.centre[:, 0]), (grid[None, :, None], track.centre[:, 1]))
+    )
+    cos, sin = (f(track.angle)[:, None, None] for f in (np.cos, np.sin))
+    across, down = (cos * x + sin * y).astype(np.float32), (cos * y - sin * x).astype(np.float32)
+    return SHAPE_DISTANCES[shape](across, down) * (track.radius * size).astype(np.float32)[:, None, None]
+
+
+def _square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.maximum(np.abs(x), np.abs(y)) - 0.88
+
+
+def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.maximum(y, math.sqrt(0.75) * np.abs(x) - 0.5 * y) - 0.65
+
+
+def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    x, y = np.abs(x), np.abs(y)
+    return np.maximum(np.maximum(x, y) - 1.1, np.minimum(x, y) - 0.38)
+
+
+def _star(x: np.ndarray, y: np.ndarray, tip: float = 1.3, notch: float = 0.55) -> np.ndarray:
+    """Five points: the plane folded onto a tenth of it, where the outline is one straight line."""
+    angle = np.arctan2(x, -y)
+    angle = np.abs((angle + math.pi / 5) % (2 * math.pi / 5) - math.pi / 5)
+    length = np.hypot(x, y)
+    dx, dy = notch * math.cos(math.pi / 5) - tip, notch * math.sin(math.pi / 5)
+    norm = math.hypot(dx, dy)
+    return (length * np.cos(angle) - tip) * (dy / norm) - length * np.sin(angle) * (dx / norm)
+
+
+SHAPE_DISTANCES = {
+    "circle": lambda x, y: np.hypot(x, y) - 1,
+    "square": _square,
+    "triangle": _triangle,
+    "star": _star,
+    "cross": _cross,
+}
+
+
+def _background(kind: str, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A dim greyish picture, on which every colour shows: float32 (S, S, 3)."""
+    base = rng.uniform(35, 100) + rng.uniform(-12, 12, 3)
+    if kind == "plain":
+        pattern = np.zeros((size, size))
+    elif kind == "noise":
+        coarse = rng.uniform(-1, 1, (size // 4 + 1, size // 4 + 1))
+        pattern = np.kron(coarse, np.ones((4, 4)))[:size, :size]
+    else:
+        angle = rng.uniform(0, 2 * math.pi)
+        grid = np.linspace(-1, 1, size)
+        along = math.cos(angle) * grid[None] + math.sin(angle) * grid[:, None]
+        pattern = along if kind == "gradient" else np.sign(np.sin(along * rng.uniform(8, 16)))
+    return (base + 18 * pattern[..., None]).clip(0, 255).astype(np.float32)
+
+
+def encode(frames: np.ndarray, path: Path) -> None:
+    """Write uint8 (F, S, S, 3) as H.264 in an mp4 file; the same frames give the same bytes."""
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+        # Without look-ahead: with it, encoders side by side sometimes choose other bits for the same frames.
+        options = {"crf": "12", "preset": "veryfast", "tune": "zerolatency", "g": str(FPS)}
+        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

@@ -1,0 +1,184 @@
+"""A whole simulated data set: clips as mp4 files, captions, questions and true scene graphs as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from stgt.data.shapes import language
+from stgt.data.shapes.render import FPS, Rendering, encode, render
+from stgt.data.shapes.scene import BACKGROUNDS, Scene, Track, draw_scene, simulate
+
+NOTE = "Simulated: computer-drawn shapes with generated sentences. No camera saw these clips, nobody described them."
+README = f"""# Simulated clips
+
+{NOTE}
+They show whether the system runs and learns, and say nothing about how it does on real video.
+
+- `videos/`: H.264 in mp4, {{size}}×{{size}} pixels, {{frames}} frames at {FPS} per second
+- `train.json`, `test.json`: captions, in the retrieval format; all test captions differ in meaning from each other and
+  from all training captions
+- `qa_train.json`, `qa_test.json`, `ans2label.json`: questions
+- `scenes.json`: what is in each frame: objects with their identity, attributes, centre, box and visible share, and
+  their relations, as [subject, relation, object]
+
+Seed {{seed}}, {{train}} training and {{test}} test clips.
+"""
+
+
+def render_shapes(
+    out_dir: str | Path, *, train: int, test: int, seed: int = 0, size: int = 64, frames: int = 16
+) -> Path:
+    """Render `train` + `test` clips into `out_dir`, unless they are there; the same arguments give the same files.
+
+    Raises ValueError for a number of clips, size or frames out of range, for a folder that holds anything else, and if
+    `test` asks for more scenes than can be told apart.
+    """
+    settings = {"train": train, "test": test, "seed": seed, "size": size, "frames": frames}
+    _require(settings)
+    out = Path(out_dir)
+    if out.exists():
+        _require_same(out, settings)
+        return out
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        (unfinished / "videos").mkdir(parents=True)
+        _write(unfinished, settings)
+        unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return out
+
+
+def _require(settings: dict[str, int]) -> None:
+    lowest = {"train": 1, "test": 0, "seed": 0, "size": 32, "frames": 2}
+    for name, low in lowest.items():
+        if settings[name] < low:
+            raise ValueError(f"{name} is {settings[name]}, expected at least {low}")
+    if settings["size"] % 2:
+        raise ValueError(f"size is {settings['size']}, expected an even number: H.264 halves the colours' resolution")
+    if settings["test"] > 20_000:
+        raise ValueError(f"test is {settings['test']}, expected at most 20000: scenes that differ in meaning run out")
+
+
+def _require_same(out: Path, settings: dict[str, int]) -> None:
+    try:
+        there = json.loads((out / "scenes.json").read_text("utf-8"))["settings"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{out} holds no simulated clips, expected a folder of them or none at all") from None
+    if differing := [name for name in settings if there[name] != settings[name]]:
+        differing = [f"{name} is {there[name]} there, not {settings[name]}" for name in differing]
+        raise ValueError(f"{out} holds other simulated clips: {', '.join(differing)}")
+
+
+def _write(out: Path, settings: dict[str, int]) -> None:
+    seed, size = settings["seed"], settings["size"]
+    scenes = _draw_scenes(settings)
+
+    def write(place: tuple[str, int, Scene, list[Track]]) -> dict:
+        split, number, scene, tracks = place
+        rng = np.random.default_rng((seed, split == "test", number))
+        name, background = f"{split}_{number:05d}.mp4", str(rng.choice(BACKGROUNDS))
+        rendering = render(scene, tracks, background, size, rng)
+        encode(rendering.frames, out / "videos" / name)
+        return {
+            "video": name,
+            "caption": language.caption(scene, rng),
+            "questions": language.questions(scene, rng),
+            "background": background,
+            "relation": scene.relation,
+            "objects": [{"id": i, **vars(thing)} for i, thing in enumerate(scene.objects)],
+            "frames": _scene_graph(scene, tracks, rendering, size),
+        }
+
+    # Threads are enough: drawing and encoding leave the interpreter.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        clips = list(tqdm(threads.map(write, scenes), total=len(scenes), desc="simulated clips", unit="clip"))
+    answers = sorted({answer for clip in clips for _, answer in clip["questions"]})
+    _save(out / "ans2label.json", {answer: label for label, answer in enumerate(answers)})
+    for split in ("train", "test"):
+        chosen = [clip for clip in clips if clip["video"].startswith(split)]
+        pairs = [{"video": clip["video"], "caption": clip["caption"], "simulated": True} for clip in chosen]
+        _save(out / f"{split}.json", pairs)
+        _save(out / f"qa_{split}.json", _questions(chosen))
+    _save(out / "scenes.json", {"simulated": True, "note": NOTE, "settings": settings, "clips": clips})
+    (out / "README.md").write_text(README.format(**settings), "utf-8")
+
+
+def _draw_scenes(settings: dict[str, int]) -> list[tuple[str, int, Scene, list[Track]]]:
+    """Test scenes that differ in meaning, then training scenes that mean none of them."""
+    rng = np.random.default_rng(settings["seed"])
+    scenes = []
+    tested: set[tuple] = set()
+    for split in ("test", "train"):
+        number = 0
+        while number < settings[split]:
+            scene = draw_scene(rng)
+            tracks = simulate(scene, settings["frames"], rng)
+            if tracks is None or scene.meaning in tested:
+                continue
+            scenes.append((split, number, scene, tracks))
+            number += 1
+            if split == "test":
+                tested.add(scene.meaning)
+    return scenes
+
+
+def _questions(clips: list[dict]) -> list[dict]:
+    return [
+        {
+            "video": clip["video"],
+            "question": question,
+            "answer": answer,
+            "question_id": f"{Path(clip['video']).stem}_{number}",
+            "simulated": True,
+        }
+        for clip in clips
+        for number, (question, answer) in enumerate(clip["questions"])
+    ]
+
+
+def _scene_graph(scene: Scene, tracks: list[Track], rendering: Rendering, size: int) -> list[dict]:
+    """Per frame, the objects in pixels and the pairs' relations."""
+    return [
+        {
+            "objects": [
+                {
+                    "id": i,
+                    "centre": (track.centre[f] * size).round(1).tolist(),
+                    "box": rendering.boxes[i, f].tolist(),
+                    "radius": round(track.radius[f] * size, 1),
+                    "angle": round(track.angle[f], 2),
+                    "visible": round(float(rendering.visible[i, f]), 2),
+                }
+                for i, track in enumerate(tracks)
+            ],
+            "relations": [
+                [i, relation, j]
+                for i in range(len(tracks))
+                for j in range(i + 1, len(tracks))
+                for relation in _relations(scene, rendering.boxes[i, f], rendering.boxes[j, f])
+            ],
+        }
+        for f in range(len(rendering.frames))
+    ]
+
+
+def _relations(scene: Scene, one: np.ndarray, other: np.ndarray) -> list[str]:
+    """How the first box lies to the second: beside it, or overlapping it, and then which is nearer."""
+    (x0, y0, x1, y1), (u0, v0, u1, v1) = one, other
+    sides = {"left of": x1 <= u0, "right of": x0 >= u1, "above": y1 <= v0, "below": y0 >= v1}
+    found = [side for side, holds in sides.items() if holds]
+    if found:
+        return found
+    return [scene.relation if scene.relation in ("behind", "in front of") else "touches"]
+
+
+def _save(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, separators=(",", ":")), "utf-8")
