@@ -1,0 +1,171 @@
+"""SpatioTemporalGraph: storage, conversions, and what it refuses."""
+
+import pickle
+
+import pytest
+import torch
+from cases import DTYPES, dtype_name, heads, video_graph
+from torch.utils import _pytree as pytree
+
+from stgt_kernels import SpatioTemporalGraph, graph_attention, spatio_temporal_graph
+from stgt_kernels.graph import live_tiles, storage_dtype
+from stgt_kernels.testing import video_like_tokens
+
+all_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+
+
+def banded_dense(B, T, P, window, dtype=torch.float32):
+    """Random dense weights of a video graph, about half of them 0."""
+    frame = torch.arange(T).repeat_interleave(P)
+    weight = torch.randn(B, T * P, T * P).masked_fill(torch.rand(B, T * P, T * P) < 0.5, 0)
+    return weight.masked_fill((frame[:, None] - frame).abs() > window, 0).to(dtype)
+
+
+@pytest.mark.parametrize(("T", "window"), [(1, 0), (2, 0), (2, 1), (5, 0), (5, 1), (5, 3), (5, 4)])
+def test_dense_and_back(T, window):
+    dense = banded_dense(2, T, 6, window)
+    graph = SpatioTemporalGraph.from_dense(dense, frames=T, window=window)
+    assert (graph.batch, graph.frames, graph.patches, graph.window, graph.nodes) == (2, T, 6, window, 6 * T)
+    assert graph.weight.shape == (2, T, 6, 2 * window + 1, 6) and graph.weight.is_contiguous()
+    assert torch.equal(graph.to_dense(), dense)
+    for t in range(T):  # the storage as documented, element by element
+        for o in range(2 * window + 1):
+            other = t + o - window
+            block = dense.view(2, T, 6, T, 6)[:, t, :, other] if 0 <= other < T else torch.zeros(2, 6, 6)
+            assert torch.equal(graph.weight[:, t, :, o], block)
+
+
+def test_window_of_from_dense_defaults_to_everything():
+    dense = banded_dense(1, 4, 3, 3)
+    assert SpatioTemporalGraph.from_dense(dense, frames=4).window == 3
+    assert torch.equal(SpatioTemporalGraph.from_dense(dense, frames=4).to_dense(), dense)
+    assert SpatioTemporalGraph.from_dense(dense).weight.shape == (1, 1, 12, 1, 12)
+    assert torch.equal(SpatioTemporalGraph.from_dense(dense).to_dense(), dense)
+
+
+@all_dtypes
+def test_storage_dtype(dtype):
+    graph = SpatioTemporalGraph.from_dense(torch.eye(4, dtype=dtype)[None])
+    wanted = {torch.bfloat16: torch.float16}.get(dtype, dtype)
+    assert graph.weight.dtype == wanted == storage_dtype(dtype)
+
+
+@pytest.mark.parametrize("P", [1, 63, 64, 65, 130])
+def test_live_map(P):
+    dense = torch.zeros(1, 2 * P, 2 * P)
+    edges = [(0, 0), (P - 1, 2 * P - 1), (2 * P - 1, min(64, P - 1))]
+    for row, column in edges:
+        dense[0, row, column] = -0.5
+    graph = SpatioTemporalGraph.from_dense(dense, frames=2)
+    tiles = -(-P // 64)
+    expected = torch.zeros(1, 2, tiles, 3, tiles, dtype=torch.bool)
+    for row, column in edges:
+        t, other = row // P, column // P
+        expected[0, t, row % P // 64, other - t + 1, column % P // 64] = True
+    assert torch.equal(graph.live, expected)
+    assert torch.equal(live_tiles(graph.weight), expected)
+
+
+def test_edge_index_degree_and_density():
+    dense = banded_dense(2, 3, 5, 1)
+    graph = SpatioTemporalGraph.from_dense(dense, frames=3, window=1)
+    (column, row), weight = graph.edge_index()
+    assert torch.equal(row // 15, column // 15)  # no edge between samples
+    rebuilt = torch.zeros(2, 15, 15)
+    rebuilt[row // 15, row % 15, column % 15] = weight
+    assert torch.equal(rebuilt, dense) and len(weight) == torch.count_nonzero(dense)
+    assert torch.equal(graph.degree(), torch.count_nonzero(dense, 2))
+    assert graph.density().item() == pytest.approx(torch.count_nonzero(dense).item() / (2 * 7 * 25))
+    everything = SpatioTemporalGraph.from_dense(torch.ones(1, 15, 15), frames=3)
+    assert everything.density() == 1 and torch.equal(everything.degree(), torch.full((1, 15), 15))
+
+
+def test_messages_flow_from_column_to_row():
+    """A PyTorch Geometric layer that sums weighted messages computes W @ x."""
+    dense = banded_dense(2, 3, 5, 1)
+    (source, target), weight = SpatioTemporalGraph.from_dense(dense, frames=3, window=1).edge_index()
+    x = torch.randn(30, 4)
+    summed = torch.zeros(30, 4).index_add(0, target, weight[:, None] * x[source])
+    torch.testing.assert_close(summed.view(2, 15, 4), dense @ x.view(2, 15, 4))
+
+
+def test_conversions_are_differentiable():
+    dense = banded_dense(2, 3, 2, 1, torch.float64).requires_grad_()
+
+    def there_and_back(dense):
+        graph = SpatioTemporalGraph.from_dense(dense, frames=3)
+        return graph.weight, graph.to_dense()
+
+    assert torch.autograd.gradcheck(there_and_back, dense)
+    _, weight = SpatioTemporalGraph.from_dense(dense, frames=3).edge_index()
+    (gradient,) = torch.autograd.grad(weight.square().sum(), dense)
+    torch.testing.assert_close(gradient, 2 * dense.detach())
+
+
+def test_gradient_reaches_dense_weights_through_attention():
+    dense = banded_dense(1, 2, 20, 1, torch.float64).requires_grad_()
+    graph = SpatioTemporalGraph.from_dense(dense, frames=2)
+    assert graph.weight.requires_grad and not graph.live.requires_grad
+    q, k, v = (heads(1, 2, 40, 8, dtype=torch.float64, seed=seed) for seed in range(3))
+    (actual,) = torch.autograd.grad(graph_attention(q, k, v, graph, backend="cpu").square().sum(), dense)
+    graph = SpatioTemporalGraph.from_dense(dense)
+    (expected,) = torch.autograd.grad(graph_attention(q, k, v, graph, backend="reference").square().sum(), dense)
+    torch.testing.assert_close(actual, expected)
+    assert actual.any() and not actual[dense == 0].any()
+
+
+def test_grad_is_the_weights_gradient():
+    x = video_like_tokens(1, 2, 20, 16).requires_grad_()
+    graph = spatio_temporal_graph(x, threshold=0.5, differentiable=True, backend="cpu")
+    graph.weight.retain_grad()
+    assert graph.grad is None
+    graph.weight.square().sum().backward()
+    torch.testing.assert_close(graph.grad, 2 * graph.weight.detach())
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_grad_of_a_constant_graph_is_refused(detached):
+    x = video_like_tokens(1, 2, 20, 16).requires_grad_()
+    graph = spatio_temporal_graph(x, threshold=0.5, differentiable=detached, backend="cpu")
+    with pytest.raises(ValueError, match="carries none.*differentiable=True"):
+        _ = graph.detach().grad if detached else graph.grad
+
+
+def test_to_and_detach():
+    graph = video_graph(1, 2, 70)
+    assert graph.to(torch.float64).weight.dtype == torch.float64
+    assert torch.equal(graph.to(torch.float16).weight, graph.weight.half())
+    on_meta = graph.to("meta")
+    assert on_meta.weight.device.type == on_meta.live.device.type == "meta"
+    weight = graph.weight.clone().requires_grad_()
+    assert not SpatioTemporalGraph(weight, graph.live).detach().weight.requires_grad
+
+
+def test_pytree_and_pickle():
+    graph = video_graph(1, 2, 70)
+    leaves, spec = pytree.tree_flatten({"graph": graph, "other": 1})
+    assert leaves[0] is graph.weight and leaves[1] is graph.live
+    doubled = pytree.tree_unflatten([leaves[0] * 2, *leaves[1:]], spec)["graph"]
+    assert isinstance(doubled, SpatioTemporalGraph) and torch.equal(doubled.weight, 2 * graph.weight)
+    copy = pickle.loads(pickle.dumps(graph))
+    assert torch.equal(copy.weight, graph.weight) and torch.equal(copy.live, graph.live)
+
+
+def test_repr_names_the_sizes():
+    graph = video_graph(1, 2, 70, dtype=torch.bfloat16)
+    expected = "SpatioTemporalGraph(batch=1, frames=2, patches=70, window=1, dtype=torch.float16, device=cpu)"
+    assert repr(graph) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=dtype_name)
+def test_conversions_under_autocast(dtype):
+    dense = banded_dense(1, 3, 5, 1, torch.float16)
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(SpatioTemporalGraph.from_dense(dense, frames=3).to_dense(), dense)
+
+
+def test_memory_grows_linearly_with_frames():
+    x = torch.randn(1, 64, 8, 4)
+    graph = spatio_temporal_graph(x, threshold=-1, backend="cpu")
+    assert graph.weight.numel() == 64 * 8 * 3 * 8
+    assert graph.weight.untyped_storage().nbytes() == graph.weight.numel() * 4
