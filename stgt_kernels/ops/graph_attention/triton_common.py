@@ -1,0 +1,158 @@
+"""What the Triton kernels of graph attention share: head dims cut to fit, lists of live tiles, the dropout mask.
+
+A (rows, D) tile is held as two, its first D0 and its next D1 columns, for Triton's tiles are powers of two: 88 is 64 + 32
+and not 128. Where D1 is 0 the second is a copy of the first that nothing reads.
+"""
+
+import triton
+import triton.language as tl
+
+from stgt_kernels.ops.graph_attention import philox
+
+PHILOX_ROUNDS = tl.constexpr(philox.ROUNDS)
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+
+
+def split_head_dim(D: int) -> tuple[int, int]:
+    """(D0, D1): the smallest sum of one or two powers of two, each at least 16, that holds D; D1 may be 0."""
+    whole = max(16, triton.next_power_of_2(D))
+    half = whole // 2
+    rest = max(16, triton.next_power_of_2(D - half))
+    return (half, rest) if 16 <= half and rest < half else (whole, 0)
+
+
+@triton.jit
+def live_tiles_kernel(
+    live,  # (B, T, n, O, n) bool
+    tiles,  # (B, T, ceil(n/GROUP), O * n) int32, written: the live tiles opposite to a group, then anything
+    count,  # (B, T, ceil(n/GROUP)) int32, written: how many
+    T,
+    O,
+    n,
+    GROUP: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program per group of GROUP row tiles (or, with COLUMNS, of column tiles) of a frame.
+
+    Attention then walks along a list without gaps, which can be prefetched. Number o * n + j stands for tile j of frame
+    t + o - window. No list is empty: a group without edges gets a dead tile, whose weights are zero.
+    """
+    groups = tl.cdiv(n, GROUP)
+    i_list = tl.program_id(0)
+    i_bt = i_list // groups
+    i_t = i_bt % T
+    first = i_list % groups * GROUP
+    tiles += i_list * O * n
+    found = 0
+    for start in range(0, O * n, BLOCK):
+        o_l = start + tl.arange(0, BLOCK)
+        o, j = o_l // n, o_l % n
+        frame = i_t + o - O // 2
+        inside = (o_l < O * n) & (frame >= 0) & (frame < T)
+        hit = tl.zeros((BLOCK,), tl.int32)
+        for g in tl.static_range(GROUP):
+            if COLUMNS:
+                p_live = live + (((i_bt + o - O // 2) * n + j) * O + (O - 1 - o)) * n + first + g
+            else:
+                p_live = live + ((i_bt * n + first + g) * O + o) * n + j
+            hit |= tl.load(p_live, mask=inside & (first + g < n), other=0).to(tl.int32)
+        tl.store(tiles + found + tl.cumsum(hit) - 1, o_l, mask=hit != 0)
+        found += tl.sum(hit)
+    if found == 0:
+        tl.store(tiles, O // 2 * n)
+    tl.store(count + i_list, tl.maximum(found, 1))
+
+
+@triton.jit
+def program_block(H, T, P: tl.constexpr, BLOCK: tl.constexpr):
+    """This program's head, its list of tiles, its sample, frame and first token; heads run fastest, so that programs
+    which read the same weights run side by side.
+    """
+    blocks: tl.constexpr = (P + BLOCK - 1) // BLOCK
+    i_list = tl.program_id(0) // H
+    return tl.program_id(0) % H, i_list, i_list // blocks // T, i_list // blocks % T, i_list % blocks * BLOCK
+
+
+@triton.jit
+def inside_frame(o_p, P: tl.constexpr, BLOCK: tl.constexpr):
+    """Which of a block's tokens its frame has; constant, so that masks vanish, where blocks divide the frame."""
+    if P % BLOCK == 0:
+        return tl.full((BLOCK,), True, tl.int1)
+    else:
+        return o_p < P
+
+
+@triton.jit
+def load_columns(base, o_n, stride_n, inside, FIRST: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
+    o_d = FIRST + tl.arange(0, WIDTH)
+    mask = inside[:, None]
+    if FIRST + WIDTH > D:
+        mask = mask & (o_d < D)[None, :]
+    return tl.load(base + o_n[:, None] * stride_n + o_d[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def load_heads(base, o_n, stride_n, inside, D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr):
+    """Rows o_n of a (N, D) matrix."""
+    x0 = load_columns(base, o_n, stride_n, inside, 0, D0, D)
+    x1 = x0
+    if D1 > 0:
+        x1 = load_columns(base, o_n, stride_n, inside, D0, D1, D)
+    return x0, x1
+
+
+@triton.jit
+def store_columns(base, o_n, stride_n, inside, x, FIRST: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
+    o_d = FIRST + tl.arange(0, WIDTH)
+    mask = inside[:, None] & (o_d < D)[None, :]
+    tl.store(base + o_n[:, None] * stride_n + o_d[None, :], x.to(base.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def store_heads(base, o_n, stride_n, inside, x0, x1, D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr):
+    store_columns(base, o_n, stride_n, inside, x0, 0, D0, D)
+    if D1 > 0:
+        store_columns(base, o_n, stride_n, inside, x1, D0, D1, D)
+
+
+@triton.jit
+def zero_heads(BLOCK: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr):
+    return tl.zeros((BLOCK, D0), tl.float32), tl.zeros((BLOCK, D1 if D1 > 0 else 16), tl.float32)
+
+
+@triton.jit
+def dot_heads(a0, a1, b0, b1, D1: tl.constexpr, PRECISION: tl.constexpr):
+    """a @ b.T over the head dimension."""
+    product = tl.dot(a0, tl.trans(b0), input_precision=PRECISION)
+    if D1 > 0:
+        product = tl.dot(a1, tl.trans(b1), product, input_precision=PRECISION)
+    return product
+
+
+@triton.jit
+def add_heads(acc0, acc1, p, x0, x1, D1: tl.constexpr, PRECISION: tl.constexpr):
+    """acc + p @ x."""
+    p = p.to(x0.dtype)
+    acc0 = tl.dot(p, x0, acc0, input_precision=PRECISION)
+    if D1 > 0:
+        acc1 = tl.dot(p, x1, acc1, input_precision=PRECISION)
+    return acc0, acc1
+
+
+@triton.jit
+def kept(seed, row, frame, first_column, sample_head, drop_threshold, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Dropout's mask (ROWS, COLUMNS), as philox.py defines it.
+
+    row: (ROWS,) through the clip; frame, first_column: the columns' frame and the first of them in it, a multiple of 32.
+    """
+    call = first_column // 8 + tl.arange(0, COLUMNS // 8)
+    c0, c1 = tl.broadcast(call[None, :], row[:, None])
+    c2, c3 = tl.zeros_like(c0) + frame, tl.zeros_like(c0) + sample_head
+    w0, w1, w2, w3 = tl.philox(tl.load(seed), c0, c1, c2, c3, PHILOX_ROUNDS)
+    words = tl.join(tl.join(w0, w2), tl.join(w1, w3))  # (ROWS, call, word // 2, word % 2)
+    lanes = tl.join(words << 16, words)  # each in the high half of a word, where what lies below it cannot matter
+    # (ROWS, column // 32, column % 8 // 2, column // 8 % 4, column % 2) -> columns in order
+    lanes = tl.permute(tl.reshape(lanes, (ROWS, COLUMNS // 32, 4, 4, 2)), (0, 1, 3, 2, 4))
+    return tl.reshape(lanes, (ROWS, COLUMNS)) >= (drop_threshold.to(tl.uint32) << 16)

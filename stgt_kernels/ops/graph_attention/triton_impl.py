@@ -1,0 +1,209 @@
+"""Launches of the Triton kernels of graph attention (triton_fwd.py, triton_bwd.py), as leaf operators of torch."""
+
+import math
+
+import torch
+import triton
+from torch import Tensor
+
+from stgt_kernels.graph import TILE
+from stgt_kernels.ops.graph_attention import philox
+from stgt_kernels.ops.graph_attention.triton_bwd import (
+    graph_attention_bwd_dkdv_kernel,
+    graph_attention_bwd_dq_kernel,
+    graph_attention_bwd_dweight_kernel,
+)
+from stgt_kernels.ops.graph_attention.triton_common import live_tiles_kernel, split_head_dim
+from stgt_kernels.ops.graph_attention.triton_fwd import graph_attention_fwd_kernel
+
+
+def arithmetic(dtype: torch.dtype) -> str:
+    """What multiplies: tensor cores in ``half`` or ``tf32``, or ``ieee`` multiply-adds."""
+    if dtype != torch.float32:
+        return "half"
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+
+
+def launch_config(kernel: str, unit: str, D: int, P: int, dropout: bool, capability: tuple[int, int]) -> dict[str, int]:
+    """Blocks, warps and pipeline stages of a kernel, picked from the compiler's reports.
+
+    They are the largest that spill no registers and fit the shared memory: 227 KB on Hopper and Blackwell's data-centre
+    parts, 163 KB on the A100, 99 KB elsewhere.
+    """
+    width = sum(split_head_dim(D))
+    if unit != "half":
+        roomy = kernel in ("fwd", "dweight") or width <= 96 or capability == (8, 0) or capability[0] in (9, 10)
+        stages = 2 if roomy else 1
+        if unit == "tf32":
+            return dict(BM=64, BN=16 if kernel == "dkdv" else 32, num_warps=4, num_stages=stages)
+        if kernel == "dkdv":
+            return dict(BM=64, BN=32 if width <= 64 else 16, num_warps=8 if width <= 64 else 16, num_stages=stages)
+        if kernel == "dweight":
+            return dict(BM=64, BN=64 if width <= 64 else 32, num_warps=4 if 64 < width <= 96 else 8, num_stages=stages)
+        return dict(BM=64, BN=32, num_warps=8, num_stages=stages)
+    # A frame of one tile has no use for blocks of two.
+    block = dict(BM=64, num_warps=4) if P <= TILE else dict(BM=128, num_warps=8)
+    if capability[0] in (9, 10):
+        if kernel == "dweight":
+            return dict(BM=64, BN=64, num_warps=8, num_stages=2)
+        if kernel == "dkdv":
+            fits = width <= 96 and P % 128 == 0 and not dropout
+            return dict(**block, BN=64 if fits else 32, num_stages=2)
+        return dict(**block, BN=64, num_stages=3)
+    if kernel == "dweight":
+        return dict(BM=64, BN=32, num_warps=4, num_stages=2)
+    if kernel == "dkdv":
+        return dict(BM=64, BN=32 if width <= 64 else 16, num_warps=4, num_stages=2)
+    return dict(**block, BN=64 if kernel == "fwd" or width <= 64 else 32, num_stages=2)
+
+
+class Launch:
+    """The arguments that the kernels of one pass share."""
+
+    def __init__(self, tensors: tuple[Tensor, ...], weight: Tensor, live: Tensor, scale: float, dropout_p: float):
+        q = tensors[0]
+        self.B, self.H, self.N, self.D = q.shape
+        _, self.T, self.P, self.O, _ = weight.shape
+        self.live, self.device, self.dropout = live, q.device, dropout_p > 0
+        self.unit = arithmetic(q.dtype)
+        self.capability = torch.cuda.get_device_capability(q.device) if q.is_cuda else (9, 0)
+        D0, D1 = split_head_dim(self.D)
+        # Strides are handed over in the unit of which all are multiples, so that the compiler knows how far it may
+        # vectorise; those of dimensions of size 1 do not count.
+        strides = [s if size > 1 else 0 for t in tensors for s, size in zip(t.stride()[:3], t.shape, strict=False)]
+        vec = math.gcd(16 // q.element_size(), *strides)
+        self.strides = [stride // vec for stride in strides]
+        self.runtime = (
+            self.H,
+            self.T,
+            self.O,
+            scale,
+            philox.drop_threshold(dropout_p),
+            1 / philox.keep_prob(dropout_p),
+        )
+        precision = "tf32" if self.unit == "tf32" else "ieee"
+        self.constants = dict(
+            P=self.P, D=self.D, D0=D0, D1=D1, VEC=vec, DROPOUT=self.dropout, PRECISION=precision, TILE=TILE
+        )
+
+    def config(self, kernel: str) -> dict[str, int]:
+        return launch_config(kernel, self.unit, self.D, self.P, self.dropout, self.capability)
+
+    def blocks(self, block: int) -> int:
+        """How many blocks of so many tokens the samples' frames are cut into."""
+        return self.B * self.T * triton.cdiv(self.P, block)
+
+    def live_tiles(self, block: int, columns: bool) -> tuple[Tensor, Tensor]:
+        """For each block of rows, or of columns, the live tiles opposite to it, and their number."""
+        lists, n = self.blocks(block), triton.cdiv(self.P, TILE)
+        length = self.O * n
+        # One more, for the kernels look one entry ahead.
+        tiles = torch.empty(lists * length + 1, dtype=torch.int32, device=self.device)
+        count = torch.empty(lists, dtype=torch.int32, device=self.device)
+        live_tiles_kernel[(lists,)](
+            self.live, tiles, count, self.T, self.O, n,
+            GROUP=block // TILE, COLUMNS=columns, BLOCK=min(triton.next_power_of_2(length), 1024),
+        )  # fmt: skip
+        return tiles, count
+
+
+def last_contiguous(x: Tensor) -> Tensor:
+    """The kernels read any strides but the last dimension's."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def heads_last(like: Tensor) -> Tensor:
+    """An empty (B, H, N, D) whose memory is (B, N, H, D), so that merging the heads copies nothing."""
+    return like.new_empty(like.transpose(1, 2).shape).transpose(1, 2)
+
+
+@torch.library.custom_op("stgt_kernels::graph_attention_fwd_triton", mutates_args=())
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, weight: Tensor, live: Tensor, seed: Tensor | None, scale: float, dropout_p: float
+) -> tuple[Tensor, Tensor]:
+    """q, k, v (B, H, N, D), weight (B, T, P, O, P), live (B, T, n, O, n) -> out (B, H, N, D), lse (B, H, N)."""
+    if scale <= 0:  # the kernel scales its running maximum, so that its scale must be positive
+        q, scale = q * (-1 if scale < 0 else 0), -scale or 1.0
+    q, k, v = (last_contiguous(t) for t in (q, k, v))
+    weight, live = weight.contiguous(), live.contiguous()
+    launch = Launch((q, k, v), weight, live, scale, dropout_p)
+    config = launch.config("fwd")
+    out, lse = heads_last(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+    with torch.cuda.device_of(q):
+        tiles, count = launch.live_tiles(config["BM"], columns=False)
+        graph_attention_fwd_kernel[(launch.blocks(config["BM"]) * launch.H,)](
+            q,
+            k,
+            v,
+            weight,
+            tiles,
+            count,
+            seed,
+            out,
+            lse,
+            *launch.strides,
+            *launch.runtime,
+            **launch.constants,
+            **config,
+        )
+    return out, lse
+
+
+@forward.register_fake
+def _(q, k, v, weight, live, seed, scale, dropout_p):
+    return heads_last(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+
+
+@torch.library.custom_op("stgt_kernels::graph_attention_bwd_triton", mutates_args=())
+def backward_op(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    weight: Tensor,
+    live: Tensor,
+    seed: Tensor | None,
+    lse: Tensor,
+    delta: Tensor,
+    scale: float,
+    dropout_p: float,
+    need_dweight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """dq, dk, dv, and dweight (empty if it is not needed); lse and delta: (B, H, N) float32."""
+    dout, q, k, v = (last_contiguous(t) for t in (dout, q, k, v))
+    weight, live, lse, delta = (t.contiguous() for t in (weight, live, lse, delta))
+    launch = Launch((dout, q, k, v), weight, live, scale, dropout_p)
+    inputs, rows = (dout, q, k, v, weight), (seed, lse, delta)
+    arguments = (*launch.strides, *launch.runtime)
+    dq, dk, dv = heads_last(q), heads_last(q), heads_last(q)
+    dweight = torch.empty_like(weight) if need_dweight else weight.new_empty(0)
+    with torch.cuda.device_of(q):
+        config = launch.config("dkdv")
+        lists = launch.live_tiles(config["BM"], columns=True)
+        graph_attention_bwd_dkdv_kernel[(launch.blocks(config["BM"]) * launch.H,)](
+            *inputs, *lists, *rows, dk, dv, *arguments, **launch.constants, **config
+        )
+        config = launch.config("dq")
+        lists = launch.live_tiles(config["BM"], columns=False)
+        graph_attention_bwd_dq_kernel[(launch.blocks(config["BM"]) * launch.H,)](
+            *inputs, *lists, *rows, dq, *arguments, **launch.constants, **config
+        )
+        if need_dweight:
+            config = launch.config("dweight")
+            del config["BM"]  # rows of a tile
+            graph_attention_bwd_dweight_kernel[(live.numel() * (TILE // config["BN"]),)](
+                *inputs, live, *rows, dweight, *arguments, **launch.constants, **config
+            )
+    return dq, dk, dv, dweight
+
+
+@backward_op.register_fake
+def _(dout, q, k, v, weight, live, seed, lse, delta, scale, dropout_p, need_dweight):
+    dweight = torch.empty_like(weight) if need_dweight else weight.new_empty(0)
+    return heads_last(q), heads_last(q), heads_last(q), dweight
+
+
+def backward(*args) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    dq, dk, dv, dweight = backward_op(*args)
+    need_dweight = args[-1]
+    return dq, dk, dv, dweight if need_dweight else None

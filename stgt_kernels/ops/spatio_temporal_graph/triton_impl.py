@@ -1,0 +1,82 @@
+"""Launches of the Triton kernels that build the graph (triton_kernels.py), as leaf operators of torch."""
+
+import math
+
+import torch
+import triton
+from torch import Tensor
+
+from stgt_kernels.graph import TILE, storage_dtype
+from stgt_kernels.ops.spatio_temporal_graph.triton_kernels import (
+    inv_norm_kernel,
+    spatio_temporal_graph_bwd_kernel,
+    spatio_temporal_graph_fwd_kernel,
+)
+
+
+def launch_config(kernel: str, dtype: torch.dtype, P: int) -> dict[str, int]:
+    """Blocks, warps and pipeline stages, the largest whose registers do not spill, in at most 99 KB of shared memory."""
+    if dtype == torch.float32:
+        blocks = dict(BM=64, BK=32) if kernel == "fwd" else dict(BM=64, BN=32, BK=64)
+        return dict(**blocks, num_warps=8, num_stages=2)
+    rows = dict(BM=64, num_warps=4) if P <= TILE else dict(BM=128, num_warps=8)
+    return dict(**rows, BK=64, num_stages=3) if kernel == "fwd" else dict(**rows, BN=64, BK=128, num_stages=2)
+
+
+def operands(x: Tensor) -> tuple[Tensor, list[int], int]:
+    """x with a contiguous last dimension, its other strides in a unit, and that unit: how far loads may be vectorised."""
+    x = x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+    strides = [stride if size > 1 else 0 for stride, size in zip(x.stride()[:3], x.shape, strict=False)]
+    vec = math.gcd(16 // x.element_size(), *strides)
+    return x, [stride // vec for stride in strides], vec
+
+
+@torch.library.custom_op("stgt_kernels::spatio_temporal_graph_fwd_triton", mutates_args=())
+def forward(x: Tensor, threshold: float, window: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x (B, T, P, C) -> weight (B, T, P, O, P), live (B, T, n, O, n), and 1/|x| (B, T, P) float32."""
+    x, strides, vec = operands(x)
+    B, T, P, C = x.shape
+    precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    weight, live, inv_norm = outputs(x, window)
+    config = launch_config("fwd", x.dtype, P)
+    blocks = triton.cdiv(P, config["BM"])
+    with torch.cuda.device_of(x):
+        inv_norm_kernel[(B * T * triton.cdiv(P, 4),)](x, inv_norm, *strides, T, P, C, vec, BM=4, BK=512)
+        spatio_temporal_graph_fwd_kernel[(B * T * (window + 1) * blocks * blocks,)](
+            x, inv_norm, weight, live, *strides, T, weight.shape[3], threshold, P, C, vec, TILE, precision, **config
+        )
+    return weight, live, inv_norm
+
+
+def outputs(x: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
+    B, T, P, _ = x.shape
+    O, n = 2 * window + 1, -(-P // TILE)
+    weight = x.new_empty(B, T, P, O, P, dtype=storage_dtype(x.dtype))
+    live = x.new_empty(B, T, n, O, n, dtype=torch.bool)
+    return weight, live, x.new_empty(B, T, P, dtype=torch.float32)
+
+
+@forward.register_fake
+def _(x, threshold, window):
+    return outputs(x, window)
+
+
+@torch.library.custom_op("stgt_kernels::spatio_temporal_graph_bwd_triton", mutates_args=())
+def backward(dweight: Tensor, x: Tensor, weight: Tensor, inv_norm: Tensor) -> Tensor:
+    """dweight, weight (B, T, P, O, P), x (B, T, P, C), inv_norm (B, T, P) -> dx, contiguous."""
+    x, strides, vec = operands(x)
+    dweight, weight, inv_norm = (t.contiguous() for t in (dweight, weight, inv_norm))
+    B, T, P, C = x.shape
+    dx = x.new_empty(x.shape)
+    config = launch_config("bwd", x.dtype, P)
+    programs = B * T * triton.cdiv(P, config["BM"]) * triton.cdiv(C, config["BK"])
+    with torch.cuda.device_of(x):
+        spatio_temporal_graph_bwd_kernel[(programs,)](
+            dweight, x, weight, inv_norm, dx, *strides, T, weight.shape[3], P, C, vec, **config
+        )
+    return dx
+
+
+@backward.register_fake
+def _(dweight, x, weight, inv_norm):
+    return x.new_empty(x.shape)
