@@ -12,20 +12,28 @@ from typing import Annotated, Literal
 
 import tyro
 
+from stgt.config import TrainConfig
+from stgt.data import commands
 from stgt.recipes import RECIPES
 
 app = tyro.extras.SubcommandApp()
+data = tyro.extras.SubcommandApp()
+for command in (commands.shapes, commands.convert, commands.check):
+    data.command(command)
 
 Recipe = tyro.extras.subcommand_type_from_defaults(
     {name: recipe() for name, recipe in RECIPES.items()},
     {name: (recipe.__doc__ or "").strip() for name, recipe in RECIPES.items()},
     prefix_names=False,
 )
+Recipe = Annotated[Recipe, tyro.conf.arg(name="")]
+Quickstart = Annotated[TrainConfig, tyro.conf.arg(name="")]
+QUICKSTART = RECIPES["quickstart"]()
 Run = Annotated[Path, tyro.conf.arg(help="A run's folder.")]
 
 
 @app.command
-def train(recipe: Annotated[Recipe, tyro.conf.arg(name="")]) -> None:
+def train(recipe: Recipe) -> None:
     """Train a recipe; the same command goes on after an interruption."""
     from stgt.training.run import train
 
@@ -100,20 +108,24 @@ def visualize(
     """
     from stgt.evaluation.run import visualize
 
-    visualize(run, video, (frame, row, column), out, device)
+    visualize(run, video, out, (frame, row, column), device)
 
 
 @app.command
-def quickstart(out: Path = Path("runs/quickstart"), attention: Literal["kernels", "dense"] = "kernels") -> None:
-    """From nothing to a trained model on simulated clips: render, train, evaluate, time, draw.
-
-    Args:
-        out: Run folder.
-        attention: The fused kernels, or the released model's eager matrices.
-    """
+def quickstart(recipe: Quickstart = QUICKSTART) -> None:
+    """From nothing to a trained model on simulated clips: render, train, evaluate, time, draw."""
     from stgt.quickstart import quickstart
 
-    quickstart(out, attention)
+    quickstart(recipe)
+
+
+@data.command
+def features(recipe: Recipe, out: Path, views: int = 1, batch_size: int = 16, device: str = "auto") -> None:
+    commands.features(recipe, out, views, batch_size, device)
+
+
+features.__doc__ = commands.features.__doc__
+app.command(data, name="data", help="Simulated clips, annotations, broken videos, feature caches.")
 
 
 @app.command
@@ -138,7 +150,7 @@ def main() -> None:
 
 
 def exit_status(error: Exception) -> int | None:
-    """2 for what the user can put right, 1 for a run that failed, 128 + signal for one that was stopped; None: a bug."""
+    """2 for what the user can put right, 1 for a run that failed, 128 + signal for one told to stop; None for a bug."""
     from stgt.data.video import VideoError
     from stgt.training.checkpoint import CheckpointError
     from stgt.training.signals import StoppedError

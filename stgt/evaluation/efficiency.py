@@ -41,9 +41,7 @@ def compare_attention(model: STGT, batch: dict[str, Tensor], loss: LossConfig, *
             if measured:
                 times[name].append(seconds)
     ratios = [a / b for a, b in zip(times["dense"], times["kernels"], strict=True)]
-    return Comparison(
-        statistics.median(times["dense"]), statistics.median(times["kernels"]), statistics.median(ratios)
-    )
+    return Comparison(statistics.median(times["dense"]), statistics.median(times["kernels"]), statistics.median(ratios))
 
 
 def _step(model: nn.Module, batch: dict[str, Tensor], loss: LossConfig) -> float:

