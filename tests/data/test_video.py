@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from clips import grey, write_video
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stgt.data.video import VideoError, decode_through, read_frames, sample_indices
@@ -13,6 +13,7 @@ lengths, frame_counts = st.integers(1, 400), st.integers(1, 70)
 generators = st.none() | st.integers(0, 2**31).map(lambda seed: torch.Generator().manual_seed(seed))
 
 
+@settings(deadline=None)
 @given(lengths, frame_counts, st.sampled_from(["uniform", "headtail"]), generators)
 def test_indices_are_in_range_ascending_and_as_many_as_asked(length, frames, sampling, rng):
     indices = sample_indices(length, frames, sampling, rng)
@@ -23,12 +24,14 @@ def test_indices_are_in_range_ascending_and_as_many_as_asked(length, frames, sam
     assert (indices[frames - repeated :] == length - 1).all()
 
 
+@settings(deadline=None)
 @given(lengths, frame_counts)
 def test_uniform_is_arange_in_equal_steps(length, frames):
     exact = [i * length // frames for i in range(frames)] if length > frames else list(range(length))
     assert sample_indices(length, frames).tolist()[: len(exact)] == exact
 
 
+@settings(deadline=None)
 @given(st.integers(2, 400), st.integers(1, 70), generators)
 def test_headtail_takes_half_of_the_frames_from_each_half(length, frames, rng):
     frames = min(frames, length)

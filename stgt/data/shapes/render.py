@@ -34,11 +34,12 @@ def render(scene: Scene, tracks: list[Track], background: str, size: int, rng: n
     order = list(range(len(tracks)))
     if scene.relation == "in front of":
         order.reverse()
-    seen = [cover * track.opacity[:, None, None] for cover, track in zip(covers, tracks, strict=True)]
+    alphas = [c * track.opacity.astype(np.float32)[:, None, None] for c, track in zip(covers, tracks, strict=True)]
+    seen = list(alphas)
     for place, number in enumerate(order):
-        inside = np.clip(0.5 - distances[number] - OUTLINE, 0, 1)[..., None]
-        colour = np.array(COLOURS[scene.objects[number].colour], np.float32) * (0.55 + 0.45 * inside)
-        alpha = covers[number] * tracks[number].opacity[:, None, None].astype(np.float32)
+        inside = np.clip(0.5 - distances[number] - OUTLINE, 0, 1)
+        colour = np.array(COLOURS[scene.objects[number].colour], np.float32) * (0.55 + 0.45 * inside[..., None])
+        alpha = alphas[number]
         image += alpha[..., None] * (colour - image)
         for under in order[:place]:
             seen[under] = seen[under] * (1 - alpha)
@@ -60,14 +61,11 @@ def _boxes(cover: np.ndarray) -> np.ndarray:
 
 def _distance(shape: str, track: Track, size: int) -> np.ndarray:
     """Signed distance in pixels of every pixel's centre from the outline, negative inside: float32 (F, S, S)."""
-    grid = (np.arange(size, dtype=np.float32) + 0.5) / size
-    x, y = (
-        (values - centre[:, None, None]) / track.radius[:, None, None]
-        for values, centre in ((grid[None, None, :], track.centre[:, 0]), (grid[None, :, None], track.centre[:, 1]))
-    )
-    cos, sin = (f(track.angle)[:, None, None] for f in (np.cos, np.sin))
-    across, down = (cos * x + sin * y).astype(np.float32), (cos * y - sin * x).astype(np.float32)
-    return SHAPE_DISTANCES[shape](across, down) * (track.radius * size).astype(np.float32)[:, None, None]
+    grid = ((np.arange(size) + 0.5) / size).astype(np.float32)
+    numbers = (*track.centre.T, track.radius, np.cos(track.angle), np.sin(track.angle))
+    centre_x, centre_y, radius, cos, sin = (n.astype(np.float32)[:, None, None] for n in numbers)
+    x, y = (grid[None, None, :] - centre_x) / radius, (grid[None, :, None] - centre_y) / radius
+    return SHAPE_DISTANCES[shape](cos * x + sin * y, cos * y - sin * x) * (radius * size)
 
 
 def _square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
