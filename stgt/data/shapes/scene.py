@@ -79,9 +79,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     return Scene(tuple(objects))
 
 
-def _draw_object(
-    rng: np.random.Generator, sizes: tuple[str, ...], motions: tuple[str, ...] = MOTIONS
-) -> Object:
+def _draw_object(rng: np.random.Generator, sizes: tuple[str, ...], motions: tuple[str, ...] = MOTIONS) -> Object:
     motion = str(rng.choice(motions))
     # A circle that turns looks like one that stays.
     shape = str(rng.choice(SHAPES[1:] if motion == "turns" else SHAPES))
