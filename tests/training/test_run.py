@@ -1,0 +1,217 @@
+"""The commands on a real, tiny run: simulated clips, the whole model, its folder, and what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from stgt import __main__ as cli
+from stgt.data.shapes import render_shapes
+from stgt.training import checkpoint as ckpt
+from stgt.training.log import read_log
+
+ROOT = Path(__file__).parents[2]
+TINY = """--model.vision.width 16 --model.vision.layers 1 --model.vision.heads 2 --model.vision.image-size 32
+    --model.graph.heads 2 --model.graph.dropout 0.1 --model.qformer.hidden 16 --model.qformer.heads 2
+    --model.qformer.intermediate 32 --model.qformer.queries 2 --model.qformer.embed-dim 8 --model.qformer.dropout 0.1
+    --data.tokenizer-size 200 --data.frames 4 --batch-size 4 --epochs 2 --csal-from 1 --log-every 2 --save-every 3
+    --optim.warmup-steps 2""".split()
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return render_shapes(tmp_path_factory.mktemp("data") / "shapes", train=24, test=8, size=32, frames=6)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def command(clips, out, *more, recipe="quickstart"):
+    data = ["--data.train", clips / "train.json", "--data.test", clips / "test.json", "--data.videos", clips / "videos"]
+    return [str(word) for word in ["train", recipe, *TINY, *data, "--out", out, *more]]
+
+
+def stgt(monkeypatch, *words):
+    """Run the command line in this process; returns its exit status."""
+    monkeypatch.setattr(sys, "argv", ["stgt", *map(str, words)])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+@pytest.fixture(scope="module")
+def run(clips, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        assert stgt(patch, *command(clips, out)) == 0
+    return out
+
+
+def test_a_run_learns_and_leaves_what_it_should(run):
+    records = read_log(run)
+    assert [record["step"] for record in records] == [2, 4, 6, 8, 10, 12]
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert "vtc" in records[0] and "csal" not in records[0]
+    assert "csal" in records[-1] and "vtc" not in records[-1]
+    assert 4 < records[0]["edges_per_token"] <= 3 * 16
+    assert sorted(p.name for p in run.iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "log.jsonl",
+        "tensorboard",
+        "tokenizer",
+    ]
+    assert not [p for p in run.rglob("*") if p.suffix in (".pt", ".pth", ".bin", ".pkl")]
+
+
+def test_evaluate_search_and_visualize_answer_from_the_folder_alone(run, clips, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert stgt(monkeypatch, "evaluate", "--run", run, "--k-test", 50) == 0
+    result = json.loads((run / "evaluation.json").read_text())
+    assert result["split"]["videos"] == result["split"]["captions"] == 8 and result["k_test"] == 8
+    assert result["split"]["sha256"] == ckpt.file_hash(clips / "test.json")
+    assert result["step"] == 12 and set(result["text_to_video"]) == {"vtc", "reranked"}
+    printed = capsys.readouterr().out
+    assert result["split"]["sha256"] in printed and "8 videos, 8 captions" in printed
+    assert stgt(monkeypatch, "search", "a green triangle grows", "--run", run, "--top", 3, "--figure", "top.png") == 0
+    hits = [line for line in capsys.readouterr().out.splitlines() if line.endswith(".mp4")]
+    assert len(hits) == 3 and all(Path(line.split()[-1]).is_file() for line in hits)
+    video = next((clips / "videos").iterdir())
+    assert stgt(monkeypatch, "visualize", video, "--run", run, "--row", 1, "--out", "links.png") == 0
+    assert "row 1" in capsys.readouterr().out
+    assert (tmp_path / "top.png").stat().st_size > 10_000 and (tmp_path / "links.png").stat().st_size > 10_000
+
+
+def test_a_caption_is_found_where_search_and_evaluation_agree(run, clips):
+    from stgt.evaluation.run import answer, evaluate
+
+    first = sum(
+        answer(run, pair["caption"], top=1)[0].video == number
+        for number, pair in enumerate(json.loads((clips / "test.json").read_text()))
+    )
+    assert evaluate(run)["text_to_video"]["reranked"]["R@1"] == pytest.approx(100 * first / 8)
+
+
+def test_the_same_command_again_has_nothing_left_to_do(run, clips, monkeypatch):
+    before = ckpt.file_hash(ckpt.latest_checkpoint(run) / "model.safetensors")
+    assert stgt(monkeypatch, *command(clips, run)) == 0
+    assert ckpt.file_hash(ckpt.latest_checkpoint(run) / "model.safetensors") == before
+
+
+def test_another_configuration_is_refused_by_the_fields_that_differ(run, clips, monkeypatch, capsys):
+    assert stgt(monkeypatch, *command(clips, run, "--optim.lr", "0.5", "--attention", "dense")) == 2
+    error = capsys.readouterr().err
+    assert "optim.lr: 0.5, there" in error and "model.graph.attention: 'dense', there 'kernels'" in error
+    assert "--out" in error and "Traceback" not in error
+    assert stgt(monkeypatch, *command(clips, run, "--data.workers", "1", "--keep", "5")) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "quickstrat"], "quickstart"),
+        (["train", "quickstart", "--optim.learning-rate", "1"], "--optim.learning-rate"),
+        (["train", "quickstart", "--optim.lr", "nan"], "OptimConfig.lr is nan, expected a positive number"),
+        (["train", "quickstart", "--attention", "flash"], "dense"),
+        (["train", "quickstart", "--data.train", "nowhere.json"], "nowhere.json: no such file"),
+        (["train", "quickstart", "--device", "abacus"], "device is 'abacus'"),
+        (["evaluate", "--run", "nowhere"], "nowhere: no checkpoint in it"),
+        (["search", "a red square", "--run", "nowhere"], "nowhere: no checkpoint in it"),
+    ],
+)
+def test_a_wrong_word_is_told_before_anything_is_done(words, expected, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert stgt(monkeypatch, *words) == 2
+    printed = capsys.readouterr()
+    message = " ".join((printed.out + printed.err).replace("│", " ").split())
+    assert expected in message and "Traceback" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_annotation_without_its_video_is_refused(clips, monkeypatch, capsys, tmp_path):
+    (tmp_path / "bad.json").write_text(json.dumps([{"video": "gone.mp4", "caption": "a red square"}] * 9))
+    words = command(clips, tmp_path / "run", "--data.tokenizer", "train", "--data.train", tmp_path / "bad.json")
+    assert stgt(monkeypatch, *words) == 2
+    assert "gone.mp4" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_run_start_one_and_others_do_not_fit(run, clips, monkeypatch, capsys, tmp_path):
+    assert (
+        stgt(monkeypatch, *command(clips, tmp_path / "next", "--init", run, "--epochs", "1", "--csal-from", "0")) == 0
+    )
+    first = ckpt.read_tensors(ckpt.checkpoints(tmp_path / "next")[0], "model")
+    assert first.keys() == ckpt.read_tensors(ckpt.latest_checkpoint(run), "model").keys()
+    wide = command(clips, tmp_path / "wide", "--init", run, "--model.qformer.embed-dim", "16")
+    assert stgt(monkeypatch, *wide) == 2
+    error = capsys.readouterr().err
+    assert (
+        "model.qformer.embed_dim: 16, there 8" in error and "text_proj.weight has shape (8, 16), here (16, 16)" in error
+    )
+    assert not (tmp_path / "wide").exists()
+
+
+def test_training_on_cached_features_is_training_on_videos(clips, monkeypatch, capsys, tmp_path):
+    frozen = ["--model.vision.open-blocks", "0", "--data.sampling", "uniform"]
+    live = command(clips, tmp_path / "live", *frozen)
+    cached = command(clips, tmp_path / "cached", *frozen, "--data.features", tmp_path / "tokens")
+    features = ["data", "features", "--out", tmp_path / "tokens", *live[1:]]
+    for words in (features, live, cached):
+        assert stgt(monkeypatch, *words) == 0
+    one, other = (read_log(tmp_path / name)[-1]["loss"] for name in ("live", "cached"))
+    assert one == pytest.approx(other, rel=0.01)  # the cache holds bfloat16
+    assert stgt(monkeypatch, "evaluate", "--run", tmp_path / "cached") == 0
+    wrong = command(clips, tmp_path / "wrong", *frozen, "--data.features", tmp_path / "tokens", "--data.frames", "3")
+    assert stgt(monkeypatch, *wrong) == 2
+    assert "frames is 4 in the cache and 3 in this run" in capsys.readouterr().err
+    opened = command(clips, tmp_path / "wrong", "--data.features", tmp_path / "tokens")
+    assert stgt(monkeypatch, *opened) == 2
+    assert "open_blocks=-1 trains the tower" in capsys.readouterr().err
+
+
+def start(*words, launcher=("-m", "stgt")):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, *launcher, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+def test_the_real_model_killed_from_outside_ends_with_the_same_bits(run, clips, tmp_path):
+    words = command(clips, tmp_path / "killed", "--data.workers", "1")
+    process = start(*words)
+    while len(read_log(tmp_path / "killed")) < 2 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process = start(*words)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    for group in ("model", "optimizer"):
+        one, other = (ckpt.read_tensors(ckpt.latest_checkpoint(r), group) for r in (run, tmp_path / "killed"))
+        assert one.keys() == other.keys()
+        assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_two_processes_train_the_real_model(clips, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "stgt")
+    words = command(clips, tmp_path / "two", "--batch-size", "2")
+    output, _ = start(*words, launcher=launcher).communicate(timeout=240)
+    records = read_log(tmp_path / "two")
+    assert [record["step"] for record in records] == [2, 4, 6, 8, 10, 12], output
+    assert ckpt.read_state(ckpt.latest_checkpoint(tmp_path / "two"))["world"] == 2
