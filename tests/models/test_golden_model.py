@@ -65,10 +65,9 @@ def test_features_and_logits(recorded, backend, assert_near):
     ids, mask = batch["input_ids"], batch["attention_mask"]
     tokens = model.visual_tokens(batch["video"])
     assert_near(tokens, tensors["visual_tokens"], "visual tokens")
-    video = model.encode_video(batch["video"])
+    video = model.encode_video(tokens=tokens)
     assert_near(video.embeds, tensors["video_embeds"], "video embeddings")
     assert_near(video.queries, tensors["video_feats"], "video features")
-    assert torch.equal(model.encode_video(tokens=tokens).embeds, video.embeds)
     text = model.encode_text(ids, mask)
     assert_near(text, tensors["text_feats"], "text features")
     assert_near(model.similarity(video.queries, text) / model.temp, tensors["sim_v2t"], "similarity")
