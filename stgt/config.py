@@ -43,7 +43,7 @@ class VisionConfig:
     """The image tower: any open_clip model with a square patch grid, or `tower="vit"`, a plain small one."""
 
     tower: str = "EVA01-g-14"
-    """An open_clip model name, or "vit": open_clip's VisionTransformer of the sizes below"""
+    """An open_clip model name, which fixes heads and mlp_ratio; or "vit": an EVA01-g of the sizes below"""
     pretrained: str | None = None
     """An open_clip tag or a weight file; None leaves the tower randomly initialised"""
     image_size: int = 224
