@@ -7,9 +7,9 @@ import torch
 
 
 @pytest.fixture(scope="session", autouse=True)
-def two_threads() -> None:
-    """The same number on every machine, and more than one, so that work is always divided."""
-    torch.set_num_threads(2)
+def one_thread() -> None:
+    """Most tensors here are tiny: two threads would spend their time waiting for each other. ``threads`` sets more."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -34,13 +34,15 @@ def test_head_dims(D, dtype):
 
 @all_dtypes
 @pytest.mark.parametrize("P", [256, 196, 65, 64, 63, 50, 49, 7, 1])
-def test_patches(P, dtype):
+def test_patches(P, dtype, threads):
+    threads(2)
     assert_attention_close(*qkv(1, 2, 2 * P, 88, dtype=dtype), video_graph(1, 2, P, dtype=dtype))
 
 
 @all_dtypes
 @pytest.mark.parametrize(("T", "window"), [(1, 0), (2, 0), (3, 1), (5, 1), (5, 2), (4, 3)])
-def test_frames_and_windows(T, window, dtype):
+def test_frames_and_windows(T, window, dtype, threads):
+    threads(2)
     graph = video_graph(2, T, 50, window=window, dtype=dtype)
     assert graph.window == window
     assert_attention_close(*qkv(2, 3, T * 50, 24, dtype=dtype), graph)

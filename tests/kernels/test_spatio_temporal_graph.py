@@ -39,7 +39,8 @@ def build(x, threshold, window=1, backend="cpu", **options):
 
 @all_dtypes
 @pytest.mark.parametrize(("P", "C"), [(256, 40), (196, 300), (65, 257), (64, 64), (50, 1), (49, 1408), (7, 88), (1, 5)])
-def test_patches_and_widths(P, C, dtype):
+def test_patches_and_widths(P, C, dtype, threads):
+    threads(2)
     x = tokens(2, 3, P, C, dtype)
     flips = assert_graph_close(build(x, 0.5), x, 0.5, 1)
     assert flips <= 2e-5 * 2 * 7 * P * P
@@ -47,7 +48,8 @@ def test_patches_and_widths(P, C, dtype):
 
 @all_dtypes
 @pytest.mark.parametrize(("T", "window"), [(1, 0), (1, 1), (2, 0), (2, 1), (5, 0), (5, 2), (4, 3), (7, 1)])
-def test_frames_and_windows(T, window, dtype):
+def test_frames_and_windows(T, window, dtype, threads):
+    threads(2)
     x = tokens(2, T, 50, 24, dtype)
     graph = build(x, 0.5, window)
     assert graph.window == min(window, T - 1)
