@@ -17,11 +17,12 @@ from stgt.training import checkpoint as ckpt
 from stgt.training.log import read_log
 
 ROOT = Path(__file__).parents[2]
-TINY = """--model.vision.width 16 --model.vision.layers 1 --model.vision.heads 2 --model.vision.image-size 32
+SMALL = """--model.vision.width 16 --model.vision.layers 1 --model.vision.heads 2 --model.vision.image-size 32
     --model.graph.heads 2 --model.graph.dropout 0.1 --model.qformer.hidden 16 --model.qformer.heads 2
     --model.qformer.intermediate 32 --model.qformer.queries 2 --model.qformer.embed-dim 8 --model.qformer.dropout 0.1
     --data.tokenizer-size 200 --data.frames 4 --batch-size 4 --epochs 2 --csal-from 1 --log-every 2 --save-every 3
-    --optim.warmup-steps 2""".split()
+    --optim.warmup-steps 2"""
+TINY = SMALL.split()
 
 
 @pytest.fixture(scope="module")
