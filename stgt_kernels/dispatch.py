@@ -59,7 +59,6 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@torch.compiler.assume_constant_result  # imports and reads the environment: torch.compile asks once, as it traces
 def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str | None:
     """The reason why ``backend`` cannot run tensors of this device and dtype; None if it can."""
     check_name(backend)
@@ -85,6 +84,11 @@ def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch
             return "Triton's interpreter computes bfloat16 wrongly"
         return None
     return f"it runs on CUDA tensors (or on CPU tensors with TRITON_INTERPRET=1), these are on {device}"
+
+
+# It imports and reads the environment: torch.compile asks once, as it traces. The decorator for this,
+# torch.compiler.assume_constant_result, sets just this too, but first loads all of torch._dynamo and triton.
+why_not._dynamo_marked_constant = True
 
 
 def choose(backend: str, device: torch.device, dtype: torch.dtype, op: str) -> str:

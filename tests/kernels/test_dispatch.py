@@ -1,0 +1,238 @@
+"""Which backend runs, what it says when it cannot, and the CPU's instruction sets."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cases import heads, same_bits, video_graph
+
+from stgt_kernels import dispatch, graph_attention, spatio_temporal_graph
+from stgt_kernels.ops.graph_attention import function as attention_function
+from stgt_kernels.ops.graph_attention import reference as attention_reference
+from stgt_kernels.testing import video_like_tokens
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def not_interpreted(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+
+@pytest.fixture
+def attend():
+    """Calls graph_attention on the CPU with these options."""
+    q, k, v = (heads(1, 2, 40, 8, seed=seed) for seed in range(3))
+    graph = video_graph(1, 2, 20)
+    return lambda **options: graph_attention(q, k, v, graph, **options)
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The backends that graph_attention ran on, in order."""
+    calls = []
+    reference, implementation = attention_reference.graph_attention, attention_function.implementation
+    monkeypatch.setattr(
+        attention_reference, "graph_attention", lambda *a: (calls.append("reference"), reference(*a))[1]
+    )
+    monkeypatch.setattr(
+        attention_function, "implementation", lambda backend: (calls.append(backend), implementation(backend))[1]
+    )
+    return calls
+
+
+def test_a_named_backend_runs(attend, ran):
+    attend(backend="reference")
+    attend(backend="cpu")
+    assert ran == ["reference", "cpu"]
+
+
+def test_auto_takes_the_fastest_that_can(attend, ran, monkeypatch):
+    attend()
+    dispatch.extension_error.cache_clear()
+    monkeypatch.setitem(sys.modules, "stgt_kernels._C", None)  # as if it had not been built
+    try:
+        attend()
+    finally:
+        dispatch.extension_error.cache_clear()
+    assert ran == ["cpu", "reference"]
+
+
+def test_use_backend_turns_auto_and_only_auto(attend, ran):
+    with dispatch.use_backend("reference"):
+        attend()
+        attend(backend="cpu")
+        with dispatch.use_backend("cpu"):
+            attend()
+        attend()
+        with dispatch.use_backend("auto"):
+            attend()
+    attend()
+    assert ran == ["reference", "cpu", "cpu", "reference", "cpu", "cpu"]
+
+
+def test_use_backend_ends_with_an_error(attend, ran):
+    with pytest.raises(KeyError), dispatch.use_backend("reference"):
+        raise KeyError
+    attend()
+    assert ran == ["cpu"]
+
+
+def test_use_backend_never_falls_back(attend, ran):
+    with (
+        dispatch.use_backend("triton"),
+        pytest.raises(ValueError, match="graph_attention: backend='triton' cannot run"),
+    ):
+        attend()
+    assert ran == []
+
+
+def test_a_backend_that_is_not_built_is_refused_with_what_to_install(attend, ran, monkeypatch):
+    monkeypatch.setitem(sys.modules, "stgt_kernels._C", None)
+    dispatch.extension_error.cache_clear()
+    try:
+        message = "backend='cpu' cannot run: stgt_kernels._C is not built.*pip install --no-build-isolation"
+        with pytest.raises(ValueError, match=message):
+            attend(backend="cpu")
+        with pytest.raises(ValueError, match="spatio_temporal_graph: " + message):
+            spatio_temporal_graph(video_like_tokens(1, 2, 4, 8), threshold=0.5, backend="cpu")
+    finally:
+        dispatch.extension_error.cache_clear()
+    assert ran == []
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1"])
+def test_why_not_of_what_always_runs(backend, device):
+    assert dispatch.why_not(backend, device, torch.float64) is None
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "dtype", "reason"),
+    [
+        ("cpu", "cuda:1", torch.float32, "it runs on CPU tensors, these are on cuda:1"),
+        ("cpu", "cpu", torch.int32, "float32, float64, bfloat16 and float16, not torch.int32"),
+        ("cuda", "cpu", torch.float32, "it runs on CUDA tensors, these are on cpu"),
+        ("cuda", "cuda", torch.float64, "float32, bfloat16 and float16, not torch.float64"),
+        ("triton", "cuda", torch.float64, "float32, bfloat16 and float16, not torch.float64"),
+        (
+            "triton",
+            "meta",
+            torch.float32,
+            "CUDA tensors (or on CPU tensors with TRITON_INTERPRET=1), these are on meta",
+        ),
+    ],
+)
+def test_why_not(backend, device, dtype, reason, monkeypatch):
+    monkeypatch.setattr(dispatch, "triton_error", lambda: None)
+    assert reason in dispatch.why_not(backend, torch.device(device), dtype)
+
+
+def test_why_not_of_the_cpu_s_own_dtypes():
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        assert dispatch.why_not("cpu", "cpu", dtype) is None
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="tells how a torch without CUDA is answered")
+def test_why_not_of_cuda_on_a_torch_without_it():
+    assert dispatch.why_not("cuda", "cuda") == "this PyTorch was built without CUDA"
+
+
+def test_why_not_of_triton(monkeypatch):
+    monkeypatch.setattr(dispatch, "triton_error", lambda: None)
+    assert dispatch.why_not("triton", "cuda") is None
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert dispatch.why_not("triton", "cpu") is None
+    assert dispatch.why_not("triton", "cpu", torch.bfloat16) == "Triton's interpreter computes bfloat16 wrongly"
+    monkeypatch.setattr(dispatch, "triton_error", lambda: "triton is not installed")
+    assert dispatch.why_not("triton", "cpu") == "triton is not installed"
+
+
+def test_auto_never_takes_the_interpreter(attend, ran, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    attend()
+    assert ran == ["cpu"]
+
+
+def test_auto_says_its_choice_once(attend, caplog, monkeypatch):
+    monkeypatch.setattr(dispatch, "_announced", set())
+    with caplog.at_level(logging.INFO, "stgt_kernels"):
+        attend(backend="cpu")
+        assert not caplog.messages
+        attend()
+        attend()
+        spatio_temporal_graph(video_like_tokens(1, 2, 4, 8), threshold=0.5)
+    assert caplog.messages == ["graph_attention runs on backend cpu", "spatio_temporal_graph runs on backend cpu"]
+
+
+def test_backends_agree(attend):
+    torch.testing.assert_close(attend(backend="cpu"), attend(backend="reference"))
+    assert same_bits(attend(), attend(backend="cpu"))
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, sys.path)]), **environment}
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
+
+
+TORCH_ALONE = """
+import importlib.machinery, sys
+
+class TorchAlone(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name.partition(".")[0] in {"triton", "transformers", "numpy", "einops", "open_clip", "stgt"}:
+            return None
+        return super().find_spec(name, path, target)
+
+sys.meta_path = [TorchAlone if finder is importlib.machinery.PathFinder else finder for finder in sys.meta_path]
+import torch
+from stgt_kernels import dispatch, graph_attention, spatio_temporal_graph
+
+x = torch.randn(1, 2, 20, 16, requires_grad=True)
+graph = spatio_temporal_graph(x, threshold=-0.5, differentiable=True)
+q = x.view(1, 40, 2, 8).transpose(1, 2)
+for backend in ("auto", "cpu", "reference"):
+    graph_attention(q, q, q, graph, dropout_p=0.1, backend=backend).sum().backward(retain_graph=True)
+assert x.grad.isfinite().all()
+assert dispatch.why_not("triton", "cuda") == "triton is not installed", dispatch.why_not("triton", "cuda")
+assert not {"triton", "transformers", "numpy"} & set(sys.modules)
+"""
+
+
+def test_torch_alone_is_enough():
+    result = python(TORCH_ALONE)
+    assert result.returncode == 0, result.stderr
+
+
+def test_importing_loads_neither_kernels_nor_other_packages():
+    code = "import torch, sys; before = set(sys.modules); import stgt_kernels; print(*set(sys.modules) - before)"
+    result = python(code)
+    assert result.returncode == 0, result.stderr
+    loaded = set(result.stdout.split())
+    assert "stgt_kernels.functional" in loaded and "stgt_kernels._C" not in loaded
+    packages = {name.partition(".")[0] for name in loaded} - {"stgt_kernels"}
+    assert packages <= {*sys.stdlib_module_names, "torch"}
+
+
+NEEDS = {"portable": (), "avx2": ("avx2", "fma", "f16c"), "avx512": ("avx512bw", "avx512dq", "avx512vl")}
+NEEDS["avx512_bf16"] = (*NEEDS["avx512"], "avx512_bf16")
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="asks Linux for the CPU's instruction sets")
+@pytest.mark.parametrize("isa", NEEDS)
+def test_instruction_sets(isa):
+    """Each compiled variant of the kernels passes the fuzz tests, or is not chosen where the CPU lacks it."""
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    runs = isa if all(flag in flags for flag in NEEDS[isa]) and "x86_64" in os.uname().machine else "portable"
+    code = f"""
+import pytest, stgt_kernels._C as native
+assert native.build_info()["cpu_isa"] == {runs!r}, native.build_info()
+raise SystemExit(pytest.main(["-q", "-p", "no:cacheprovider", {str(HERE / "test_fuzz.py")!r}]))
+"""
+    result = python(code, STGT_CPU_ISA=isa)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
