@@ -5,6 +5,7 @@ Commands import what they need when they run, so that `stgt --help` answers at o
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -137,6 +138,9 @@ def info() -> None:
 
 
 def main() -> None:
+    logging.basicConfig(format="%(message)s")
+    for package in ("stgt", "stgt_kernels"):
+        logging.getLogger(package).setLevel(logging.INFO)
     try:
         app.cli(prog="stgt")
     except KeyboardInterrupt:
@@ -145,7 +149,10 @@ def main() -> None:
         status = exit_status(error)
         if status is None or os.environ.get("STGT_TRACEBACK"):
             raise
-        print(f"stgt: {error}", file=sys.stderr)
+        message = str(error)
+        if "in DataLoader worker process" in message:  # with the worker's traceback before it
+            message = message.splitlines()[-1].partition(": ")[2]
+        print(f"stgt: {message}", file=sys.stderr)
         sys.exit(status)
 
 

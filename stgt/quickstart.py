@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import time
 from pathlib import Path
 
@@ -23,7 +22,6 @@ SENTENCE = "a green triangle grows"
 
 def quickstart(config: TrainConfig) -> None:
     """Run every step and say what was found; each step is a command of its own as well."""
-    logging.getLogger("stgt_kernels").setLevel(logging.INFO)
     start = time.perf_counter()
     _say("1/6  Simulated clips: coloured shapes that move, grow, turn, collide or vanish")
     commands.shapes(config.data.train.parent)

@@ -58,13 +58,11 @@ class World:
             dist.destroy_process_group()
 
 
-def start_world(device: str = "auto") -> World:
-    """Join the processes that torchrun started, or be the only one.
+def choose_device(device: str = "auto") -> torch.device:
+    """The device of that name, "auto" a GPU where there is one; of several GPUs each local process takes its own.
 
-    `device` "auto" is a GPU where there is one. Raises ValueError for a device that torch does not know or that is
-    not there.
+    Raises ValueError for a device that torch does not know or that is not there.
     """
-    local = int(os.environ.get("LOCAL_RANK", 0))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -74,7 +72,15 @@ def start_world(device: str = "auto") -> World:
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError(f"device is {device!r}, but torch sees no GPU")
+        local = int(os.environ.get("LOCAL_RANK", 0))
         chosen = torch.device("cuda", local if chosen.index is None else chosen.index)
+    return chosen
+
+
+def start_world(device: str = "auto") -> World:
+    """Join the processes that torchrun started, or be the only one, on `choose_device(device)`."""
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")

@@ -17,7 +17,7 @@ from stgt.data.transforms import describe, test_transform, train_transform
 from stgt.models.checkpoint import load_released
 from stgt.models.stgt import STGT
 from stgt.training import checkpoint as ckpt
-from stgt.training.distributed import start_world
+from stgt.training.distributed import choose_device, start_world
 from stgt.training.randomness import seed_everything
 from stgt.training.trainer import Trainer
 
@@ -68,7 +68,7 @@ def load_run(folder: Path, device: str = "auto") -> Run:
     config = from_dict(TrainConfig, ckpt.read_state(checkpoint)["config"])
     model = make_model(config.model)
     ckpt.load_model(model, checkpoint)
-    return Run(config, model.to(start_world(device).device).eval(), Tokenizer.load(folder / "tokenizer"), checkpoint)
+    return Run(config, model.to(choose_device(device)).eval(), Tokenizer.load(folder / "tokenizer"), checkpoint)
 
 
 def make_model(config: ModelConfig) -> STGT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -21,6 +22,8 @@ from stgt.training.log import RunLog
 from stgt.training.optim import learning_rate, make_optimizer, set_learning_rate
 from stgt.training.randomness import Items, SeededItems, random_state, restore_random_state, seed_everything
 from stgt.training.signals import StoppedError, StopSignals
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -67,6 +70,7 @@ class Trainer:
         resumed = ckpt.checkpoints(self.run)
         if resumed:
             self._load(resumed[-1])
+            logger.info("going on from %s, step %d of %d", resumed[-1], self.step, self.total)
         else:
             self._save()
         log = RunLog(self.run, self.step, self.total) if self.world.is_main else None
@@ -92,6 +96,8 @@ class Trainer:
         finally:
             if log:
                 log.close()
+            if self.replaced:
+                logger.warning("%d pairs took the place of others whose video could not be read", self.replaced)
 
     @property
     def _epoch(self) -> int:

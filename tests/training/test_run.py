@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from stgt import __main__ as cli
+from stgt.config import DataConfig
 from stgt.data.shapes import render_shapes
 from stgt.training import checkpoint as ckpt
 from stgt.training.log import read_log
@@ -147,6 +149,30 @@ def test_an_annotation_without_its_video_is_refused(clips, monkeypatch, capsys, 
     words = command(clips, tmp_path / "run", "--data.tokenizer", "train", "--data.train", tmp_path / "bad.json")
     assert stgt(monkeypatch, *words) == 2
     assert "gone.mp4" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_names_a_broken_video(workers, run, clips, monkeypatch, capsys, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "test.json").write_text(json.dumps([{"video": "broken.mp4", "caption": "a red square"}]))
+    monkeypatch.setattr(DataConfig, "__post_init__", lambda data: setattr(data, "workers", workers))
+    assert (
+        stgt(monkeypatch, "evaluate", "--run", run, "--annotation", tmp_path / "test.json", "--videos", tmp_path) == 2
+    )
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"stgt: {tmp_path / 'broken.mp4'}: ")
+
+
+def test_broken_videos_are_replaced_in_training_and_counted(clips, monkeypatch, caplog, tmp_path):
+    pairs = json.loads((clips / "train.json").read_text())
+    shutil.copytree(clips / "videos", tmp_path / "videos")
+    for pair in pairs[:3]:
+        (tmp_path / "videos" / pair["video"]).write_bytes(b"no video")
+    words = command(clips, tmp_path / "run", "--data.videos", tmp_path / "videos", "--data.workers", "1")
+    assert stgt(monkeypatch, *words) == 0
+    # Two epochs deal all 24 pairs each.
+    replaced = read_log(tmp_path / "run")[-1]["replaced"]
+    assert replaced >= 6 and f"{replaced} pairs took the place of others" in caplog.text
 
 
 def test_weights_of_another_run_start_one_and_others_do_not_fit(run, clips, monkeypatch, capsys, tmp_path):
