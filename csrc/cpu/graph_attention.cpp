@@ -51,6 +51,7 @@ AttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, const Te
   check_dtype(op, "live", live, ScalarType::Bool);
   if (dropout_p > 0) {
     STGT_CHECK(op, dropout_p < 1 && seed.has_value(), "dropout needs a seed and a probability below 1");
+    check_shape(op, "seed", *seed, {1});
     check_dtype(op, "seed", *seed, ScalarType::Long);
     args.drop_threshold = uint32_t(std::min(std::nearbyint(dropout_p * 65536), 65535.0));
     args.seed = uint64_t(*static_cast<const int64_t*>(seed->data_ptr()));
