@@ -89,7 +89,7 @@ def graph_attention(
     q, k, v, graph = _autocast_attention(q, k, v, graph)
     _check_attention(q, k, v, graph)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    if not math.isfinite(scale):
+    if not -math.inf < scale < math.inf:  # as torch.compile can ask of a symbol, too
         raise ValueError(f"graph_attention: scale must be finite, got {scale}")
     if not 0 <= dropout_p < 1:
         raise ValueError(f"graph_attention: dropout_p must satisfy 0 <= dropout_p < 1, got {dropout_p}")
