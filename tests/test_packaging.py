@@ -1,0 +1,111 @@
+"""The build: what it records, and what it says when it cannot go on."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+import stgt_kernels
+from stgt_kernels import _C
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def setup_py(tmp_path):
+    """Runs setup.py far enough to fail, or to name the package, in a copy that it may write to."""
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        env = {k: v for k, v in os.environ.items() if k not in ("CXX", "STGT_BUILD_CUDA")} | environment
+        command = [sys.executable, "setup.py", *(arguments or ("--version",))]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+def test_build_info():
+    info = _C.build_info()
+    assert set(info) == {"compiler", "flags", "cuda_architectures", "torch_target", "cpu_isa"}
+    assert re.search(r"\d+\.\d+", info["compiler"])
+    assert "-O3" in info["flags"] and "-std=c++20" in info["flags"]
+    assert "-march=native" not in info["flags"]  # a wheel runs on other machines than its own
+    assert info["torch_target"] == "2.10"
+    assert f"TORCH_TARGET_VERSION=0x{2:02x}{10:02x}{0:012x}" in info["flags"]
+    assert info["cpu_isa"] in ("portable", "avx2", "avx512", "avx512_bf16")
+    assert (info["cuda_architectures"] == "") == (torch.version.cuda is None)
+
+
+def test_versions_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == stgt_kernels.__version__
+    assert [d for d in project["dependencies"] if not d.startswith("torch")] == []
+
+
+def test_the_library_needs_no_symbol_of_torch_s_unstable_c_plus_plus():
+    """What it takes from torch is the stable C interface, so that one wheel serves every torch from 2.10 on."""
+    if shutil.which("nm") is None:
+        pytest.skip("binutils' nm is not installed")
+    symbols = subprocess.run(["nm", "-DuC", _C.__file__], capture_output=True, text=True, check=True).stdout
+    assert "aoti_torch" in symbols
+    unstable = [line for line in symbols.splitlines() if re.search(r"\b(at|c10|torch)::", line)]
+    assert unstable == []
+
+
+def test_setup_reads_without_building(setup_py):
+    result = setup_py()
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[-1] == stgt_kernels.__version__
+
+
+@pytest.mark.parametrize("environment", [{"PATH": ""}, {"CXX": "/nonexistent/g++"}, {"CXX": "/nonexistent/g++ -m64"}])
+def test_without_a_compiler_it_says_what_to_install(setup_py, environment):
+    result = setup_py(**environment)
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    command = environment.get("CXX", "c++").split()[0]
+    assert f"building needs {command}, which is not on PATH" in result.stderr
+    assert "Install a C++20 compiler" in result.stderr and "apt-get install g++" in result.stderr
+
+
+def test_without_torch_it_says_what_to_install(setup_py, tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('No module named torch')")
+    result = setup_py()
+    assert result.returncode != 0 and "Traceback" not in result.stderr
+    assert "building needs torch >= 2.10" in result.stderr
+    assert "pip install --no-build-isolation" in result.stderr
+
+
+@pytest.mark.parametrize("choice", ["nonsense", "2", "yes"])
+def test_an_unknown_choice_about_cuda_is_refused(setup_py, choice):
+    result = setup_py(STGT_BUILD_CUDA=choice)
+    assert result.returncode != 0 and "Traceback" not in result.stderr
+    assert f"STGT_BUILD_CUDA must be auto, 0 or 1, got {choice!r}" in result.stderr
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="tells how a torch without CUDA is answered")
+def test_cuda_that_cannot_be_built_is_refused_when_asked_for(setup_py):
+    result = setup_py(STGT_BUILD_CUDA="1")
+    assert result.returncode != 0 and "Traceback" not in result.stderr
+    assert "STGT_BUILD_CUDA=1 needs CUDA sources, nvcc and a torch built with CUDA" in result.stderr
+    assert "torch.version.cuda None" in result.stderr
+    for choice in ("0", "auto"):
+        assert setup_py(STGT_BUILD_CUDA=choice).returncode == 0
+
+
+def test_a_source_that_does_not_compile_fails_the_build(setup_py, tmp_path):
+    for source in (tmp_path / "csrc" / "cpu").glob("*.cpp"):
+        source.unlink()
+    (tmp_path / "csrc" / "library.cpp").write_text("#error this must stop the build\n")
+    result = setup_py("build_ext", "--build-temp", "objects", "--build-lib", "built")
+    assert result.returncode != 0 and "this must stop the build" in result.stdout + result.stderr
+    assert not list((tmp_path / "built").rglob("*.so"))
