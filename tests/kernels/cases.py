@@ -78,10 +78,12 @@ def run_attention(q, k, v, graph, dout, dlse=None, backend: str = "cpu", **optio
         return with_gradients(attend, q, k, v, graph, dout, dlse)
 
 
-def assert_attention_close(q, k, v, graph, dout=None, dlse=None, *, scale: float | None = None) -> dict[str, Tensor]:
-    """The cpu kernels against the definition, forward and backward, as stgt_kernels.testing measures it."""
+def assert_attention_close(
+    q, k, v, graph, dout=None, dlse=None, *, scale: float | None = None, backend: str = "cpu"
+) -> dict[str, Tensor]:
+    """A backend's kernels against the definition, forward and backward, as stgt_kernels.testing measures it."""
     dout = heads(*q.shape, dtype=q.dtype, seed=7) if dout is None else dout
-    actual = run_attention(q, k, v, graph, dout, dlse, scale=scale)
+    actual = run_attention(q, k, v, graph, dout, dlse, backend, scale=scale)
     plain = run_attention(q, k, v, graph, dout, dlse, backend="reference", scale=scale)
     exact = with_gradients(
         lambda *tensors: exact_attention(*tensors, scale=scale),

@@ -9,12 +9,12 @@ import triton
 import triton.language as tl
 
 from stgt_kernels.ops.graph_attention.triton_common import (
-    LOG2E,
     add_heads,
     dot_heads,
     inside_frame,
     kept,
     load_heads,
+    probabilities,
     program_block,
     store_heads,
     zero_heads,
@@ -72,6 +72,7 @@ def graph_attention_bwd_dkdv_kernel(
     Scores are computed transposed, (columns, rows), so that P and dz are left operands straight from registers.
     """
     n: tl.constexpr = (P + TILE - 1) // TILE
+    EXACT: tl.constexpr = q.dtype.element_ty == tl.float32
     i_h, i_list, i_b, i_t, i_p = program_block(H, T, P, BM)
     b, h, corner = i_b.to(tl.int64), i_h.to(tl.int64), (i_t * P + i_p).to(tl.int64)
     dout += (b * do_b + h * do_h) * VEC
@@ -110,10 +111,10 @@ def graph_attention_bwd_dkdv_kernel(
         q0, q1 = load_heads(q + row * q_n * VEC, o_n, q_n * VEC, in_n, D, D0, D1)
         p_w = weight + ((b * T * P + row) * O + (O - 1 - tile // n)) * P + o_n[:, None] * (O * P) + o_m[None, :]
         w = tl.load(p_w, mask=in_n[:, None] & in_m[None, :], other=0.0)
-        log_sum = tl.load(lse + row + o_n, mask=in_n, other=0.0) * LOG2E
+        log_sum = tl.load(lse + row + o_n, mask=in_n, other=0.0)
         score = dot_heads(k0, k1, q0, q1, D1, PRECISION)
         w = tl.trans(w).to(tl.float32)
-        p = tl.where(w != 0, tl.exp2(score * w * (scale * LOG2E) - log_sum[None, :]), 0.0)
+        p = probabilities(score, w, log_sum[None, :], scale, EXACT)
         if DROPOUT:
             dv0, dv1 = add_heads(dv0, dv1, p * mask, do0, do1, D1, PRECISION)
         else:
@@ -169,6 +170,7 @@ def graph_attention_bwd_dq_kernel(
 ):
     """One program per (b, frame, block of BM rows, h)."""
     n: tl.constexpr = (P + TILE - 1) // TILE
+    EXACT: tl.constexpr = q.dtype.element_ty == tl.float32
     i_h, i_list, i_b, i_t, i_p = program_block(H, T, P, BM)
     b, h, corner = i_b.to(tl.int64), i_h.to(tl.int64), (i_t * P + i_p).to(tl.int64)
     dout += (b * do_b + h * do_h + corner * do_n) * VEC
@@ -183,7 +185,7 @@ def graph_attention_bwd_dq_kernel(
     q0, q1 = load_heads(q, o_m, q_n * VEC, in_m, D, D0, D1)
     do0, do1 = load_heads(dout, o_m, do_n * VEC, in_m, D, D0, D1)
     p_row = (b * H + h) * T * P + corner + o_m
-    log_sum = tl.load(lse + p_row, mask=in_m, other=0.0) * LOG2E
+    log_sum = tl.load(lse + p_row, mask=in_m, other=0.0)
     d = tl.load(delta + p_row, mask=in_m, other=0.0)
     dq0, dq1 = zero_heads(BM, D0, D1)
     steps = tl.load(count + i_list) * (TILE // BN)
@@ -200,7 +202,7 @@ def graph_attention_bwd_dq_kernel(
         p_w = weight + (tile // n * P + i_n) + o_m[:, None] * (O * P) + o_n[None, :]
         w = tl.load(p_w, mask=in_m[:, None] & in_n[None, :], other=0.0).to(tl.float32)
         score = dot_heads(q0, q1, k0, k1, D1, PRECISION)
-        p = tl.where(w != 0, tl.exp2(score * w * (scale * LOG2E) - log_sum[:, None]), 0.0)
+        p = probabilities(score, w, log_sum[:, None], scale, EXACT)
         v0, v1 = load_heads(v + column * v_n * VEC, o_n, v_n * VEC, in_n, D, D0, D1)
         dp = dot_heads(do0, do1, v0, v1, D1, PRECISION)
         if DROPOUT:
@@ -254,6 +256,7 @@ def graph_attention_bwd_dweight_kernel(
 ):
     """One program per BN columns of a tile (b, t, i, o, j), which sums over the heads; without an edge it writes 0."""
     n: tl.constexpr = (P + TILE - 1) // TILE
+    EXACT: tl.constexpr = q.dtype.element_ty == tl.float32
     i_live, part = tl.program_id(0) // (TILE // BN), tl.program_id(0) % (TILE // BN)
     i_row = i_live // n // O
     i_b, i_t, i_p = i_row // n // T, i_row // n % T, i_row % n * TILE
@@ -271,15 +274,16 @@ def graph_attention_bwd_dweight_kernel(
     p_w = ((b * T * P + row) * O + o) * P + i_n + o_m[:, None] * (O * P) + o_n[None, :]
     w = tl.load(weight + p_w, mask=inside, other=0.0).to(tl.float32)
     dw = tl.zeros((TILE, BN), tl.float32)
-    for i_h in range(tl.where(tl.load(live + i_live), H, 0)):
+    alive = (frame >= 0) & (frame < T) & (tl.load(live + i_live) != 0)
+    for i_h in range(tl.where(alive, H, 0)):
         h = tl.cast(i_h, tl.int64)
         p_row = (b * H + h) * T * P + row + o_m
-        log_sum = tl.load(lse + p_row, mask=in_m, other=0.0) * LOG2E
+        log_sum = tl.load(lse + p_row, mask=in_m, other=0.0)
         d = tl.load(delta + p_row, mask=in_m, other=0.0)
         q0, q1 = load_heads(q + h * q_h * VEC, o_m, q_n * VEC, in_m, D, D0, D1)
         k0, k1 = load_heads(k + h * k_h * VEC, o_n, k_n * VEC, in_n, D, D0, D1)
         score = dot_heads(q0, q1, k0, k1, D1, PRECISION)
-        p = tl.exp2(score * w * (scale * LOG2E) - log_sum[:, None])
+        p = probabilities(score, w, log_sum[:, None], scale, EXACT)
         do0, do1 = load_heads(dout + h * do_h * VEC, o_m, do_n * VEC, in_m, D, D0, D1)
         v0, v1 = load_heads(v + h * v_h * VEC, o_n, v_n * VEC, in_n, D, D0, D1)
         dp = dot_heads(do0, do1, v0, v1, D1, PRECISION)
@@ -287,5 +291,4 @@ def graph_attention_bwd_dweight_kernel(
             keep = kept(seed, i_t * P + i_p + o_m, frame, i_n, i_b * H + i_h, drop_threshold, TILE, BN)
             dp = tl.where(keep, dp * inv_keep_prob, 0.0)
         dw += p * (dp - d[:, None]) * score
-    # Where there is no edge, and where p may have overflowed for want of one, the sum is dropped.
-    tl.store(dweight + p_w, tl.where(w != 0, dw * scale, 0.0).to(dweight.dtype.element_ty), mask=inside)
+    tl.store(dweight + p_w, (dw * scale).to(dweight.dtype.element_ty), mask=inside)

@@ -1,7 +1,7 @@
 """What the Triton kernels of graph attention share: head dims cut to fit, lists of live tiles, the dropout mask.
 
-A (rows, D) tile is held as two, its first D0 and its next D1 columns, for Triton's tiles are powers of two: 88 is 64 + 32
-and not 128. Where D1 is 0 the second is a copy of the first that nothing reads.
+A (rows, D) tile is held as two, its first D0 and its next D1 columns, for Triton's tiles are powers of two: 88 is
+64 + 32 and not 128. Where D1 is 0 the second is a copy of the first that nothing reads.
 """
 
 import triton
@@ -11,7 +11,6 @@ from stgt_kernels.ops.graph_attention import philox
 
 PHILOX_ROUNDS = tl.constexpr(philox.ROUNDS)
 LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
 
 
 def split_head_dim(D: int) -> tuple[int, int]:
@@ -19,7 +18,7 @@ def split_head_dim(D: int) -> tuple[int, int]:
     whole = max(16, triton.next_power_of_2(D))
     half = whole // 2
     rest = max(16, triton.next_power_of_2(D - half))
-    return (half, rest) if 16 <= half and rest < half else (whole, 0)
+    return (half, rest) if rest < half else (whole, 0)
 
 
 @triton.jit
@@ -142,10 +141,22 @@ def add_heads(acc0, acc1, p, x0, x1, D1: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def probabilities(score, w, log_sum, scale, EXACT: tl.constexpr):
+    """exp(scale * score * w - log_sum) on edges, 0 elsewhere."""
+    exponent = score * w * (scale * LOG2E) - log_sum * LOG2E
+    if (
+        EXACT
+    ):  # one more product, but two terms that may be nearly equal are not rounded before their difference is taken
+        exponent = (score * w * scale - log_sum) * LOG2E
+    return tl.where(w != 0, tl.exp2(exponent), 0.0)
+
+
+@triton.jit
 def kept(seed, row, frame, first_column, sample_head, drop_threshold, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Dropout's mask (ROWS, COLUMNS), as philox.py defines it.
 
-    row: (ROWS,) through the clip; frame, first_column: the columns' frame and the first of them in it, a multiple of 32.
+    row: (ROWS,) through the clip. frame, first_column: the columns' frame and the first of them in it, a multiple
+    of 32.
     """
     call = first_column // 8 + tl.arange(0, COLUMNS // 8)
     c0, c1 = tl.broadcast(call[None, :], row[:, None])

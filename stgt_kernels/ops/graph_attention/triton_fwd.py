@@ -4,7 +4,6 @@ import triton
 import triton.language as tl
 
 from stgt_kernels.ops.graph_attention.triton_common import (
-    LN2,
     LOG2E,
     add_heads,
     dot_heads,
@@ -68,7 +67,7 @@ def graph_attention_fwd_kernel(
     v += (b * v_b + h * v_h) * VEC
     weight += (b * T * P + corner) * O * P
     tiles += i_list * O * n
-    scale *= LOG2E  # exp2 is what the hardware has
+    scale_2 = scale * LOG2E  # the hardware has exp2
 
     o_m, o_n = tl.arange(0, BM), tl.arange(0, BN)
     in_m = inside_frame(i_p + o_m, P, BM)
@@ -91,8 +90,8 @@ def graph_attention_fwd_kernel(
         w = tl.load(p_w, mask=in_m[:, None] & in_n[None, :], other=0.0).to(tl.float32)
         score = tl.where(w != 0, dot_heads(q0, q1, k0, k1, D1, PRECISION) * w, float("-inf"))
         new_top = tl.maximum(top, tl.max(score, 1))
-        p = tl.exp2(score * scale - (new_top * scale)[:, None])
-        shrink = tl.exp2((top - new_top) * scale)
+        p = tl.exp2(score * scale_2 - (new_top * scale_2)[:, None])
+        shrink = tl.exp2((top - new_top) * scale_2)
         total = total * shrink + tl.sum(p, 1)
         top = new_top
         if DROPOUT:
@@ -104,4 +103,4 @@ def graph_attention_fwd_kernel(
     inverse = inv_keep_prob / tl.where(total == 0, 1.0, total)  # a row without edges has summed nothing
     out += ((b * T * P + corner) * H + h) * D
     store_heads(out, o_m, H * D, in_m, acc0 * inverse[:, None], acc1 * inverse[:, None], D, D0, D1)
-    tl.store(lse + (b * H + h) * T * P + corner + o_m, (top * scale + tl.log2(total)) * LN2, mask=in_m)
+    tl.store(lse + (b * H + h) * T * P + corner + o_m, top * scale + tl.log(total), mask=in_m)

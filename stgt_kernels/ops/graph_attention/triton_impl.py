@@ -73,18 +73,11 @@ class Launch:
         strides = [s if size > 1 else 0 for t in tensors for s, size in zip(t.stride()[:3], t.shape, strict=False)]
         vec = math.gcd(16 // q.element_size(), *strides)
         self.strides = [stride // vec for stride in strides]
-        self.runtime = (
-            self.H,
-            self.T,
-            self.O,
-            scale,
-            philox.drop_threshold(dropout_p),
-            1 / philox.keep_prob(dropout_p),
-        )
+        dropped, kept = philox.drop_threshold(dropout_p), philox.keep_prob(dropout_p)
+        self.runtime = (self.H, self.T, self.O, scale, dropped, 1 / kept)
         precision = "tf32" if self.unit == "tf32" else "ieee"
-        self.constants = dict(
-            P=self.P, D=self.D, D0=D0, D1=D1, VEC=vec, DROPOUT=self.dropout, PRECISION=precision, TILE=TILE
-        )
+        head_dim = dict(D=self.D, D0=D0, D1=D1, VEC=vec)
+        self.constants = dict(P=self.P, TILE=TILE, DROPOUT=self.dropout, PRECISION=precision, **head_dim)
 
     def config(self, kernel: str) -> dict[str, int]:
         return launch_config(kernel, self.unit, self.D, self.P, self.dropout, self.capability)
@@ -100,10 +93,8 @@ class Launch:
         # One more, for the kernels look one entry ahead.
         tiles = torch.empty(lists * length + 1, dtype=torch.int32, device=self.device)
         count = torch.empty(lists, dtype=torch.int32, device=self.device)
-        live_tiles_kernel[(lists,)](
-            self.live, tiles, count, self.T, self.O, n,
-            GROUP=block // TILE, COLUMNS=columns, BLOCK=min(triton.next_power_of_2(length), 1024),
-        )  # fmt: skip
+        constants = dict(GROUP=block // TILE, COLUMNS=columns, BLOCK=min(triton.next_power_of_2(length), 1024))
+        live_tiles_kernel[(lists,)](self.live, tiles, count, self.T, self.O, n, **constants)
         return tiles, count
 
 
@@ -127,26 +118,14 @@ def forward(
     q, k, v = (last_contiguous(t) for t in (q, k, v))
     weight, live = weight.contiguous(), live.contiguous()
     launch = Launch((q, k, v), weight, live, scale, dropout_p)
-    config = launch.config("fwd")
-    out, lse = heads_last(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+    outputs = heads_last(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+    arguments, config = (*launch.strides, *launch.runtime), launch.config("fwd")
     with torch.cuda.device_of(q):
-        tiles, count = launch.live_tiles(config["BM"], columns=False)
+        lists = launch.live_tiles(config["BM"], columns=False)
         graph_attention_fwd_kernel[(launch.blocks(config["BM"]) * launch.H,)](
-            q,
-            k,
-            v,
-            weight,
-            tiles,
-            count,
-            seed,
-            out,
-            lse,
-            *launch.strides,
-            *launch.runtime,
-            **launch.constants,
-            **config,
+            q, k, v, weight, *lists, seed, *outputs, *arguments, **launch.constants, **config
         )
-    return out, lse
+    return outputs
 
 
 @forward.register_fake
@@ -176,7 +155,7 @@ def backward_op(
     inputs, rows = (dout, q, k, v, weight), (seed, lse, delta)
     arguments = (*launch.strides, *launch.runtime)
     dq, dk, dv = heads_last(q), heads_last(q), heads_last(q)
-    dweight = torch.empty_like(weight) if need_dweight else weight.new_empty(0)
+    dweight = weight.new_empty(weight.shape if need_dweight else (0,))
     with torch.cuda.device_of(q):
         config = launch.config("dkdv")
         lists = launch.live_tiles(config["BM"], columns=True)
@@ -199,7 +178,7 @@ def backward_op(
 
 @backward_op.register_fake
 def _(dout, q, k, v, weight, live, seed, lse, delta, scale, dropout_p, need_dweight):
-    dweight = torch.empty_like(weight) if need_dweight else weight.new_empty(0)
+    dweight = weight.new_empty(weight.shape if need_dweight else (0,))
     return heads_last(q), heads_last(q), heads_last(q), dweight
 
 

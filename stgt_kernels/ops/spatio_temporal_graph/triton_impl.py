@@ -15,7 +15,7 @@ from stgt_kernels.ops.spatio_temporal_graph.triton_kernels import (
 
 
 def launch_config(kernel: str, dtype: torch.dtype, P: int) -> dict[str, int]:
-    """Blocks, warps and pipeline stages, the largest whose registers do not spill, in at most 99 KB of shared memory."""
+    """Blocks, warps and pipeline stages: the largest that spill no registers, in at most 99 KB of shared memory."""
     if dtype == torch.float32:
         blocks = dict(BM=64, BK=32) if kernel == "fwd" else dict(BM=64, BN=32, BK=64)
         return dict(**blocks, num_warps=8, num_stages=2)
@@ -24,7 +24,7 @@ def launch_config(kernel: str, dtype: torch.dtype, P: int) -> dict[str, int]:
 
 
 def operands(x: Tensor) -> tuple[Tensor, list[int], int]:
-    """x with a contiguous last dimension, its other strides in a unit, and that unit: how far loads may be vectorised."""
+    """x with a contiguous last dimension, its other strides in a unit, and that unit: as long as vectors may be."""
     x = x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
     strides = [stride if size > 1 else 0 for stride, size in zip(x.stride()[:3], x.shape, strict=False)]
     vec = math.gcd(16 // x.element_size(), *strides)

@@ -1,0 +1,423 @@
+"""The Triton kernels against the definition, on CPU tensors, in Triton's interpreter.
+
+Run as ``TRITON_INTERPRET=1 pytest -m triton_interpret``: the interpreter replaces the compiler for a whole process. It
+computes bfloat16 wrongly, so that float16 stands for both.
+"""
+
+import pytest
+import torch
+from cases import (
+    LAYOUTS,
+    assert_attention_close,
+    assert_close,
+    assert_same_bits,
+    dtype_name,
+    heads,
+    run_attention,
+    same_bits,
+    video_graph,
+    with_gradients,
+)
+from poison import poisoned_memory
+
+from stgt_kernels import SpatioTemporalGraph, graph_attention, spatio_temporal_graph, token_similarity
+from stgt_kernels.graph import live_tiles, storage_dtype
+from stgt_kernels.ops.graph_attention import philox
+from stgt_kernels.ops.graph_attention.reference import graph_attention_dense
+from stgt_kernels.testing import THRESHOLD_BAND, assert_graph_close, video_like_tokens
+
+pytestmark = [
+    pytest.mark.triton_interpret,
+    pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning"),  # the log of a row without edges
+    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),  # exponents where there is no edge
+    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),  # NaN given on purpose
+]
+DTYPES = (torch.float32, torch.float16)
+both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+
+
+def qkv(B, H, N, D, **options):
+    return [heads(B, H, N, D, seed=seed, **options) for seed in range(3)]
+
+
+def check(*arguments, **options):
+    return assert_attention_close(*arguments, backend="triton", **options)
+
+
+def run(*arguments, **options):
+    return run_attention(*arguments, backend="triton", **options)
+
+
+@pytest.mark.parametrize(
+    ("D", "dtype"),
+    [(D, torch.float16) for D in (1, 3, 16, 17, 32, 40, 64, 72, 88, 100, 128)]
+    + [(D, torch.float32) for D in (1, 17, 40, 88, 128)],
+    ids=lambda value: dtype_name(value) if isinstance(value, torch.dtype) else None,
+)
+def test_head_dims(D, dtype):
+    check(*qkv(1, 2, 2 * 9, D, dtype=dtype), video_graph(1, 2, 9, dtype=dtype))
+
+
+@both_dtypes
+@pytest.mark.parametrize("P", [256, 196, 65, 64, 50, 49, 1])
+def test_patches(P, dtype):
+    T = 2 if P < 100 else 1
+    check(*qkv(1, 1, T * P, 16, dtype=dtype), video_graph(1, T, P, dtype=dtype))
+
+
+@both_dtypes
+@pytest.mark.parametrize(("T", "window"), [(1, 0), (3, 0), (3, 1), (5, 2), (4, 3)])
+def test_frames_and_windows(T, window, dtype):
+    check(*qkv(2, 1, T * 7, 24, dtype=dtype), video_graph(2, T, 7, window=window, dtype=dtype))
+
+
+@both_dtypes
+@pytest.mark.parametrize("threshold", [-1.0, -0.2, 0.0, 1.0])
+def test_weights_of_both_signs(threshold, dtype):
+    x = video_like_tokens(1, 2, 30, 16)
+    x[:, :, ::3] = -x[:, :, ::3]
+    x[:, 1] = x[:, 0]  # at threshold 1 only a token and its copy
+    graph = spatio_temporal_graph(x.to(dtype), threshold=threshold, backend="reference")
+    check(*qkv(1, 2, 60, 24, dtype=dtype), graph)
+
+
+@both_dtypes
+@pytest.mark.parametrize("scale", [1.0, -0.5, 0.0])
+def test_scale(scale, dtype):
+    check(*qkv(1, 2, 60, 24, dtype=dtype), video_graph(1, 2, 30, dtype=dtype), scale=scale)
+
+
+@both_dtypes
+def test_gradients_of_out_and_lse_together(dtype):
+    dlse = torch.randn(1, 2, 60)
+    check(*qkv(1, 2, 60, 24, dtype=dtype), video_graph(1, 2, 30, dtype=dtype), dlse=dlse)
+
+
+@both_dtypes
+def test_asymmetric_graph_of_no_video(dtype):
+    weight = (2 * torch.rand(1, 150, 150) - 1).masked_fill(torch.rand(1, 150, 150) < 0.7, 0)
+    check(*qkv(1, 2, 150, 40, dtype=dtype), SpatioTemporalGraph.from_dense(weight.to(dtype)))
+
+
+@both_dtypes
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_change_no_bit(layout, dtype):
+    B, H, T, P, D = 2, 2, 1, 17, 24
+    graph = video_graph(B, T, P, dtype=dtype)
+    dout = heads(B, H, T * P, D, dtype=dtype, seed=7)
+    expected = run(*qkv(B, H, T * P, D, dtype=dtype, layout="contiguous"), graph, dout)
+    assert_same_bits(run(*qkv(B, H, T * P, D, dtype=dtype, layout=layout), graph, dout), expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_the_gradient(layout):
+    dout = heads(2, 2, 17, 24, dtype=torch.float16, seed=7, layout=layout)
+    check(*qkv(2, 2, 17, 24, dtype=torch.float16), video_graph(2, 1, 17, dtype=torch.float16), dout)
+
+
+def test_expanded_operands_and_gradient():
+    graph = video_graph(2, 2, 10)
+    q, k, v = (t.expand(2, 3, 20, 24) for t in (heads(2, 3, 1, 24), heads(2, 1, 20, 24), heads(1, 1, 20, 24)))
+    check(q, k, v, graph, torch.randn(24).expand(2, 3, 20, 24))
+
+
+@both_dtypes
+def test_merging_the_heads_copies_nothing(dtype):
+    q, k, v = qkv(2, 3, 20, 24, dtype=dtype)
+    out = graph_attention(q, k, v, video_graph(2, 2, 10, dtype=dtype), backend="triton")
+    assert out.transpose(1, 2).reshape(2, 20, 72).data_ptr() == out.data_ptr()
+
+
+@both_dtypes
+@pytest.mark.parametrize("dropout_p", [0.0, 0.2])
+def test_rows_without_edges_are_zero(dtype, dropout_p):
+    T, P = 2, 70
+    weight = torch.rand(1, T * P, T * P).masked_fill(torch.rand(1, T * P, T * P) < 0.7, 0).to(storage_dtype(dtype))
+    empty = [0, 5, 63, 64, 69, 70, *range(70, 140)]  # a whole frame, too: its lists of tiles are empty
+    weight[:, empty] = 0
+    weight[:, :, 9] = 0  # a column that no row sees
+    graph = SpatioTemporalGraph.from_dense(weight, frames=T)
+    dout = heads(1, 1, T * P, 24, dtype=dtype, seed=7)
+    result = run(*qkv(1, 1, T * P, 24, dtype=dtype), graph, dout, torch.ones(1, 1, T * P), dropout_p=dropout_p)
+    for name in ("out", "dq"):
+        assert not result[name][0, :, empty].any(), name
+    for name in ("dk", "dv"):
+        assert not result[name][:, :, 9].any(), name
+    assert torch.isneginf(result.pop("lse")[0, :, empty]).all()
+    dweight = SpatioTemporalGraph(result["dweight"], graph.live).to_dense()
+    assert not dweight[weight == 0].any() and dweight[weight != 0].any()
+    for name, tensor in result.items():
+        assert tensor.isfinite().all(), name
+
+
+@both_dtypes
+def test_a_graph_without_any_edge(dtype):
+    graph = SpatioTemporalGraph.from_dense(torch.zeros(1, 20, 20, dtype=storage_dtype(dtype)), frames=2)
+    result = run(*qkv(1, 2, 20, 8, dtype=dtype), graph, heads(1, 2, 20, 8, dtype=dtype, seed=7))
+    assert torch.isneginf(result.pop("lse")).all()
+    for name, tensor in result.items():
+        assert not tensor.any(), name
+
+
+@both_dtypes
+@pytest.mark.parametrize("dropout_p", [0.0, 0.2])
+def test_dead_tiles_are_skipped(dtype, dropout_p):
+    """What stands in tiles that the map calls dead is never looked at. A block of 128 tokens lives as a whole."""
+    block = torch.tensor([[True, True, False], [False, True, False], [False, False, True]])
+    live = block.repeat_interleave(2, 0).repeat_interleave(2, 1).view(1, 1, 6, 1, 6)
+    tile = live.repeat_interleave(64, 2).repeat_interleave(64, 4)
+    weight = torch.rand(1, 1, 384, 1, 384).to(storage_dtype(dtype))
+    graph = SpatioTemporalGraph(weight.masked_fill(~tile, 0), live)
+    tensors = (*qkv(1, 1, 384, 8, dtype=dtype), heads(1, 1, 384, 8, dtype=dtype, seed=7))
+
+    def attend(weight):
+        torch.manual_seed(0)
+        return run(*tensors[:3], SpatioTemporalGraph(weight, graph.live), tensors[3], dropout_p=dropout_p)
+
+    expected = attend(graph.weight)
+    actual = attend(weight.masked_fill(~tile, float("nan")))
+    dead = ~tile.expand_as(actual["dweight"])
+    assert not expected["dweight"][dead].any()
+    assert_same_bits(actual, expected)
+
+
+@both_dtypes
+def test_live_tiles_without_edges_change_nothing(dtype):
+    """Even where the map calls frames beyond the clip alive."""
+    graph = video_graph(1, 2, 70, threshold=0.9, dtype=dtype)
+    everything = SpatioTemporalGraph(graph.weight, torch.ones_like(graph.live))
+    tensors = (*qkv(1, 1, 140, 8, dtype=dtype), heads(1, 1, 140, 8, dtype=dtype, seed=7))
+    assert_same_bits(run(*tensors[:3], everything, tensors[3]), run(*tensors[:3], graph, tensors[3]))
+
+
+@both_dtypes
+def test_the_same_bits_every_time(dtype):
+    graph = video_graph(1, 2, 30, dtype=dtype)
+    tensors = (*qkv(1, 2, 60, 24, dtype=dtype), heads(1, 2, 60, 24, dtype=dtype, seed=7))
+    results = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        results.append(run(*tensors[:3], graph, tensors[3], dropout_p=0.2))
+    assert_same_bits(*results)
+
+
+@pytest.mark.parametrize(("T", "P"), [(3, 7), (1, 130)])
+@pytest.mark.parametrize("p", [0.1, 0.9])
+def test_the_dropout_mask_is_the_documented_one(T, P, p):
+    """Read off bit for bit with one-hot values."""
+    B, H, N = 2, 2, T * P
+    graph = video_graph(B, T, P, threshold=-1)
+    q, k = (heads(B, H, N, 8, seed=seed) for seed in range(2))
+    torch.manual_seed(5)
+    keep, _ = philox.keep_mask(torch.randint(2**63 - 1, (1,)), B, H, T, P, p)
+    columns = []
+    for start in range(0, N, 128):
+        v = torch.eye(N)[:, start : start + 128]
+        torch.manual_seed(5)
+        padded = [torch.nn.functional.pad(t, (0, v.shape[1] - t.shape[-1])) for t in (q, k)]
+        columns.append(
+            graph_attention(*padded, v.expand(B, H, *v.shape), graph, scale=1.0, dropout_p=p, backend="triton")
+        )
+    assert torch.equal(torch.cat(columns, -1) != 0, keep & (graph.to_dense()[:, None] != 0))
+
+
+@both_dtypes
+@pytest.mark.parametrize(("B", "H", "T", "P", "D"), [(2, 2, 2, 20, 24), (1, 1, 1, 140, 40)])
+def test_dropout_forward_and_backward(B, H, T, P, D, dtype):
+    graph = video_graph(B, T, P, dtype=dtype)
+    q, k, v, dout = (heads(B, H, T * P, D, dtype=dtype, seed=seed) for seed in range(4))
+    torch.manual_seed(0)
+    keep, keep_prob = philox.keep_mask(torch.randint(2**63 - 1, (1,)), B, H, T, P, 0.3)
+
+    def exact(q, k, v, graph):
+        return graph_attention_dense(q, k, v, graph.to_dense(), scale=D**-0.5, keep=keep, keep_prob=keep_prob)
+
+    wide = SpatioTemporalGraph(graph.weight.double(), graph.live)
+    expected = with_gradients(exact, q.double(), k.double(), v.double(), wide, dout.double(), None)
+    torch.manual_seed(0)
+    plain = run_attention(q, k, v, graph, dout, backend="reference", dropout_p=0.3)
+    torch.manual_seed(0)
+    actual = run(q, k, v, graph, dout, dropout_p=0.3)
+    for name in expected:
+        assert_close(actual[name], plain[name], expected[name], name)
+
+
+@pytest.mark.parametrize("D", [24, 88, 128])
+def test_launches_for_other_gpus(D, monkeypatch):
+    """The interpreter runs what Hopper would; here are the blocks of a GPU with little shared memory."""
+    from stgt_kernels.ops.graph_attention import triton_impl
+
+    hopper, configs = triton_impl.launch_config, []
+
+    def ada(kernel, unit, D, P, dropout, capability):
+        configs.append(hopper(kernel, unit, D, P, dropout, (8, 9)))
+        return configs[-1]
+
+    monkeypatch.setattr(triton_impl, "launch_config", ada)
+    check(*qkv(1, 1, 130, D, dtype=torch.float16), video_graph(1, 1, 130, dtype=torch.float16))
+    assert len(configs) == 4
+    test_dropout_forward_and_backward(1, 1, 1, 130, D, torch.float16)
+
+
+def tokens(B, T, P, C, dtype):
+    x = video_like_tokens(B, T, P, C)
+    x[:, :, 1::5] *= -1
+    return x.to(dtype)
+
+
+def build(x, threshold, window=1, **options):
+    """The graph, made in poisoned memory; checks what holds for every graph."""
+    with poisoned_memory():
+        if threshold is None:
+            graph = token_similarity(x, window=window, backend="triton", **options)
+        else:
+            graph = spatio_temporal_graph(x, threshold=threshold, window=window, backend="triton", **options)
+    B, T, P, _ = x.shape
+    assert graph.weight.shape == (B, T, P, 2 * min(window, T - 1) + 1, P) and graph.weight.is_contiguous()
+    assert graph.weight.dtype == storage_dtype(x.dtype)
+    assert torch.equal(graph.live, live_tiles(graph.weight))
+    assert torch.equal(graph.to_dense(), graph.to_dense().mT)
+    return graph
+
+
+SIZES = [(1, 1, 1, 5), (2, 1, 256, 8), (1, 2, 196, 40), (2, 3, 65, 33), (1, 4, 49, 130), (1, 5, 7, 1)]
+
+
+@both_dtypes
+@pytest.mark.parametrize(("B", "T", "P", "C"), SIZES)
+def test_graphs(B, T, P, C, dtype):
+    x = tokens(B, T, P, C, dtype)
+    assert assert_graph_close(build(x, 0.5), x, 0.5, min(1, T - 1)) <= 2e-5 * B * T * 3 * P * P
+
+
+@both_dtypes
+@pytest.mark.parametrize(("T", "window"), [(3, 0), (4, 2), (3, 2)])
+@pytest.mark.parametrize("threshold", [None, -1, -0.5, 0, 0.9])
+def test_windows_and_thresholds(T, window, threshold, dtype):
+    x = tokens(2, T, 21, 24, dtype)
+    assert assert_graph_close(build(x, threshold, window), x, threshold, window) <= 2
+
+
+@both_dtypes
+def test_a_threshold_of_one_keeps_copies(dtype):
+    x = tokens(1, 2, 20, 16, dtype)
+    x[:, 1] = x[:, 0]
+    weight = build(x, 1.0).to_dense()
+    similar = torch.eye(20, dtype=torch.bool).repeat(2, 2)
+    assert not weight[0][~similar].any()
+
+
+def test_the_threshold_is_compared_before_rounding():
+    direction = torch.randn(2, 400)
+    x = (direction[0] + torch.linspace(1.730, 1.733, 200)[:, None] * direction[1])[None, None].half()
+    x[0, 0, 0] = direction[0].half()
+    unit = torch.nn.functional.normalize(x[0, 0].double(), dim=-1)
+    similarity = unit[1:] @ unit[0]
+    threshold = similarity.median().item()
+    kept = build(x, threshold).weight[0, 0, 0, 0, 1:] != 0
+    certain = (similarity - threshold).abs() > THRESHOLD_BAND[torch.float16]
+    assert torch.equal(kept[certain], (similarity >= threshold)[certain])
+    rounded = similarity.half() >= torch.tensor(threshold).half()
+    assert not torch.equal(kept[certain], rounded[certain])
+
+
+@both_dtypes
+@pytest.mark.parametrize("layout", ["frames inside", "channels first", "expanded", "sliced"])
+def test_layouts_of_tokens_change_no_bit(layout, dtype):
+    x = tokens(2, 3, 20, 24, dtype)
+    if layout == "expanded":
+        x = x[:1, :1].expand(2, 3, 20, 24)
+    strided = {
+        "frames inside": lambda: x.permute(0, 2, 1, 3).contiguous().permute(0, 2, 1, 3),
+        "channels first": lambda: x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1),
+        "expanded": lambda: x,
+        "sliced": lambda: torch.nn.functional.pad(x, (1, 2, 1, 0), value=float("nan"))[:, :, 1:, 1:-2],
+    }[layout]()
+    assert not strided.is_contiguous()
+    assert same_bits(build(strided, 0.5).weight, build(x.contiguous(), 0.5).weight)
+
+
+@both_dtypes
+@pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("threshold", [None, -1, 0.5])
+def test_a_bad_token_has_no_edges_and_reaches_no_other(threshold, bad, dtype):
+    x = tokens(2, 2, 70, 24, dtype)
+    clean = build(x, threshold).to_dense()
+    x[0, 1, 66, slice(None) if bad == 0 else 5] = bad
+    dense = build(x, threshold).to_dense()
+    assert not dense[0, 136].any()
+    clean[0, 136] = clean[0, :, 136] = 0
+    assert same_bits(dense, clean)
+
+
+def gradient(x, threshold, window, dweight, backend):
+    x = x.detach().requires_grad_()
+    with poisoned_memory():
+        options = dict(window=window, differentiable=True, backend=backend)
+        if threshold is None:
+            graph = token_similarity(x, **options)
+        else:
+            graph = spatio_temporal_graph(x, threshold=threshold, **options)
+        return torch.autograd.grad(graph.weight, x, dweight.to(graph.weight.dtype))[0]
+
+
+@both_dtypes
+@pytest.mark.parametrize("threshold", [None, 0.5])
+@pytest.mark.parametrize(("T", "P", "C", "window"), [(1, 50, 24, 0), (3, 70, 40, 1), (4, 33, 150, 3), (1, 1, 8, 0)])
+def test_gradients_of_the_graph(T, P, C, window, threshold, dtype):
+    x = tokens(2, T, P, C, dtype)
+    dweight = torch.randn(2, T, P, 2 * window + 1, P).to(storage_dtype(dtype))
+    if threshold is not None:  # leave out what lies at the threshold
+        similarity = token_similarity(x.double(), window=window, backend="reference").weight
+        dweight = dweight.masked_fill((similarity - threshold).abs() < 2 * THRESHOLD_BAND[dtype], 0)
+    actual = gradient(x, threshold, window, dweight, "triton")
+    plain = gradient(x, threshold, window, dweight, "reference")
+    exact = gradient(x.double(), threshold, window, dweight, "reference")
+    assert_close(actual, plain, exact, "dx")
+
+
+@both_dtypes
+@pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
+def test_gradients_beside_a_token_without_edges(bad, dtype):
+    x = tokens(2, 2, 50, 24, dtype)
+    dweight = torch.randn(2, 2, 50, 3, 50).to(storage_dtype(dtype))
+    clean = gradient(x, 0.5, 1, dweight, "triton")
+    x[0, 1, 7] = bad
+    dx = gradient(x, 0.5, 1, dweight, "triton")
+    assert not dx[0, 1, 7].any() and dx.isfinite().all()
+    assert same_bits(dx[1], clean[1])
+
+
+def test_operators():
+    """Schemas, fakes and strides of the four leaf operators, as torch.compile relies on them."""
+    from stgt_kernels.ops.graph_attention import triton_impl as attention
+    from stgt_kernels.ops.spatio_temporal_graph import triton_impl as graphs
+
+    x = tokens(1, 2, 5, 8, torch.float16)
+    torch.library.opcheck(graphs.forward, (x, 0.5, 1))
+    weight, live, inv_norm = graphs.forward(x, 0.5, 1)
+    torch.library.opcheck(graphs.backward, (torch.ones_like(weight), x, weight, inv_norm))
+    q, k, v, dout = (heads(1, 2, 10, 8, dtype=torch.float16, seed=seed) for seed in range(4))
+    forward = (q, k.contiguous(), v, weight, live, torch.tensor([5]), 0.3, 0.2)
+    torch.library.opcheck(attention.forward, forward)
+    lse = attention.forward(*forward)[1]
+    for seed, p, need_dweight in ((torch.tensor([5]), 0.2, True), (None, 0.0, False)):
+        backward = (dout, q, k, v, weight, live, seed, lse, torch.zeros_like(lse), 0.3, p, need_dweight)
+        torch.library.opcheck(attention.backward_op, backward)
+
+
+def test_compiles_without_a_graph_break():
+    def step(x, q, k, v):
+        graph = spatio_temporal_graph(x, threshold=0.3, differentiable=True, backend="triton")
+        out, lse = graph_attention(q, k, v, graph, return_lse=True, dropout_p=0.2, backend="triton")
+        return out.float().square().sum() + lse.sum()
+
+    def gradients(function):
+        torch.manual_seed(0)
+        leaves = [t.detach().requires_grad_() for t in (x, *operands)]
+        return torch.autograd.grad(function(*leaves), leaves)
+
+    x, operands = tokens(1, 2, 9, 16, torch.float16), qkv(1, 2, 18, 8, dtype=torch.float16)
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for name, a, b in zip("xqkv", gradients(compiled), gradients(step), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
