@@ -26,7 +26,7 @@ def quickstart() -> TrainConfig:
     return TrainConfig(
         model=ModelConfig(
             vision=VisionConfig(
-                tower="vit", image_size=64, patch_size=8, width=64, layers=4, heads=4, open_blocks=-1, dtype="float32"
+                tower="vit", image_size=64, patch_size=8, width=64, layers=2, heads=4, open_blocks=-1, dtype="float32"
             ),
             graph=GraphConfig(heads=4, dropout=0.0),
             qformer=QFormerConfig(
@@ -40,11 +40,10 @@ def quickstart() -> TrainConfig:
                 max_text_length=24,
             ),
         ),
-        data=_data("shapes", tokenizer="train", augment=False, cache=True, workers=0, sampling="uniform"),
+        data=_data("shapes", tokenizer="train", augment=False, cache=True, workers=0),
         optim=OptimConfig(lr=1e-3, min_lr=1e-5, warmup_steps=50),
         out=Path("runs/quickstart"),
-        epochs=12,
-        csal_from=9,
+        epochs=10,
         batch_size=32,
         precision="fp32",
         save_every=100,
