@@ -1,8 +1,8 @@
-"""Makes torchvision importable beside a torch it was not compiled for; import this before torchvision, timm or open_clip.
+"""Makes torchvision importable beside a torch it was not compiled for: import this before torchvision, timm, open_clip.
 
-PyPI's torchvision carries CUDA operators. Beside a CPU-only torch that library cannot be loaded, torchvision goes on without it,
-and then its own import fails (`operator torchvision::nms does not exist`) because it registers shape functions for two operators
-that nobody has defined. We need none of its operators, only its transforms: defining the two schemas is enough.
+PyPI's torchvision carries CUDA operators. Beside a CPU-only torch that library cannot be loaded, torchvision goes on
+without it, and then its own import fails (`operator torchvision::nms does not exist`), for it registers shape functions
+for two operators that nobody has defined. We need only its transforms, so defining the two schemas is enough.
 Where the library loads, nothing is defined. `import stgt._torchvision  # noqa: F401` goes above the import it serves.
 """
 

@@ -142,8 +142,17 @@ class QFormerConfig:
 
     def __post_init__(self) -> None:
         _require_positive(
-            self, "hidden", "layers", "heads", "intermediate", "queries", "cross_frequency",
-            "vocab_size", "max_positions", "embed_dim", "max_text_length",
+            self,
+            "hidden",
+            "layers",
+            "heads",
+            "intermediate",
+            "queries",
+            "cross_frequency",
+            "vocab_size",
+            "max_positions",
+            "embed_dim",
+            "max_text_length",
         )
         _require(self, "hidden", self.hidden % self.heads == 0, f"a multiple of heads={self.heads}")
         for name in ("bos_token_id", "pad_token_id"):
