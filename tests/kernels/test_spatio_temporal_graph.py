@@ -38,7 +38,9 @@ def build(x, threshold, window=1, backend="cpu", **options):
 
 
 @all_dtypes
-@pytest.mark.parametrize(("P", "C"), [(256, 40), (196, 300), (65, 257), (64, 64), (50, 1), (49, 1408), (7, 88), (1, 5)])
+@pytest.mark.parametrize(
+    ("P", "C"), [(321, 24), (256, 40), (196, 300), (65, 257), (64, 64), (50, 1), (49, 1408), (7, 88), (1, 5)]
+)
 def test_patches_and_widths(P, C, dtype, threads):
     threads(2)
     x = tokens(2, 3, P, C, dtype)
@@ -76,6 +78,16 @@ def test_without_a_threshold_every_pair_of_the_band_is_an_edge(dtype):
     exact = torch.nn.functional.cosine_similarity(x.double()[:, 1, :, None], x.double()[:, 2, None], dim=-1)
     assert_close(graph.weight[:, 1, :, 2], exact.to(graph.weight.dtype), exact)
     assert same_bits(graph.weight, build(x, -1).weight)
+
+
+@both_backends
+@all_dtypes
+def test_a_similarity_equal_to_the_threshold_is_an_edge(backend, dtype):
+    """Norms of 1 and 2 and a product of 1: nothing is rounded."""
+    x = torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 1]], dtype=dtype)[None, None]
+    assert torch.equal(build(x, 0.5, backend=backend).degree(), torch.tensor([[2, 2]]))
+    assert torch.equal(build(x, 0.5001, backend=backend).degree(), torch.tensor([[1, 1]]))
+    assert torch.equal(build(x, 1, backend=backend).degree(), torch.tensor([[1, 1]]))
 
 
 @both_backends
