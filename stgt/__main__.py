@@ -138,8 +138,8 @@ def info() -> None:
 
 
 def main() -> None:
-    # Read when torch is loaded. Threads that spin while they wait starve each other as soon as the machine does anything
-    # else: a step of a small model was seen to take 6 s instead of 0.5 s.
+    # Read when torch is loaded. Threads that spin while they wait starve each other as soon as the machine does
+    # anything else: a step of a small model was seen to take 6 s instead of 0.5 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(format="%(message)s")
     for package in ("stgt", "stgt_kernels"):
