@@ -37,10 +37,10 @@ def launch_config(kernel: str, unit: str, D: int, P: int, dropout: bool, capabil
         if unit == "tf32":
             return dict(BM=64, BN=16 if kernel == "dkdv" else 32, num_warps=4, num_stages=stages)
         if kernel == "dkdv":
-            return dict(BM=64, BN=32 if width <= 64 else 16, num_warps=8 if width <= 64 else 16, num_stages=stages)
+            return dict(BM=64, BN=32 if width <= 64 else 16, num_warps=16 if 64 < width <= 96 else 8, num_stages=2)
         if kernel == "dweight":
-            return dict(BM=64, BN=64 if width <= 64 else 32, num_warps=4 if 64 < width <= 96 else 8, num_stages=stages)
-        return dict(BM=64, BN=32, num_warps=8, num_stages=stages)
+            return dict(BM=64, BN=64 if width <= 64 else 32, num_warps=8 if width <= 64 else 16, num_stages=2)
+        return dict(BM=64, BN=32, num_warps=8, num_stages=3 if kernel == "dq" and width <= 64 else stages)
     # A frame of one tile has no use for blocks of two.
     block = dict(BM=64, num_warps=4) if P <= TILE else dict(BM=128, num_warps=8)
     if capability[0] in (9, 10):
@@ -57,6 +57,11 @@ def launch_config(kernel: str, unit: str, D: int, P: int, dropout: bool, capabil
     return dict(**block, BN=64 if kernel == "fwd" or width <= 64 else 32, num_stages=2)
 
 
+def capability(x: Tensor) -> tuple[int, int]:
+    """Of the GPU that x is on; for the interpreter, Hopper's."""
+    return torch.cuda.get_device_capability(x.device) if x.is_cuda else (9, 0)
+
+
 class Launch:
     """The arguments that the kernels of one pass share."""
 
@@ -66,7 +71,7 @@ class Launch:
         _, self.T, self.P, self.O, _ = weight.shape
         self.live, self.device, self.dropout = live, q.device, dropout_p > 0
         self.unit = arithmetic(q.dtype)
-        self.capability = torch.cuda.get_device_capability(q.device) if q.is_cuda else (9, 0)
+        self.capability = capability(q)
         D0, D1 = split_head_dim(self.D)
         # Strides are handed over in the unit of which all are multiples, so that the compiler knows how far it may
         # vectorise; those of dimensions of size 1 do not count.

@@ -1,0 +1,176 @@
+"""The Triton kernels compiled for GPUs that are not there: registers, shared memory, tensor cores, width of loads.
+
+Launches are recorded instead of run, at the paper's sizes, so that what is compiled is what would run. ``pytest -s``
+shows what each kernel takes.
+"""
+
+import re
+import subprocess
+
+import pytest
+import torch
+from cases import dtype_name
+
+from stgt_kernels.graph import storage_dtype
+
+triton = pytest.importorskip("triton", reason="Triton is a dependency of PyTorch on Linux with a GPU only")
+if triton.knobs.runtime.interpret:
+    pytest.skip("Triton's interpreter has taken the compiler's place in this process", allow_module_level=True)
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from stgt_kernels.ops.graph_attention import triton_impl as attention  # noqa: E402
+from stgt_kernels.ops.graph_attention.triton_common import split_head_dim  # noqa: E402
+from stgt_kernels.ops.spatio_temporal_graph import triton_impl as graph  # noqa: E402
+
+SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+    torch.bool: "*i1",
+}
+HALF = (torch.bfloat16, torch.float16)
+B, H, T, P, C, O = 1, 16, 8, 256, 1408, 3
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """The launches of whatever the test runs: (kernel, arguments by name, compiler options)."""
+    recorded = []
+
+    def record(kernel, *args, grid, warmup, **options):
+        arguments = dict(zip(kernel.arg_names, args, strict=False))
+        arguments |= {name: options.pop(name) for name in list(options) if name in kernel.arg_names}
+        assert arguments.keys() == set(kernel.arg_names)
+        recorded.append((kernel, arguments, options))
+
+    monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", record)
+    return recorded
+
+
+def compiled(kernel, arguments, options, arch):
+    """The kernel's PTX, its shared memory, and what the assembler says of it."""
+    names = kernel.arg_names
+    constants = {name: value for name, value in arguments.items() if value is None or name in constexprs(kernel)}
+    signature, attributes = {}, {}
+    for name, value in arguments.items():
+        if name in constants:
+            signature[name] = "constexpr"
+        elif isinstance(value, torch.Tensor):
+            signature[name] = POINTERS[value.dtype]
+            attributes[(names.index(name),)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "fp32" if isinstance(value, float) else "i32"
+    constants = {(names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=kernel, signature={n: signature[n] for n in names}, constexprs=constants, attrs=attributes)
+    binary = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    return binary.asm["ptx"], binary.metadata.shared
+
+
+def constexprs(kernel):
+    return {kernel.arg_names[i] for i in kernel.constexprs}
+
+
+def assembled(ptx, arch, folder):
+    """What ptxas reports: registers, spilled bytes, warnings."""
+    (folder / "kernel.ptx").write_text(ptx)
+    target = f"sm_{arch}a" if arch >= 90 else f"sm_{arch}"
+    command = [triton.knobs.nvidia.ptxas.path, "-v", f"--gpu-name={target}", "kernel.ptx", "-o", "kernel.cubin"]
+    log = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
+    return int(re.search(r"Used (\d+) registers", log)[1]), sum(map(int, re.findall(r"(\d+) bytes spill", log))), log
+
+
+def check(launches, dtype, arch, folder, label):
+    assert launches
+    for kernel, arguments, options in launches:
+        name = kernel.fn.__name__
+        ptx, shared = compiled(kernel, arguments, options, arch)
+        registers, spilled, log = assembled(ptx, arch, folder)
+        print(f"{name:42} {label:24} sm_{arch} {registers:4} registers {shared / 1024:6.1f} KB {spilled} B spilled")
+        assert spilled == 0, f"{name} spills"
+        assert "0 bytes stack frame" in log and not re.search(r"\b(ld|st)\.local", ptx), f"{name} uses local memory"
+        assert shared <= SHARED_MEMORY[arch], f"{name} takes {shared} bytes of shared memory"
+        assert "Performance Loss" not in log, f"{name}: {log}"  # wgmma that wait for one another, for one
+        if dtype in HALF:
+            if "PRECISION" in arguments or "dx" in arguments:  # those that multiply matrices
+                assert ("wgmma.mma_async" if arch == 90 else "mma.sync") in ptx, f"{name} leaves the tensor cores idle"
+            assert not re.search(r"ld\.global(\.\w+)*\.[bu]16\b", ptx), f"{name} loads single elements"
+            copies = set(re.findall(r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (\w+)", ptx))
+            assert {int(width, 16) for width in copies} <= widths(arguments, options), f"{name} copies by {copies}"
+
+
+def widths(arguments, options):
+    """Bytes that a thread may copy at a time: 16, 4 of lse and delta, and its share of a tile that is smaller still."""
+    tile = arguments.get("BN", 64) * (arguments.get("D1") or 64) * 2
+    return {16, 4, min(16, tile // (32 * options["num_warps"]))} if "num_warps" in options else {16}
+
+
+def attention_launches(dtype, D, dropout_p):
+    q, k, v, dout = (torch.empty(B, T * P, H, D, dtype=dtype).transpose(1, 2) for _ in range(4))
+    weight = torch.empty(B, T, P, O, P, dtype=storage_dtype(dtype))
+    live = torch.empty(B, T, P // 64, O, P // 64, dtype=torch.bool)
+    seed = torch.empty(1, dtype=torch.int64) if dropout_p else None
+    _, lse = attention.forward(q, k, v, weight, live, seed, 0.1, dropout_p)
+    attention.backward_op(dout, q, k, v, weight, live, seed, lse, lse.clone(), 0.1, dropout_p, True)
+
+
+@pytest.mark.parametrize("arch", [90, 80])
+@pytest.mark.parametrize(
+    ("dtype", "D", "dropout_p"),
+    [
+        (torch.bfloat16, 88, 0.0),
+        (torch.bfloat16, 88, 0.1),
+        (torch.float16, 88, 0.0),
+        (torch.bfloat16, 64, 0.0),
+        (torch.bfloat16, 64, 0.1),
+        (torch.bfloat16, 128, 0.0),
+        (torch.float32, 88, 0.0),
+        (torch.float32, 64, 0.0),
+        (torch.float32, 128, 0.0),
+    ],
+)
+def test_graph_attention(launches, dtype, D, dropout_p, arch, monkeypatch, tmp_path):
+    monkeypatch.setattr(attention, "capability", lambda x: (arch // 10, arch % 10))
+    attention_launches(dtype, D, dropout_p)
+    assert {kernel.fn.__name__ for kernel, _, _ in launches} == {
+        "live_tiles_kernel",
+        "graph_attention_fwd_kernel",
+        "graph_attention_bwd_dkdv_kernel",
+        "graph_attention_bwd_dq_kernel",
+        "graph_attention_bwd_dweight_kernel",
+    }
+    check(launches, dtype, arch, tmp_path, f"{dtype_name(dtype)} D={D} dropout={dropout_p}")
+
+
+@pytest.mark.parametrize("arch", [90, 80])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=dtype_name)
+def test_spatio_temporal_graph(launches, dtype, arch, tmp_path):
+    x = torch.empty(B, T, 1 + P, C, dtype=dtype)[:, :, 1:]  # the patches beside a class token
+    weight, _, inv_norm = graph.forward(x, 0.5, 1)
+    graph.backward(torch.empty_like(weight), x, weight, inv_norm)
+    assert len(launches) == 3
+    check(launches, dtype, arch, tmp_path, f"{dtype_name(dtype)} C={C}")
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=dtype_name)
+def test_packed_projections_are_read_as_fast(launches, dtype, tmp_path):
+    """Strides of a packed QKV are multiples of 8 elements but not of 16: loads stay as wide."""
+    packed = torch.empty(B, T * P, 3, H, 88, dtype=dtype).permute(2, 0, 3, 1, 4)
+    weight = torch.empty(B, T, P, O, P, dtype=torch.float16)
+    live = torch.empty(B, T, P // 64, O, P // 64, dtype=torch.bool)
+    attention.forward(*packed.unbind(0), weight, live, None, 0.1, 0.0)
+    assert launches[-1][1]["VEC"] == 8
+    check(launches[-1:], dtype, 90, tmp_path, "packed")
+
+
+def test_head_dims_are_cut_to_the_smallest_that_fits():
+    pieces = [16, 32, 64, 128]
+    for D in range(1, 129):
+        first, second = split_head_dim(D)
+        assert first in pieces and second in (0, *pieces)
+        assert first + second == min(a + b for a in pieces for b in (0, *pieces) if a + b >= D)
+    assert split_head_dim(88) == (64, 32)
