@@ -163,5 +163,6 @@ def test_a_bad_element_reaches_only_the_rows_that_see_it(operand, token, bad, dt
         channels = torch.arange(D) != channel
         assert same_bits(dirty["out"][..., channels], clean["out"][..., channels])
     if bad != bad:  # and it does reach the rows that see it
-        name = "dq" if operand == "dout" else "out"
-        assert dirty[name][sample, head, reached[name]].isnan().any(-1).all()
+        for name, must_change in reached.items():
+            tensor = dirty[name][sample].view(N, -1) if name == "dweight" else dirty[name][sample, head].view(N, -1)
+            assert tensor[must_change].isnan().any(-1).all(), f"{name} hides it"
