@@ -43,6 +43,8 @@ def quickstart() -> TrainConfig:
         data=_data("shapes", tokenizer="train", augment=False, cache=True, workers=0),
         optim=OptimConfig(lr=1e-3, min_lr=1e-5, warmup_steps=50),
         out=Path("runs/quickstart"),
+        # First stage only: one more epoch with CSAL took R@1 from 32% to 20%. Its soft targets are for captions that
+        # overlap in meaning, while here two scenes may differ in one word that matters.
         epochs=10,
         batch_size=32,
         precision="fp32",
