@@ -34,8 +34,7 @@ def test_head_dims(D, dtype):
 
 @all_dtypes
 @pytest.mark.parametrize("P", [256, 196, 65, 64, 63, 50, 49, 7, 1])
-def test_patches(P, dtype, threads):
-    threads(2)
+def test_patches(P, dtype):
     assert_attention_close(*qkv(1, 2, 2 * P, 88, dtype=dtype), video_graph(1, 2, P, dtype=dtype))
 
 

@@ -41,8 +41,7 @@ def build(x, threshold, window=1, backend="cpu", **options):
 @pytest.mark.parametrize(
     ("P", "C"), [(321, 24), (256, 40), (196, 300), (65, 257), (64, 64), (50, 1), (49, 1408), (7, 88), (1, 5)]
 )
-def test_patches_and_widths(P, C, dtype, threads):
-    threads(2)
+def test_patches_and_widths(P, C, dtype):
     x = tokens(2, 3, P, C, dtype)
     flips = assert_graph_close(build(x, 0.5), x, 0.5, 1)
     assert flips <= 2e-5 * 2 * 7 * P * P
