@@ -24,7 +24,7 @@ def spatio_temporal_graph(
 
     Args:
         x: (B, T, P, C), any strides; float32, bfloat16, float16, and float64 on the CPU. A zero token has similarity 0
-            to all; a token with NaN or infinity has no edges.
+            to all (norms count as 1e-12 at least); a token with NaN or infinity has no edges.
         threshold: -1 <= threshold <= 1.
         window: 0 <= window < T, in frames; a single frame also takes the default of 1.
         differentiable: send gradients to x through the kept edges. Off, the graph is a constant, as in the release.

@@ -39,8 +39,9 @@ template <class E, class A> struct TransposedFrames {
       A* inverse = inv_norm + (s * tiles + tile) * TILE;
       pack_right_transposed(x + j0 * C, C, rows, C, tokens + (s * tiles + tile) * steps<E>(C) * TILE);
       for (int64_t j = 0; j < TILE; ++j) {
-        const A norm = j < rows ? A(sqrt(sum_of_squares<A>(x + (j0 + j) * C, C))) : A(0);
-        inverse[j] = norm == 0 ? A(0) : A(1) / norm;
+        // Not below 1e-12, as torch's normalize: 1 / (|x_i| |x_j|) of smaller ones would overflow. NaN passes.
+        const A norm = j < rows ? A(sqrt(sum_of_squares<A>(x + (j0 + j) * C, C))) : A(1);
+        inverse[j] = A(1) / (norm < A(1e-12) ? A(1e-12) : norm);
       }
     }
     return s;

@@ -114,6 +114,17 @@ def test_scaling_a_token_by_a_power_of_two_changes_no_bit(dtype):
     assert same_bits(build(scaled, 0.5).weight, build(x, 0.5).weight)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=dtype_name)
+@pytest.mark.parametrize("size", [1e-5, 1e-11, 1e-13, 1e-20, 3e-22, 1e-30, 1e15])
+def test_sizes_of_tokens(size, dtype):
+    """The norm counts as 1e-12 at least, so that no product of two overflows."""
+    x = (tokens(2, 2, 50, 24) * size).to(dtype)
+    x[:, :, ::7] = tokens(2, 2, 50, 24, dtype)[:, :, ::7]
+    graph = build(x, 0.1)
+    assert graph.weight.abs().max() < 1.01
+    assert_graph_close(graph, x, 0.1, 1)
+
+
 @all_dtypes
 @pytest.mark.parametrize("layout", ["frames inside", "channels first", "every other", "expanded", "sliced"])
 def test_layouts_change_no_bit(layout, dtype):
