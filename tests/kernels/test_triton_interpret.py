@@ -329,6 +329,16 @@ def test_layouts_of_tokens_change_no_bit(layout, dtype):
     assert same_bits(build(strided, 0.5).weight, build(x.contiguous(), 0.5).weight)
 
 
+@pytest.mark.parametrize("size", [1e-11, 1e-13, 1e-20, 1e-30, 1e15])
+def test_sizes_of_tokens(size):
+    """The norm counts as 1e-12 at least, so that no product of two overflows."""
+    x = tokens(1, 2, 20, 24, torch.float32) * size
+    x[:, :, ::7] = tokens(1, 2, 20, 24, torch.float32)[:, :, ::7]
+    graph = build(x, 0.1)
+    assert graph.weight.abs().max() < 1.01
+    assert_graph_close(graph, x, 0.1, 1)
+
+
 @both_dtypes
 @pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("threshold", [None, -1, 0.5])

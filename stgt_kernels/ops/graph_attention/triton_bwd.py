@@ -90,6 +90,8 @@ def graph_attention_bwd_dkdv_kernel(
     v0, v1 = load_heads(v, o_m, v_n * VEC, in_m, D, D0, D1)
     dk0, dk1 = zero_heads(BM, D0, D1)
     dv0, dv1 = zero_heads(BM, D0, D1)
+    if DROPOUT:
+        seed = tl.load(seed)
     steps = tl.load(count + i_list) * (TILE // BN)
     tl.assume(steps > 0)
     next_tile = tl.load(tiles)
@@ -188,6 +190,8 @@ def graph_attention_bwd_dq_kernel(
     log_sum = tl.load(lse + p_row, mask=in_m, other=0.0)
     d = tl.load(delta + p_row, mask=in_m, other=0.0)
     dq0, dq1 = zero_heads(BM, D0, D1)
+    if DROPOUT:
+        seed = tl.load(seed)
     steps = tl.load(count + i_list) * (TILE // BN)
     tl.assume(steps > 0)
     next_tile = tl.load(tiles)
@@ -274,6 +278,8 @@ def graph_attention_bwd_dweight_kernel(
     p_w = ((b * T * P + row) * O + o) * P + i_n + o_m[:, None] * (O * P) + o_n[None, :]
     w = tl.load(weight + p_w, mask=inside, other=0.0).to(tl.float32)
     dw = tl.zeros((TILE, BN), tl.float32)
+    if DROPOUT:
+        seed = tl.load(seed)
     alive = (frame >= 0) & (frame < T) & (tl.load(live + i_live) != 0)
     for i_h in range(tl.where(alive, H, 0)):
         h = tl.cast(i_h, tl.int64)

@@ -21,7 +21,7 @@ def split_head_dim(D: int) -> tuple[int, int]:
     return (half, rest) if rest < half else (whole, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "O", "n"])
 def live_tiles_kernel(
     live,  # (B, T, n, O, n) bool
     tiles,  # (B, T, ceil(n/GROUP), O * n) int32, written: the live tiles opposite to a group, then anything
@@ -161,7 +161,7 @@ def kept(seed, row, frame, first_column, sample_head, drop_threshold, ROWS: tl.c
     call = first_column // 8 + tl.arange(0, COLUMNS // 8)
     c0, c1 = tl.broadcast(call[None, :], row[:, None])
     c2, c3 = tl.zeros_like(c0) + frame, tl.zeros_like(c0) + sample_head
-    w0, w1, w2, w3 = tl.philox(tl.load(seed), c0, c1, c2, c3, PHILOX_ROUNDS)
+    w0, w1, w2, w3 = tl.philox(seed, c0, c1, c2, c3, PHILOX_ROUNDS)
     words = tl.join(tl.join(w0, w2), tl.join(w1, w3))  # (ROWS, call, word // 2, word % 2)
     lanes = tl.join(words << 16, words)  # each in the high half of a word, where what lies below it cannot matter
     # (ROWS, column // 32, column % 8 // 2, column // 8 % 4, column % 2) -> columns in order

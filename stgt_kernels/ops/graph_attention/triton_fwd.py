@@ -75,6 +75,8 @@ def graph_attention_fwd_kernel(
     acc0, acc1 = zero_heads(BM, D0, D1)
     top = tl.full((BM,), FLOOR, tl.float32)
     total = tl.zeros((BM,), tl.float32)
+    if DROPOUT:
+        seed = tl.load(seed)
     steps = tl.load(count + i_list) * (TILE // BN)
     tl.assume(steps > 0)  # a path around the loop would make the compiler wait for each wgmma by itself
     next_tile = tl.load(tiles)

@@ -24,7 +24,9 @@ def arithmetic(dtype: torch.dtype) -> str:
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
-def launch_config(kernel: str, unit: str, D: int, P: int, dropout: bool, capability: tuple[int, int]) -> dict[str, int]:
+def launch_config(
+    kernel: str, unit: str, D: int, T: int, P: int, dropout: bool, capability: tuple[int, int]
+) -> dict[str, int]:
     """Blocks, warps and pipeline stages of a kernel, picked from the compiler's reports.
 
     They are the largest that spill no registers and fit the shared memory: 227 KB on Hopper and Blackwell's data-centre
@@ -41,13 +43,14 @@ def launch_config(kernel: str, unit: str, D: int, P: int, dropout: bool, capabil
         if kernel == "dweight":
             return dict(BM=64, BN=64 if width <= 64 else 32, num_warps=8 if width <= 64 else 16, num_stages=2)
         return dict(BM=64, BN=32, num_warps=8, num_stages=3 if kernel == "dq" and width <= 64 else stages)
-    # A frame of one tile has no use for blocks of two.
-    block = dict(BM=64, num_warps=4) if P <= TILE else dict(BM=128, num_warps=8)
+    # Blocks of two tiles halve the traffic, but they live if either does, so that a sparse graph wants single ones.
+    # Video is dense within its band, a graph without frames need not be; and a frame of one tile has no second.
+    block = dict(BM=128, num_warps=8) if T > 1 and P > TILE else dict(BM=64, num_warps=4)
     if capability[0] in (9, 10):
         if kernel == "dweight":
             return dict(BM=64, BN=64, num_warps=8, num_stages=2)
         if kernel == "dkdv":
-            fits = width <= 96 and P % 128 == 0 and not dropout
+            fits = width <= 96 and P % 128 == 0 and block["BM"] == 128 and not dropout
             return dict(**block, BN=64 if fits else 32, num_stages=2)
         return dict(**block, BN=64, num_stages=3)
     if kernel == "dweight":
@@ -85,7 +88,7 @@ class Launch:
         self.constants = dict(P=self.P, TILE=TILE, DROPOUT=self.dropout, PRECISION=precision, **head_dim)
 
     def config(self, kernel: str) -> dict[str, int]:
-        return launch_config(kernel, self.unit, self.D, self.P, self.dropout, self.capability)
+        return launch_config(kernel, self.unit, self.D, self.T, self.P, self.dropout, self.capability)
 
     def blocks(self, block: int) -> int:
         """How many blocks of so many tokens the samples' frames are cut into."""

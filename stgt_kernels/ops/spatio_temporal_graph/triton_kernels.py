@@ -1,7 +1,7 @@
 """Triton kernels that build the graph, and their gradient.
 
-A token that is zero or not finite gets 1/|x| = 0. Forward, 0 times its products is 0 or NaN, and neither is an edge;
-backward, it counts as zero.
+|x| counts as 1e-12 at least. A token that is not finite gets 1/|x| = 0: forward, 0 times its products, infinite or NaN,
+is NaN, which is no edge; backward, it counts as zero.
 """
 
 import triton
@@ -36,8 +36,8 @@ def inv_norm_kernel(
         value = tl.load(p_x + o_c[None, :], mask=(o_p < P)[:, None] & (o_c < C)[None, :], other=0.0).to(tl.float32)
         square += value * value
     total = tl.sum(square, 1)
-    good = (total > 0) & (total < float("inf"))
-    inverse = tl.where(good, tl.div_rn(1.0, tl.sqrt_rn(tl.where(good, total, 1.0))), 0.0)
+    norm = tl.maximum(tl.sqrt_rn(total), 1e-12)
+    inverse = tl.where(total < float("inf"), tl.div_rn(1.0, norm), 0.0)
     tl.store(inv_norm + i_bt * P + o_p, inverse, mask=o_p < P)
 
 
