@@ -32,7 +32,7 @@ class GraphAttentionFunction(torch.autograd.Function):
         if dout is None:
             dout = torch.zeros_like(out)
         # dz_ij = P_ij (dP_ij - delta_i): what softmax and log-sum-exp take off, once per row.
-        delta = (dout.to(lse.dtype) * out.to(lse.dtype)).sum(-1)
+        delta = torch.linalg.vecdot(dout.to(lse.dtype), out.to(lse.dtype))
         if dlse is not None:
             delta = delta - dlse
         dq, dk, dv, dweight = ctx.kernels.backward(
