@@ -1,0 +1,150 @@
+// Hopper's own instructions: barriers in shared memory, the tensor copy engine, warpgroup matrix products.
+// Section numbers are of the PTX ISA 9.0. Include only where code is compiled for sm_90a.
+#ifndef STGT_CUDA_PTX_SM90_CUH
+#define STGT_CUDA_PTX_SM90_CUH
+
+#include "ptx.cuh"
+
+namespace stgt::ptx {
+
+// ---- Barriers in shared memory (9.7.13.15) --------------------------------------------------------------------------
+// A phase ends when all arrivals and all expected bytes have come. Phases alternate in parity, from 0.
+
+STGT_DEVICE void barrier_init(uint64_t* barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+}
+STGT_DEVICE void barrier_init_fence() {  // after barrier_init, before the threads synchronise
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+STGT_DEVICE void barrier_arrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+STGT_DEVICE void barrier_expect(uint64_t* barrier, int bytes) {  // arrives as well
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+}
+STGT_DEVICE void barrier_wait(uint64_t* barrier, int parity) {  // until the phase of this parity has ended
+  asm volatile(
+      "{ .reg .pred done;\n"
+      "wait: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra wait; }" ::"r"(shared_address(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
+// ---- The tensor copy engine (9.7.9.27.1.2) --------------------------------------------------------------------------
+
+using TensorMap = CUtensorMap;
+
+STGT_DEVICE void tma_prefetch(const TensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+// Copies the map's box at these coordinates, innermost first, to shared memory; its bytes count on the barrier.
+// Elements out of range read as 0, and count.
+STGT_DEVICE void tma_load(void* shared, const TensorMap& map, uint64_t* barrier, int c0, int c1, int c2) {
+  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
+               ::"r"(shared_address(shared)), "l"(&map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2)
+               : "memory");
+}
+STGT_DEVICE void tma_load(void* shared, const TensorMap& map, uint64_t* barrier, int c0, int c1, int c2, int c3) {
+  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];"
+               ::"r"(shared_address(shared)), "l"(&map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+               : "memory");
+}
+STGT_DEVICE void tma_load(void* shared, const TensorMap& map, uint64_t* barrier, int c0, int c1, int c2, int c3, int c4) {
+  asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], [%2];"
+               ::"r"(shared_address(shared)), "l"(&map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
+               : "memory");
+}
+
+// ---- Registers of a warpgroup (9.7.20.5) ----------------------------------------------------------------------------
+
+template <int N> STGT_DEVICE void registers_grow() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
+template <int N> STGT_DEVICE void registers_shrink() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
+
+// ---- Warpgroup matrix products (9.7.16) -----------------------------------------------------------------------------
+// d (64 x N fp32) = or += a (64 x 16) b (16 x N), by 4 warps that start at a multiple of 4. Thread i of the warpgroup
+// holds d as mma does: warp i / 32 has rows 16 (i / 32) on, d[4 n ...] the columns 8 n on.
+
+// How 16-byte chunks are permuted within rows of 32, 64 or 128 bytes, as the copy engine writes them: with A the
+// address, bits 4.. of A are xored with bits 7.. of A, one bit for B32, two for B64, three for B128. Tiles start at
+// multiples of 256, 512 and 1024 bytes.
+enum class Swizzle : uint64_t { B128 = 1, B64 = 2, B32 = 3 };
+
+// An operand in shared memory (9.7.16.5.1).
+// K-major: rows of one swizzle's width along K; stride_bytes from 8 rows to the next 8 rows; leading_bytes not used. 16
+//   values of K further: 32 bytes further.
+// Not K-major (TRANSPOSE_B): rows of one swizzle's width along N, a row per k; leading_bytes from one panel of N of the
+//   swizzle's width to the next, stride_bytes from 8 rows (k) to the next 8.
+STGT_DEVICE uint64_t descriptor(const void* shared, int leading_bytes, int stride_bytes, Swizzle swizzle) {
+  return uint64_t((shared_address(shared) & 0x3ffff) >> 4) | uint64_t(leading_bytes >> 4) << 16 |
+         uint64_t(stride_bytes >> 4) << 32 | uint64_t(swizzle) << 62;
+}
+
+// Before the first product, and again after registers of d or a were touched otherwise.
+STGT_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+STGT_DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int PENDING> STGT_DEVICE void wgmma_wait() {  // until at most PENDING groups are under way
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+// Keeps the compiler from moving reads of d before the wait, or from copying it.
+template <int N> STGT_DEVICE void wgmma_registers(float (&d)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+template <class T, int N, bool TRANSPOSE_B = false>
+STGT_DEVICE void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate);
+template <class T, int N, bool TRANSPOSE_B = false>
+STGT_DEVICE void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate);
+
+#define STGT_R8(a, b, c, d, e, f, g, h) "%" #a ",%" #b ",%" #c ",%" #d ",%" #e ",%" #f ",%" #g ",%" #h
+#define STGT_R4(a, b, c, d) "%" #a ",%" #b ",%" #c ",%" #d
+#define STGT_R32 \
+  STGT_R8(0, 1, 2, 3, 4, 5, 6, 7) "," STGT_R8(8, 9, 10, 11, 12, 13, 14, 15) "," \
+  STGT_R8(16, 17, 18, 19, 20, 21, 22, 23) "," STGT_R8(24, 25, 26, 27, 28, 29, 30, 31)
+#define STGT_R44 STGT_R32 "," STGT_R8(32, 33, 34, 35, 36, 37, 38, 39) "," STGT_R4(40, 41, 42, 43)
+#define STGT_R64 \
+  STGT_R32 "," STGT_R8(32, 33, 34, 35, 36, 37, 38, 39) "," STGT_R8(40, 41, 42, 43, 44, 45, 46, 47) "," \
+  STGT_R8(48, 49, 50, 51, 52, 53, 54, 55) "," STGT_R8(56, 57, 58, 59, 60, 61, 62, 63)
+#define STGT_F4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define STGT_F32 \
+  STGT_F4(0), STGT_F4(4), STGT_F4(8), STGT_F4(12), STGT_F4(16), STGT_F4(20), STGT_F4(24), STGT_F4(28)
+#define STGT_F44 STGT_F32, STGT_F4(32), STGT_F4(36), STGT_F4(40)
+#define STGT_F64 STGT_F44, STGT_F4(44), STGT_F4(48), STGT_F4(52), STGT_F4(56), STGT_F4(60)
+
+// P0...: the numbers of the operands that follow d.
+#define STGT_WGMMA(T, NAME, N, R, F, TRANSPOSED, P0, P1, P2, P3, P4, P5)                                         \
+  template <> STGT_DEVICE void wgmma<T, N, TRANSPOSED>(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) { \
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %" #P2 ", 0;\n"                                                 \
+                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {" R "}, %" #P0 ", %" #P1      \
+                 ", p, 1, 1, 0, " STGT_TRANSPOSED_##TRANSPOSED "; }"                                                                     \
+                 : F                                                                                             \
+                 : "l"(a), "l"(b), "r"(int(accumulate)));                                                          \
+  }                                                                                                              \
+  template <>                                                                                                    \
+  STGT_DEVICE void wgmma<T, N, TRANSPOSED>(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate) { \
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %" #P5 ", 0;\n"                                                 \
+                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {" R "}, {%" #P0 ", %" #P1     \
+                 ", %" #P2 ", %" #P3 "}, %" #P4 ", p, 1, 1, " STGT_TRANSPOSED_##TRANSPOSED "; }"                 \
+                 : F                                                                                             \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(accumulate)));                    \
+  }
+#define STGT_TRANSPOSED_false "0"
+#define STGT_TRANSPOSED_true "1"
+#define STGT_WGMMA_SHAPES(T, NAME)                                                  \
+  STGT_WGMMA(T, NAME, 64, STGT_R32, STGT_F32, false, 32, 33, 34, 35, 36, 37)        \
+  STGT_WGMMA(T, NAME, 64, STGT_R32, STGT_F32, true, 32, 33, 34, 35, 36, 37)         \
+  STGT_WGMMA(T, NAME, 88, STGT_R44, STGT_F44, true, 44, 45, 46, 47, 48, 49)         \
+  STGT_WGMMA(T, NAME, 128, STGT_R64, STGT_F64, false, 64, 65, 66, 67, 68, 69)       \
+  STGT_WGMMA(T, NAME, 128, STGT_R64, STGT_F64, true, 64, 65, 66, 67, 68, 69)
+STGT_WGMMA_SHAPES(bf16, "bf16")
+STGT_WGMMA_SHAPES(f16, "f16")
+#undef STGT_WGMMA_SHAPES
+#undef STGT_WGMMA
+
+}  // namespace stgt::ptx
+
+#endif
