@@ -1,6 +1,10 @@
-"""Builds stgt_kernels._C, and stgt_kernels._cuda as STGT_BUILD_CUDA=auto|0|1 says (auto: where nvcc and CUDA are)."""
+"""Builds stgt_kernels._C, and stgt_kernels._cuda as STGT_BUILD_CUDA=auto|0|1 says (auto: where nvcc and CUDA are).
+
+TORCH_CUDA_ARCH_LIST names the GPUs that _cuda is built for, as for PyTorch's own extensions.
+"""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,6 +12,15 @@ from pathlib import Path
 from setuptools import setup
 
 TORCH_TARGET = "2.10"  # the oldest torch whose stable ABI the extensions use
+# The A100 and what is compatible with it; in PTX, which drivers compile, also all that is newer; and Hopper's own.
+CUDA_ARCHITECTURES = "8.0+PTX 9.0a"
+
+major, minor = TORCH_TARGET.split(".")
+target = f"-DTORCH_TARGET_VERSION=0x{int(major):02x}{int(minor):02x}000000000000"
+warnings = ["-Wall", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-maybe-uninitialized"]
+flags = ["-O3", "-std=c++20", "-fvisibility=hidden", "-g0", *warnings, target]
+# No --use_fast_math: float32 is exact. The line numbers, which cost nothing, are for profilers and sanitizers.
+nvcc_flags = ["-O3", "-std=c++20", "-lineinfo", "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden", target]
 
 
 def require(command: str, package: str) -> None:
@@ -18,27 +31,20 @@ def require(command: str, package: str) -> None:
         )
 
 
-def torch_extension():
+def build_tools():
+    """torch's cpp_extension, and where pybind11's headers are: those that torch 2.11 brings refuse the stable ABI."""
     try:
+        import pybind11
         from torch.utils import cpp_extension
     except ImportError as error:
         raise SystemExit(
-            f"stgt_kernels: building needs torch >= {TORCH_TARGET} in this environment ({error}). Install it, then:\n"
-            "  pip install --no-build-isolation ."
+            f"stgt_kernels: building needs torch >= {TORCH_TARGET} and pybind11 in this environment ({error}). "
+            "Install them, then:\n  pip install --no-build-isolation ."
         ) from error
-    return cpp_extension
+    return cpp_extension, pybind11.get_include()
 
 
-compiler = os.environ.get("CXX", "c++")
-require(compiler.split()[0], "a C++20 compiler (g++ 11 or later)")
-cpp_extension = torch_extension()
-major, minor = TORCH_TARGET.split(".")
-target = f"-DTORCH_TARGET_VERSION=0x{int(major):02x}{int(minor):02x}000000000000"
-warnings = ["-Wall", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-maybe-uninitialized"]
-flags = ["-O3", "-std=c++20", "-fvisibility=hidden", "-g0", *warnings, target]
-
-
-def build_cuda() -> bool:
+def builds_cuda(cpp_extension) -> bool:
     import torch
 
     choice = os.environ.get("STGT_BUILD_CUDA", "auto")
@@ -54,37 +60,75 @@ def build_cuda() -> bool:
     return able and choice != "0"
 
 
-def cpp(name: str, sources: list[str], macros: dict[str, str]) -> object:
-    define = [(key, f'"{value}"') for key, value in macros.items()]
-    return cpp_extension.CppExtension(name, sources, define_macros=define, extra_compile_args=flags)
+def cuda_architectures(listed: str) -> list[str]:
+    """The GPUs to build for, out of a TORCH_CUDA_ARCH_LIST: each as 8.6, 8.6+PTX or 9.0a.
 
-
-with_cuda = build_cuda()
-architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "8.0 9.0a") if with_cuda else ""
-version = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True, check=True).stdout
-extensions = [
-    cpp(
-        "stgt_kernels._C",
-        ["csrc/library.cpp", *sorted(map(str, Path("csrc/cpu").glob("*.cpp")))],
-        {
-            "STGT_COMPILER": version.splitlines()[0],
-            "STGT_FLAGS": " ".join(flags),
-            "STGT_CUDA_ARCHITECTURES": architectures,
-            "STGT_TORCH_TARGET": TORCH_TARGET,
-        },
-    )
-]
-if with_cuda:
-    os.environ["TORCH_CUDA_ARCH_LIST"] = architectures
-    extensions.append(
-        cpp_extension.CUDAExtension(
-            "stgt_kernels._cuda",
-            sorted(map(str, Path("csrc/cuda").glob("*.cu"))),
-            extra_compile_args={"cxx": flags, "nvcc": ["-O3", "-std=c++20", "--use_fast_math", "-DUSE_CUDA", target]},
+    Older ones than 8.0 are left out. A 9.0 becomes 9.0a: every such GPU runs it, and nothing else has its instructions.
+    """
+    chosen = []
+    for name in listed.replace(";", " ").split():
+        known = re.fullmatch(r"(\d+)\.\d[af]?(\+PTX)?", name)
+        if known is None:
+            raise SystemExit(f"stgt_kernels: TORCH_CUDA_ARCH_LIST must be like {CUDA_ARCHITECTURES!r}, got {name!r}")
+        if int(known[1]) >= 8:
+            chosen.append(re.sub(r"^9\.0(?!a)", "9.0a", name))
+    if not chosen:
+        raise SystemExit(
+            f"stgt_kernels: the CUDA kernels need compute capability 8.0 or later, TORCH_CUDA_ARCH_LIST is {listed!r}; "
+            "set STGT_BUILD_CUDA=0 to build without them"
         )
-    )
+    return chosen
 
-setup(
-    ext_modules=extensions,
-    cmdclass={"build_ext": cpp_extension.BuildExtension.with_options(use_ninja=True, no_python_abi_suffix=False)},
-)
+
+def code_for(architecture: str) -> list[str]:
+    """nvcc's options for one of them: machine code, and with +PTX what drivers compile for newer GPUs."""
+    number = architecture.removesuffix("+PTX").replace(".", "")
+    options = [f"-gencode=arch=compute_{number},code=sm_{number}"]
+    if architecture.endswith("+PTX"):
+        family = number.rstrip("af")  # code for one GPU's own instructions is never compiled for another
+        options.append(f"-gencode=arch=compute_{family},code=compute_{family}")
+    return options
+
+
+def main() -> None:
+    compiler = os.environ.get("CXX", "c++")
+    require(compiler.split()[0], "a C++20 compiler (g++ 11 or later)")
+    cpp_extension, pybind11_include = build_tools()
+    with_cuda = builds_cuda(cpp_extension)
+    architectures = cuda_architectures(os.environ.get("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)) if with_cuda else []
+    version = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True, check=True).stdout
+
+    def macros(**values: str) -> list[tuple[str, str]]:
+        return [(name, f'"{value}"') for name, value in values.items()]
+
+    extensions = [
+        cpp_extension.CppExtension(
+            "stgt_kernels._C",
+            ["csrc/library.cpp", *sorted(map(str, Path("csrc/cpu").glob("*.cpp")))],
+            include_dirs=[pybind11_include],
+            define_macros=macros(
+                STGT_COMPILER=version.splitlines()[0],
+                STGT_FLAGS=" ".join(flags),
+                STGT_CUDA_ARCHITECTURES=" ".join(architectures),
+                STGT_TORCH_TARGET=TORCH_TARGET,
+            ),
+            extra_compile_args=flags,
+        )
+    ]
+    if with_cuda:
+        code = [option for architecture in architectures for option in code_for(architecture)]
+        extensions.append(
+            cpp_extension.CUDAExtension(
+                "stgt_kernels._cuda",
+                ["csrc/cuda/module.cpp", *sorted(map(str, Path("csrc/cuda").glob("*.cu")))],
+                include_dirs=[pybind11_include],
+                define_macros=macros(STGT_CUDA_ARCHITECTURES=" ".join(architectures)),
+                extra_compile_args={"cxx": flags, "nvcc": [*nvcc_flags, *code, "--threads=2"]},
+            )
+        )
+    build_ext = cpp_extension.BuildExtension.with_options(use_ninja=True, no_python_abi_suffix=False)
+    setup(ext_modules=extensions, cmdclass={"build_ext": build_ext})
+
+
+if __name__ == "__main__":  # tests read the flags
+    main()

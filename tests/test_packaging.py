@@ -1,5 +1,6 @@
 """The build: what it records, and what it says when it cannot go on."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -81,7 +82,7 @@ def test_without_torch_it_says_what_to_install(setup_py, tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError('No module named torch')")
     result = setup_py()
     assert result.returncode != 0 and "Traceback" not in result.stderr
-    assert "building needs torch >= 2.10" in result.stderr
+    assert "building needs torch >= 2.10 and pybind11" in result.stderr
     assert "pip install --no-build-isolation" in result.stderr
 
 
@@ -109,3 +110,40 @@ def test_a_source_that_does_not_compile_fails_the_build(setup_py, tmp_path):
     result = setup_py("build_ext", "--build-temp", "objects", "--build-lib", "built")
     assert result.returncode != 0 and "this must stop the build" in result.stdout + result.stderr
     assert not list((tmp_path / "built").rglob("*.so"))
+
+
+@pytest.fixture(scope="module")
+def build():
+    """setup.py's functions."""
+    spec = importlib.util.spec_from_file_location("setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("listed", "built"),
+    [
+        ("8.0+PTX 9.0a", ["8.0+PTX", "9.0a"]),
+        ("7.5;8.6;9.0", ["8.6", "9.0a"]),
+        ("9.0+PTX 10.0a 12.0+PTX", ["9.0a+PTX", "10.0a", "12.0+PTX"]),
+    ],
+)
+def test_cuda_architectures(build, listed, built):
+    assert build.cuda_architectures(listed) == built
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [("7.5", "8.0 or later"), ("", "8.0 or later"), ("Ampere", "must be like"), ("sm_90", "must be like")],
+)
+def test_cuda_architectures_that_are_refused(build, listed, message):
+    with pytest.raises(SystemExit, match=message):
+        build.cuda_architectures(listed)
+
+
+def test_options_for_cuda_architectures(build):
+    assert build.code_for("8.6") == ["-gencode=arch=compute_86,code=sm_86"]
+    hopper = ["-gencode=arch=compute_90a,code=sm_90a", "-gencode=arch=compute_90,code=compute_90"]
+    assert build.code_for("9.0a") == hopper[:1] and build.code_for("9.0a+PTX") == hopper
+    assert not any("fast" in flag for flag in build.nvcc_flags)
