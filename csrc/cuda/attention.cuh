@@ -36,20 +36,25 @@ struct AttentionParams {
 template <bool OF_COLUMNS, int COUNT> class LiveTiles {
  public:
   int frame, offset, tile;  // where the walk stands: the opposite frame, its place 0..2W in the *row's* band, its tile
+  uint32_t live;            // bit k: it is live for the k-th of the COUNT tiles
 
   STGT_DEVICE LiveTiles(const AttentionParams& p, int b, int t, int first_tile)
-      : p_(p), b_(b), t_(t), first_(first_tile), next_(0), mask_(0) {}
+      : p_(p), b_(b), t_(t), first_(first_tile), next_(0), live_(0), any_(0) {}
 
   STGT_DEVICE bool next() {
     const int n = p_.tiles(), all = p_.band() * n;
-    while (mask_ == 0) {
+    while (any_ == 0) {
       if (next_ >= all) return false;
       const int i = next_ + int(threadIdx.x % 32);
-      mask_ = ptx::ballot(i < all && is_live(i / n, i % n));
+      live_ = 0;
+#pragma unroll
+      for (int k = 0; k < COUNT; ++k) live_ |= uint32_t(i < all && is_live(i / n, i % n, first_ + k)) << k;
+      any_ = ptx::ballot(live_ != 0);
       next_ += 32;
     }
-    const int i = next_ - 32 + ptx::first_bit(mask_);
-    mask_ &= mask_ - 1;
+    const int lane = ptx::first_bit(any_), i = next_ - 32 + lane;
+    any_ &= any_ - 1;
+    live = COUNT == 1 ? 1 : ptx::shuffle(live_, lane);
     frame = t_ + i / n - p_.W;
     offset = OF_COLUMNS ? 2 * p_.W - i / n : i / n;
     tile = i % n;
@@ -59,20 +64,13 @@ template <bool OF_COLUMNS, int COUNT> class LiveTiles {
  private:
   const AttentionParams& p_;
   int b_, t_, first_, next_;
-  uint32_t mask_;
+  uint32_t live_, any_;  // of the 32 candidates last looked at: this lane's own; those still to come
 
-  STGT_DEVICE bool is_live(int o, int opposite) const {
+  STGT_DEVICE bool is_live(int o, int opposite, int own) const {
     const int n = p_.tiles(), other = t_ + o - p_.W;
-    if (other < 0 || other >= p_.T) return false;
-    bool live = false;
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i) {
-      const int own = first_ + i;
-      if (own < n)
-        live |= OF_COLUMNS ? p_.live[(((int64_t(b_) * p_.T + other) * n + opposite) * p_.band() + 2 * p_.W - o) * n + own]
-                           : p_.live[(((int64_t(b_) * p_.T + t_) * n + own) * p_.band() + o) * n + opposite];
-    }
-    return live;
+    if (other < 0 || other >= p_.T || own >= n) return false;
+    return OF_COLUMNS ? p_.live[(((int64_t(b_) * p_.T + other) * n + opposite) * p_.band() + 2 * p_.W - o) * n + own]
+                      : p_.live[(((int64_t(b_) * p_.T + t_) * n + own) * p_.band() + o) * n + opposite];
   }
 };
 

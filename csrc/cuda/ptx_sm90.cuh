@@ -59,6 +59,19 @@ STGT_DEVICE void tma_load(void* shared, const TensorMap& map, uint64_t* barrier,
                : "memory");
 }
 
+// Copies shared memory to the map's box; elements out of range are left alone. By one thread, after writes to shared
+// memory were fenced and its threads synchronised; the thread waits before shared memory may go.
+STGT_DEVICE void tma_store(const TensorMap& map, const void* shared, int c0, int c1, int c2, int c3, int c4) {
+  asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(&map),
+               "r"(shared_address(shared)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
+               : "memory");
+}
+STGT_DEVICE void tma_store_wait() {
+  asm volatile("cp.async.bulk.commit_group;\n cp.async.bulk.wait_group 0;" ::: "memory");
+}
+// 9.7.13.6: what this thread wrote to shared memory becomes visible to the copy engine and to wgmma.
+STGT_DEVICE void fence_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // ---- Registers of a warpgroup (9.7.20.5) ----------------------------------------------------------------------------
 
 template <int N> STGT_DEVICE void registers_grow() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }

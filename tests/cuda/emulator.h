@@ -425,6 +425,26 @@ template <class... C> void tma_load(void* shared, const TensorMap& map, uint64_t
   tma_load_box(shared, map, barrier, {at...});
 }
 
+inline void tma_store(const TensorMap& map, const void* shared, int c0, int c1, int c2, int c3, int c4) {
+  const int at[5] = {c0, c1, c2, c3, c4};
+  int64_t values = 1;
+  for (int i = 0; i < 5; ++i) values *= map.box[i];
+  e::check_shared(shared, values * map.element_bytes, 128);
+  for (int64_t place = 0; place < values; ++place) {
+    char* to = const_cast<char*>(map.base);
+    bool inside = true;
+    for (int64_t i = 0, rest = place; i < 5; rest /= map.box[i++]) {
+      const int64_t x = at[i] + rest % map.box[i];
+      inside &= x >= 0 && x < map.size[i];
+      to += x * (i ? map.stride[i] : map.element_bytes);
+    }
+    const uint64_t from = e::swizzled(shared_address(shared) + place * map.element_bytes, map.swizzle);
+    if (inside) memcpy(to, e::shared + from, map.element_bytes);
+  }
+}
+inline void tma_store_wait() {}
+inline void fence_shared() {}
+
 template <int N> void registers_grow() { e::meet_warpgroup("registers_grow", nullptr, [](auto&) {}); }
 template <int N> void registers_shrink() { e::meet_warpgroup("registers_shrink", nullptr, [](auto&) {}); }
 

@@ -1,0 +1,174 @@
+// Graph-masked attention on Hopper, forward: softmax over edges of scale (q . k) W, times v.
+//
+// A block has 64 * GROUPS rows of one frame and one head: a warpgroup per 64 rows, and a warp that loads. It walks the
+// column tiles of 64 that are live for any of its rows, through a ring of stages of K, V and W. Four warpgroups (256
+// rows: a frame of the ViT-g) read each K and V tile once for 256 rows, 14 KB of L2 traffic per 64x64 scores; at 19 KB,
+// for 128 rows, the L2's 5.5 TB/s alone would hold the kernel to 420 TFLOP/s. P stays in registers. The product of a
+// tile's P and V runs while the next tile's scores are multiplied; otherwise the warpgroups overlap one another.
+#pragma once
+#include "attention_sm90.cuh"
+
+namespace stgt::sm90 {
+
+template <int N, int GROUPS> struct Forward {
+  static constexpr int THREADS = 128 * (GROUPS + 1);
+  static constexpr int STAGE_BYTES = 2 * Shape<N>::TILE_BYTES + GROUPS * WEIGHT_BYTES;  // K, V, W
+  static constexpr int FIXED_BYTES = GROUPS * Shape<N>::TILE_BYTES;                     // Q, later out
+  static constexpr int STAGES = stages(FIXED_BYTES, STAGE_BYTES);
+  static constexpr int SHARED_BYTES = FIXED_BYTES + STAGES * STAGE_BYTES + Ring<STAGES>::BYTES + 8;
+  static constexpr int REGISTERS = GROUPS == 4 ? 112 : 232, LOADER_REGISTERS = GROUPS == 4 ? 32 : 40;
+};
+
+// Takes the scores q . k of a tile to probabilities, up to the rows' factor 2^(-c top) and their sums: online softmax.
+// s: (row, column) accumulator. Returns what earlier sums and outputs shrink by in `shrink`.
+STGT_DEVICE void online_softmax(float (&s)[32], const char* weight, uint32_t sign, float c, float (&top)[2],
+                                float (&total)[2], float (&shrink)[2]) {
+  float highest[2] = {top[0], top[1]};
+#pragma unroll
+  for (int block = 0; block < 4; ++block) {
+    uint32_t pairs[4];
+    row_weights(pairs, weight, block);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 w = ptx::unpack<ptx::f16>(pairs[i] ^ sign);
+      float &first = s[8 * block + 2 * i], &second = s[8 * block + 2 * i + 1];
+      first = w.x != 0 ? first * w.x : -INFINITY;
+      second = w.y != 0 ? second * w.y : -INFINITY;
+      highest[i % 2] = fmaxf(highest[i % 2], fmaxf(first, second));
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    highest[r] = fmaxf(highest[r], ptx::shuffle_xor(highest[r], 1));
+    highest[r] = fmaxf(highest[r], ptx::shuffle_xor(highest[r], 2));
+    shrink[r] = ptx::exp2((top[r] - highest[r]) * c);
+    top[r] = highest[r];
+    total[r] *= shrink[r];
+  }
+  const float offset[2] = {top[0] * c, top[1] * c};
+#pragma unroll
+  for (int i = 0; i < 32; ++i) {
+    s[i] = ptx::exp2(fmaf(s[i], c, -offset[i / 2 % 2]));
+    total[i / 2 % 2] += s[i];
+  }
+}
+
+// Zeroes what dropout drops of the probabilities in columns 32 * half on of a tile whose first row and column these are.
+STGT_DEVICE void drop_rows(float (&p)[32], int half, uint32_t threshold, uint64_t seed, int sample_head, int row, int frame,
+                           int column) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const uint4 words = dropout_words(seed, sample_head, row + accumulator_row() + 8 * r, frame, column / 32 + half,
+                                      threadIdx.x % 4);
+    const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float* pair = &p[4 * (4 * half + i) + 2 * r];
+      if ((word[i] & 0xffff) < threshold) pair[0] = 0;
+      if (word[i] >> 16 < threshold) pair[1] = 0;
+    }
+  }
+}
+
+// blocks: H * ceil(P / (64 GROUPS)) * T * B, heads fastest.
+template <class T, int N, int GROUPS, bool DROPOUT>
+__global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
+    graph_attention_fwd_sm90(const __grid_constant__ AttentionParams p, const __grid_constant__ AttentionMaps maps) {
+  using S = Forward<N, GROUPS>;
+  constexpr int TILE_BYTES = Shape<N>::TILE_BYTES;
+  char* const q = ptx::shared_memory();
+  char* const stage_memory = q + S::FIXED_BYTES;
+  uint64_t* const q_full = reinterpret_cast<uint64_t*>(stage_memory + S::STAGES * S::STAGE_BYTES);
+  Ring<S::STAGES> ring(reinterpret_cast<char*>(q_full + 1));
+
+  const int blocks = (p.P + TILE * GROUPS - 1) / (TILE * GROUPS), group = threadIdx.x / 128;
+  const int h = blockIdx.x % p.H, rest = blockIdx.x / p.H;
+  const int first_tile = rest % blocks * GROUPS, t = rest / blocks % p.T, b = rest / blocks / p.T;
+
+  if (threadIdx.x == 0) {
+    ring.init(1, 4 * GROUPS);
+    ptx::barrier_init(q_full, 1);
+    ptx::barrier_init_fence();
+  }
+  ptx::sync_threads();
+
+  if (group == GROUPS) {
+    ptx::registers_shrink<S::LOADER_REGISTERS>();
+    if (threadIdx.x / 32 % 4 != 0) return;
+    const bool leader = threadIdx.x % 32 == 0;
+    if (leader) {
+      ptx::barrier_expect(q_full, GROUPS * TILE_BYTES);
+      for (int g = 0; g < GROUPS; ++g)
+        load_tile<N>(q + g * TILE_BYTES, maps.q, q_full, b, h, t, (first_tile + g) * TILE);
+    }
+    for (LiveTiles<false, GROUPS> walk(p, b, t, first_tile); walk.next(); ring.advance()) {
+      if (!leader) continue;
+      ring.fill({walk.live, walk.frame, walk.tile});
+      char* const k = stage_memory + ring.stage * S::STAGE_BYTES;
+      ptx::barrier_expect(ring.full(), S::STAGE_BYTES);
+      load_tile<N>(k, maps.k, ring.full(), b, h, walk.frame, walk.tile * TILE);
+      for (int g = 0; g < GROUPS; ++g)
+        ptx::tma_load(k + 2 * TILE_BYTES + g * WEIGHT_BYTES, maps.weight, ring.full(), walk.tile * TILE, walk.offset,
+                      (first_tile + g) * TILE, b * p.T + t);
+      load_tile<N>(k + TILE_BYTES, maps.v, ring.full(), b, h, walk.frame, walk.tile * TILE);
+    }
+    if (leader) {
+      ring.fill({0, 0, 0});
+      ptx::barrier_arrive(ring.full());
+    }
+    return;
+  }
+
+  ptx::registers_grow<S::REGISTERS>();
+  const char* const own_q = q + group * TILE_BYTES;
+  const int row = t * p.P + (first_tile + group) * TILE;
+  const float c = fabsf(p.scale) * LOG2E;
+  const uint32_t sign = p.scale < 0 ? 0x80008000u : 0;
+  float out[N / 2], top[2] = {-1e30f, -1e30f}, total[2] = {0, 0};  // -inf - -inf would be NaN
+#pragma unroll
+  for (int i = 0; i < N / 2; ++i) out[i] = 0;
+  ptx::barrier_wait(q_full, 0);
+  for (;; ring.advance()) {
+    const Step step = ring.wait_full();
+    if (step.live == 0) break;
+    if (step.live >> group & 1) {
+      const char* const k = stage_memory + ring.stage * S::STAGE_BYTES;
+      float s[32], shrink[2];
+      uint32_t probability[4][4];
+      ptx::wgmma_fence();
+      scores<T, N>(s, own_q, k);
+      ptx::wgmma_wait<0>();
+      ptx::wgmma_registers(s);
+      online_softmax(s, k + 2 * TILE_BYTES + group * WEIGHT_BYTES, sign, c, top, total, shrink);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (DROPOUT) drop_rows(s, half, p.drop_threshold, *p.seed, b * p.H + h, row, step.frame, step.tile * TILE);
+        pack_left<T>(probability, s, half);
+      }
+#pragma unroll
+      for (int i = 0; i < N / 2; ++i) out[i] *= shrink[i / 2 % 2];
+      ptx::wgmma_fence();
+      add_product<T, N>(out, probability, k + TILE_BYTES);
+      ptx::wgmma_commit();
+      ptx::wgmma_wait<0>();
+      ptx::wgmma_registers(out);
+    }
+    ring.release(ring.stage);
+  }
+
+  float inverse[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    total[r] += ptx::shuffle_xor(total[r], 1);
+    total[r] += ptx::shuffle_xor(total[r], 2);
+    inverse[r] = total[r] == 0 ? 0.0f : p.inverse_keep / total[r];  // a row without edges has summed nothing
+    const int token = (first_tile + group) * TILE + accumulator_row() + 8 * r;
+    if (threadIdx.x % 4 == 0 && token < p.P)
+      p.lse[(int64_t(b) * p.H + h) * p.T * p.P + t * p.P + token] =
+          total[r] == 0 ? -INFINITY : top[r] * fabsf(p.scale) + logf(total[r]);
+  }
+  store_tile<T, N>(out, inverse[0], inverse[1], q + group * TILE_BYTES, maps.out, group, b, h, t,
+                   (first_tile + group) * TILE);
+}
+
+}  // namespace stgt::sm90
