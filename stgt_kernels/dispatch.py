@@ -4,10 +4,13 @@ import functools
 import importlib.util
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from stgt_kernels.measured import FASTER_IN_TRITON
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 MAX_HEAD_DIM = 128
@@ -54,6 +57,36 @@ def triton_error() -> str | None:
     return None
 
 
+def compute_capability(device: torch.device) -> tuple[int, int] | None:
+    return torch.cuda.get_device_capability(device) if torch.cuda.is_available() else None
+
+
+@functools.cache
+def architecture_error(device: torch.device) -> str | None:
+    """Why the kernels of _cuda, which were compiled for some GPUs, do not run on this one (None: they do)."""
+    from stgt_kernels import _cuda
+
+    built, capability = _cuda.build_info()["architectures"], compute_capability(device)
+    if capability is None:
+        return "no CUDA device is available"
+    if any(runs_on(architecture, capability) for architecture in built.split()):
+        return None
+    own = ".".join(map(str, capability))
+    return f"stgt_kernels._cuda is built for {built}, this GPU is {own}; rebuild with TORCH_CUDA_ARCH_LIST={own}"
+
+
+def runs_on(architecture: str, capability: tuple[int, int]) -> bool:
+    """Whether code for an architecture, named as in TORCH_CUDA_ARCH_LIST, runs on a GPU of this compute capability.
+
+    8.6 is machine code for 8.6 and later 8.x, 9.0a for 9.0 alone; drivers compile 8.0+PTX for all from 8.0 on.
+    """
+    major, minor, letter, ptx = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", architecture).groups()
+    own = int(major), int(minor)
+    if own == capability or (ptx and own < capability):
+        return True
+    return not letter and own[0] == capability[0] and own < capability
+
+
 def interpreted() -> bool:
     """Whether Triton runs its kernels in Python, on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET") == "1"
@@ -76,7 +109,7 @@ def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch
     if backend == "cuda":
         if device.type != "cuda":
             return f"it runs on CUDA tensors, these are on {device}"
-        return extension_error("_cuda")
+        return extension_error("_cuda") or architecture_error(device)
     if error := triton_error():
         return error
     if device.type == "cuda" or (device.type == "cpu" and interpreted()):
@@ -91,8 +124,19 @@ def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch
 why_not._dynamo_marked_constant = True
 
 
-def choose(backend: str, device: torch.device, dtype: torch.dtype, op: str) -> str:
-    """The backend that runs: the one named (an error if it cannot), or for ``auto`` the fastest that can."""
+def faster_in_triton(device: torch.device, dtype: torch.dtype, size: str) -> bool:
+    """Whether it was measured to be, on GPUs like this one and at this class of sizes (measured.py)."""
+    return (".".join(map(str, compute_capability(device))), dtype, size) in FASTER_IN_TRITON
+
+
+faster_in_triton._dynamo_marked_constant = True
+
+
+def choose(backend: str, device: torch.device, dtype: torch.dtype, op: str, size: str) -> str:
+    """The backend that runs: the one named (an error if it cannot), or for ``auto`` the fastest that can.
+
+    size: the class of sizes of the op's arguments, of measured.size_class.
+    """
     check_name(backend)
     if backend == "auto" and _override is not None:
         backend = _override
@@ -100,7 +144,10 @@ def choose(backend: str, device: torch.device, dtype: torch.dtype, op: str) -> s
         if reason := why_not(backend, device, dtype):
             raise ValueError(f"{op}: backend={backend!r} cannot run: {reason}")
         return backend
-    chosen = next(name for name in BACKENDS if available(name, device, dtype))
+    able = [name for name in BACKENDS if available(name, device, dtype)]
+    chosen = able[0]
+    if able[:2] == ["cuda", "triton"] and faster_in_triton(device, dtype, size):
+        chosen = "triton"
     if not torch.compiler.is_compiling() and (op, chosen) not in _announced:
         _announced.add((op, chosen))
         logger.info("%s runs on backend %s", op, chosen)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from stgt_kernels import dispatch
 from stgt_kernels.graph import SpatioTemporalGraph, storage_dtype
+from stgt_kernels.measured import size_class
 from stgt_kernels.ops.graph_attention import reference as graph_attention_reference
 from stgt_kernels.ops.graph_attention.function import GraphAttentionFunction
 from stgt_kernels.ops.spatio_temporal_graph import reference as spatio_temporal_graph_reference
@@ -94,7 +95,7 @@ def graph_attention(
     if not 0 <= dropout_p < 1:
         raise ValueError(f"graph_attention: dropout_p must satisfy 0 <= dropout_p < 1, got {dropout_p}")
     seed = torch.randint(2**63 - 1, (1,), device=q.device) if dropout_p > 0 else None
-    backend = dispatch.choose(backend, q.device, q.dtype, "graph_attention")
+    backend = dispatch.choose(backend, q.device, q.dtype, "graph_attention", size_class("D", q.shape[-1]))
     if backend == "reference":
         with torch.autocast(q.device.type, enabled=False):  # q, k and v already are in its dtype
             out, lse = graph_attention_reference.graph_attention(q, k, v, graph, scale, dropout_p, seed)
@@ -123,7 +124,7 @@ def _build(
     window = min(window, frames - 1)
     if not differentiable:
         x = x.detach()
-    backend = dispatch.choose(backend, x.device, x.dtype, op)
+    backend = dispatch.choose(backend, x.device, x.dtype, op, size_class("P", x.shape[2]))
     if backend == "reference":
         with torch.autocast(x.device.type, enabled=False):  # similarities are computed in float32 whatever x's dtype
             return spatio_temporal_graph_reference.spatio_temporal_graph(x, threshold, window)

@@ -4,13 +4,16 @@ import logging
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 from cases import heads, same_bits, video_graph
 
+import stgt_kernels
 from stgt_kernels import _C, dispatch, graph_attention, spatio_temporal_graph
+from stgt_kernels.measured import FASTER_IN_TRITON, size_class
 from stgt_kernels.ops.graph_attention import function as attention_function
 from stgt_kernels.ops.graph_attention import reference as attention_reference
 from stgt_kernels.testing import video_like_tokens
@@ -150,6 +153,96 @@ def test_why_not_of_triton(monkeypatch):
     assert dispatch.why_not("triton", "cpu", torch.bfloat16) == "Triton's interpreter computes bfloat16 wrongly"
     monkeypatch.setattr(dispatch, "triton_error", lambda: "triton is not installed")
     assert dispatch.why_not("triton", "cpu") == "triton is not installed"
+
+
+@pytest.mark.parametrize(
+    ("built", "runs", "does_not"),
+    [
+        ("8.0", [(8, 0), (8, 6), (8, 9)], [(7, 5), (9, 0), (10, 0)]),
+        ("8.6", [(8, 6), (8, 9)], [(8, 0), (9, 0)]),
+        ("9.0a", [(9, 0)], [(8, 9), (10, 0), (12, 0)]),
+        ("8.0+PTX", [(8, 0), (8, 6), (9, 0), (10, 0), (12, 0)], [(7, 5)]),
+        ("9.0a+PTX", [(9, 0), (10, 0), (12, 0)], [(8, 0), (8, 9)]),
+        ("12.0", [(12, 0), (12, 1)], [(10, 0), (9, 0), (8, 0)]),
+    ],
+)
+def test_which_gpus_code_runs_on(built, runs, does_not):
+    for capability in runs:
+        assert dispatch.runs_on(built, capability), capability
+    for capability in does_not:
+        assert not dispatch.runs_on(built, capability), capability
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """As if there were a GPU, of this compute capability, and kernels built for these architectures."""
+
+    def make(capability, built):
+        extension = types.ModuleType("stgt_kernels._cuda")
+        extension.build_info = lambda: {"architectures": built}
+        monkeypatch.setitem(sys.modules, "stgt_kernels._cuda", extension)
+        monkeypatch.setattr(stgt_kernels, "_cuda", extension, raising=False)
+        monkeypatch.setattr(dispatch, "extension_error", lambda module: None)
+        monkeypatch.setattr(dispatch, "triton_error", lambda: None)
+        monkeypatch.setattr(dispatch, "compute_capability", lambda device: capability)
+        dispatch.architecture_error.cache_clear()
+
+    yield make
+    dispatch.architecture_error.cache_clear()
+
+
+def test_why_not_of_cuda_without_a_gpu(gpu):
+    gpu(None, "8.0+PTX 9.0a")
+    assert dispatch.why_not("cuda", "cuda") == "no CUDA device is available"
+
+
+def choice(dtype=torch.bfloat16, size="D>64"):
+    return dispatch.choose("auto", torch.device("cuda", 0), dtype, "graph_attention", size)
+
+
+def test_kernels_built_for_other_gpus_are_refused_and_auto_takes_triton(gpu):
+    gpu((9, 0), "8.0 10.0a")
+    reason = dispatch.why_not("cuda", "cuda:0")
+    assert "built for 8.0 10.0a, this GPU is 9.0; rebuild with TORCH_CUDA_ARCH_LIST=9.0" in reason
+    with pytest.raises(ValueError, match="graph_attention: backend='cuda' cannot run: .*this GPU is 9.0"):
+        dispatch.choose("cuda", torch.device("cuda", 0), torch.bfloat16, "graph_attention", "D>64")
+    assert choice() == "triton"
+
+
+def test_auto_takes_cuda_unless_triton_was_measured_to_be_faster(gpu, monkeypatch):
+    gpu((9, 0), "8.0+PTX 9.0a")
+    assert choice() == "cuda"
+    monkeypatch.setattr(dispatch, "FASTER_IN_TRITON", frozenset({("9.0", torch.bfloat16, "D>64")}))
+    assert choice() == "triton"
+    assert choice(torch.float16) == choice(size="D<=64") == choice(size="P>64") == "cuda"
+    monkeypatch.setattr(dispatch, "triton_error", lambda: "triton is not installed")
+    assert choice() == "cuda"
+    monkeypatch.setattr(dispatch, "triton_error", lambda: None)
+    gpu((8, 0), "8.0+PTX 9.0a")
+    assert choice() == "cuda"
+
+
+def test_torch_compile_asks_for_the_choice_once(gpu, monkeypatch):
+    gpu((9, 0), "9.0a")
+    monkeypatch.setattr(dispatch, "FASTER_IN_TRITON", frozenset({("9.0", torch.bfloat16, "D>64")}))
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def widened(x):
+        size = size_class("D", x.shape[-1])
+        chosen = dispatch.choose("auto", torch.device("cuda", 0), torch.bfloat16, "graph_attention", size)
+        return x + 1 if chosen == "triton" else x
+
+    torch._dynamo.reset()
+    x = torch.zeros(2, 88)
+    assert torch.equal(widened(x), x + 1)
+    assert torch.equal(widened(x[:, :64]), x[:, :64])
+
+
+def test_the_measured_table_holds_keys_that_are_asked_for():
+    classes = {size_class(letter, size) for letter in "DP" for size in (1, 64, 65, 256)}
+    assert classes == {"D<=64", "D>64", "P<=64", "P>64"}
+    for capability, dtype, size in FASTER_IN_TRITON:
+        assert len(capability.split(".")) == 2 and dtype in dispatch.FLOAT_DTYPES and size in classes
 
 
 def test_auto_never_takes_the_interpreter(attend, ran, monkeypatch):
