@@ -1,0 +1,312 @@
+// Graph-masked attention on Hopper, backward. With z = scale (q . k) W, P = exp(z - lse), M the dropout mask over the
+// probability of keeping, and delta given per row:
+//   dP = M (do . v),  dz = P (dP - delta),  dv = sum_i M P do,  dk = scale sum_i dz W q,  dq = scale sum_j dz W k.
+//
+// Two kernels, and every gradient has one writer: the same bits every time, without atomics. Together they compute 7
+// products where one kernel with a shared dq would need 5, but that one would have to pass 6 partial sums of dq (two
+// blocks of columns in each of three frames) through memory, in turns.
+//
+// Both have two warpgroups of 64 tokens each, that keep their operands in shared memory and their gradients in
+// registers, and a warp that loads what comes from the other side. Scores and dP are multiplied together; the
+// probabilities are computed while dP still is.
+#pragma once
+#include "attention_sm90.cuh"
+
+namespace stgt::sm90 {
+
+constexpr int GROUPS = 2;
+
+template <int N> struct BackwardRows {  // dq
+  static constexpr int THREADS = 128 * (GROUPS + 1);
+  static constexpr int STAGE_BYTES = 2 * Shape<N>::TILE_BYTES + GROUPS * WEIGHT_BYTES;  // K, V, W
+  static constexpr int FIXED_BYTES = 2 * GROUPS * Shape<N>::TILE_BYTES;                 // Q, later dq; dO
+  static constexpr int STAGES = stages(FIXED_BYTES, STAGE_BYTES);
+  static constexpr int SHARED_BYTES = FIXED_BYTES + STAGES * STAGE_BYTES + Ring<STAGES>::BYTES + 8;
+};
+
+template <int N> struct BackwardColumns {  // dk and dv
+  static constexpr int THREADS = 128 * (GROUPS + 1);
+  static constexpr int LOADED_BYTES = 2 * Shape<N>::TILE_BYTES + GROUPS * WEIGHT_BYTES;  // Q, dO, W
+  static constexpr int STAGE_BYTES = LOADED_BYTES + 1024;                                // and lse, delta
+  static constexpr int FIXED_BYTES = 2 * GROUPS * Shape<N>::TILE_BYTES;                  // K, later dk; V, later dv
+  static constexpr int STAGES = stages(FIXED_BYTES, STAGE_BYTES);
+  static constexpr int SHARED_BYTES = FIXED_BYTES + STAGES * STAGE_BYTES + Ring<STAGES>::BYTES + 8;
+};
+
+constexpr int BACKWARD_REGISTERS = 232, LOADER_REGISTERS = 40;
+
+// blocks: H * ceil(P / 128) * T * B, heads fastest.
+template <class T, int N, bool DROPOUT>
+__global__ void __launch_bounds__(BackwardRows<N>::THREADS, 1)
+    graph_attention_bwd_dq_sm90(const __grid_constant__ AttentionParams p, const __grid_constant__ AttentionMaps maps) {
+  using S = BackwardRows<N>;
+  constexpr int TILE_BYTES = Shape<N>::TILE_BYTES;
+  char* const q = ptx::shared_memory();
+  char* const dout = q + GROUPS * TILE_BYTES;
+  char* const stage_memory = q + S::FIXED_BYTES;
+  uint64_t* const fixed_full = reinterpret_cast<uint64_t*>(stage_memory + S::STAGES * S::STAGE_BYTES);
+  Ring<S::STAGES> ring(reinterpret_cast<char*>(fixed_full + 1));
+
+  const int blocks = (p.P + TILE * GROUPS - 1) / (TILE * GROUPS), group = threadIdx.x / 128;
+  const int h = blockIdx.x % p.H, rest = blockIdx.x / p.H;
+  const int first_tile = rest % blocks * GROUPS, t = rest / blocks % p.T, b = rest / blocks / p.T;
+
+  if (threadIdx.x == 0) {
+    ring.init(1, 4 * GROUPS);
+    ptx::barrier_init(fixed_full, 1);
+    ptx::barrier_init_fence();
+  }
+  ptx::sync_threads();
+
+  if (group == GROUPS) {
+    ptx::registers_shrink<LOADER_REGISTERS>();
+    if (threadIdx.x / 32 % 4 != 0) return;
+    const bool leader = threadIdx.x % 32 == 0;
+    if (leader) {
+      ptx::barrier_expect(fixed_full, S::FIXED_BYTES);
+      for (int g = 0; g < GROUPS; ++g) {
+        load_tile<N>(q + g * TILE_BYTES, maps.q, fixed_full, b, h, t, (first_tile + g) * TILE);
+        load_tile<N>(dout + g * TILE_BYTES, maps.dout, fixed_full, b, h, t, (first_tile + g) * TILE);
+      }
+    }
+    for (LiveTiles<false, GROUPS> walk(p, b, t, first_tile); walk.next(); ring.advance()) {
+      if (!leader) continue;
+      ring.fill({walk.live, walk.frame, walk.tile});
+      char* const k = stage_memory + ring.stage * S::STAGE_BYTES;
+      ptx::barrier_expect(ring.full(), S::STAGE_BYTES);
+      load_tile<N>(k, maps.k, ring.full(), b, h, walk.frame, walk.tile * TILE);
+      load_tile<N>(k + TILE_BYTES, maps.v, ring.full(), b, h, walk.frame, walk.tile * TILE);
+      for (int g = 0; g < GROUPS; ++g)
+        ptx::tma_load(k + 2 * TILE_BYTES + g * WEIGHT_BYTES, maps.weight, ring.full(), walk.tile * TILE, walk.offset,
+                      (first_tile + g) * TILE, b * p.T + t);
+    }
+    if (leader) {
+      ring.fill({0, 0, 0});
+      ptx::barrier_arrive(ring.full());
+    }
+    return;
+  }
+
+  ptx::registers_grow<BACKWARD_REGISTERS>();
+  const int row = t * p.P + (first_tile + group) * TILE, head = b * p.H + h;
+  const float c = p.scale * LOG2E;
+  float dq[N / 2], offset[2], delta[2];
+#pragma unroll
+  for (int i = 0; i < N / 2; ++i) dq[i] = 0;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int token = (first_tile + group) * TILE + accumulator_row() + 8 * r;
+    const int64_t at = int64_t(head) * p.T * p.P + t * p.P + token;
+    offset[r] = token < p.P ? p.lse[at] * LOG2E : 0;
+    delta[r] = token < p.P ? p.delta[at] : 0;
+  }
+  ptx::barrier_wait(fixed_full, 0);
+  for (;; ring.advance()) {
+    const Step step = ring.wait_full();
+    if (step.live == 0) break;
+    if (step.live >> group & 1) {
+      const char* const k = stage_memory + ring.stage * S::STAGE_BYTES;
+      const char* const weight = k + 2 * TILE_BYTES + group * WEIGHT_BYTES;
+      float s[32], dp[32];
+      uint32_t dz[4][4];
+      ptx::wgmma_fence();
+      scores<T, N>(s, q + group * TILE_BYTES, k);
+      scores<T, N>(dp, dout + group * TILE_BYTES, k + TILE_BYTES);
+      ptx::wgmma_wait<1>();
+      ptx::wgmma_registers(s);
+#pragma unroll
+      for (int block = 0; block < 4; ++block) {
+        uint32_t pairs[4];
+        row_weights(pairs, weight, block);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float2 w = ptx::unpack<ptx::f16>(pairs[i]);
+          float &first = s[8 * block + 2 * i], &second = s[8 * block + 2 * i + 1];
+          // Selected, not multiplied: what is no edge must not pass on NaN.
+          first = w.x != 0 ? w.x * ptx::exp2(fmaf(first * w.x, c, -offset[i % 2])) : 0;
+          second = w.y != 0 ? w.y * ptx::exp2(fmaf(second * w.y, c, -offset[i % 2])) : 0;
+        }
+      }
+      ptx::wgmma_wait<0>();
+      ptx::wgmma_registers(dp);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          uint4 words{};
+          if (DROPOUT)
+            words = dropout_words(*p.seed, head, row + accumulator_row() + 8 * r, step.frame, 2 * step.tile + half,
+                                  threadIdx.x % 4);
+          const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const int at = 4 * (4 * half + i) + 2 * r;
+            if (DROPOUT) {
+              dp[at] = (word[i] & 0xffff) < p.drop_threshold ? 0 : dp[at] * p.inverse_keep;
+              dp[at + 1] = word[i] >> 16 < p.drop_threshold ? 0 : dp[at + 1] * p.inverse_keep;
+            }
+            s[at] = s[at] != 0 ? s[at] * (dp[at] - delta[r]) : 0;
+            s[at + 1] = s[at + 1] != 0 ? s[at + 1] * (dp[at + 1] - delta[r]) : 0;
+          }
+        }
+        pack_left<T>(dz, s, half);
+      }
+      ptx::wgmma_fence();
+      add_product<T, N>(dq, dz, k);
+      ptx::wgmma_commit();
+      ptx::wgmma_wait<0>();
+      ptx::wgmma_registers(dq);
+    }
+    ring.release(ring.stage);
+  }
+  store_tile<T, N>(dq, p.scale, p.scale, q + group * TILE_BYTES, maps.dq, group, b, h, t, (first_tile + group) * TILE);
+}
+
+// For each of 64 rows by this warp's 16 columns whether dropout keeps the edge, 16 bits all set or not, transposed like
+// the accumulator: pairs[c] are rows 8 * block + accumulator_column() and the next, column accumulator_row() + 8 c.
+STGT_DEVICE void kept_columns(uint32_t (&pairs)[2], uint32_t threshold, uint64_t seed, int head, int row, int block,
+                              int frame, int column) {
+  const int first = column + threadIdx.x / 32 % 4 * 16;  // of this warp's columns
+  const uint4 words = dropout_words(seed, head, row + 8 * block + threadIdx.x % 32 / 4, frame, first / 32, threadIdx.x % 4);
+  const uint32_t word[2] = {first % 32 ? words.z : words.x, first % 32 ? words.w : words.y};
+#pragma unroll
+  for (int c = 0; c < 2; ++c)
+    pairs[c] = ptx::transpose_matrix(((word[c] & 0xffff) < threshold ? 0 : 0xffffu) |
+                                     (word[c] >> 16 < threshold ? 0 : 0xffff0000u));
+}
+
+// blocks: H * ceil(P / 128) * T * B, heads fastest.
+template <class T, int N, bool DROPOUT>
+__global__ void __launch_bounds__(BackwardColumns<N>::THREADS, 1)
+    graph_attention_bwd_dkdv_sm90(const __grid_constant__ AttentionParams p, const __grid_constant__ AttentionMaps maps) {
+  using S = BackwardColumns<N>;
+  constexpr int TILE_BYTES = Shape<N>::TILE_BYTES;
+  char* const k = ptx::shared_memory();
+  char* const v = k + GROUPS * TILE_BYTES;
+  char* const stage_memory = k + S::FIXED_BYTES;
+  uint64_t* const fixed_full = reinterpret_cast<uint64_t*>(stage_memory + S::STAGES * S::STAGE_BYTES);
+  Ring<S::STAGES> ring(reinterpret_cast<char*>(fixed_full + 1));
+
+  const int blocks = (p.P + TILE * GROUPS - 1) / (TILE * GROUPS), group = threadIdx.x / 128;
+  const int h = blockIdx.x % p.H, rest = blockIdx.x / p.H, head = rest / blocks / p.T * p.H + h;
+  const int first_tile = rest % blocks * GROUPS, t = rest / blocks % p.T, b = rest / blocks / p.T;
+
+  if (threadIdx.x == 0) {
+    ring.init(33, 4 * GROUPS);  // the copies, and a warp's stores of lse and delta
+    ptx::barrier_init(fixed_full, 1);
+    ptx::barrier_init_fence();
+  }
+  ptx::sync_threads();
+
+  if (group == GROUPS) {
+    ptx::registers_shrink<LOADER_REGISTERS>();
+    if (threadIdx.x / 32 % 4 != 0) return;
+    const int lane = threadIdx.x % 32;
+    if (lane == 0) {
+      ptx::barrier_expect(fixed_full, S::FIXED_BYTES);
+      for (int g = 0; g < GROUPS; ++g) {
+        load_tile<N>(k + g * TILE_BYTES, maps.k, fixed_full, b, h, t, (first_tile + g) * TILE);
+        load_tile<N>(v + g * TILE_BYTES, maps.v, fixed_full, b, h, t, (first_tile + g) * TILE);
+      }
+    }
+    for (LiveTiles<true, GROUPS> walk(p, b, t, first_tile); walk.next(); ring.advance()) {
+      ring.fill({walk.live, walk.frame, walk.tile});
+      char* const q = stage_memory + ring.stage * S::STAGE_BYTES;
+      if (lane == 0) {
+        ptx::barrier_expect(ring.full(), S::LOADED_BYTES);
+        load_tile<N>(q, maps.q, ring.full(), b, h, walk.frame, walk.tile * TILE);
+        load_tile<N>(q + TILE_BYTES, maps.dout, ring.full(), b, h, walk.frame, walk.tile * TILE);
+        for (int g = 0; g < GROUPS; ++g)
+          ptx::tma_load(q + 2 * TILE_BYTES + g * WEIGHT_BYTES, maps.weight, ring.full(), (first_tile + g) * TILE,
+                        walk.offset, walk.tile * TILE, b * p.T + walk.frame);
+      }
+      float* const rows = reinterpret_cast<float*>(q + S::LOADED_BYTES);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int token = walk.tile * TILE + lane + 32 * i;
+        const int64_t at = int64_t(head) * p.T * p.P + walk.frame * p.P + token;
+        rows[lane + 32 * i] = token < p.P ? p.lse[at] * LOG2E : 0;
+        rows[TILE + lane + 32 * i] = token < p.P ? p.delta[at] : 0;
+      }
+      ptx::barrier_arrive(ring.full());
+    }
+    ring.fill({0, 0, 0});
+    if (lane == 0) ptx::barrier_arrive(ring.full());
+    ptx::barrier_arrive(ring.full());
+    return;
+  }
+
+  ptx::registers_grow<BACKWARD_REGISTERS>();
+  const float c = p.scale * LOG2E;
+  float dk[N / 2], dv[N / 2];
+#pragma unroll
+  for (int i = 0; i < N / 2; ++i) dk[i] = dv[i] = 0;
+  ptx::barrier_wait(fixed_full, 0);
+  for (;; ring.advance()) {
+    const Step step = ring.wait_full();
+    if (step.live == 0) break;
+    if (step.live >> group & 1) {
+      const char* const q = stage_memory + ring.stage * S::STAGE_BYTES;
+      const char* const weight = q + 2 * TILE_BYTES + group * WEIGHT_BYTES;
+      const float* const rows = reinterpret_cast<const float*>(q + S::LOADED_BYTES);
+      float s[32], dp[32];  // transposed: (columns, rows)
+      uint32_t probability[4][4], dz[4][4];
+      ptx::wgmma_fence();
+      scores<T, N>(s, k + group * TILE_BYTES, q);
+      scores<T, N>(dp, v + group * TILE_BYTES, q + TILE_BYTES);
+      ptx::wgmma_wait<1>();
+      ptx::wgmma_registers(s);
+      ptx::wgmma_wait<0>();
+      ptx::wgmma_registers(dp);
+#pragma unroll
+      for (int block = 0; block < 4; ++block) {
+        uint32_t pairs[4];
+        column_weights(pairs, weight, block);
+#pragma unroll
+        for (int part = 0; part < 2; ++part) {
+          const int rows8 = 2 * block + part;
+          const float2 offset = *reinterpret_cast<const float2*>(rows + 8 * rows8 + accumulator_column());
+          const float2 delta = *reinterpret_cast<const float2*>(rows + TILE + 8 * rows8 + accumulator_column());
+          uint32_t kept[2];
+          if (DROPOUT)
+            kept_columns(kept, p.drop_threshold, *p.seed, head, step.frame * p.P + step.tile * TILE, rows8, t,
+                         (first_tile + group) * TILE);
+          float mp[4];
+#pragma unroll
+          for (int r = 0; r < 2; ++r) {
+            const float2 w = ptx::unpack<ptx::f16>(pairs[2 * part + r]);
+            const int at = 4 * rows8 + 2 * r;
+            const float p0 = w.x != 0 ? ptx::exp2(fmaf(s[at] * w.x, c, -offset.x)) : 0;
+            const float p1 = w.y != 0 ? ptx::exp2(fmaf(s[at + 1] * w.y, c, -offset.y)) : 0;
+            mp[2 * r] = p0, mp[2 * r + 1] = p1;
+            if (DROPOUT) {
+              mp[2 * r] = kept[r] & 0xffff ? p0 * p.inverse_keep : 0;
+              mp[2 * r + 1] = kept[r] >> 16 ? p1 * p.inverse_keep : 0;
+              dp[at] = kept[r] & 0xffff ? dp[at] * p.inverse_keep : 0;
+              dp[at + 1] = kept[r] >> 16 ? dp[at + 1] * p.inverse_keep : 0;
+            }
+            dp[at] = w.x != 0 ? w.x * p0 * (dp[at] - delta.x) : 0;
+            dp[at + 1] = w.y != 0 ? w.y * p1 * (dp[at + 1] - delta.y) : 0;
+          }
+          probability[block][2 * part] = ptx::pack<T>(mp[0], mp[1]);
+          probability[block][2 * part + 1] = ptx::pack<T>(mp[2], mp[3]);
+          dz[block][2 * part] = ptx::pack<T>(dp[4 * rows8], dp[4 * rows8 + 1]);
+          dz[block][2 * part + 1] = ptx::pack<T>(dp[4 * rows8 + 2], dp[4 * rows8 + 3]);
+        }
+      }
+      ptx::wgmma_fence();
+      add_product<T, N>(dv, probability, q + TILE_BYTES);
+      add_product<T, N>(dk, dz, q);
+      ptx::wgmma_commit();
+      ptx::wgmma_wait<0>();
+      ptx::wgmma_registers(dk);
+      ptx::wgmma_registers(dv);
+    }
+    ring.release(ring.stage);
+  }
+  const int token = (first_tile + group) * TILE;
+  store_tile<T, N>(dk, p.scale, p.scale, k + group * TILE_BYTES, maps.dk, group, b, h, t, token);
+  store_tile<T, N>(dv, 1, 1, v + group * TILE_BYTES, maps.dv, group, b, h, t, token);
+}
+
+}  // namespace stgt::sm90

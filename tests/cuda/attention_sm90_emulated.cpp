@@ -1,0 +1,78 @@
+// The Hopper kernels of graph attention, on the emulator; driven by test_emulated_attention_sm90.py.
+#include "../../csrc/cuda/graph_attention_bwd_sm90.cuh"
+#include "../../csrc/cuda/graph_attention_fwd_sm90.cuh"
+
+using namespace stgt;
+
+namespace {
+
+ptx::TensorMap heads_map(const AttentionParams& p, const void* data, Strides at) {
+  return {static_cast<const char*>(data), 5, 2, {p.D, p.P, p.T, p.H, p.B},
+          {2, 2 * at.n, 2 * at.n * p.P, 2 * at.h, 2 * at.b}, {32, 64, 1, 1, 1}, 2};
+}
+
+sm90::AttentionMaps maps_of(const AttentionParams& p) {
+  const Strides own{int64_t(p.T) * p.P * p.H * p.D, p.D, int64_t(p.H) * p.D};
+  const int64_t O = 2 * p.W + 1;
+  sm90::AttentionMaps maps{};
+  maps.q = heads_map(p, p.q, p.q_at), maps.k = heads_map(p, p.k, p.k_at), maps.v = heads_map(p, p.v, p.v_at);
+  maps.dout = heads_map(p, p.dout, p.dout_at);
+  maps.out = heads_map(p, p.out, own);
+  maps.dq = heads_map(p, p.dq, own), maps.dk = heads_map(p, p.dk, own), maps.dv = heads_map(p, p.dv, own);
+  maps.weight = {static_cast<const char*>(p.weight), 4, 2, {p.P, O, p.P, int64_t(p.B) * p.T},
+                 {2, 2 * p.P, 2 * O * p.P, 2 * O * p.P * p.P}, {64, 1, 64, 1}, 1};
+  return maps;
+}
+
+template <class T, int N, int GROUPS, bool DROPOUT> void forward(const AttentionParams& p) {
+  using S = sm90::Forward<N, GROUPS>;
+  const auto maps = maps_of(p);
+  const unsigned blocks = (p.P + 64 * GROUPS - 1) / (64 * GROUPS);
+  emulate({unsigned(p.B) * p.T * blocks * p.H, 1, 1}, S::THREADS, S::SHARED_BYTES,
+          [&] { sm90::graph_attention_fwd_sm90<T, N, GROUPS, DROPOUT>(p, maps); });
+}
+
+template <class T, int N, int GROUPS> void forward(const AttentionParams& p) {
+  p.drop_threshold ? forward<T, N, GROUPS, true>(p) : forward<T, N, GROUPS, false>(p);
+}
+
+template <class T> void run_forward(const AttentionParams& p) {
+  const bool four = p.P > 128;
+  if (p.D <= 64) return four ? forward<T, 64, 4>(p) : forward<T, 64, 2>(p);
+  if (p.D <= 88) return four ? forward<T, 88, 4>(p) : forward<T, 88, 2>(p);
+  forward<T, 128, 2>(p);
+}
+
+template <class T, int N, bool DROPOUT> void backward(const AttentionParams& p) {
+  using Rows = sm90::BackwardRows<N>;
+  using Columns = sm90::BackwardColumns<N>;
+  const auto maps = maps_of(p);
+  const uint3 blocks{unsigned(p.B) * p.T * ((p.P + 127) / 128) * p.H, 1, 1};
+  emulate(blocks, Rows::THREADS, Rows::SHARED_BYTES, [&] { sm90::graph_attention_bwd_dq_sm90<T, N, DROPOUT>(p, maps); });
+  emulate(blocks, Columns::THREADS, Columns::SHARED_BYTES,
+          [&] { sm90::graph_attention_bwd_dkdv_sm90<T, N, DROPOUT>(p, maps); });
+}
+
+template <class T, int N> void backward(const AttentionParams& p) {
+  p.drop_threshold ? backward<T, N, true>(p) : backward<T, N, false>(p);
+}
+
+template <class T> void run_backward(const AttentionParams& p) {
+  if (p.D <= 64) return backward<T, 64>(p);
+  if (p.D <= 88) return backward<T, 88>(p);
+  backward<T, 128>(p);
+}
+
+}  // namespace
+
+extern "C" void params_size(int64_t* bytes) { *bytes = sizeof(AttentionParams); }
+
+extern "C" void graph_attention_fwd(const AttentionParams* p, bool bf16, bool eager) {
+  emulator::eager = eager;
+  bf16 ? run_forward<ptx::bf16>(*p) : run_forward<ptx::f16>(*p);
+}
+
+extern "C" void graph_attention_bwd(const AttentionParams* p, bool bf16, bool eager) {
+  emulator::eager = eager;
+  bf16 ? run_backward<ptx::bf16>(*p) : run_backward<ptx::f16>(*p);
+}

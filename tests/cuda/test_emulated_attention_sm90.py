@@ -1,0 +1,131 @@
+"""The Hopper kernels of graph attention, from their own source, on the emulator: numbers, waits, and bounds."""
+
+import ctypes
+import shutil
+
+import pytest
+import torch
+from cases import assert_same_bits, dtype_name, heads, run_attention, video_graph, with_gradients
+from emulated import Attention, library
+from torch import Tensor
+
+from stgt_kernels import SpatioTemporalGraph
+from stgt_kernels.graph import live_tiles
+from stgt_kernels.ops.graph_attention import reference
+from stgt_kernels.testing import assert_close, exact_attention
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the emulator is built with g++")
+HALF = (torch.bfloat16, torch.float16)
+
+
+LIBRARY = "attention_sm90_emulated"
+
+
+def run(q, k, v, graph, dout, *, eager=False, **options) -> dict[str, Tensor]:
+    """out, lse, dq, dk, dv of the kernels; every output was NaN before."""
+    call, lib = Attention(q, k, v, graph, **options), library(LIBRARY)
+    call.check_layout(lib)
+    arguments = ctypes.byref(call.params), q.dtype == torch.bfloat16, eager
+    lib.graph_attention_fwd(*arguments)
+    call.backward(dout)
+    lib.graph_attention_bwd(*arguments)
+    return {name: getattr(call, name) for name in ("out", "lse", "dq", "dk", "dv")}
+
+
+def check(q, k, v, graph, *, eager=False, scale=None) -> dict[str, Tensor]:
+    dout = heads(*q.shape, dtype=q.dtype, seed=7)
+    actual = run(q, k, v, graph, dout, eager=eager, scale=scale)
+    plain = run_attention(q, k, v, graph, dout, backend="reference", scale=scale)
+    exact = with_gradients(
+        lambda *tensors: exact_attention(*tensors, scale=scale),
+        *(t.double() for t in (q, k, v)),
+        SpatioTemporalGraph(graph.weight.double(), graph.live),
+        dout.double(),
+        None,
+    )
+    for name in actual:
+        assert_close(actual[name], plain[name], exact[name], name)
+    return actual
+
+
+def inputs(B, H, N, D, dtype, layout="heads"):
+    return (heads(B, H, N, D, dtype=dtype, layout=layout, seed=s) for s in range(3))
+
+
+SHAPES = [(8, 88, 3), (64, 64, 2), (72, 8, 3), (136, 88, 2), (200, 40, 2), (264, 88, 2), (64, 96, 2), (136, 128, 2)]
+
+
+@pytest.mark.parametrize("eager", [False, True], ids=["late", "eager"])
+@pytest.mark.parametrize("dtype", HALF, ids=dtype_name)
+@pytest.mark.parametrize(("P", "D", "T"), SHAPES)
+def test_shapes(P, D, T, dtype, eager):
+    check(*inputs(1, 2, T * P, D, dtype), video_graph(1, T, P, dtype=dtype), eager=eager)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "packed"])
+def test_layouts(layout):
+    check(*inputs(2, 2, 3 * 72, 88, torch.bfloat16, layout), video_graph(2, 3, 72, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("scale", [0.5, -0.5])
+def test_scales(scale):
+    check(*inputs(1, 1, 2 * 72, 40, torch.float16), video_graph(1, 2, 72, dtype=torch.float16), scale=scale)
+
+
+@pytest.mark.parametrize("window", [0, 2, 3])
+def test_windows(window):
+    graph = video_graph(1, 4, 72, window=window, dtype=torch.bfloat16)
+    check(*inputs(1, 1, 4 * 72, 24, torch.bfloat16), graph)
+
+
+def test_more_steps_than_stages():
+    check(*inputs(1, 1, 12 * 64, 8, torch.float16), video_graph(1, 12, 64, window=11, dtype=torch.float16))
+
+
+def sparse(B, T, P, window, dtype) -> SpatioTemporalGraph:
+    """Video's graph without the edges of some tiles and of some rows."""
+    graph = video_graph(B, T, P, window=window, dtype=dtype)
+    weight = graph.weight.clone()
+    weight[:, :, 3:7] = 0
+    weight[:, 0, 64:, :, :64] = 0
+    weight[:, :, :64, 0] = 0
+    return SpatioTemporalGraph(weight, live_tiles(weight))
+
+
+@pytest.mark.parametrize("P", [136, 264])
+def test_dead_tiles_and_rows_without_edges(P):
+    graph = sparse(1, 2, P, 1, torch.bfloat16)
+    assert not graph.live.all()
+    actual = check(*inputs(1, 1, 2 * P, 88, torch.bfloat16), graph)
+    assert (actual["out"][:, :, 3:7] == 0).all() and actual["lse"][:, :, 3:7].isneginf().all()
+    assert (actual["dq"][:, :, 3:7] == 0).all()
+
+
+def test_no_edges_at_all():
+    weight = torch.zeros(1, 2, 72, 3, 72, dtype=torch.float16)
+    actual = check(*inputs(1, 1, 144, 40, torch.float16), SpatioTemporalGraph(weight, live_tiles(weight)))
+    assert all((actual[name] == 0).all() for name in ("out", "dq", "dk", "dv"))
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=dtype_name)
+@pytest.mark.parametrize(("P", "D"), [(136, 88), (200, 88), (72, 64)])
+def test_dropout_is_the_reference_mask(P, D, dtype):
+    graph, seed = video_graph(2, 2, P, dtype=dtype), torch.tensor([2**40 + 12345])
+    q, k, v = inputs(2, 1, 2 * P, D, dtype)
+    dout = heads(*q.shape, dtype=dtype, seed=7)
+    actual = run(q, k, v, graph, dout, dropout_p=0.3, seed=seed)
+
+    def attend(*tensors):
+        return reference.graph_attention(*tensors, D**-0.5, 0.3, seed)
+
+    plain = with_gradients(attend, q, k, v, graph, dout, None)
+    wide = SpatioTemporalGraph(graph.weight.double(), graph.live)
+    exact = with_gradients(attend, *(t.double() for t in (q, k, v)), wide, dout.double(), None)
+    for name in actual:
+        assert_close(actual[name], plain[name], exact[name], name)
+
+
+def test_same_bits_every_time():
+    q, k, v = inputs(1, 2, 2 * 136, 88, torch.bfloat16)
+    graph, dout = video_graph(1, 2, 136, dtype=torch.bfloat16), heads(1, 2, 272, 88, dtype=torch.bfloat16, seed=7)
+    assert_same_bits(run(q, k, v, graph, dout), run(q, k, v, graph, dout, eager=True))
