@@ -122,11 +122,23 @@ STGT_DEVICE void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bo
 #define STGT_R64 \
   STGT_R32 "," STGT_R8(32, 33, 34, 35, 36, 37, 38, 39) "," STGT_R8(40, 41, 42, 43, 44, 45, 46, 47) "," \
   STGT_R8(48, 49, 50, 51, 52, 53, 54, 55) "," STGT_R8(56, 57, 58, 59, 60, 61, 62, 63)
+#define STGT_R96 \
+  STGT_R64 "," STGT_R8(64, 65, 66, 67, 68, 69, 70, 71) "," STGT_R8(72, 73, 74, 75, 76, 77, 78, 79) "," \
+  STGT_R8(80, 81, 82, 83, 84, 85, 86, 87) "," STGT_R8(88, 89, 90, 91, 92, 93, 94, 95)
+#define STGT_R128 \
+  STGT_R96 "," STGT_R8(96, 97, 98, 99, 100, 101, 102, 103) "," STGT_R8(104, 105, 106, 107, 108, 109, 110, 111) "," \
+  STGT_R8(112, 113, 114, 115, 116, 117, 118, 119) "," STGT_R8(120, 121, 122, 123, 124, 125, 126, 127)
 #define STGT_F4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define STGT_F32 \
   STGT_F4(0), STGT_F4(4), STGT_F4(8), STGT_F4(12), STGT_F4(16), STGT_F4(20), STGT_F4(24), STGT_F4(28)
 #define STGT_F44 STGT_F32, STGT_F4(32), STGT_F4(36), STGT_F4(40)
 #define STGT_F64 STGT_F44, STGT_F4(44), STGT_F4(48), STGT_F4(52), STGT_F4(56), STGT_F4(60)
+#define STGT_F96 \
+  STGT_F64, STGT_F4(64), STGT_F4(68), STGT_F4(72), STGT_F4(76), \
+  STGT_F4(80), STGT_F4(84), STGT_F4(88), STGT_F4(92)
+#define STGT_F128 \
+  STGT_F96, STGT_F4(96), STGT_F4(100), STGT_F4(104), STGT_F4(108), \
+  STGT_F4(112), STGT_F4(116), STGT_F4(120), STGT_F4(124)
 
 // P0...: the numbers of the operands that follow d.
 #define STGT_WGMMA(T, NAME, N, R, F, TRANSPOSED, P0, P1, P2, P3, P4, P5)                                         \
@@ -152,7 +164,9 @@ STGT_DEVICE void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bo
   STGT_WGMMA(T, NAME, 64, STGT_R32, STGT_F32, true, 32, 33, 34, 35, 36, 37)         \
   STGT_WGMMA(T, NAME, 88, STGT_R44, STGT_F44, true, 44, 45, 46, 47, 48, 49)         \
   STGT_WGMMA(T, NAME, 128, STGT_R64, STGT_F64, false, 64, 65, 66, 67, 68, 69)       \
-  STGT_WGMMA(T, NAME, 128, STGT_R64, STGT_F64, true, 64, 65, 66, 67, 68, 69)
+  STGT_WGMMA(T, NAME, 128, STGT_R64, STGT_F64, true, 64, 65, 66, 67, 68, 69)        \
+  STGT_WGMMA(T, NAME, 192, STGT_R96, STGT_F96, false, 96, 97, 98, 99, 100, 101)     \
+  STGT_WGMMA(T, NAME, 256, STGT_R128, STGT_F128, false, 128, 129, 130, 131, 132, 133)
 STGT_WGMMA_SHAPES(bf16, "bf16")
 STGT_WGMMA_SHAPES(f16, "f16")
 #undef STGT_WGMMA_SHAPES
