@@ -47,10 +47,10 @@ STGT_DEVICE void add_product(float (&d)[N / 2], const uint32_t (&p)[4][4], const
 #pragma unroll
   for (int step = 0; step < 4; ++step) ptx::wgmma<T, N, true>(d, p[step], by_tokens(x, step), true);
 }
-// A warpgroup's accumulator of 64 columns as the left operand of a product over them; columns 32 * half on.
-template <class T> STGT_DEVICE void pack_left(uint32_t (&p)[4][4], const float (&d)[32], int half) {
+// A warpgroup's accumulator of 64 columns as the left operand of a product over them.
+template <class T> STGT_DEVICE void pack_left(uint32_t (&p)[4][4], const float (&d)[32]) {
 #pragma unroll
-  for (int i = 8 * half; i < 8 * half + 8; ++i) p[i / 4][i % 4] = ptx::pack<T>(d[2 * i], d[2 * i + 1]);
+  for (int i = 0; i < 16; ++i) p[i / 4][i % 4] = ptx::pack<T>(d[2 * i], d[2 * i + 1]);
 }
 
 // The weights of columns 16 * block on, as a warp of the accumulator (rows, columns) wants them: pairs[2 c + r] belongs
@@ -69,6 +69,46 @@ STGT_DEVICE void column_weights(uint32_t (&pairs)[4], const char* tile, int bloc
 // Which thread of a warpgroup has what of an accumulator: rows row() and row() + 8, columns 8 n + column() and the next.
 STGT_DEVICE int accumulator_row() { return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4; }
 STGT_DEVICE int accumulator_column() { return 2 * (threadIdx.x % 4); }
+
+// What dropout drops of a warpgroup's accumulator (rows, columns): bit i for value i. head: b H + h; row: the
+// warpgroup's first, through the clip; frame, tile: the columns'.
+STGT_DEVICE uint32_t dropped_rows(const AttentionParams& p, int head, int row, int frame, int tile) {
+  uint32_t bits = 0;
+#pragma unroll
+  for (int part = 0; part < 4; ++part) {
+    const int r = part % 2, half = part / 2;
+    const uint4 words = dropout_words(*p.seed, head, row + accumulator_row() + 8 * r, frame, 2 * tile + half, threadIdx.x % 4);
+    const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int at = 4 * (4 * half + i) + 2 * r;
+      bits |= uint32_t((word[i] & 0xffff) < p.drop_threshold) << at;
+      bits |= uint32_t((word[i] >> 16) < p.drop_threshold) << (at + 1);
+    }
+    ptx::settle(bits);
+  }
+  return bits;
+}
+
+// The same of an accumulator (columns, rows). row: the tile's first, through the clip; frame, tile: the columns'.
+// Drawn as if for rows, each thread a row of eight, and transposed like the accumulator, 8 by 8.
+STGT_DEVICE uint32_t dropped_columns(const AttentionParams& p, int head, int row, int frame, int tile) {
+  const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;  // a warp has columns 16 * warp on
+  uint32_t bits = 0;
+#pragma unroll
+  for (int rows8 = 0; rows8 < 8; ++rows8) {
+    const uint4 words = dropout_words(*p.seed, head, row + 8 * rows8 + lane / 4, frame, 2 * tile + warp / 2, lane % 4);
+    const uint32_t word[2] = {warp % 2 ? words.z : words.x, warp % 2 ? words.w : words.y};
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const uint32_t drop = uint32_t((word[r] & 0xffff) < p.drop_threshold) | uint32_t((word[r] >> 16) < p.drop_threshold) << 16;
+      const uint32_t turned = ptx::transpose_matrix(drop);
+      bits |= ((turned & 1) | (turned >> 15 & 2)) << (4 * rows8 + 2 * r);
+    }
+    ptx::settle(bits);
+  }
+  return bits;
+}
 
 // Loads the panels of a tile of tokens; the barrier counts Shape<N>::TILE_BYTES.
 template <int N>

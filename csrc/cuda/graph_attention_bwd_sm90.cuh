@@ -112,6 +112,7 @@ __global__ void __launch_bounds__(BackwardRows<N>::THREADS, 1)
       ptx::wgmma_fence();
       scores<T, N>(s, q + group * TILE_BYTES, k);
       scores<T, N>(dp, dout + group * TILE_BYTES, k + TILE_BYTES);
+      const uint32_t drop = DROPOUT ? dropped_rows(p, head, row, step.frame, step.tile) : 0;
       ptx::wgmma_wait<1>();
       ptx::wgmma_registers(s);
 #pragma unroll
@@ -130,27 +131,11 @@ __global__ void __launch_bounds__(BackwardRows<N>::THREADS, 1)
       ptx::wgmma_wait<0>();
       ptx::wgmma_registers(dp);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          uint4 words{};
-          if (DROPOUT)
-            words = dropout_words(*p.seed, head, row + accumulator_row() + 8 * r, step.frame, 2 * step.tile + half,
-                                  threadIdx.x % 4);
-          const uint32_t word[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const int at = 4 * (4 * half + i) + 2 * r;
-            if (DROPOUT) {
-              dp[at] = (word[i] & 0xffff) < p.drop_threshold ? 0 : dp[at] * p.inverse_keep;
-              dp[at + 1] = word[i] >> 16 < p.drop_threshold ? 0 : dp[at + 1] * p.inverse_keep;
-            }
-            s[at] = s[at] != 0 ? s[at] * (dp[at] - delta[r]) : 0;
-            s[at + 1] = s[at + 1] != 0 ? s[at + 1] * (dp[at + 1] - delta[r]) : 0;
-          }
-        }
-        pack_left<T>(dz, s, half);
+      for (int i = 0; i < 32; ++i) {
+        if (DROPOUT) dp[i] = drop >> i & 1 ? 0 : dp[i] * p.inverse_keep;
+        s[i] = s[i] != 0 ? s[i] * (dp[i] - delta[i / 2 % 2]) : 0;
       }
+      pack_left<T>(dz, s);
       ptx::wgmma_fence();
       add_product<T, N>(dq, dz, k);
       ptx::wgmma_commit();
@@ -160,19 +145,6 @@ __global__ void __launch_bounds__(BackwardRows<N>::THREADS, 1)
     ring.release(ring.stage);
   }
   store_tile<T, N>(dq, p.scale, p.scale, q + group * TILE_BYTES, maps.dq, group, b, h, t, (first_tile + group) * TILE);
-}
-
-// For each of 64 rows by this warp's 16 columns whether dropout keeps the edge, 16 bits all set or not, transposed like
-// the accumulator: pairs[c] are rows 8 * block + accumulator_column() and the next, column accumulator_row() + 8 c.
-STGT_DEVICE void kept_columns(uint32_t (&pairs)[2], uint32_t threshold, uint64_t seed, int head, int row, int block,
-                              int frame, int column) {
-  const int first = column + threadIdx.x / 32 % 4 * 16;  // of this warp's columns
-  const uint4 words = dropout_words(seed, head, row + 8 * block + threadIdx.x % 32 / 4, frame, first / 32, threadIdx.x % 4);
-  const uint32_t word[2] = {first % 32 ? words.z : words.x, first % 32 ? words.w : words.y};
-#pragma unroll
-  for (int c = 0; c < 2; ++c)
-    pairs[c] = ptx::transpose_matrix(((word[c] & 0xffff) < threshold ? 0 : 0xffffu) |
-                                     (word[c] >> 16 < threshold ? 0 : 0xffff0000u));
 }
 
 // blocks: H * ceil(P / 128) * T * B, heads fastest.
@@ -254,9 +226,10 @@ __global__ void __launch_bounds__(BackwardColumns<N>::THREADS, 1)
       ptx::wgmma_fence();
       scores<T, N>(s, k + group * TILE_BYTES, q);
       scores<T, N>(dp, v + group * TILE_BYTES, q + TILE_BYTES);
-      ptx::wgmma_wait<1>();
-      ptx::wgmma_registers(s);
+      uint32_t drop = 0;
+      if (DROPOUT) drop = dropped_columns(p, head, step.frame * p.P + step.tile * TILE, t, first_tile + group);
       ptx::wgmma_wait<0>();
+      ptx::wgmma_registers(s);
       ptx::wgmma_registers(dp);
 #pragma unroll
       for (int block = 0; block < 4; ++block) {
@@ -267,29 +240,22 @@ __global__ void __launch_bounds__(BackwardColumns<N>::THREADS, 1)
           const int rows8 = 2 * block + part;
           const float2 offset = *reinterpret_cast<const float2*>(rows + 8 * rows8 + accumulator_column());
           const float2 delta = *reinterpret_cast<const float2*>(rows + TILE + 8 * rows8 + accumulator_column());
-          uint32_t kept[2];
-          if (DROPOUT)
-            kept_columns(kept, p.drop_threshold, *p.seed, head, step.frame * p.P + step.tile * TILE, rows8, t,
-                         (first_tile + group) * TILE);
-          float mp[4];
+          float dropped[4];  // P as dropout leaves it
 #pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            const float2 w = ptx::unpack<ptx::f16>(pairs[2 * part + r]);
-            const int at = 4 * rows8 + 2 * r;
-            const float p0 = w.x != 0 ? ptx::exp2(fmaf(s[at] * w.x, c, -offset.x)) : 0;
-            const float p1 = w.y != 0 ? ptx::exp2(fmaf(s[at + 1] * w.y, c, -offset.y)) : 0;
-            mp[2 * r] = p0, mp[2 * r + 1] = p1;
+          for (int i = 0; i < 4; ++i) {
+            const float2 pair = ptx::unpack<ptx::f16>(pairs[2 * part + i / 2]);
+            const float w = i % 2 ? pair.y : pair.x;
+            const int at = 4 * rows8 + i;
+            const float p_ij = w != 0 ? ptx::exp2(fmaf(s[at] * w, c, i % 2 ? -offset.y : -offset.x)) : 0;
+            dropped[i] = p_ij;
             if (DROPOUT) {
-              mp[2 * r] = kept[r] & 0xffff ? p0 * p.inverse_keep : 0;
-              mp[2 * r + 1] = kept[r] >> 16 ? p1 * p.inverse_keep : 0;
-              dp[at] = kept[r] & 0xffff ? dp[at] * p.inverse_keep : 0;
-              dp[at + 1] = kept[r] >> 16 ? dp[at + 1] * p.inverse_keep : 0;
+              dropped[i] = drop >> at & 1 ? 0 : p_ij * p.inverse_keep;
+              dp[at] = drop >> at & 1 ? 0 : dp[at] * p.inverse_keep;
             }
-            dp[at] = w.x != 0 ? w.x * p0 * (dp[at] - delta.x) : 0;
-            dp[at + 1] = w.y != 0 ? w.y * p1 * (dp[at + 1] - delta.y) : 0;
+            dp[at] = w != 0 ? w * p_ij * (dp[at] - (i % 2 ? delta.y : delta.x)) : 0;
           }
-          probability[block][2 * part] = ptx::pack<T>(mp[0], mp[1]);
-          probability[block][2 * part + 1] = ptx::pack<T>(mp[2], mp[3]);
+          probability[block][2 * part] = ptx::pack<T>(dropped[0], dropped[1]);
+          probability[block][2 * part + 1] = ptx::pack<T>(dropped[2], dropped[3]);
           dz[block][2 * part] = ptx::pack<T>(dp[4 * rows8], dp[4 * rows8 + 1]);
           dz[block][2 * part + 1] = ptx::pack<T>(dp[4 * rows8 + 2], dp[4 * rows8 + 3]);
         }

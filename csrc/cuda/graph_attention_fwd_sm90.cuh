@@ -53,23 +53,6 @@ STGT_DEVICE void online_softmax(float (&s)[32], const char* weight, uint32_t sig
   }
 }
 
-// Zeroes what dropout drops of the probabilities in columns 32 * half on of a tile whose first row and column these are.
-STGT_DEVICE void drop_rows(float (&p)[32], int half, uint32_t threshold, uint64_t seed, int sample_head, int row, int frame,
-                           int column) {
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const uint4 words = dropout_words(seed, sample_head, row + accumulator_row() + 8 * r, frame, column / 32 + half,
-                                      threadIdx.x % 4);
-    const uint32_t word[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      float* pair = &p[4 * (4 * half + i) + 2 * r];
-      if ((word[i] & 0xffff) < threshold) pair[0] = 0;
-      if (word[i] >> 16 < threshold) pair[1] = 0;
-    }
-  }
-}
-
 // blocks: H * ceil(P / (64 GROUPS)) * T * B, heads fastest.
 template <class T, int N, int GROUPS, bool DROPOUT>
 __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
@@ -137,14 +120,14 @@ __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
       uint32_t probability[4][4];
       ptx::wgmma_fence();
       scores<T, N>(s, own_q, k);
+      uint32_t drop = 0;  // drawn while the scores are multiplied
+      if (DROPOUT) drop = dropped_rows(p, b * p.H + h, row, step.frame, step.tile);
       ptx::wgmma_wait<0>();
       ptx::wgmma_registers(s);
       online_softmax(s, k + 2 * TILE_BYTES + group * WEIGHT_BYTES, sign, c, top, total, shrink);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        if (DROPOUT) drop_rows(s, half, p.drop_threshold, *p.seed, b * p.H + h, row, step.frame, step.tile * TILE);
-        pack_left<T>(probability, s, half);
-      }
+      for (int i = 0; i < 32; ++i) s[i] = DROPOUT && drop >> i & 1 ? 0 : s[i];
+      pack_left<T>(probability, s);
 #pragma unroll
       for (int i = 0; i < N / 2; ++i) out[i] *= shrink[i / 2 % 2];
       ptx::wgmma_fence();

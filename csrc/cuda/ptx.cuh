@@ -47,6 +47,9 @@ STGT_DEVICE float exp2(float x) {  // 9.7.3.21: 2 ulp; 2^-inf is 0
   return y;
 }
 
+// Makes the compiler have x in a register here, where it would put off what x is computed from, and keep all of that.
+STGT_DEVICE void settle(uint32_t& x) { asm volatile("" : "+r"(x)); }
+
 // ---- Shared memory, warps and barriers -----------------------------------------------------------------------------
 
 STGT_DEVICE char* shared_memory() {  // the block's dynamic shared memory, aligned as the swizzles want it

@@ -254,6 +254,7 @@ template <class T> uint32_t pack(float first, float second) { return narrow<T>(f
 template <class T> float2 unpack(uint32_t packed) { return {widen<T>(uint16_t(packed)), widen<T>(uint16_t(packed >> 16))}; }
 
 inline float exp2(float x) { return std::exp2(x); }
+inline void settle(uint32_t&) {}
 
 inline char* shared_memory() { return e::shared; }
 inline uint32_t shared_address(const void* p) { return uint32_t(static_cast<const char*>(p) - e::shared); }
