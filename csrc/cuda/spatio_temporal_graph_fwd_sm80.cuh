@@ -1,0 +1,90 @@
+// The graph of half-precision tokens on tensor cores from sm_80 on.
+//
+// A block multiplies 128 tokens by 128, 8 warps of 64x32 each, 32 channels at a time through four stages of shared
+// memory (64 KB, which the staged edges use afterwards): two blocks per multiprocessor where it has 128 KB, and one
+// where it has 99. A block on the diagonal loads its tokens once.
+#pragma once
+#include "spatio_temporal_graph_edges.cuh"
+
+namespace stgt::graph {
+
+struct ForwardSm80 {
+  static constexpr int ROWS = 128, DEPTH = 32, STAGES = 4, THREADS = 256;
+  using Operand = Tile<ROWS, DEPTH>;
+  using Edges = graph::Edges<ROWS, ROWS, 2>;
+  using Norms = graph::Norms<ROWS, ROWS>;
+  static constexpr int STAGE_BYTES = 2 * Operand::BYTES, RING_BYTES = STAGES * STAGE_BYTES;
+  static_assert(Edges::EDGE_BYTES <= RING_BYTES);
+  static constexpr int SHARED_BYTES = RING_BYTES + Norms::BYTES + Edges::FLAGS;
+};
+
+// blocks: B T (W + 1) ceil(P / 128)^2
+template <class T>
+__global__ void __launch_bounds__(256, 2) spatio_temporal_graph_fwd_sm80(const __grid_constant__ GraphParams p) {
+  using S = ForwardSm80;
+  const Block<S::ROWS, S::ROWS> block(p);
+  if (!block.needed) return;
+  if (!block.in_clip) return clear<uint16_t>(p, block);
+
+  char* const after_ring = ptx::shared_memory() + S::RING_BYTES;
+  const S::Norms norms{reinterpret_cast<float*>(after_ring)};
+  const int warp = threadIdx.x / 32, row = warp / 4 * 64, column = warp % 4 * 32;
+  // Not where there are no tokens, nor where others have the mirror.
+  const bool active = block.row + row < p.P && block.column + column < p.P && !(block.diagonal && column / TILE * TILE < row);
+
+  const auto load = [&](int step) {
+    if (step * S::DEPTH < p.C) {
+      const uint16_t* const x = static_cast<const uint16_t*>(p.x) + step * S::DEPTH;
+      const int depth = p.C - step * S::DEPTH;
+      const S::Operand left{step % S::STAGES * S::STAGE_BYTES}, right{left.end()};
+      left.copy_async<S::THREADS>({x + (block.row_frame * p.P + block.row) * p.C, p.C, p.P - block.row, depth});
+      if (!block.diagonal)
+        right.copy_async<S::THREADS>({x + (block.column_frame * p.P + block.column) * p.C, p.C, p.P - block.column, depth});
+    }
+    ptx::copy_async_commit();
+  };
+
+  float d[4][4][4] = {};
+#pragma unroll
+  for (int step = 0; step < S::STAGES - 1; ++step) load(step);
+  for (int step = 0; step * S::DEPTH < p.C; ++step) {
+    ptx::copy_async_wait<S::STAGES - 2>();
+    ptx::sync_threads();
+    load(step + S::STAGES - 1);
+    if (!active) continue;
+    const S::Operand left{step % S::STAGES * S::STAGE_BYTES}, right{block.diagonal ? left.offset : left.end()};
+#pragma unroll
+    for (int chunk = 0; chunk < S::DEPTH / 8; chunk += 2) {
+      uint32_t b[2][4];
+#pragma unroll
+      for (int n = 0; n < 2; ++n) right.read_across(b[n], column + 16 * n, chunk);
+#pragma unroll
+      for (int m = 0; m < 4; ++m) {
+        uint32_t a[4];
+        left.read_down(a, row + 16 * m, chunk);
+#pragma unroll
+        for (int n = 0; n < 4; ++n) ptx::mma<T>(d[m][n], a, b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
+      }
+    }
+  }
+
+  const S::Edges edges(p, block, norms, reinterpret_cast<bool*>(after_ring + S::Norms::BYTES));
+  const bool on_diagonal = block.diagonal && column / TILE * TILE == row;
+  if (on_diagonal && active) {
+#pragma unroll
+    for (int m = 0; m < 4; ++m) edges.publish_norms<4>(d[m][0], row + 16 * m, column);
+  }
+  norms.gather(p, block, threadIdx.x, S::THREADS);
+  ptx::sync_threads();  // all norms are here, and nobody reads the ring any more
+
+  bool edge = false;
+  if (active) {
+#pragma unroll
+    for (int m = 0; m < 4; ++m) edge |= edges.add<4>(d[m][0], row + 16 * m, column, on_diagonal);
+  }
+  edges.mark(row, column, warp % 2, edge);
+  ptx::sync_threads();
+  edges.store<S::THREADS>();
+}
+
+}  // namespace stgt::graph

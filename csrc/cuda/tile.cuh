@@ -1,0 +1,94 @@
+// Tiles of 16-bit values in shared memory: filled by asynchronous copies, read as the fragments of mma.
+#pragma once
+#include "ptx.cuh"
+
+namespace stgt::graph {
+
+// Rows of 16-bit values in global memory. A tile that is filled from them gets zeros beyond their ends.
+struct Rows {
+  const uint16_t* data;
+  int64_t stride;
+  int count, columns;
+
+  // The largest of 16, 8, 4 and 2 bytes at which every row starts and ends.
+  STGT_DEVICE int alignment() const {
+    const uint32_t bytes = uint32_t(reinterpret_cast<uintptr_t>(data)) | 2 * uint32_t(stride) | 2 * uint32_t(columns);
+    return bytes % 16 == 0 ? 16 : bytes % 8 == 0 ? 8 : bytes % 4 == 0 ? 4 : 2;
+  }
+};
+
+// Chunks of 16 bytes. A chunk's place in its row is xored with bits of the row's number, so that no two of eight rows
+// have the same chunk in the same banks, as they would unswizzled.
+template <int ROWS, int COLUMNS> struct Tile {
+  static constexpr int CHUNKS = COLUMNS / 8, ROW_BYTES = COLUMNS * 2, BYTES = ROWS * ROW_BYTES;
+  static constexpr int SPAN = CHUNKS % 8 == 0 ? 8 : 4;  // so many neighbouring chunks trade places
+  static_assert(CHUNKS % SPAN == 0);
+
+  int offset;  // in shared memory, a multiple of 128
+
+  STGT_DEVICE int end() const { return offset + BYTES; }
+
+  STGT_DEVICE char* at(int row, int chunk) const { return at(row, 0, 0, chunk); }
+
+  // The sum of a thread's own row and chunk with a row that is a multiple of 8 and a chunk, multiple of 2 if the
+  // thread's is not 0. Where these are the same for all threads, they cost a xor with a constant, or nothing.
+  STGT_DEVICE char* at(int thread_row, int thread_chunk, int row, int chunk) const {
+    const int swizzle = SPAN == 8 ? thread_row % 8 : thread_row / 2 % 4;
+    const int place = offset + thread_row * ROW_BYTES + (thread_chunk ^ swizzle) * 16;
+    return ptx::shared_memory() + (place ^ chunk % SPAN * 16) + row * ROW_BYTES + chunk / SPAN * SPAN * 16;
+  }
+
+  // Four 8x8 matrices: rows 0-7 and 8-15 of a chunk, then those of the next. They are the left operand of an mma;
+  // transposed, the right operands of two mma that sum over these rows.
+  template <bool TRANSPOSE = false> STGT_DEVICE void read_down(uint32_t (&r)[4], int row, int chunk) const {
+    const int lane = threadIdx.x % 32;
+    ptx::load_matrices<TRANSPOSE>(r, at(lane % 16, lane / 16, row, chunk));
+  }
+
+  // Four 8x8 matrices: a chunk and the next of rows 0-7, then of rows 8-15. They are the right operands of two mma that
+  // sum over these columns; transposed, the left operand of an mma that sums over these rows.
+  template <bool TRANSPOSE = false> STGT_DEVICE void read_across(uint32_t (&r)[4], int row, int chunk) const {
+    const int lane = threadIdx.x % 32;
+    ptx::load_matrices<TRANSPOSE>(r, at(lane % 8 + lane / 16 * 8, lane / 8 % 2, row, chunk));
+  }
+
+  // Fills the tile, by all THREADS threads of the block.
+  template <int THREADS> STGT_DEVICE void copy_async(const Rows& from) const {
+    switch (from.alignment()) {
+      case 16: return copy_in_units<THREADS, 16>(from);
+      case 8: return copy_in_units<THREADS, 8>(from);
+      case 4: return copy_in_units<THREADS, 4>(from);
+      default: return copy_in_units<THREADS, 2>(from);
+    }
+  }
+
+ private:
+  // SPAN threads side by side copy SPAN chunks of a row, so that each quarter of a warp writes to all banks. Units other
+  // than of 16 bytes are rare, and take a few instructions per chunk anyway.
+  template <int THREADS, int UNIT> STGT_DEVICE void copy_in_units(const Rows& from) const {
+    const int first_row = threadIdx.x / SPAN, first_chunk = threadIdx.x % SPAN;
+    const uint16_t* source = from.data + first_row * from.stride + first_chunk * 8;
+#pragma unroll(UNIT == 16 ? ROWS : 1)
+    for (int row = 0; row < ROWS; row += THREADS / SPAN) {
+#pragma unroll(UNIT == 16 ? ROWS : 1)
+      for (int chunk = 0; chunk < CHUNKS; chunk += SPAN)
+        copy_chunk<UNIT>(at(first_row, first_chunk, row, chunk), source + chunk * 8,
+                         row + first_row < from.count ? from.columns - (chunk + first_chunk) * 8 : 0);
+      source += THREADS / SPAN * from.stride;
+    }
+  }
+
+  template <int UNIT> static STGT_DEVICE void copy_chunk(char* shared, const uint16_t* global, int values) {
+    if constexpr (UNIT > 2) {
+#pragma unroll
+      for (int i = 0; i < 16; i += UNIT) ptx::copy_async<UNIT>(shared + i, global + i / 2, values > i / 2);
+    } else {
+      uint32_t x[8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x[i] = values > i ? global[i] : 0;
+      *reinterpret_cast<uint4*>(shared) = {x[0] | x[1] << 16, x[2] | x[3] << 16, x[4] | x[5] << 16, x[6] | x[7] << 16};
+    }
+  }
+};
+
+}  // namespace stgt::graph
