@@ -61,8 +61,6 @@ class Trainer:
         self.replaced = 0
         self.tower = ckpt.tower_reference(model)
         self.parallel = torch.compile(self.model) if config.compile else self.model
-        if world.size > 1:
-            self.parallel = DistributedDataParallel(self.parallel, broadcast_buffers=False)
 
     def fit(self) -> None:
         """Run to the end; raises StoppedError after a signal, NonFiniteError at a loss that is no number."""
@@ -75,6 +73,9 @@ class Trainer:
             self._save()
         log = RunLog(self.run, self.step, self.total) if self.world.is_main else None
         batches = self._batches()
+        alone = self.parallel
+        if self.world.size > 1:
+            self.parallel = DistributedDataParallel(alone, broadcast_buffers=False)
         try:
             with StopSignals() as stop:
                 while self.step < self.total:
@@ -94,6 +95,9 @@ class Trainer:
                         where = f"stopped after step {self.step} of {self.total}"
                         raise StoppedError(stop.received, f"{where}; the same command goes on from {self.run}")
         finally:
+            # It must not outlive the process group: as the group's last owner it would wait for gloo's thread and hold
+            # the interpreter's lock, which that thread may need to free a tensor.
+            self.parallel = alone
             if log:
                 log.close()
             if self.replaced:
