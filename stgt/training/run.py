@@ -89,10 +89,7 @@ def make_tokenizer(config: TrainConfig) -> Tokenizer:
     if name == "train":
         captions = [caption for clip in load_captions(config.data.train) for caption in clip.captions]
         return Tokenizer.train(captions, config.data.tokenizer_size)
-    try:
-        return Tokenizer.from_pretrained(name)
-    except RuntimeError as error:  # no network: the message says what to do
-        raise ValueError(str(error)) from error
+    return Tokenizer.from_pretrained(name)
 
 
 def fit_to_tokenizer(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
