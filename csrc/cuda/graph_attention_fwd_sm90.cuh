@@ -19,10 +19,13 @@ template <int N, int GROUPS> struct Forward {
   static constexpr int REGISTERS = GROUPS == 4 ? 112 : 232, LOADER_REGISTERS = GROUPS == 4 ? 32 : 40;
 };
 
-// Takes the scores q . k of a tile to probabilities, up to the rows' factor 2^(-c top) and their sums: online softmax.
-// s: (row, column) accumulator. Returns what earlier sums and outputs shrink by in `shrink`.
+// Takes the scores q . k of a tile to exp(z - top), z = scale score W, and adds them to the rows' totals (a thread's own
+// part of them): online softmax. s: accumulator (rows, columns). The running maximum `top` of score * W may lag behind
+// the true one by a factor of 2^8, which costs no accuracy; only beyond that totals and outputs so far are brought to a
+// new one.
+template <int O>
 STGT_DEVICE void online_softmax(float (&s)[32], const char* weight, uint32_t sign, float c, float (&top)[2],
-                                float (&total)[2], float (&shrink)[2]) {
+                                float (&total)[2], float (&out)[O]) {
   float highest[2] = {top[0], top[1]};
 #pragma unroll
   for (int block = 0; block < 4; ++block) {
@@ -37,13 +40,22 @@ STGT_DEVICE void online_softmax(float (&s)[32], const char* weight, uint32_t sig
       highest[i % 2] = fmaxf(highest[i % 2], fmaxf(first, second));
     }
   }
+  bool rises = false;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     highest[r] = fmaxf(highest[r], ptx::shuffle_xor(highest[r], 1));
     highest[r] = fmaxf(highest[r], ptx::shuffle_xor(highest[r], 2));
-    shrink[r] = ptx::exp2((top[r] - highest[r]) * c);
-    top[r] = highest[r];
-    total[r] *= shrink[r];
+    rises |= (highest[r] - top[r]) * c > 8;
+  }
+  if (ptx::ballot(rises)) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float shrink = ptx::exp2((top[r] - highest[r]) * c);
+      top[r] = highest[r];
+      total[r] *= shrink;
+#pragma unroll
+      for (int i = r; i < O / 2; i += 2) out[2 * i] *= shrink, out[2 * i + 1] *= shrink;
+    }
   }
   const float offset[2] = {top[0] * c, top[1] * c};
 #pragma unroll
@@ -116,7 +128,7 @@ __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
     if (step.live == 0) break;
     if (step.live >> group & 1) {
       const char* const k = stage_memory + ring.stage * S::STAGE_BYTES;
-      float s[32], shrink[2];
+      float s[32];
       uint32_t probability[4][4];
       ptx::wgmma_fence();
       scores<T, N>(s, own_q, k);
@@ -124,12 +136,10 @@ __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
       if (DROPOUT) drop = dropped_rows(p, b * p.H + h, row, step.frame, step.tile);
       ptx::wgmma_wait<0>();
       ptx::wgmma_registers(s);
-      online_softmax(s, k + 2 * TILE_BYTES + group * WEIGHT_BYTES, sign, c, top, total, shrink);
+      online_softmax(s, k + 2 * TILE_BYTES + group * WEIGHT_BYTES, sign, c, top, total, out);
 #pragma unroll
       for (int i = 0; i < 32; ++i) s[i] = DROPOUT && drop >> i & 1 ? 0 : s[i];
       pack_left<T>(probability, s);
-#pragma unroll
-      for (int i = 0; i < N / 2; ++i) out[i] *= shrink[i / 2 % 2];
       ptx::wgmma_fence();
       add_product<T, N>(out, probability, k + TILE_BYTES);
       ptx::wgmma_commit();
