@@ -12,7 +12,8 @@ STABLE_TORCH_LIBRARY(stgt_kernels, m) {
       "float dropout_p) -> (Tensor, Tensor)");
   m.def(
       "graph_attention_bwd(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor weight, Tensor live, Tensor? seed, "
-      "Tensor lse, Tensor delta, float scale, float dropout_p, bool need_dweight) -> (Tensor, Tensor, Tensor, Tensor)");
+      "Tensor out, Tensor lse, Tensor? dlse, float scale, float dropout_p, bool need_dweight) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
 }
 
 PYBIND11_MODULE(_C, m) {

@@ -30,10 +30,11 @@ struct AttentionArgs {
   Heads q, k, v;
   const void* weight;        // (B, T, P, 2W+1, P) contiguous: float, double, or float16 for half-precision q
   const bool* live;          // (B, T, tiles, 2W+1, tiles) contiguous
-  Heads out;                 // forward: written
+  Heads out;                 // written forward, read backward
   void* lse;                 // (B, H, N) contiguous, float or double: written forward, read backward
   Heads dout;                // backward
-  const void* delta;         // (B, H, N) contiguous, like lse
+  const void* dlse;          // (B, H, N) contiguous, like lse; null: zero
+  void* delta;               // (B, H, N) contiguous, like lse; written, for dweight to read
   Heads dq, dk, dv;          // written
   void* dweight;             // like weight, zeroed before; null: not asked
 

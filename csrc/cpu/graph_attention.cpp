@@ -75,22 +75,31 @@ std::tuple<Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, Tensor weight, 
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor weight,
-                                                    Tensor live, std::optional<Tensor> seed, Tensor lse, Tensor delta,
-                                                    double scale, double dropout_p, bool need_dweight) {
+                                                    Tensor live, std::optional<Tensor> seed, Tensor out, Tensor lse,
+                                                    std::optional<Tensor> dlse, double scale, double dropout_p,
+                                                    bool need_dweight) {
   const char* op = "graph_attention_bwd";
   AttentionArgs args = checked(op, q, k, v, weight, live, seed, scale, dropout_p);
   check_shape(op, "dout", dout, {args.B, args.H, args.T * args.P, args.D});
+  check_shape(op, "out", out, {args.B, args.H, args.T * args.P, args.D});
   check_shape(op, "lse", lse, {args.B, args.H, args.T * args.P});
-  check_shape(op, "delta", delta, {args.B, args.H, args.T * args.P});
   check_dtype(op, "dout", dout, q.scalar_type());
+  check_dtype(op, "out", out, q.scalar_type());
   check_dtype(op, "lse", lse, accumulator_dtype(q.scalar_type()));
-  check_dtype(op, "delta", delta, accumulator_dtype(q.scalar_type()));
-  q = last_contiguous(q), k = last_contiguous(k), v = last_contiguous(v), dout = last_contiguous(dout);
+  if (dlse) {
+    check_shape(op, "dlse", *dlse, {args.B, args.H, args.T * args.P});
+    check_dtype(op, "dlse", *dlse, lse.scalar_type());
+    dlse = torch::stable::contiguous(*dlse);
+    args.dlse = dlse->data_ptr();
+  }
+  q = last_contiguous(q), k = last_contiguous(k), v = last_contiguous(v);
+  dout = last_contiguous(dout), out = last_contiguous(out);
   weight = torch::stable::contiguous(weight), live = torch::stable::contiguous(live);
-  lse = torch::stable::contiguous(lse), delta = torch::stable::contiguous(delta);
+  lse = torch::stable::contiguous(lse);
+  Tensor delta = torch::stable::new_empty(lse, {args.B, args.H, args.T * args.P});
   Tensor dq = heads_last(q), dk = heads_last(q), dv = heads_last(q);
   args.q = heads(q), args.k = heads(k), args.v = heads(v), args.dout = heads(dout);
-  args.dq = heads(dq), args.dk = heads(dk), args.dv = heads(dv);
+  args.dq = heads(dq), args.dk = heads(dk), args.dv = heads(dv), args.out = heads(out);
   args.weight = weight.data_ptr(), args.live = static_cast<const bool*>(live.data_ptr());
   args.lse = lse.data_ptr(), args.delta = delta.data_ptr();
   const Kernels& cpu = kernels();

@@ -87,6 +87,21 @@ template <class E, class A> struct BackwardBlocks {
         scores(arena.take<A>(TILE * TILE)), dp(arena.take<A>(TILE * TILE)) {}
 };
 
+// What softmax and log-sum-exp take off the gradients of a row's scores: delta_i = do_i . o_i - dlse_i.
+template <class S, class A> void row_deltas(const AttentionArgs& args, int64_t head) {
+  const int64_t N = args.T * args.P, b = head / args.H, h = head % args.H;
+  const A* dlse = (const A*)args.dlse;
+  for (int64_t i = 0; i < N; ++i) {
+    const S *dout = args.dout.rows<S>(b, h, i), *out = args.out.rows<S>(b, h, i);
+    vec<A> sum{};
+    int64_t d = 0;
+    for (; d + lanes<A> <= args.D; d += lanes<A>) sum += load_wide<A>(dout + d) * load_wide<A>(out + d);
+    A delta = horizontal_sum<A>(sum);
+    for (; d < args.D; ++d) delta += A(widen(dout[d])) * A(widen(out[d]));
+    ((A*)args.delta)[head * N + i] = delta - (dlse ? dlse[head * N + i] : A(0));
+  }
+}
+
 // Tasks: (b, h). One thread walks the clip's row frames in order, so dk and dv add up in one fixed order; a frame's
 // dk and dv leave the workspace when the last row frame that sees it is done.
 template <class S, class A, class WT>
@@ -100,6 +115,7 @@ void attention_backward_tasks(const AttentionArgs& args, int64_t begin, int64_t 
   WT padded[TILE * TILE];
   for (int64_t head = begin; head < end; ++head) {
     const int64_t b = head / args.H, h = head % args.H;
+    row_deltas<S, A>(args, head);
     for (int64_t frame = 0; frame < least(W, T); ++frame) frames.template open<S>(args, b, h, frame);
     for (int64_t t = 0; t < T; ++t) {
       if (t + W < T) frames.template open<S>(args, b, h, t + W);

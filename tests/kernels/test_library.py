@@ -36,7 +36,7 @@ def backward_arguments(need_dweight=True, **options):
     arguments = attention_arguments(**options)
     out, lse = ops.graph_attention_fwd(*arguments)
     *inputs, scale, dropout_p = arguments
-    return torch.randn_like(out), *inputs, lse, torch.randn_like(lse), scale, dropout_p, need_dweight
+    return torch.randn_like(out), *inputs, out, lse, torch.randn_like(lse), scale, dropout_p, need_dweight
 
 
 class TestOpcheck:
@@ -70,7 +70,7 @@ def test_inputs_are_never_written(dtype):
     arguments = backward_arguments(dtype=dtype, dropout_p=0.2)
     before = [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
     ops.graph_attention_bwd(*arguments)
-    ops.graph_attention_fwd(*arguments[1:7], *arguments[9:11])
+    ops.graph_attention_fwd(*arguments[1:7], *arguments[10:12])
     ops.spatio_temporal_graph_fwd(x := graph_arguments(dtype)[0], 0.5, 1)
     assert torch.equal(x, graph_arguments(dtype)[0])
     for now, then in zip(arguments, before, strict=True):
@@ -149,10 +149,12 @@ class TestDirectCalls:
         [
             (0, torch.randn(2, 2, 140, 23), "dout must have size 24"),
             (0, torch.randn(2, 2, 140, 24).double(), "dout has the wrong dtype"),
-            (7, torch.randn(2, 2, 139), "lse must have size 140"),
-            (7, torch.randn(2, 2, 140).half(), "lse has the wrong dtype"),
-            (8, torch.randn(2, 2, 139), "delta must have size 140"),
-            (8, torch.randn(2, 2, 140).half(), "delta has the wrong dtype"),
+            (7, torch.randn(2, 2, 140, 23), "out must have size 24"),
+            (7, torch.randn(2, 2, 140, 24).double(), "out has the wrong dtype"),
+            (8, torch.randn(2, 2, 139), "lse must have size 140"),
+            (8, torch.randn(2, 2, 140).half(), "lse has the wrong dtype"),
+            (9, torch.randn(2, 2, 139), "dlse must have size 140"),
+            (9, torch.randn(2, 2, 140).half(), "dlse has the wrong dtype"),
         ],
     )
     def test_graph_attention_bwd_alone(self, index, value, message):

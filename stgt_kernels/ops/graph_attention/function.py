@@ -31,11 +31,7 @@ class GraphAttentionFunction(torch.autograd.Function):
         q, k, v, weight, live, seed, out, lse = ctx.saved_tensors
         if dout is None:
             dout = torch.zeros_like(out)
-        # dz_ij = P_ij (dP_ij - delta_i): what softmax and log-sum-exp take off, once per row.
-        delta = torch.linalg.vecdot(dout.to(lse.dtype), out.to(lse.dtype))
-        if dlse is not None:
-            delta = delta - dlse
         dq, dk, dv, dweight = ctx.kernels.backward(
-            dout, q, k, v, weight, live, seed, lse, delta, ctx.scale, ctx.dropout_p, ctx.needs_input_grad[3]
+            dout, q, k, v, weight, live, seed, out, lse, dlse, ctx.scale, ctx.dropout_p, ctx.needs_input_grad[3]
         )
         return dq, dk, dv, dweight, None, None, None, None, None

@@ -19,7 +19,7 @@ def _(q, k, v, weight, live, seed, scale, dropout_p):
 
 
 @torch.library.register_fake("stgt_kernels::graph_attention_bwd")
-def _(dout, q, k, v, weight, live, seed, lse, delta, scale, dropout_p, need_dweight):
+def _(dout, q, k, v, weight, live, seed, out, lse, dlse, scale, dropout_p, need_dweight):
     dweight = weight.new_empty(weight.shape if need_dweight else (0,))
     return heads_last(q), heads_last(q), heads_last(q), dweight
 
@@ -38,13 +38,14 @@ def backward(
     weight: Tensor,
     live: Tensor,
     seed: Tensor | None,
+    out: Tensor,
     lse: Tensor,
-    delta: Tensor,
+    dlse: Tensor | None,
     scale: float,
     dropout_p: float,
     need_dweight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     dq, dk, dv, dweight = torch.ops.stgt_kernels.graph_attention_bwd(
-        dout, q, k, v, weight, live, seed, lse, delta, scale, dropout_p, need_dweight
+        dout, q, k, v, weight, live, seed, out, lse, dlse, scale, dropout_p, need_dweight
     )
     return dq, dk, dv, dweight if need_dweight else None

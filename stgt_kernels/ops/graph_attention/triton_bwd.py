@@ -24,6 +24,39 @@ from stgt_kernels.ops.graph_attention.triton_fwd import RUNTIME_INTEGERS
 RUNTIME_INTEGERS = [*RUNTIME_INTEGERS, "do_b", "do_h", "do_n"]
 
 
+@triton.jit(do_not_specialize=["do_b", "do_h", "do_n", "H", "N", "rows"])
+def graph_attention_bwd_delta_kernel(
+    dout,  # (B, H, N, D)
+    out,  # (B, N, H, D) contiguous
+    dlse,  # (B, H, N) float32 contiguous, or None
+    delta,  # (B, H, N) float32 contiguous, written
+    do_b,  # strides, in units of VEC elements
+    do_h,
+    do_n,
+    H,
+    N,
+    rows,
+    D: tl.constexpr,
+    VEC: tl.constexpr,
+    BM: tl.constexpr,
+    BD: tl.constexpr,
+):
+    """delta_i = do_i . o_i - dlse_i. One program per BM rows, in the order of out's memory."""
+    place = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    h, n, b = place % H, place // H % N, place // H // N
+    o_d = tl.arange(0, BD)
+    inside = place < rows
+    mask = inside[:, None] & (o_d < D)[None, :]
+    p_do = dout + ((b * do_b + h * do_h + n * do_n) * VEC)[:, None] + o_d[None, :]
+    product = tl.load(p_do, mask=mask, other=0.0).to(tl.float32)
+    product *= tl.load(out + place[:, None] * D + o_d[None, :], mask=mask, other=0.0).to(tl.float32)
+    total = tl.sum(product, 1)
+    p_row = (b * H + h) * N + n
+    if dlse is not None:
+        total -= tl.load(dlse + p_row, mask=inside, other=0.0)
+    tl.store(delta + p_row, total, mask=inside)
+
+
 @triton.jit(do_not_specialize=RUNTIME_INTEGERS)
 def graph_attention_bwd_dkdv_kernel(
     dout,  # (B, H, N, D), as q, k and v

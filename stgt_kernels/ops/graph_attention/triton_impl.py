@@ -9,6 +9,7 @@ from torch import Tensor
 from stgt_kernels.graph import TILE
 from stgt_kernels.ops.graph_attention import philox
 from stgt_kernels.ops.graph_attention.triton_bwd import (
+    graph_attention_bwd_delta_kernel,
     graph_attention_bwd_dkdv_kernel,
     graph_attention_bwd_dq_kernel,
     graph_attention_bwd_dweight_kernel,
@@ -150,21 +151,29 @@ def backward_op(
     weight: Tensor,
     live: Tensor,
     seed: Tensor | None,
+    out: Tensor,
     lse: Tensor,
-    delta: Tensor,
+    dlse: Tensor | None,
     scale: float,
     dropout_p: float,
     need_dweight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """dq, dk, dv, and dweight (empty if it is not needed); lse and delta: (B, H, N) float32."""
+    """dq, dk, dv, and dweight (empty if it is not needed); out as forward gave it; lse and dlse: (B, H, N) float32."""
     dout, q, k, v = (last_contiguous(t) for t in (dout, q, k, v))
-    weight, live, lse, delta = (t.contiguous() for t in (weight, live, lse, delta))
+    weight, live, lse = (t.contiguous() for t in (weight, live, lse))
+    out, dlse = out.transpose(1, 2).contiguous(), None if dlse is None else dlse.contiguous()
+    delta = torch.empty_like(lse)
     launch = Launch((dout, q, k, v), weight, live, scale, dropout_p)
     inputs, rows = (dout, q, k, v, weight), (seed, lse, delta)
     arguments = (*launch.strides, *launch.runtime)
     dq, dk, dv = heads_last(q), heads_last(q), heads_last(q)
     dweight = weight.new_empty(weight.shape if need_dweight else (0,))
     with torch.cuda.device_of(q):
+        rows_per_program = 16
+        graph_attention_bwd_delta_kernel[(triton.cdiv(delta.numel(), rows_per_program),)](
+            dout, out, dlse, delta, *launch.strides[:3], launch.H, launch.N, delta.numel(),
+            D=launch.D, VEC=launch.constants["VEC"], BM=rows_per_program, BD=triton.next_power_of_2(launch.D), num_warps=4,
+        )  # fmt: skip
         config = launch.config("dkdv")
         lists = launch.live_tiles(config["BM"], columns=True)
         graph_attention_bwd_dkdv_kernel[(launch.blocks(config["BM"]) * launch.H,)](
@@ -185,7 +194,7 @@ def backward_op(
 
 
 @backward_op.register_fake
-def _(dout, q, k, v, weight, live, seed, lse, delta, scale, dropout_p, need_dweight):
+def _(dout, q, k, v, weight, live, seed, out, lse, dlse, scale, dropout_p, need_dweight):
     dweight = weight.new_empty(weight.shape if need_dweight else (0,))
     return heads_last(q), heads_last(q), heads_last(q), dweight
 
