@@ -1,18 +1,50 @@
-"""Inputs of the kernel tests, and the comparison with the definition that most of them end in."""
+"""Inputs of the kernel tests, and the comparison with the definition that most of them end in.
+
+Inputs are made, and results compared, on the CPU; in between they are where the backend runs.
+"""
 
 from collections.abc import Callable
 from contextlib import nullcontext
 
+import pytest
 import torch
 from poison import poisoned_memory
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from stgt_kernels import SpatioTemporalGraph, graph_attention, spatio_temporal_graph
+from stgt_kernels import SpatioTemporalGraph, dispatch, graph_attention, spatio_temporal_graph
 from stgt_kernels.graph import storage_dtype
+from stgt_kernels.ops.graph_attention import philox
 from stgt_kernels.testing import assert_close, exact_attention, video_like_tokens
 
-BACKENDS = ("cpu", "reference")
+GPU_BACKENDS = ("cuda", "triton")
+KERNELS = ("cpu", *(GPU_BACKENDS if torch.cuda.is_available() else ()))
+BACKENDS = (*KERNELS, "reference")
+each_kernel = pytest.mark.parametrize("backend", KERNELS)
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def on(backend: str, *values):
+    """Tensors and graphs where the backend runs, laid out in memory as they are. Skips dtypes that it does not take."""
+    for dtype in {x.dtype for x in pytree.tree_leaves(values) if isinstance(x, Tensor) and x.is_floating_point()}:
+        if reason := dispatch.why_not(backend, device_of(backend), dtype):
+            pytest.skip(reason)
+    return moved(values if len(values) > 1 else values[0], device_of(backend))
+
+
+def device_of(backend: str) -> str:
+    return "cuda" if backend in GPU_BACKENDS and not dispatch.interpreted() else "cpu"
+
+
+def moved(values, device: str):
+    return pytree.tree_map_only(Tensor, lambda x: x if x.device.type == device else copied(x, device), values)
+
+
+def copied(x: Tensor, device: str) -> Tensor:
+    """x on another device with the memory around it, at the same strides."""
+    memory = torch.empty(0, dtype=x.dtype).set_(x.detach().untyped_storage()).to(device)
+    return memory.as_strided(x.shape, x.stride(), x.storage_offset())
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -68,22 +100,24 @@ def with_gradients(
     return dict(out=out.detach(), lse=lse.detach(), dq=dq, dk=dk, dv=dv, dweight=dweight)
 
 
-def run_attention(q, k, v, graph, dout, dlse=None, backend: str = "cpu", **options) -> dict[str, Tensor]:
+def run_attention(q, k, v, graph, dout, dlse=None, *, backend: str, **options) -> dict[str, Tensor]:
     """The same of a backend; the kernels run in poisoned memory."""
+    arguments = on(backend, q, k, v, graph, dout, dlse)
 
     def attend(q, k, v, graph):
         return graph_attention(q, k, v, graph, return_lse=True, backend=backend, **options)
 
     with nullcontext() if backend == "reference" else poisoned_memory():
-        return with_gradients(attend, q, k, v, graph, dout, dlse)
+        result = with_gradients(attend, *arguments)
+    return {name: tensor.cpu() for name, tensor in result.items()}
 
 
 def assert_attention_close(
-    q, k, v, graph, dout=None, dlse=None, *, scale: float | None = None, backend: str = "cpu"
+    q, k, v, graph, dout=None, dlse=None, *, scale: float | None = None, backend: str
 ) -> dict[str, Tensor]:
     """A backend's kernels against the definition, forward and backward, as stgt_kernels.testing measures it."""
     dout = heads(*q.shape, dtype=q.dtype, seed=7) if dout is None else dout
-    actual = run_attention(q, k, v, graph, dout, dlse, backend, scale=scale)
+    actual = run_attention(q, k, v, graph, dout, dlse, backend=backend, scale=scale)
     plain = run_attention(q, k, v, graph, dout, dlse, backend="reference", scale=scale)
     exact = with_gradients(
         lambda *tensors: exact_attention(*tensors, scale=scale),
@@ -95,6 +129,13 @@ def assert_attention_close(
     for name in actual:
         assert_close(actual[name], plain[name], exact[name], name)
     return actual
+
+
+def mask_after(manual_seed, B, H, frames, patches, p, backend):
+    """The mask that graph_attention draws first after torch.manual_seed."""
+    torch.manual_seed(manual_seed)
+    seed = torch.randint(2**63 - 1, (1,), device=device_of(backend))
+    return philox.keep_mask(seed.cpu(), B, H, frames, patches, p)
 
 
 def assert_same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:

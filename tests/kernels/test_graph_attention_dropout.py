@@ -3,11 +3,15 @@
 import pytest
 import torch
 from cases import (
-    BACKENDS,
     DTYPES,
+    GPU_BACKENDS,
     assert_close,
     dtype_name,
+    each_backend,
+    each_kernel,
     heads,
+    mask_after,
+    on,
     run_attention,
     same_bits,
     video_graph,
@@ -18,27 +22,18 @@ from stgt_kernels import SpatioTemporalGraph, graph_attention
 from stgt_kernels.ops.graph_attention import philox
 from stgt_kernels.ops.graph_attention.reference import graph_attention_dense
 
-both_backends = pytest.mark.parametrize("backend", BACKENDS)
-
-
-def next_mask(B, H, frames, patches, p):
-    """The mask that graph_attention draws next."""
-    state = torch.get_rng_state()
-    seed = torch.randint(2**63 - 1, (1,))
-    torch.set_rng_state(state)
-    return philox.keep_mask(seed, B, H, frames, patches, p)
-
 
 def probabilities(q, k, graph, p, backend, seed):
     """The attention probabilities after dropout, (B, H, N, N), read off with one-hot values."""
     B, H, N, D = q.shape
+    q, k, graph = on(backend, q, k, graph)
     columns = []
     for start in range(0, N, D):
-        v = torch.eye(N, dtype=q.dtype)[:, start : start + D]
+        v = torch.eye(N, dtype=q.dtype, device=q.device)[:, start : start + D]
         torch.manual_seed(seed)
         v = torch.nn.functional.pad(v, (0, D - v.shape[1])).expand(B, H, N, D)
         columns.append(graph_attention(q, k, v, graph, dropout_p=p, backend=backend))
-    return torch.cat(columns, -1)[..., :N]
+    return torch.cat(columns, -1)[..., :N].cpu()
 
 
 @pytest.mark.parametrize(
@@ -59,15 +54,14 @@ def test_philox_gives_the_published_answers(counter, key, expected):
     assert tuple(int(word) for word in words) == expected
 
 
-@both_backends
+@each_backend
 @pytest.mark.parametrize(("T", "P"), [(1, 1), (3, 7), (2, 33), (2, 64), (1, 130), (3, 70)])
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_the_mask_is_the_documented_one(backend, T, P, p):
     B, H, D = 2, 2, 128
     graph = video_graph(B, T, P, threshold=-1)
     q, k = (heads(B, H, T * P, D, seed=seed) for seed in range(2))
-    torch.manual_seed(5)
-    keep, keep_prob = next_mask(B, H, T, P, p)
+    keep, keep_prob = mask_after(5, B, H, T, P, p, backend)
     actual = probabilities(q, k, graph, p, backend, seed=5)
     edge = graph.to_dense()[:, None] != 0
     assert torch.equal(actual != 0, edge & keep)
@@ -75,29 +69,30 @@ def test_the_mask_is_the_documented_one(backend, T, P, p):
     torch.testing.assert_close(actual, undropped * keep / keep_prob, rtol=1e-5, atol=1e-6)
 
 
+@each_kernel
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
-def test_forward_and_backward_against_the_definition(dtype):
+def test_forward_and_backward_against_the_definition(dtype, backend):
     graph = video_graph(2, 3, 70, dtype=dtype)
     q, k, v, dout = (heads(2, 2, 210, 24, dtype=dtype, seed=seed) for seed in range(4))
-    keep, keep_prob = next_mask(2, 2, 3, 70, 0.3)
+    keep, keep_prob = mask_after(0, 2, 2, 3, 70, 0.3, backend)
 
-    def exact(q, k, v, graph):
-        return graph_attention_dense(q, k, v, graph.to_dense(), scale=24**-0.5, keep=keep, keep_prob=keep_prob)
+    def definition(q, k, v, graph):
+        weight = graph.to_dense().to(q.dtype)
+        out, lse = graph_attention_dense(q, k, v, weight, scale=24**-0.5, keep=keep, keep_prob=keep_prob)
+        return out, lse if lse.dtype == torch.float64 else lse.float()
 
     wide = SpatioTemporalGraph(graph.weight.double(), graph.live)
-    expected = with_gradients(exact, q.double(), k.double(), v.double(), wide, dout.double(), None)
+    expected = with_gradients(definition, q.double(), k.double(), v.double(), wide, dout.double(), None)
+    plain = with_gradients(definition, q, k, v, graph, dout, None)
     torch.manual_seed(0)
-    plain = run_attention(q, k, v, graph, dout, backend="reference", dropout_p=0.3)
-    torch.manual_seed(0)
-    actual = run_attention(q, k, v, graph, dout, dropout_p=0.3)
+    actual = run_attention(q, k, v, graph, dout, backend=backend, dropout_p=0.3)
     for name in expected:
         assert_close(actual[name], plain[name], expected[name], name)
 
 
-@both_backends
+@each_backend
 def test_one_draw_from_the_default_generator_each_call(backend):
-    graph = video_graph(1, 2, 50)
-    q, k, v = (heads(1, 2, 100, 24, seed=seed) for seed in range(3))
+    graph, q, k, v = on(backend, video_graph(1, 2, 50), *(heads(1, 2, 100, 24, seed=seed) for seed in range(3)))
 
     def draw(p):
         return graph_attention(q, k, v, graph, dropout_p=p, backend=backend)
@@ -109,14 +104,14 @@ def test_one_draw_from_the_default_generator_each_call(backend):
     assert same_bits(draw(0.2), first) and same_bits(draw(0.2), second)
 
 
-def test_lse_knows_no_dropout():
-    graph = video_graph(1, 2, 50)
-    q, k, v = (heads(1, 2, 100, 24, seed=seed) for seed in range(3))
-    _, lse = graph_attention(q, k, v, graph, return_lse=True, backend="cpu")
-    assert same_bits(graph_attention(q, k, v, graph, return_lse=True, dropout_p=0.5, backend="cpu")[1], lse)
+@each_kernel
+def test_lse_knows_no_dropout(backend):
+    graph, q, k, v = on(backend, video_graph(1, 2, 50), *(heads(1, 2, 100, 24, seed=seed) for seed in range(3)))
+    _, lse = graph_attention(q, k, v, graph, return_lse=True, backend=backend)
+    assert same_bits(graph_attention(q, k, v, graph, return_lse=True, dropout_p=0.5, backend=backend)[1], lse)
 
 
-@both_backends
+@each_backend
 @pytest.mark.parametrize("p", [1e-12, 0.49 / 65536])
 def test_a_probability_below_the_mask_s_resolution_drops_nothing(backend, p):
     graph = video_graph(1, 2, 50)
@@ -127,13 +122,13 @@ def test_a_probability_below_the_mask_s_resolution_drops_nothing(backend, p):
         torch.testing.assert_close(actual[name], expected[name], msg=name)
 
 
-@both_backends
+@each_backend
 def test_a_probability_close_to_one_keeps_its_share_exactly(backend):
-    graph = video_graph(1, 1, 200, threshold=-1, dtype=torch.float64)
-    q, k = (heads(1, 8, 200, 128, dtype=torch.float64, seed=seed) for seed in range(2))
+    dtype = torch.float32 if backend in GPU_BACKENDS else torch.float64
+    graph = video_graph(1, 1, 200, threshold=-1, dtype=dtype)
+    q, k = (heads(1, 8, 200, 128, dtype=dtype, seed=seed) for seed in range(2))
     p = 1 - 2**-16
-    torch.manual_seed(3)
-    keep, keep_prob = next_mask(1, 8, 1, 200, 1 - 1e-15)
+    keep, keep_prob = mask_after(3, 1, 8, 1, 200, 1 - 1e-15, backend)
     assert keep_prob == 2**-16 == philox.keep_prob(p)
     actual = probabilities(q, k, graph, 1 - 1e-15, backend, seed=3)
     assert 0 < keep.sum() < 30 and torch.equal(actual != 0, keep & (graph.to_dense()[:, None] != 0))
@@ -166,10 +161,9 @@ def test_the_mask_is_fair(p):
         assert ((share - keep_prob).abs() < 5 * deviation).all()
 
 
-@both_backends
+@each_backend
 def test_dropout_keeps_the_mean(backend):
-    graph = video_graph(1, 1, 60)
-    q, k, v = (heads(1, 1, 60, 8, seed=seed) for seed in range(3))
+    graph, q, k, v = on(backend, video_graph(1, 1, 60), *(heads(1, 1, 60, 8, seed=seed) for seed in range(3)))
     expected = graph_attention(q, k, v, graph, backend=backend)
     draws = torch.stack([graph_attention(q, k, v, graph, dropout_p=0.4, backend=backend) for _ in range(400)])
     error = (draws.mean(0) - expected) / (draws.std(0) / 20 + 1e-6)
