@@ -1,0 +1,72 @@
+"""The kernels give the graphs and the attention that were recorded from the authors' implementation."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from cases import each_backend, on
+from torch import Tensor
+
+from stgt_kernels import GraphAttention, SpatioTemporalGraph, spatio_temporal_graph, token_similarity
+from stgt_kernels.testing import THRESHOLD_BAND
+
+ASSETS = Path(__file__).parents[1] / "assets"
+DTYPES = {"F32": torch.float32, "I32": torch.int32, "I64": torch.int64}
+PROJECTIONS = {"W_Q": "q_proj", "W_K": "k_proj", "W_V": "v_proj", "W_O": "out_proj"}
+each_file = pytest.mark.parametrize("name", ["video_t3_h05", "video_t4_h01_b2_l2", "video_t5_of_8_h03", "image_t1_h05"])
+
+
+def recorded(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a file, which is: length of a header, header, data."""
+    raw = bytearray((ASSETS / f"{name}.safetensors").read_bytes())
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:start])
+    metadata, tensors = header.pop("__metadata__"), {}
+    for key, entry in header.items():
+        first, last = entry["data_offsets"]
+        data = torch.frombuffer(raw[start + first : start + last], dtype=DTYPES[entry["dtype"]])
+        tensors[key] = data.view(entry["shape"])
+    return tensors, metadata
+
+
+def assert_near(actual: Tensor, expected: Tensor) -> None:
+    """Within 1e-5 of the largest value: the recorded ones are up to 4e-6 off what float64 gives."""
+    error = (actual.cpu() - expected).abs().max().item()
+    assert error <= 1e-5 * expected.abs().max().item() + 2e-7
+
+
+@each_backend
+@each_file
+def test_graph(name, backend):
+    tensors, metadata = recorded(name)
+    local, threshold = tensors["block0.local_tokens"], float(metadata["threshold"])
+    x = local.unflatten(1, (-1, 256))
+    graph = spatio_temporal_graph(on(backend, x), threshold=threshold, backend=backend).to("cpu")
+    similarity = token_similarity(x.double(), backend="reference").weight
+    in_doubt = ((similarity - threshold).abs() < THRESHOLD_BAND[torch.float32]).sum((3, 4)).flatten(1)
+    assert in_doubt.sum() <= 4
+    differ = (graph.degree() - tensors["block0.edges_per_token"]).abs()
+    assert (differ <= in_doubt).all()
+    certain = differ == 0
+    row_sum = graph.weight.sum((3, 4)).flatten(1)
+    assert_near(row_sum[certain], tensors["block0.weight_row_sum"][certain])
+
+
+@each_backend
+@each_file
+def test_attention(name, backend):
+    tensors, metadata = recorded(name)
+    local = tensors["block0.local_tokens"]
+    graph = spatio_temporal_graph(
+        local.unflatten(1, (-1, 256)), threshold=float(metadata["threshold"]), backend="reference"
+    )
+    assert torch.equal(graph.degree(), tensors["block0.edges_per_token"].long())
+    module = GraphAttention(local.shape[-1], int(metadata["heads"]), backend=backend)
+    for theirs, ours in PROJECTIONS.items():
+        parameters = {part: tensors[f"param.resblocks.0.graphattn.{theirs}.{part}"] for part in ("weight", "bias")}
+        getattr(module, ours).load_state_dict(parameters)
+    local, weight, live = on(backend, local, graph.weight, graph.live)
+    with torch.no_grad():
+        out = module.to(local.device)(local, SpatioTemporalGraph(weight, live))
+    assert_near(out, tensors["block0.graph_attention_out"])
