@@ -39,6 +39,7 @@ constexpr int BACKWARD_REGISTERS = 232, LOADER_REGISTERS = 40;
 template <class T, int N, bool DROPOUT>
 __global__ void __launch_bounds__(BackwardRows<N>::THREADS, 1)
     graph_attention_bwd_dq_sm90(const __grid_constant__ AttentionParams p, const __grid_constant__ AttentionMaps maps) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher takes care that no other GPU runs it
   using S = BackwardRows<N>;
   constexpr int TILE_BYTES = Shape<N>::TILE_BYTES;
   char* const q = ptx::shared_memory();
@@ -145,12 +146,14 @@ __global__ void __launch_bounds__(BackwardRows<N>::THREADS, 1)
     ring.release(ring.stage);
   }
   store_tile<T, N>(dq, p.scale, p.scale, q + group * TILE_BYTES, maps.dq, group, b, h, t, (first_tile + group) * TILE);
+#endif
 }
 
 // blocks: H * ceil(P / 128) * T * B, heads fastest.
 template <class T, int N, bool DROPOUT>
 __global__ void __launch_bounds__(BackwardColumns<N>::THREADS, 1)
     graph_attention_bwd_dkdv_sm90(const __grid_constant__ AttentionParams p, const __grid_constant__ AttentionMaps maps) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher takes care that no other GPU runs it
   using S = BackwardColumns<N>;
   constexpr int TILE_BYTES = Shape<N>::TILE_BYTES;
   char* const k = ptx::shared_memory();
@@ -273,6 +276,7 @@ __global__ void __launch_bounds__(BackwardColumns<N>::THREADS, 1)
   const int token = (first_tile + group) * TILE;
   store_tile<T, N>(dk, p.scale, p.scale, k + group * TILE_BYTES, maps.dk, group, b, h, t, token);
   store_tile<T, N>(dv, 1, 1, v + group * TILE_BYTES, maps.dv, group, b, h, t, token);
+#endif
 }
 
 }  // namespace stgt::sm90

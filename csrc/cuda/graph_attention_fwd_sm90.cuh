@@ -69,6 +69,7 @@ STGT_DEVICE void online_softmax(float (&s)[32], const char* weight, uint32_t sig
 template <class T, int N, int GROUPS, bool DROPOUT>
 __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
     graph_attention_fwd_sm90(const __grid_constant__ AttentionParams p, const __grid_constant__ AttentionMaps maps) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher takes care that no other GPU runs it
   using S = Forward<N, GROUPS>;
   constexpr int TILE_BYTES = Shape<N>::TILE_BYTES;
   char* const q = ptx::shared_memory();
@@ -117,7 +118,8 @@ __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
   ptx::registers_grow<S::REGISTERS>();
   const char* const own_q = q + group * TILE_BYTES;
   const int row = t * p.P + (first_tile + group) * TILE;
-  const float c = fabsf(p.scale) * LOG2E;
+  // The maximum is taken before scaling, so that the scale's sign comes first; and 0 * -inf would be NaN.
+  const float scale = fmaxf(fabsf(p.scale), 1e-30f), c = scale * LOG2E;
   const uint32_t sign = p.scale < 0 ? 0x80008000u : 0;
   float out[N / 2], top[2] = {-1e30f, -1e30f}, total[2] = {0, 0};  // -inf - -inf would be NaN
 #pragma unroll
@@ -158,10 +160,11 @@ __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
     const int token = (first_tile + group) * TILE + accumulator_row() + 8 * r;
     if (threadIdx.x % 4 == 0 && token < p.P)
       p.lse[(int64_t(b) * p.H + h) * p.T * p.P + t * p.P + token] =
-          total[r] == 0 ? -INFINITY : top[r] * fabsf(p.scale) + logf(total[r]);
+          total[r] == 0 ? -INFINITY : top[r] * scale + logf(total[r]);
   }
   store_tile<T, N>(out, inverse[0], inverse[1], q + group * TILE_BYTES, maps.out, group, b, h, t,
                    (first_tile + group) * TILE);
+#endif
 }
 
 }  // namespace stgt::sm90

@@ -1,0 +1,79 @@
+// Launches of graph attention's kernels for Hopper.
+#include "graph_attention_bwd_sm90.cuh"
+#include "graph_attention_fwd_sm90.cuh"
+#include "graph_attention_launch.h"
+#include "tensor_map.h"
+
+namespace stgt {
+namespace {
+
+bool suits_copies(const void* data, const Strides& at) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && at.b % 8 == 0 && at.h % 8 == 0 && at.n % 8 == 0;
+}
+
+sm90::AttentionMaps tensor_maps(const AttentionCall& call) {
+  const AttentionParams& p = call.p;
+  const int64_t band = 2 * p.W + 1;
+  const auto tokens = [&](const void* data, const Strides& at) {
+    return tensor_map<5>(call.launch, call.op, data, call.dtype, {p.D, p.P, p.T, p.H, p.B},
+                         {at.n, at.n * p.P, at.h, at.b}, {32, TILE, 1, 1, 1}, ptx::Swizzle::B64);
+  };
+  const Strides own{int64_t(p.T) * p.P * p.H * p.D, p.D, int64_t(p.H) * p.D};
+  sm90::AttentionMaps maps{};
+  maps.q = tokens(p.q, p.q_at), maps.k = tokens(p.k, p.k_at), maps.v = tokens(p.v, p.v_at);
+  maps.weight = tensor_map<4>(call.launch, call.op, p.weight, ScalarType::Half, {p.P, band, p.P, int64_t(p.B) * p.T},
+                              {p.P, band * p.P, band * p.P * p.P}, {TILE, 1, TILE, 1}, ptx::Swizzle::B128);
+  if (p.dout) {
+    maps.dout = tokens(p.dout, p.dout_at);
+    maps.dq = tokens(p.dq, own), maps.dk = tokens(p.dk, own), maps.dv = tokens(p.dv, own);
+  } else {
+    maps.out = tokens(p.out, own);
+  }
+  return maps;
+}
+
+template <class T, int N, int GROUPS, bool DROPOUT>
+void forward(const AttentionCall& call, const sm90::AttentionMaps& maps) {
+  using S = sm90::Forward<N, GROUPS>;
+  call.launch(sm90::graph_attention_fwd_sm90<T, N, GROUPS, DROPOUT>, call.blocks(TILE * GROUPS), S::THREADS,
+              S::SHARED_BYTES, call.p, maps);
+}
+
+}  // namespace
+
+bool fits_sm90(const AttentionCall& call) {
+  const AttentionParams& p = call.p;
+  return call.launch.runs_sm90a() && p.P % 8 == 0 && p.D % 8 == 0 && suits_copies(p.q, p.q_at) &&
+         suits_copies(p.k, p.k_at) && suits_copies(p.v, p.v_at) && (!p.dout || suits_copies(p.dout, p.dout_at)) &&
+         suits_copies(p.weight, {}) &&
+         !(p.D > 88 && p.drop_threshold);  // the gradients of so wide heads leave no registers for the mask
+}
+
+void forward_sm90(const AttentionCall& call) {
+  const auto maps = tensor_maps(call);
+  specialize(call, [&]<class T, int N, bool DROPOUT>() {
+    if constexpr (N <= 88) {
+      if (call.p.P > 2 * TILE) return forward<T, N, 4, DROPOUT>(call, maps);
+      forward<T, N, 2, DROPOUT>(call, maps);
+    } else if constexpr (!DROPOUT) {
+      forward<T, N, 2, DROPOUT>(call, maps);  // four groups' outputs would not fit the registers
+    }
+  });
+}
+
+void backward_sm90(const AttentionCall& call) {
+  const auto maps = tensor_maps(call);
+  specialize(call, [&]<class T, int N, bool DROPOUT>() {
+    if constexpr (N <= 88 || !DROPOUT) {
+      using Rows = sm90::BackwardRows<N>;
+      using Columns = sm90::BackwardColumns<N>;
+      const dim3 blocks = call.blocks(TILE * sm90::GROUPS);
+      call.launch(sm90::graph_attention_bwd_dkdv_sm90<T, N, DROPOUT>, blocks, Columns::THREADS, Columns::SHARED_BYTES,
+                  call.p, maps);
+      call.launch(sm90::graph_attention_bwd_dq_sm90<T, N, DROPOUT>, blocks, Rows::THREADS, Rows::SHARED_BYTES, call.p,
+                  maps);
+    }
+  });
+}
+
+}  // namespace stgt
