@@ -41,6 +41,11 @@ class Launcher {
     check(cudaGetLastError());
   }
 
+  // Sets all bytes of device memory, on the current stream.
+  void fill_bytes(void* memory, int byte, int64_t bytes) const {
+    check(cudaMemsetAsync(memory, byte, bytes, stream_));
+  }
+
   void check(cudaError_t error) const {
     if (error == cudaSuccess) return;
     (void)cudaGetLastError();  // or the next launch, of whichever library, would report it again

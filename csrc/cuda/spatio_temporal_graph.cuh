@@ -18,12 +18,16 @@ struct GraphParams {
   const void* x;        // (B, T, P, C) contiguous
   void* weight;         // (B, T, P, 2W+1, P): float16 for half-precision x, else float32; written forward
   bool* live;           // (B, T, tiles, 2W+1, tiles), written forward
-  float* inv_norm;      // (B, T, P), NaN before the forward pass, which writes 1 / |x|; 0 for a token that is not finite
+  float* inv_norm;      // (B, T, P), NaN before the forward pass writes it: 1 / |x|, 0 for a token that is not finite
   const void* dweight;  // backward: like weight
   void* dx;             // backward, written: like x
 
   STGT_DEVICE int tiles() const { return (P + TILE - 1) / TILE; }
   STGT_DEVICE int band() const { return 2 * W + 1; }
+  // The channels of a frame's tokens (of B T frames) from token `first` on.
+  template <class E> STGT_DEVICE const E* tokens(int64_t frame, int first) const {
+    return static_cast<const E*>(x) + (frame * P + first) * C;
+  }
   // Where in weight the edges start from token `row` of a frame (of B T) to token `column` of the frame at this offset.
   STGT_DEVICE int64_t edge(int64_t frame, int row, int offset, int column) const {
     return ((frame * P + row) * band() + offset) * P + column;
@@ -125,5 +129,30 @@ STGT_DEVICE void clear(const GraphParams& p, const Block<ROWS, COLUMNS>& block) 
     if (row < p.P && column < p.P) mark_tile(p, block, row, column, false);
   }
 }
+
+// Which tokens and channels a block has: channels fastest.
+struct BackwardBlock {
+  int row, channel, t;
+  int64_t frame;
+
+  STGT_DEVICE BackwardBlock(const GraphParams& p, int rows, int channels) {
+    const int across = (p.C + channels - 1) / channels, down = (p.P + rows - 1) / rows, index = blockIdx.x;
+    channel = index % across * channels, row = index / across % down * rows, frame = index / across / down;
+    t = int(frame % p.T);
+  }
+};
+
+// Where a block's walk along the band stands.
+struct Band {
+  int offset, column, end;  // the place of a frame in the band, its first token, and the end of the offsets
+
+  STGT_DEVICE Band(const GraphParams& p, int t)
+      : offset(max(0, p.W - t)), column(0), end(min(p.band(), p.T + p.W - t)) {}
+  STGT_DEVICE bool over() const { return offset >= end; }
+  STGT_DEVICE void advance(const GraphParams& p, int columns) {
+    column += columns;
+    if (column >= p.P) column = 0, ++offset;
+  }
+};
 
 }  // namespace stgt::graph

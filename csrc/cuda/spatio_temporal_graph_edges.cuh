@@ -51,11 +51,11 @@ template <int ROWS, int COLUMNS, int WARPS> class Edges {
           const uint32_t upper = (r <= c ? 0xffffu : 0) | (r <= c + 1 ? 0xffff0000u : 0);
           pair = (pair & upper) | (transposed & ~upper);
         } else if (on_diagonal) {
-          word(straight_, column + 8 * n, row + 8 * half) = transposed;
+          straight_.pair(column + 8 * n, row + 8 * half) = transposed;
         } else {
-          word(mirror_, column + 8 * n, row + 8 * half) = transposed;
+          mirror_.pair(column + 8 * n, row + 8 * half) = transposed;
         }
-        word(straight_, row + 8 * half, column + 8 * n) = pair;
+        straight_.pair(row + 8 * half, column + 8 * n) = pair;
         any |= pair;
       }
     }
@@ -73,10 +73,14 @@ template <int ROWS, int COLUMNS, int WARPS> class Edges {
     const int rows = min(ROWS, p_.P - block_.row), columns = min(block_.end, p_.P) - block_.column;
     uint16_t* const weight = static_cast<uint16_t*>(p_.weight);
     const int64_t stride = int64_t(p_.band()) * p_.P;
-    store_tile<THREADS, false>(straight_, {weight + p_.edge(block_.row_frame, block_.row, block_.offset, block_.column),
-                                           stride, rows, columns});
-    store_tile<THREADS, true>(mirror_, {weight + p_.edge(block_.column_frame, block_.column, block_.mirror_offset, block_.row),
-                                        stride, columns, rows});
+    // In a block with the diagonal, tiles below it are the mirrors of those above, which include their own.
+    const auto above = [&](int row, int column) { return !block_.diagonal || column / TILE >= row / TILE; };
+    const auto below = [&](int row, int column) { return !block_.diagonal || column / TILE < row / TILE; };
+    straight_.template store<THREADS>(
+        {weight + p_.edge(block_.row_frame, block_.row, block_.offset, block_.column), stride, rows, columns}, above);
+    mirror_.template store<THREADS>(
+        {weight + p_.edge(block_.column_frame, block_.column, block_.mirror_offset, block_.row), stride, columns, rows},
+        below);
     for (int i = threadIdx.x; i < ROWS / TILE * ACROSS; i += THREADS) {
       const int row = i / ACROSS * TILE, column = i % ACROSS * TILE;
       if (row >= rows || column >= columns || (block_.diagonal && column < row)) continue;
@@ -97,33 +101,6 @@ template <int ROWS, int COLUMNS, int WARPS> class Edges {
   STGT_DEVICE float edge(float product, float norms) const {
     const float similarity = product * norms;
     return similarity >= p_.threshold ? similarity : 0.0f;
-  }
-
-  // This thread's pair of an 8x8 matrix at this place.
-  template <class Staged> static STGT_DEVICE uint32_t& word(const Staged& tile, int row, int column) {
-    return *reinterpret_cast<uint32_t*>(tile.at(threadIdx.x % 32 / 4, 0, row, column / 8) + threadIdx.x % 4 * 4);
-  }
-
-  // In units of the bytes at which all rows are aligned.
-  template <int THREADS, bool MIRROR, class Staged> STGT_DEVICE void store_tile(const Staged& tile, const Rows& to) const {
-    switch (to.alignment()) {
-      case 16: return store_units<THREADS, MIRROR, uint4>(tile, to);
-      case 8: return store_units<THREADS, MIRROR, uint2>(tile, to);
-      case 4: return store_units<THREADS, MIRROR, uint32_t>(tile, to);
-      default: return store_units<THREADS, MIRROR, uint16_t>(tile, to);
-    }
-  }
-  template <int THREADS, bool MIRROR, class Unit, class Staged>
-  STGT_DEVICE void store_units(const Staged& tile, const Rows& to) const {
-    constexpr int WIDTH = sizeof(Unit) / 2, PER_ROW = (MIRROR ? ROWS : COLUMNS) / WIDTH;
-#pragma unroll(WIDTH == 8 ? 4 : 1)
-    for (int i = threadIdx.x; i < ROWS * COLUMNS / WIDTH; i += THREADS) {
-      const int row = i / PER_ROW, column = i % PER_ROW * WIDTH;
-      const bool below = column / TILE < row / TILE;  // in a block with the diagonal that is the mirror's
-      if (row >= to.count || column >= to.columns || (block_.diagonal && below != MIRROR)) continue;
-      *reinterpret_cast<Unit*>(const_cast<uint16_t*>(to.data) + row * to.stride + column) =
-          *reinterpret_cast<const Unit*>(tile.at(row, column / 8) + column % 8 * 2);
-    }
   }
 };
 

@@ -29,17 +29,17 @@ __global__ void __launch_bounds__(256, 2) spatio_temporal_graph_fwd_sm80(const _
   char* const after_ring = ptx::shared_memory() + S::RING_BYTES;
   const S::Norms norms{reinterpret_cast<float*>(after_ring)};
   const int warp = threadIdx.x / 32, row = warp / 4 * 64, column = warp % 4 * 32;
-  // Not where there are no tokens, nor where others have the mirror.
-  const bool active = block.row + row < p.P && block.column + column < p.P && !(block.diagonal && column / TILE * TILE < row);
+  const bool on_diagonal = block.diagonal && column / TILE * TILE == row, mirrored = block.diagonal && column < row;
+  const bool active = block.row + row < p.P && block.column + column < p.P && !mirrored;
 
   const auto load = [&](int step) {
     if (step * S::DEPTH < p.C) {
-      const uint16_t* const x = static_cast<const uint16_t*>(p.x) + step * S::DEPTH;
-      const int depth = p.C - step * S::DEPTH;
+      const int channel = step * S::DEPTH, depth = p.C - channel;
       const S::Operand left{step % S::STAGES * S::STAGE_BYTES}, right{left.end()};
-      left.copy_async<S::THREADS>({x + (block.row_frame * p.P + block.row) * p.C, p.C, p.P - block.row, depth});
-      if (!block.diagonal)
-        right.copy_async<S::THREADS>({x + (block.column_frame * p.P + block.column) * p.C, p.C, p.P - block.column, depth});
+      const uint16_t* const rows = p.tokens<uint16_t>(block.row_frame, block.row) + channel;
+      const uint16_t* const columns = p.tokens<uint16_t>(block.column_frame, block.column) + channel;
+      left.copy_async<S::THREADS>({rows, p.C, p.P - block.row, depth});
+      if (!block.diagonal) right.copy_async<S::THREADS>({columns, p.C, p.P - block.column, depth});
     }
     ptx::copy_async_commit();
   };
@@ -69,7 +69,6 @@ __global__ void __launch_bounds__(256, 2) spatio_temporal_graph_fwd_sm80(const _
   }
 
   const S::Edges edges(p, block, norms, reinterpret_cast<bool*>(after_ring + S::Norms::BYTES));
-  const bool on_diagonal = block.diagonal && column / TILE * TILE == row;
   if (on_diagonal && active) {
 #pragma unroll
     for (int m = 0; m < 4; ++m) edges.publish_norms<4>(d[m][0], row + 16 * m, column);

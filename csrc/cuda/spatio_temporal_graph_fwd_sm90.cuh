@@ -1,12 +1,12 @@
 // The graph of half-precision tokens on Hopper: wgmma, fed by the tensor copy engine.
 //
-// What limits it is the way from the L2 to shared memory. At B=20, T=8, P=256, C=1408 there are 48 GFLOP to multiply
-// (61 us at 790 TFLOP/s), and 115 MB of tokens to read and 63 MB of weights to write (45 us at 4 TB/s). In blocks of
-// 128x128 every token would go 5.6 times through the L2, 630 MB, or 115 us at its 5.5 TB/s; blocks of 128x256, whose
+// What limits it is the way from the L2 to shared memory. At B=20, T=8, P=256, C=1408 there are 44 GFLOP to multiply
+// (56 us at 790 TFLOP/s), and 115 MB of tokens to read and 63 MB of weights to write (45 us at 4 TB/s). In blocks of
+// 128x128 every token would go 5.5 times through the L2, 630 MB or 115 us at its 5.5 TB/s; blocks of 128x256, whose
 // accumulators take half of the registers, read 480 MB: 87 us. Within a frame the rows are among the columns and are
-// not loaded again, and the tiles below the diagonal are neither loaded nor multiplied: a frame's two blocks are 7/8 and
+// not loaded again, and tiles below the diagonal are neither loaded nor multiplied: a frame's two blocks are 7/8 and
 // 3/8 of a whole one. The blocks of some 33 frames run at a time and share what the L2 holds of them. One block fills a
-// multiprocessor (four stages of 48 KB, which the staged edges use afterwards); 600 blocks come in 3.7 turns.
+// multiprocessor (four stages of 48 KB, which the staged edges use afterwards), so 600 blocks come in 3.6 turns.
 //
 // A warp loads and three wait for the norms, while two warpgroups multiply 64 rows each by up to 256 columns.
 #pragma once
@@ -22,6 +22,7 @@ struct ForwardSm90 {
   using Block = graph::Block<ROWS, COLUMNS>;
   // A panel: 64 tokens by 64 channels, rows of 128 bytes, swizzled. A stage: the columns', then the rows'.
   static constexpr int PANEL_BYTES = TILE * DEPTH * 2, STAGE_BYTES = (ROWS + COLUMNS) / TILE * PANEL_BYTES;
+  static constexpr int ROW_PANEL = COLUMNS / TILE;  // the first of them
   static constexpr int RING_BYTES = STAGES * STAGE_BYTES;
   static_assert(Edges::EDGE_BYTES <= RING_BYTES);
   static constexpr int SHARED_BYTES = RING_BYTES + Norms::BYTES + 2 * STAGES * 8 + Edges::FLAGS;
@@ -75,7 +76,7 @@ STGT_DEVICE void rows_by_columns(const GraphParams& p, const ForwardSm90::Block&
   using S = ForwardSm90;
   const int warp = threadIdx.x / 32 % 4;
   float d[N / 2];
-  multiply<T, N>(d, ring, (block.diagonal ? 0 : S::COLUMNS / TILE) + row / TILE, column / TILE,
+  multiply<T, N>(d, ring, (block.diagonal ? 0 : S::ROW_PANEL) + row / TILE, column / TILE,
                  (p.C + S::DEPTH - 1) / S::DEPTH);
   if (block.diagonal) edges.publish_norms<8>(d, row + 16 * warp, column);
   ptx::sync_named(S::NORMS, S::THREADS - 32);  // all norms are here, and nobody reads the ring any more
@@ -90,6 +91,7 @@ STGT_DEVICE void rows_by_columns(const GraphParams& p, const ForwardSm90::Block&
 template <class T>
 __global__ void __launch_bounds__(384, 1)
     spatio_temporal_graph_fwd_sm90(const __grid_constant__ GraphParams p, const __grid_constant__ ptx::TensorMap x) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher takes care that no other GPU runs it
   using S = ForwardSm90;
   const S::Block block(p);
   if (!block.needed) return;
@@ -127,7 +129,7 @@ __global__ void __launch_bounds__(384, 1)
         for (int i = 0; i < column_panels; ++i)
           ptx::tma_load(ring.panel(i), x, full, channel, block.column + i * TILE, int(block.column_frame));
         for (int i = 0; i < panels - column_panels; ++i)
-          ptx::tma_load(ring.panel(S::COLUMNS / TILE + i), x, full, channel, block.row + i * TILE, int(block.row_frame));
+          ptx::tma_load(ring.panel(S::ROW_PANEL + i), x, full, channel, block.row + i * TILE, int(block.row_frame));
       }
     }
     return;
@@ -145,6 +147,7 @@ __global__ void __launch_bounds__(384, 1)
   }
   ptx::sync_named(S::EDGES, 256);
   edges.store<256>();
+#endif
 }
 
 }  // namespace stgt::graph

@@ -38,6 +38,11 @@ template <int ROWS, int COLUMNS> struct Tile {
     return ptx::shared_memory() + (place ^ chunk % SPAN * 16) + row * ROW_BYTES + chunk / SPAN * SPAN * 16;
   }
 
+  // The pair of 16-bit values that this thread has of an 8x8 matrix at this place.
+  STGT_DEVICE uint32_t& pair(int row, int column) const {
+    return *reinterpret_cast<uint32_t*>(at(threadIdx.x % 32 / 4, 0, row, column / 8) + threadIdx.x % 4 * 4);
+  }
+
   // Four 8x8 matrices: rows 0-7 and 8-15 of a chunk, then those of the next. They are the left operand of an mma;
   // transposed, the right operands of two mma that sum over these rows.
   template <bool TRANSPOSE = false> STGT_DEVICE void read_down(uint32_t (&r)[4], int row, int chunk) const {
@@ -62,9 +67,39 @@ template <int ROWS, int COLUMNS> struct Tile {
     }
   }
 
+  // Calls f(row, chunk) with each chunk that copy_async had this thread copy, which it sees after copy_async_wait.
+  template <int THREADS, class Function> STGT_DEVICE void for_own_chunks(Function f) const {
+#pragma unroll
+    for (int row = 0; row < ROWS; row += THREADS / SPAN)
+#pragma unroll
+      for (int chunk = 0; chunk < CHUNKS; chunk += SPAN)
+        f(row + threadIdx.x / SPAN, *reinterpret_cast<uint4*>(at(threadIdx.x / SPAN, threadIdx.x % SPAN, row, chunk)));
+  }
+
+  // The reverse, for those rows and columns within to's that are wanted(row, column): all 64x64 of them, or none.
+  template <int THREADS, class Wanted> STGT_DEVICE void store(const Rows& to, Wanted wanted) const {
+    switch (to.alignment()) {
+      case 16: return store_units<THREADS, uint4>(to, wanted);
+      case 8: return store_units<THREADS, uint2>(to, wanted);
+      case 4: return store_units<THREADS, uint32_t>(to, wanted);
+      default: return store_units<THREADS, uint16_t>(to, wanted);
+    }
+  }
+
  private:
-  // SPAN threads side by side copy SPAN chunks of a row, so that each quarter of a warp writes to all banks. Units other
-  // than of 16 bytes are rare, and take a few instructions per chunk anyway.
+  template <int THREADS, class Unit, class Wanted> STGT_DEVICE void store_units(const Rows& to, Wanted wanted) const {
+    constexpr int WIDTH = sizeof(Unit) / 2, PER_ROW = COLUMNS / WIDTH;
+#pragma unroll(WIDTH == 8 ? 4 : 1)
+    for (int i = threadIdx.x; i < ROWS * PER_ROW; i += THREADS) {
+      const int row = i / PER_ROW, column = i % PER_ROW * WIDTH;
+      if (row < to.count && column < to.columns && wanted(row, column))
+        *reinterpret_cast<Unit*>(const_cast<uint16_t*>(to.data) + row * to.stride + column) =
+            *reinterpret_cast<const Unit*>(at(row, column / 8) + column % 8 * 2);
+    }
+  }
+
+  // SPAN threads side by side copy SPAN chunks of a row, so that each quarter of a warp writes to all banks. Units
+  // other than 16 bytes are rare, and take a few instructions per chunk anyway.
   template <int THREADS, int UNIT> STGT_DEVICE void copy_in_units(const Rows& from) const {
     const int first_row = threadIdx.x / SPAN, first_chunk = threadIdx.x % SPAN;
     const uint16_t* source = from.data + first_row * from.stride + first_chunk * 8;

@@ -1,0 +1,69 @@
+// The kernels that build the graph, on the emulator; driven by test_emulated_graph.py.
+#include "../../csrc/cuda/spatio_temporal_graph_bwd.cuh"
+#include "../../csrc/cuda/spatio_temporal_graph_bwd_fp32.cuh"
+#include "../../csrc/cuda/spatio_temporal_graph_fwd_fp32.cuh"
+#include "../../csrc/cuda/spatio_temporal_graph_fwd_sm80.cuh"
+#include "../../csrc/cuda/spatio_temporal_graph_fwd_sm90.cuh"
+
+using namespace stgt;
+using graph::GraphParams;
+
+namespace {
+
+template <int ROWS, int COLUMNS> unsigned forward_blocks(const GraphParams& p) {
+  const graph::Blocks<ROWS, COLUMNS> blocks(p.P);
+  return p.B * p.T * (p.W + 1) * blocks.down * blocks.across;
+}
+
+template <class T> void forward_sm80(const GraphParams& p) {
+  using S = graph::ForwardSm80;
+  emulate({forward_blocks<S::ROWS, S::ROWS>(p), 1, 1}, S::THREADS, S::SHARED_BYTES,
+          [&] { graph::spatio_temporal_graph_fwd_sm80<T>(p); });
+}
+
+template <class T> void forward_sm90(const GraphParams& p) {
+  using S = graph::ForwardSm90;
+  const ptx::TensorMap x{static_cast<const char*>(p.x), 3, 2, {p.C, p.P, int64_t(p.B) * p.T},
+                         {2, 2 * p.C, 2 * int64_t(p.P) * p.C}, {S::DEPTH, graph::TILE, 1}, 1};
+  emulate({forward_blocks<S::ROWS, S::COLUMNS>(p), 1, 1}, S::THREADS, S::SHARED_BYTES,
+          [&] { graph::spatio_temporal_graph_fwd_sm90<T>(p, x); });
+}
+
+void forward_fp32(const GraphParams& p) {
+  using S = graph::ForwardFp32;
+  emulate({forward_blocks<graph::TILE, graph::TILE>(p), 1, 1}, S::THREADS, S::SHARED_BYTES,
+          [&] { graph::spatio_temporal_graph_fwd_fp32(p); });
+}
+
+template <class S> uint3 backward_blocks(const GraphParams& p) {
+  return {unsigned(p.B) * p.T * ((p.P + S::ROWS - 1) / S::ROWS) * ((p.C + S::DEPTH - 1) / S::DEPTH), 1, 1};
+}
+
+template <class T> void backward_half(const GraphParams& p) {
+  using S = graph::Backward;
+  emulate(backward_blocks<S>(p), S::THREADS, S::SHARED_BYTES, [&] { graph::spatio_temporal_graph_bwd<T>(p); });
+}
+
+void backward_fp32(const GraphParams& p) {
+  using S = graph::BackwardFp32;
+  emulate(backward_blocks<S>(p), S::THREADS, S::SHARED_BYTES, [&] { graph::spatio_temporal_graph_bwd_fp32(p); });
+}
+
+}  // namespace
+
+extern "C" int64_t params_size() { return sizeof(GraphParams); }
+
+enum Kind { FP32, BF16, FP16 };
+
+extern "C" void forward(const GraphParams* p, Kind kind, bool hopper, bool eager) {
+  emulator::eager = eager;
+  if (kind == FP32) return forward_fp32(*p);
+  if (hopper) return kind == BF16 ? forward_sm90<ptx::bf16>(*p) : forward_sm90<ptx::f16>(*p);
+  return kind == BF16 ? forward_sm80<ptx::bf16>(*p) : forward_sm80<ptx::f16>(*p);
+}
+
+extern "C" void backward(const GraphParams* p, Kind kind, bool eager) {
+  emulator::eager = eager;
+  if (kind == FP32) return backward_fp32(*p);
+  return kind == BF16 ? backward_half<ptx::bf16>(*p) : backward_half<ptx::f16>(*p);
+}
