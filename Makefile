@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Where `make bench` keeps its rows.
+OUT ?= runs/benchmarks
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup quickstart test bench lint clean
+.PHONY: setup quickstart test bench bench-smoke lint clean
 
 setup: $(VENV)/.built
 
@@ -29,7 +31,11 @@ test: setup
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m triton_interpret tests
 
 bench: setup
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --out $(OUT)
+
+# What can be counted, not timed: FLOPs, operators, memory, launches. Seconds.
+bench-smoke: setup
+	$(BIN)/python -m benchmarks.counted
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,27 +1,74 @@
-"""python -m benchmarks [--rounds N] [--save]: the CPU table. Takes two to three minutes on two cores."""
+"""python -m benchmarks [question ...]: how much faster and smaller the kernels are than what one would use instead."""
 
 import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+# Read when torch is loaded, as `stgt` has it: threads that spin while they wait starve each other on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
-from benchmarks import cpu_kernels
-from benchmarks.table import environment, markdown, save
+from benchmarks import limits, suite
+from benchmarks.claims import claims_table
+from benchmarks.environment import environment, summary
+from benchmarks.questions import QUESTIONS, module
+from benchmarks.rows import Results, Row
+from benchmarks.tables import case_table, missing_list
+
+PYTEST = ("-q", "--no-header", "--tb=short", "-p", "no:cacheprovider", "-p", "no:warnings")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of interleaved timing (default 15)")
-    parser.add_argument("--threads", type=int, default=2, help="threads torch may use (default 2)")
-    parser.add_argument("--save", action="store_true", help="keep the rows in benchmarks/results/cpu/kernels.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    print(", ".join(f"{key} {value}" for key, value in environment().items()))
-    print("One sample, T=8, P=256, C=1408, H=16, D=88, window 1, threshold 0.5, tokens of real video\n")
-    rows = [row for question in cpu_kernels.QUESTIONS for row in question(arguments.rounds)]
-    print(markdown(rows))
-    if arguments.save:
-        print(f"\nkept in {save(rows, 'cpu/kernels')}")
+def main(arguments: Sequence[str] | None = None) -> int:
+    p = parser()
+    options = p.parse_args(arguments)
+    if unknown := set(options.questions) - set(QUESTIONS):
+        p.error(f"unknown question {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}")
+    device = torch.device(options.device)
+    if device.type == "cpu" and options.threads:
+        torch.set_num_threads(options.threads)
+    torch._dynamo.config.fail_on_recompile_limit_hit = True  # rather than time something that was not compiled
+
+    asked = options.questions or QUESTIONS
+    cases = [(question, case) for question in asked for case in module(question).cases(device.type, options.quick)]
+    about = environment(device) | {"limits": vars(limits.measure(device))}
+    print(summary(about))
+    run = suite.Run(cases, device, options.quick, show)
+    harness = ["--benchmark-quiet", "--benchmark-disable-gc"] if device.type == "cpu" else []
+    status = pytest.main([suite.__file__, *PYTEST, *harness], plugins=[run])
+
+    print("\nDid not run:", missing_list(run.rows), "", claims_table(run.rows, about), sep="\n")
+    if options.out:
+        for question in asked:
+            rows = [row for row in run.rows if row.question == question]
+            path = options.out / hardware_name(about) / f"{question}.json"
+            Results(about, rows).save(path)
+            print(f"kept in {path}")
+    return int(status)
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    p.add_argument("questions", nargs="*", metavar="question", help=", ".join(QUESTIONS))
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--quick", action="store_true", help="small sizes, nothing compiled: under two minutes on two cores")
+    p.add_argument("--threads", type=int, help="threads that torch may use on a CPU (default: all cores)")
+    p.add_argument("--out", type=Path, help="folder to keep the rows in; they are only printed without it")
+    return p
+
+
+def hardware_name(about: dict) -> str:
+    """A folder's name: "cpu", or a GPU's name without the vendor, as in "h200"."""
+    return "cpu" if "threads" in about else str(about["hardware"]).removeprefix("NVIDIA ").lower().replace(" ", "-")
+
+
+def show(rows: list[Row]) -> None:
+    print(f"\n{rows[0].question}: {rows[0].case}\n{case_table(rows)}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,10 +1,15 @@
-"""Wall time of competing functions, interleaved so that a noisy machine is noisy for all of them alike."""
+"""Times of competing functions, taken in turns, so that a noisy machine is noisy for all of them alike."""
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+
+Functions = dict[str, Callable[[], object]]
+LEAST_ROUNDS, MOST_ROUNDS = 3, 50
 
 
 @dataclass(frozen=True)
@@ -14,19 +19,59 @@ class Timing:
     median: float
     low: float
     high: float
+    rounds: int
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> "Timing":
+        median, low, high = np.quantile(seconds, [0.5, 0.2, 0.8]).tolist()
+        return cls(median, low, high, len(seconds))
+
+    def per(self, calls: int) -> "Timing":
+        """Of one call, where so many were timed at once."""
+        return Timing(self.median / calls, self.low / calls, self.high / calls, self.rounds)
 
 
-def interleaved(functions: dict[str, Callable[[], object]], rounds: int, budget: float = 60.0) -> dict[str, Timing]:
-    """Times each function once per round after one warm-up call; stops early when ``budget`` seconds are spent."""
+def rounds_within(functions: Functions, seconds: float) -> int:
+    """How many rounds of all functions fit into so many seconds; this calls each once."""
+    begin = time.perf_counter()
     for function in functions.values():
         function()
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    begin = time.perf_counter()
-    for done in range(rounds):
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return int(min(max(seconds / (time.perf_counter() - begin), LEAST_ROUNDS), MOST_ROUNDS))
+
+
+def cpu_times(benchmark, functions: Functions, seconds: float) -> dict[str, Timing]:
+    """Wall time. benchmark: pytest-benchmark's fixture, whose rounds go to the functions in turns."""
+    turns = itertools.cycle(functions.values())
+    benchmark.pedantic(
+        lambda function: function(),
+        setup=lambda: ((next(turns),), {}),
+        rounds=rounds_within(functions, seconds) * len(functions),
+    )
+    taken = benchmark.stats.stats.data
+    return {name: Timing.of(taken[i :: len(functions)]) for i, name in enumerate(functions)}
+
+
+def cuda_times(functions: Functions, seconds: float) -> dict[str, Timing]:
+    """Time between CUDA events around each call, with the L2 cache overwritten before it."""
+    l2 = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
+    flush = torch.empty(4 * l2, dtype=torch.int8, device="cuda")
+    rounds = rounds_within(functions, seconds)
+    events = {name: [] for name in functions}
+    for _ in range(rounds):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            flush.zero_()
+            start.record()
             function()
-            seconds[name].append(time.perf_counter() - start)
-        if done >= 2 and time.perf_counter() - begin > budget:
-            break
-    return {name: Timing(*np.quantile(times, [0.5, 0.2, 0.8]).tolist()) for name, times in seconds.items()}
+            end.record()
+            events[name].append((start, end))
+    torch.cuda.synchronize()
+    return {name: Timing.of([a.elapsed_time(b) / 1e3 for a, b in pairs]) for name, pairs in events.items()}
+
+
+def rotated(functions: list[Callable[[], object]]) -> Callable[[], object]:
+    """Each call calls the next of them: the same work on other inputs, which no cache still holds."""
+    turns = itertools.cycle(functions)
+    return lambda: next(turns)()

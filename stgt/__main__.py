@@ -1,4 +1,4 @@
-"""The command line: `stgt train|evaluate|search|visualize|quickstart|data|info`, or `python -m stgt …`.
+"""The command line: `stgt train|evaluate|search|visualize|quickstart|bench|data|info`, or `python -m stgt …`.
 
 Commands import what they need when they run, so that `stgt --help` answers at once.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -118,6 +119,27 @@ def quickstart(recipe: Quickstart = QUICKSTART) -> None:
     from stgt.quickstart import quickstart
 
     quickstart(recipe)
+
+
+@app.command
+def bench(
+    questions: tyro.conf.Positional[tuple[str, ...]] = (),
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    quick: bool = False,
+) -> None:
+    """Time the kernels and the model against what one would use instead, on this machine.
+
+    Args:
+        questions: Which; all if none is given. `python -m benchmarks --help` lists them.
+        device: Where; "auto" is a GPU where there is one.
+        quick: Small sizes and nothing compiled: under two minutes on two cores.
+    """
+    root = Path(__file__).parent.parent
+    if not (root / "benchmarks").is_dir():
+        raise ValueError("stgt bench runs in a clone of the repository, this is an installed package")
+    options = [] if device == "auto" else ["--device", device]
+    command = [sys.executable, "-m", "benchmarks", *questions, *options, *(["--quick"] if quick else [])]
+    sys.exit(subprocess.run(command, cwd=root).returncode)
 
 
 @data.command

@@ -1,0 +1,76 @@
+"""What a figure depends on: hardware, versions, commit, date, and how busy the machine was."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from datetime import date
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+
+
+def environment(device: torch.device) -> dict[str, object]:
+    """Of this process and machine, as JSON values."""
+    return {
+        **(_gpu() if device.type == "cuda" else _cpu()),
+        "load": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("torch", "triton", "numpy")},
+        "commit": _commit(),
+        "date": date.today().isoformat(),
+    }
+
+
+def summary(environment: dict[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in environment.items() if not isinstance(value, dict))
+
+
+def _cpu() -> dict[str, object]:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "hardware": model[0] if model else platform.processor(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "waiting": os.environ.get("OMP_WAIT_POLICY", "default").lower(),
+    }
+
+
+def _gpu() -> dict[str, object]:
+    """The clocks are read, never set."""
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    found = {
+        "hardware": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "cuda": torch.version.cuda,
+    }
+    if shutil.which("nvidia-smi"):
+        names = ("driver_version", "clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
+        command = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader"]
+        answer = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+        found |= dict(zip(names, (value.strip() for value in answer[0].split(",")), strict=False)) if answer else {}
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def _commit() -> str:
+    """The commit, with "+" behind it where code has changed since; of a copy without git, what STGT_COMMIT says."""
+    try:
+        command = ["git", "-C", str(ROOT)]
+        commit = subprocess.run([*command, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        changed = [*command, "status", "--porcelain", "--untracked-files=no", "--", ":!benchmarks/results", ":!*.md"]
+        status = subprocess.run(changed, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("STGT_COMMIT", "unknown")
+    return commit.stdout.strip() + ("+" if status.stdout.strip() else "")

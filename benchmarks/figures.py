@@ -1,0 +1,89 @@
+"""The figures of the report, one for each question that has a curve or a breakdown to show."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from benchmarks.rows import Results, Row
+
+OURS = "stgt_kernels"
+
+
+def draw(results: dict[str, Results], folder: Path) -> dict[str, Path]:
+    """Draws what there is to draw into a folder; question to file."""
+    drawn = {}
+    for question, (make, height) in FIGURES.items():
+        if question in results and any(row.median for row in results[question].rows):
+            figure, axes = plt.subplots(1, 2, figsize=(10, height), layout="constrained")
+            make(axes, results[question].rows)
+            drawn[question] = folder / f"{question}.png"
+            figure.savefig(drawn[question], dpi=110, metadata={"Software": None})
+            plt.close(figure)
+    return drawn
+
+
+def frames(axes: tuple[Axes, Axes], rows: list[Row]) -> None:
+    """Time and memory against frames; a cross where a provider ran out of memory."""
+    rows = [row for row in rows if " in turns" not in row.case]
+    curves(axes[0], rows, "T", lambda row: row.median * 1e3)
+    curves(axes[1], rows, "T", lambda row: row.peak_memory and row.peak_memory / 2**30)
+    for ax, label in zip(axes, ("ms, forward + backward", "GiB beside the inputs"), strict=True):
+        ax.set(xscale="log", yscale="log", xlabel="frames", ylabel=label)
+        ticks = sorted({row.shape["T"] for row in rows})
+        ax.set_xticks(ticks, [str(t) for t in ticks])
+        ax.minorticks_off()
+    for row in rows:
+        if row.missing == "out of memory":
+            for ax in axes:
+                top = ax.get_ylim()[1]
+                ax.plot([row.shape["T"]], [top], "x", color="black", clip_on=False)
+                ax.annotate(f"{row.provider}:\nout of memory", (row.shape["T"], top), fontsize=7, ha="center", va="top")
+    axes[0].legend(fontsize=8)
+
+
+def density(axes: tuple[Axes, Axes], rows: list[Row]) -> None:
+    """Time against the threshold, and how much of the band is left, in edges and in tiles."""
+    real = [row for row in rows if row.case.startswith("real")]
+    curves(axes[0], real, "threshold", lambda row: row.median * 1e3)
+    for row in rows:
+        if row.case.startswith("noise") and row.median:
+            axes[0].axhline(row.median * 1e3, ls=":", color="grey", label=f"{row.provider}, Gaussian noise")
+    axes[0].set(xlabel="threshold", ylabel="ms, forward", ylim=(0, None))
+    axes[0].legend(fontsize=8)
+    points = sorted({(row.shape["threshold"], row.edge_density, row.live_tiles) for row in real if row.edge_density})
+    for i, label in ((1, "edges"), (2, "64 x 64 tiles with an edge")):
+        axes[1].plot([p[0] for p in points], [p[i] for p in points], marker="o", label=label)
+    axes[1].set(xlabel="threshold", ylabel="share of the band", ylim=(0, 1.05))
+    axes[1].legend(fontsize=8)
+
+
+def training_step(axes: tuple[Axes, Axes], rows: list[Row]) -> None:
+    """Milliseconds per clip, by what they are spent on: with the tower in the loop, and on cached features."""
+    for ax, setting in zip(axes, ("tower in the loop", "cached features"), strict=True):
+        here = [row for row in rows if row.case.endswith(setting) and row.median]
+        labels = [f"{row.case.partition(',')[0]}\n{row.provider}" for row in here]
+        left = [0.0] * len(here)
+        for part in dict.fromkeys(name for row in here for name in row.parts):
+            widths = [1e3 * row.parts.get(part, 0) * row.median / row.shape["B"] for row in here]
+            ax.barh(labels, widths, left=left, label=part)
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+        ax.set(title=setting, xlabel="ms per clip")
+        ax.tick_params(labelsize=7)
+        ax.invert_yaxis()
+    axes[0].legend(fontsize=7)
+
+
+def curves(ax: Axes, rows: list[Row], x: str, y: Callable[[Row], float | None]) -> None:
+    for provider in dict.fromkeys(row.provider for row in rows):
+        points = sorted((row.shape[x], y(row)) for row in rows if row.provider == provider and row.median and y(row))
+        if points:
+            width = 2.5 if provider.startswith(OURS) else 1.2
+            ax.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=width, label=provider)
+
+
+FIGURES = {"frames": (frames, 3.6), "density": (density, 3.6), "training_step": (training_step, 4.2)}

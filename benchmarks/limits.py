@@ -1,0 +1,112 @@
+"""What this machine can do at most: multiply-adds and bytes per second, measured. Times are shares of these limits."""
+
+import ctypes
+import functools
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+# Multiply-adds that wait for nothing: no memory, and enough of them in flight.
+PROBE = r"""
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+typedef float vec __attribute__((vector_size(64)));
+constexpr int CHAINS = 16;
+extern "C" double fp32(long n, float* seed) {
+  vec x = vec{} + seed[0], y = vec{} + seed[1], a[CHAINS];
+  for (int i = 0; i < CHAINS; ++i) a[i] = vec{} + float(i);
+  for (long k = 0; k < n; ++k)
+    for (int i = 0; i < CHAINS; ++i) a[i] = a[i] * x + y;
+  for (int i = 1; i < CHAINS; ++i) a[0] += a[i];
+  seed[0] = a[0][0];
+  return 2.0 * 16 * CHAINS * n;
+}
+#if defined(__AVX512BF16__)
+extern "C" double bf16(long n, float* seed) {
+  __m512bh x;
+  __builtin_memcpy(&x, seed, sizeof x);
+  __m512 a[CHAINS];
+  for (int i = 0; i < CHAINS; ++i) a[i] = _mm512_set1_ps(float(i));
+  for (long k = 0; k < n; ++k)
+    for (int i = 0; i < CHAINS; ++i) a[i] = _mm512_dpbf16_ps(a[i], x, x);
+  for (int i = 1; i < CHAINS; ++i) a[0] = _mm512_add_ps(a[0], a[i]);
+  seed[0] = a[0][0];
+  return 2.0 * 32 * CHAINS * n;
+}
+#endif
+"""
+
+
+@dataclass(frozen=True)
+class Limits:
+    flops: dict[str, float]
+    """FLOP/s by dtype: of the multiply-add units of all threads (CPU), of a large matrix product (GPU)"""
+    gemm: dict[str, float]
+    """FLOP/s of a large matrix product in torch"""
+    bandwidth: float
+    """Bytes/s of a large copy, read and written"""
+
+    def seconds(self, flops: float, nbytes: float, dtype: str) -> float:
+        """The least time that so many operations and bytes can take."""
+        return max(flops / self.flops[dtype], nbytes / self.bandwidth)
+
+
+@functools.cache
+def measure(device: torch.device) -> Limits:
+    """Takes a second or two."""
+    dtypes = dict(fp32=torch.float32, bf16=torch.bfloat16)
+    size, repeats = (8192, 10) if device.type == "cuda" else (2048, 3)
+    gemm = {}
+    for name, dtype in dtypes.items():
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        gemm[name] = 2.0 * size**3 / _best(lambda a=a, b=b: a @ b, device, repeats)
+    elements = 2**30 if device.type == "cuda" else 2**26
+    source, target = (torch.zeros(elements, device=device) for _ in range(2))
+    bandwidth = 2 * source.nbytes / _best(lambda: target.copy_(source), device, repeats)
+    flops = {**gemm, "fp16": gemm["bf16"]} if device.type == "cuda" else _multiply_adds()
+    return Limits(flops, gemm, bandwidth)
+
+
+def _best(function: Callable[[], object], device: torch.device, repeats: int) -> float:
+    function()
+    seconds = []
+    for _ in range(repeats):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
+
+
+def _multiply_adds() -> dict[str, float]:
+    """FLOP/s of torch's threads, all at once; bf16 as fp32 where the CPU has no instruction for it."""
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder) / "probe.cpp", Path(folder) / "probe.so"
+        source.write_text(PROBE)
+        subprocess.run(["g++", "-O3", "-march=native", "-shared", "-fPIC", source, "-o", library], check=True)
+        probe = ctypes.CDLL(str(library))
+
+    def rate(function: Callable) -> float:
+        function.restype = ctypes.c_double
+        seeds = [(ctypes.c_float * 16)(0.5, 0.5) for _ in range(threads)]
+        best = 0.0
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in range(3):
+                begin = time.perf_counter()
+                done = sum(pool.map(lambda seed: function(ctypes.c_long(5_000_000), seed), seeds))
+                best = max(best, done / (time.perf_counter() - begin))
+        return best
+
+    fp32 = rate(probe.fp32)
+    return {"fp32": fp32, "bf16": rate(probe.bf16) if hasattr(probe, "bf16") else fp32}

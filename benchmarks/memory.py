@@ -1,0 +1,57 @@
+"""How much memory a call adds at its peak to what there was before."""
+
+import contextlib
+import ctypes
+import gc
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class OutOfMemoryError(Exception):
+    """A call needs more memory than there is."""
+
+
+def peak_memory(function: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes; on the CPU of the whole process, scratch included (None where the system is not Linux)."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    if not CLEAR.exists():
+        function()
+        return None
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, or it would hide what comes
+    CLEAR.write_text("5")  # the peak starts again from here
+    before = _status("VmRSS")
+    function()
+    return max(_status("VmHWM") - before, 0)
+
+
+@contextlib.contextmanager
+def out_of_memory_is_an_error(device: torch.device) -> Iterator[None]:
+    """Within the block what does not fit raises OutOfMemoryError; Linux would end the process, or swap."""
+    limit = resource.RLIMIT_DATA
+    before = resource.getrlimit(limit)
+    if device.type == "cpu" and STATUS.exists():
+        available = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024
+        resource.setrlimit(limit, (_status("VmData") + int(0.9 * available), before[1]))
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if "can't allocate memory" not in str(error) and not isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            raise
+        raise OutOfMemoryError("out of memory") from error
+    finally:
+        resource.setrlimit(limit, before)
+
+
+def _status(field: str) -> int:
+    return int(STATUS.read_text().split(f"{field}:")[1].split()[0]) * 1024

@@ -1,0 +1,131 @@
+"""The whole model at several sizes, randomly initialised, and the ways to compute its attention."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.inputs import real_tokens
+from benchmarks.providers import dense_attention, dense_graph, frame_mask
+from stgt.config import GraphConfig, ModelConfig, QFormerConfig, VisionConfig
+from stgt.models.graph_transformer import GraphBlock, GraphTransformer
+from stgt.models.stgt import STGT
+from stgt.recipes import RECIPES
+from stgt_kernels import GraphAttention
+
+WORDS = 32
+"""Length of a text"""
+
+
+def model_config(size: str) -> ModelConfig:
+    """ "quickstart", as `make quickstart` trains it; "ViT-B"; or "ViT-g", the paper's with BLIP-2's EVA-CLIP-g."""
+    if size == "quickstart":
+        config = RECIPES["quickstart"]().model
+        words = replace(config.qformer, vocab_size=512, bos_token_id=511)  # about what its tokenizer has
+        return replace(config, qformer=words)
+    if size == "ViT-B":
+        vision = VisionConfig(tower="vit", patch_size=16, width=768, layers=12, heads=12)
+        return ModelConfig(vision, GraphConfig(heads=12), QFormerConfig())
+    if size == "ViT-g":
+        return ModelConfig(VisionConfig(tower="vit", mlp_ratio=6144 / 1408), GraphConfig(), QFormerConfig())
+    raise ValueError(f"size must be quickstart, ViT-B or ViT-g, got {size!r}")
+
+
+class RealTokens(nn.Module):
+    """A frozen tower that does all its work, and then returns tokens of real density: its own weights are random."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, video: Tensor) -> Tensor:
+        B, T, P, C = self.tower(video).shape
+        return with_cls(real_tokens(B, T, P - 1, C, device=video.device))
+
+
+def with_cls(tokens: Tensor) -> Tensor:
+    """(B, T, P, C) to (B, T, 1+P, C): each frame's mean in front, for want of a [CLS] token."""
+    return torch.cat([tokens.mean(2, keepdim=True), tokens], 2)
+
+
+def make_model(config: ModelConfig, device: torch.device, cached: bool) -> STGT:
+    """Randomly initialised; without its tower where features are cached."""
+    torch.manual_seed(0)
+    model = STGT(config, tower=not cached).to(device)
+    if model.vision is not None and config.vision.open_blocks == 0:
+        model.vision = RealTokens(model.vision)
+    return model.train()
+
+
+def make_batch(config: ModelConfig, B: int, T: int, cached: bool, device: torch.device) -> dict[str, Tensor]:
+    """Clips, or a tower's tokens for them, each with a text."""
+    vision, words = config.vision, config.qformer
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(words.vocab_size, (B, min(WORDS, words.max_text_length)), generator=generator).to(device)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if cached:
+        return batch | {"tokens": with_cls(real_tokens(B, T, vision.grid**2, vision.width, device=device))}
+    size = (B, T, 3, vision.image_size, vision.image_size)
+    return batch | {"video": torch.randn(size, generator=generator).to(device)}
+
+
+@dataclass(frozen=True)
+class DenseGraph:
+    """A dense weight matrix where the model expects a graph. The released model counts no edges."""
+
+    weight: Tensor
+
+    def degree(self) -> Tensor:
+        return self.weight.new_zeros(())
+
+
+class ReleasedAttention(nn.Module):
+    """The released model's eager attention, with another module's projections."""
+
+    def __init__(self, kernels: GraphAttention) -> None:
+        super().__init__()
+        self.kernels = kernels
+
+    def forward(self, x: Tensor, graph: DenseGraph) -> Tensor:
+        """x: (B, N, C). Returns the same."""
+        own = self.kernels
+        q, k, v = (p(x).unflatten(-1, (own.heads, -1)).transpose(1, 2) for p in (own.q_proj, own.k_proj, own.v_proj))
+        out = dense_attention(q, k, v, graph.weight, own.dropout if own.training else 0.0)
+        return own.out_proj(out.transpose(1, 2).flatten(2))
+
+
+def released_graph(block: GraphBlock, mask: Tensor) -> Callable[[Tensor], DenseGraph]:
+    """What builds a block's graph in the released model, which keeps its mask of frames. mask: (N, N)."""
+    return lambda local: DenseGraph(dense_graph(local.detach(), mask, block.config.threshold))
+
+
+@contextmanager
+def as_released(graph: GraphTransformer, frames: int, device: torch.device) -> Iterator[None]:
+    """Within the block the graph layer computes as the released model does, on the same weights."""
+    own = [block.graph_attention for block in graph.blocks]
+    patches = len(graph.position.spatial) - 1
+    mask = frame_mask(frames, patches, min(graph.config.window, frames - 1), device)
+    for block in graph.blocks:
+        block.graph_attention = ReleasedAttention(block.graph_attention)
+        block.build_graph = released_graph(block, mask)
+    try:
+        yield
+    finally:
+        for block, attention in zip(graph.blocks, own, strict=True):
+            block.graph_attention = attention
+            del block.build_graph
+
+
+@contextmanager
+def eager_tower(model: STGT) -> Iterator[None]:
+    """Within the block the tower's own attention is the released tower's: whole score matrices, nothing fused."""
+    layers = [m for m in model.modules() if getattr(m, "fused_attn", False)]
+    for layer in layers:
+        layer.fused_attn = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.fused_attn = True

@@ -1,0 +1,93 @@
+"""Which part of a training step takes how much of its time, forward and backward, from torch.profiler."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
+import torch
+from torch import nn
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from stgt import losses
+from stgt.models.stgt import STGT
+
+TOWER, GRAPH, ATTENTION, LAYER = "vision tower", "graph construction", "graph attention", "rest of the graph layer"
+QFORMER, LOSSES, OPTIMIZER, OTHER = "Q-Former and heads", "losses", "optimizer", "other"
+PARTS = (TOWER, GRAPH, ATTENTION, LAYER, QFORMER, LOSSES, OPTIMIZER, OTHER)
+LOSS_FUNCTIONS = ("similarity", "vtc_loss", "csal_targets", "csal_loss", "hard_negatives", "vtm_loss", "vtg_loss")
+BACKWARD = "autograd::engine::evaluate_function: "
+
+
+def shares(step: Callable[[], object], model: STGT, optimizer: torch.optim.Optimizer, device: torch.device) -> dict:
+    """Each part's share of a step: of CPU time on the CPU, of the kernels' time on a GPU.
+
+    A backward operation belongs to the part whose forward operation recorded it.
+    """
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    for _ in range(2):  # the first is slow in odd places
+        with profile(activities=activities) as recorded, named_parts(model, optimizer):
+            step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+    attribute = "device_time_total" if device.type == "cuda" else "cpu_time_total"
+    seconds = times(list(recorded.events()), lambda event: getattr(event, attribute))
+    total = sum(seconds.values())
+    return {part: seconds[part] / total for part in PARTS if seconds[part]}
+
+
+def times(events: list[FunctionEvent], time: Callable[[FunctionEvent], float]) -> dict[str, float]:
+    """Time of each part; what runs within a part within another counts for the inner one alone."""
+    seconds: dict[str, float] = defaultdict(float)
+    part_of: dict[int, str] = {}
+    for event in events:
+        part = enclosing_part(event)
+        if event.name in PARTS:
+            seconds[event.name] += time(event)
+            if part:
+                seconds[part] -= time(event)
+        elif part and event.sequence_nr >= 0 and not event.name.startswith(BACKWARD):
+            part_of[event.sequence_nr] = part
+    for event in events:
+        # Under a part itself is only what that part's own code sends backward: nothing, in a training step.
+        if event.name.startswith(BACKWARD):
+            seconds[part_of.get(event.sequence_nr, OTHER)] += time(event)
+    return seconds
+
+
+def enclosing_part(event: FunctionEvent) -> str | None:
+    parent = event.cpu_parent
+    while parent is not None and parent.name not in PARTS:
+        parent = parent.cpu_parent
+    return parent.name if parent is not None else None
+
+
+@contextmanager
+def named_parts(model: STGT, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Within the block every part of a step runs under its name; what has no other is the Q-Former's and the heads'."""
+    with ExitStack() as stack:
+
+        def name(owner: object, attribute: str, part: str) -> None:
+            stack.enter_context(mock.patch.object(owner, attribute, named(part, getattr(owner, attribute))))
+
+        if model.vision is not None:
+            name(model.vision, "forward", TOWER)
+        name(model.graph, "forward", LAYER)
+        for block in model.graph.blocks:
+            name(block, "build_graph", GRAPH)
+            name(block.graph_attention, "forward", ATTENTION)
+        for function in LOSS_FUNCTIONS:
+            name(losses, function, LOSSES)
+        name(model, "forward", QFORMER)
+        name(optimizer, "step", OPTIMIZER)
+        name(nn.utils, "clip_grad_norm_", OPTIMIZER)
+        yield
+
+
+def named(part: str, function: Callable) -> Callable:
+    def wrapped(*args, **kwargs):
+        with record_function(part):
+            return function(*args, **kwargs)
+
+    return wrapped

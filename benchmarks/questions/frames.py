@@ -1,0 +1,54 @@
+"""6. How does cost grow with frames, in time and in memory, and where does dense attention die?"""
+
+from dataclasses import replace
+from functools import partial
+
+from benchmarks.case import Bench, Case
+from benchmarks.comparison import attention_case, call, shape_of, timed_row
+from benchmarks.inputs import AttentionInputs, Problem
+from benchmarks.memory import peak_memory
+from benchmarks.providers import BAND, COMPILED_BAND, COMPILED_DENSE, DENSE, FLEX, FLEX_BANDED, KERNELS, Provider
+from benchmarks.rows import Row
+from benchmarks.sizes import base
+
+SHORT, LONG = 8, 64
+
+
+def cases(device: str, quick: bool) -> list[Case]:
+    usual = replace(base(device, quick), B=4) if device == "cuda" else base(device, quick)
+    lengths = (1, 4, 16) if quick else (1, 2, 4, 8, 16, 32, 64, 128)
+    curve = [replace(usual, T=T) for T in lengths]
+    return [
+        *(attention_case(problem, providers(device, problem), backward=True) for problem in curve),
+        Case(f"{replace(usual, T=LONG)} and T={SHORT} in turns", partial(linearity, problem=usual)),
+    ]
+
+
+def providers(device: str, problem: Problem) -> tuple[Provider, ...]:
+    if device == "cuda":
+        return DENSE, COMPILED_DENSE, FLEX, FLEX_BANDED, BAND, COMPILED_BAND, *KERNELS
+    dense = DENSE
+    if problem.N == 32 * 256:
+        reason = "left out: it would take four times as long as at half the frames, and the suite minutes longer"
+        dense = replace(DENSE, why_not=lambda *_: reason)
+    return dense, BAND, *KERNELS
+
+
+def linearity(bench: Bench, *, problem: Problem) -> list[Row]:
+    """Our own backends, with the memory that building the graph takes as well."""
+    functions, memory, sizes, rows = {}, {}, {}, []
+    for provider in KERNELS:
+        if reason := provider.why_not(problem, bench.device, True):
+            rows.append(Row(provider.name, problem.dtype, shape_of(problem), missing=reason))
+            continue
+        for T in (SHORT, LONG):
+            name, size = f"{provider.name}, T={T}", replace(problem, T=T)
+            inputs = AttentionInputs.make(size, bench.device)
+            functions[name], sizes[name] = call(provider.prepare(inputs), inputs, True), size
+            functions[name]()
+            memory[name] = peak_memory(functions[name], bench.device) + inputs.graph.weight.nbytes
+    for name, timing in bench.measure(functions, bench.seconds).items():
+        size = sizes[name]
+        work = size.attention_flops(True), size.attention_bytes(True)
+        rows.append(timed_row(bench, size, name, timing, work, peak_memory=memory[name]))
+    return rows

@@ -1,0 +1,159 @@
+"""5. How much faster is a training step of the whole model, and which part of it takes how much of its time?
+
+Honest about Amdahl: a frozen tower takes most of a step and is the same whatever the graph does. So the step is timed
+with the tower in the loop, and on cached features, where only what trains is left.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import parts
+from benchmarks.agreement import check_model
+from benchmarks.case import Bench, Case
+from benchmarks.inputs import DTYPES
+from benchmarks.memory import OutOfMemoryError, out_of_memory_is_an_error, peak_memory
+from benchmarks.models import as_released, eager_tower, make_batch, make_model, model_config
+from benchmarks.rows import Row
+from stgt.config import LossConfig, OptimConfig
+from stgt.models.stgt import STGT
+from stgt.training.optim import make_optimizer, set_learning_rate
+
+FEWEST = 2
+"""Clips of a batch: matching needs a wrong one for each"""
+
+
+@dataclass(frozen=True)
+class Variant:
+    name: str
+    dense: bool
+    """Graph and graph attention as the released model computes them"""
+    eager_tower: bool
+
+
+RELEASED = Variant("released model", dense=True, eager_tower=True)
+DENSE = Variant("released graph attention, fused tower", dense=True, eager_tower=False)
+KERNELS = Variant("stgt_kernels", dense=False, eager_tower=False)
+
+
+def cases(device: str, quick: bool) -> list[Case]:
+    if quick:
+        return [case("quickstart", "fp32", B=8, T=8, cached=False)]
+    if device == "cuda":
+        return [case("ViT-g", "bf16", B=20, T=T, cached=cached) for cached in (False, True) for T in (8, 32, 64)]
+    return [
+        case("quickstart", "fp32", B=32, T=8, cached=False),
+        case("ViT-B", "fp32", B=2, T=8, cached=False),
+        case("ViT-B", "fp32", B=2, T=8, cached=True),
+    ]
+
+
+def case(size: str, dtype: str, *, B: int, T: int, cached: bool) -> Case:
+    compute = partial(compare, size=size, dtype=dtype, B=B, T=T, cached=cached)
+    return Case(name_of(size, dtype, T, cached), compute)
+
+
+def name_of(size: str, dtype: str, T: int, cached: bool) -> str:
+    return f"{size} T={T} {dtype}, {'cached features' if cached else 'tower in the loop'}"
+
+
+def compare(bench: Bench, *, size: str, dtype: str, B: int, T: int, cached: bool) -> list[Row]:
+    """Every variant at the largest batch, of B and its halves, that fits."""
+    config, device = model_config(size), bench.device
+    training = Training(make_model(config, device, cached), T, dtype, device)
+    batch = make_batch(config, B, T, cached, device)
+    variants = [KERNELS, DENSE] if cached else [KERNELS, DENSE, RELEASED]
+
+    rows, steps, fields, expected = [], {}, {}, None
+    for variant in variants:
+        shape = dict(B=B, T=T, P=config.vision.grid**2, C=config.vision.width, threshold=config.graph.threshold)
+        try:
+            with out_of_memory_is_an_error(device):
+                output = training.output(variant, clips(batch, FEWEST))
+            shape["B"] = training.largest_batch(variant, batch)
+        except OutOfMemoryError:
+            rows.append(Row(variant.name, dtype, shape, missing=f"out of memory, with {FEWEST} clips as well"))
+            continue
+        expected = output if expected is None else expected
+        check_model(variant.name, output, expected, dtype)
+        fitting = clips(batch, shape["B"])
+        step = partial(training.step, variant, fitting)
+        with training.using(variant):
+            shares = parts.shares(partial(training.run, fitting), training.model, training.optimizer, device)
+        steps[variant.name], fields[variant.name] = step, (shape, peak_memory(step, device), shares)
+
+    for name, timing in bench.measure(steps, 3 * bench.seconds).items():
+        shape, memory, shares = fields[name]
+        details = {"clips": shape["B"], "clips/s": shape["B"] / timing.median}
+        rows.append(Row.timed(name, dtype, shape, timing, peak_memory=memory, details=details, parts=shares))
+    return rows
+
+
+def clips(batch: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    return {name: tensor[:count] for name, tensor in batch.items()}
+
+
+@dataclass
+class Training:
+    """A model and its optimizer, whose learning rate is 0: the work of a step, on weights that stay as they are."""
+
+    model: STGT
+    frames: int
+    dtype: str
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self.optimizer = make_optimizer(self.model.parameters(), OptimConfig())
+        set_learning_rate(self.optimizer, 0.0)
+
+    @contextmanager
+    def using(self, variant: Variant) -> Iterator[None]:
+        with ExitStack() as stack:
+            if variant.dense:
+                stack.enter_context(as_released(self.model.graph, self.frames, self.device))
+            if variant.eager_tower:
+                stack.enter_context(eager_tower(self.model))
+            yield
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, DTYPES[self.dtype], enabled=self.dtype != "fp32")
+
+    @torch.no_grad()
+    def output(self, variant: Variant, batch: dict[str, Tensor]) -> Tensor:
+        """The video tokens that the Q-Former reads, without dropout."""
+        self.model.eval()
+        with self.using(variant), self.autocast():
+            embeds = self.model.encode_video(batch.get("video"), tokens=batch.get("tokens")).embeds
+        self.model.train()
+        return embeds
+
+    def step(self, variant: Variant, batch: dict[str, Tensor]) -> None:
+        with self.using(variant):
+            self.run(batch)
+
+    def run(self, batch: dict[str, Tensor]) -> None:
+        """What the trainer does with a batch, from its pixels to the optimizer's step."""
+        with self.autocast():
+            loss = self.model(batch, LossConfig())["loss"]
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def largest_batch(self, variant: Variant, batch: dict[str, Tensor]) -> int:
+        """Raises OutOfMemoryError if not even the smallest fits."""
+        count = len(batch["input_ids"])
+        while True:
+            try:
+                with out_of_memory_is_an_error(self.device):
+                    self.step(variant, clips(batch, count))
+                return count
+            except OutOfMemoryError:
+                self.optimizer.zero_grad(set_to_none=True)
+                if count <= FEWEST:
+                    raise
+                count = max(count // 2, FEWEST)

@@ -1,0 +1,125 @@
+"""Result rows, and the files that they are kept in."""
+
+import csv
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import Timing
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One provider at one size. The rows of a case compute the same thing, in turns, in one process."""
+
+    provider: str
+    dtype: str
+    shape: dict[str, float]
+    """B, T, P, C, H, D, window, threshold: as many of them as matter"""
+    question: str = ""
+    case: str = ""
+    median: float | None = None
+    """Seconds, as are low and high, the 20% and 80% quantiles; None where the provider did not run"""
+    low: float | None = None
+    high: float | None = None
+    rounds: int = 0
+    edge_density: float | None = None
+    """Share of the band's token pairs that are edges"""
+    live_tiles: float | None = None
+    """Share of the band's 64 x 64 tiles that hold an edge"""
+    tflops: float | None = None
+    """10^12 FLOP/s, counting the band's pairs alone, whatever the provider computes"""
+    gbytes: float | None = None
+    """10^9 bytes/s, counting each input and output once"""
+    limit_share: float | None = None
+    """The least time that this work can take on this machine (`limits`), over the median"""
+    peak_memory: int | None = None
+    """Bytes that the call adds to its inputs at its peak"""
+    missing: str | None = None
+    """Why there is no time"""
+    bound: bool = False
+    """It computes less than was asked: a bound, not a rival"""
+    details: dict[str, float] = field(default_factory=dict)
+    """What only this question asks"""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Shares of the time by what it is spent on"""
+
+    @classmethod
+    def timed(
+        cls,
+        provider: str,
+        dtype: str,
+        shape: dict[str, float],
+        timing: Timing,
+        *,
+        limit: float | None = None,
+        flops: float | None = None,
+        nbytes: float | None = None,
+        **fields: Any,
+    ) -> "Row":
+        """A row with its rates. flops, nbytes: what has to be done; limit: the seconds it takes at least."""
+        median = timing.median
+        return cls(
+            provider,
+            dtype,
+            shape,
+            median=median,
+            low=timing.low,
+            high=timing.high,
+            rounds=timing.rounds,
+            tflops=flops and flops / median / 1e12,
+            gbytes=nbytes and nbytes / median / 1e9,
+            limit_share=limit and limit / median,
+            **fields,
+        )
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.question, self.case, self.provider
+
+
+@dataclass(frozen=True)
+class Results:
+    """The rows of one run of one question, and what they depend on."""
+
+    environment: dict[str, Any]
+    rows: list[Row]
+
+    def save(self, path: Path) -> None:
+        """As JSON, and the same as CSV beside it, each row with its environment."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"environment": self.environment, "rows": [dataclasses.asdict(row) for row in self.rows]}
+        path.write_text(json.dumps(content, indent=1) + "\n")
+        flat = [_flat(dataclasses.asdict(row) | {"environment": self.environment}) for row in self.rows]
+        columns = list(dict.fromkeys(name for line in flat for name in line))
+        with path.with_suffix(".csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(flat)
+
+    @classmethod
+    def parse(cls, text: str, name: str) -> "Results":
+        """The content of a file of this name. Raises ValueError for one that is not ours."""
+        try:
+            content = json.loads(text)
+            return cls(content["environment"], [Row(**row) for row in content["rows"]])
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{name} is not a file of benchmark results: {error!r}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> "Results":
+        return cls.parse(path.read_text(), str(path))
+
+
+def _flat(value: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, entry in value.items():
+        if isinstance(entry, dict):
+            flat |= _flat(entry, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = entry
+    return flat

@@ -1,0 +1,72 @@
+"""Rows as tables that read well as plain text and as Markdown."""
+
+from collections.abc import Iterable
+
+from benchmarks.rows import Row
+
+HEADER = ("provider", "median (20-80%)", "TFLOP/s", "GB/s", "of the limit", "peak memory")
+
+
+def table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    """A Markdown table whose columns line up in plain text, too."""
+    cells = [list(header), *map(list, lines)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    padded = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
+    padded.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(padded)
+
+
+def case_table(rows: list[Row]) -> str:
+    """The rows of one case that have a time; columns without a single value are left out."""
+    here = [row for row in rows if row.median is not None]
+    details = list(dict.fromkeys(name for row in here for name in row.details))
+    lines = [[*cells(row), *(number(row.details.get(name)) for name in details)] for row in here]
+    header = [*HEADER, *details]
+    used = [i for i in range(len(header)) if any(line[i] for line in lines)]
+    text = table([header[i] for i in used], [[line[i] for i in used] for line in lines]) if here else ""
+    parts = [f"- {row.provider}: {shares(row.parts)}" for row in here if row.parts]
+    return "\n".join([text, "", *parts] if parts else [text])
+
+
+def missing_list(rows: list[Row]) -> str:
+    """Who did not run, and why; each once."""
+    return "\n".join(dict.fromkeys(f"- {row.provider}: {row.missing}" for row in rows if row.missing))
+
+
+def shares(parts: dict[str, float]) -> str:
+    return ", ".join(f"{name} {share:.0%}" for name, share in parts.items() if share >= 0.005)
+
+
+def cells(row: Row) -> list[str]:
+    return [
+        row.provider + (" (a bound: computes less)" if row.bound else ""),
+        f"{duration(row.median)} ({duration(row.low)}-{duration(row.high)})",
+        number(row.tflops),
+        number(row.gbytes),
+        "" if row.limit_share is None else f"{row.limit_share:.0%}",
+        nbytes(row.peak_memory),
+    ]
+
+
+def spoken(question: str) -> str:
+    return question.replace("_", " ").replace("forward backward", "forward + backward")
+
+
+def number(value: float | None) -> str:
+    """Three digits."""
+    if value is None:
+        return ""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= scale or unit == "µs":
+            return f"{number(seconds / scale)} {unit}"
+    raise AssertionError
+
+
+def nbytes(count: float | None) -> str:
+    if count is None:
+        return ""
+    return f"{number(count / 2**30)} GiB" if count >= 2**30 else f"{number(count / 2**20)} MiB"
