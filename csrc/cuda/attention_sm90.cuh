@@ -123,6 +123,7 @@ STGT_DEVICE void load_tile(char* tile, const ptx::TensorMap& map, uint64_t* barr
 template <class T, int N>
 STGT_DEVICE void store_tile(const float (&d)[N / 2], float factor0, float factor1, char* tile, const ptx::TensorMap& map,
                             int group, int b, int h, int t, int token) {
+  ptx::sync_named(1 + group, 128);  // all its warps' products have read the tile
 #pragma unroll
   for (int i = 0; i < N / 4; ++i) {
     const int row = accumulator_row() + i % 2 * 8, column = i / 2 * 8 + accumulator_column();
