@@ -53,7 +53,8 @@ void forward_sm90(const AttentionCall& call) {
   const auto maps = tensor_maps(call);
   specialize(call, [&]<class T, int N, bool DROPOUT>() {
     if constexpr (N <= 88) {
-      if (call.p.P > 2 * TILE) return forward<T, N, 4, DROPOUT>(call, maps);
+      // Four tiles of rows share what is read of K and V; but a graph that is no video's may have few live for several.
+      if (call.p.T > 1 && call.p.P > 2 * TILE) return forward<T, N, 4, DROPOUT>(call, maps);
       forward<T, N, 2, DROPOUT>(call, maps);
     } else if constexpr (!DROPOUT) {
       forward<T, N, 2, DROPOUT>(call, maps);  // four groups' outputs would not fit the registers
