@@ -1,16 +1,19 @@
-"""The native ops as torch.library and torch.compile see them."""
+"""The ops as torch.library and torch.compile see them."""
+
+from contextlib import nullcontext
 
 import pytest
 import torch
-from cases import DTYPES, dtype_name, heads, same_bits, video_graph
+from cases import DTYPES, KERNELS, device_of, dtype_name, each_kernel, heads, moved, on, same_bits, video_graph
 from torch.library import opcheck
 
-from stgt_kernels import GraphAttention, SpatioTemporalGraph, graph_attention, spatio_temporal_graph
+from stgt_kernels import GraphAttention, SpatioTemporalGraph, dispatch, graph_attention, spatio_temporal_graph
 from stgt_kernels.ops.graph_attention import native_impl as attention_native  # registers ops and fakes
 from stgt_kernels.ops.spatio_temporal_graph import native_impl as graph_native
 from stgt_kernels.testing import video_like_tokens
 
 ops = torch.ops.stgt_kernels
+each_native = pytest.mark.parametrize("backend", [backend for backend in KERNELS if backend != "triton"])
 all_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 
 
@@ -19,6 +22,14 @@ def fresh_compiler():
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
+
+
+def leaf(name, backend):
+    """A leaf operator: one for CPU and CUDA, another for Triton, which its module registers."""
+    if backend == "triton":
+        import stgt_kernels.ops.graph_attention.triton_impl
+        import stgt_kernels.ops.spatio_temporal_graph.triton_impl  # noqa: F401
+    return getattr(ops, f"{name}_triton" if backend == "triton" else name).default
 
 
 def graph_arguments(dtype=torch.float32, B=2, T=3, P=70, C=24):
@@ -33,46 +44,54 @@ def attention_arguments(dtype=torch.float32, dropout_p=0.0, layout="heads", B=2,
 
 
 def backward_arguments(need_dweight=True, **options):
+    """On the CPU, out and lse as its kernels compute them."""
     arguments = attention_arguments(**options)
     out, lse = ops.graph_attention_fwd(*arguments)
     *inputs, scale, dropout_p = arguments
     return torch.randn_like(out), *inputs, out, lse, torch.randn_like(lse), scale, dropout_p, need_dweight
 
 
+def graph_backward_arguments(dtype=torch.float32):
+    x, threshold, window = graph_arguments(dtype)
+    weight, _, inv_norm = ops.spatio_temporal_graph_fwd(x, threshold, window)
+    return torch.randn_like(weight), x, weight, inv_norm
+
+
+@each_kernel
+@all_dtypes
 class TestOpcheck:
-    @all_dtypes
-    def test_spatio_temporal_graph_fwd(self, dtype):
-        opcheck(ops.spatio_temporal_graph_fwd.default, graph_arguments(dtype))
-        opcheck(ops.spatio_temporal_graph_fwd.default, (graph_arguments(dtype)[0].transpose(1, 2), float("-inf"), 0))
-
-    @all_dtypes
-    def test_spatio_temporal_graph_bwd(self, dtype):
+    def test_spatio_temporal_graph_fwd(self, dtype, backend):
         x, threshold, window = graph_arguments(dtype)
-        weight, _, inv_norm = ops.spatio_temporal_graph_fwd(x, threshold, window)
-        opcheck(ops.spatio_temporal_graph_bwd.default, (torch.randn_like(weight), x, weight, inv_norm))
+        forward = leaf("spatio_temporal_graph_fwd", backend)
+        opcheck(forward, on(backend, x, threshold, window))
+        opcheck(forward, on(backend, x.transpose(1, 2), float("-inf"), 0))
 
-    @all_dtypes
+    def test_spatio_temporal_graph_bwd(self, dtype, backend):
+        opcheck(leaf("spatio_temporal_graph_bwd", backend), on(backend, *graph_backward_arguments(dtype)))
+
     @pytest.mark.parametrize("dropout_p", [0.0, 0.2])
     @pytest.mark.parametrize("layout", ["contiguous", "packed", "strided"])
-    def test_graph_attention_fwd(self, dtype, dropout_p, layout):
-        opcheck(ops.graph_attention_fwd.default, attention_arguments(dtype, dropout_p, layout))
+    def test_graph_attention_fwd(self, dtype, backend, dropout_p, layout):
+        arguments = on(backend, *attention_arguments(dtype, dropout_p, layout))
+        opcheck(leaf("graph_attention_fwd", backend), arguments)
 
-    @all_dtypes
     @pytest.mark.parametrize("dropout_p", [0.0, 0.2])
     @pytest.mark.parametrize("need_dweight", [False, True])
-    def test_graph_attention_bwd(self, dtype, dropout_p, need_dweight):
-        arguments = backward_arguments(need_dweight, dtype=dtype, dropout_p=dropout_p)
-        opcheck(ops.graph_attention_bwd.default, arguments)
+    def test_graph_attention_bwd(self, dtype, backend, dropout_p, need_dweight):
+        arguments = on(backend, *backward_arguments(need_dweight, dtype=dtype, dropout_p=dropout_p))
+        opcheck(leaf("graph_attention_bwd", backend), arguments)
 
 
+@each_kernel
 @all_dtypes
-def test_inputs_are_never_written(dtype):
-    arguments = backward_arguments(dtype=dtype, dropout_p=0.2)
+def test_inputs_are_never_written(dtype, backend):
+    arguments = on(backend, *backward_arguments(dtype=dtype, dropout_p=0.2))
     before = [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
-    ops.graph_attention_bwd(*arguments)
-    ops.graph_attention_fwd(*arguments[1:7], *arguments[10:12])
-    ops.spatio_temporal_graph_fwd(x := graph_arguments(dtype)[0], 0.5, 1)
-    assert torch.equal(x, graph_arguments(dtype)[0])
+    leaf("graph_attention_bwd", backend)(*arguments)
+    leaf("graph_attention_fwd", backend)(*arguments[1:7], *arguments[10:12])
+    x = on(backend, graph_arguments(dtype)[0])
+    leaf("spatio_temporal_graph_fwd", backend)(x, 0.5, 1)
+    assert torch.equal(x.cpu(), graph_arguments(dtype)[0])
     for now, then in zip(arguments, before, strict=True):
         assert torch.equal(now, then) if isinstance(now, torch.Tensor) else now == then
 
@@ -81,12 +100,13 @@ def changed(arguments, index, value):
     return (*arguments[:index], value, *arguments[index + 1 :])
 
 
+@each_native
 class TestDirectCalls:
     """torch.ops can be called with anything: what does not fit raises, and reads no memory that is not its own."""
 
-    def refused(self, op, arguments, message):
+    def refused(self, op, arguments, message, backend):
         with pytest.raises(RuntimeError, match=f"{op}: .*{message}"):
-            getattr(ops, op)(*arguments)
+            getattr(ops, op)(*moved(arguments, device_of(backend)))
 
     @pytest.mark.parametrize(
         ("index", "value", "message"),
@@ -97,8 +117,8 @@ class TestDirectCalls:
             (2, -1, "0 <= window < T=3, got -1"),
         ],
     )
-    def test_spatio_temporal_graph_fwd(self, index, value, message):
-        self.refused("spatio_temporal_graph_fwd", changed(graph_arguments(), index, value), message)
+    def test_spatio_temporal_graph_fwd(self, index, value, message, backend):
+        self.refused("spatio_temporal_graph_fwd", changed(graph_arguments(), index, value), message, backend)
 
     @pytest.mark.parametrize(
         ("index", "value", "message"),
@@ -112,11 +132,8 @@ class TestDirectCalls:
             (3, torch.randn(2, 3, 70).double(), "inv_norm has the wrong dtype"),
         ],
     )
-    def test_spatio_temporal_graph_bwd(self, index, value, message):
-        x, threshold, window = graph_arguments()
-        weight, _, inv_norm = ops.spatio_temporal_graph_fwd(x, threshold, window)
-        arguments = (torch.randn_like(weight), x, weight, inv_norm)
-        self.refused("spatio_temporal_graph_bwd", changed(arguments, index, value), message)
+    def test_spatio_temporal_graph_bwd(self, index, value, message, backend):
+        self.refused("spatio_temporal_graph_bwd", changed(graph_backward_arguments(), index, value), message, backend)
 
     WRONG = [
         (0, torch.randn(2, 140, 24), "q must be"),
@@ -137,12 +154,12 @@ class TestDirectCalls:
     ]
 
     @pytest.mark.parametrize(("index", "value", "message"), WRONG)
-    def test_graph_attention_fwd(self, index, value, message):
-        self.refused("graph_attention_fwd", changed(attention_arguments(), index, value), message)
+    def test_graph_attention_fwd(self, index, value, message, backend):
+        self.refused("graph_attention_fwd", changed(attention_arguments(), index, value), message, backend)
 
     @pytest.mark.parametrize(("index", "value", "message"), WRONG)
-    def test_graph_attention_bwd(self, index, value, message):
-        self.refused("graph_attention_bwd", changed(backward_arguments(), index + 1, value), message)
+    def test_graph_attention_bwd(self, index, value, message, backend):
+        self.refused("graph_attention_bwd", changed(backward_arguments(), index + 1, value), message, backend)
 
     @pytest.mark.parametrize(
         ("index", "value", "message"),
@@ -157,8 +174,8 @@ class TestDirectCalls:
             (9, torch.randn(2, 2, 140).half(), "dlse has the wrong dtype"),
         ],
     )
-    def test_graph_attention_bwd_alone(self, index, value, message):
-        self.refused("graph_attention_bwd", changed(backward_arguments(), index, value), message)
+    def test_graph_attention_bwd_alone(self, index, value, message, backend):
+        self.refused("graph_attention_bwd", changed(backward_arguments(), index, value), message, backend)
 
     @pytest.mark.parametrize(
         ("seed", "dropout_p"),
@@ -170,9 +187,9 @@ class TestDirectCalls:
             (torch.tensor([], dtype=torch.int64), 0.5),
         ],
     )
-    def test_dropout(self, seed, dropout_p):
+    def test_dropout(self, seed, dropout_p, backend):
         arguments = changed(changed(attention_arguments(), 5, seed), 7, dropout_p)
-        self.refused("graph_attention_fwd", arguments, "")
+        self.refused("graph_attention_fwd", arguments, "", backend)
 
 
 def model(x, projection, dropout_p=0.0, differentiable=False):
@@ -184,8 +201,14 @@ def model(x, projection, dropout_p=0.0, differentiable=False):
     return out.transpose(1, 2).flatten(2), lse, graph
 
 
-def leaves(T=3, P=20):
-    return video_like_tokens(2, T, P, 16).requires_grad_(), heads(1, 1, 16, 16)[0, 0].clone().requires_grad_()
+def auto(backend):
+    """In which ``auto`` is this backend: CUDA it is wherever that can run, for Triton it has to be said."""
+    return dispatch.use_backend(backend) if backend == "triton" else nullcontext()
+
+
+def leaves(backend, T=3, P=20):
+    x, projection = on(backend, video_like_tokens(2, T, P, 16), heads(1, 1, 16, 16)[0, 0].clone())
+    return x.requires_grad_(), projection.requires_grad_()
 
 
 def gradients(function, tensors, **options):
@@ -194,29 +217,34 @@ def gradients(function, tensors, **options):
     return out, lse, graph.weight, *torch.autograd.grad(out.square().sum() + lse.sum(), tensors)
 
 
+@each_kernel
 @pytest.mark.parametrize("differentiable", [False, True])
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
-def test_compile_traces_everything_and_changes_nothing(dropout_p, differentiable):
+def test_compile_traces_everything_and_changes_nothing(dropout_p, differentiable, backend):
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     options = dict(dropout_p=dropout_p, differentiable=differentiable)
-    expected = gradients(model, leaves(), **options)
-    for actual, wanted in zip(gradients(compiled, leaves(), **options), expected, strict=True):
+    with auto(backend):
+        expected = gradients(model, leaves(backend), **options)
+        results = gradients(compiled, leaves(backend), **options)
+    for actual, wanted in zip(results, expected, strict=True):
         torch.testing.assert_close(actual, wanted)
 
 
-def test_compile_with_inductor():
+@each_kernel
+def test_compile_with_inductor(backend):
     """The whole compiler once. Its own generator draws other dropout seeds; forward and backward must share one."""
-    x, projection = leaves()
+    x, projection = leaves(backend)
 
     def attend(x, v, dropout_p):
         graph = spatio_temporal_graph(x, threshold=0.5)
         q = x.flatten(1, 2).unflatten(2, (2, -1)).transpose(1, 2)
         return graph_attention(q * 2, q + 1, v, graph, dropout_p=dropout_p)
 
-    v = torch.randn(2, 2, 60, 8, requires_grad=True)
+    v = torch.randn(2, 2, 60, 8, device=x.device, requires_grad=True)
     compiled = torch.compile(attend, fullgraph=True)
-    torch.testing.assert_close(compiled(x, v, 0.0), attend(x, v, 0.0))
-    out, again = compiled(x, v, 0.3), compiled(x, v, 0.3)
+    with auto(backend):
+        torch.testing.assert_close(compiled(x, v, 0.0), attend(x, v, 0.0))
+        out, again = compiled(x, v, 0.3), compiled(x, v, 0.3)
     assert not torch.equal(out, again)
     dout = torch.randn_like(out)
     (dv,) = torch.autograd.grad(out, v, dout)
@@ -224,36 +252,40 @@ def test_compile_with_inductor():
     torch.testing.assert_close((dout * out).sum(), (dv * v).sum(), rtol=1e-4, atol=1e-3)
 
 
-def test_compile_with_dynamic_shapes():
+@each_kernel
+def test_compile_with_dynamic_shapes(backend):
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
     torch._dynamo.utils.counters.clear()
     for T, P in ((3, 20), (4, 20), (4, 33), (2, 70)):
-        for actual, wanted in zip(gradients(compiled, leaves(T, P)), gradients(model, leaves(T, P)), strict=True):
+        with auto(backend):
+            results = gradients(compiled, leaves(backend, T, P)), gradients(model, leaves(backend, T, P))
+        for actual, wanted in zip(*results, strict=True):
             torch.testing.assert_close(actual, wanted)
     assert (
         torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
     )  # the second is for one tile of 64 tokens against several
 
 
-def test_compile_takes_and_gives_graphs():
+@each_kernel
+def test_compile_takes_and_gives_graphs(backend):
     @torch.compile(fullgraph=True, backend="aot_eager")
     def step(graph, q):
-        out = graph_attention(q, q, q, graph)
+        out = graph_attention(q, q, q, graph, backend=backend)
         sparser = SpatioTemporalGraph.from_dense(graph.to_dense().masked_fill(graph.to_dense() < 0.7, 0), 3)
         return out, sparser, graph.degree(), graph.density()
 
-    graph, q = video_graph(1, 3, 20), heads(1, 2, 60, 8)
+    graph, q = on(backend, video_graph(1, 3, 20), heads(1, 2, 60, 8))
     out, sparser, degree, density = step(graph, q)
-    assert same_bits(out, graph_attention(q, q, q, graph))
+    assert same_bits(out, graph_attention(q, q, q, graph, backend=backend))
     assert isinstance(sparser, SpatioTemporalGraph) and sparser.window == 2
     assert torch.equal(sparser.to_dense(), graph.to_dense().masked_fill(graph.to_dense() < 0.7, 0))
     assert torch.equal(degree, graph.degree()) and torch.equal(density, graph.density())
 
 
-@pytest.mark.parametrize("backend", ["auto", "cpu", "reference"])
+@pytest.mark.parametrize("backend", ["auto", *KERNELS, "reference"])
 def test_compile_the_module(backend):
-    module = GraphAttention(16, 2, dropout=0.2, backend=backend)
-    x, graph = torch.randn(2, 60, 16), video_graph(2, 3, 20)
+    x, graph = on(backend, torch.randn(2, 60, 16), video_graph(2, 3, 20))
+    module = GraphAttention(16, 2, dropout=0.2, backend=backend).to(x.device)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     results = []
     for forward in (module, compiled):
@@ -271,7 +303,8 @@ def test_compile_refuses_what_eager_refuses():
         compiled(q, q, q, video_graph(1, 2, 20))
 
 
-def test_fakes_say_what_the_kernels_return():
+@each_native
+def test_fakes_say_what_the_kernels_return(backend):
     """The fakes' shapes, dtypes and strides against the kernels', called through the wrappers that the package uses."""
     from torch._subclasses import FakeTensorMode
 
@@ -282,6 +315,7 @@ def test_fakes_say_what_the_kernels_return():
         (attention_native.backward, backward_arguments(need_dweight=False)),
     ]
     for function, arguments in calls:
+        arguments = on(backend, *arguments)
         real = function(*arguments)
         with FakeTensorMode() as mode:
             fake = function(*(mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in arguments))
