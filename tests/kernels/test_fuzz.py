@@ -24,6 +24,7 @@ from stgt_kernels.ops.graph_attention.reference import graph_attention_dense
 from stgt_kernels.testing import assert_graph_close, video_like_tokens
 
 GRADIENTS = ("dq", "dk", "dv", "dweight")
+ALIGNED_LAYOUTS = [layout for layout in LAYOUTS if layout != "padded"]
 EXAMPLES = {"cpu": 60, "cuda": 500, "triton": 100}  # Triton compiles its kernels anew for nearly every one
 each_example = pytest.mark.parametrize(
     ("backend", "seed"), [(backend, seed) for backend in KERNELS for seed in range(EXAMPLES[backend])]
@@ -45,9 +46,13 @@ def any_clip(draw: Random, backend: str) -> tuple[int, int, int, int]:
     return B, T, P, draw.randint(0, T - 1)
 
 
-def any_graph(draw: Random, backend: str, dtype: torch.dtype) -> SpatioTemporalGraph:
-    """Any graph at all: density from none to full, weights of both signs, a map that may call empty tiles live."""
+def any_graph(draw: Random, backend: str, dtype: torch.dtype, unit: int) -> SpatioTemporalGraph:
+    """Any graph at all: density from none to full, weights of both signs, a map that may call empty tiles live.
+
+    unit: the number of patches is a multiple of it.
+    """
     B, T, P, window = any_clip(draw, backend)
+    P = -(-P // unit) * unit
     generator = torch.Generator().manual_seed(draw.getrandbits(31))
     weight = 2 * torch.rand(B, T, P, 2 * window + 1, P, generator=generator, dtype=torch.float64) - 1
     weight.masked_fill_(torch.rand(weight.shape, generator=generator) >= draw.choice([0.0, 0.01, 0.3, 1.0]), 0)
@@ -64,10 +69,12 @@ def any_graph(draw: Random, backend: str, dtype: torch.dtype) -> SpatioTemporalG
 def test_graph_attention(backend, seed):
     draw = Random(seed)
     dtype = any_dtype(draw, backend)
-    graph = any_graph(draw, backend, dtype)
+    aligned = backend in GPU_BACKENDS and draw.random() < 0.6  # as the fastest kernels want it
+    unit, layouts = (8, ALIGNED_LAYOUTS) if aligned else (1, LAYOUTS)
+    graph = any_graph(draw, backend, dtype, unit)
     B, N = graph.batch, graph.nodes
-    H, D = draw.randint(1, 3), draw.choice([draw.randint(1, 128), 64, 88, 128])
-    q, k, v, dout = (heads(B, H, N, D, dtype=dtype, layout=draw.choice(LAYOUTS), seed=i) for i in range(4))
+    H, D = draw.randint(1, 3), draw.choice([unit * draw.randint(1, 128 // unit), 64, 88, 128])
+    q, k, v, dout = (heads(B, H, N, D, dtype=dtype, layout=draw.choice(layouts), seed=i) for i in range(4))
     scale = draw.choice([D**-0.5, 1 / D, -(D**-0.5)])
     p = draw.choice([0.0, 0.1, 0.5])
     dlse = torch.ones(B, H, N, dtype=torch.promote_types(dtype, torch.float32)) if draw.random() < 0.5 else None
