@@ -45,9 +45,12 @@ class WordHead(nn.Module):
 
 
 class QFormer(nn.Module):
-    """Queries and words through one BERT; only queries see the video, by cross-attention in every second layer."""
+    """Queries and words through one BERT; only queries see the video, by cross-attention in every second layer.
 
-    def __init__(self, config: QFormerConfig, encoder_width: int) -> None:
+    text=False leaves out what only words pass through: `video` is then all that it can do.
+    """
+
+    def __init__(self, config: QFormerConfig, encoder_width: int, text: bool = True) -> None:
         super().__init__()
         bert = Blip2QFormerConfig(
             vocab_size=config.vocab_size,
@@ -61,17 +64,19 @@ class QFormer(nn.Module):
             pad_token_id=config.pad_token_id,
             cross_attention_frequency=config.cross_frequency,
             encoder_hidden_size=encoder_width,
-            use_qformer_text_input=True,
+            use_qformer_text_input=text,
             attn_implementation="sdpa",
         )
         self.config = config
         self.query_tokens = nn.Parameter(torch.empty(1, config.queries, config.hidden))
-        self.embeddings = Blip2TextEmbeddings(bert)
+        self.embeddings = Blip2TextEmbeddings(bert) if text else None
         self.bert = Blip2QFormerModel(bert)
-        self.word_head = WordHead(config.hidden, config.vocab_size)
-        for weight in (self.query_tokens, *self.embeddings.parameters(), self.word_head.dense.weight):
-            nn.init.normal_(weight, std=0.02)
-        nn.init.zeros_(self.word_head.dense.bias)
+        self.word_head = WordHead(config.hidden, config.vocab_size) if text else None
+        nn.init.normal_(self.query_tokens, std=0.02)
+        if text:
+            for weight in (*self.embeddings.parameters(), self.word_head.dense.weight):
+                nn.init.normal_(weight, std=0.02)
+            nn.init.zeros_(self.word_head.dense.bias)
 
     def video(self, embeds: Tensor) -> Tensor:
         """Queries alone. embeds: (B, S, C). Returns (B, Q, hidden)."""

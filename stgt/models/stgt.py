@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from stgt import gather, losses
 from stgt.config import LossConfig, ModelConfig
-from stgt.models.graph_transformer import GraphTransformer
+from stgt.models.encoder import VideoEncoder
 from stgt.models.qformer import QFormer
-from stgt.models.transformer import LayerNorm
-from stgt.models.vision import VisionTower
 
 
 class VideoFeatures(NamedTuple):
@@ -27,30 +25,17 @@ class VideoFeatures(NamedTuple):
     """Scalars to watch, e.g. "edges_per_token" """
 
 
-class STGT(nn.Module):
-    """The retrieval model of "Video-Language Alignment via Spatio-Temporal Graph Transformer" (arXiv 2407.11677).
-
-    tower=False leaves out the vision tower, for runs that read its tokens from a cache.
-    """
+class STGT(VideoEncoder):
+    """The retrieval model of "Video-Language Alignment via Spatio-Temporal Graph Transformer" (arXiv 2407.11677)."""
 
     def __init__(self, config: ModelConfig, tower: bool = True) -> None:
-        super().__init__()
-        self.config = config
-        width, q = config.vision.width, config.qformer
-        self.vision = VisionTower(config.vision) if tower else None
-        self.graph = GraphTransformer(config.graph, width, config.vision.grid)
-        self.ln_vision = LayerNorm(width)
-        self.qformer = QFormer(q, width)
+        super().__init__(config, tower)
+        q = config.qformer
+        self.qformer = QFormer(q, config.vision.width)
         self.vision_proj = nn.Linear(q.hidden, q.embed_dim)
         self.text_proj = nn.Linear(q.hidden, q.embed_dim)
         self.itm_head = nn.Linear(q.hidden, 2)
         self.temp = nn.Parameter(torch.tensor(q.temperature))
-
-    def visual_tokens(self, video: Tensor) -> Tensor:
-        """The tower's tokens of every frame. video: (B, T, 3, S, S), normalised. Returns (B, T, 1+P, C) float32."""
-        if self.vision is None:
-            raise ValueError("video was given to a model that was made with tower=False, expected tokens")
-        return self.vision(video)
 
     def encode_video(self, video: Tensor | None = None, *, tokens: Tensor | None = None) -> VideoFeatures:
         """Video tokens and query vectors of videos, or of the tower's tokens where these are at hand.
@@ -127,13 +112,6 @@ class STGT(nn.Module):
         weights = {"vtc": loss.vtc, "csal": loss.vtc, "vtm": loss.vtm, "vtg": loss.vtg}
         total = sum(weights[name] * part for name, part in parts.items())
         return {"loss": total, **{name: value.detach() for name, value in (parts | stats).items()}}
-
-    def _embed(self, video: Tensor | None, tokens: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        if (video is None) == (tokens is None):
-            raise ValueError("expected either video or tokens, got " + ("neither" if video is None else "both"))
-        tokens = self.visual_tokens(video) if tokens is None else tokens.float()
-        x, stats = self.graph(tokens)
-        return self.ln_vision(x), stats
 
     def _joint(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Queries and, causally, [DEC] and the words after it: (B, Q+L, hidden)."""
