@@ -20,7 +20,7 @@ from benchmarks.questions import QUESTIONS, module
 from benchmarks.rows import Results, Row
 from benchmarks.tables import case_table, missing_list
 
-PYTEST = ("-q", "--no-header", "--tb=short", "-p", "no:cacheprovider", "-p", "no:warnings")
+PYTEST = ("--no-header", "--tb=short", "-p", "no:cacheprovider", "-p", "no:warnings")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """A case: one comparison of a question. What times it is handed to it, so that pytest or a plain loop can run it."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -33,5 +34,6 @@ class Case:
 
     def run(self, question: str, bench: Bench) -> list[Row]:
         """Raises DisagreementError, and gives no row at all, where providers disagree."""
+        gc.collect()  # models of the case before
         torch._dynamo.reset()  # or the compiler gives up after eight sizes of the same function, and runs it eagerly
         return [replace(row, question=question, case=self.name) for row in self.compute(bench)]

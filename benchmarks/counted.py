@@ -1,4 +1,4 @@
-"""python -m benchmarks.counted: what can be counted, against what was counted before. No time is taken, so CI can run it.
+"""python -m benchmarks.counted: what can be counted, against what was counted before. No clock, so CI can run it.
 
 FLOPs, operators, allocations, the bytes they take and the most that live at once, and Triton's kernel launches. Exits
 with 1 if there is more of anything than counted.json says; --update writes it anew.

@@ -18,7 +18,6 @@ class OutOfMemoryError(Exception):
 
 def peak_memory(function: Callable[[], object], device: torch.device) -> int | None:
     """Bytes; on the CPU of the whole process, scratch included (None where the system is not Linux)."""
-    gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -48,6 +47,7 @@ def out_of_memory_is_an_error(device: torch.device) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if "can't allocate memory" not in str(error) and not isinstance(error, (torch.OutOfMemoryError, MemoryError)):
             raise
+        gc.collect()
         raise OutOfMemoryError("out of memory") from error
     finally:
         resource.setrlimit(limit, before)

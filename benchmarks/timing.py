@@ -43,13 +43,10 @@ def rounds_within(functions: Functions, seconds: float) -> int:
 
 def cpu_times(benchmark, functions: Functions, seconds: float) -> dict[str, Timing]:
     """Wall time. benchmark: pytest-benchmark's fixture, whose rounds go to the functions in turns."""
-    turns = itertools.cycle(functions.values())
-    benchmark.pedantic(
-        lambda function: function(),
-        setup=lambda: ((next(turns),), {}),
-        rounds=rounds_within(functions, seconds) * len(functions),
-    )
+    turns, rounds = itertools.cycle(functions.values()), rounds_within(functions, seconds) * len(functions)
+    benchmark.pedantic(lambda function: function(), setup=lambda: ((next(turns),), {}), rounds=rounds)
     taken = benchmark.stats.stats.data
+    assert len(taken) == rounds  # or a time could be another's
     return {name: Timing.of(taken[i :: len(functions)]) for i, name in enumerate(functions)}
 
 
