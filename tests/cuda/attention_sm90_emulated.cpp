@@ -1,5 +1,6 @@
 // The Hopper kernels of graph attention, on the emulator; driven by test_emulated_attention_sm90.py.
 #include "../../csrc/cuda/graph_attention_bwd_sm90.cuh"
+#include "../../csrc/cuda/graph_attention_delta.cuh"
 #include "../../csrc/cuda/graph_attention_fwd_sm90.cuh"
 
 using namespace stgt;
@@ -70,6 +71,14 @@ extern "C" void params_size(int64_t* bytes) { *bytes = sizeof(AttentionParams); 
 extern "C" void graph_attention_fwd(const AttentionParams* p, bool bf16, bool eager) {
   emulator::eager = eager;
   bf16 ? run_forward<ptx::bf16>(*p) : run_forward<ptx::f16>(*p);
+}
+
+extern "C" void graph_attention_delta(const AttentionParams* p, bool bf16, const float* dlse) {
+  const unsigned rows = p->B * p->H * p->T * p->P, per_block = DELTA_THREADS / 32;
+  float* delta = const_cast<float*>(p->delta);
+  emulate({(rows + per_block - 1) / per_block, 1, 1}, DELTA_THREADS, 0, [&] {
+    bf16 ? stgt::graph_attention_delta<ptx::bf16>(*p, dlse, delta) : stgt::graph_attention_delta<ptx::f16>(*p, dlse, delta);
+  });
 }
 
 extern "C" void graph_attention_bwd(const AttentionParams* p, bool bf16, bool eager) {

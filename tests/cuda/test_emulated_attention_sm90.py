@@ -125,6 +125,21 @@ def test_dropout_is_the_reference_mask(P, D, dtype):
         assert_close(actual[name], plain[name], exact[name], name)
 
 
+@pytest.mark.parametrize("dtype", HALF, ids=dtype_name)
+@pytest.mark.parametrize("given", [False, True], ids=["", "dlse"])
+def test_delta(given, dtype):
+    q, k, v = inputs(2, 3, 2 * 35, 40, dtype, "packed")
+    call = Attention(q, k, v, video_graph(2, 2, 35, dtype=dtype))
+    call.out.copy_(v)
+    dlse = torch.randn(2, 3, 70) if given else None
+    call.backward(k, dlse)
+    expected = call.delta.clone()
+    call.delta.fill_(float("nan"))
+    dlse_at = ctypes.c_void_p(dlse.data_ptr() if given else None)
+    library(LIBRARY).graph_attention_delta(ctypes.byref(call.params), dtype == torch.bfloat16, dlse_at)
+    torch.testing.assert_close(call.delta, expected)
+
+
 def test_same_bits_every_time():
     q, k, v = inputs(1, 2, 2 * 136, 88, torch.bfloat16)
     graph, dout = video_graph(1, 2, 136, dtype=torch.bfloat16), heads(1, 2, 272, 88, dtype=torch.bfloat16, seed=7)
