@@ -63,6 +63,24 @@ def load_answers(path: str | Path) -> dict[str, int]:
     return answers
 
 
+def load_videos(path: str | Path) -> list[str]:
+    """The distinct videos of a retrieval or question annotation, in its order."""
+    return list(dict.fromkeys(_text(path, i, entry, "video") for i, entry in enumerate(_entries(path))))
+
+
+def require_answers(annotation: str | Path, questions: Sequence[Question], answers: str | Path) -> None:
+    """Raise ValueError naming annotation, entry and answer if `answers`, an ans2label.json, lacks one of them."""
+    known = load_answers(answers)
+    outside = [(number, question.answer) for number, question in enumerate(questions) if question.answer not in known]
+    if outside:
+        number, answer = outside[0]
+        more = f" ({len(outside)} of {len(questions)} entries have others)" if len(outside) > 1 else ""
+        raise ValueError(
+            f"{annotation}: in entry {number} 'answer' is {_shown(answer)}, "
+            f"expected one of the {len(known)} answers in {answers}{more}"
+        )
+
+
 def require_videos(annotation: str | Path, videos: Sequence[str], root: str | Path) -> None:
     """Raise ValueError naming annotation, entry and path if the file of one of its videos is not there."""
     missing = [(number, video) for number, video in enumerate(videos) if not (Path(root) / video).is_file()]

@@ -1,4 +1,4 @@
-"""Data sets over annotations: pairs of a video and a caption to train on, videos and their captions to search."""
+"""Data sets over annotations: pairs of a video and a caption or a question, and the videos alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stgt.data.annotations import load_answers, load_captions, load_questions, require_videos
+from stgt.data.annotations import Question, load_captions, load_questions, require_answers, require_videos
 from stgt.data.features import FeatureStore
 from stgt.data.text import Tokenizer
 from stgt.data.video import Sampling, VideoError, read_frames, sample_indices
@@ -74,15 +74,66 @@ class VideoDataset(Dataset):
             return error
 
 
-class RetrievalDataset(VideoDataset):
-    """A retrieval annotation, to train on or to search in.
+class PairDataset(VideoDataset):
+    """Videos and what is said of them, to train on or to look through.
 
-    train=True: item i is the i-th pair of a video and a caption, the video's item with input_ids and attention_mask
-    (int64 (L,)), caption and `replaced`. If the video cannot be read the *pair* is replaced by another one, drawn as
-    everything else, at most `max_replacements` times in a row; `replaced` counts them, and index, path and caption are
-    those of the pair that is there. train=False: item i is the i-th distinct video, and `captions` lists (number of
-    the video, text); a video that cannot be read raises VideoError, nothing is replaced.
-    Raises ValueError for a malformed annotation and for one whose video is missing, naming entry and path.
+    train=True: item i is the i-th pair, the video's item with what `said` makes of the text, and `replaced`. If the
+    video cannot be read the *pair* is replaced by another one, drawn as everything else, at most `max_replacements`
+    times in a row; `replaced` counts them, and index, path and text are those of the pair that is there.
+    train=False: item i is the i-th distinct video, and `pairs` lists (number of the video, text); a video that cannot
+    be read raises VideoError, nothing is replaced.
+    Raises ValueError for an annotation whose video is missing, naming entry and path.
+    """
+
+    def __init__(
+        self,
+        annotation: str | Path,
+        pairs: Sequence[tuple[str, object]],
+        root: str | Path,
+        *,
+        frames: int,
+        transform: Callable[[Tensor], Tensor],
+        sampling: Sampling = "uniform",
+        train: bool = False,
+        max_replacements: int = 10,
+        cache: bool = False,
+        features: FeatureStore | None = None,
+    ) -> None:
+        _require_readable(annotation, [video for video, _ in pairs], root, features)
+        numbers: dict[str, int] = {}
+        self.pairs = [(numbers.setdefault(video, len(numbers)), text) for video, text in pairs]
+        self.train, self.max_replacements = train, max_replacements
+        super().__init__(
+            list(numbers), root,
+            frames=frames, transform=transform, sampling=sampling, random=train, cache=cache, features=features,
+        )  # fmt: skip
+
+    def said(self, text: object) -> dict:
+        """What a training item tells of its pair's text."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.pairs) if self.train else len(self.videos)
+
+    def __getitem__(self, index: int) -> dict:
+        if not self.train:
+            return self.clip(index)
+        for replaced in range(self.max_replacements + 1):
+            video, text = self.pairs[index]
+            try:
+                return self.clip(video) | self.said(text) | {"index": index, "replaced": replaced}
+            except VideoError as error:
+                broken = error
+                index = int(torch.randint(len(self.pairs), ()))
+                logger.warning("%s; another pair takes this one's place", error)
+        raise VideoError(f"{broken}; that was the last of {self.max_replacements} pairs that took another's place")
+
+
+class RetrievalDataset(PairDataset):
+    """A retrieval annotation: pairs of a video and a caption, in training with input_ids, attention_mask and caption.
+
+    input_ids and attention_mask are int64 (L,). options: as PairDataset takes them.
+    Raises ValueError for a malformed annotation, naming the entry.
     """
 
     def __init__(
@@ -90,79 +141,48 @@ class RetrievalDataset(VideoDataset):
         annotation: str | Path,
         root: str | Path,
         *,
-        frames: int,
-        transform: Callable[[Tensor], Tensor],
         tokenizer: Tokenizer | None = None,
         max_length: int = 32,
-        sampling: Sampling = "uniform",
-        train: bool = False,
-        max_replacements: int = 10,
-        cache: bool = False,
-        features: FeatureStore | None = None,
+        **options: object,
     ) -> None:
-        if train and tokenizer is None:
+        if options.get("train") and tokenizer is None:
             raise ValueError("tokenizer is None, expected one: training pairs hold the caption's token ids")
-        clips = load_captions(annotation)
-        _require_readable(annotation, [clip.video for clip in clips], root, features)
-        self.captions: list[tuple[int, str]] = []
-        numbers: dict[str, int] = {}
-        for clip in clips:
-            number = numbers.setdefault(clip.video, len(numbers))
-            self.captions += [(number, caption) for caption in clip.captions]
         self.tokenizer, self.max_length = tokenizer, max_length
-        self.train, self.max_replacements = train, max_replacements
-        super().__init__(
-            list(numbers), root,
-            frames=frames, transform=transform, sampling=sampling, random=train, cache=cache, features=features,
-        )  # fmt: skip
+        captions = [(clip.video, caption) for clip in load_captions(annotation) for caption in clip.captions]
+        super().__init__(annotation, captions, root, **options)
 
-    def __len__(self) -> int:
-        return len(self.captions) if self.train else len(self.videos)
+    @property
+    def captions(self) -> list[tuple[int, str]]:
+        """(Number of the video, caption) of every pair."""
+        return self.pairs
 
-    def __getitem__(self, index: int) -> dict:
-        if not self.train:
-            return self.clip(index)
-        for replaced in range(self.max_replacements + 1):
-            video, caption = self.captions[index]
-            try:
-                clip = self.clip(video)
-            except VideoError as error:
-                broken = error
-                index = int(torch.randint(len(self.captions), ()))
-                logger.warning("%s; another pair takes this one's place", error)
-                continue
-            ids, mask = self.tokenizer.encode([caption], self.max_length)
-            pair = {"input_ids": ids[0], "attention_mask": mask[0], "caption": caption, "replaced": replaced}
-            return clip | pair | {"index": index}
-        raise VideoError(f"{broken}; that was the last of {self.max_replacements} pairs that took another's place")
+    def said(self, text: str) -> dict:
+        ids, mask = self.tokenizer.encode([text], self.max_length)
+        return {"input_ids": ids[0], "attention_mask": mask[0], "caption": text}
 
 
-class QuestionDataset(VideoDataset):
-    """A question annotation: the video's item with question, answer, question_id and label (−1: not in ans2label)."""
+class QuestionDataset(PairDataset):
+    """A question annotation: pairs of a video and a `Question`, in training with question, answer and question_id.
+
+    answers: ans2label.json, for data sets whose answers are all in one. options: as PairDataset takes them.
+    Raises ValueError for a malformed annotation, naming the entry, and for an answer that `answers` lacks.
+    """
 
     def __init__(
-        self,
-        annotation: str | Path,
-        answers: str | Path,
-        root: str | Path,
-        *,
-        frames: int,
-        transform: Callable[[Tensor], Tensor],
-        sampling: Sampling = "uniform",
-        train: bool = False,
-        features: FeatureStore | None = None,
+        self, annotation: str | Path, root: str | Path, *, answers: str | Path | None = None, **options: object
     ) -> None:
-        self.questions, self.answers = load_questions(annotation), load_answers(answers)
-        videos = [question.video for question in self.questions]
-        _require_readable(annotation, videos, root, features)
-        super().__init__(
-            videos, root, frames=frames, transform=transform, sampling=sampling, random=train, features=features
-        )
+        questions = load_questions(annotation)
+        if answers is not None:
+            require_answers(annotation, questions, answers)
+        super().__init__(annotation, [(question.video, question) for question in questions], root, **options)
 
-    def __getitem__(self, index: int) -> dict:
-        _, question, answer, identity = self.questions[index]
-        label = self.answers.get(answer, -1)
-        return self.clip(index) | {"question": question, "answer": answer, "question_id": identity, "label": label}
+    @property
+    def questions(self) -> list[tuple[int, Question]]:
+        """(Number of the video, question) of every pair."""
+        return self.pairs
+
+    def said(self, text: Question) -> dict:
+        return {"question": text.question, "answer": text.answer, "question_id": text.question_id}
 
 
 def collate(items: list[dict]) -> dict:
@@ -175,7 +195,7 @@ def collate(items: list[dict]) -> dict:
         elif isinstance(first, Tensor):
             batch[key] = torch.stack(values)
         else:
-            batch[key] = torch.tensor(values) if key in ("index", "label") else values
+            batch[key] = torch.tensor(values) if key == "index" else values
     return batch
 
 

@@ -6,7 +6,7 @@ import torch
 from clips import grey, write_video
 from torch.utils.data import DataLoader
 
-from stgt.data.annotations import load_answers, load_captions, load_questions, save_captions
+from stgt.data.annotations import load_answers, load_captions, load_questions, load_videos, save_captions
 from stgt.data.datasets import QuestionDataset, RetrievalDataset, collate
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import test_transform, train_transform
@@ -184,18 +184,55 @@ def test_captions_are_saved_as_they_are_read(tmp_path):
 QUESTIONS = [
     {"video": "a.mp4", "question": "which clip?", "answer": "the first", "question_id": 7},
     {"video": "b.mp4", "question": "which clip?", "answer": "never seen", "question_id": "b-1"},
+    {"video": "a.mp4", "question": "what is it?", "answer": "the first", "question_id": 8},
 ]
 
 
-def test_questions(root, tmp_path):
-    questions = write_json(tmp_path / "qa.json", QUESTIONS)
-    answers = write_json(tmp_path / "ans2label.json", {"the first": 1, "the second": 0})
-    data = QuestionDataset(questions, answers, root, frames=3, transform=test_transform(16))
-    first, second = data[0], data[1]
+@pytest.fixture
+def ask(root, tmp_path):
+    def ask(entries=QUESTIONS, train=True, **options):
+        options = {"frames": 3, "transform": test_transform(16), "train": train, **options}
+        return QuestionDataset(write_json(tmp_path / "qa.json", entries), root, **options)
+
+    return ask
+
+
+def test_a_training_item_is_a_question(ask, root):
+    questions = ask()
+    assert len(questions) == 3
+    first, second = questions[0], questions[1]
     assert first["video"].shape == (3, 3, 16, 16) and first["path"] == str(root / "a.mp4")
-    assert first | QUESTIONS[0] | {"video": first["video"], "label": 1} == first
-    assert second["label"] == -1
-    assert collate([first, second])["label"].tolist() == [1, -1]
+    assert first == first | {key: QUESTIONS[0][key] for key in ("question", "answer", "question_id")}
+    assert (second["index"], second["replaced"], second["question_id"]) == (1, 0, "b-1")
+    assert collate([first, second])["answer"] == ["the first", "never seen"]
+
+
+def test_questions_of_one_video_share_it_in_evaluation(ask, root):
+    videos = ask(train=False, cache=True)
+    assert videos.videos == ["a.mp4", "b.mp4"] and len(videos) == 2
+    assert videos[1].keys() == {"video", "index", "path"}
+    assert [(number, question.question_id) for number, question in videos.questions] == [(0, 7), (1, "b-1"), (0, 8)]
+
+
+def test_a_broken_video_takes_its_question_with_it(ask):
+    questions = ask([*QUESTIONS, QUESTIONS[0] | {"video": "broken.mp4", "question_id": 9}])
+    item = questions[3]
+    assert item["replaced"] >= 1 and item["question_id"] != 9
+
+
+def test_answers_outside_the_vocabulary_are_named(ask, tmp_path):
+    answers = write_json(tmp_path / "ans2label.json", {"the first": 1, "the second": 0})
+    message = r"qa.json: in entry 1 'answer' is \"never seen\", expected one of the 2 answers in .*ans2label.json$"
+    with pytest.raises(ValueError, match=message):
+        ask(answers=answers)
+    with pytest.raises(ValueError, match=r"ans2label.json \(2 of 4 entries have others\)$"):
+        ask([*QUESTIONS, QUESTIONS[1]], answers=answers)
+    ask(QUESTIONS[::2], answers=answers)
+
+
+def test_videos_of_any_annotation(tmp_path):
+    assert load_videos(write_json(tmp_path / "qa.json", QUESTIONS)) == ["a.mp4", "b.mp4"]
+    assert load_videos(write_json(tmp_path / "pairs.json", PAIRS)) == VIDEOS
 
 
 @pytest.mark.parametrize("key, value", [("answer", None), ("question", ""), ("video", []), ("question_id", True)])
