@@ -8,7 +8,8 @@
 // 3/8 of a whole one. The blocks of some 33 frames run at a time and share what the L2 holds of them. One block fills a
 // multiprocessor (four stages of 48 KB, which the staged edges use afterwards), so 600 blocks come in 3.6 turns.
 //
-// A warp loads and three wait for the norms, while two warpgroups multiply 64 rows each by up to 256 columns.
+// A warp loads and three wait for the norms, while two warpgroups multiply 64 rows each by up to 256 columns. These get
+// by with the 168 registers that each of 384 threads has, so none are moved from warpgroup to warpgroup.
 #pragma once
 #include "ptx_sm90.cuh"
 #include "spatio_temporal_graph_edges.cuh"
@@ -26,7 +27,6 @@ struct ForwardSm90 {
   static constexpr int RING_BYTES = STAGES * STAGE_BYTES;
   static_assert(Edges::EDGE_BYTES <= RING_BYTES);
   static constexpr int SHARED_BYTES = RING_BYTES + Norms::BYTES + 2 * STAGES * 8 + Edges::FLAGS;
-  static constexpr int LOADER_REGISTERS = 40, REGISTERS = 232;
   enum Barrier { NORMS = 1, EDGES = 2 };
 };
 
@@ -116,7 +116,6 @@ __global__ void __launch_bounds__(384, 1)
   ptx::sync_threads();
 
   if (group == 2) {
-    ptx::registers_shrink<S::LOADER_REGISTERS>();
     if (threadIdx.x >= 256 + 32) {
       norms.gather(p, block, threadIdx.x - 256 - 32, 96);
       ptx::sync_named(S::NORMS, S::THREADS - 32);
@@ -135,7 +134,6 @@ __global__ void __launch_bounds__(384, 1)
     return;
   }
 
-  ptx::registers_grow<S::REGISTERS>();
   const S::Edges edges(p, block, norms, flags);
   const int row = group * TILE, column = block.diagonal ? row : 0;
   switch (group < row_panels ? column_panels - column / TILE : 0) {
