@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/benchmarks
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup quickstart test bench bench-smoke lint clean
+.PHONY: setup quickstart test bench bench-smoke gpu-check lint clean
 
 setup: $(VENV)/.built
 
@@ -36,6 +36,10 @@ bench: setup
 # What can be counted, not timed: FLOPs, operators, memory, launches. Seconds.
 bench-smoke: setup
 	$(BIN)/python -m benchmarks.counted
+
+# On a machine with a GPU, with the Python in use: its PyTorch is the one for that GPU. PARTS="build tests" for some.
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check $(PARTS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -8,9 +8,10 @@ each on the GPU that it runs on, and writes this table for it into its results. 
 
 import torch
 
-FASTER_IN_TRITON: frozenset[tuple[str, torch.dtype, str]] = frozenset()
-
 
 def size_class(letter: str, size: int) -> str:
     """``D<=64``, ``D>64``, ``P<=64`` or ``P>64``."""
     return f"{letter}<=64" if size <= 64 else f"{letter}>64"
+
+
+FASTER_IN_TRITON: frozenset[tuple[str, torch.dtype, str]] = frozenset()

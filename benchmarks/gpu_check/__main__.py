@@ -1,0 +1,75 @@
+"""python -m benchmarks.gpu_check [PART ...] [--out FOLDER]: builds, tests and times the kernels on this machine's GPU.
+
+Parts, each under nine minutes on an H200; all of them, in this order, if none is named:
+
+    build      compiles the extensions in place, and asks them whether they can run here
+    tests      tests/kernels on every backend, in as many processes as there are cores
+    sanitizer  compute-sanitizer's four tools over small shapes
+    speed      the kernels against their rivals, the targets, and the limit
+    backends   CUDA against Triton: the table of stgt_kernels/measured.py
+    ncu        Nsight Compute's summary of every kernel
+
+Results go to benchmarks/results/<GPU>, or to FOLDER. One table is printed last; the exit code is 1 if it has a NO.
+Of a copy without git, STGT_COMMIT says the commit.
+"""
+
+import argparse
+import importlib
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.gpu_check.report import Check, folder, save, table
+
+PARTS = ("build", "tests", "sanitizer", "speed", "backends", "ncu")
+Part = Callable[[Path], tuple[list[Check], dict]]
+
+
+def part(name: str) -> Part:
+    """A part's ``run(out)``: its checks, and what else its file shall hold. Imported when it runs, as it may build."""
+    return importlib.import_module(f"benchmarks.gpu_check.{name}").run
+
+
+def run(names: list[str], out: Path, device: torch.device, find: Callable[[str], Part] = part) -> bool:
+    """Runs parts, also those after one that fails; True if all that was wanted was met."""
+    found: dict[str, list[Check]] = {}
+    for name in names:
+        print(f"== {name}", flush=True)
+        begin = time.monotonic()
+        try:
+            checks, more = find(name)(out)
+        except Exception as error:  # the other parts may still have something to say
+            traceback.print_exc()
+            checks, more = [Check("runs to its end", f"{type(error).__name__}: {error}".splitlines()[0], "", False)], {}
+        seconds = time.monotonic() - begin
+        found[name] = [*checks, Check("time", f"{seconds:.0f} s", "< 540 s", seconds < 540)]
+        save(out / f"{name}.json", found[name], seconds, device, **more)
+        print(table({name: found[name]}), flush=True)
+    print(f"\nkept in {out}\n\n{table(found)}")
+    return all(check.met is not False for checks in found.values() for check in checks)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu_check", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="one of " + ", ".join((*PARTS, "all")))
+    parser.add_argument("--out", type=Path, help="folder for the results")
+    arguments = parser.parse_args()
+    unknown = set(arguments.parts) - {*PARTS, "all"}
+    if unknown:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}")
+    if not torch.cuda.is_available():
+        sys.exit("gpu-check: this PyTorch finds no CUDA GPU")
+    everything = not arguments.parts or "all" in arguments.parts
+    device = torch.device("cuda", torch.cuda.current_device())
+    out = arguments.out or folder(torch.cuda.get_device_name(device))
+    sys.exit(0 if run(list(PARTS) if everything else arguments.parts, out.resolve(), device) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Which launches the ops make on which GPU, without one: the host's side of csrc/cuda, run on CPU tensors.
+
+The CUDA runtime's place is taken by runtime.cpp, which refuses what a GPU would refuse, and writes down the rest.
+"""
+
+import ctypes
+import functools
+import itertools
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils import cpp_extension
+
+from benchmarks.gpu_check import compiled
+from stgt_kernels import _C as _C  # the schemas of the ops
+from stgt_kernels.graph import storage_dtype
+
+KB = 1024
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Limits, of the CUDA programming guide's table of technical specifications per compute capability."""
+
+    capability: tuple[int, int]
+    multiprocessors: int
+    shared_per_block: int
+    shared: int
+    """Bytes per multiprocessor; each block takes 1 KB beside what it asks for"""
+    threads: int
+    blocks: int
+
+    @property
+    def architecture(self) -> str:
+        """Whose code runs: GPUs newer than Hopper compile the PTX of sm_80."""
+        return "sm_90a" if self.capability == (9, 0) else "sm_80"
+
+    def blocks_at_once(self, threads: int, registers: int, shared: int) -> int:
+        """Blocks that fit on a multiprocessor at the same time. A warp's registers come in portions of 256."""
+        warps = -(-threads // 32)
+        by_registers = 65536 // (warps * -(-registers * 32 // 256) * 256)
+        return min(self.blocks, self.threads // (32 * warps), by_registers, self.shared // (shared + KB))
+
+
+GPUS = {
+    "A100": Gpu((8, 0), 108, 163 * KB, 164 * KB, 2048, 32),
+    "RTX 3090": Gpu((8, 6), 82, 99 * KB, 100 * KB, 1536, 16),
+    "RTX 4090": Gpu((8, 9), 128, 99 * KB, 100 * KB, 1536, 24),
+    "H200": Gpu((9, 0), 132, 227 * KB, 228 * KB, 2048, 32),
+    "B200": Gpu((10, 0), 148, 227 * KB, 228 * KB, 2048, 32),
+    "RTX 5090": Gpu((12, 0), 170, 99 * KB, 100 * KB, 1536, 24),
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    mangled: str
+    blocks: tuple[int, int, int]
+    threads: int
+    shared: int
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """csrc/cuda linked with the stand-in. Loading it registers the kernels, so that _cuda must not be loaded too."""
+    if torch.version.cuda is not None:
+        raise RuntimeError("this torch has CUDA, and a runtime of its own")
+    objects, _ = compiled.compile_all()
+    path = objects[0].parent / "launches.so"
+    include = [f"-I{path}" for path in (*cpp_extension.include_paths(), cuda_include())]
+    flags = ["-std=c++20", "-O1", "-shared", "-fPIC", "-Wall", "-DUSE_CUDA", "-Wl,-Bsymbolic"]
+    link = [*(f"-L{path}" for path in cpp_extension.library_paths()), "-ltorch_cpu", "-lc10"]
+    source = Path(__file__).with_name("runtime.cpp")
+    subprocess.run(["g++", *flags, *include, source, *objects, *link, "-o", path], check=True)
+    loaded = ctypes.CDLL(str(path))
+    loaded.launches.restype = ctypes.c_char_p
+    return loaded
+
+
+def cuda_include() -> Path:
+    """Where nvcc's own headers are."""
+    said = subprocess.run(["nvcc", "--dryrun", "-x", "cu", "-c", "/dev/null"], capture_output=True, text=True).stderr
+    top = next(line for line in said.splitlines() if line.startswith("#$ TOP=")).partition("=")[2]
+    return Path(top) / "include"
+
+
+def run(gpu: Gpu, op: str, *arguments) -> tuple[tuple[Tensor, ...], list[Launch]]:
+    """What an op returns for CPU tensors as if they were on this GPU (nothing is computed), and its launches.
+
+    Raises RuntimeError, with the reason, if a GPU would refuse one of them.
+    """
+    stand_in = library()
+    stand_in.become(*gpu.capability, gpu.multiprocessors, gpu.shared_per_block)
+    stand_in.launches()
+    overload = getattr(torch.ops.stgt_kernels, op).default
+    try:
+        result = overload.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *arguments)
+    except RuntimeError as error:
+        raise RuntimeError(f"{error}\n{stand_in.launches().decode()}") from error
+    text = stand_in.launches().decode()
+    if "refused" in text:
+        raise RuntimeError(text)
+    return result if isinstance(result, tuple) else (result,), [
+        _parsed(line) for line in text.splitlines() if line.startswith("launch ")
+    ]
+
+
+def _parsed(line: str) -> Launch:
+    _, mangled, x, y, z, threads, shared = line.split()
+    return Launch(mangled, (int(x), int(y), int(z)), int(threads), int(shared))
+
+
+def attention_arguments(
+    dtype: torch.dtype, B: int = 1, H: int = 2, T: int = 3, P: int = 256, D: int = 88, W: int = 1, dropout_p: float = 0
+) -> tuple:
+    """Arguments of graph_attention_fwd. The tensors are not written, so that large ones cost nothing."""
+    q, k, v = (torch.empty(B, T * P, H, D, dtype=dtype).transpose(1, 2) for _ in range(3))
+    tiles, band = -(-P // 64), 2 * W + 1
+    weight = torch.empty(B, T, P, band, P, dtype=storage_dtype(dtype))
+    live = torch.empty(B, T, tiles, band, tiles, dtype=torch.bool)
+    seed = torch.tensor([1]) if dropout_p else None
+    return q, k, v, weight, live, seed, D**-0.5, dropout_p
+
+
+def backward_arguments(forward: tuple, need_dweight: bool = True) -> tuple:
+    *tensors, scale, dropout_p = forward
+    q = tensors[0]
+    lse, delta = (torch.empty(q.shape[:3], dtype=torch.float32) for _ in range(2))
+    return torch.empty_like(q), *tensors, lse, delta, scale, dropout_p, need_dweight
+
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def problems() -> Iterator[tuple[str, tuple]]:
+    """Calls of all ops that between them launch every kernel: (op, arguments)."""
+    sizes = itertools.product(DTYPES, (1, 8, 20, 64, 72, 88, 96, 100, 128), (256, 196, 49), (0.0, 0.1))
+    for dtype, D, P, dropout_p in sizes:
+        arguments = attention_arguments(dtype, D=D, P=P, dropout_p=dropout_p)
+        yield "graph_attention_fwd", arguments
+        for need_dweight in (False, True):
+            yield "graph_attention_bwd", backward_arguments(arguments, need_dweight)
+    for dtype, C, P in itertools.product(DTYPES, (1408, 88, 13), (256, 196, 49)):
+        x = torch.empty(1, 3, P, C, dtype=dtype)
+        weight = torch.empty(1, 3, P, 3, P, dtype=storage_dtype(dtype))
+        yield "spatio_temporal_graph_fwd", (x, 0.5, 1)
+        yield "spatio_temporal_graph_bwd", (weight, x, weight, torch.empty(1, 3, P))

@@ -1,0 +1,60 @@
+"""compute-sanitizer's four tools over every kernel at small sizes (small.py), at the same time."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.environment import ROOT
+from benchmarks.gpu_check.report import Check
+
+SECONDS = 480
+OURS = ["--kernel-regex", "kns=graph"]  # the CUDA kernels' names, and most of Triton's; torch's own would take long
+# initcheck has to see torch's kernels, too, or it would not know what they wrote.
+TOOLS = {"memcheck": OURS, "racecheck": OURS, "initcheck": [], "synccheck": OURS}
+# Every tensor an allocation of its own, so that what lies beyond it belongs to nobody.
+ENVIRONMENT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+
+
+def run(out: Path) -> tuple[list[Check], dict]:
+    if shutil.which("compute-sanitizer") is None:
+        return [Check("compute-sanitizer", "not installed", "", None)], {}
+    logs = out / "sanitizer"
+    logs.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + SECONDS
+    runs = {(tool, backend): start(tool, backend, logs) for backend in ("cuda", "triton") for tool in TOOLS}
+    checks = []
+    for (tool, backend), process in runs.items():
+        try:
+            process.wait(max(deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        found, met = verdict((logs / f"{tool}-{backend}.log").read_text(errors="replace"))
+        checks.append(Check(f"{tool} on {backend}", found, "0 errors", met))
+    return checks, {}
+
+
+def start(tool: str, backend: str, logs: Path) -> subprocess.Popen:
+    driver = [sys.executable, "-m", "benchmarks.gpu_check.small", backend]
+    command = ["compute-sanitizer", "--tool", tool, "--print-limit", "20", *TOOLS[tool], *driver]
+    with (logs / f"{tool}-{backend}.log").open("w") as log:
+        environment = {**os.environ, **ENVIRONMENT}
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def verdict(log: str) -> tuple[str, bool]:
+    """What a tool's log says, and whether that is a clean pass of the whole driver."""
+    summary = re.findall(r"(?:ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard)", log)
+    ended = re.search(r"^done$", log, re.MULTILINE) is not None
+    if not summary:
+        last = log.strip().splitlines()
+        return f"did not end: {last[-1][:100] if last else 'said nothing'}", False
+    errors = sum(int(n) for pair in summary for n in pair if n)
+    first = re.search(r"=========\s+((?!COMPUTE|ERROR|RACECHECK|Target|Saved).+)", log)
+    if errors:
+        return f"{errors} errors, the first: {first[1].strip()[:80] if first else '?'}", False
+    return "0 errors" if ended else "0 errors, but the driver failed", ended

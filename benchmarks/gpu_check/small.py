@@ -1,0 +1,54 @@
+"""python -m benchmarks.gpu_check.small BACKEND: every kernel once, at sizes that a sanitizer gets through.
+
+Inputs come from the CPU, so that a sanitizer which watches our kernels alone knows where they were written.
+"""
+
+import sys
+
+import torch
+from torch import Tensor
+
+from stgt_kernels import SpatioTemporalGraph, graph_attention, spatio_temporal_graph
+from stgt_kernels.graph import storage_dtype
+from stgt_kernels.testing import video_like_tokens
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+# Tiles that are full, that are not, and sizes that only the kernels for any size take; D of each width.
+SIZES = ((2, 264, 88), (3, 72, 64), (2, 136, 128), (3, 49, 20))
+
+
+def attention(backend: str, dtype: torch.dtype, T: int, P: int, D: int, dropout_p: float, device: str = "cuda") -> None:
+    tokens = video_like_tokens(1, T, P, 32)
+    graph = spatio_temporal_graph(tokens, threshold=0.5, backend="reference")
+    weight, live = graph.weight.to(storage_dtype(dtype)), graph.live
+    live[:, :, :, 0] = False  # tiles to skip
+    weight[:, :, :, 0] = 0
+    q, k, v, dout = (torch.randn(1, T * P, 2, D).to(dtype).to(device).transpose(1, 2) for _ in range(4))
+    leaves = [t.requires_grad_() for t in (q, k, v, weight.to(device))]
+    graph = SpatioTemporalGraph(leaves[3], live.to(device))
+    out = graph_attention(*leaves[:3], graph, dropout_p=dropout_p, backend=backend)
+    finite(out, *torch.autograd.grad(out, leaves, dout))
+
+
+def construction(backend: str, dtype: torch.dtype, T: int, P: int, C: int, device: str = "cuda") -> None:
+    x = video_like_tokens(1, T, P, C, dtype=dtype).to(device).requires_grad_()
+    graph = spatio_temporal_graph(x, threshold=0.5, differentiable=True, backend=backend)
+    finite(graph.weight, *torch.autograd.grad(graph.weight, x, graph.weight.detach()))
+
+
+def finite(*tensors: Tensor) -> None:
+    for tensor in tensors:
+        assert tensor.cpu().isfinite().all()
+
+
+def main(backend: str, device: str = "cuda") -> None:
+    for dtype in DTYPES:
+        for T, P, D in SIZES:
+            for dropout_p in (0.0, 0.2):
+                attention(backend, dtype, T, P, D, dropout_p, device)
+            construction(backend, dtype, T, P, 3 * D, device)
+    print("done")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,189 @@
+"""The kernels at the paper's shape against their rivals, the targets, and the limit of the GPU."""
+
+import gc
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks import limits
+from benchmarks.agreement import check_graph
+from benchmarks.case import Bench
+from benchmarks.comparison import compare_attention, further_inputs, shape_of, timed_row
+from benchmarks.gpu_check.report import Check
+from benchmarks.gpu_timing import queued_times
+from benchmarks.inputs import AttentionInputs, Problem, tokens_of
+from benchmarks.memory import peak_memory
+from benchmarks.providers import (
+    COMPILED_DENSE,
+    FLEX,
+    FLEX_AUTOTUNED,
+    FLEX_BANDED,
+    FLEX_FLASH,
+    GRAPH,
+    KERNELS,
+    Provider,
+    as_banded,
+    dense_attention,
+)
+from benchmarks.rows import Row
+from benchmarks.timing import rotated
+
+PAPER = Problem(B=20, dtype="bf16")
+LONG = replace(PAPER, B=4, T=64)
+CONSTRUCTION, FORWARD, BACKWARD, BOTH, LONG_BOTH = (
+    "graph construction",
+    "attention forward",
+    "attention backward",
+    "attention forward + backward",
+    "attention forward + backward, T=64",
+)
+QUESTIONS = {CONSTRUCTION: PAPER, FORWARD: PAPER, BACKWARD: PAPER, BOTH: PAPER, LONG_BOTH: LONG}
+SECONDS = {CONSTRUCTION: 0.14e-3, FORWARD: 0.35e-3, BACKWARD: 1.2e-3}
+"""The most that each may take on an H200"""
+
+
+def _under_autocast(inputs: AttentionInputs) -> Callable:
+    weight = inputs.graph.to_dense().to(inputs.q.dtype)
+
+    def attend(q, k, v):
+        with torch.autocast(q.device.type, torch.bfloat16):
+            return dense_attention(q, k, v, weight)
+
+    return attend
+
+
+AUTOCAST_DENSE = Provider("eager dense, bf16 autocast", _under_autocast)
+FLEXES = (FLEX, FLEX_BANDED, FLEX_AUTOTUNED, FLEX_FLASH)
+RIVALS = {
+    CONSTRUCTION: [provider for provider in GRAPH if provider.backend is None],
+    FORWARD: [AUTOCAST_DENSE, COMPILED_DENSE, FLEX],
+    BACKWARD: [],
+    BOTH: [AUTOCAST_DENSE, COMPILED_DENSE, *FLEXES],
+    LONG_BOTH: [AUTOCAST_DENSE, COMPILED_DENSE, FLEX_BANDED],
+}
+
+
+def run(out: Path) -> tuple[list[Check], dict]:
+    device = torch.device("cuda", torch.cuda.current_device())
+    bench = Bench(device, quick=False, measure=queued_times, limits=limits.measure(device))
+    rows = [row for question, problem in QUESTIONS.items() for row in compare(bench, question, problem)]
+    return [*found(rows), *targets(rows)], {"rows": [asdict(row) for row in rows], "limits": asdict(bench.limits)}
+
+
+def compare(bench: Bench, question: str, problem: Problem, backends: tuple[str, ...] = ("cuda", "triton")) -> list[Row]:
+    """One row for each of our backends and each rival."""
+    everyone = GRAPH if question == CONSTRUCTION else KERNELS
+    ours = [provider for backend in backends for provider in everyone if provider.backend == backend]
+    return [measured(bench, question, problem, provider) for provider in (*ours, *RIVALS[question])]
+
+
+def measured(bench: Bench, question: str, problem: Problem, provider: Provider) -> Row:
+    """A provider that cannot run, or is wrong, gets a row that says so."""
+    gc.collect()
+    torch._dynamo.reset()
+    if bench.device.type == "cuda":
+        torch.cuda.empty_cache()
+    try:
+        if question == CONSTRUCTION:
+            row = construction(bench, problem, provider)
+        elif question == BACKWARD:
+            row = backward(bench, problem, provider)
+        else:
+            row = compare_attention(bench, problem=problem, providers=(provider,), backward=question != FORWARD)[0]
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        row = Row(provider.name, problem.dtype, shape_of(problem), missing=reason)
+    print(f"{question}: {provider.name}: {described(row)}", flush=True)
+    return replace(row, question=question)
+
+
+def construction(bench: Bench, problem: Problem, provider: Provider) -> Row:
+    if reason := provider.why_not(problem, bench.device, False):
+        return Row(provider.name, problem.dtype, shape_of(problem), missing=reason)
+    x = tokens_of(problem, bench.device)
+    build = provider.prepare(problem, bench.device)
+    graph = as_banded(build(x), problem)
+    check_graph(provider.name, graph, x, problem.threshold, ours=provider.backend is not None)
+    density = graph.density().item()
+    del graph
+    memory = peak_memory(partial(build, x), bench.device)
+    sets = [x, *(x.clone() for _ in range(further_inputs(x.nbytes, bench.device)))]
+    timing = bench.measure({provider.name: rotated([partial(build, each) for each in sets])}, bench.seconds)
+    work = problem.graph_flops(), problem.graph_bytes()
+    return timed_row(
+        bench, problem, provider.name, timing[provider.name], work, peak_memory=memory, edge_density=density
+    )
+
+
+def backward(bench: Bench, problem: Problem, provider: Provider) -> Row:
+    """The backward pass alone, again and again after one forward pass."""
+    if reason := provider.why_not(problem, bench.device, True):
+        return Row(provider.name, problem.dtype, shape_of(problem), missing=reason)
+    inputs = AttentionInputs.make(problem, bench.device)
+    leaves = [t.requires_grad_() for t in (inputs.q, inputs.k, inputs.v)]
+    out = provider.prepare(inputs)(*leaves)
+    call = partial(torch.autograd.grad, out, leaves, inputs.dout, retain_graph=True)
+    memory = peak_memory(call, bench.device)
+    timing = bench.measure({provider.name: call}, bench.seconds)[provider.name]
+    flops = problem.attention_flops(True) - problem.attention_flops(False)
+    nbytes = problem.attention_bytes(True) - problem.attention_bytes(False)
+    return timed_row(bench, problem, provider.name, timing, (flops, nbytes), peak_memory=memory)
+
+
+def described(row: Row) -> str:
+    if row.median is None:
+        return f"missing: {row.missing}"
+    times = f"{row.median * 1e3:.3f} ms ({row.low * 1e3:.3f}-{row.high * 1e3:.3f})"
+    memory = f", {row.peak_memory / 2**30:.2f} GiB" if row.peak_memory is not None else ""
+    return f"{times}, {row.tflops:.0f} TFLOP/s, {row.limit_share:.0%} of the limit{memory}"
+
+
+def found(rows: list[Row]) -> list[Check]:
+    return [Check(f"{row.question}: {row.provider}", described(row)) for row in rows]
+
+
+def targets(rows: list[Row]) -> list[Check]:
+    """What issue and README promise on an H200."""
+    by_key = {(row.question, row.provider): row for row in rows}
+    dense, compiled = AUTOCAST_DENSE.name, COMPILED_DENSE.name
+
+    def ours(question: str, backend: str = "cuda") -> Row | None:
+        row = by_key.get((question, f"stgt_kernels {backend}"))
+        return row if row is not None and row.median is not None else None
+
+    def at_least(what: str, value: float | None, bound: float, unit: str = "x") -> Check:
+        """A ratio; None where there is nothing to compare with."""
+        text = "not measured" if value is None else f"{value:.2f}{unit}"
+        return Check(what, text, f">= {bound:g}{unit}", None if value is None else value >= bound)
+
+    def ratio(question: str, name: str, attribute: str) -> float | None:
+        row, own = by_key.get((question, name)), ours(question)
+        if row is None or own is None or getattr(row, attribute) is None:
+            return None
+        return getattr(row, attribute) / getattr(own, attribute)
+
+    checks = []
+    for question, most in SECONDS.items():
+        row = ours(question)
+        text = "did not run" if row is None else f"{row.median * 1e3:.3f} ms"
+        met = row is not None and row.median <= most
+        checks.append(Check(f"{question}, cuda", text, f"<= {most * 1e3:g} ms", met))
+    flexes = [value for provider in FLEXES if (value := ratio(BOTH, provider.name, "median"))]
+    checks.append(at_least(f"{BOTH}: FlexAttention's best over ours", min(flexes, default=None), 2))
+    checks.append(at_least(f"{BOTH}: {dense} over ours", ratio(BOTH, dense, "median"), 30))
+    checks.append(at_least(f"{BOTH}: {compiled} over ours", ratio(BOTH, compiled, "median"), 10))
+    short, long = ours(BOTH), ours(LONG_BOTH)
+    rate = long.tflops / short.tflops if short and long else None
+    checks.append(at_least("T=64: rate over that at T=8", rate, 0.9))
+    died = by_key.get((LONG_BOTH, dense))
+    if died is not None:
+        checks.append(Check(f"T=64: {dense}", described(died), "out of memory", "emory" in (died.missing or "")))
+    checks.append(at_least(f"{BOTH}: peak memory, {dense} over ours", ratio(BOTH, dense, "peak_memory"), 20))
+    for question in QUESTIONS:
+        cuda, triton = ours(question), ours(question, "triton")
+        share = cuda.median / triton.median if cuda and triton else None
+        checks.append(at_least(f"{question}: Triton's rate over CUDA's", share, 0.7))
+    return checks

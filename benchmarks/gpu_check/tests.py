@@ -1,0 +1,80 @@
+"""The kernel tests on every backend, shared out to processes, for most of their time goes into compiling."""
+
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks.environment import ROOT
+from benchmarks.gpu_check.report import Check
+
+SECONDS = 500
+PYTEST = ["-m", "pytest", "-p", "benchmarks.gpu_check.shard", "-p", "no:cacheprovider", "-q"]
+# What Triton's compiler makes for other GPUs is tested without one.
+TESTS = ["tests/kernels", "--ignore=tests/kernels/test_triton_compile.py"]
+
+
+def run(out: Path) -> tuple[list[Check], dict]:
+    logs = out / "tests"
+    logs.mkdir(parents=True, exist_ok=True)
+    shards = max(1, min((os.cpu_count() or 1) - 2, 14))
+    deadline = time.monotonic() + SECONDS
+    processes = [start(i, shards, logs) for i in range(shards)]
+    codes = [finish(process, deadline) for process in processes]
+    reports = [logs / f"{i}.xml" for i in range(shards)]
+    counts, failures = count(path for path in reports if path.exists())
+    for name, message in failures.items():
+        print(f"{name}\n    {message}", flush=True)
+    ended = sum(code in (0, 1) for code in codes)
+    ran = {backend: sum(n for (b, outcome), n in counts.items() if b == backend and outcome != "skipped")
+           for backend in ("cuda", "triton")}  # fmt: skip
+    total = Counter()
+    for (_, outcome), n in counts.items():
+        total[outcome] += n
+    checks = [
+        Check("processes that came to an end", f"{ended} of {shards}", "all", ended == shards),
+        Check("tests", ", ".join(f"{n} {outcome}" for outcome, n in sorted(total.items())), "", None),
+        *(Check(f"tests on {backend}", str(n), "> 1000", n > 1000) for backend, n in ran.items()),
+        Check("failures", str(len(failures)), "0", not failures),
+    ]
+    return checks, {"failures": failures, "counts": {" ".join(key): n for key, n in sorted(counts.items())}}
+
+
+def start(shard: int, shards: int, logs: Path) -> subprocess.Popen:
+    command = [sys.executable, *PYTEST, f"--junitxml={logs / f'{shard}.xml'}", *TESTS]
+    environment = {**os.environ, "STGT_SHARD": f"{shard}/{shards}"}
+    with (logs / f"{shard}.log").open("w") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def finish(process: subprocess.Popen, deadline: float) -> int:
+    try:
+        return process.wait(max(deadline - time.monotonic(), 0))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def count(reports: Iterable[Path]) -> tuple[Counter, dict[str, str]]:
+    """Tests by (backend, outcome), and the first line of each failure by the test's name."""
+    counts, failures = Counter(), {}
+    for path in reports:
+        for case in ElementTree.parse(path).iter("testcase"):
+            name = case.get("name", "")
+            problem = next((case.find(tag) for tag in ("failure", "error") if case.find(tag) is not None), None)
+            outcome = "failed" if problem is not None else "skipped" if case.find("skipped") is not None else "passed"
+            counts[backend_of(name), outcome] += 1
+            if problem is not None:
+                message = (problem.get("message") or "").splitlines()
+                failures[f"{case.get('classname')}::{name}"] = message[0] if message else ""
+    return counts, failures
+
+
+def backend_of(test: str) -> str:
+    """cuda for test_head_dims[1-dtype-cuda]."""
+    parameters = test.partition("[")[2].rstrip("]").split("-")
+    return next((backend for backend in ("cuda", "triton", "cpu", "reference") if backend in parameters), "none")

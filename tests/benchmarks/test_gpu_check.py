@@ -1,0 +1,266 @@
+"""The GPU check, as far as it goes without a GPU: its parts, tables, logs that it reads, and what it concludes."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from samples import bench, row
+
+from benchmarks.environment import ROOT
+from benchmarks.gpu_check import __main__ as gpu_check
+from benchmarks.gpu_check import backends, ncu, report, sanitizer, small, speed, tests
+from benchmarks.gpu_check.report import Check
+from benchmarks.inputs import Problem
+
+CPU = torch.device("cpu")
+TINY = Problem(T=2, P=16, C=32, H=2, D=8, dtype="bf16")
+
+
+def test_parts_can_be_imported_and_run():
+    for name in gpu_check.PARTS:
+        assert callable(gpu_check.part(name))
+
+
+def test_a_part_that_fails_leaves_the_others_alone(tmp_path, capsys):
+    parts = {
+        "build": lambda out: ([Check("compiles", "3 s", "", True)], {"more": 1}),
+        "tests": lambda out: 1 / 0,
+        "speed": lambda out: ([Check("forward", "0.3 ms", "<= 0.35 ms", True)], {}),
+    }
+    assert not gpu_check.run(list(parts), tmp_path, CPU, parts.get)
+    assert gpu_check.run(["build", "speed"], tmp_path, CPU, parts.get)
+    printed = capsys.readouterr().out
+    assert "ZeroDivisionError: division by zero" in printed
+    kept = json.loads((tmp_path / "build.json").read_text())
+    assert kept["more"] == 1 and {"torch", "commit", "date"} <= set(kept["environment"])
+    assert kept["checks"][0] == {"what": "compiles", "found": "3 s", "wanted": "", "met": True}
+    assert not json.loads((tmp_path / "tests.json").read_text())["checks"][0]["met"]
+    last = printed.strip().splitlines()[-6:]
+    assert (
+        last[0].startswith("| part ")
+        and [line.split("|")[1].strip() for line in last[2:]] == ["build"] * 2 + ["speed"] * 2
+    )
+
+
+def test_an_unmet_target_fails_the_check(tmp_path):
+    missed = {"speed": lambda out: ([Check("forward", "0.4 ms", "<= 0.35 ms", False)], {})}
+    assert not gpu_check.run(["speed"], tmp_path, CPU, missed.get)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tells how a machine without a GPU is answered")
+def test_without_a_gpu_it_says_so():
+    done = subprocess.run([sys.executable, "-m", "benchmarks.gpu_check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "finds no CUDA GPU" in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu_check", "nonsense"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "there is no part nonsense" in done.stderr
+
+
+def test_table():
+    text = report.table({"speed": [Check("forward", "0.3 ms", "<= 0.35 ms", True), Check("memory", "1 GiB")]})
+    lines = text.splitlines()
+    assert lines[0] == "| part  | what    | found  | wanted     | met |"
+    assert lines[2] == "| speed | forward | 0.3 ms | <= 0.35 ms | yes |"
+    assert lines[3] == "| speed | memory  | 1 GiB  |            |     |"
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("NVIDIA H200", "h200"), ("NVIDIA A100-SXM4-80GB", "a100-sxm4-80gb"), ("Tesla T4", "tesla-t4")]
+)
+def test_folder_of_a_gpu(name, folder):
+    assert report.folder(name).name == folder
+
+
+JUNIT = """<testsuites><testsuite>
+<testcase classname="tests.kernels.test_a" name="test_x[1-float16-cuda]"/>
+<testcase classname="tests.kernels.test_a" name="test_x[1-float64-cuda]"><skipped message="no float64"/></testcase>
+<testcase classname="tests.kernels.test_a" name="test_x[1-float16-triton]">
+<failure message="off by 3&#10;more"/></testcase>
+<testcase classname="tests.kernels.test_a" name="test_y"><error message=""/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_counts_of_tests(tmp_path):
+    (tmp_path / "0.xml").write_text(JUNIT)
+    counts, failures = tests.count([tmp_path / "0.xml"])
+    assert counts == {("cuda", "passed"): 1, ("cuda", "skipped"): 1, ("triton", "failed"): 1, ("none", "failed"): 1}
+    assert failures == {
+        "tests.kernels.test_a::test_x[1-float16-triton]": "off by 3",
+        "tests.kernels.test_a::test_y": "",
+    }
+
+
+def test_shards_run_every_test_once(tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n@pytest.mark.parametrize('i', range(7))\ndef test(i): print('ran', i)\n"
+    )
+    ran = []
+    for shard in range(3):
+        env = {**os.environ, "STGT_SHARD": f"{shard}/3", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, *tests.PYTEST, "-s", "--rootdir", str(tmp_path), str(tmp_path)]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+        ran += [int(line.split()[-1]) for line in done.stdout.splitlines() if "ran " in line]
+    assert sorted(ran) == list(range(7))
+
+
+CLEAN = "========= COMPUTE-SANITIZER\ndone\n========= ERROR SUMMARY: 0 errors\n"
+RACE = """========= COMPUTE-SANITIZER
+========= Error: Race reported between Write access at fwd+0x10 and Read access at fwd+0x20 [8 hazards]
+done
+========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)
+"""
+INVALID = """========= COMPUTE-SANITIZER
+========= Invalid __global__ read of size 16 bytes
+=========     at fwd+0x2e0
+========= ERROR SUMMARY: 2 errors
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "found", "met"),
+    [
+        (CLEAN, "0 errors", True),
+        (CLEAN.replace("done\n", "Traceback\n"), "0 errors, but the driver failed", False),
+        (RACE, "1 errors, the first: Error: Race reported between Write access", False),
+        (INVALID, "2 errors, the first: Invalid __global__ read of size 16 bytes", False),
+        ("========= COMPUTE-SANITIZER\n========= Device not supported\n", "did not end: ========= Device not", False),
+        ("", "did not end: said nothing", False),
+    ],
+)
+def test_verdicts_on_logs_of_the_sanitizer(log, found, met):
+    text, passed = sanitizer.verdict(log)
+    assert text.startswith(found) and passed == met
+
+
+def test_the_sanitizer_s_driver_runs():
+    small.attention("cpu", torch.bfloat16, 2, 20, 8, 0.2, device="cpu")
+    small.construction("cpu", torch.float32, 2, 20, 24, device="cpu")
+
+
+NCU = """==PROF== Connected
+"ID","Process ID","Kernel Name","Context","Stream","Section Name","Metric Name","Metric Unit","Metric Value"
+"0","7","fwd_sm90<bf16, 88>(Params, Maps)","1","7","Speed Of Light","Duration","us","310.2"
+"0","7","fwd_sm90<bf16, 88>(Params, Maps)","1","7","Speed Of Light","DRAM Throughput","%","20.1"
+"0","7","fwd_sm90<bf16, 88>(Params, Maps)","1","7","Speed Of Light","SM Frequency","Ghz","1.9"
+"1","7","delta<bf16>(Params)","1","7","Launch Statistics","Registers Per Thread","register/thread","32"
+"""
+
+
+def test_ncu_s_output_is_read():
+    assert ncu.kernels(NCU) == [
+        ("fwd_sm90<bf16, 88>", "310.2 us, DRAM 20.1 %"),
+        ("delta<bf16>", "registers 32 register/thread"),
+    ]
+    assert ncu.kernels("==ERROR== no permission\n") == []
+
+
+@pytest.mark.parametrize("question", [speed.CONSTRUCTION, speed.FORWARD, speed.BACKWARD, speed.BOTH])
+def test_our_kernels_are_measured(question, monkeypatch):
+    monkeypatch.setitem(speed.RIVALS, question, [])
+    (measured,) = speed.compare(bench(), question, TINY, backends=("cpu",))
+    assert measured.missing is None and measured.question == question and measured.provider == "stgt_kernels cpu"
+    assert measured.median == 0.5 and measured.tflops > 0 and measured.limit_share > 0
+    assert "500.000 ms (400.000-600.000)" in speed.described(measured)
+
+
+def test_rivals_are_measured_and_a_backend_that_cannot_run_says_why(monkeypatch):
+    monkeypatch.setitem(speed.RIVALS, speed.BOTH, [speed.AUTOCAST_DENSE])
+    cuda, dense = speed.compare(bench(), speed.BOTH, TINY, backends=("cuda",))
+    assert "runs on CUDA tensors" in cuda.missing and dense.missing is None
+    assert speed.described(cuda).startswith("missing: it runs on CUDA tensors")
+
+
+def test_a_provider_that_is_wrong_is_not_timed(monkeypatch):
+    wrong = replace(speed.AUTOCAST_DENSE, prepare=lambda inputs: lambda q, k, v: q + k + v)
+    monkeypatch.setitem(speed.RIVALS, speed.BOTH, [wrong])
+    (found,) = speed.compare(bench(), speed.BOTH, TINY, backends=())
+    assert found.median is None and found.missing.startswith(
+        "DisagreementError: eager dense, bf16 autocast: out: off by"
+    )
+
+
+def timed(question, provider, milliseconds, **fields):
+    return row(
+        provider, question=question, median=milliseconds / 1e3, tflops=1 / milliseconds, limit_share=0.5, **fields
+    )
+
+
+def test_targets():
+    """The numbers that issue and README name, met and missed."""
+    cuda, triton, dense = "stgt_kernels cuda", "stgt_kernels triton", speed.AUTOCAST_DENSE.name
+    rows = [
+        timed(speed.CONSTRUCTION, cuda, 0.1),
+        timed(speed.CONSTRUCTION, triton, 0.2),
+        timed(speed.FORWARD, cuda, 0.36),
+        timed(speed.BACKWARD, cuda, 1.1),
+        timed(speed.BOTH, cuda, 1.5, peak_memory=100),
+        timed(speed.BOTH, triton, 2.0),
+        timed(speed.BOTH, "FlexAttention", 4.0),
+        timed(speed.BOTH, "FlexAttention, max-autotune", 2.9),
+        timed(speed.BOTH, dense, 60.0, peak_memory=2001),
+        timed(speed.BOTH, "compiled dense", 14.0),
+        timed(speed.LONG_BOTH, cuda, 1.6),
+        row(dense, question=speed.LONG_BOTH, median=None, missing="out of memory"),
+    ]
+    met = {check.what: check.met for check in speed.targets(rows)}
+    both = speed.BOTH
+    assert met == {
+        "graph construction, cuda": True,
+        "attention forward, cuda": False,
+        "attention backward, cuda": True,
+        f"{both}: FlexAttention's best over ours": False,
+        f"{both}: {dense} over ours": True,
+        f"{both}: compiled dense over ours": False,
+        "T=64: rate over that at T=8": True,
+        f"T=64: {dense}": True,
+        f"{both}: peak memory, {dense} over ours": True,
+        "graph construction: Triton's rate over CUDA's": False,
+        "attention forward: Triton's rate over CUDA's": None,
+        "attention backward: Triton's rate over CUDA's": None,
+        f"{both}: Triton's rate over CUDA's": True,
+        f"{speed.LONG_BOTH}: Triton's rate over CUDA's": None,
+    }
+
+
+def test_kernels_that_did_not_run_meet_no_target():
+    checks = speed.targets([])
+    assert [check.met for check in checks[:3]] == [False] * 3
+    assert all(check.found in ("did not run", "not measured") for check in checks)
+
+
+def test_the_measured_table_is_rewritten(tmp_path):
+    source = backends.MEASURED.read_text()
+    faster, slower = {"cuda": 2.0, "triton": 1.0}, {"cuda": 1.0, "triton": 2.0}
+    measured = {
+        ("9.0", "torch.bfloat16", "D>64"): slower,
+        ("9.0", "torch.float32", "P<=64"): faster,
+        ("9.0", "torch.float16", "D<=64"): {"triton": 1.0},
+    }
+    written = backends.rewritten(source, measured)
+
+    def entries(text):
+        namespace = {}
+        exec(text, namespace)
+        return namespace["FASTER_IN_TRITON"]
+
+    ours = {("9.0", torch.float32, "P<=64")}
+    assert entries(written) == ours
+    another = backends.rewritten(written, {("8.0", "torch.bfloat16", "D>64"): faster})
+    assert entries(another) == ours | {("8.0", torch.bfloat16, "D>64")}
+    assert entries(backends.rewritten(another, {("9.0", "torch.float32", "P<=64"): slower})) == {
+        ("8.0", torch.bfloat16, "D>64")
+    }
+    (tmp_path / "measured.py").write_text(another)
+    formatted = subprocess.run([sys.executable, "-m", "ruff", "format", "--check", tmp_path / "measured.py"])
+    assert formatted.returncode == 0
+
+
+def test_problems_of_the_measured_table():
+    found = {(op, size, problem.dtype) for op, size, problem in backends.problems()}
+    assert len(found) == 12 and {size for _, size, _ in found} == {"D<=64", "D>64", "P<=64", "P>64"}
