@@ -1,136 +1,95 @@
-"""Weights under the names of released checkpoints (STGT's and, for the Q-Former, LAVIS's), in and out."""
+"""Weights into a model with every tensor accounted for, and out under the names of released checkpoints."""
 
 from __future__ import annotations
 
 import logging
 import os
-import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from stgt.models.names import released_name
+from stgt.models.position import nearest
+from stgt.models.weights import POSITION_IDS, TIED, Source, Weights, read_weights, summary
+
 logger = logging.getLogger(__name__)
 
-WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
+TOWER, TIME, SPATIAL = "vision.tower.", "graph.position.temporal", "graph.position.spatial"
+_WORDS, _WORD_BIAS = "qformer.embeddings.word_embeddings.weight", "qformer.word_head.bias"
 
-# Ours to theirs, applied in this order.
-_NAMES = [
-    (r"^vision\.tower\.", "visual_encoder."),
-    (r"^graph\.position\.temporal$", "graph_cross_model.time_embed"),
-    (r"^graph\.position\.spatial$", "graph_cross_model.pos_2D_embed"),
-    (r"^graph\.blocks\.(\d+)\.", r"graph_cross_model.resblocks.\1."),
-    (r"^graph\.", "graph_cross_model."),
-    (r"(resblocks\.\d+)\.proj\.", r"\1.proj_fc."),
-    (r"(resblocks\.\d+)\.cls_block\.", r"\1.message_attn."),
-    (r"(resblocks\.\d+)\.residual_block\.", r"\1."),
-    (r"(resblocks\.\d+)\.graph_attention\.q_proj\.", r"\1.graphattn.W_Q."),
-    (r"(resblocks\.\d+)\.graph_attention\.k_proj\.", r"\1.graphattn.W_K."),
-    (r"(resblocks\.\d+)\.graph_attention\.v_proj\.", r"\1.graphattn.W_V."),
-    (r"(resblocks\.\d+)\.graph_attention\.out_proj\.", r"\1.graphattn.W_O."),
-    (r"^qformer\.query_tokens$", "query_tokens"),
-    (r"^qformer\.embeddings\.", "Qformer.bert.embeddings."),
-    (r"^qformer\.bert\.layernorm\.", "Qformer.bert.embeddings.LayerNorm."),
-    (r"^qformer\.bert\.encoder\.", "Qformer.bert.encoder."),
-    (r"attention\.attention\.(query|key|value)\.", r"attention.self.\1."),
-    (r"^qformer\.word_head\.bias$", "Qformer.cls.predictions.bias"),
-    (r"^qformer\.word_head\.dense\.", "Qformer.cls.predictions.transform.dense."),
-    (r"^qformer\.word_head\.layernorm\.", "Qformer.cls.predictions.transform.LayerNorm."),
-]
-
-_WORDS = "Qformer.bert.embeddings.word_embeddings.weight"
-_POSITIONS = "Qformer.bert.embeddings.position_embeddings.weight"
-_POSITION_IDS = "Qformer.bert.embeddings.position_ids"
-_DECODER = "Qformer.cls.predictions.decoder.weight"
-_DECODER_BIAS = "Qformer.cls.predictions.decoder.bias"
-_WORD_BIAS = "Qformer.cls.predictions.bias"
-_SPATIAL = "graph_cross_model.pos_2D_embed"
-
-
-def released_name(name: str) -> str:
-    """The name that released checkpoints use for one of our tensors."""
-    for ours, theirs in _NAMES:
-        name = re.sub(ours, theirs, name)
-    return name
-
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint file on the CPU; pickled files are read with `weights_only`, so that no code runs.
-
-    A nested "model" or "state_dict" is unpacked. Raises FileNotFoundError, or ValueError for what is no such file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            content = safetensors.torch.load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, safetensors.SafetensorError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a checkpoint of plain tensors: {error}") from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds no dictionary of tensors")
-    return dict(content)
+# What a whole tower has beyond the blocks that are run, and further blocks.
+_BLOCK = re.compile(r"vision\.tower\.(?:transformer\.res)?blocks\.(\d+)\.")
+_HEAD = re.compile(r"vision\.tower\.(?:(?:norm|fc_norm|ln_post|head|attn_pool)\.|(?:proj|mask_token)$)")
 
 
 def load_released(
-    model: nn.Module, path: str | Path, *, allow_missing: Iterable[str] = ("visual_encoder.", _SPATIAL)
+    model: nn.Module,
+    path: str | Path,
+    *,
+    allow_missing: Iterable[str] = (released_name(TOWER), released_name(SPATIAL)),
 ) -> list[str]:
-    """Load a checkpoint with released names into an STGT model.
+    """Load a checkpoint of any known kind, above all a released one, into an STGT model; see `load_weights`.
 
-    allow_missing: beginnings of released names; a group that the file has nothing of stays as it is. By default those
-    that released checkpoints leave out, the frozen tower and the spatial embedding (this one not with pos2d="load").
-    ("graph_cross_model.", …) loads a BLIP-2 checkpoint. Returns the groups left as they were.
+    By default what released checkpoints leave out may be missing: the frozen tower and the spatial embedding.
+    ("graph_cross_model.", …) loads a BLIP-2 checkpoint.
+    """
+    return load_weights(model, read_weights([path]), allow_missing=allow_missing)
+
+
+def load_weights(model: nn.Module, weights: Weights, *, allow_missing: Iterable[str] = ()) -> list[str]:
+    """Put weights into a model that has a ModelConfig as `config`.
+
+    A temporal embedding of another length is resized as the model itself does for other clips; a vocabulary without
+    [DEC] leaves the model's own vector for it. A tower's last blocks and heads, which are not run, are passed over.
+
+    allow_missing: beginnings of names, ours, released or as in the first file; a group that the files have nothing of
+    stays as it is (the spatial embedding not with pos2d="load"). Returns the groups left as they were.
     Raises ValueError that lists missing, unexpected and mis-shaped names; the model is then unchanged.
     """
-    found = read_tensors(path)
-    ours = {released_name(name): tensor for name, tensor in model.state_dict().items()}
-    if _DECODER in found and _WORDS in found and not torch.equal(found[_DECODER], found[_WORDS]):
-        raise ValueError(f"{path}: {_DECODER} differs from {_WORDS}, but this model has one tensor for both")
-    for derived in (_POSITION_IDS, _DECODER, _DECODER_BIAS):
-        found.pop(derived, None)
+    ours = model.state_dict()
     absent = []
     for group in allow_missing:
-        if group == _SPATIAL and model.config.graph.pos2d == "load":
+        names = [
+            name
+            for name in ours
+            if any(spelling.startswith(group) for spelling in (name, released_name(name), weights.naming.theirs(name)))
+        ]
+        if names == [SPATIAL] and model.config.graph.pos2d == "load":
             continue
-        names = [name for name in ours if name.startswith(group)]
-        if names and not any(name in found for name in names):
-            logger.warning("%s has no %s: it stays as it was", path, group)
+        if names and not any(name in weights.sources for name in names):
+            logger.warning("%s has no %s: it stays as it was", weights, group)
             absent.append(group)
             for name in names:
-                del ours[name]
-    _copy(found, ours, path)
+                ours.pop(name, None)
+    found = _without_idle_tower(weights.sources, model.state_dict())
+    _fit_sizes(found, ours, model.config.qformer.bos_token_id)
+    _copy(weights, found, ours)
     return absent
 
 
 def load_tower(tower: nn.Module, path: str | Path) -> None:
-    """Load a vision tower from a file of its own, of a whole CLIP model or of a released checkpoint.
+    """Load a vision tower from a file of its own, of a whole CLIP model or of a checkpoint that contains one.
 
-    Tensors of parts that are not run (last blocks, final norm, heads, the text side) are passed over.
-    Raises ValueError that lists missing and mis-shaped names; the tower is then unchanged.
+    Parts that are not run (last blocks, final norm, heads, the text side) are passed over.
+    Raises ValueError that lists missing, unexpected and mis-shaped names; the tower is then unchanged.
     """
-    found = read_tensors(path)
-    ours = tower.state_dict()
-    for prefix in ("visual_encoder.", "visual.trunk.", "visual.", ""):
-        if any(prefix + name in found for name in ours):
-            break
-    _copy({name: found[prefix + name] for name in ours if prefix + name in found}, ours, path)
+    weights = read_weights([path])
+    ours = {TOWER + name: tensor for name, tensor in tower.state_dict().items()}
+    found = _without_idle_tower(weights.sources, ours)
+    _copy(weights, {name: source for name, source in found.items() if name.startswith(TOWER)}, ours)
 
 
 def export_released(model: nn.Module, path: str | Path) -> None:
     """Write a model under released names, tied and derived tensors included: `{"model": …}`, or .safetensors flat."""
     path = Path(path)
     state = {released_name(name): tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    state[_POSITION_IDS] = torch.arange(len(state[_POSITIONS]))[None]
+    state[POSITION_IDS] = torch.arange(model.config.qformer.max_positions)[None]
     # Clones, since safetensors refuses two names of one storage.
-    state[_DECODER], state[_DECODER_BIAS] = state[_WORDS].clone(), state[_WORD_BIAS].clone()
+    state |= {name: state[twin].clone() for name, twin in TIED.items()}
     partial = path.with_name(path.name + ".partial")
     if path.suffix == ".safetensors":
         safetensors.torch.save_file(state, partial)
@@ -139,25 +98,55 @@ def export_released(model: nn.Module, path: str | Path) -> None:
     os.replace(partial, path)
 
 
+def _without_idle_tower(sources: Mapping[str, Source], ours: Collection[str]) -> dict[str, Source]:
+    """All but the tensors of a tower that the model does not run: its last blocks and heads, or all of it."""
+    depth = max((int(match[1]) + 1 for match in map(_BLOCK.match, ours) if match), default=0)
+
+    def idle(name: str) -> bool:
+        if name in ours or not name.startswith(TOWER):
+            return False
+        block = _BLOCK.match(name)
+        return depth == 0 or (int(block[1]) >= depth if block else _HEAD.match(name) is not None)
+
+    return {name: source for name, source in sources.items() if not idle(name)}
+
+
+def _fit_sizes(found: dict[str, Source], ours: Mapping[str, Tensor], bos_token_id: int) -> None:
+    """Give tensors the model's sizes in the two cases where this has one meaning."""
+    for name in (TIME, _WORDS, _WORD_BIAS):
+        if name not in found or name not in ours:
+            continue
+        tensor, own = found[name].tensor, ours[name]
+        if tensor.ndim != own.ndim or tensor.shape[1:] != own.shape[1:] or len(tensor) == len(own):
+            continue
+        if name == TIME:
+            logger.warning("the temporal embedding of %d frames is resized to %d", len(tensor), len(own))
+            found[name] = found[name]._replace(tensor=nearest(tensor.float(), len(own)))
+        elif len(tensor) == bos_token_id == len(own) - 1:
+            logger.warning("%s has %d words, without [DEC]: what the model has for it stays", name, len(tensor))
+            found[name] = found[name]._replace(tensor=torch.cat([tensor, own[-1:].to(tensor)]))
+
+
 @torch.no_grad()
-def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor], path: str | Path) -> None:
-    """Copy tensor by tensor once all names and shapes fit; the target's dtypes stay."""
+def _copy(weights: Weights, found: Mapping[str, Source], ours: Mapping[str, Tensor]) -> None:
+    """Copy tensor by tensor once all names and shapes fit; the model's dtypes stay."""
+    missing = [weights.naming.theirs(name) for name in ours.keys() - found.keys()]
+    present = [weights.naming.theirs(name) for name in found]
+    unexpected = [source.name for source in [*weights.unknown, *(found[name] for name in found.keys() - ours.keys())]]
     shapes = [
-        f"{name}: {tuple(source[name].shape)} in the file, {tuple(target[name].shape)} in the model"
-        for name in sorted(source.keys() & target.keys())
-        if source[name].shape != target[name].shape
+        f"{found[name].name}: {tuple(found[name].tensor.shape)} in the file, {tuple(ours[name].shape)} in the model"
+        for name in sorted(found.keys() & ours.keys())
+        if found[name].tensor.shape != ours[name].shape
     ]
-    problems = {
-        "missing": sorted(target.keys() - source.keys()),
-        "unexpected": sorted(source.keys() - target.keys()),
-        "mis-shaped": shapes,
-    }
-    if any(problems.values()):
-        lines = [f"  {len(names)} {kind}: " + _listing(names) for kind, names in problems.items() if names]
-        raise ValueError("\n".join([f"{path} does not fit the model:", *lines]))
-    for name, tensor in target.items():
-        tensor.copy_(source[name])
-
-
-def _listing(names: list[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    lines = []
+    if missing:
+        lines.append(f"  {len(missing)} missing: {summary(missing, present)}")
+    if unexpected:
+        lines.append(f"  {len(unexpected)} unexpected: {summary(unexpected, [weights.naming.theirs(n) for n in ours])}")
+    if shapes:
+        lines.append(f"  {len(shapes)} mis-shaped: {'; '.join(shapes)}")
+    if lines:
+        verb = "does" if len(weights.files) == 1 else "do"
+        raise ValueError("\n".join([f"{weights} {verb} not fit the model:", *lines]))
+    for name, tensor in ours.items():
+        tensor.copy_(found[name].tensor)

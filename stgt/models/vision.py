@@ -10,7 +10,8 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from stgt.config import VisionConfig
-from stgt.models.checkpoint import WEIGHT_FILES, load_tower
+from stgt.models.checkpoint import load_tower
+from stgt.models.weights import WEIGHT_FILES
 
 
 class VisionTower(nn.Module):

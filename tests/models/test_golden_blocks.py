@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from stgt.config import GraphConfig
-from stgt.models.checkpoint import released_name
 from stgt.models.graph_transformer import GraphTransformer
+from stgt.models.names import released_name
 from stgt_kernels import SpatioTemporalGraph
 from stgt_kernels.graph import live_tiles
 

@@ -6,7 +6,8 @@ from safetensors.torch import save_file
 
 from stgt import losses
 from stgt.config import GraphConfig, LossConfig, ModelConfig, QFormerConfig, VisionConfig
-from stgt.models.checkpoint import load_released, released_name
+from stgt.models.checkpoint import load_released
+from stgt.models.names import released_name
 from stgt.models.stgt import STGT
 
 NEXT = torch.tensor([1, 2, 0])

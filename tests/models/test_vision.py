@@ -117,7 +117,9 @@ def test_weights_from_a_file(prefix, tmp_path):
     path = str(tmp_path / "tower.safetensors")
     deep = tower(layers=4, dtype="float32")
     state = {prefix + name: tensor for name, tensor in deep.tower.state_dict().items()}
-    save_file(state | {"text.positional": torch.zeros(3)}, path)
+    if prefix.startswith("visual."):
+        state["text.positional_embedding"] = torch.zeros(3)
+    save_file(state, path)
     loaded = tower(pretrained=path, dtype="float32")
     for name, tensor in loaded.tower.state_dict().items():
         assert torch.equal(tensor, deep.tower.state_dict()[name])

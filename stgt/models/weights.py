@@ -1,0 +1,171 @@
+"""Weight files of every kind, read without running code, as tensors under our names."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import pickle
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from stgt.models.names import HUGGING_FACE, RELEASED, Naming, recognise
+
+logger = logging.getLogger(__name__)
+
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
+
+# Tensors of released files that repeat another, and which; and one that counts from 0.
+TIED = {
+    "Qformer.cls.predictions.decoder.weight": "Qformer.bert.embeddings.word_embeddings.weight",
+    "Qformer.cls.predictions.decoder.bias": "Qformer.cls.predictions.bias",
+}
+POSITION_IDS = "Qformer.bert.embeddings.position_ids"
+
+
+class Source(NamedTuple):
+    """A tensor and where it was found."""
+
+    file: Path
+    name: str
+    """Its name in that file"""
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of one or several files, under our names."""
+
+    files: tuple[Path, ...]
+    naming: Naming
+    """The first file's, which messages speak in"""
+    sources: dict[str, Source]
+    unknown: list[Source]
+    """Tensors that a file of its kind does not have"""
+
+    def __str__(self) -> str:
+        return " and ".join(map(str, self.files))
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint on the CPU; pickled files are read with `weights_only`, so that no code runs.
+
+    path: a file, or a folder of Hugging Face's, in one piece or several. A nested "model" or "state_dict" is unpacked,
+    and the "module." of wrapped models taken off. Raises FileNotFoundError, or ValueError for what is no such file.
+    """
+    content: dict[str, Tensor] = {}
+    for file in _files(Path(path)):
+        content |= _read_file(file)
+    if content and all(name.startswith("module.") for name in content):
+        content = {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    return content
+
+
+def read_weights(paths: Sequence[str | Path], *, drop: Collection[str] = ()) -> Weights:
+    """Read files of any known kind (names.py): together they are one model.
+
+    drop: beginnings of names, as the files have them, to leave out. Raises ValueError for a file of unknown kind, a
+    tensor that two files have, tied tensors that differ, and a name to leave out that is not there.
+    """
+    naming, sources, unknown, left_out = None, {}, [], []
+    for path in map(Path, paths):
+        tensors = read_tensors(path)
+        left_out += [name for name in tensors if name.startswith(tuple(drop))]
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(drop))}
+        try:
+            kind = recognise(tensors)
+        except ValueError as error:
+            raise ValueError(f"{path} {error}") from None
+        naming = naming or kind
+        if idle := [name for name in tensors if name.startswith(kind.unused)]:
+            logger.info("%s: passing over what STGT has no part for: %s", path, summary(idle, tensors.keys() - idle))
+        for name, tensor in _plain(tensors, kind, path).items():
+            source, ours = Source(path, name, tensor), kind.ours(name)
+            if name.startswith(kind.unused):
+                continue
+            if ours is None:
+                unknown.append(source)
+            elif ours in sources:
+                raise ValueError(f"{name} is in {path} and in {sources[ours].file}, expected in one of them")
+            else:
+                sources[ours] = source
+    if vain := [group for group in drop if not any(name.startswith(group) for name in left_out)]:
+        raise ValueError(f"no tensor's name begins with {vain[0]!r}, which was to be left out")
+    return Weights(tuple(map(Path, paths)), naming, sources, unknown)
+
+
+def summary(names: Iterable[str], others: Collection[str], most: int = 12) -> str:
+    """A list of names; a long one by their shortest beginnings that none of the others has, with counts."""
+    names = sorted(names)
+    if len(names) <= most:
+        return ", ".join(names)
+    counts = Counter(_own_beginning(name, others) for name in names)
+    return ", ".join(f"{name}* ({count})" if name.endswith(".") else name for name, count in counts.items())
+
+
+def _own_beginning(name: str, others: Collection[str]) -> str:
+    for end in re.finditer(r"\.", name):
+        beginning = name[: end.end()]
+        if not any(other.startswith(beginning) for other in others):
+            return beginning
+    return name
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, or those that a folder's weights are in."""
+    if path.is_file():
+        return [path]
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        whole, index = path / name, path / f"{name}.index.json"
+        if whole.is_file():
+            return [whole]
+        if index.is_file():
+            return sorted({path / piece for piece in json.loads(index.read_text())["weight_map"].values()})
+    raise FileNotFoundError(f"there is no checkpoint file {path}")
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            content = safetensors.torch.load_file(path)
+        else:
+            # Training scripts save their options beside the weights: of all classes a file may name, only theirs.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, safetensors.SafetensorError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a checkpoint of plain tensors: {error}") from error
+    for wrapper in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path} holds no dictionary of tensors")
+    return dict(content)
+
+
+def _plain(tensors: dict[str, Tensor], kind: Naming, path: Path) -> dict[str, Tensor]:
+    """The same weights with every tensor once and one by one, as our model has them."""
+    if kind is RELEASED:
+        for name, twin in TIED.items():
+            if name in tensors and twin in tensors and not torch.equal(tensors[name], tensors[twin]):
+                raise ValueError(f"{path}: {name} differs from {twin}, but this model has one tensor for both")
+        return {name: tensor for name, tensor in tensors.items() if name != POSITION_IDS and name not in TIED}
+    if kind is HUGGING_FACE:
+        plain = {}
+        for name, tensor in tensors.items():
+            if name.endswith("self_attn.qkv.bias"):
+                # Of the three, a bias of keys shifts all scores of a query alike: softmax does not see it.
+                query, _, value = tensor.chunk(3)
+                before = name.removesuffix("qkv.bias")
+                plain |= {before + "q_bias": query, before + "v_bias": value}
+            else:
+                plain[name] = tensor
+        return plain
+    return tensors
