@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(128, 2) spatio_temporal_graph_bwd(const __grid
     next.advance(p, S::STEP);
     load(S::Stage(number ^ 1), next);
     if (block.row + first_row < p.P) {
-#pragma unroll
+#pragma unroll 1  // or the compiler holds more than there are registers for
       for (int k = 0; k < S::STEP; k += 16) {
         uint32_t left[2][4];
 #pragma unroll
