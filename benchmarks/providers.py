@@ -54,6 +54,12 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, dropout_p: 
     return probability @ v
 
 
+def released_attention(q: Tensor, k: Tensor, v: Tensor, weight: Tensor) -> Tensor:
+    """The same as the released model runs it: in half precision under autocast, which widens the softmax."""
+    with torch.autocast(q.device.type, q.dtype, enabled=q.dtype != torch.float32):
+        return dense_attention(q, k, v, weight)
+
+
 def neighbours(x: Tensor, window: int) -> Tensor:
     """(B, ..., T, P, D) to (B, ..., T, (2w+1)*P, D): each frame's tokens and those around it, zeros beyond the clip."""
     padded = F.pad(x, (0, 0, 0, 0, window, window))
@@ -99,9 +105,9 @@ def compiled(function: Callable) -> Callable:
     return torch.compile(function, dynamic=False)
 
 
-DENSE = Provider("eager dense", partial(_on_dense_weights, dense_attention))
+DENSE = Provider("eager dense", partial(_on_dense_weights, released_attention))
 COMPILED_DENSE = Provider(
-    "compiled dense", lambda inputs: _on_dense_weights(compiled(dense_attention), inputs), compiled=True
+    "compiled dense", lambda inputs: _on_dense_weights(compiled(released_attention), inputs), compiled=True
 )
 SDPA = Provider("SDPA, all pairs, no weights", lambda inputs: F.scaled_dot_product_attention, bound=True)
 BAND = Provider("PyTorch over the band", partial(_on_banded_weights, band_attention))

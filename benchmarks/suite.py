@@ -11,8 +11,9 @@ import torch
 
 from benchmarks import limits
 from benchmarks.case import Bench, Case
+from benchmarks.gpu_timing import queued_times
 from benchmarks.rows import Row
-from benchmarks.timing import cpu_times, cuda_times
+from benchmarks.timing import cpu_times
 
 
 def test_case(question: str, case: Case, bench: Bench, publish: Callable[[list[Row]], None]) -> None:
@@ -38,7 +39,7 @@ class Run:
     @pytest.fixture
     def bench(self, request: pytest.FixtureRequest) -> Bench:
         on_cpu = self.device.type == "cpu"
-        measure = partial(cpu_times, request.getfixturevalue("benchmark")) if on_cpu else cuda_times
+        measure = partial(cpu_times, request.getfixturevalue("benchmark")) if on_cpu else queued_times
         return Bench(self.device, self.quick, measure, limits.measure(self.device))
 
     @pytest.fixture

@@ -50,24 +50,6 @@ def cpu_times(benchmark, functions: Functions, seconds: float) -> dict[str, Timi
     return {name: Timing.of(taken[i :: len(functions)]) for i, name in enumerate(functions)}
 
 
-def cuda_times(functions: Functions, seconds: float) -> dict[str, Timing]:
-    """Time between CUDA events around each call, with the L2 cache overwritten before it."""
-    l2 = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
-    flush = torch.empty(4 * l2, dtype=torch.int8, device="cuda")
-    rounds = rounds_within(functions, seconds)
-    events = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, function in functions.items():
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            flush.zero_()
-            start.record()
-            function()
-            end.record()
-            events[name].append((start, end))
-    torch.cuda.synchronize()
-    return {name: Timing.of([a.elapsed_time(b) / 1e3 for a, b in pairs]) for name, pairs in events.items()}
-
-
 def rotated(functions: list[Callable[[], object]]) -> Callable[[], object]:
     """Each call calls the next of them: the same work on other inputs, which no cache still holds."""
     turns = itertools.cycle(functions)

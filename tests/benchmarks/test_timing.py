@@ -1,6 +1,5 @@
 """Clocks, memory, and the machine's limits."""
 
-import itertools
 import resource
 import time
 from types import SimpleNamespace
@@ -10,7 +9,7 @@ import torch
 
 from benchmarks import limits, timing
 from benchmarks.memory import OutOfMemoryError, out_of_memory_is_an_error, peak_memory
-from benchmarks.timing import Timing, cpu_times, cuda_times, rotated
+from benchmarks.timing import Timing, cpu_times, rotated
 
 CPU = torch.device("cpu")
 
@@ -46,34 +45,6 @@ def test_functions_take_turns():
 def test_times_are_of_the_function_whose_turn_it_was():
     times = cpu_times(Benchmark(), {"slow": lambda: time.sleep(0.02), "fast": lambda: None}, 0.1)
     assert times["slow"].low >= 0.02 > times["fast"].high
-
-
-def test_on_a_gpu_events_surround_each_call(monkeypatch):
-    """With a stand-in for CUDA: events count how often work was recorded, a millisecond each."""
-    work, flushed = itertools.count(), []
-
-    class Event:
-        def __init__(self, enable_timing):
-            assert enable_timing
-
-        def record(self):
-            self.at = next(work)
-
-        def elapsed_time(self, end):
-            return float(end.at - self.at)
-
-    class Buffer:
-        def zero_(self):
-            flushed.append(next(work))
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(L2_cache_size=50))
-    monkeypatch.setattr(torch, "empty", lambda *size, **options: Buffer())
-    times = cuda_times({"one": lambda: next(work), "three": lambda: [next(work) for _ in range(3)]}, 0.0)
-    assert times["one"].median == pytest.approx(2e-3) and times["three"].median == pytest.approx(4e-3)
-    assert len(flushed) == 2 * timing.LEAST_ROUNDS
 
 
 def test_rotation_gives_each_its_turn():
