@@ -33,6 +33,9 @@ def require(command: str, package: str) -> None:
 
 def build_tools():
     """torch's cpp_extension, and where pybind11's headers are: those that torch 2.11 brings refuse the stable ABI."""
+    if (nvcc := shutil.which("nvcc")) and "CUDA_PATH" not in os.environ:
+        # torch looks around nvcc for the rest of CUDA, also around one that is a link to it.
+        os.environ.setdefault("CUDA_HOME", str(Path(nvcc).resolve().parents[1]))
     try:
         import pybind11
         from torch.utils import cpp_extension
