@@ -31,11 +31,19 @@ def require(command: str, package: str) -> None:
         )
 
 
+def cuda_home() -> str:
+    """Where CUDA is, as the nvcc on PATH says."""
+    command = ["nvcc", "--dryrun", "-x", "cu", "-c", os.devnull]
+    said = subprocess.run(command, capture_output=True, text=True).stderr
+    return str(Path(re.search(r"#\$ TOP=(.*)", said)[1]).resolve())
+
+
 def build_tools():
     """torch's cpp_extension, and where pybind11's headers are: those that torch 2.11 brings refuse the stable ABI."""
-    if (nvcc := shutil.which("nvcc")) and "CUDA_PATH" not in os.environ:
-        # torch looks around nvcc for the rest of CUDA, also around one that is a link to it.
-        os.environ.setdefault("CUDA_HOME", str(Path(nvcc).resolve().parents[1]))
+    if "CUDA_HOME" not in os.environ and "CUDA_PATH" not in os.environ and shutil.which("nvcc"):
+        os.environ["CUDA_HOME"] = (
+            cuda_home()
+        )  # torch would take the folder above nvcc's, which may be a link or a script
     try:
         import pybind11
         from torch.utils import cpp_extension

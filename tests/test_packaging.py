@@ -147,3 +147,9 @@ def test_options_for_cuda_architectures(build):
     hopper = ["-gencode=arch=compute_90a,code=sm_90a", "-gencode=arch=compute_90,code=compute_90"]
     assert build.code_for("9.0a") == hopper[:1] and build.code_for("9.0a+PTX") == hopper
     assert not any("fast" in flag for flag in build.nvcc_flags)
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+def test_cuda_is_found_where_nvcc_says(build):
+    home = Path(build.cuda_home())
+    assert (home / "include" / "cuda_runtime.h").exists() and (home / "bin" / "nvcc").exists()

@@ -71,7 +71,8 @@ def library() -> ctypes.CDLL:
         raise RuntimeError("this torch has CUDA, and a runtime of its own")
     objects, _ = compiled.compile_all()
     path = objects[0].parent / "launches.so"
-    include = [f"-I{path}" for path in (*cpp_extension.include_paths(), cuda_include())]
+    cuda = Path(compiled.setup_py().cuda_home()) / "include"
+    include = [f"-I{path}" for path in (*cpp_extension.include_paths(), cuda)]
     flags = ["-std=c++20", "-O1", "-shared", "-fPIC", "-Wall", "-DUSE_CUDA", "-Wl,-Bsymbolic"]
     link = [*(f"-L{path}" for path in cpp_extension.library_paths()), "-ltorch_cpu", "-lc10"]
     source = Path(__file__).with_name("runtime.cpp")
@@ -79,13 +80,6 @@ def library() -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
     loaded.launches.restype = ctypes.c_char_p
     return loaded
-
-
-def cuda_include() -> Path:
-    """Where nvcc's own headers are."""
-    said = subprocess.run(["nvcc", "--dryrun", "-x", "cu", "-c", "/dev/null"], capture_output=True, text=True).stderr
-    top = next(line for line in said.splitlines() if line.startswith("#$ TOP=")).partition("=")[2]
-    return Path(top) / "include"
 
 
 def run(gpu: Gpu, op: str, *arguments) -> tuple[tuple[Tensor, ...], list[Launch]]:
@@ -129,8 +123,8 @@ def attention_arguments(
 def backward_arguments(forward: tuple, need_dweight: bool = True) -> tuple:
     *tensors, scale, dropout_p = forward
     q = tensors[0]
-    lse, delta = (torch.empty(q.shape[:3], dtype=torch.float32) for _ in range(2))
-    return torch.empty_like(q), *tensors, lse, delta, scale, dropout_p, need_dweight
+    lse, dlse = (torch.empty(q.shape[:3], dtype=torch.float32) for _ in range(2))
+    return torch.empty_like(q), *tensors, torch.empty_like(q), lse, dlse, scale, dropout_p, need_dweight
 
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
