@@ -41,6 +41,11 @@ class Kernel:
     def function(self) -> str:
         return self.name.partition("<")[0]
 
+    @property
+    def arguments(self) -> list[str]:
+        """Of its template."""
+        return self.name.partition("<")[2].rstrip(">").split(", ")
+
 
 def setup_py() -> ModuleType:
     """setup.py, for the flags that it builds with."""

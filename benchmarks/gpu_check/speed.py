@@ -1,7 +1,6 @@
 """The kernels at the paper's shape against their rivals, the targets, and the limit of the GPU."""
 
 import gc
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from benchmarks.inputs import AttentionInputs, Problem, tokens_of
 from benchmarks.memory import peak_memory
 from benchmarks.providers import (
     COMPILED_DENSE,
+    DENSE,
     FLEX,
     FLEX_AUTOTUNED,
     FLEX_BANDED,
@@ -26,7 +26,6 @@ from benchmarks.providers import (
     KERNELS,
     Provider,
     as_banded,
-    dense_attention,
 )
 from benchmarks.rows import Row
 from benchmarks.timing import rotated
@@ -45,24 +44,13 @@ SECONDS = {CONSTRUCTION: 0.14e-3, FORWARD: 0.35e-3, BACKWARD: 1.2e-3}
 """The most that each may take on an H200"""
 
 
-def _under_autocast(inputs: AttentionInputs) -> Callable:
-    weight = inputs.graph.to_dense().to(inputs.q.dtype)
-
-    def attend(q, k, v):
-        with torch.autocast(q.device.type, torch.bfloat16):
-            return dense_attention(q, k, v, weight)
-
-    return attend
-
-
-AUTOCAST_DENSE = Provider("eager dense, bf16 autocast", _under_autocast)
 FLEXES = (FLEX, FLEX_BANDED, FLEX_AUTOTUNED, FLEX_FLASH)
 RIVALS = {
     CONSTRUCTION: [provider for provider in GRAPH if provider.backend is None],
-    FORWARD: [AUTOCAST_DENSE, COMPILED_DENSE, FLEX],
+    FORWARD: [DENSE, COMPILED_DENSE, FLEX],
     BACKWARD: [],
-    BOTH: [AUTOCAST_DENSE, COMPILED_DENSE, *FLEXES],
-    LONG_BOTH: [AUTOCAST_DENSE, COMPILED_DENSE, FLEX_BANDED],
+    BOTH: [DENSE, COMPILED_DENSE, *FLEXES],
+    LONG_BOTH: [DENSE, COMPILED_DENSE, FLEX_BANDED],
 }
 
 
@@ -148,7 +136,7 @@ def found(rows: list[Row]) -> list[Check]:
 def targets(rows: list[Row]) -> list[Check]:
     """What issue and README promise on an H200."""
     by_key = {(row.question, row.provider): row for row in rows}
-    dense, compiled = AUTOCAST_DENSE.name, COMPILED_DENSE.name
+    dense, compiled = DENSE.name, COMPILED_DENSE.name
 
     def ours(question: str, backend: str = "cuda") -> Row | None:
         row = by_key.get((question, f"stgt_kernels {backend}"))

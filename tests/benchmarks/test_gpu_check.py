@@ -170,19 +170,17 @@ def test_our_kernels_are_measured(question, monkeypatch):
 
 
 def test_rivals_are_measured_and_a_backend_that_cannot_run_says_why(monkeypatch):
-    monkeypatch.setitem(speed.RIVALS, speed.BOTH, [speed.AUTOCAST_DENSE])
+    monkeypatch.setitem(speed.RIVALS, speed.BOTH, [speed.DENSE])
     cuda, dense = speed.compare(bench(), speed.BOTH, TINY, backends=("cuda",))
     assert "runs on CUDA tensors" in cuda.missing and dense.missing is None
     assert speed.described(cuda).startswith("missing: it runs on CUDA tensors")
 
 
 def test_a_provider_that_is_wrong_is_not_timed(monkeypatch):
-    wrong = replace(speed.AUTOCAST_DENSE, prepare=lambda inputs: lambda q, k, v: q + k + v)
+    wrong = replace(speed.DENSE, prepare=lambda inputs: lambda q, k, v: q + k + v)
     monkeypatch.setitem(speed.RIVALS, speed.BOTH, [wrong])
     (found,) = speed.compare(bench(), speed.BOTH, TINY, backends=())
-    assert found.median is None and found.missing.startswith(
-        "DisagreementError: eager dense, bf16 autocast: out: off by"
-    )
+    assert found.median is None and found.missing.startswith("DisagreementError: eager dense: out: off by")
 
 
 def timed(question, provider, milliseconds, **fields):
@@ -193,7 +191,7 @@ def timed(question, provider, milliseconds, **fields):
 
 def test_targets():
     """The numbers that issue and README name, met and missed."""
-    cuda, triton, dense = "stgt_kernels cuda", "stgt_kernels triton", speed.AUTOCAST_DENSE.name
+    cuda, triton, dense = "stgt_kernels cuda", "stgt_kernels triton", speed.DENSE.name
     rows = [
         timed(speed.CONSTRUCTION, cuda, 0.1),
         timed(speed.CONSTRUCTION, triton, 0.2),
