@@ -1,4 +1,4 @@
-"""The command line: `stgt train|evaluate|search|visualize|quickstart|bench|data|info`, or `python -m stgt …`.
+"""The command line: `stgt train|evaluate|search|visualize|convert|quickstart|bench|data|info`, or `python -m stgt …`.
 
 Commands import what they need when they run, so that `stgt --help` answers at once.
 """
@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from stgt.config import TrainConfig
+from stgt.config import ModelConfig, TrainConfig
 from stgt.data import commands
 from stgt.recipes import RECIPES
 
@@ -31,6 +31,7 @@ Recipe = tyro.extras.subcommand_type_from_defaults(
 Recipe = Annotated[Recipe, tyro.conf.arg(name="")]
 Quickstart = Annotated[TrainConfig, tyro.conf.arg(name="")]
 QUICKSTART = RECIPES["quickstart"]()
+RELEASED = RECIPES["finetune_msrvtt"]().model
 Run = Annotated[Path, tyro.conf.arg(help="A run's folder.")]
 
 
@@ -111,6 +112,31 @@ def visualize(
     from stgt.evaluation.run import visualize
 
     visualize(run, video, out, (frame, row, column), device)
+
+
+@app.command
+def convert(
+    inputs: tyro.conf.Positional[tuple[Path, ...]],
+    out: Path,
+    model: ModelConfig = RELEASED,
+    fresh: tuple[str, ...] = (),
+    drop: tuple[str, ...] = (),
+    seed: int = 0,
+) -> None:
+    """Turn weights of other kinds into a folder for STGT.from_pretrained and --init, or back into a released file.
+
+    Args:
+        inputs: A released .pth; BLIP-2 as LAVIS or Hugging Face have it; eva_vit_g.pth or another vision tower. What
+            they hold together is one model. Or a folder of ours: a run's, or one that this command wrote.
+        out: What to write: .pth or .safetensors for a file with the released names, anything else for a folder.
+        model: What no tensor tells, such as heads and threshold; frames, layers, queries and words are the files'.
+        fresh: Beginnings of names that the files lack and that stay as initialised, e.g. graph_cross_model.
+        drop: Beginnings of names in the files to leave out.
+        seed: Decides what --fresh is initialised to.
+    """
+    from stgt.convert import convert
+
+    convert(inputs, out, model, fresh, drop, seed)
 
 
 @app.command

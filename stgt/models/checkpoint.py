@@ -14,16 +14,20 @@ from torch import Tensor, nn
 
 from stgt.models.names import released_name
 from stgt.models.position import nearest
-from stgt.models.weights import POSITION_IDS, TIED, Source, Weights, read_weights, summary
+from stgt.models.weights import POSITION_IDS, TIED, Source, Weights, begins, read_weights, summary
 
 logger = logging.getLogger(__name__)
 
 TOWER, TIME, SPATIAL = "vision.tower.", "graph.position.temporal", "graph.position.spatial"
-_WORDS, _WORD_BIAS = "qformer.embeddings.word_embeddings.weight", "qformer.word_head.bias"
+WORDS, _WORD_BIAS = "qformer.embeddings.word_embeddings.weight", "qformer.word_head.bias"
 
 # What a whole tower has beyond the blocks that are run, and further blocks.
 _BLOCK = re.compile(r"vision\.tower\.(?:transformer\.res)?blocks\.(\d+)\.")
 _HEAD = re.compile(r"vision\.tower\.(?:(?:norm|fc_norm|ln_post|head|attn_pool)\.|(?:proj|mask_token)$)")
+
+
+class MisfitError(ValueError):
+    """Tensors that are missing, left over, or of another shape than the model's."""
 
 
 def load_released(
@@ -46,22 +50,19 @@ def load_weights(model: nn.Module, weights: Weights, *, allow_missing: Iterable[
     A temporal embedding of another length is resized as the model itself does for other clips; a vocabulary without
     [DEC] leaves the model's own vector for it. A tower's last blocks and heads, which are not run, are passed over.
 
-    allow_missing: beginnings of names, ours, released or as in the first file; a group that the files have nothing of
-    stays as it is (the spatial embedding not with pos2d="load"). Returns the groups left as they were.
-    Raises ValueError that lists missing, unexpected and mis-shaped names; the model is then unchanged.
+    allow_missing: beginnings of names (see `begins`), ours, released or as in the first file; a group that the files
+    have nothing of stays as it is (the spatial embedding not with pos2d="load"). Returns the groups left as they were.
+    Raises MisfitError, which lists missing, unexpected and mis-shaped names; the model is then unchanged.
     """
     ours = model.state_dict()
     absent = []
     for group in allow_missing:
-        names = [
-            name
-            for name in ours
-            if any(spelling.startswith(group) for spelling in (name, released_name(name), weights.naming.theirs(name)))
-        ]
+        spellings = {name: (name, released_name(name), weights.naming.theirs(name)) for name in ours}
+        names = [name for name in ours if any(begins(spelling, [group]) for spelling in spellings[name])]
         if names == [SPATIAL] and model.config.graph.pos2d == "load":
             continue
         if names and not any(name in weights.sources for name in names):
-            logger.warning("%s has no %s: it stays as it was", weights, group)
+            logger.warning("no %s in %s: it stays as it was", group, weights)
             absent.append(group)
             for name in names:
                 ours.pop(name, None)
@@ -75,7 +76,7 @@ def load_tower(tower: nn.Module, path: str | Path) -> None:
     """Load a vision tower from a file of its own, of a whole CLIP model or of a checkpoint that contains one.
 
     Parts that are not run (last blocks, final norm, heads, the text side) are passed over.
-    Raises ValueError that lists missing, unexpected and mis-shaped names; the tower is then unchanged.
+    Raises MisfitError, which lists missing, unexpected and mis-shaped names; the tower is then unchanged.
     """
     weights = read_weights([path])
     ours = {TOWER + name: tensor for name, tensor in tower.state_dict().items()}
@@ -113,7 +114,7 @@ def _without_idle_tower(sources: Mapping[str, Source], ours: Collection[str]) ->
 
 def _fit_sizes(found: dict[str, Source], ours: Mapping[str, Tensor], bos_token_id: int) -> None:
     """Give tensors the model's sizes in the two cases where this has one meaning."""
-    for name in (TIME, _WORDS, _WORD_BIAS):
+    for name in (TIME, WORDS, _WORD_BIAS):
         if name not in found or name not in ours:
             continue
         tensor, own = found[name].tensor, ours[name]
@@ -147,6 +148,6 @@ def _copy(weights: Weights, found: Mapping[str, Source], ours: Mapping[str, Tens
         lines.append(f"  {len(shapes)} mis-shaped: {'; '.join(shapes)}")
     if lines:
         verb = "does" if len(weights.files) == 1 else "do"
-        raise ValueError("\n".join([f"{weights} {verb} not fit the model:", *lines]))
+        raise MisfitError("\n".join([f"{weights} {verb} not fit the model:", *lines]))
     for name, tensor in ours.items():
         tensor.copy_(found[name].tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from stgt import gather, losses
 from stgt.config import LossConfig, ModelConfig
+from stgt.models import pretrained
 from stgt.models.encoder import VideoEncoder
 from stgt.models.qformer import QFormer
 
@@ -36,6 +38,21 @@ class STGT(VideoEncoder):
         self.text_proj = nn.Linear(q.hidden, q.embed_dim)
         self.itm_head = nn.Linear(q.hidden, 2)
         self.temp = nn.Parameter(torch.tensor(q.temperature))
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, tower: bool = True, revision: str | None = None) -> STGT:
+        """A model that `save_pretrained` or `stgt convert` wrote, on the CPU and in evaluation mode.
+
+        name: its folder, or its name on the Hugging Face hub (revision: which one of it). tower=False leaves out the
+        vision tower; a folder without one names a tower of open_clip's, which is fetched.
+        Raises ValueError for what is no such folder, or whose tensors do not fit its configuration, and OSError where
+        the hub does not give it.
+        """
+        return pretrained.load(cls, name, tower, revision)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`, all that `from_pretrained` needs; what was there is replaced."""
+        pretrained.save(self, folder)
 
     def encode_video(self, video: Tensor | None = None, *, tokens: Tensor | None = None) -> VideoFeatures:
         """Video tokens and query vectors of videos, or of the tower's tokens where these are at hand.

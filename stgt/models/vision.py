@@ -104,14 +104,19 @@ def _open_clip_tower(config: VisionConfig, from_file: bool) -> nn.Module:
     """The vision half of an open_clip model; of a timm model the part inside open_clip's wrapper."""
     if config.tower not in open_clip.list_models():
         raise ValueError(f"VisionConfig.tower is {config.tower!r}, expected 'vit' or one of open_clip.list_models()")
-    visual = open_clip.create_model(
-        config.tower,
-        pretrained=None if from_file else config.pretrained,
-        # Everywhere else a module is made where the caller's default device says, so this one is as well.
-        device=torch.get_default_device(),
-        force_image_size=config.image_size,
-        pretrained_text=False,
-    ).visual
+    try:
+        visual = open_clip.create_model(
+            config.tower,
+            pretrained=None if from_file else config.pretrained,
+            # Everywhere else a module is made where the caller's default device says, so this one is as well.
+            device=torch.get_default_device(),
+            force_image_size=config.image_size,
+            pretrained_text=False,
+        ).visual
+    except RuntimeError as error:
+        if config.pretrained is None:
+            raise
+        raise ValueError(f"VisionConfig.pretrained is {config.pretrained!r}: {error}") from error
     return getattr(visual, "trunk", visual)
 
 

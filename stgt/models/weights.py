@@ -72,14 +72,14 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 def read_weights(paths: Sequence[str | Path], *, drop: Collection[str] = ()) -> Weights:
     """Read files of any known kind (names.py): together they are one model.
 
-    drop: beginnings of names, as the files have them, to leave out. Raises ValueError for a file of unknown kind, a
-    tensor that two files have, tied tensors that differ, and a name to leave out that is not there.
+    drop: beginnings of names, as the files have them, to leave out; see `begins`. Raises ValueError for a file of
+    unknown kind, a tensor that two files have, tied tensors that differ, and a name to leave out that is not there.
     """
     naming, sources, unknown, left_out = None, {}, [], []
     for path in map(Path, paths):
         tensors = read_tensors(path)
-        left_out += [name for name in tensors if name.startswith(tuple(drop))]
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(drop))}
+        left_out += [name for name in tensors if begins(name, drop)]
+        tensors = {name: tensor for name, tensor in tensors.items() if not begins(name, drop)}
         try:
             kind = recognise(tensors)
         except ValueError as error:
@@ -97,9 +97,15 @@ def read_weights(paths: Sequence[str | Path], *, drop: Collection[str] = ()) -> 
                 raise ValueError(f"{name} is in {path} and in {sources[ours].file}, expected in one of them")
             else:
                 sources[ours] = source
-    if vain := [group for group in drop if not any(name.startswith(group) for name in left_out)]:
+    if vain := [group for group in drop if not any(begins(name, [group]) for name in left_out)]:
         raise ValueError(f"no tensor's name begins with {vain[0]!r}, which was to be left out")
     return Weights(tuple(map(Path, paths)), naming, sources, unknown)
+
+
+def begins(name: str, beginnings: Iterable[str]) -> bool:
+    """Whether a name has one of these beginnings, in which * stands for anything between two dots."""
+    patterns = (re.escape(beginning).replace(r"\*", "[^.]*") for beginning in beginnings)
+    return any(re.match(pattern, name) for pattern in patterns)
 
 
 def summary(names: Iterable[str], others: Collection[str], most: int = 12) -> str:

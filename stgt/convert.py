@@ -1,0 +1,50 @@
+"""What `stgt convert` does: weights of any known kind in, a folder for `from_pretrained` or a released file out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from stgt.config import ModelConfig
+from stgt.models import pretrained
+from stgt.models.checkpoint import export_released
+from stgt.models.convert import convert_files
+from stgt.models.stgt import STGT
+from stgt.models.weights import WEIGHT_FILES
+from stgt.training.randomness import seed_everything
+from stgt.training.run import load_run
+
+
+def convert(
+    inputs: Sequence[Path], out: Path, model: ModelConfig, fresh: Sequence[str], drop: Sequence[str], seed: int
+) -> None:
+    """See `stgt convert --help`."""
+    if not inputs:
+        raise ValueError("no file to convert is given, expected at least one")
+    if out.exists():
+        raise ValueError(f"{out} exists, expected a name for what is to be written; remove it first")
+    seed_everything(seed)
+    converted = _own(inputs, fresh, drop) or convert_files(inputs, model, fresh=fresh, drop=drop)
+    if out.suffix in WEIGHT_FILES:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        export_released(converted, out)
+    else:
+        converted.save_pretrained(out)
+    numbers = sum(tensor.numel() for tensor in converted.state_dict().values())
+    print(f"{out}: {numbers:,} numbers, {'with the' if converted.vision is not None else 'without a'} vision tower")
+
+
+def _own(inputs: Sequence[Path], fresh: Sequence[str], drop: Sequence[str]) -> STGT | None:
+    """The model of a folder that this package wrote; None for anything else."""
+    folder = inputs[0]
+    if pretrained.is_pretrained(folder):
+        model = STGT.from_pretrained(folder, tower=pretrained.has_tower(folder))
+    elif (folder / "checkpoints").is_dir():
+        model = load_run(folder, "cpu").model
+        if not isinstance(model, STGT):
+            raise ValueError(f"{folder} holds a {type(model).__name__}, expected a retrieval model")
+    else:
+        return None
+    if len(inputs) > 1 or fresh or drop:
+        raise ValueError(f"{folder} is a whole model, expected no other file, and neither --fresh nor --drop")
+    return model

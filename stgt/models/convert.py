@@ -1,0 +1,95 @@
+"""A model from weight files of other kinds: the sizes are the files', the rest of the configuration the caller's."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from stgt.config import ModelConfig
+from stgt.models.checkpoint import SPATIAL, TIME, TOWER, WORDS, MisfitError, load_weights
+from stgt.models.names import released_name
+from stgt.models.stgt import STGT
+from stgt.models.weights import Source, read_weights
+
+logger = logging.getLogger(__name__)
+
+# BERT's vocabulary, before [DEC] is added.
+BERT_WORDS = 30522
+
+# What a field's value is the size of: a dimension of a tensor, or so many layers.
+_SIZES = {
+    "graph.frames": (TIME, 0),
+    "qformer.queries": ("qformer.query_tokens", 1),
+    "qformer.hidden": ("qformer.query_tokens", 2),
+    "qformer.intermediate": ("qformer.bert.encoder.layer.0.intermediate_query.dense.weight", 0),
+    "qformer.vocab_size": (WORDS, 0),
+    "qformer.max_positions": ("qformer.embeddings.position_embeddings.weight", 0),
+    "qformer.embed_dim": ("vision_proj.weight", 0),
+}
+_LAYERS = {
+    "graph.layers": re.compile(r"graph\.blocks\.(\d+)\."),
+    "qformer.layers": re.compile(r"qformer\.bert\.encoder\.layer\.(\d+)\."),
+}
+_CROSSED = re.compile(r"qformer\.bert\.encoder\.layer\.(\d+)\.crossattention\.")
+
+
+def convert_files(
+    files: Sequence[str | Path],
+    config: ModelConfig,
+    *,
+    fresh: Collection[str] = (),
+    drop: Collection[str] = (),
+) -> STGT:
+    """The model that weight files make together: released STGT, BLIP-2 of LAVIS or Hugging Face, vision towers.
+
+    config: of what no tensor tells: the tower, heads, threshold, dropout. Frames, layers, widths, queries and the
+    vocabulary are the files'; one of BERT's 30522 words gets [DEC] as its 30523rd. Without a tower in the files the
+    model has none (`tower=False`).
+    fresh: beginnings of names that the files have nothing of and that stay as initialised.
+    drop: beginnings of names in the files to leave out.
+    Raises ValueError, naming each tensor, unless everything else is there and nothing is left over.
+    """
+    weights = read_weights(files, drop=drop)
+    config = fit_config(config, weights.sources)
+    tower = any(name.startswith(TOWER) for name in weights.sources)
+    if tower:
+        config = replace(config, vision=replace(config.vision, pretrained=None))
+    model = STGT(config, tower=tower)
+    try:
+        absent = load_weights(model, weights, allow_missing=(released_name(SPATIAL), *fresh))
+    except MisfitError as error:
+        hint = "--fresh NAME lets what begins so stay as initialised, --drop NAME leaves it out of the files"
+        raise MisfitError(f"{error}\n  ({hint})") from None
+    if vain := [group for group in fresh if group not in absent]:
+        raise ValueError(f"{vain[0]!r} was to stay as initialised, but {weights} has some of it, or the model nothing")
+    return model
+
+
+def fit_config(config: ModelConfig, sources: Mapping[str, Source]) -> ModelConfig:
+    """The configuration with the sizes that tensors show, under our names; what they do not show stays as it is."""
+    sizes = {}
+    for field, (name, dimension) in _SIZES.items():
+        if name in sources and sources[name].tensor.ndim > dimension:
+            sizes[field] = sources[name].tensor.shape[dimension]
+    for field, pattern in _LAYERS.items():
+        if numbers := {int(match[1]) for match in map(pattern.match, sources) if match}:
+            sizes[field] = max(numbers) + 1
+    crossed = sorted({int(match[1]) for match in map(_CROSSED.match, sources) if match})
+    if len(crossed) > 1:
+        sizes["qformer.cross_frequency"] = crossed[1] - crossed[0]
+    if words := sizes.get("qformer.vocab_size"):
+        sizes["qformer.vocab_size"] = words = words + (words == BERT_WORDS)
+        sizes["qformer.bos_token_id"] = words - 1
+    if positions := sizes.get("qformer.max_positions"):
+        sizes["qformer.max_text_length"] = min(config.qformer.max_text_length, positions)
+
+    parts: dict[str, dict[str, int]] = {"graph": {}, "qformer": {}}
+    for field, size in sizes.items():
+        part, name = field.split(".")
+        parts[part][name] = size
+        if size != (configured := getattr(getattr(config, part), name)):
+            logger.info("%s is %d, as the files have it, not %d", field, size, configured)
+    return replace(config, **{part: replace(getattr(config, part), **fields) for part, fields in parts.items()})

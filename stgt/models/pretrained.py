@@ -1,0 +1,106 @@
+"""A model as a folder, here or on the Hugging Face hub: `config.json` and `model.safetensors`, complete in itself."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import safetensors.torch
+from torch import nn
+
+from stgt.config import ModelConfig, from_dict, to_dict
+from stgt.models.checkpoint import TOWER, load_weights
+from stgt.models.weights import read_weights
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_KIND = {"model_type": "stgt"}
+
+
+def is_pretrained(folder: Path) -> bool:
+    """Whether a folder holds a model that `save` wrote."""
+    try:
+        content = json.loads((folder / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and _KIND.items() <= content.items()
+
+
+def save(model: nn.Module, folder: str | Path) -> None:
+    """Write a model's configuration and every tensor of it; a tower that it has is inside, and not fetched again."""
+    folder, config = Path(folder), model.config
+    if model.vision is not None:
+        config = replace(config, vision=replace(config.vision, pretrained=None))
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    partial = folder / f".{WEIGHTS}.partial"
+    safetensors.torch.save_file(tensors, partial, metadata={"format": "pt"})
+    os.replace(partial, folder / WEIGHTS)
+    partial = folder / f".{CONFIG}.partial"
+    partial.write_text(json.dumps(_KIND | to_dict(config), indent=1) + "\n", "utf-8")
+    os.replace(partial, folder / CONFIG)
+
+
+def has_tower(folder: Path) -> bool:
+    """Whether the vision tower's weights are in a folder that `save` wrote."""
+    with safetensors.safe_open(folder / WEIGHTS, "pt") as file:
+        return any(name.startswith(TOWER) for name in file.keys())  # noqa: SIM118 (it is no dictionary)
+
+
+def load(cls: type[nn.Module], name: str | Path, tower: bool, revision: str | None) -> nn.Module:
+    """The model of class `cls` in a folder or on the hub; see `STGT.from_pretrained`."""
+    config_file, weights_file = find(name, revision)
+    config, weights = read_config(config_file), read_weights([weights_file])
+    stored = any(tensor.startswith(TOWER) for tensor in weights.sources)
+    if tower and not stored and config.vision.pretrained is None:
+        raise ValueError(
+            f"{weights_file} has no vision tower, and {config_file} does not say where to fetch it "
+            "(vision.pretrained); tower=False makes a model that is given the tower's tokens"
+        )
+    model = cls(config, tower=tower)
+    load_weights(model, weights, allow_missing=() if stored else (TOWER,))
+    return model.eval()
+
+
+def find(name: str | Path, revision: str | None = None) -> tuple[Path, Path]:
+    """The configuration's and the weights' files of a folder, or of a model on the hub, which is fetched.
+
+    Raises ValueError for what holds no such model, OSError where the hub does not give it.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        for file in (CONFIG, WEIGHTS):
+            if not (folder / file).is_file():
+                raise ValueError(
+                    f"{folder} has no {file}, expected a folder that save_pretrained or `stgt convert` wrote; "
+                    "`stgt convert` makes one of a run's folder"
+                )
+        return folder / CONFIG, folder / WEIGHTS
+    if folder.exists():
+        raise ValueError(f"{folder} is a file, expected a folder; `stgt convert {folder} --out FOLDER` makes one of it")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return tuple(Path(hf_hub_download(str(name), file, revision=revision)) for file in (CONFIG, WEIGHTS))
+    except Exception as error:  # the hub's client lets its network library's own errors through
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+        raise OSError(
+            f"{str(name)!r} is no folder here, and the Hugging Face hub did not give its {CONFIG} and {WEIGHTS} "
+            f"({type(error).__name__}: {reason}); where the hub cannot be reached, give a folder that was downloaded"
+        ) from error
+
+
+def read_config(file: Path) -> ModelConfig:
+    """The model that a folder holds; ValueError, naming the file, if its configuration is not one of ours."""
+    try:
+        values = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    kind = values.pop("model_type", None) if isinstance(values, dict) else None
+    if kind != _KIND["model_type"]:
+        raise ValueError(f"{file} describes a model of type {kind!r}, expected 'stgt'")
+    try:
+        return from_dict(ModelConfig, values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {error}") from error

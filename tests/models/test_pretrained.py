@@ -1,0 +1,129 @@
+import json
+import os
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import tiny_batch, tiny_model
+
+from stgt.models import pretrained
+from stgt.models.stgt import STGT
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_model(seed=0).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_there_and_back(folder):
+    source, loaded = tiny_model(seed=0), STGT.from_pretrained(folder)
+    assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
+    assert loaded.config == source.config and not loaded.training
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, source.state_dict()[name]), name
+    batch = tiny_batch()
+    assert torch.equal(loaded.encode_video(batch["video"]).queries, source.eval().encode_video(batch["video"]).queries)
+    assert pretrained.is_pretrained(folder) and not pretrained.is_pretrained(folder.parent)
+
+
+def test_saving_again_replaces(folder):
+    tiny_model(seed=1, graph={"frames": 3}).save_pretrained(str(folder))
+    loaded = STGT.from_pretrained(str(folder))
+    assert loaded.config.graph.frames == 3 and torch.equal(loaded.ln_vision.weight, tiny_model(seed=1).ln_vision.weight)
+
+
+def test_a_tower_that_is_inside_is_not_fetched(tmp_path):
+    torch.save(tiny_model(seed=3).vision.tower.state_dict(), tmp_path / "tower.pth")
+    tiny_model(vision={"pretrained": str(tmp_path / "tower.pth")}).save_pretrained(tmp_path / "model")
+    os.remove(tmp_path / "tower.pth")
+    loaded = STGT.from_pretrained(tmp_path / "model")
+    assert loaded.config.vision.pretrained is None
+    assert torch.equal(loaded.vision.tower.pos_embed, tiny_model(seed=3).vision.tower.pos_embed)
+
+
+def test_without_a_tower(folder):
+    whole, bare = STGT.from_pretrained(folder), STGT.from_pretrained(folder, tower=False)
+    assert bare.vision is None
+    tokens = whole.visual_tokens(tiny_batch()["video"])
+    assert torch.equal(bare.encode_video(tokens=tokens).queries, whole.encode_video(tokens=tokens).queries)
+    bare.save_pretrained(folder)
+    assert not pretrained.has_tower(folder)
+    assert STGT.from_pretrained(folder, tower=False).vision is None
+    with pytest.raises(ValueError, match="model.safetensors has no vision tower, and .*config.json does not say where"):
+        STGT.from_pretrained(folder)
+
+
+def test_the_tower_to_fetch_is_named_if_it_cannot_be_had(folder, monkeypatch):
+    STGT.from_pretrained(folder, tower=False).save_pretrained(folder)
+    content = json.loads((folder / "config.json").read_text())
+    content["vision"] |= dict(tower="ViT-B-32", pretrained="no-such-tag", width=768, patch_size=32, image_size=224)
+    content["graph"]["heads"] = 16
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="VisionConfig.pretrained is 'no-such-tag': "):
+        STGT.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda state: state.pop("temp"), "1 missing: temp"),
+        (lambda state: state.update(queue=torch.zeros(1)), "1 unexpected: queue"),
+        (lambda state: state.update(temp=torch.zeros(2)), r"1 mis-shaped: temp: \(2,\) in the file, \(\) in the model"),
+    ],
+)
+def test_tensors_that_do_not_fit(change, message, folder):
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=message):
+        STGT.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "config.json is not JSON"),
+        ("[]", "config.json describes a model of type None, expected 'stgt'"),
+        ('{"model_type": "bert"}', "config.json describes a model of type 'bert', expected 'stgt'"),
+        ('{"model_type": "stgt", "depth": 3}', "config.json: ModelConfig has no field depth"),
+        ('{"model_type": "stgt", "graph": {"heads": 0}}', "config.json: GraphConfig.heads is 0, expected at least 1"),
+        ('{"model_type": "stgt", "graph": {"heads": "x"}}', "config.json: "),
+    ],
+)
+def test_configurations_that_are_not_ours(content, message, folder):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        STGT.from_pretrained(folder)
+
+
+def test_what_is_no_such_folder(folder):
+    with pytest.raises(ValueError, match="is a file, expected a folder; `stgt convert"):
+        STGT.from_pretrained(folder / "model.safetensors")
+    os.remove(folder / "model.safetensors")
+    with pytest.raises(ValueError, match="has no model.safetensors, expected a folder that save_pretrained"):
+        STGT.from_pretrained(folder)
+
+
+def test_a_model_of_the_hub(folder, monkeypatch):
+    asked = []
+
+    def download(name, file, revision):
+        asked.append((name, file, revision))
+        return str(folder / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    loaded = STGT.from_pretrained("someone/stgt", revision="v2")
+    assert asked == [("someone/stgt", "config.json", "v2"), ("someone/stgt", "model.safetensors", "v2")]
+    assert torch.equal(loaded.temp, tiny_model().temp)
+
+
+def test_a_hub_that_cannot_be_reached(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        OSError, match="'someone/no-such-stgt' is no folder here, and the Hugging Face hub did not give"
+    ):
+        STGT.from_pretrained("someone/no-such-stgt")
+    with pytest.raises(OSError, match="'/no/such/folder' is no folder here"):
+        STGT.from_pretrained("/no/such/folder")
