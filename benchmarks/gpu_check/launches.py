@@ -132,7 +132,7 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 def problems() -> Iterator[tuple[str, tuple]]:
     """Calls of all ops that between them launch every kernel: (op, arguments)."""
-    sizes = itertools.product(DTYPES, (1, 8, 20, 64, 72, 88, 96, 100, 128), (256, 196, 49), (0.0, 0.1))
+    sizes = itertools.product(DTYPES, (20, 64, 88, 100, 128), (256, 196, 72, 49), (0.0, 0.1))
     for dtype, D, P, dropout_p in sizes:
         arguments = attention_arguments(dtype, D=D, P=P, dropout_p=dropout_p)
         yield "graph_attention_fwd", arguments

@@ -59,6 +59,22 @@ def test_tokens_of_the_paper_s_width(P, C, dtype, backend):
 
 @each_backend
 @half_dtypes
+@pytest.mark.parametrize("dropout_p", [0.0, 0.2])
+def test_expanded_tensors_are_as_their_copies(dropout_p, dtype, backend):
+    """Strides of 0, at sizes that Hopper's copy engine takes."""
+    _, _, _, graph, dout = operands(backend, 2, 4, 3, 64, 88, dtype)
+    q, k, v = (heads(*size, 88, dtype=dtype, seed=1) for size in ((2, 1, 192), (1, 4, 192), (1, 1, 192)))
+    expanded = [t.expand(2, 4, 192, 88) for t in on(backend, q, k, v)]
+    results = []
+    for tensors in (expanded, [t.contiguous() for t in expanded]):
+        torch.manual_seed(0)
+        results.append(step(backend, dropout_p)(*tensors, graph, dout))
+    for name in results[0]:
+        torch.testing.assert_close(results[0][name], results[1][name], msg=name)
+
+
+@each_backend
+@half_dtypes
 @pytest.mark.parametrize(("P", "D"), [(256, 88), (196, 64), (72, 128)])
 def test_50_repeats_give_the_same_bits(P, D, dtype, backend):
     """Also while another stream keeps the GPU unevenly busy, which moves a race's outcome."""

@@ -1,0 +1,97 @@
+"""python -m benchmarks.gpu_check.resources: what every kernel takes of a GPU, and how many blocks then fit at once.
+
+Needs nvcc, and no GPU. Kept in benchmarks/results/compile/kernels.md.
+"""
+
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.environment import ROOT
+from benchmarks.gpu_check import compiled, launches
+from benchmarks.gpu_check.compiled import Kernel
+from benchmarks.rows import RESULTS
+
+TABLE = RESULTS / "compile" / "kernels.md"
+SHOWN = ("A100", "H200")
+COPIES = ("UTMALDG", "LDGSTS")
+PRODUCTS = ("HGMMA", "HMMA", "FFMA")
+HEADER = ("kernel", "GPU", "registers", "threads", "shared KB", "stages", "blocks", "warps", "products", "copies")
+
+
+@dataclass(frozen=True)
+class Resources:
+    kernel: Kernel
+    gpu: str
+    threads: int
+    shared: int
+    """Bytes, the largest of any launch"""
+
+    @property
+    def blocks(self) -> int:
+        """On a multiprocessor at the same time."""
+        return launches.GPUS[self.gpu].blocks_at_once(self.threads, self.kernel.registers, self.shared)
+
+
+def resources(gpus: tuple[str, ...] = tuple(launches.GPUS)) -> list[Resources]:
+    """Of every kernel that any of launches.problems() launches on these GPUs."""
+    kernels = {(k.architecture, k.mangled): k for k in compiled.kernels(*compiled.compile_all())}
+    found = []
+    for name in gpus:
+        gpu, taken = launches.GPUS[name], {}
+        for op, arguments in launches.problems():
+            for launch in launches.run(gpu, op, *arguments)[1]:
+                kernel = kernels[gpu.architecture, launch.mangled]
+                shared = kernel.shared + launch.shared
+                taken[launch.mangled] = kernel, launch.threads, max(shared, taken.get(launch.mangled, (0, 0, 0))[2])
+        found += [Resources(kernel, name, threads, shared) for kernel, threads, shared in taken.values()]
+    return sorted(found, key=lambda r: (r.gpu, r.kernel.name))
+
+
+def stages() -> dict[str, int]:
+    """Stages of the kernels that have a pipeline of them, by name and those template arguments that matter."""
+    source, emulator = Path(__file__).with_name("stages.cpp"), ROOT / "tests" / "cuda" / "emulator.h"
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "stages"
+        subprocess.run(["g++", "-std=c++20", "-x", "c++", "-include", emulator, source, "-o", program], check=True)
+        lines = subprocess.run([program], capture_output=True, text=True, check=True).stdout.splitlines()
+    return {name.strip(): int(count) for name, count in (line.split(":") for line in lines)}
+
+
+def stages_of(kernel: Kernel, known: dict[str, int]) -> str:
+    numbers = [argument for argument in kernel.arguments if argument.isdigit()]
+    return str(known.get(" ".join([kernel.function, ", ".join(numbers)]).strip(), ""))
+
+
+def table(found: list[Resources], known: dict[str, int]) -> str:
+    """Of bfloat16 for both half precisions, which take the same."""
+    lines = [HEADER]
+    for r in found:
+        if "f16" in r.kernel.arguments:
+            continue
+        count = r.kernel.instructions
+        cells = (r.kernel.registers, r.threads, f"{r.shared / 1024:.1f}", stages_of(r.kernel, known))
+        occupancy = (r.blocks, r.blocks * r.threads // 32)
+        opcodes = (" ".join(f"{count[name]} {name}" for name in names if count[name]) for names in (PRODUCTS, COPIES))
+        lines.append((r.kernel.name, r.gpu, *map(str, (*cells, *occupancy)), *opcodes))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
+    text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(text) + "\n"
+
+
+def main() -> None:
+    text = table(resources(SHOWN), stages())
+    TABLE.parent.mkdir(parents=True, exist_ok=True)
+    TABLE.write_text(
+        "# What the CUDA kernels take of a GPU\n\n`python -m benchmarks.gpu_check.resources` writes this table; no GPU "
+        "is needed. Registers are per thread, as\nthe compiler gives them out at a launch; blocks and warps are those "
+        "that fit on a multiprocessor at the same\ntime; products and copies are counts of instructions in the machine "
+        "code. Nothing spills.\n\n" + text
+    )
+    print(text + f"\nkept in {TABLE}")
+
+
+if __name__ == "__main__":
+    main()
