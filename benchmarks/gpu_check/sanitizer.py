@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,19 +23,22 @@ ENVIRONMENT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 def run(out: Path) -> tuple[list[Check], dict]:
     if shutil.which("compute-sanitizer") is None:
         return [Check("compute-sanitizer", "not installed", "", None)], {}
-    logs = out / "sanitizer"
-    logs.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + SECONDS
-    runs = {(tool, backend): start(tool, backend, logs) for backend in ("cuda", "triton") for tool in TOOLS}
     checks = []
-    for (tool, backend), process in runs.items():
-        try:
-            process.wait(max(deadline - time.monotonic(), 0))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        found, met = verdict((logs / f"{tool}-{backend}.log").read_text(errors="replace"))
-        checks.append(Check(f"{tool} on {backend}", found, "0 errors", met))
+    with tempfile.TemporaryDirectory() as folder, (out / "sanitizer.log").open("w") as everything:
+        logs = Path(folder)
+        runs = {(tool, backend): start(tool, backend, logs) for backend in ("cuda", "triton") for tool in TOOLS}
+        for (tool, backend), process in runs.items():
+            try:
+                process.wait(max(deadline - time.monotonic(), 0))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            log = (logs / f"{tool}-{backend}.log").read_text(errors="replace")
+            everything.write(f"{tool} on {backend}\n{log}\n")
+            found, met = verdict(log)
+            checks.append(Check(f"{tool} on {backend}", found, "0 errors", met))
     return checks, {}
 
 
