@@ -1,0 +1,424 @@
+"""The released model, accelerated, computes what it computed, and is itself again afterwards.
+
+It is a stand-in here (released.py), which itself gives the numbers recorded from the release.
+"""
+
+import copy
+
+import pytest
+import torch
+from cases import KERNELS, device_of, each_backend, each_kernel
+from released import CrossGraphTransformer
+from test_golden import recorded
+from torch import nn
+
+from stgt_kernels import SpatioTemporalGraph
+from stgt_kernels.graph import live_tiles
+from stgt_kernels.integrations.released_stgt import accelerate
+from stgt_kernels.testing import video_like_tokens
+
+WIDTH, HEADS, GRID = 16, 2, 3
+GOLDEN = ["video_t3_h05", "video_t4_h01_b2_l2", "video_t5_of_8_h03", "image_t1_h05"]
+
+
+def build(frames=4, layers=1, *, dropout=0.0, window=1, sim_th=0.5, seed=0):
+    torch.manual_seed(seed)
+    sizes = dict(grid=GRID, dropout=dropout, window=window)
+    return CrossGraphTransformer(WIDTH, layers, HEADS, frames, sim_th, **sizes).eval()
+
+
+def clip(frames=4, batch=2, seed=1, **options):
+    """Tokens with links: (B, T, 1+P, C)."""
+    return video_like_tokens(batch, frames, 1 + GRID**2, WIDTH, seed=seed, **options)
+
+
+def assert_bits(actual, expected):
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+
+
+def results(model, x):
+    """The output, and the gradients of input and parameters."""
+    x = x.detach().requires_grad_()
+    model.zero_grad()
+    out = model(x)
+    out.float().square().sum().backward()
+    return {"out": out.detach(), "x": x.grad} | {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+
+
+def assert_same(actual, expected, rtol=1e-4, atol=1e-5):
+    for name in expected:
+        scale = expected[name].abs().max().clamp(min=1)
+        torch.testing.assert_close(
+            actual[name] / scale, expected[name] / scale, rtol=rtol, atol=atol, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+@pytest.mark.parametrize("accelerated", [None, *KERNELS, "reference"])
+@pytest.mark.parametrize("name", GOLDEN)
+def test_what_was_recorded_from_the_release(name, accelerated):
+    """Of the stand-in, and of the stand-in with our kernels, also where its mask is of another number of frames."""
+    tensors, meta = recorded(name)
+    frames, threshold = int(meta["frames_model"]), float(meta["threshold"])
+    model = CrossGraphTransformer(int(meta["width"]), int(meta["layers"]), int(meta["heads"]), frames, threshold)
+    model.load_state_dict({key[6:]: value for key, value in tensors.items() if key.startswith("param.")})
+    device = device_of(accelerated)
+    model.to(device).eval()
+    x = tensors["input"].to(device).requires_grad_()
+    if accelerated is None and x.shape[1] not in (1, frames):
+        with pytest.raises(RuntimeError, match="must match the size"):
+            model(x)
+        return
+    if accelerated is not None:
+        graphs = reference_graphs(model, x)
+        handle = accelerate(model, backend=accelerated)
+        assert handle.blocks == tuple(f"resblocks.{i}" for i in range(len(model.resblocks)))
+        for block, graph in zip(model.resblocks, graphs, strict=True):
+            settle_edges(block, graph)
+    out = model(x)
+    near(out, tensors["output"], 1e-5)
+    out.backward(tensors["output_grad"].to(device))
+    near(x.grad, tensors["input_grad"], 5e-5)
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            near(parameter.grad, tensors["grad." + key], 5e-5)
+
+
+def reference_graphs(model, x):
+    """The graphs of all blocks, in the arithmetic that gives what was recorded."""
+    graphs = []
+
+    def keep(module, args, kwargs):
+        graphs.append(kwargs["graph_mask"])
+
+    hooks = [block.graphattn.register_forward_pre_hook(keep, with_kwargs=True) for block in model.resblocks]
+    with torch.no_grad(), accelerate(model, backend="reference"):
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return graphs
+
+
+def settle_edges(block, expected):
+    """Decide the few edges at the threshold, where float32 may round to either side, as the recording did."""
+    build_graph = block.build_graph
+
+    def settled(x, t):
+        weight = build_graph(x, t).weight
+        flipped = (weight != 0) != (expected.weight != 0)
+        assert flipped.sum() <= 4 and (((weight + expected.weight)[flipped] - block.sim_th).abs() < 1e-6).all()
+        weight = torch.where(flipped, expected.weight, weight)
+        return SpatioTemporalGraph(weight, live_tiles(weight))
+
+    block.build_graph = settled
+
+
+def near(actual, expected, tolerance):
+    """The recorded numbers are themselves up to 4e-6 off float64's, gradients ten times that."""
+    error = (actual.detach().cpu() - expected).abs().max().item()
+    assert error <= tolerance * expected.abs().max().item() + 2e-7
+
+
+@each_backend
+@pytest.mark.parametrize(
+    "frames, batch, layers, window", [(4, 2, 1, 1), (3, 1, 2, 1), (5, 3, 1, 2), (4, 2, 1, 0), (1, 2, 1, 1)]
+)
+def test_outputs_and_gradients_are_the_model_s_own(frames, batch, layers, window, backend):
+    model, x = build(frames, layers, window=window), clip(frames, batch)
+    model, x = model.to(device_of(backend)), x.to(device_of(backend))
+    for mode in (True, False):
+        model.train(mode)
+        before = results(model, x)
+        with accelerate(model, backend=backend):
+            assert_same(results(model, x), before)
+        assert_bits(results(model, x), before)
+
+
+def test_the_graph_is_the_same_and_follows_the_threshold():
+    model = build()
+    block, x = model.resblocks[0], clip()[:, :, 1:].flatten(1, 2)
+    expected = {}
+    for threshold in (0.1, 0.5, 0.9):
+        block.sim_th = threshold
+        expected[threshold] = block.build_graph(x, 4)
+    accelerate(model)
+    for threshold, dense in expected.items():
+        block.sim_th = threshold
+        graph = block.build_graph(x, 4)
+        assert isinstance(graph, SpatioTemporalGraph) and graph.window == 1 and not graph.weight.requires_grad
+        torch.testing.assert_close(graph.to_dense(), dense)
+        assert 0 < graph.density() < 1
+
+
+def test_clips_of_any_length():
+    """The released mask is of one number of frames; a model built for another gives what ours must."""
+    model, x = build(frames=4), clip(frames=7)
+    with pytest.raises(RuntimeError, match="must match the size"):
+        model(x)
+    other = build(frames=7)
+    other.load_state_dict(model.state_dict() | {"time_embed": other.time_embed})
+    with accelerate(model):
+        for frames in (1, 2, 7, 9):
+            assert model(clip(frames=frames)).isfinite().all()
+        model.time_embed.data = other.time_embed.data
+        torch.testing.assert_close(model(x), other(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames, window", [(1, 1), (2, 1), (3, 2), (4, 3)])
+def test_a_mask_that_links_all(frames, window):
+    """It tells how far frames may be apart at least; more, it cannot know."""
+    model, x = build(frames=frames, window=window), clip(frames=frames)
+    expected = model(x)
+    with accelerate(model):
+        torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+        local = clip(frames=6)[:, :, 1:].flatten(1, 2)
+        assert model.resblocks[0].build_graph(local, 6).window == max(window, 1)
+
+
+def test_a_mask_with_0_for_linked_and_none_at_all():
+    model, x = build(), clip()
+    expected = model(x)
+    block = model.resblocks[0]
+    for mask in (1 - block.g_mask, block.g_mask.float(), None):
+        block.g_mask = mask
+        with accelerate(model):
+            torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "mask", [torch.ones(36, 35), torch.ones(36), "none", torch.eye(36).flip(0), torch.ones(36, 36).tril()]
+)
+def test_a_mask_of_another_kind_is_refused(mask):
+    model = build()
+    model.resblocks[0].g_mask = mask
+    with pytest.raises(ValueError, match=r"accelerate: block 'resblocks.0' \(Block\): g_mask"):
+        accelerate(model)
+    assert "build_graph" not in vars(model.resblocks[0])
+
+
+@each_kernel
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_and_half_precision(dtype, backend):
+    device = device_of(backend)
+    model, x = build().to(device), clip().to(device)
+    exact = model(x)
+    graph_dtype = []
+    with accelerate(model, backend=backend):
+        model.resblocks[0].graphattn.register_forward_pre_hook(
+            lambda module, args, kwargs: graph_dtype.append(kwargs["graph_mask"].weight.dtype), with_kwargs=True
+        )
+        with torch.autocast(device, dtype):
+            out = model(x)
+            out.float().square().sum().backward()
+        assert (out - exact).norm() / exact.norm() < 0.03
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+        out = model.to(dtype)(x.to(dtype))
+        assert out.dtype == dtype and (out.float() - exact).norm() / exact.norm() < 0.05
+    assert graph_dtype == [torch.float16] * 2
+
+
+def test_double_precision():
+    model, x = build().double(), clip(dtype=torch.float64)
+    expected = results(model, x)
+    with accelerate(model):
+        assert_same(results(model, x), expected, rtol=1e-11, atol=1e-11)
+
+
+def test_dropout_acts_as_the_module_s_own_says():
+    model, x = build(dropout=0.4), clip()
+    certain = model(x)
+    with accelerate(model):
+        torch.testing.assert_close(model(x), certain, rtol=1e-4, atol=1e-5)
+        model.train()
+        assert not torch.equal(model(x), model(x))
+        torch.manual_seed(3)
+        first = model(x)
+        torch.manual_seed(3)
+        assert torch.equal(model(x), first)
+        model.resblocks[0].graphattn.dropout.eval()
+        torch.testing.assert_close(model(x), certain, rtol=1e-4, atol=1e-5)
+        model.train()
+        model.resblocks[0].graphattn.dropout.p = 0.0
+        torch.testing.assert_close(model(x), certain, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_has_the_model_s_own_mean_and_spread():
+    """Of graph attention's output, over many draws: the same as the release's own dropout."""
+    model, p = build(dropout=0.3).train(), 0.3
+    attention, x = model.resblocks[0].graphattn, clip()[:, :, 1:].flatten(1, 2)
+    dense = model.resblocks[0].build_graph(x, 4)
+
+    def draws(graph):
+        values = torch.stack([attention(x, graph_mask=graph)[0] for _ in range(400)])
+        return values.mean(0), values.std(0)
+
+    with torch.no_grad():
+        own = draws(dense)
+        with accelerate(model):
+            ours = draws(model.resblocks[0].build_graph(x, 4))
+        attention.eval()
+        exact = attention(x, graph_mask=dense)[0]
+    assert attention.dropout.p == p
+    error = 5 * own[1] / 20  # of a mean of 400
+    assert ((ours[0] - exact).abs() <= error + 1e-6).all() and ((own[0] - exact).abs() <= error + 1e-6).all()
+    assert ((ours[1] / own[1]).mean() - 1).abs() < 0.02
+
+
+def test_gradient_checkpointing_draws_the_same_mask_again():
+    model, x = build(dropout=0.3).train(), clip()
+    with accelerate(model):
+        gradients = []
+        for checkpointed in (False, True):
+            torch.manual_seed(5)
+            y = x.clone().requires_grad_()
+            block = model.resblocks[0]
+            out = torch.utils.checkpoint.checkpoint(block, y, use_reentrant=False) if checkpointed else block(y)
+            out.square().sum().backward()
+            gradients.append(y.grad)
+        assert torch.equal(*gradients)
+
+
+def test_a_token_without_links_gives_no_nan():
+    model, x = build(sim_th=1.0), clip()
+    x[:, 1, 3] = 0
+    model.resblocks[0].proj_fc.bias.data.zero_()
+    model.pos_2D_embed.data.zero_()
+    model.time_embed.data.zero_()
+    assert model(x).isnan().any()
+    with accelerate(model):
+        values = results(model, x)
+    assert all(value.isfinite().all() for value in values.values())
+
+
+class Parent(nn.Module):
+    """As BLIP-2 has its video part: a frozen tower's tokens in, more layers behind."""
+
+    def __init__(self):
+        super().__init__()
+        self.graph_cross_model = build(layers=2)
+        self.ln_vision = nn.LayerNorm(WIDTH)
+
+    def forward(self, x):
+        return self.ln_vision(self.graph_cross_model(x))
+
+
+def test_inside_a_larger_model_and_its_state_stays():
+    model, x = Parent().eval(), clip()
+    expected, names = model(x), list(model.state_dict())
+    handle = accelerate(model)
+    assert handle.blocks == ("graph_cross_model.resblocks.0", "graph_cross_model.resblocks.1")
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+    assert list(model.state_dict()) == names and len(list(model.modules())) == len(list(Parent().modules()))
+    assert all(a is b for a, b in zip(model.parameters(), list(model.parameters()), strict=True))
+    model.load_state_dict(Parent().state_dict())
+    handle.undo()
+    assert torch.equal(model(x), Parent().eval()(x))
+
+
+def test_inside_ddp(tmp_path):
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model, x = build(), clip()
+        expected = results(model, x)
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        handle = accelerate(wrapped)
+        assert handle.blocks == ("module.resblocks.0",)
+        actual = results(wrapped, x)
+        assert_same({name.removeprefix("module."): value for name, value in actual.items()}, expected)
+        del wrapped
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_hooks_still_run():
+    model, seen = build(), []
+    model.resblocks[0].graphattn.register_forward_hook(lambda module, args, out: seen.append(out[0].shape))
+    with accelerate(model):
+        model(clip())
+    assert seen == [(2, 36, WIDTH)]
+
+
+def test_a_copy_is_accelerated_and_its_own():
+    """As an exponential moving average makes one."""
+    model, x = build(), clip()
+    with accelerate(model):
+        twin = copy.deepcopy(model)
+        with torch.no_grad():
+            for parameter in twin.parameters():
+                parameter.mul_(1.1)
+        assert twin.resblocks[0].build_graph.__self__ is twin.resblocks[0]
+        assert not torch.allclose(twin(x), model(x))
+        assert twin.resblocks[0].graphattn.forward.__self__ is twin.resblocks[0].graphattn
+
+
+def test_dense_weights_will_do_for_attention():
+    model = build()
+    block, x = model.resblocks[0], clip()[:, :, 1:].flatten(1, 2)
+    dense = block.build_graph(x, 4)
+    expected = block.graphattn(x, graph_mask=dense)[0]
+    with accelerate(model):
+        out, nothing = block.graphattn(x, dense)
+    assert nothing is None
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_torch_compile_afterwards():
+    model, x = build(), clip()
+    expected = model(x)
+    with accelerate(model):
+        compiled = torch.compile(model.resblocks[0], fullgraph=True, backend="eager")
+        y = x + model.pos_2D_embed + model.time_embed[:, None]
+        torch.testing.assert_close(compiled(y), model.resblocks[0](y))
+    assert torch.equal(model(x), expected)
+
+
+def test_undo():
+    model, x = build(), clip()
+    own = lambda build_graph=model.resblocks[0].build_graph: build_graph  # noqa: E731
+    expected = model(x)
+    handle = accelerate(model)
+    with pytest.raises(ValueError, match=r"block 'resblocks.0' \(Block\) is accelerated already; undo\(\) that first"):
+        accelerate(model)
+    handle.undo()
+    handle.undo()
+    assert torch.equal(model(x), expected)
+    assert vars(model.resblocks[0]).keys() == vars(build().resblocks[0]).keys()
+    assert vars(model.resblocks[0].graphattn).keys() == vars(build().resblocks[0].graphattn).keys()
+    # What was set on the instance before comes back.
+    model.resblocks[0].build_graph = own
+    with pytest.raises(RuntimeError, match="inside"), accelerate(model):
+        raise RuntimeError("inside")
+    assert model.resblocks[0].build_graph is own
+
+
+def test_nothing_that_fits():
+    with pytest.raises(ValueError) as error:
+        accelerate(nn.Sequential(nn.Linear(2, 2)))
+    assert "no module of this Sequential is a graph block of the released STGT, which has build_graph" in str(
+        error.value
+    )
+    assert "graphattn.W_Q" in str(error.value) and "closest" not in str(error.value)
+    model = build()
+    del model.resblocks[0].graphattn.W_V, model.resblocks[0].sim_th
+    with pytest.raises(ValueError, match=r"the closest, resblocks.0 \(Block\), lacks sim_th, graphattn.W_V$"):
+        accelerate(model)
+    with pytest.raises(ValueError, match="model must be an nn.Module, got str"):
+        accelerate("model")
+    with pytest.raises(ValueError, match="backend must be one of"):
+        accelerate(build(), backend="fast")
+    wide = CrossGraphTransformer(256, 1, 1, 2, 0.5, grid=2)
+    with pytest.raises(ValueError, match="has heads of width 256, expected at most 128"):
+        accelerate(wide)
+
+
+def test_tokens_that_are_no_frames():
+    model = build()
+    with accelerate(model), pytest.raises(ValueError, match="t must divide the number of tokens 10, got t=4"):
+        model.resblocks[0].build_graph(torch.zeros(1, 10, WIDTH), 4)
+
+
+def test_a_named_backend_that_cannot_run_says_so():
+    with accelerate(build(), backend="cuda") as handle:
+        assert handle.blocks == ("resblocks.0",)
+    model = build()
+    with accelerate(model, backend="cuda"), pytest.raises(ValueError, match="backend='cuda' cannot run"):
+        model(clip())
