@@ -12,8 +12,9 @@ struct AttentionCall {
   AttentionParams p;
 
   // One block per head and `tokens` tokens of a frame.
-  dim3 blocks(int tokens) const {
-    const int64_t count = int64_t(p.B) * p.T * p.H * ((p.P + tokens - 1) / tokens);
+  dim3 blocks(int tokens) const { return grid(int64_t(p.B) * p.T * p.H * ((p.P + tokens - 1) / tokens)); }
+
+  dim3 grid(int64_t count) const {
     STGT_CHECK(op, count <= INT32_MAX, "q is too large: ", count, " blocks");
     return dim3(unsigned(count));
   }
