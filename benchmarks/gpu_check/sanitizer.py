@@ -1,15 +1,13 @@
 """compute-sanitizer's four tools over every kernel at small sizes (small.py), at the same time."""
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.environment import ROOT
+from benchmarks.gpu_check.processes import finish, start
 from benchmarks.gpu_check.report import Check
 
 SECONDS = 480
@@ -28,13 +26,13 @@ def run(out: Path) -> tuple[list[Check], dict]:
     checks = []
     with tempfile.TemporaryDirectory() as folder, (out / "sanitizer.log").open("w") as everything:
         logs = Path(folder)
-        runs = {(tool, backend): start(tool, backend, logs) for backend in ("cuda", "triton") for tool in TOOLS}
+        runs = {
+            (tool, backend): start(command(tool, backend), logs / f"{tool}-{backend}.log", **ENVIRONMENT)
+            for backend in ("cuda", "triton")
+            for tool in TOOLS
+        }
         for (tool, backend), process in runs.items():
-            try:
-                process.wait(max(deadline - time.monotonic(), 0))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            finish(process, deadline)
             log = (logs / f"{tool}-{backend}.log").read_text(errors="replace")
             everything.write(f"{tool} on {backend}\n{log}\n")
             found, met = verdict(log)
@@ -42,12 +40,9 @@ def run(out: Path) -> tuple[list[Check], dict]:
     return checks, {}
 
 
-def start(tool: str, backend: str, logs: Path) -> subprocess.Popen:
+def command(tool: str, backend: str) -> list[str]:
     driver = [sys.executable, "-m", "benchmarks.gpu_check.small", backend]
-    command = ["compute-sanitizer", "--tool", tool, "--print-limit", "20", *TOOLS[tool], *driver]
-    with (logs / f"{tool}-{backend}.log").open("w") as log:
-        environment = {**os.environ, **ENVIRONMENT}
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    return ["compute-sanitizer", "--tool", tool, "--print-limit", "20", *TOOLS[tool], *driver]
 
 
 def verdict(log: str) -> tuple[str, bool]:

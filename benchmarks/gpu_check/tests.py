@@ -1,7 +1,6 @@
 """The kernel tests on every backend, shared out to processes, for most of their time goes into compiling."""
 
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -10,11 +9,11 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.environment import ROOT
+from benchmarks.gpu_check.processes import finish, start
 from benchmarks.gpu_check.report import Check
 
 SECONDS = 500
-PYTEST = ["-m", "pytest", "-p", "benchmarks.gpu_check.shard", "-p", "no:cacheprovider", "-q"]
+PYTEST = ["-m", "pytest", "-p", "benchmarks.gpu_check.shard", "-p", "no:cacheprovider", "-vv"]
 # What Triton's compiler makes for other GPUs is tested without one.
 TESTS = ["tests/kernels", "--ignore=tests/kernels/test_triton_compile.py"]
 
@@ -25,40 +24,32 @@ def run(out: Path) -> tuple[list[Check], dict]:
     deadline = time.monotonic() + SECONDS
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder)
-        processes = [start(i, shards, logs) for i in range(shards)]
+        processes = [
+            start(
+                [sys.executable, *PYTEST, f"--junitxml={logs / f'{i}.xml'}", *TESTS],
+                logs / f"{i}.log",
+                STGT_SHARD=f"{i}/{shards}",
+                PYTHONUNBUFFERED="1",
+            )
+            for i in range(shards)
+        ]
         codes = [finish(process, deadline) for process in processes]
         (out / "tests.log").write_text("".join((logs / f"{i}.log").read_text() for i in range(shards)))
         counts, failures = count(sorted(logs.glob("*.xml")))
     for name, message in failures.items():
         print(f"{name}\n    {message}", flush=True)
     ended = sum(code in (0, 1) for code in codes)
-    ran = {backend: sum(n for (b, outcome), n in counts.items() if b == backend and outcome != "skipped")
-           for backend in ("cuda", "triton")}  # fmt: skip
-    total = Counter()
-    for (_, outcome), n in counts.items():
+    ran, total = Counter(), Counter()
+    for (backend, outcome), n in counts.items():
         total[outcome] += n
+        ran[backend] += n if outcome != "skipped" else 0
     checks = [
         Check("processes that came to an end", f"{ended} of {shards}", "all", ended == shards),
         Check("tests", ", ".join(f"{n} {outcome}" for outcome, n in sorted(total.items())), "", None),
-        *(Check(f"tests on {backend}", str(n), "> 500", n > 500) for backend, n in ran.items()),
+        *(Check(f"tests on {name}", str(ran[name]), "> 500", ran[name] > 500) for name in ("cuda", "triton")),
         Check("failures", str(len(failures)), "0", not failures),
     ]
     return checks, {"failures": failures, "counts": {" ".join(key): n for key, n in sorted(counts.items())}}
-
-
-def start(shard: int, shards: int, logs: Path) -> subprocess.Popen:
-    command = [sys.executable, *PYTEST, f"--junitxml={logs / f'{shard}.xml'}", *TESTS]
-    environment = {**os.environ, "STGT_SHARD": f"{shard}/{shards}"}
-    with (logs / f"{shard}.log").open("w") as log:
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
-
-
-def finish(process: subprocess.Popen, deadline: float) -> int:
-    try:
-        return process.wait(max(deadline - time.monotonic(), 0))
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
 
 
 def count(reports: Iterable[Path]) -> tuple[Counter, dict[str, str]]:

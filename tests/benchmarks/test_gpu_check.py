@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from samples import bench, row
 
 from benchmarks.environment import ROOT
 from benchmarks.gpu_check import __main__ as gpu_check
-from benchmarks.gpu_check import backends, ncu, report, sanitizer, small, speed, tests
+from benchmarks.gpu_check import backends, ncu, processes, report, sanitizer, small, speed, tests
 from benchmarks.gpu_check.report import Check
 from benchmarks.inputs import Problem
 
@@ -107,6 +108,19 @@ def test_shards_run_every_test_once(tmp_path):
         assert done.returncode == 0, done.stdout
         ran += [int(line.split()[-1]) for line in done.stdout.splitlines() if "ran " in line]
     assert sorted(ran) == list(range(7))
+
+
+def test_processes_end_at_the_deadline_with_what_they_started(tmp_path):
+    log = tmp_path / "log"
+    quick = processes.start([sys.executable, "-c", "import os; print(os.environ['NAME'])"], log, NAME="value")
+    assert processes.finish(quick, time.monotonic() + 60) == 0 and log.read_text() == "value\n"
+    script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    slow = processes.start([sys.executable, "-c", script], log)
+    assert processes.finish(slow, time.monotonic() + 0.5) < 0
+    with pytest.raises(ProcessLookupError):
+        for _ in range(50):
+            os.killpg(slow.pid, 0)
+            time.sleep(0.1)
 
 
 CLEAN = "========= COMPUTE-SANITIZER\ndone\n========= ERROR SUMMARY: 0 errors\n"
