@@ -283,7 +283,7 @@ class TrainConfig:
     out: Path = Path("runs/stgt")
     """Run folder; a run that was stopped goes on from the last checkpoint in it"""
     init: Path | None = None
-    """Weights to start from: another run's folder, or a released checkpoint (.pth)"""
+    """Weights to start from: another run's folder, one that `stgt convert` wrote, or a released checkpoint"""
     epochs: int = 10
     csal_from: int | None = None
     """Epoch (from 0) at which CSAL takes VTC's place: both stages in one run; None keeps `loss.stage`"""

@@ -15,6 +15,7 @@ from stgt.data.features import FeatureStore, tower_hash
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import describe, test_transform, train_transform
 from stgt.models.checkpoint import load_released
+from stgt.models.pretrained import is_pretrained
 from stgt.models.stgt import STGT
 from stgt.training import checkpoint as ckpt
 from stgt.training.distributed import choose_device, start_world
@@ -152,8 +153,8 @@ def require_features(features: FeatureStore, items: RetrievalDataset, model: STG
 
 
 def start_from(model: STGT, init: Path) -> None:
-    """Load another run's last weights, or a released checkpoint."""
-    if not init.is_dir():
+    """Load another run's last weights, a folder of `save_pretrained`, or a released checkpoint."""
+    if is_pretrained(init) or not init.is_dir():
         load_released(model, init)
         return
     checkpoint = ckpt.latest_checkpoint(init)

@@ -70,7 +70,7 @@ def accelerate(model: nn.Module, *, backend: str = "auto") -> Acceleration:
     and gradients are the same but for rounding, in training, too, where attention weights are dropped with the same
     probability, by other draws. Three things differ: clips of any number of frames work, a token without a link gives
     0 instead of NaN, and no (T*P, T*P) matrix is ever made, so the graph that the block hands on is a
-    ``SpatioTemporalGraph``. Threshold (``sim_th``) and dropout are read at every call.
+    ``SpatioTemporalGraph``. Threshold (``sim_th``) and dropout are read at every call. A deep copy stays accelerated.
 
     Args:
         model: on any device, in float32, bfloat16, float16, under autocast, and in float64 on the CPU. Compile it
@@ -99,12 +99,12 @@ def accelerate(model: nn.Module, *, backend: str = "auto") -> Acceleration:
             raise ValueError(f"{place} is accelerated already; undo() that first")
         if block.graphattn.d_k > MAX_HEAD_DIM:
             raise ValueError(f"{place} has heads of width {block.graphattn.d_k}, expected at most {MAX_HEAD_DIM}")
+        mask = getattr(block, "g_mask", None)
         try:
-            window = _window(getattr(block, "g_mask", None))
+            window = _window(mask)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None
-        nodes = 0 if getattr(block, "g_mask", None) is None else len(block.g_mask)
-        settings[name] = _Settings(backend, nodes, window)
+        settings[name] = _Settings(backend, 0 if mask is None else len(mask), window)
     return Acceleration(blocks, settings)
 
 

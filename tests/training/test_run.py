@@ -17,6 +17,7 @@ from stgt.config import DataConfig
 from stgt.data.shapes import render_shapes
 from stgt.training import checkpoint as ckpt
 from stgt.training.log import read_log
+from stgt.training.run import load_run, make_model, start_from
 
 ROOT = Path(__file__).parents[2]
 SMALL = """--model.vision.width 16 --model.vision.layers 1 --model.vision.heads 2 --model.vision.image-size 32
@@ -188,6 +189,17 @@ def test_weights_of_another_run_start_one_and_others_do_not_fit(run, clips, monk
         "model.qformer.embed_dim: 16, there 8" in error and "text_proj.weight has shape (8, 16), here (16, 16)" in error
     )
     assert not (tmp_path / "wide").exists()
+
+
+@pytest.mark.parametrize("name", ["folder", "released.pth"])
+def test_a_converted_run_starts_another(name, run, monkeypatch, tmp_path):
+    assert stgt(monkeypatch, "convert", run, "--out", tmp_path / name) == 0
+    trained = load_run(run, "cpu")
+    torch.manual_seed(1)
+    model = make_model(trained.config.model)
+    start_from(model, tmp_path / name)
+    for key, tensor in trained.model.state_dict().items():
+        assert torch.equal(model.state_dict()[key], tensor), key
 
 
 def test_training_on_cached_features_is_training_on_videos(clips, monkeypatch, capsys, tmp_path):
