@@ -18,7 +18,7 @@ from benchmarks.claims import claims_table
 from benchmarks.environment import environment, summary
 from benchmarks.questions import QUESTIONS, module
 from benchmarks.rows import Results, Row
-from benchmarks.tables import case_table, missing_list
+from benchmarks.tables import caption, case_table, missing_list, spoken
 
 PYTEST = ("--no-header", "--tb=short", "-p", "no:cacheprovider", "-p", "no:warnings")
 
@@ -67,7 +67,7 @@ def hardware_name(about: dict) -> str:
 
 
 def show(rows: list[Row]) -> None:
-    print(f"\n{rows[0].question}: {rows[0].case}\n{case_table(rows)}")
+    print(f"\n{spoken(rows[0].question)}: {caption(rows)}\n{case_table(rows)}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from unittest import mock
 
 import torch
 from torch import nn
+from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -26,13 +27,14 @@ def shares(step: Callable[[], object], model: STGT, optimizer: torch.optim.Optim
     A backward operation belongs to the part whose forward operation recorded it.
     """
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
-    for _ in range(2):  # the first is slow in odd places
-        with profile(activities=activities) as recorded, named_parts(model, optimizer):
-            step()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-    attribute = "device_time_total" if device.type == "cuda" else "cpu_time_total"
-    seconds = times(list(recorded.events()), lambda event: getattr(event, attribute))
+    with profile(activities=activities):  # a process's first is slow in odd places
+        torch.ones(1, device=device).add_(1)
+    with profile(activities=activities) as recorded, named_parts(model, optimizer):
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    events = [event for event in recorded.events() if event.device_type == DeviceType.CPU]
+    seconds = times(events, kernel_time if device.type == "cuda" else lambda event: event.cpu_time_total)
     total = sum(seconds.values())
     return {part: seconds[part] / total for part in PARTS if seconds[part]}
 
@@ -54,6 +56,12 @@ def times(events: list[FunctionEvent], time: Callable[[FunctionEvent], float]) -
         if event.name.startswith(BACKWARD):
             seconds[part_of.get(event.sequence_nr, OTHER)] += time(event)
     return seconds
+
+
+def kernel_time(event: FunctionEvent) -> float:
+    """Of what it launched; the profiler gives a part's own name to what its kernels span, which is none of them."""
+    own = sum(kernel.duration for kernel in event.kernels if kernel.name not in PARTS)
+    return own + sum(kernel_time(child) for child in event.cpu_children)
 
 
 def enclosing_part(event: FunctionEvent) -> str | None:

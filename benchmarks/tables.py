@@ -28,6 +28,34 @@ def case_table(rows: list[Row]) -> str:
     return "\n".join([text, "", *parts] if parts else [text])
 
 
+def caption(rows: list[Row]) -> str:
+    """The case, and how dense its graph is where that is known."""
+    row = next((row for row in rows if row.edge_density is not None), None)
+    if row is None:
+        return rows[0].case
+    live = "" if row.live_tiles is None else f", {row.live_tiles:.0%} of tiles hold one"
+    return f"{rows[0].case}: {row.edge_density:.0%} of the band are edges{live}"
+
+
+def overview(cases: dict[str, list[Row]]) -> str:
+    """Medians of many cases, a line for each, a column for each provider."""
+    providers = list(dict.fromkeys(row.provider for rows in cases.values() for row in rows if row.median is not None))
+    lines = []
+    for rows in cases.values():
+        found = {row.provider: row for row in rows}
+        lines.append([caption(rows), *(median(found.get(provider)) for provider in providers)])
+    return table(["", *providers], lines)
+
+
+def median(row: Row | None) -> str:
+    """With its share of the limit, or why there is none."""
+    if row is None:
+        return ""
+    if row.median is None:
+        return row.missing.partition(":")[0]
+    return duration(row.median) + ("" if row.limit_share is None else f" ({row.limit_share:.0%})")
+
+
 def missing_list(rows: list[Row]) -> str:
     """Who did not run, and why; each once."""
     return "\n".join(dict.fromkeys(f"- {row.provider}: {row.missing}" for row in rows if row.missing))

@@ -15,7 +15,7 @@ def cases(device: str, quick: bool) -> list[Case]:
 
 
 def problems(device: str, quick: bool) -> list[Problem]:
-    usual = replace(base(device, quick), B=4) if device == "cuda" else replace(base(device, quick), T=4)
+    usual = replace(base(device, quick), B=4) if device == "cuda" else replace(base(device, quick), T=4, H=4)
     batches = (1, 2) if quick else (1, 2, 4, 8)
     head_dims = (64, 128) if quick else (16, 32, 64, 96, 128)
     patches = (49, 196) if quick else (49, 196, 576, 1024)

@@ -1,6 +1,7 @@
 """Every question runs, at a size that means nothing, and every claim finds the rows that it is about."""
 
 import gc
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -151,3 +152,23 @@ def test_real_tokens_stand_in_for_a_random_towers(training):
     assert torch.equal(tokens, cached) and not tokens.requires_grad
     open_tower = models.make_model(tiny_config(open_blocks=-1), training.device, cached=False)
     assert not isinstance(open_tower.vision, models.RealTokens)
+
+
+def test_on_a_gpu_a_parts_time_is_that_of_its_kernels():
+    def event(name, *children, kernels=()):
+        kernels = [SimpleNamespace(name=kernel, duration=duration) for kernel, duration in kernels]
+        made = SimpleNamespace(name=name, sequence_nr=-1, cpu_parent=None, cpu_children=children, kernels=kernels)
+        for child in children:
+            child.cpu_parent = made
+        return made
+
+    product = event("aten::mm", event("launch", kernels=[("gemm", 5.0)]))
+    inner = event(parts.ATTENTION, product, kernels=[(parts.ATTENTION, 100.0)])
+    outer = event(parts.LAYER, inner, event("aten::add", kernels=[("add", 2.0)]), kernels=[(parts.LAYER, 100.0)])
+    product.sequence_nr = 7
+    backward = event(parts.BACKWARD + "MmBackward0", event("aten::mm", kernels=[("gemm", 10.0)]))
+    backward.sequence_nr = 7
+    assert parts.times([outer, inner, product, backward], parts.kernel_time) == {
+        parts.ATTENTION: 15.0,
+        parts.LAYER: 2.0,
+    }
