@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,13 +34,13 @@ def save(model: nn.Module, folder: str | Path) -> None:
     if model.vision is not None:
         config = replace(config, vision=replace(config.vision, pretrained=None))
     folder.mkdir(parents=True, exist_ok=True)
+    partial = {name: folder / f".{name}.partial" for name in (CONFIG, WEIGHTS)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    partial = folder / f".{WEIGHTS}.partial"
-    safetensors.torch.save_file(tensors, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / WEIGHTS)
-    partial = folder / f".{CONFIG}.partial"
-    partial.write_text(json.dumps(_KIND | to_dict(config), indent=1) + "\n", "utf-8")
-    os.replace(partial, folder / CONFIG)
+    partial[CONFIG].write_text(json.dumps(_KIND | to_dict(config), indent=1) + "\n", "utf-8")
+    safetensors.torch.save_file(tensors, partial[WEIGHTS], metadata={"format": "pt"})
+    shutil.copymode(partial[CONFIG], partial[WEIGHTS])  # safetensors lets nobody else read its files
+    for name in (WEIGHTS, CONFIG):
+        os.replace(partial[name], folder / name)
 
 
 def has_tower(folder: Path) -> bool:

@@ -145,6 +145,16 @@ def test_eva_clip(prefix, tmp_path):
         tower_tokens(tmp_path / "tower.pth", image_size=42)
 
 
+def test_the_paper_s_tower_has_the_names_of_eva_vit_g():
+    with torch.device("meta"):
+        names = set(VisionTower(VisionConfig()).tower.state_dict())
+    block = ["attn.q_bias", "attn.v_bias", "attn.qkv.weight"]
+    parts = ("norm1", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+    block += [f"{part}.{tensor}" for part in parts for tensor in ("weight", "bias")]
+    expected = {"cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"}
+    assert names == expected | {f"blocks.{n}.{name}" for n in range(39) for name in block}
+
+
 @pytest.fixture
 def clip(tmp_path, monkeypatch):
     """A tiny model of open_clip's own, under a name that it knows."""

@@ -20,6 +20,7 @@ def folder(tmp_path):
 def test_there_and_back(folder):
     source, loaded = tiny_model(seed=0), STGT.from_pretrained(folder)
     assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
+    assert os.stat(folder / "model.safetensors").st_mode == os.stat(folder / "config.json").st_mode
     assert loaded.config == source.config and not loaded.training
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, source.state_dict()[name]), name
