@@ -47,35 +47,41 @@ def frames(axes: tuple[Axes, Axes], rows: list[Row]) -> None:
 
 
 def density(axes: tuple[Axes, Axes], rows: list[Row]) -> None:
-    """Time against the threshold, and how much of the band is left, in edges and in tiles."""
-    real = [row for row in rows if row.case.startswith("real")]
+    """Our time against the threshold, and how much of the band is left, in edges and in tiles."""
+    ours = [row for row in rows if row.provider.startswith(OURS) and row.median]
+    real = [row for row in ours if row.case.startswith("real")]
     curves(axes[0], real, "threshold", lambda row: row.median * 1e3)
-    for row in rows:
-        if row.case.startswith("noise") and row.median:
-            axes[0].axhline(row.median * 1e3, ls=":", color="grey", label=f"{row.provider}, Gaussian noise")
+    for row in ours:
+        if row.case.startswith("noise"):
+            axes[0].axhline(row.median * 1e3, ls=":", color="grey", label=f"{row.provider}, Gaussian noise, h=0.5")
     axes[0].set(xlabel="threshold", ylabel="ms, forward", ylim=(0, None))
     axes[0].legend(fontsize=8)
-    points = sorted({(row.shape["threshold"], row.edge_density, row.live_tiles) for row in real if row.edge_density})
+    points = sorted({(row.shape["threshold"], row.edge_density, row.live_tiles) for row in real})
     for i, label in ((1, "edges"), (2, "64 x 64 tiles with an edge")):
-        axes[1].plot([p[0] for p in points], [p[i] for p in points], marker="o", label=label)
+        axes[1].plot([p[0] for p in points], [p[i] for p in points], marker="o", markersize=3, label=label)
     axes[1].set(xlabel="threshold", ylabel="share of the band", ylim=(0, 1.05))
     axes[1].legend(fontsize=8)
 
 
 def training_step(axes: tuple[Axes, Axes], rows: list[Row]) -> None:
-    """Milliseconds per clip, by what they are spent on: with the tower in the loop, and on cached features."""
+    """Time per clip by what it is spent on, as a share of the slowest of each case."""
+    rows = [row for row in rows if row.median]
+    parts = list(dict.fromkeys(part for row in rows for part in row.parts))
+    slowest: dict[str, float] = {}
+    for row in rows:
+        slowest[row.case] = max(slowest.get(row.case, 0.0), row.median / row.shape["B"])
     for ax, setting in zip(axes, ("tower in the loop", "cached features"), strict=True):
-        here = [row for row in rows if row.case.endswith(setting) and row.median]
+        here = [row for row in rows if row.case.endswith(setting)]
         labels = [f"{row.case.partition(',')[0]}\n{row.provider}" for row in here]
         left = [0.0] * len(here)
-        for part in dict.fromkeys(name for row in here for name in row.parts):
-            widths = [1e3 * row.parts.get(part, 0) * row.median / row.shape["B"] for row in here]
-            ax.barh(labels, widths, left=left, label=part)
-            left = [a + b for a, b in zip(left, widths, strict=True)]
-        ax.set(title=setting, xlabel="ms per clip")
+        for part in parts:
+            times = [row.parts.get(part, 0) * row.median / row.shape["B"] / slowest[row.case] for row in here]
+            ax.barh(labels, times, left=left, label=part)
+            left = [a + b for a, b in zip(left, times, strict=True)]
+        ax.set(title=setting, xlabel="time per clip, of the slowest", xlim=(0, 1))
         ax.tick_params(labelsize=7)
         ax.invert_yaxis()
-    axes[0].legend(fontsize=7)
+    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
 
 
 def curves(ax: Axes, rows: list[Row], x: str, y: Callable[[Row], float | None]) -> None:

@@ -48,6 +48,8 @@ def out_of_memory_is_an_error(device: torch.device) -> Iterator[None]:
         if "can't allocate memory" not in str(error) and not isinstance(error, (torch.OutOfMemoryError, MemoryError)):
             raise
         gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
         raise OutOfMemoryError("out of memory") from error
     finally:
         resource.setrlimit(limit, before)

@@ -39,10 +39,14 @@ class RealTokens(nn.Module):
     def __init__(self, tower: nn.Module) -> None:
         super().__init__()
         self.tower = tower
+        self.tokens: dict[torch.Size, Tensor] = {}
 
     def forward(self, video: Tensor) -> Tensor:
-        B, T, P, C = self.tower(video).shape
-        return with_cls(real_tokens(B, T, P - 1, C, device=video.device))
+        shape = self.tower(video).shape
+        if shape not in self.tokens:
+            B, T, P, C = shape
+            self.tokens = {shape: with_cls(real_tokens(B, T, P - 1, C, device=video.device))}
+        return self.tokens[shape]
 
 
 def with_cls(tokens: Tensor) -> Tensor:

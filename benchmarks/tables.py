@@ -33,27 +33,34 @@ def caption(rows: list[Row]) -> str:
     row = next((row for row in rows if row.edge_density is not None), None)
     if row is None:
         return rows[0].case
-    live = "" if row.live_tiles is None else f", {row.live_tiles:.0%} of tiles hold one"
-    return f"{rows[0].case}: {row.edge_density:.0%} of the band are edges{live}"
+    live = "" if row.live_tiles is None else f", {share(row.live_tiles)} of tiles hold one"
+    return f"{rows[0].case}: {share(row.edge_density)} of the band are edges{live}"
 
 
-def overview(cases: dict[str, list[Row]]) -> str:
-    """Medians of many cases, a line for each, a column for each provider."""
-    providers = list(dict.fromkeys(row.provider for rows in cases.values() for row in rows if row.median is not None))
+def overview(cases: list[list[Row]]) -> str:
+    """Time and memory of many cases, a line for each, a column for each provider."""
+    providers = list(dict.fromkeys(row.provider for rows in cases for row in rows if row.median is not None))
     lines = []
-    for rows in cases.values():
+    for rows in cases:
         found = {row.provider: row for row in rows}
-        lines.append([caption(rows), *(median(found.get(provider)) for provider in providers)])
-    return table(["", *providers], lines)
+        edges, live = (share(getattr(rows[0], name)) for name in ("edge_density", "live_tiles"))
+        lines.append([rows[0].case, edges, live, *(summary(found.get(provider)) for provider in providers)])
+    return table(["", "edges", "live tiles", *providers], lines)
 
 
-def median(row: Row | None) -> str:
-    """With its share of the limit, or why there is none."""
+def share(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0%}" if value == 0 or value >= 0.01 else f"{100 * value:.1g}%"
+
+
+def summary(row: Row | None) -> str:
+    """Time, share of the limit and memory, or why there is none."""
     if row is None:
         return ""
     if row.median is None:
         return row.missing.partition(":")[0]
-    return duration(row.median) + ("" if row.limit_share is None else f" ({row.limit_share:.0%})")
+    return ", ".join(filter(None, (duration(row.median), share(row.limit_share), nbytes(row.peak_memory))))
 
 
 def missing_list(rows: list[Row]) -> str:
@@ -71,7 +78,7 @@ def cells(row: Row) -> list[str]:
         f"{duration(row.median)} ({duration(row.low)}-{duration(row.high)})",
         number(row.tflops),
         number(row.gbytes),
-        "" if row.limit_share is None else f"{row.limit_share:.0%}",
+        share(row.limit_share),
         nbytes(row.peak_memory),
     ]
 

@@ -36,8 +36,7 @@ def rounds_within(functions: Functions, seconds: float) -> int:
     begin = time.perf_counter()
     for function in functions.values():
         function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    _wait()
     return int(min(max(seconds / (time.perf_counter() - begin), LEAST_ROUNDS), MOST_ROUNDS))
 
 
@@ -50,7 +49,25 @@ def cpu_times(benchmark, functions: Functions, seconds: float) -> dict[str, Timi
     return {name: Timing.of(taken[i :: len(functions)]) for i, name in enumerate(functions)}
 
 
+def wall_times(functions: Functions, seconds: float) -> dict[str, Timing]:
+    """Wall time until the device is done: of calls so small that a GPU waits for the host."""
+    rounds = rounds_within(functions, seconds)
+    taken: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            begin = time.perf_counter()
+            function()
+            _wait()
+            taken[name].append(time.perf_counter() - begin)
+    return {name: Timing.of(times) for name, times in taken.items()}
+
+
 def rotated(functions: list[Callable[[], object]]) -> Callable[[], object]:
     """Each call calls the next of them: the same work on other inputs, which no cache still holds."""
     turns = itertools.cycle(functions)
     return lambda: next(turns)()
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

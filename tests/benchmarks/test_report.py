@@ -28,7 +28,13 @@ def write_results(folder: Path) -> None:
     dead = row(case="T=128", median=None, missing="out of memory", shape={"B": 1, "T": 128})
     results(*curve, dead).save(folder / "cpu" / "frames.json")
     density = [
-        row(case=f"{kind} tokens, h={h}", shape={"threshold": h}, edge_density=0.9 - h, live_tiles=1.0)
+        row(
+            "stgt_kernels cpu",
+            case=f"{kind} tokens, h={h}",
+            shape={"threshold": h},
+            edge_density=0.9 - h,
+            live_tiles=1.0,
+        )
         for kind, h in (("real", 0.0), ("real", 0.5), ("noise", 0.5))
     ]
     results(*density).save(folder / "cpu" / "density.json")

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import limits, timing
 from benchmarks.memory import OutOfMemoryError, out_of_memory_is_an_error, peak_memory
-from benchmarks.timing import Timing, cpu_times, rotated
+from benchmarks.timing import Timing, cpu_times, rotated, wall_times
 
 CPU = torch.device("cpu")
 
@@ -45,6 +45,11 @@ def test_functions_take_turns():
 def test_times_are_of_the_function_whose_turn_it_was():
     times = cpu_times(Benchmark(), {"slow": lambda: time.sleep(0.02), "fast": lambda: None}, 0.1)
     assert times["slow"].low >= 0.02 > times["fast"].high
+
+
+def test_wall_times_are_taken_in_turns():
+    times = wall_times({"slow": lambda: time.sleep(0.02), "fast": lambda: None}, 0.1)
+    assert times["slow"].low >= 0.02 > times["fast"].high and times["fast"].rounds == times["slow"].rounds >= 3
 
 
 def test_rotation_gives_each_its_turn():
