@@ -45,9 +45,9 @@ def convert_files(
 ) -> STGT:
     """The model that weight files make together: released STGT, BLIP-2 of LAVIS or Hugging Face, vision towers.
 
-    config: of what no tensor tells: the tower, heads, threshold, dropout. Frames, layers, widths, queries and the
-    vocabulary are the files'; one of BERT's 30522 words gets [DEC] as its 30523rd. Without a tower in the files the
-    model has none (`tower=False`).
+    config: of what no tensor tells: the tower, heads, threshold, dropout. Frames, graph blocks and the Q-Former's sizes
+    are the files'; a vocabulary of BERT's 30522 words gets [DEC] as its 30523rd. Without a tower in the files the model
+    has none (`tower=False`).
     fresh: beginnings of names that the files have nothing of and that stay as initialised.
     drop: beginnings of names in the files to leave out.
     Raises ValueError, naming each tensor, unless everything else is there and nothing is left over.
