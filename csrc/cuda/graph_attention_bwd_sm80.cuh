@@ -17,8 +17,8 @@ namespace stgt::sm80 {
 
 constexpr int BACKWARD_THREADS = 128;
 
-// Shared memory: two buffers; then v, if it is not kept in registers. The own operands pass through the buffers on
-// their way into registers, and the gradients on their way out.
+// Shared memory: two buffers; then v, if it is not kept in registers. The own operands pass through the second buffer
+// on their way into registers, and the gradients on their way out.
 template <int D, bool OF_COLUMNS> struct Backward {
   static constexpr bool KEEPS_BOTH = !OF_COLUMNS || D <= 88;
   static constexpr int TOKENS = KEEPS_BOTH ? 64 : 32;  // in a buffer
@@ -37,7 +37,7 @@ template <int D, bool OF_COLUMNS> struct Backward {
   };
 
   using Own = Tile<TILE, DEPTH<D>>;
-  static constexpr int OWN_B = KEEPS_BOTH ? Own::BYTES : 2 * Buffer::BYTES;
+  static constexpr int OWN_A = Buffer::BYTES, OWN_B = KEEPS_BOTH ? OWN_A + Own::BYTES : 2 * Buffer::BYTES;
   static constexpr int SHARED_BYTES = 2 * Buffer::BYTES + (KEEPS_BOTH ? 0 : Own::BYTES);
 };
 
@@ -62,36 +62,15 @@ template <class T, int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backwa
   const Place place(p, TILE);
   const int b = place.b, h = place.h, t = place.t, first = place.first, head = b * p.H + h;
   const int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 16;  // the first of the warp's tokens
-  const typename S::Own own_a{0}, own_b{S::OWN_B};
+  const typename S::Own own_a{S::OWN_A}, own_b{S::OWN_B};
   const int64_t head_rows = int64_t(head) * p.T * p.P;
   const float scale_2 = p.scale * LOG2E;
 
   own_a.template copy_async<THREADS>(OF_COLUMNS ? tokens<uint16_t>(p, p.k, p.k_at, b, h, t, first)
-                                                   : tokens<uint16_t>(p, p.q, p.q_at, b, h, t, first));
+                                                : tokens<uint16_t>(p, p.q, p.q_at, b, h, t, first));
   own_b.template copy_async<THREADS>(OF_COLUMNS ? tokens<uint16_t>(p, p.v, p.v_at, b, h, t, first)
-                                                   : tokens<uint16_t>(p, p.dout, p.dout_at, b, h, t, first));
+                                                : tokens<uint16_t>(p, p.dout, p.dout_at, b, h, t, first));
   ptx::copy_async_commit();
-  ptx::copy_async_wait<0>();
-  ptx::sync_threads();
-  uint32_t left_a[DEPTH<D> / 16][4], left_b[DEPTH<D> / 16][4];
-#pragma unroll
-  for (int d = 0; d < DEPTH<D> / 16; ++d) {
-    own_a.below(own).read_down(left_a[d], 0, 2 * d);
-    if (S::KEEPS_BOTH) own_b.below(own).read_down(left_b[d], 0, 2 * d);
-  }
-  ptx::sync_threads();
-
-  float own_lse[2] = {}, own_delta[2] = {};
-  if (!OF_COLUMNS)
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int row = first + own + 8 * r + lane / 4;
-      if (row >= p.P) continue;
-      own_lse[r] = p.lse[head_rows + t * p.P + row];
-      own_delta[r] = p.delta[head_rows + t * p.P + row];
-    }
-
-  float sum_a[D / 8][4] = {}, sum_b[OF_COLUMNS ? D / 8 : 1][4] = {};  // dk and dv, or dq
   Steps<OF_COLUMNS, 1, S::TOKENS> walk(p, b, t, first);
   const auto copy = [&](const Buffer& to) {
     const int frame = walk.frame, token = walk.token;
@@ -114,9 +93,29 @@ template <class T, int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backwa
   int buffer = 0;
   bool more = walk.next();
   if (more) copy(Buffer(0));
+
+  float own_lse[2] = {}, own_delta[2] = {};
+  if (!OF_COLUMNS)
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int row = first + own + 8 * r + lane / 4;
+      if (row >= p.P) continue;
+      own_lse[r] = p.lse[head_rows + t * p.P + row];
+      own_delta[r] = p.delta[head_rows + t * p.P + row];
+    }
+
+  ptx::copy_async_wait<0>();
+  ptx::sync_threads();
+  uint32_t left_a[DEPTH<D> / 16][4], left_b[DEPTH<D> / 16][4];
+#pragma unroll
+  for (int d = 0; d < DEPTH<D> / 16; ++d) {
+    own_a.below(own).read_down(left_a[d], 0, 2 * d);
+    if (S::KEEPS_BOTH) own_b.below(own).read_down(left_b[d], 0, 2 * d);
+  }
+  float sum_a[D / 8][4] = {}, sum_b[OF_COLUMNS ? D / 8 : 1][4] = {};  // dk and dv, or dq
   while (more) {
     ptx::copy_async_wait<0>();
-    ptx::sync_threads();  // this buffer is filled, and nobody reads the other one any more
+    ptx::sync_threads();  // this buffer is filled, and nobody reads the other one, or own_a there, any more
     const Buffer from(buffer);
     const int frame = walk.frame, opposite = walk.token;
     buffer ^= 1;
@@ -125,7 +124,7 @@ template <class T, int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backwa
 
 #pragma unroll 1
     for (int step = 0; step < S::TOKENS && opposite + step < p.P; step += STEP) {
-      const auto a = from.a.below(step), b = from.b.below(step);
+      const auto tile_a = from.a.below(step), tile_b = from.b.below(step);
       float s[STEP / 8][4] = {}, dp[STEP / 8][4] = {};
 #pragma unroll
       for (int d = 0; d < DEPTH<D> / 16; ++d) {
@@ -133,10 +132,10 @@ template <class T, int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backwa
 #pragma unroll
         for (int n = 0; n < STEP / 8; n += 2) {
           uint32_t right[4];
-          a.read_across(right, 8 * n, 2 * d);
+          tile_a.read_across(right, 8 * n, 2 * d);
           ptx::mma<T>(s[n], left_a[d], right[0], right[1]);
           ptx::mma<T>(s[n + 1], left_a[d], right[2], right[3]);
-          b.read_across(right, 8 * n, 2 * d);
+          tile_b.read_across(right, 8 * n, 2 * d);
           ptx::mma<T>(dp[n], left_b[d], right[0], right[1]);
           ptx::mma<T>(dp[n + 1], left_b[d], right[2], right[3]);
         }
@@ -188,11 +187,11 @@ template <class T, int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backwa
 #pragma unroll
         for (int n = 0; n < D / 8; n += 2) {
           uint32_t right[4];
-          a.template read_down<true>(right, 16 * j, n);
+          tile_a.template read_down<true>(right, 16 * j, n);
           ptx::mma<T>(sum_a[n], dz[j], right[0], right[1]);
           if (n + 1 < D / 8) ptx::mma<T>(sum_a[n + 1], dz[j], right[2], right[3]);
           if constexpr (OF_COLUMNS) {
-            b.template read_down<true>(right, 16 * j, n);
+            tile_b.template read_down<true>(right, 16 * j, n);
             ptx::mma<T>(sum_b[n], probability[j], right[0], right[1]);
             if (n + 1 < D / 8) ptx::mma<T>(sum_b[n + 1], probability[j], right[2], right[3]);
           }

@@ -16,8 +16,8 @@ using sm80::edges, sm80::is_kept, sm80::Place, sm80::result, sm80::Rows, sm80::S
 constexpr int THREADS = 128, COLUMNS = 32;
 template <int D> constexpr int ROWS = D > 96 ? 32 : 64;  // such that the backward kernels fit into 99 KB
 
-// Tokens in shared memory, in chunks of 4 features. Chunk c of token i stands at place c ^ i % 8, so that the same chunk
-// of eight tokens lies in different banks.
+// Tokens in shared memory, in chunks of 4 features. Chunk c of token i stands at place c ^ i % 8, so that the same
+// chunk of eight tokens lies in different banks.
 template <int TOKENS, int D> struct Tile {
   static constexpr int BYTES = TOKENS * D * 4;
   int offset;
@@ -59,7 +59,7 @@ template <int TOKENS> struct Scores {
 STGT_DEVICE int own_row(int m) { return threadIdx.x / 4 + 32 * m; }
 STGT_DEVICE int own_column(int n) { return n / 2 * 8 + threadIdx.x % 4 * 2 + n % 2; }
 
-// s = a b^T over `features`. Sums of 16 products are added up: one long chain of additions would err several times more.
+// s = a b^T over `features`. Sums of 16 products are added up: one long chain would err several times more.
 template <int M, class A, class B>
 STGT_DEVICE void multiply(float (&s)[M][8], const A& a, const B& b, int features) {
 #pragma unroll
@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(THREADS, 2) graph_attention_fwd_fp32(const __g
     accumulate<false>(out, probability, v, COLUMNS);
   }
 
-  ptx::copy_async_wait<0>();
+  ptx::copy_async_wait<0>();  // of Q, if there was no live tile
   ptx::sync_threads();
 #pragma unroll
   for (int m = 0; m < M; ++m) {
@@ -304,7 +304,7 @@ template <int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backward(const 
       accumulate<false>(sum_a, gradient, k, COLUMNS);
     }
   }
-  ptx::copy_async_wait<0>();
+  ptx::copy_async_wait<0>();  // of own tokens, if there was no live tile
   store(sum_a, p.scale, result<float>(p, OF_COLUMNS ? p.dk : p.dq, b, h, t, first));
   if (OF_COLUMNS) store(sum_b, p.inverse_keep, result<float>(p, p.dv, b, h, t, first));
 }

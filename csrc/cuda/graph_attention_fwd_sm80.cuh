@@ -19,8 +19,8 @@ template <int D, int ROWS>
 constexpr int FORWARD_SHARED_BYTES = 2 * (ROWS * DEPTH<D> + 2 * COLUMNS<D> * DEPTH<D> + ROWS * COLUMNS<D>);
 
 // Turns the scores q.k of 16 rows into exp(z - top), z = |scale| score * weight where there is an edge, and adds them
-// to the lane's part of the rows' totals. The running maximum `top`, of score * weight, may lag behind the true one by a
-// factor of 2^8, which costs no accuracy: only beyond that totals and outputs so far are brought to a new one.
+// to the lane's part of the rows' totals. The running maximum `top`, of score * weight, may lag behind the true one by
+// a factor of 2^8, which costs no accuracy: only beyond that totals and outputs so far are brought to a new one.
 template <int S, int O, class Weight>
 STGT_DEVICE void online_softmax(float (&s)[S][4], const Weight& weight, uint32_t sign, float scale_2,
                                 float (&top)[2], float (&total)[2], float (&out)[O][4]) {
