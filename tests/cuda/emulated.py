@@ -1,4 +1,4 @@
-"""CUDA kernels built for the emulator (emulator.h) as shared libraries, and their arguments from torch's CPU tensors."""
+"""CUDA kernels as shared libraries for the emulator (emulator.h), and their arguments from torch's CPU tensors."""
 
 import ctypes
 import functools

@@ -172,7 +172,7 @@ def backward_op(
         rows_per_program = 16
         graph_attention_bwd_delta_kernel[(triton.cdiv(delta.numel(), rows_per_program),)](
             dout, out, dlse, delta, *launch.strides[:3], launch.H, launch.N, delta.numel(),
-            D=launch.D, VEC=launch.constants["VEC"], BM=rows_per_program, BD=triton.next_power_of_2(launch.D), num_warps=4,
+            D=launch.D, VEC=launch.constants["VEC"], BM=rows_per_program, BD=triton.next_power_of_2(launch.D),
         )  # fmt: skip
         config = launch.config("dkdv")
         lists = launch.live_tiles(config["BM"], columns=True)
