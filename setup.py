@@ -20,7 +20,7 @@ target = f"-DTORCH_TARGET_VERSION=0x{int(major):02x}{int(minor):02x}000000000000
 warnings = ["-Wall", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-maybe-uninitialized"]
 flags = ["-O3", "-std=c++20", "-fvisibility=hidden", "-g0", *warnings, target]
 # No --use_fast_math: float32 is exact. The line numbers, which cost nothing, are for profilers and sanitizers.
-nvcc_flags = ["-O3", "-std=c++20", "-lineinfo", "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden", target]
+nvcc_flags = ["-O3", "-std=c++20", "-lineinfo", "--threads=2", "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden", target]
 
 
 def require(command: str, package: str) -> None:
@@ -134,7 +134,7 @@ def main() -> None:
                 ["csrc/cuda/module.cpp", *sorted(map(str, Path("csrc/cuda").glob("*.cu")))],
                 include_dirs=[pybind11_include],
                 define_macros=macros(STGT_CUDA_ARCHITECTURES=" ".join(architectures)),
-                extra_compile_args={"cxx": flags, "nvcc": [*nvcc_flags, *code, "--threads=2"]},
+                extra_compile_args={"cxx": flags, "nvcc": [*nvcc_flags, *code]},
             )
         )
     build_ext = cpp_extension.BuildExtension.with_options(use_ninja=True, no_python_abi_suffix=False)
