@@ -27,11 +27,13 @@ def cases(device: str, quick: bool) -> list[Case]:
 def providers(device: str, problem: Problem) -> tuple[Provider, ...]:
     if device == "cuda":
         return DENSE, COMPILED_DENSE, FLEX, FLEX_BANDED, BAND, COMPILED_BAND, *KERNELS
-    dense = DENSE
-    if problem.N == 32 * 256:
-        reason = "left out: it would take four times as long as at half the frames, and the suite minutes longer"
-        dense = replace(DENSE, why_not=lambda *_: reason)
-    return dense, BAND, *KERNELS
+    # Where dense attention runs out of memory it does so soon.
+    return left_out(DENSE, problem.N == 32 * 256), left_out(BAND, problem.N > 32 * 256), *KERNELS
+
+
+def left_out(provider: Provider, slow: bool) -> Provider:
+    reason = "left out: on a CPU it would take minutes"
+    return replace(provider, why_not=lambda *_: reason) if slow else provider
 
 
 def linearity(bench: Bench, *, problem: Problem) -> list[Row]:
