@@ -51,11 +51,12 @@ def evaluate(
     k_test: int = 32,
     rerank: Literal["softmax", "logit"] = "softmax",
     threshold: float | None = None,
+    beams: int = 5,
     batch_size: int = 32,
     out: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Measure text-to-video and video-to-text retrieval of a run's last checkpoint.
+    """Measure a run's last checkpoint: retrieval in both directions, or the answers of a question answering run.
 
     Args:
         annotation: Test annotation; the run's own if not given.
@@ -63,11 +64,12 @@ def evaluate(
         k_test: How many of the most similar are re-ranked by the matching head; 0 for none.
         rerank: What is added to the similarity: the matching probability, or the raw logit as LAVIS has it.
         threshold: Graph threshold to test with; the run's own if not given.
-        out: JSON file of the result; RUN/evaluation.json if not given.
+        beams: How many answers are followed at a time; 1 is greedy.
+        out: JSON file of the result; RUN/evaluation.json if not given. Answers are written into answers.json beside it.
     """
     from stgt.evaluation.run import evaluate
 
-    evaluate(run, annotation, videos, k_test, rerank, threshold, batch_size, out, device)
+    evaluate(run, annotation, videos, k_test, rerank, threshold, beams, batch_size, out, device)
 
 
 @app.command
@@ -88,6 +90,50 @@ def search(
     from stgt.evaluation.run import answer
 
     answer(run, sentence, top, figure, device)
+
+
+@app.command
+def caption(
+    video: tyro.conf.Positional[Path],
+    run: Run,
+    beams: int = 3,
+    top_p: float | None = None,
+    count: int = 1,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Say what happens in a clip, with a retrieval run's generation head.
+
+    Args:
+        video: The video file.
+        beams: How many captions are followed at a time; 1 is greedy.
+        top_p: Draw each word from the fewest that together have this probability, in place of beam search.
+        count: How many captions are drawn, with top_p.
+        seed: Another seed, other draws.
+    """
+    from stgt.evaluation.words import caption
+
+    caption(run, video, beams, top_p, count, seed, device)
+
+
+@app.command
+def ask(
+    video: tyro.conf.Positional[Path],
+    question: tyro.conf.Positional[str],
+    run: Run,
+    beams: int = 5,
+    device: str = "auto",
+) -> None:
+    """Answer a question about a clip, with a question answering run.
+
+    Args:
+        video: The video file.
+        question: E.g. "what colour is the square?".
+        beams: How many answers are followed at a time; 1 is greedy.
+    """
+    from stgt.evaluation.words import ask
+
+    ask(run, video, question, beams, device)
 
 
 @app.command

@@ -164,6 +164,35 @@ class QFormerConfig:
 
 
 @dataclass
+class LanguageConfig:
+    """The causal language model that answers questions from the Q-Former's queries, and what is trained around it."""
+
+    model: str = "facebook/opt-2.7b"
+    """A causal language model of the Hugging Face hub, a folder that `save_pretrained` wrote, or "opt": a small one of
+    the sizes below, untrained, whose tokenizer is fitted to the training questions"""
+    tune: Literal["frozen", "lora", "all"] = "frozen"
+    """What of the language model is trained: nothing, LoRA's matrices beside its linear maps, or all of it"""
+    lora_rank: int = 16
+    train_graph: bool = False
+    """Whether the graph transformer is trained as well; the paper leaves it as it was pre-trained"""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Of the language model's weights"""
+    hidden: int = 128
+    """Sizes of "opt" """
+    layers: int = 2
+    heads: int = 4
+    vocab_size: int = 512
+    max_positions: int = 256
+
+    def __post_init__(self) -> None:
+        _require_choices(self)
+        _require(self, "model", bool(self.model), "a model's name or folder, or 'opt'")
+        _require_positive(self, "lora_rank", "hidden", "layers", "heads", "vocab_size", "max_positions")
+        _require(self, "hidden", self.hidden % self.heads == 0, f"a multiple of heads={self.heads}")
+        _require(self, "dtype", self.tune != "all" or self.dtype == "float32", "'float32', since tune='all' trains it")
+
+
+@dataclass
 class LossConfig:
     """L = (VTC in stage 1, CSAL in stage 2) + VTM + VTG, Eq. 16-21."""
 
@@ -196,11 +225,12 @@ class LossConfig:
 
 @dataclass
 class ModelConfig:
-    """The whole retrieval model."""
+    """The whole model: for retrieval, or, with a language model, for question answering."""
 
     vision: VisionConfig = field(default_factory=VisionConfig)
     graph: GraphConfig = field(default_factory=GraphConfig)
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
+    language: Annotated[LanguageConfig | None, tyro.conf.AvoidSubcommands] = None
 
     def __post_init__(self) -> None:
         width = self.vision.width
@@ -220,13 +250,16 @@ class DataConfig:
     """Annotation that `stgt evaluate` and `stgt search` answer from; never read by training"""
     videos: Path = Path("data/videos")
     """Folder that the annotations' video names are relative to"""
+    answers: Path | None = None
+    """ans2label.json of a question data set, if every answer has to be in it"""
     features: Path | None = None
     """Cache of the frozen tower's tokens (`stgt data features`), read in place of the videos while training"""
     frames: int = 8
     sampling: Literal["uniform", "headtail"] = "headtail"
     """How training picks frames; evaluation is always uniform"""
     tokenizer: str = "bert-base-uncased"
-    """A tokenizer of the hub, a folder that one was saved in, or "train": WordPiece fitted to the training captions"""
+    """A tokenizer of the hub, a folder that one was saved in, or "train": WordPiece fitted to the training captions.
+    Questions are for the language model, which has its own"""
     tokenizer_size: int = 512
     """Largest vocabulary of a trained tokenizer"""
     augment: bool = True
@@ -324,8 +357,9 @@ def from_dict(cls: type, values: dict) -> object:
 
 
 def _convert(hint: object, value: object) -> object:
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value)
+    for kind in (hint, *get_args(hint)):
+        if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+            return from_dict(kind, value)
     if isinstance(value, str) and (hint is Path or Path in get_args(hint)):
         return Path(value)
     return tuple(value) if isinstance(value, list) else value

@@ -12,6 +12,7 @@ from pathlib import Path
 from stgt.config import (
     DataConfig,
     GraphConfig,
+    LanguageConfig,
     LossConfig,
     ModelConfig,
     OptimConfig,
@@ -99,6 +100,36 @@ def finetune_msvd() -> TrainConfig:
     return _finetune("msvd", max_text_length=32, epochs=12)
 
 
+def finetune_msrvtt_qa() -> TrainConfig:
+    """MSRVTT-QA with OPT-2.7B; `--model.language.model lmsys/vicuna-7b-v1.5` for Vicuna-7B."""
+    return _finetune_qa("msrvtt")
+
+
+def finetune_msvd_qa() -> TrainConfig:
+    """MSVD-QA with OPT-2.7B, or another language model as for MSRVTT-QA."""
+    return _finetune_qa("msvd")
+
+
+def vqa_shapes() -> TrainConfig:
+    """Questions about the simulated clips: what `stgt quickstart` trained, before a small language model from nothing.
+
+    As in the paper, the vision tower and the graph stay as retrieval has left them.
+    """
+    base = quickstart()
+    return replace(
+        base,
+        model=replace(
+            base.model,
+            vision=replace(base.model.vision, open_blocks=0),
+            language=LanguageConfig(model="opt", tune="all", dtype="float32"),
+        ),
+        data=_questions("shapes", answers=Path("data/shapes/ans2label.json"), augment=False, cache=True, workers=0),
+        init=base.out,
+        out=Path("runs/vqa_shapes"),
+        epochs=2,
+    )
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     recipe.__name__: recipe
     for recipe in (
@@ -109,6 +140,9 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
         finetune_didemo,
         finetune_lsmdc,
         finetune_msvd,
+        finetune_msrvtt_qa,
+        finetune_msvd_qa,
+        vqa_shapes,
     )
 }
 
@@ -132,4 +166,21 @@ def _finetune(name: str, *, max_text_length: int, epochs: int = 9) -> TrainConfi
         out=Path("runs") / f"finetune_{name}",
         epochs=epochs,
         save_every=500,
+    )
+
+
+def _questions(name: str, **fields) -> DataConfig:
+    root = Path("data") / name
+    return DataConfig(train=root / "qa_train.json", test=root / "qa_test.json", videos=root / "videos", **fields)
+
+
+def _finetune_qa(name: str) -> TrainConfig:
+    base = _finetune(name, max_text_length=32)
+    return replace(
+        base,
+        model=replace(base.model, language=LanguageConfig()),
+        loss=LossConfig(),
+        data=_questions(name),
+        optim=OptimConfig(lr=3e-5, min_lr=1e-6, warmup_steps=200),
+        out=Path("runs") / f"finetune_{name}_qa",
     )

@@ -113,7 +113,7 @@ def features(recipe: TrainConfig, out: Path, views: int = 1, batch_size: int = 1
     """
     import torch
 
-    from stgt.data.annotations import load_captions
+    from stgt.data.annotations import load_videos
     from stgt.data.datasets import VideoDataset
     from stgt.data.features import tower_hash, write_features
     from stgt.data.transforms import test_transform, train_transform
@@ -131,7 +131,7 @@ def features(recipe: TrainConfig, out: Path, views: int = 1, batch_size: int = 1
     tower = tower.to(device).eval()
     size = vision.image_size
     videos = VideoDataset(
-        dict.fromkeys(clip.video for clip in load_captions(data.train)),
+        load_videos(data.train),
         data.videos,
         frames=data.frames,
         transform=train_transform(size, flip=data.flip) if data.augment else test_transform(size),

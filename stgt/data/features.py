@@ -52,7 +52,12 @@ def tower_hash(weights: dict[str, Tensor], config: VisionConfig) -> str:
     settings = dataclasses.asdict(config)
     for name in ("pretrained", "open_blocks"):  # where the weights came from, and who may change them
         del settings[name]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    return tensors_hash(weights, json.dumps(settings, sort_keys=True))
+
+
+def tensors_hash(weights: dict[str, Tensor], settings: str = "") -> str:
+    """SHA-256 of tensors, names, shapes and dtypes included, and of settings that belong to them."""
+    digest = hashlib.sha256(settings.encode())
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

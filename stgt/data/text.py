@@ -105,6 +105,10 @@ class Tokenizer:
         return self._vocabulary[BEGIN]
 
     @property
+    def sep_token_id(self) -> int:
+        return self._vocabulary["[SEP]"]
+
+    @property
     def pad_token_id(self) -> int:
         return self._vocabulary["[PAD]"]
 

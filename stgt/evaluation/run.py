@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from stgt.config import DataConfig
 from stgt.data.datasets import RetrievalDataset, collate
 from stgt.data.transforms import test_transform
 from stgt.data.video import read_frames
@@ -25,6 +26,7 @@ from stgt.evaluation.retrieval import (
     retrieval_figures,
 )
 from stgt.evaluation.search import Hit, indexed_videos, search
+from stgt.evaluation.vqa import evaluate_answers
 from stgt.training.checkpoint import file_hash, read_state, write_json
 from stgt.training.run import Run, evaluation_data, load_run
 from stgt.training.trainer import DTYPES
@@ -37,16 +39,33 @@ def evaluate(
     k_test: int = 32,
     rerank: Match = "softmax",
     threshold: float | None = None,
+    beams: int = 5,
     batch_size: int = 32,
     out: Path | None = None,
     device: str = "auto",
 ) -> dict:
-    """Print and write the retrieval figures of a run's last checkpoint; see `stgt evaluate --help`."""
+    """Print and write the figures of a run's last checkpoint; see `stgt evaluate --help`."""
     run = load_run(folder, device)
     if threshold is not None:
         for block in run.model.graph.blocks:
             block.config = replace(block.config, threshold=threshold)
     data = replace(run.config.data, test=annotation or run.config.data.test, videos=videos or run.config.data.videos)
+    out = out or folder / "evaluation.json"
+    with precision(run):
+        if run.config.model.language is None:
+            result = _evaluate_retrieval(run, data, k_test, rerank, batch_size)
+        else:
+            result = evaluate_answers(run, data, out.with_name("answers.json"), beams=beams, batch_size=batch_size)
+    result |= {
+        "checkpoint": str(run.checkpoint),
+        "step": read_state(run.checkpoint)["step"],
+        "threshold": run.config.model.graph.threshold if threshold is None else threshold,
+    }
+    write_json(out, result)
+    return result
+
+
+def _evaluate_retrieval(run: Run, data: DataConfig, k_test: int, rerank: Match, batch_size: int) -> dict:
     clips = evaluation_data(data, run.config.model.vision.image_size)
     split = {
         "annotation": str(data.test),
@@ -57,28 +76,18 @@ def evaluate(
     }
     print("{annotation}: {videos} videos, {captions} captions, {distinct_captions} of them distinct".format(**split))
     print(f"sha256 {split['sha256']}")
-    with precision(run):
-        texts = encode_captions(run, [caption for _, caption in clips.captions])
-        owner = [video for video, _ in clips.captions]
-        encoded = encode_clips(run, clips, batch_size)
-        figures = retrieval_figures(run.model, encoded, texts, owner, k_test=k_test, kind=rerank)
+    texts = encode_captions(run, [caption for _, caption in clips.captions])
+    owner = [video for video, _ in clips.captions]
+    encoded = encode_clips(run, clips, batch_size)
+    figures = retrieval_figures(run.model, encoded, texts, owner, k_test=k_test, kind=rerank)
     print(format_figures(figures))
-    result = {
-        "split": split,
-        "checkpoint": str(run.checkpoint),
-        "step": read_state(run.checkpoint)["step"],
-        "k_test": min(k_test, max(split["videos"], split["captions"])),
-        "rerank": rerank,
-        "threshold": run.config.model.graph.threshold if threshold is None else threshold,
-        **figures,
-    }
-    write_json(out or folder / "evaluation.json", result)
-    return result
+    return {"split": split, "k_test": min(k_test, max(split["videos"], split["captions"])), "rerank": rerank, **figures}
 
 
 def answer(folder: Path, sentence: str, top: int = 5, figure: Path | None = None, device: str = "auto") -> list[Hit]:
     """Print the clips of a run's test split that fit a sentence best; see `stgt search --help`."""
     run = load_run(folder, device)
+    require_retrieval(run, folder)
     clips = evaluation_data(run.config.data, run.config.model.vision.image_size)
     with precision(run):
         found = search(run.model, index(folder, run, clips), encode_captions(run, [sentence]), top=top)
@@ -108,6 +117,12 @@ def visualize(
     pixels = test_transform(run.config.model.vision.image_size)(frames.permute(0, 3, 1, 2))
     draw_links(frames, token_links(run.model, pixels, token), token, out, title=f"{video.name}: links of one patch")
     print(f"links of the patch at frame {token.frame}, row {token.row}, column {token.column}: {out}")
+
+
+def require_retrieval(run: Run, folder: Path) -> None:
+    """Raise ValueError for a run whose model answers questions, and has no text side to compare with."""
+    if run.config.model.language is not None:
+        raise ValueError(f"{folder} is a question answering run, expected a retrieval run, e.g. of recipe quickstart")
 
 
 def precision(run: Run) -> AbstractContextManager:

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from stgt.config import differences, to_dict
-from stgt.data.features import tower_hash
+from stgt.data.features import tensors_hash, tower_hash
 
-TOWER = "vision."
+TOWER, LANGUAGE = "vision.", "language."
 
 
 class CheckpointError(RuntimeError):
@@ -103,16 +103,22 @@ def read_tensors(checkpoint: Path, group: str) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path}: cannot be read: {error}; remove its folder to use the one before") from error
 
 
-def model_tensors(model: nn.Module, *, without_tower: bool = False) -> dict[str, torch.Tensor]:
-    """Every tensor of the model by name, tied ones once (under the first of their names)."""
+def model_tensors(
+    model: nn.Module, *, without_tower: bool = False, without_language: bool = False
+) -> dict[str, torch.Tensor]:
+    """Every tensor of the model by name, tied ones once (under the first of their names).
+
+    without_language leaves out what is frozen of a language model.
+    """
     tensors: dict[str, torch.Tensor] = {}
+    referenced = _frozen_language(model) if without_language else {}
     seen = set()
     for name, tensor in model.state_dict().items():
         place = (tensor.data_ptr(), tensor.shape, tensor.stride())
         if tensor.numel() and place in seen:
             continue
         seen.add(place)
-        if not (without_tower and name.startswith(TOWER)):
+        if not (without_tower and name.startswith(TOWER)) and name not in referenced:
             tensors[name] = tensor
     return tensors
 
@@ -121,12 +127,12 @@ def load_model(model: nn.Module, checkpoint: Path) -> None:
     """Put a checkpoint's weights into the model.
 
     Raises CheckpointError naming the settings that differ and the tensors that only one of the two has or whose shapes
-    differ; and if the pretrained tower that the checkpoint refers to has other weights here.
+    differ; and if the pretrained tower or language model that the checkpoint refers to has other weights here.
     """
     state = read_state(checkpoint)
-    tower = state["tower"]
+    tower, language = state["tower"], state.get("language")
     tensors = read_tensors(checkpoint, "model")
-    expected = model_tensors(model, without_tower=tower is not None)
+    expected = model_tensors(model, without_tower=tower is not None, without_language=language is not None)
     problems = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
     problems += [f"{name} is unknown to this model" for name in tensors.keys() - expected.keys()]
     problems += [
@@ -143,6 +149,11 @@ def load_model(model: nn.Module, checkpoint: Path) -> None:
         raise CheckpointError(
             f"{checkpoint}: was trained on {tower['tower']} ({tower['pretrained']}) with weights "
             f"{tower['sha256'][:12]}…, but the tower here has {here[:12]}…"
+        )
+    if language is not None and (here := tensors_hash(_frozen_language(model))) != language["sha256"]:
+        raise CheckpointError(
+            f"{checkpoint}: was trained on the language model {language['model']} with weights "
+            f"{language['sha256'][:12]}…, but {model.config.language.model} here has {here[:12]}…"
         )
     with torch.no_grad():
         for name, tensor in expected.items():
@@ -174,6 +185,20 @@ def tower_reference(model: nn.Module) -> dict | None:
         return None
     sha256 = tower_hash(model.vision.state_dict(), vision)
     return {"tower": vision.tower, "pretrained": vision.pretrained, "sha256": sha256}
+
+
+def language_reference(model: nn.Module) -> dict | None:
+    """How a checkpoint names the frozen weights of a pretrained language model, which it does not store."""
+    config = model.config.language
+    if config is None or config.model == "opt" or config.tune == "all":
+        return None
+    return {"model": config.model, "sha256": tensors_hash(_frozen_language(model))}
+
+
+def _frozen_language(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of a language model that training leaves as they are."""
+    tensors = {f"{LANGUAGE}{name}": tensor for name, tensor in model.language.state_dict(keep_vars=True).items()}
+    return {name: tensor.detach() for name, tensor in tensors.items() if not tensor.requires_grad}
 
 
 def file_hash(path: Path) -> str:

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stgt.config import DataConfig, ModelConfig, TrainConfig, differences, from_dict, to_dict
-from stgt.data.annotations import load_captions
-from stgt.data.datasets import RetrievalDataset, collate
+from stgt.data.annotations import load_captions, load_questions
+from stgt.data.datasets import PairDataset, QuestionDataset, RetrievalDataset, collate
 from stgt.data.features import FeatureStore, tower_hash
+from stgt.data.prompts import LanguageTokenizer
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import describe, test_transform, train_transform
 from stgt.models.checkpoint import load_released
+from stgt.models.encoder import VideoEncoder
 from stgt.models.pretrained import is_pretrained
 from stgt.models.stgt import STGT
+from stgt.models.vqa import VideoQA
 from stgt.training import checkpoint as ckpt
 from stgt.training.distributed import choose_device, start_world
 from stgt.training.randomness import seed_everything
@@ -29,8 +32,8 @@ class Run(NamedTuple):
     """A trained run, as its folder has it."""
 
     config: TrainConfig
-    model: STGT
-    tokenizer: Tokenizer
+    model: STGT | VideoQA
+    tokenizer: Tokenizer | LanguageTokenizer
     checkpoint: Path
 
 
@@ -53,7 +56,8 @@ def train(config: TrainConfig) -> None:
             require_features(features, items, model)
         if not ckpt.checkpoints(config.out) and config.init is not None:
             start_from(model, config.init)
-        trainer = Trainer(config, model, items, collate, world)
+        batch = collate if config.model.language is None else tokenizer.collate
+        trainer = Trainer(config, model, items, batch, world)
         if world.is_main:
             config.out.mkdir(parents=True, exist_ok=True)
             tokenizer.save(config.out / "tokenizer")
@@ -69,36 +73,48 @@ def load_run(folder: Path, device: str = "auto") -> Run:
     config = from_dict(TrainConfig, ckpt.read_state(checkpoint)["config"])
     model = make_model(config.model)
     ckpt.load_model(model, checkpoint)
-    return Run(config, model.to(choose_device(device)).eval(), Tokenizer.load(folder / "tokenizer"), checkpoint)
+    return Run(config, model.to(choose_device(device)).eval(), _saved_tokenizer(config, folder), checkpoint)
 
 
-def make_model(config: ModelConfig) -> STGT:
-    """The model; ValueError if its pretrained tower cannot be had."""
+def make_model(config: ModelConfig) -> STGT | VideoQA:
+    """The model; ValueError or OSError if its pretrained tower or its language model cannot be had."""
     try:
-        return STGT(config)
+        return STGT(config) if config.language is None else VideoQA(config)
     except RuntimeError as error:
         if config.vision.pretrained is None:
             raise
         raise ValueError(f"VisionConfig.pretrained is {config.vision.pretrained!r}: {error}") from error
 
 
-def make_tokenizer(config: TrainConfig) -> Tokenizer:
-    """The run's tokenizer: the folder's own if it was started before, else as `data.tokenizer` says."""
-    saved, name = config.out / "tokenizer", config.data.tokenizer
+def make_tokenizer(config: TrainConfig) -> Tokenizer | LanguageTokenizer:
+    """The run's tokenizer: the folder's own if it was started before, else as the configuration says."""
+    data, language = config.data, config.model.language
     if (config.out / "config.json").exists():
-        return Tokenizer.load(saved)
-    if name == "train":
-        captions = [caption for clip in load_captions(config.data.train) for caption in clip.captions]
-        return Tokenizer.train(captions, config.data.tokenizer_size)
-    return Tokenizer.from_pretrained(name)
+        return _saved_tokenizer(config, config.out)
+    if language is not None:
+        if language.model == "opt":
+            return LanguageTokenizer.train(load_questions(data.train), data.tokenizer_size)
+        return LanguageTokenizer.from_pretrained(language.model)
+    if data.tokenizer == "train":
+        captions = [caption for clip in load_captions(data.train) for caption in clip.captions]
+        return Tokenizer.train(captions, data.tokenizer_size)
+    return Tokenizer.from_pretrained(data.tokenizer)
 
 
-def fit_to_tokenizer(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
+def _saved_tokenizer(config: TrainConfig, folder: Path) -> Tokenizer | LanguageTokenizer:
+    kind = Tokenizer.load if config.model.language is None else LanguageTokenizer.from_pretrained
+    return kind(folder / "tokenizer")
+
+
+def fit_to_tokenizer(config: TrainConfig, tokenizer: Tokenizer | LanguageTokenizer) -> TrainConfig:
     """The configuration with the tokenizer's sizes and ids in the model's."""
+    model = config.model
+    if model.language is not None:
+        return replace(config, model=replace(model, language=replace(model.language, vocab_size=tokenizer.vocab_size)))
     sizes = dict(
         vocab_size=tokenizer.vocab_size, bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id
     )
-    return replace(config, model=replace(config.model, qformer=replace(config.model.qformer, **sizes)))
+    return replace(config, model=replace(model, qformer=replace(model.qformer, **sizes)))
 
 
 def require_same_run(config: TrainConfig) -> None:
@@ -114,32 +130,38 @@ def require_same_run(config: TrainConfig) -> None:
         )
 
 
-def training_data(config: TrainConfig, tokenizer: Tokenizer, features: FeatureStore | None) -> RetrievalDataset:
-    """The training pairs."""
+def training_data(
+    config: TrainConfig, tokenizer: Tokenizer | LanguageTokenizer, features: FeatureStore | None
+) -> PairDataset:
+    """The training pairs: videos with captions, or with questions where there is a language model."""
     data, size = config.data, config.model.vision.image_size
-    return RetrievalDataset(
-        data.train,
-        data.videos,
+    options = dict(
         frames=data.frames,
         transform=train_transform(size, flip=data.flip) if data.augment else test_transform(size),
-        tokenizer=tokenizer,
-        max_length=config.model.qformer.max_text_length,
         sampling=data.sampling,
         train=True,
         max_replacements=data.max_replacements,
         cache=data.cache,
         features=features,
     )
+    if config.model.language is not None:
+        return QuestionDataset(data.train, data.videos, answers=data.answers, **options)
+    length = config.model.qformer.max_text_length
+    return RetrievalDataset(data.train, data.videos, tokenizer=tokenizer, max_length=length, **options)
 
 
 def evaluation_data(data: DataConfig, image_size: int) -> RetrievalDataset:
     """The videos and captions of `data.test`."""
-    return RetrievalDataset(
-        data.test, data.videos, frames=data.frames, transform=test_transform(image_size), cache=False
-    )
+    return RetrievalDataset(data.test, data.videos, frames=data.frames, transform=test_transform(image_size))
 
 
-def require_features(features: FeatureStore, items: RetrievalDataset, model: STGT) -> None:
+def question_data(data: DataConfig, image_size: int) -> QuestionDataset:
+    """The videos and questions of `data.test`."""
+    options = dict(frames=data.frames, transform=test_transform(image_size))
+    return QuestionDataset(data.test, data.videos, answers=data.answers, **options)
+
+
+def require_features(features: FeatureStore, items: PairDataset, model: VideoEncoder) -> None:
     """Raise ValueError unless the cache holds what the frozen tower would give for these items."""
     vision = model.config.vision
     if vision.open_blocks != 0:
@@ -152,8 +174,14 @@ def require_features(features: FeatureStore, items: RetrievalDataset, model: STG
     )
 
 
-def start_from(model: STGT, init: Path) -> None:
-    """Load another run's last weights, a folder of `save_pretrained`, or a released checkpoint."""
+def start_from(model: STGT | VideoQA, init: Path) -> None:
+    """Load a run's last weights, a folder of `save_pretrained`, or a released checkpoint.
+
+    Question answering takes those of a retrieval model.
+    """
+    if isinstance(model, VideoQA):
+        _answer_from(model, init)
+        return
     if is_pretrained(init) or not init.is_dir():
         load_released(model, init)
         return
@@ -162,3 +190,24 @@ def start_from(model: STGT, init: Path) -> None:
     theirs = ckpt.read_state(checkpoint)["config"]["model"]
     for line in differences(to_dict(model.config), theirs, "model."):
         logger.info("starting from %s, whose weights were trained with another %s", checkpoint, line)
+
+
+def _answer_from(model: VideoQA, init: Path) -> None:
+    """Take all that a retrieval or question answering model has; only the language model's side may be new."""
+    if init.is_dir() and not is_pretrained(init):
+        source = load_run(init, "cpu").model
+    else:
+        source = make_model(replace(model.config, language=None))
+        load_released(source, init)
+    ours, theirs = model.state_dict(), source.state_dict()
+    problems = [f"{name} is missing" for name in ours.keys() - theirs.keys() if not name.startswith("language")]
+    problems += [
+        f"{name} has shape {tuple(theirs[name].shape)}, here {tuple(ours[name].shape)}"
+        for name in ours.keys() & theirs.keys()
+        if ours[name].shape != theirs[name].shape
+    ]
+    if problems:
+        settings = differences(to_dict(model.config), to_dict(source.config), "model.")
+        listed = "\n  ".join([*settings, *sorted(problems)[:12]])
+        raise ValueError(f"{init}: the model there does not fit:\n  {listed}")
+    model.load_state_dict({name: theirs[name] for name in ours.keys() & theirs.keys()}, strict=False)

@@ -59,7 +59,7 @@ class Trainer:
             raise ValueError(f"optim.accumulate={config.optim.accumulate} is more batches than the whole run has")
         self.step = 0
         self.replaced = 0
-        self.tower = ckpt.tower_reference(model)
+        self.tower, self.language = ckpt.tower_reference(model), ckpt.language_reference(model)
         self.parallel = torch.compile(self.model) if config.compile else self.model
 
     def fit(self) -> None:
@@ -162,8 +162,9 @@ class Trainer:
     def _save(self) -> None:
         random, replaced = self.world.gather(random_state()), self.world.sum(self.replaced)
         if self.world.is_main:
+            outside = {"without_tower": self.tower is not None, "without_language": self.language is not None}
             groups = {
-                "model": ckpt.model_tensors(self.model, without_tower=self.tower is not None),
+                "model": ckpt.model_tensors(self.model, **outside),
                 "optimizer": ckpt.optimizer_tensors(self.model, self.optimizer),
                 "random": random,
             }
@@ -173,6 +174,7 @@ class Trainer:
                 "replaced": replaced,
                 "scaler": self.scaler.state_dict(),
                 "tower": self.tower,
+                "language": self.language,
                 "config": to_dict(self.config),
             }
             ckpt.write_checkpoint(self.run, self.step, groups, state, keep=self.config.keep)

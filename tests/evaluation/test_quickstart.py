@@ -56,12 +56,17 @@ def test_recipes_are_those_of_the_paper():
         ("finetune_didemo", 2.5e-5, 9, 2),
         ("finetune_lsmdc", 2.5e-5, 9, 2),
         ("finetune_msvd", 2.5e-5, 12, 2),
+        ("finetune_msrvtt_qa", 3e-5, 9, 1),
+        ("finetune_msvd_qa", 3e-5, 9, 1),
+        ("vqa_shapes", 1e-3, 2, 1),
     ]
     lengths = {name: run.model.qformer.max_text_length for name, run in runs.items() if name.startswith("finetune")}
-    assert lengths == {"finetune_msrvtt": 36, "finetune_didemo": 55, "finetune_lsmdc": 32, "finetune_msvd": 32}
+    retrieval = {name: length for name, length in lengths.items() if not name.endswith("_qa")}
+    assert retrieval == {"finetune_msrvtt": 36, "finetune_didemo": 55, "finetune_lsmdc": 32, "finetune_msvd": 32}
     for name, run in runs.items():
         assert run.optim.betas == (0.9, 0.98) and run.optim.weight_decay == 0.05 and run.data.frames == 8
-        assert run.batch_size == (32 if name == "quickstart" else 20)
+        assert run.batch_size == (32 if name in ("quickstart", "vqa_shapes") else 20)
+        assert (run.model.language is not None) == ("qa" in name)
 
 
 def test_each_call_of_a_recipe_is_its_own():

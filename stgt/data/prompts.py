@@ -1,0 +1,140 @@
+"""Questions and answers as a causal language model reads and writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import tokenizers
+import torch
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+import stgt._torchvision  # noqa: F401  (transformers imports torchvision)
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast  # isort: skip
+
+from stgt.data.annotations import Question
+from stgt.data.datasets import collate
+from stgt.data.text import clean_text
+
+PROMPT = "Question: {} Short answer:"  # SPEC section 6
+SPECIAL = ("<s>", "<pad>", "</s>")  # with OPT's ids
+IGNORED = -100  # cross entropy's own mark of what is not predicted
+
+
+class LanguageTokenizer:
+    """A language model's own tokenizer, with the prompt around questions and the end behind answers.
+
+    Padding is its end token, whatever else it may have for it: every batch has a mask, and a token that was added for
+    padding may lie beyond the model's embeddings.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raises ValueError for a tokenizer without an end token."""
+        if tokenizer.eos_token_id is None:
+            raise ValueError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no eos_token, expected one to end answers"
+            )
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> LanguageTokenizer:
+        """That of a model of the hub, or of a folder. Raises OSError where there is none to be had."""
+        with language_errors(name, "tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        return cls(tokenizer)
+
+    @classmethod
+    def train(cls, questions: Iterable[Question], size: int) -> LanguageTokenizer:
+        """Byte-level BPE of at most `size` tokens, fitted to prompts with their answers.
+
+        Raises ValueError if `size` does not hold every byte and the special tokens.
+        """
+        bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
+        if size < (least := len(bytes_) + len(SPECIAL)):
+            raise ValueError(f"size is {size}, expected at least {least}: every byte and the special tokens")
+        bpe = tokenizers.Tokenizer(models.BPE())
+        bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=size, special_tokens=list(SPECIAL), initial_alphabet=bytes_, show_progress=False
+        )
+        bpe.train_from_iterator((f"{prompt(q.question)} {q.answer}" for q in questions), trainer)
+        begin, pad, end = SPECIAL
+        return cls(PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=end, eos_token=end, pad_token=pad))
+
+    def save(self, folder: str | Path) -> None:
+        self._tokenizer.save_pretrained(folder)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._tokenizer)
+
+    @property
+    def eos_token_id(self) -> int:
+        return self._tokenizer.eos_token_id
+
+    def encode(self, question: str, answer: str | None = None) -> tuple[list[int], int]:
+        """Token ids of a prompt, and of the answer and the end token if it is given; and how many are the prompt's."""
+        ids = self._ids(prompt(question))
+        if answer is None:
+            return ids, len(ids)
+        # Together, since the space before an answer belongs to its first token in some vocabularies and not in others.
+        both = self._ids(f"{prompt(question)} {answer.strip()}")
+        if both[: len(ids)] != ids:
+            raise ValueError(f"the tokenizer of {self._tokenizer.name_or_path!r} joins a prompt's end to its answer")
+        return [*both, self.eos_token_id], len(ids)
+
+    def encode_prompts(self, questions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Prompts padded on the left, so that all end together: input_ids and attention_mask, int64 (B, L)."""
+        return self._pad([torch.tensor(self.encode(question)[0]) for question in questions], "left")
+
+    def collate(self, items: list[dict]) -> dict:
+        """A batch of `QuestionDataset`'s training items, with input_ids, attention_mask and labels: int64 (B, L).
+
+        labels are the tokens to predict, each at its own place: the answer and the end; -100 elsewhere.
+        """
+        encoded = [self.encode(item["question"], item["answer"]) for item in items]
+        ids, mask = self._pad([torch.tensor(ids) for ids, _ in encoded], "right")
+        starts = torch.tensor([start for _, start in encoded])[:, None]
+        labels = ids.masked_fill((torch.arange(ids.shape[1]) < starts) | (mask == 0), IGNORED)
+        return collate(items) | {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """Texts of (B, L) token ids, without special tokens; their first lines, for a second one answers nothing."""
+        texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [text.strip().partition("\n")[0].strip() for text in texts]
+
+    def _ids(self, text: str) -> list[int]:
+        """With a begin token wherever the tokenizer has one, and nothing else that it may add by itself."""
+        begin = self._tokenizer.bos_token_id
+        ids = self._tokenizer(text, add_special_tokens=False).input_ids
+        return ids if begin is None else [begin, *ids]
+
+    def _pad(self, rows: list[Tensor], side: str) -> tuple[Tensor, Tensor]:
+        ids = pad_sequence(rows, batch_first=True, padding_value=self.eos_token_id, padding_side=side)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side=side)
+        return ids, mask
+
+
+@contextmanager
+def language_errors(name: str | Path, part: str) -> Iterator[None]:
+    """Turn whatever keeps `part` of a language model from being had into an OSError that says what was expected."""
+    expected = "expected a folder that save_pretrained wrote, or a causal language model's name on the Hugging Face hub"
+    if str(name).startswith(("/", ".", "~")) and not Path(name).is_dir():
+        raise OSError(f"LanguageConfig.model is {str(name)!r}, and there is no such folder; {expected}")
+    try:
+        yield
+    except Exception as error:  # the hub's client lets its network library's own errors through
+        where = "its folder" if Path(name).is_dir() else "no folder here, and the hub"
+        cause = str(error).splitlines()[0] if str(error) else "no reason given"
+        raise OSError(
+            f"LanguageConfig.model is {str(name)!r}: {where} did not give its {part} "
+            f"({type(error).__name__}: {cause}); {expected}"
+        ) from error
+
+
+def prompt(question: str) -> str:
+    return PROMPT.format(clean_text(question))

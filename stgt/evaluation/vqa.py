@@ -1,0 +1,137 @@
+"""Video question answering: answers to all questions of a split, and how many of them are right."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from stgt.config import DataConfig
+from stgt.data.annotations import Question, load_questions
+from stgt.data.datasets import collate
+from stgt.data.prompts import LanguageTokenizer
+from stgt.models.vqa import VideoQA
+from stgt.training.checkpoint import file_hash
+from stgt.training.run import Run, question_data
+
+QUESTION_WORDS = ("what", "who", "how", "when", "where", "which", "why", "whose")
+ARTICLES = ("a", "an", "the")
+
+
+def normalise(answer: str) -> str:
+    """Lower case, without punctuation and articles (SPEC section 6): "The T-shirt." is "t shirt"."""
+    words = re.sub(r"[^\w\s]|_", " ", answer.lower().replace("'", "").replace("’", "")).split()
+    return " ".join([word for word in words if word not in ARTICLES] or words)
+
+
+def question_word(question: str) -> str:
+    """The word that a question is counted under: its first one, or "other"."""
+    first = re.match(r"\W*(\w*)", question.lower()).group(1)
+    return first if first in QUESTION_WORDS else "other"
+
+
+def evaluate_answers(run: Run, data: DataConfig, out: Path, *, beams: int = 5, batch_size: int = 32) -> dict:
+    """Answer the questions of `data.test`, print and return the figures, and write each answer into `out`."""
+    videos = question_data(data, run.config.model.vision.image_size)
+    questions = [question for _, question in videos.questions]
+    split = {
+        "annotation": str(data.test),
+        "sha256": file_hash(data.test),
+        "videos": len(videos.videos),
+        "questions": len(questions),
+    }
+    print("{annotation}: {videos} videos, {questions} questions".format(**split))
+    print(f"sha256 {split['sha256']}")
+    loader = DataLoader(videos, batch_size, num_workers=data.workers, collate_fn=collate)
+    batches = tqdm(loader, desc="videos", unit="batch", disable=len(loader) < 8)
+    answers = predict(run.model, run.tokenizer, batches, videos.questions, beams=beams, batch_size=batch_size)
+    figures = answer_figures(questions, answers)
+    guesses = frequent_answers(load_questions(data.train), questions) if data.train.is_file() else {}
+    baselines = {name: answer_figures(questions, guess)["all"]["accuracy"] for name, guess in guesses.items()}
+    print(format_answers(figures, baselines))
+    entries = [question._asdict() | {"predicted": answer} for question, answer in zip(questions, answers, strict=True)]
+    out.write_text(json.dumps(entries, ensure_ascii=False, indent=0), "utf-8")
+    return {"split": split, "beams": beams, "answers": figures, "baselines": baselines}
+
+
+@torch.inference_mode()
+def predict(
+    model: VideoQA,
+    tokenizer: LanguageTokenizer,
+    batches: Iterable[dict],
+    questions: Sequence[tuple[int, Question]],
+    *,
+    beams: int = 5,
+    batch_size: int = 32,
+) -> list[str]:
+    """The model's answer to each question; a video is encoded once for all of its questions.
+
+    batches: of videos, dicts with index (B,) and video (B, T, 3, S, S) or tokens (B, T, 1+P, C); questions: (number of
+    the video, question).
+    """
+    device = model.language_proj.weight.device
+    of_video: dict[int, list[int]] = {}
+    for place, (video, _) in enumerate(questions):
+        of_video.setdefault(video, []).append(place)
+    answers: dict[int, str] = {}
+    for batch in batches:
+        queries, _ = model.encode_video(**{n: batch[n].to(device) for n in ("video", "tokens") if n in batch})
+        asked = [(row, place) for row, video in enumerate(batch["index"].tolist()) for place in of_video[video]]
+        for start in range(0, len(asked), batch_size):
+            rows, places = zip(*asked[start : start + batch_size], strict=True)
+            ids, mask = tokenizer.encode_prompts([questions[place][1].question for place in places])
+            written = model.answer(
+                queries[list(rows)], ids.to(device), mask.to(device), end=tokenizer.eos_token_id, beams=beams
+            )
+            answers.update(zip(places, tokenizer.decode(written), strict=True))
+    return [answers[place] for place in range(len(questions))]
+
+
+def answer_figures(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Accuracy in percent of all questions and of those with each question word, most frequent first.
+
+    Each of "all", "what", …: questions (their number), accuracy (exact match of `normalise`d answers), raw (of the
+    answers as they are).
+    """
+    if len(questions) != len(answers):
+        raise ValueError(f"answers has {len(answers)} entries, expected one for each of {len(questions)} questions")
+    if not questions:
+        raise ValueError("questions is empty, expected at least one")
+    groups: dict[str, list[tuple[bool, bool]]] = {"all": []}
+    for question, answer in zip(questions, answers, strict=True):
+        right = (normalise(answer) == normalise(question.answer), answer == question.answer)
+        for name in ("all", question_word(question.question)):
+            groups.setdefault(name, []).append(right)
+    figures = {}
+    for name, rights in sorted(groups.items(), key=lambda group: -len(group[1])):
+        accuracy, raw = (100.0 * sum(kind) / len(rights) for kind in zip(*rights, strict=True))
+        figures[name] = {"questions": len(rights), "accuracy": accuracy, "raw": raw}
+    return figures
+
+
+def frequent_answers(train: Sequence[Question], test: Sequence[Question]) -> dict[str, list[str]]:
+    """Answers of who sees no video: the training set's most frequent one, and that of the same question word."""
+    overall = Counter(question.answer for question in train)
+    by_word: dict[str, Counter] = {}
+    for question in train:
+        by_word.setdefault(question_word(question.question), Counter())[question.answer] += 1
+    return {
+        "most frequent answer": [overall.most_common(1)[0][0]] * len(test),
+        "most frequent answer of the question word": [
+            by_word.get(question_word(question.question), overall).most_common(1)[0][0] for question in test
+        ],
+    }
+
+
+def format_answers(figures: dict[str, dict[str, float]], baselines: dict[str, float]) -> str:
+    """The figures as a small table, and the baselines' accuracy below."""
+    lines = [f"{'':8}{'questions':>10}{'accuracy':>10}{'raw':>8}"]
+    for name, values in figures.items():
+        lines.append(f"{name:8}{values['questions']:10}{values['accuracy']:10.1f}{values['raw']:8.1f}")
+    return "\n".join(lines + [f"{name}: {accuracy:.1f}" for name, accuracy in baselines.items()])

@@ -1,0 +1,66 @@
+"""The commands that say something of one video in words: caption, ask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stgt.data.transforms import test_transform
+from stgt.data.video import read_frames
+from stgt.evaluation.run import precision, require_retrieval
+from stgt.models.captioning import beam_captions, sample_captions
+from stgt.training.run import Run, load_run
+
+
+@torch.inference_mode()
+def caption(
+    folder: Path,
+    video: Path,
+    beams: int = 3,
+    top_p: float | None = None,
+    count: int = 1,
+    seed: int = 0,
+    device: str = "auto",
+) -> list[str]:
+    """Print captions of a video by a run's last checkpoint; see `stgt caption --help`."""
+    run = load_run(folder, device)
+    require_retrieval(run, folder)
+    if run.config.loss.vtg == 0:
+        raise ValueError(f"{folder} was trained with loss.vtg=0, expected a run that learnt to generate")
+    end = run.tokenizer.sep_token_id
+    with precision(run):
+        embeds = run.model.encode_video(_pixels(video, run)).embeds
+        if top_p is None:
+            ids = beam_captions(run.model, embeds, end=end, beams=beams)
+        else:
+            generator = torch.Generator(embeds.device).manual_seed(seed)
+            embeds = embeds.expand(count, -1, -1)
+            ids = sample_captions(run.model, embeds, end=end, top_p=top_p, generator=generator)
+    captions = [run.tokenizer.decode(row) for row in ids]
+    print("\n".join(captions))
+    return captions
+
+
+@torch.inference_mode()
+def ask(folder: Path, video: Path, question: str, beams: int = 5, device: str = "auto") -> str:
+    """Print the answer to a question about a video; see `stgt ask --help`."""
+    run = load_run(folder, device)
+    if run.config.model.language is None:
+        raise ValueError(f"{folder} is a retrieval run, expected one of question answering, e.g. of recipe vqa_shapes")
+    with precision(run):
+        pixels = _pixels(video, run)
+        queries, _ = run.model.encode_video(pixels)
+        ids, mask = (tensor.to(pixels.device) for tensor in run.tokenizer.encode_prompts([question]))
+        written = run.model.answer(queries, ids, mask, end=run.tokenizer.eos_token_id, beams=beams)
+    (answer,) = run.tokenizer.decode(written)
+    print(answer)
+    return answer
+
+
+def _pixels(video: Path, run: Run) -> Tensor:
+    """(1, T, 3, S, S) of a video file, as evaluation sees it."""
+    frames = read_frames(video, run.config.data.frames).permute(0, 3, 1, 2)
+    pixels = test_transform(run.config.model.vision.image_size)(frames)
+    return pixels[None].to(next(run.model.parameters()).device)

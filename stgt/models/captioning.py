@@ -1,0 +1,102 @@
+"""Captions from the generation head, word after word: beam search and nucleus sampling.
+
+Each word is one pass over the whole text so far, as in training: a caption is short, and nothing has to be cached.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stgt.models.stgt import STGT
+
+
+@torch.inference_mode()
+def beam_captions(
+    model: STGT,
+    embeds: Tensor,
+    *,
+    end: int,
+    beams: int = 3,
+    max_length: int = 30,
+    min_length: int = 1,
+    length_penalty: float = 1.0,
+) -> Tensor:
+    """The best of the `beams` most likely texts of each video; with one beam it is greedy.
+
+    Texts are compared by log-probability / length ** length_penalty. A text that has ended stays among the beams and
+    costs nothing more. embeds: (B, S, C) of `encode_video`; end: the token that ends a text, [SEP].
+    Returns token ids int64 (B, at most max_length), without the begin token, filled up with `end`.
+    Raises ValueError for beams or a length below 1.
+    """
+    _require(beams=beams, max_length=max_length)
+    B = len(embeds)
+    embeds = embeds.repeat_interleave(beams, 0)
+    ids = torch.full((B * beams, 1), end, device=embeds.device)  # whatever is first is read as [DEC]
+    # All beams begin alike: only the first may be continued, or they would stay alike.
+    scores = torch.full((B, beams), -torch.inf, device=embeds.device)
+    scores[:, 0] = 0
+    done = torch.zeros(B, beams, dtype=torch.bool, device=embeds.device)
+    first = torch.arange(B, device=embeds.device)[:, None] * beams
+    for length in range(max_length):
+        words = _next_word(model, embeds, ids, end, ended=length >= min_length).view(B, beams, -1)
+        words = words.masked_fill(done[..., None], -torch.inf)
+        words[..., end] = words[..., end].masked_fill(done, 0.0)
+        scores, best = (scores[..., None] + words).flatten(1).topk(beams)
+        beam, word = best // words.shape[-1], best % words.shape[-1]
+        ids = torch.cat([ids[(first + beam).flatten()], word.view(-1, 1)], 1)
+        done = done.gather(1, beam) | (word == end)
+        if done.all():
+            break
+    texts = ids[:, 1:].view(B, beams, -1)
+    lengths = (texts != end).sum(-1) + done
+    best = (scores / lengths**length_penalty).argmax(1)
+    return texts[torch.arange(B, device=embeds.device), best]
+
+
+@torch.inference_mode()
+def sample_captions(
+    model: STGT,
+    embeds: Tensor,
+    *,
+    end: int,
+    top_p: float = 0.9,
+    max_length: int = 30,
+    min_length: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """One text of each video, each word drawn from the fewest that together have probability `top_p`.
+
+    embeds, end and what is returned are as in `beam_captions`; generator: on the device of embeds.
+    Raises ValueError for a top_p outside (0, 1] or a length below 1.
+    """
+    _require(max_length=max_length)
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}, expected a probability in (0, 1]")
+    ids = torch.full((len(embeds), 1), end, device=embeds.device)
+    done = torch.zeros(len(embeds), dtype=torch.bool, device=embeds.device)
+    for length in range(max_length):
+        words = _next_word(model, embeds, ids, end, ended=length >= min_length)
+        probability, order = words.exp().sort(descending=True, stable=True)
+        before = probability.cumsum(-1) - probability
+        place = torch.multinomial(probability * (before < top_p), 1, generator=generator)
+        word = order.gather(1, place)[:, 0].masked_fill(done, end)
+        ids = torch.cat([ids, word[:, None]], 1)
+        done |= word == end
+        if done.all():
+            break
+    return ids[:, 1:]
+
+
+def _next_word(model: STGT, embeds: Tensor, ids: Tensor, end: int, *, ended: bool) -> Tensor:
+    """Log-probabilities (B, V) of the word after `ids` (B, L); the end only where `ended` allows it."""
+    logits = model.generate_logits(embeds, ids, torch.ones_like(ids))[:, -1].float()
+    if not ended:
+        logits[:, end] = -torch.inf
+    return logits.log_softmax(-1)
+
+
+def _require(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}, expected at least 1")

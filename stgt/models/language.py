@@ -1,0 +1,56 @@
+"""Causal language models from transformers, frozen, with LoRA beside them, or open."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, OPTConfig, OPTForCausalLM, PreTrainedModel
+
+from stgt.config import LanguageConfig
+from stgt.data.prompts import language_errors
+
+
+def load_language_model(config: LanguageConfig) -> PreTrainedModel:
+    """The language model of a configuration, with gradients where `config.tune` wants them.
+
+    Raises OSError for a name or folder that has no model, ValueError for LoRA without peft.
+    """
+    model = _small_opt(config) if config.model == "opt" else _pretrained(config)
+    # What its makers chose for free text, such as sampling or a penalty on repetition, is not for short answers.
+    model.generation_config = GenerationConfig()
+    model.requires_grad_(config.tune == "all")
+    if config.tune == "lora":
+        _add_lora(model, config.lora_rank)
+    return model
+
+
+def _pretrained(config: LanguageConfig) -> PreTrainedModel:
+    with language_errors(config.model, "weights"):
+        return AutoModelForCausalLM.from_pretrained(config.model, dtype=getattr(torch, config.dtype))
+
+
+def _small_opt(config: LanguageConfig) -> PreTrainedModel:
+    """An OPT of the config's sizes, without dropout."""
+    sizes = OPTConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden,
+        word_embed_proj_dim=config.hidden,
+        ffn_dim=4 * config.hidden,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        max_position_embeddings=config.max_positions,
+        dropout=0.0,
+    )
+    return OPTForCausalLM(sizes).to(getattr(torch, config.dtype))
+
+
+def _add_lora(model: PreTrainedModel, rank: int) -> None:
+    """Put trained low-rank matrices beside every linear map but the output's."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise ValueError("LanguageConfig.tune is 'lora', which needs peft: pip install 'stgt-kernels[lora]'") from None
+    adapter = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    inject_adapter_in_model(adapter, model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # half precision would lose AdamW's small steps
+            parameter.data = parameter.data.float()

@@ -1,0 +1,110 @@
+import pytest
+import torch
+
+from stgt.data.annotations import Question
+from stgt.evaluation.vqa import answer_figures, format_answers, frequent_answers, normalise, predict, question_word
+
+
+@pytest.mark.parametrize(
+    "answer, expected",
+    [
+        ("Red", "red"),
+        ("the dog.", "dog"),
+        ("A  cat, an owl!", "cat owl"),
+        ("T-shirt", "t shirt"),
+        ("the man's", "mans"),
+        ("a", "a"),
+        ("The", "the"),
+        ("theatre", "theatre"),
+        ("", ""),
+        ("?!", ""),
+        ("Café_noir", "café noir"),
+    ],
+)
+def test_answers_are_compared_without_case_punctuation_and_articles(answer, expected):
+    assert normalise(answer) == expected
+    assert normalise(expected) == expected
+
+
+@pytest.mark.parametrize(
+    "question, word",
+    [
+        ("What is it?", "what"),
+        ("  who?", "who"),
+        ('"How" many', "how"),
+        ("is it red?", "other"),
+        ("whatever?", "other"),
+        ("", "other"),
+    ],
+)
+def test_a_question_is_counted_under_its_first_word(question, word):
+    assert question_word(question) == word
+
+
+def questions(*pairs):
+    return [Question("v.mp4", question, answer, number) for number, (question, answer) in enumerate(pairs)]
+
+
+ASKED = questions(("what is it?", "The dog"), ("what now?", "cat"), ("who is it?", "man"), ("is it?", "yes"))
+
+
+def test_accuracy_is_exact_match_normalised_and_raw_by_question_word():
+    figures = answer_figures(ASKED, ["dog", "cat", "woman", "Yes"])
+    assert figures == {
+        "all": {"questions": 4, "accuracy": 75.0, "raw": 25.0},
+        "what": {"questions": 2, "accuracy": 100.0, "raw": 50.0},
+        "who": {"questions": 1, "accuracy": 0.0, "raw": 0.0},
+        "other": {"questions": 1, "accuracy": 100.0, "raw": 0.0},
+    }
+    assert list(figures)[:2] == ["all", "what"]
+    printed = format_answers(figures, {"most frequent answer": 12.34})
+    assert "what             2     100.0    50.0" in printed and printed.endswith("most frequent answer: 12.3")
+
+
+def test_figures_need_an_answer_to_each_question():
+    with pytest.raises(ValueError, match="answers has 1 entries, expected one for each of 4 questions"):
+        answer_figures(ASKED, ["dog"])
+    with pytest.raises(ValueError, match="questions is empty"):
+        answer_figures([], [])
+
+
+def test_baselines_know_the_training_set_and_no_video():
+    train = questions(("what?", "a"), ("what?", "b"), ("what?", "b"), ("who?", "c"), ("who?", "c"), ("who?", "c"))
+    guesses = frequent_answers(train, questions(("who?", "x"), ("what?", "x"), ("where?", "x")))
+    assert guesses["most frequent answer"] == ["c", "c", "c"]
+    assert guesses["most frequent answer of the question word"] == ["c", "b", "c"]
+
+
+class Echo:
+    """A model and a tokenizer whose answer is the video's number and the question: shows who was asked what."""
+
+    eos_token_id = 0
+
+    def __init__(self):
+        self.language_proj, self.encoded, self.asked = torch.nn.Linear(1, 1), 0, []
+
+    def encode_video(self, video):
+        self.encoded += len(video)
+        return video[:, None, None], {}
+
+    def encode_prompts(self, texts):
+        ids = torch.tensor([[int(text)] for text in texts])
+        return ids, torch.ones_like(ids)
+
+    def answer(self, queries, ids, mask, *, end, beams):
+        self.asked.append(len(ids))
+        return torch.stack([queries[:, 0, 0].long(), ids[:, 0]], 1)
+
+    def decode(self, rows):
+        return [f"{video} {question}" for video, question in rows.tolist()]
+
+
+def test_each_question_is_asked_about_its_video_which_is_encoded_once():
+    asked = [(2, "10"), (0, "11"), (2, "12"), (1, "13"), (0, "14"), (0, "15")]
+    pairs = [(video, Question("v", text, "", number)) for number, (video, text) in enumerate(asked)]
+    batches = [
+        {"index": torch.tensor(part), "video": torch.tensor(part, dtype=torch.float32)} for part in ([0, 1], [2])
+    ]
+    echo = Echo()
+    assert predict(echo, echo, batches, pairs, batch_size=3) == [f"{video} {text}" for video, text in asked]
+    assert echo.encoded == 3 and echo.asked == [3, 1, 2]

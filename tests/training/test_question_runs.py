@@ -1,0 +1,214 @@
+"""Question answering and captions from the command line: simulated clips, tiny language models, the runs' folders."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+import torch
+from language_models import save_language_model
+from test_run import TINY, stgt
+from test_run import command as retrieval_command
+
+from stgt.data.shapes import render_shapes, scene, write
+from stgt.data.shapes.scene import Scene
+from stgt.training import checkpoint as ckpt
+from stgt.training.log import read_log
+from stgt.training.trainer import Trainer
+
+LANGUAGE = "--model.language.hidden 16 --model.language.heads 2 --model.language.layers 1 --data.tokenizer-size 300"
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return render_shapes(tmp_path_factory.mktemp("data") / "shapes", train=12, test=6, size=32, frames=6)
+
+
+@pytest.fixture(scope="module")
+def run(clips, tmp_path_factory):
+    """Of retrieval."""
+    out = tmp_path_factory.mktemp("runs") / "retrieval"
+    with pytest.MonkeyPatch.context() as patch:
+        assert stgt(patch, *retrieval_command(clips, out)) == 0
+    return out
+
+
+def command(clips, out, *more):
+    data = ["--data.train", clips / "qa_train.json", "--data.test", clips / "qa_test.json", "--data.videos"]
+    data += [clips / "videos", "--data.answers", clips / "ans2label.json", "--init", "None"]
+    return [
+        str(word)
+        for word in ["train", "vqa_shapes", *TINY, *LANGUAGE.split(), *data, "--save-every", 4, "--out", out, *more]
+    ]
+
+
+@pytest.fixture(scope="module")
+def answering(clips, run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "answering"
+    with pytest.MonkeyPatch.context() as patch:
+        assert stgt(patch, *command(clips, out, "--init", run)) == 0
+    return out
+
+
+def test_a_question_run_starts_from_retrieval_and_learns(answering, run):
+    records = read_log(answering)
+    assert records[-1]["loss"] < records[0]["loss"] and "words_right" in records[-1]
+    first, last, retrieval = (
+        ckpt.read_tensors(path, "model")
+        for path in (
+            ckpt.checkpoints(answering)[0],
+            ckpt.latest_checkpoint(answering),
+            ckpt.latest_checkpoint(run),
+        )
+    )
+    kept = {name for name in last if name.startswith(("vision.", "graph."))}
+    assert kept and all(torch.equal(last[name], retrieval[name]) for name in kept)
+    assert not torch.equal(last["qformer.query_tokens"], retrieval["qformer.query_tokens"])
+    assert first.keys() == last.keys() and not any("word" in name for name in first if name.startswith("qformer"))
+
+
+def test_evaluate_and_ask_answer_from_the_folder_alone(answering, clips, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert stgt(monkeypatch, "evaluate", "--run", answering, "--beams", 2) == 0
+    printed = capsys.readouterr().out
+    questions = json.loads((clips / "qa_test.json").read_text())
+    result = json.loads((answering / "evaluation.json").read_text())
+    assert result["split"]["questions"] == len(questions) and result["beams"] == 2
+    assert result["split"]["sha256"] == ckpt.file_hash(clips / "qa_test.json")
+    words = Counter(question["question"].split()[0] for question in questions)
+    assert {word: figures["questions"] for word, figures in result["answers"].items()} == {
+        "all": len(questions),
+        **words,
+    }
+    answers = json.loads((answering / "answers.json").read_text())
+    assert [entry["question_id"] for entry in answers] == [question["question_id"] for question in questions]
+    right = sum(entry["answer"] == entry["predicted"] for entry in answers)
+    assert result["answers"]["all"]["raw"] == pytest.approx(100 * right / len(questions))
+    frequent = Counter(q["answer"] for q in json.loads((clips / "qa_train.json").read_text())).most_common(1)[0][0]
+    guessed = 100 * sum(q["answer"] == frequent for q in questions) / len(questions)
+    assert result["baselines"]["most frequent answer"] == pytest.approx(guessed)
+    assert re.search(rf"all +{len(questions)} ", printed) and f"most frequent answer: {guessed:.1f}" in printed
+    entry = answers[0]
+    video = clips / "videos" / entry["video"]
+    assert stgt(monkeypatch, "ask", video, entry["question"], "--run", answering, "--beams", 2) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == entry["predicted"]
+
+
+def test_captions_come_from_a_retrieval_run(run, answering, clips, monkeypatch, capsys):
+    video = next((clips / "videos").iterdir())
+    assert stgt(monkeypatch, "caption", video, "--run", run) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert stgt(monkeypatch, "caption", video, "--run", run, "--top-p", 0.9, "--count", 3) == 0
+    first = capsys.readouterr().out
+    assert len(first.splitlines()) == 3
+    assert stgt(monkeypatch, "caption", video, "--run", run, "--top-p", 0.9, "--count", 3) == 0
+    assert capsys.readouterr().out == first
+    for words in (["caption", video, "--run", answering], ["search", "a red square", "--run", answering]):
+        assert stgt(monkeypatch, *words) == 2
+        assert f"{answering} is a question answering run, expected a retrieval run" in capsys.readouterr().err
+    assert stgt(monkeypatch, "ask", video, "what is it?", "--run", run) == 2
+    assert f"{run} is a retrieval run, expected one of question answering" in capsys.readouterr().err
+
+
+def test_links_are_drawn_of_a_question_run_too(answering, clips, monkeypatch, tmp_path):
+    video = next((clips / "videos").iterdir())
+    assert stgt(monkeypatch, "visualize", video, "--run", answering, "--out", tmp_path / "links.png") == 0
+    assert (tmp_path / "links.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("tune", ["frozen", "lora"])
+def test_a_crash_changes_no_bit_and_a_frozen_model_is_not_stored(clips, monkeypatch, capsys, tmp_path, tune):
+    if tune == "lora":
+        pytest.importorskip("peft")
+    folder = save_language_model("llama", tmp_path / "vicuna")
+    language = ["--model.language.model", folder, "--model.language.tune", tune, "--epochs", "1"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert stgt(monkeypatch, *command(clips, whole, *language)) == 0
+    with monkeypatch.context() as patch:
+        step = Trainer._train_step
+
+        def crash(trainer, batches):
+            if trainer.step == 6:
+                raise KeyboardInterrupt
+            return step(trainer, batches)
+
+        patch.setattr(Trainer, "_train_step", crash)
+        assert stgt(patch, *command(clips, stopped, *language)) == 130
+    assert ckpt.read_state(ckpt.latest_checkpoint(stopped))["step"] == 4
+    assert stgt(monkeypatch, *command(clips, stopped, *language)) == 0
+    for group in ("model", "optimizer"):
+        one, other = (ckpt.read_tensors(ckpt.latest_checkpoint(out), group) for out in (whole, stopped))
+        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    stored = [
+        name for name in ckpt.read_tensors(ckpt.latest_checkpoint(whole), "model") if name.startswith("language.")
+    ]
+    assert bool(stored) == (tune == "lora") and all("lora_" in name for name in stored)
+
+    results = [
+        json.loads((out / "answers.json").read_text()) for out in (whole, stopped) if evaluated(monkeypatch, out)
+    ]
+    assert results[0] == results[1]
+    folder.rename(tmp_path / "elsewhere")
+    assert stgt(monkeypatch, "evaluate", "--run", whole) == 2
+    assert f"LanguageConfig.model is '{folder}', and there is no such folder" in capsys.readouterr().err
+
+
+def evaluated(monkeypatch, out):
+    return stgt(monkeypatch, "evaluate", "--run", out, "--beams", 1) == 0
+
+
+def test_training_on_cached_features_is_training_on_videos(clips, monkeypatch, tmp_path):
+    frozen = ["--data.sampling", "uniform", "--epochs", "1"]
+    live, cached = command(clips, tmp_path / "live", *frozen), command(clips, tmp_path / "cached", *frozen)
+    features = ["data", "features", "--out", tmp_path / "tokens", *live[1:]]
+    for words in (features, live, [*cached, "--data.features", tmp_path / "tokens"]):
+        assert stgt(monkeypatch, *words) == 0
+    one, other = (read_log(tmp_path / name)[-1]["loss"] for name in ("live", "cached"))
+    assert one == pytest.approx(other, rel=0.01)  # the cache holds bfloat16
+
+
+def test_mistakes_are_told_before_anything_is_done(clips, run, monkeypatch, capsys, tmp_path):
+    pairs = json.loads((clips / "qa_train.json").read_text())
+    (tmp_path / "odd.json").write_text(json.dumps([*pairs, pairs[0] | {"answer": "octarine"}]))
+    (tmp_path / "bare.json").write_text(json.dumps([{key: pairs[0][key] for key in ("video", "question")}]))
+    cases = [
+        (
+            ["--model.language.model", "/nowhere/vicuna"],
+            "LanguageConfig.model is '/nowhere/vicuna', and there is no such",
+        ),
+        (
+            ["--data.train", tmp_path / "odd.json"],
+            f"in entry {len(pairs)} 'answer' is \"octarine\", expected one of the",
+        ),
+        (["--data.train", tmp_path / "bare.json"], "bare.json: in entry 0 there is no 'answer', expected a text"),
+        (["--data.answers", tmp_path / "none.json"], "none.json: no such file"),
+        (["--data.train", clips / "train.json"], "train.json: in entry 0 there is no 'question', expected a text"),
+        (["--init", run, "--model.qformer.hidden", "32"], "qformer.hidden: 32, there 16"),
+        (["--data.tokenizer-size", "100"], "size is 100, expected at least 259"),
+        (["--model.language.dtype", "bfloat16"], "LanguageConfig.dtype is 'bfloat16', expected 'float32'"),
+    ]
+    for words, message in cases:
+        assert stgt(monkeypatch, *command(clips, tmp_path / "never", *words)) == 2, words
+        printed = capsys.readouterr()
+        text = " ".join((printed.out + printed.err).replace("│", " ").split())
+        assert message in text and "Traceback" not in text
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_small_model_sees_what_it_is_asked_about(monkeypatch, tmp_path):
+    """Colours of large shapes, alone on unseen clips, from nothing: far above who guesses the most frequent answer."""
+    motions = ("stays", "moves left", "moves right", "turns")
+    monkeypatch.setattr(write, "draw_scene", lambda rng: Scene((scene._draw_object(rng, ("large",), motions),)))
+    folder = render_shapes(tmp_path / "shapes", train=1000, test=60, size=32, frames=4)
+    for split in ("train", "test"):
+        questions = json.loads((folder / f"qa_{split}.json").read_text())
+        colours = [question for question in questions if question["question"].startswith("what colour")]
+        (folder / f"qa_{split}.json").write_text(json.dumps(colours))
+    sizes = """--model.vision.open-blocks -1 --model.language.train-graph --model.vision.width 32
+        --model.qformer.hidden 32 --model.qformer.intermediate 64 --model.qformer.queries 4 --model.qformer.dropout 0
+        --model.graph.dropout 0 --model.language.hidden 32 --model.language.layers 2 --data.frames 2
+        --data.sampling uniform --batch-size 16 --epochs 8 --optim.lr 2e-3 --optim.warmup-steps 20 --save-every 1000"""
+    assert stgt(monkeypatch, *command(folder, tmp_path / "run", *sizes.split())) == 0
+    assert stgt(monkeypatch, "evaluate", "--run", tmp_path / "run") == 0
+    result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert result["answers"]["all"]["accuracy"] > 2 * result["baselines"]["most frequent answer"] > 0
