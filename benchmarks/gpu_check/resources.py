@@ -81,6 +81,13 @@ def table(found: list[Resources], known: dict[str, int]) -> str:
     return "\n".join(text) + "\n"
 
 
+def kept() -> dict[tuple[str, str], int]:
+    """Blocks by kernel and GPU, as the table in the repository has them."""
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in TABLE.read_text().splitlines()]
+    blocks = HEADER.index("blocks")
+    return {(row[0], row[1]): int(row[blocks]) for row in rows if len(row) == len(HEADER) and row[blocks].isdigit()}
+
+
 def main() -> None:
     text = table(resources(SHOWN), stages())
     TABLE.parent.mkdir(parents=True, exist_ok=True)

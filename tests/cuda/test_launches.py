@@ -1,0 +1,173 @@
+"""The host's side of the CUDA ops, run against a stand-in for the CUDA runtime: which kernels it launches, and how."""
+
+import shutil
+
+import pytest
+import torch
+from cases import LAYOUTS, heads
+
+from benchmarks.gpu_check import compiled, launches, resources
+from benchmarks.gpu_check.launches import GPUS, attention_arguments, backward_arguments
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed"),
+    pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA, and a runtime of its own"),
+]
+H200 = GPUS["H200"]
+
+
+@pytest.fixture(scope="module")
+def found():
+    return resources.resources()
+
+
+def names(gpu, op, arguments):
+    """The kernels that an op launches, without namespaces and arguments."""
+    mangled = [launch.mangled for launch in launches.run(gpu, op, *arguments)[1]]
+    return [name.partition("<")[0] for name in compiled.demangled(mangled)]
+
+
+def test_every_launch_fits_its_gpu(found):
+    """Shared memory, tensor maps and grids are the stand-in's to refuse; registers are the compiler's to know."""
+    assert {r.gpu for r in found} == set(GPUS)
+    for r in found:
+        assert r.blocks >= 1, f"{r.kernel.name} does not fit the {r.gpu}"
+
+
+def test_every_kernel_is_launched(found):
+    """None was compiled in vain."""
+    _, log = compiled.compile_all()
+    kernels = compiled.kernels([], log)
+    launched = {(r.kernel.architecture, r.kernel.name) for r in found}
+    idle = {(k.architecture, k.name) for k in kernels} - launched
+    assert not {key for key in idle if not (key[0] == "sm_80" and "_sm90<" in key[1])}
+
+
+def test_no_kernel_takes_more_of_a_gpu_than_it_did(found):
+    """If one has to: python -m benchmarks.gpu_check.resources."""
+    before = resources.kept()
+    assert before
+    now = {(r.kernel.name, r.gpu): r.blocks for r in found}
+    assert not {key: (blocks, now[key]) for key, blocks in before.items() if now.get(key, blocks) < blocks}
+
+
+def test_hopper_s_kernels_run_on_hopper_alone(found):
+    on_hopper = {r.gpu for r in found if r.kernel.function.endswith("_sm90")}
+    assert on_hopper == {"H200"}
+
+
+def test_the_paper_s_shape_takes_hopper_s_kernels():
+    arguments = attention_arguments(torch.bfloat16, B=20, H=16, T=8)
+    assert names(H200, "graph_attention_fwd", arguments) == ["graph_attention_fwd_sm90"]
+    backward = names(H200, "graph_attention_bwd", backward_arguments(arguments, need_dweight=False))
+    assert sorted(backward) == ["graph_attention_bwd_dkdv_sm90", "graph_attention_bwd_dq_sm90", "graph_attention_delta"]
+    x = torch.empty(20, 8, 256, 1408, dtype=torch.bfloat16)
+    assert names(H200, "spatio_temporal_graph_fwd", (x, 0.5, 1)) == ["spatio_temporal_graph_fwd_sm90"]
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_float32_takes_its_own_kernels(gpu):
+    arguments = attention_arguments(torch.float32)
+    for op, given in (("graph_attention_fwd", arguments), ("graph_attention_bwd", backward_arguments(arguments))):
+        taken = set(names(GPUS[gpu], op, given)) - {"graph_attention_delta"}
+        assert taken and all(name.endswith("_fp32") for name in taken)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("gpu", ["A100", "H200"])
+def test_layouts(gpu, layout):
+    """The copy engine takes rows of 16 bytes at multiples of 16 bytes; what it does not take another kernel does."""
+    _, _, _, *rest = attention_arguments(torch.bfloat16, B=2, D=24, P=64, T=2)
+    q, k, v = (heads(2, 2, 128, 24, dtype=torch.bfloat16, layout=layout) for _ in range(3))
+    path = "sm90" if gpu == "H200" and layout != "padded" else "sm80"
+    assert names(GPUS[gpu], "graph_attention_fwd", (q, k, v, *rest)) == [f"graph_attention_fwd_{path}"]
+    backward = names(GPUS[gpu], "graph_attention_bwd", backward_arguments((q, k, v, *rest)))
+    assert {f"graph_attention_bwd_dq_{path}", f"graph_attention_bwd_dkdv_{path}"} <= set(backward)
+
+
+@pytest.mark.xfail(
+    reason="cuda.h does not say whether a tensor map may have strides of 0, and the stand-in refuses them"
+)
+def test_expanded_tensors():
+    _, _, _, *rest = attention_arguments(torch.bfloat16, B=2, D=24, P=64, T=2)
+    q = heads(1, 1, 128, 24, dtype=torch.bfloat16).expand(2, 2, 128, 24)
+    names(H200, "graph_attention_fwd", (q, q, q, *rest))
+    names(H200, "graph_attention_bwd", backward_arguments((q, q, q, *rest)))
+
+
+@pytest.mark.parametrize("dropout_p", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", launches.DTYPES)
+def test_outputs_are_as_the_fakes_say(dtype, dropout_p):
+    from stgt_kernels.ops.graph_attention import native_impl as _  # noqa: F401  (registers the fakes)
+    from stgt_kernels.ops.spatio_temporal_graph import native_impl as _  # noqa: F401, F811
+
+    forward = attention_arguments(dtype, P=70, D=40, dropout_p=dropout_p)
+    x = torch.empty(1, 3, 70, 40, dtype=dtype)
+    weight = forward[3]
+    calls = [
+        ("graph_attention_fwd", forward),
+        ("graph_attention_bwd", backward_arguments(forward)),
+        ("graph_attention_bwd", backward_arguments(forward, need_dweight=False)),
+        ("spatio_temporal_graph_fwd", (x, 0.5, 1)),
+        ("spatio_temporal_graph_bwd", (weight, x, weight, torch.empty(1, 3, 70))),
+    ]
+    for op, arguments in calls:
+        results = launches.run(H200, op, *arguments)[0]
+        on_meta = [a.to("meta") if isinstance(a, torch.Tensor) else a for a in arguments]
+        fakes = getattr(torch.ops.stgt_kernels, op)(*on_meta)
+        for real, fake in zip(results, fakes if isinstance(fakes, tuple) else (fakes,), strict=True):
+            assert (real.shape, real.dtype, real.stride()) == (fake.shape, fake.dtype, fake.stride()), op
+
+
+def changed(arguments, index, value):
+    return (*arguments[:index], value, *arguments[index + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("index", "value", "message"),
+    [
+        (0, torch.empty(2, 2, 512, 88), "q must be|q must have"),
+        (0, torch.empty(1, 2, 768, 88, dtype=torch.float64), "q must be float32, bfloat16 or float16"),
+        (1, torch.empty(1, 2, 768, 87), "k must have size 88 in dimension 3, got 87"),
+        (2, torch.empty(1, 2, 768, 88).half(), "v has the wrong dtype"),
+        (3, torch.empty(1, 3, 256, 3, 256).half(), "weight has the wrong dtype"),
+        (3, torch.empty(1, 3, 256, 2, 256), "weight must have size 3 in dimension 3, got 2"),
+        (4, torch.ones(1, 3, 3, 3, 4, dtype=torch.bool), "live must have size 4 in dimension 2, got 3"),
+        (5, torch.tensor([1.0]), "seed has the wrong dtype"),
+        (5, torch.tensor([], dtype=torch.int64), "seed must have size 1"),
+        (7, 1.0, "dropout needs a seed and a probability below 1"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(index, value, message):
+    arguments = attention_arguments(torch.float32, dropout_p=0.5)
+    with pytest.raises(RuntimeError, match=f"graph_attention_fwd: .*({message})"):
+        launches.run(H200, "graph_attention_fwd", *changed(arguments, index, value))
+
+
+def test_stages_are_known_of_every_kernel_of_hopper(found):
+    known = resources.stages()
+    staged = [r.kernel for r in found if r.kernel.function.endswith("_sm90")]
+    assert staged and all(int(resources.stages_of(kernel, known)) >= 2 for kernel in staged)
+
+
+def test_the_table_lists_what_was_found(found):
+    shown = [r for r in found if r.gpu == "H200"]
+    text = resources.table(shown, {})
+    assert text.count("\n") == 2 + sum("f16" not in r.kernel.arguments for r in shown)
+    assert "graph_attention_fwd_sm90<bf16, 88, 4, false>" in text
+
+
+def test_the_stand_in_refuses_what_a_gpu_refuses():
+    tight = launches.Gpu((9, 0), 132, 64 * 1024, 228 * 1024, 2048, 32)
+    with pytest.raises(RuntimeError, match="refused \\d+ bytes of shared memory"):
+        launches.run(tight, "graph_attention_fwd", *attention_arguments(torch.bfloat16))
+
+
+def test_blocks_that_fit_a_multiprocessor():
+    """Numbers of NVIDIA's occupancy calculator."""
+    a100 = GPUS["A100"]
+    assert a100.blocks_at_once(128, 32, 0) == 16  # 2048 threads
+    assert a100.blocks_at_once(128, 128, 0) == 4  # 65536 registers
+    assert a100.blocks_at_once(64, 32, 0) == 32  # blocks
+    assert a100.blocks_at_once(128, 32, 80 * 1024) == 2  # 164 KB, one more for each block
+    assert a100.blocks_at_once(1024, 65, 0) == 0  # 72 registers to a thread, which are too many
