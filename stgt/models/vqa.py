@@ -63,7 +63,7 @@ class VideoQA(VideoEncoder):
         answer = labels != IGNORED
         predicted, wanted = predictions[answer].float(), labels[answer]
         words = gather.mean(torch.tensor(float(len(wanted)), device=wanted.device))
-        right = (predicted.argmax(-1) == wanted).float().mean()
+        right = (predicted.argmax(-1) == wanted).sum() / words
         mean = F.cross_entropy(predicted, wanted, reduction="sum") / words
         return {"loss": mean, "words_right": right, **{name: value.detach() for name, value in stats.items()}}
 

@@ -3,11 +3,12 @@
 import pytest
 import torch
 import torch.distributed as dist
-from tiny import tiny_batch, tiny_model
+from tiny import tiny_batch, tiny_config, tiny_model
 from torch.nn.parallel import DistributedDataParallel
 
 from stgt import losses
-from stgt.config import LossConfig
+from stgt.config import LanguageConfig, LossConfig
+from stgt.models.vqa import VideoQA
 
 N, WORLD = 3, 2
 CASES = {
@@ -38,6 +39,19 @@ def own_batch(rank):
     return batch
 
 
+def build_answering():
+    config = tiny_config()
+    config.language = LanguageConfig(model="opt", hidden=16, heads=2, vocab_size=30, dtype="float32", tune="all")
+    torch.manual_seed(0)
+    return VideoQA(config).train()
+
+
+def questions(batch):
+    """As if the first word of each text asked for the others."""
+    unasked = (batch["attention_mask"] == 0) | (torch.arange(batch["input_ids"].shape[1]) == 0)
+    return batch | {"labels": batch["input_ids"].masked_fill(unasked, -100)}
+
+
 def worker(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=WORLD)
@@ -49,6 +63,11 @@ def worker(rank, folder):
         out["loss"].backward()
         gradients = {n: p.grad for n, p in model.module.named_parameters() if p.grad is not None}
         results[name] = {n: value.detach() for n, value in out.items()}, gradients
+    model = DistributedDataParallel(build_answering())
+    out = model(questions(own_batch(rank)))
+    out["loss"].backward()
+    gradients = {n: p.grad for n, p in model.module.named_parameters() if p.grad is not None}
+    results["questions"] = {n: value.detach() for n, value in out.items()}, gradients
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -80,6 +99,18 @@ def test_the_same_loss_and_gradients(results, name):
     check_gradients(results, name, {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
 
 
+def test_answers_of_all_processes_weigh_alike(results):
+    model, batch = build_answering(), questions(whole_batch())
+    counts = (batch["labels"] != -100).unflatten(0, (WORLD, N)).sum((1, 2))
+    assert counts[0] != counts[1]
+    out = model(batch)
+    out["loss"].backward()
+    for part in ("loss", "words_right"):
+        mean = sum(results[rank]["questions"][0][part] for rank in range(WORLD)) / WORLD
+        torch.testing.assert_close(mean, out[part].detach(), rtol=1e-5, atol=1e-6)
+    check_gradients(results, "questions", {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("cut")])
 def test_gradients_are_cut_at_gathered_features_if_asked(results, name):
     model, batch = build(), whole_batch()
@@ -105,6 +136,6 @@ def test_gradients_are_cut_at_gathered_features_if_asked(results, name):
 
 
 def test_processes_end_with_the_same_gradients(results):
-    for name in CASES:
+    for name in results[0]:
         for parameter, gradient in results[0][name][1].items():
             assert torch.equal(gradient, results[1][name][1][parameter])
