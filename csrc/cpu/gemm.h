@@ -17,7 +17,7 @@ STGT_INLINE void gemm_registers(int64_t K, const E* A, int64_t a_row, int64_t a_
 #pragma GCC unroll 24
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
-    for (int n = 0; n < NV; ++n) c[m][n] = accumulate ? load(C + m * c_row + n * lanes<T>) : vec<T>{};
+    for (int n = 0; n < NV; ++n) c[m][n] = vec<T>{};
   for (int64_t k = 0; k < K; ++k) {
     vec<E> b[NV];
 #pragma GCC unroll 8
@@ -32,7 +32,10 @@ STGT_INLINE void gemm_registers(int64_t K, const E* A, int64_t a_row, int64_t a_
 #pragma GCC unroll 24
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
-    for (int n = 0; n < NV; ++n) store(C + m * c_row + n * lanes<T>, c[m][n]);
+    for (int n = 0; n < NV; ++n) {
+      T* at = C + m * c_row + n * lanes<T>;  // added last: one sum of all blocks' rows would round at every row
+      store(at, accumulate ? load(at) + c[m][n] : c[m][n]);
+    }
 }
 
 template <int NV, int M, class E, class T>

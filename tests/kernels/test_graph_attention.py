@@ -16,10 +16,11 @@ from cases import (
     run_attention,
     same_bits,
     video_graph,
+    with_gradients,
 )
 
 from stgt_kernels import GraphAttention, SpatioTemporalGraph, graph_attention, spatio_temporal_graph
-from stgt_kernels.testing import video_like_tokens
+from stgt_kernels.testing import exact_attention, video_like_tokens
 
 all_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 
@@ -110,6 +111,18 @@ def test_merging_the_heads_copies_nothing(backend, dtype):
     out = graph_attention(*arguments, backend=backend)
     assert out.dtype == dtype
     assert out.transpose(1, 2).reshape(2, 100, 72).data_ptr() == out.data_ptr()
+
+
+def test_long_sums_are_as_exact_as_plain_pytorch():
+    """In the mean over all elements, which one largest error hides: a sum that runs through all rows errs twice that."""
+    graph, (q, k, v, dout) = video_graph(1, 1, 1024), (heads(1, 2, 1024, 88, seed=s) for s in range(4))
+    actual = run_attention(q, k, v, graph, dout, backend="cpu")
+    plain = run_attention(q, k, v, graph, dout, backend="reference")
+    wide = SpatioTemporalGraph(graph.weight.double(), graph.live)
+    exact = with_gradients(exact_attention, q.double(), k.double(), v.double(), wide, dout.double(), None)
+    for name in ("out", "dv"):
+        error, plain_error = ((x[name] - exact[name]).norm() for x in (actual, plain))
+        assert error <= 1.3 * plain_error, name
 
 
 @each_backend
