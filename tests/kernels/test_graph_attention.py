@@ -114,7 +114,7 @@ def test_merging_the_heads_copies_nothing(backend, dtype):
 
 
 def test_long_sums_are_as_exact_as_plain_pytorch():
-    """In the mean over all elements, which one largest error hides: a sum that runs through all rows errs twice that."""
+    """In the mean over all elements, which one largest error hides: one sum through all rows errs twice as much."""
     graph, (q, k, v, dout) = video_graph(1, 1, 1024), (heads(1, 2, 1024, 88, seed=s) for s in range(4))
     actual = run_attention(q, k, v, graph, dout, backend="cpu")
     plain = run_attention(q, k, v, graph, dout, backend="reference")
