@@ -117,7 +117,7 @@ def attention_launches(dtype, D, dropout_p):
     live = torch.empty(B, T, P // 64, O, P // 64, dtype=torch.bool)
     seed = torch.empty(1, dtype=torch.int64) if dropout_p else None
     _, lse = attention.forward(q, k, v, weight, live, seed, 0.1, dropout_p)
-    attention.backward_op(dout, q, k, v, weight, live, seed, lse, lse.clone(), 0.1, dropout_p, True)
+    attention.backward_op(dout, q, k, v, weight, live, seed, q.clone(), lse, lse.clone(), 0.1, dropout_p, True)
 
 
 @pytest.mark.parametrize("arch", [90, 80])
@@ -141,6 +141,7 @@ def test_graph_attention(launches, dtype, D, dropout_p, arch, monkeypatch, tmp_p
     assert {kernel.fn.__name__ for kernel, _, _ in launches} == {
         "live_tiles_kernel",
         "graph_attention_fwd_kernel",
+        "graph_attention_bwd_delta_kernel",
         "graph_attention_bwd_dkdv_kernel",
         "graph_attention_bwd_dq_kernel",
         "graph_attention_bwd_dweight_kernel",
