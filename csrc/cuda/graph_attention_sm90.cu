@@ -7,8 +7,10 @@
 namespace stgt {
 namespace {
 
-bool suits_copies(const void* data, const Strides& at) {
-  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && at.b % 8 == 0 && at.h % 8 == 0 && at.n % 8 == 0;
+// The copy engine wants multiples of 16 bytes, and cuda.h does not say that it can repeat an expanded dimension.
+bool suits_copies(const AttentionParams& p, const void* data, const Strides& at) {
+  const auto suits = [](int64_t stride, int size) { return size == 1 || (stride > 0 && stride % 8 == 0); };
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && suits(at.b, p.B) && suits(at.h, p.H) && suits(at.n, p.T * p.P);
 }
 
 sm90::AttentionMaps tensor_maps(const AttentionCall& call) {
@@ -43,9 +45,9 @@ void forward(const AttentionCall& call, const sm90::AttentionMaps& maps) {
 
 bool fits_sm90(const AttentionCall& call) {
   const AttentionParams& p = call.p;
-  return call.launch.runs_sm90a() && p.P % 8 == 0 && p.D % 8 == 0 && suits_copies(p.q, p.q_at) &&
-         suits_copies(p.k, p.k_at) && suits_copies(p.v, p.v_at) && (!p.dout || suits_copies(p.dout, p.dout_at)) &&
-         suits_copies(p.weight, {}) &&
+  return call.launch.runs_sm90a() && p.P % 8 == 0 && p.D % 8 == 0 && suits_copies(p, p.q, p.q_at) &&
+         suits_copies(p, p.k, p.k_at) && suits_copies(p, p.v, p.v_at) &&
+         (!p.dout || suits_copies(p, p.dout, p.dout_at)) && reinterpret_cast<uintptr_t>(p.weight) % 16 == 0 &&
          !(p.D > 88 && p.drop_threshold);  // the gradients of so wide heads leave no registers for the mask
 }
 

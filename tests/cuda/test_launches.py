@@ -6,7 +6,7 @@ import pytest
 import torch
 from cases import LAYOUTS, heads
 
-from benchmarks.gpu_check import compiled, launches, resources
+from benchmarks.gpu_check import compiled, launches, resources, small
 from benchmarks.gpu_check.launches import GPUS, attention_arguments, backward_arguments
 
 pytestmark = [
@@ -51,6 +51,22 @@ def test_no_kernel_takes_more_of_a_gpu_than_it_did(found):
     assert not {key: (blocks, now[key]) for key, blocks in before.items() if now.get(key, blocks) < blocks}
 
 
+def test_the_sanitizer_s_driver_launches_every_kernel(found):
+    """small.py, on Hopper: all kernels, though not with all their template arguments."""
+    launched = set()
+    for dtype in small.DTYPES:
+        for T, P, D in small.SIZES:
+            x = torch.empty(1, T, P, 3 * D, dtype=dtype)
+            launched |= set(names(H200, "spatio_temporal_graph_fwd", (x, 0.5, 1)))
+            forward = attention_arguments(dtype, T=T, P=P, D=D)
+            launched |= set(names(H200, "spatio_temporal_graph_bwd", (forward[3], x, forward[3], torch.empty(1, T, P))))
+            for dropout_p in (0.0, 0.2):
+                forward = attention_arguments(dtype, T=T, P=P, D=D, dropout_p=dropout_p)
+                launched |= set(names(H200, "graph_attention_fwd", forward))
+                launched |= set(names(H200, "graph_attention_bwd", backward_arguments(forward)))
+    assert launched == {r.kernel.function for r in found if r.gpu == "H200"}
+
+
 def test_hopper_s_kernels_run_on_hopper_alone(found):
     on_hopper = {r.gpu for r in found if r.kernel.function.endswith("_sm90")}
     assert on_hopper == {"H200"}
@@ -85,13 +101,10 @@ def test_layouts(gpu, layout):
     assert {f"graph_attention_bwd_dq_{path}", f"graph_attention_bwd_dkdv_{path}"} <= set(backward)
 
 
-@pytest.mark.xfail(
-    reason="cuda.h does not say whether a tensor map may have strides of 0, and the stand-in refuses them"
-)
 def test_expanded_tensors():
     _, _, _, *rest = attention_arguments(torch.bfloat16, B=2, D=24, P=64, T=2)
     q = heads(1, 1, 128, 24, dtype=torch.bfloat16).expand(2, 2, 128, 24)
-    names(H200, "graph_attention_fwd", (q, q, q, *rest))
+    assert names(H200, "graph_attention_fwd", (q, q, q, *rest)) == ["graph_attention_fwd_sm80"]
     names(H200, "graph_attention_bwd", backward_arguments((q, q, q, *rest)))
 
 
