@@ -402,9 +402,9 @@ def test_operators():
     q, k, v, dout = (heads(1, 2, 10, 8, dtype=torch.float16, seed=seed) for seed in range(4))
     forward = (q, k.contiguous(), v, weight, live, torch.tensor([5]), 0.3, 0.2)
     torch.library.opcheck(attention.forward, forward)
-    lse = attention.forward(*forward)[1]
-    for seed, p, need_dweight in ((torch.tensor([5]), 0.2, True), (None, 0.0, False)):
-        backward = (dout, q, k, v, weight, live, seed, lse, torch.zeros_like(lse), 0.3, p, need_dweight)
+    out, lse = attention.forward(*forward)
+    for seed, p, dlse, need_dweight in ((torch.tensor([5]), 0.2, torch.ones_like(lse), True), (None, 0.0, None, False)):
+        backward = (dout, q, k, v, weight, live, seed, out, lse, dlse, 0.3, p, need_dweight)
         torch.library.opcheck(attention.backward_op, backward)
 
 
