@@ -114,6 +114,9 @@ BAND = Provider("PyTorch over the band", partial(_on_banded_weights, band_attent
 COMPILED_BAND = Provider(
     "compiled PyTorch over the band",
     lambda inputs: _on_banded_weights(compiled(band_attention), inputs),
+    lambda problem, device, backward: (
+        "torch 2.13 compiles wrong gradients (dk off by 1.05) on a CPU" if backward and device.type == "cpu" else None
+    ),
     compiled=True,
 )
 FLEX = Provider("FlexAttention", flex.prepare, flex.why_not, compiled=True)
