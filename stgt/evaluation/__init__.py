@@ -1,1 +1,1 @@
-"""What a trained model can do: retrieval figures, search, pictures."""
+"""What a trained model can do: retrieval figures, answers, captions, search, pictures."""

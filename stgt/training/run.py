@@ -17,7 +17,7 @@ from stgt.data.text import Tokenizer
 from stgt.data.transforms import describe, test_transform, train_transform
 from stgt.models.checkpoint import load_released
 from stgt.models.encoder import VideoEncoder
-from stgt.models.pretrained import is_pretrained
+from stgt.models.pretrained import CONFIG, is_pretrained, read_config
 from stgt.models.stgt import STGT
 from stgt.models.vqa import VideoQA
 from stgt.training import checkpoint as ckpt
@@ -197,7 +197,10 @@ def _answer_from(model: VideoQA, init: Path) -> None:
     if init.is_dir() and not is_pretrained(init):
         source = load_run(init, "cpu").model
     else:
-        source = make_model(replace(model.config, language=None))
+        retrieval = replace(model.config, language=None)
+        if is_pretrained(init):  # whose words may be others: they stay behind
+            retrieval = replace(retrieval, qformer=read_config(init / CONFIG).qformer)
+        source = make_model(retrieval)
         load_released(source, init)
     ours, theirs = model.state_dict(), source.state_dict()
     problems = [f"{name} is missing" for name in ours.keys() - theirs.keys() if not name.startswith("language")]

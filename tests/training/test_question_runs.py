@@ -12,8 +12,10 @@ from test_run import command as retrieval_command
 
 from stgt.data.shapes import render_shapes, scene, write
 from stgt.data.shapes.scene import Scene
+from stgt.models.checkpoint import export_released
 from stgt.training import checkpoint as ckpt
 from stgt.training.log import read_log
+from stgt.training.run import load_run
 from stgt.training.trainer import Trainer
 
 LANGUAGE = "--model.language.hidden 16 --model.language.heads 2 --model.language.layers 1 --data.tokenizer-size 300"
@@ -38,7 +40,20 @@ def command(clips, out, *more):
     data += [clips / "videos", "--data.answers", clips / "ans2label.json", "--init", "None"]
     return [
         str(word)
-        for word in ["train", "vqa_shapes", *TINY, *LANGUAGE.split(), *data, "--save-every", 4, "--out", out, *more]
+        for word in [
+            "train",
+            "vqa_shapes",
+            *TINY,
+            *LANGUAGE.split(),
+            *data,
+            "--save-every",
+            4,
+            "--keep",
+            9,
+            "--out",
+            out,
+            *more,
+        ]
     ]
 
 
@@ -65,6 +80,24 @@ def test_a_question_run_starts_from_retrieval_and_learns(answering, run):
     assert kept and all(torch.equal(last[name], retrieval[name]) for name in kept)
     assert not torch.equal(last["qformer.query_tokens"], retrieval["qformer.query_tokens"])
     assert first.keys() == last.keys() and not any("word" in name for name in first if name.startswith("qformer"))
+
+
+def test_it_starts_from_folders_released_files_and_other_question_runs(answering, clips, run, monkeypatch, tmp_path):
+    retrieval = load_run(run, "cpu").model
+    retrieval.save_pretrained(tmp_path / "folder")
+    export_released(retrieval, tmp_path / "released.pth")
+    size = ["--model.qformer.vocab-size", retrieval.config.qformer.vocab_size, "--model.qformer.bos-token-id", "1"]
+    for init, more in ((tmp_path / "folder", []), (tmp_path / "released.pth", size)):
+        out = tmp_path / f"from {init.name}"
+        assert stgt(monkeypatch, *command(clips, out, "--init", init, "--epochs", "1", *more)) == 0
+        started, expected = (ckpt.read_tensors(ckpt.checkpoints(each)[0], "model") for each in (out, answering))
+        shared = [tensor for tensor in expected if not tensor.startswith("language")]
+        assert all(torch.equal(started[tensor], expected[tensor]) for tensor in shared)
+    out = tmp_path / "next"
+    assert stgt(monkeypatch, *command(clips, out, "--init", answering, "--epochs", "1")) == 0
+    begin, end = ckpt.checkpoints(out)[0], ckpt.latest_checkpoint(answering)
+    started, expected = (ckpt.read_tensors(path, "model") for path in (begin, end))
+    assert all(torch.equal(started[tensor], expected[tensor]) for tensor in expected)
 
 
 def test_evaluate_and_ask_answer_from_the_folder_alone(answering, clips, monkeypatch, capsys, tmp_path):
