@@ -155,7 +155,7 @@ def visualize(
         column: Its column.
         out: The picture's file.
     """
-    from stgt.evaluation.run import visualize
+    from stgt.figures.command import visualize
 
     visualize(run, video, out, (frame, row, column), device)
 

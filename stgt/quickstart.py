@@ -13,7 +13,8 @@ from stgt.data import commands
 from stgt.data.datasets import collate
 from stgt.data.transforms import test_transform
 from stgt.evaluation.efficiency import Comparison, compare_attention
-from stgt.evaluation.run import answer, evaluate, frames_of, visualize
+from stgt.evaluation.run import answer, evaluate, frames_of
+from stgt.figures.command import visualize
 from stgt.training.log import read_log
 from stgt.training.run import evaluation_data, load_run, train
 

@@ -1,4 +1,4 @@
-"""The commands that ask something of a trained run: evaluate, search, visualize."""
+"""The commands that ask something of a trained run: evaluate, search."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from tqdm import tqdm
 
 from stgt.config import DataConfig
 from stgt.data.datasets import RetrievalDataset, collate
-from stgt.data.transforms import test_transform
 from stgt.data.video import read_frames
-from stgt.evaluation.figures import Token, draw_links, draw_results, moving_token, token_links
 from stgt.evaluation.retrieval import (
     Match,
     Texts,
@@ -27,6 +25,7 @@ from stgt.evaluation.retrieval import (
 )
 from stgt.evaluation.search import Hit, indexed_videos, search
 from stgt.evaluation.vqa import evaluate_answers
+from stgt.figures.results import draw_results
 from stgt.training.checkpoint import file_hash, read_state, write_json
 from stgt.training.run import Run, evaluation_data, load_run
 from stgt.training.trainer import DTYPES
@@ -100,23 +99,6 @@ def answer(folder: Path, sentence: str, top: int = 5, figure: Path | None = None
         draw_results(sentence, shown, figure)
         print(f"drawn in {figure}")
     return found
-
-
-def visualize(
-    folder: Path,
-    video: Path,
-    out: Path,
-    place: tuple[int | None, int | None, int | None] = (None, None, None),
-    device: str = "auto",
-) -> None:
-    """Draw a clip with one token's graph links; see `stgt visualize --help`."""
-    run = load_run(folder, device)
-    frames = frames_of(video, run)
-    default = moving_token(frames, run.config.model.vision.grid)
-    token = Token(*(given if given is not None else found for given, found in zip(place, default, strict=True)))
-    pixels = test_transform(run.config.model.vision.image_size)(frames.permute(0, 3, 1, 2))
-    draw_links(frames, token_links(run.model, pixels, token), token, out, title=f"{video.name}: links of one patch")
-    print(f"links of the patch at frame {token.frame}, row {token.row}, column {token.column}: {out}")
 
 
 def require_retrieval(run: Run, folder: Path) -> None:

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from stgt.config import GraphConfig, ModelConfig, QFormerConfig, VisionConfig
-from stgt.evaluation.figures import Token, draw_links, draw_results, moving_token, token_links
+from stgt.figures.links import Token, draw_links, moving_token, token_links
+from stgt.figures.results import draw_results
 from stgt.models.stgt import STGT
 
 

@@ -1,18 +1,17 @@
-"""Pictures: whom one token of a clip is linked to, and which clips answer a sentence."""
+"""Whom one token of a clip is linked to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
+from stgt.figures.style import write
 from stgt_kernels import SpatioTemporalGraph
 
 REFERENCE = "#ff2d55"
@@ -100,27 +99,4 @@ def draw_links(frames: Tensor, links: Tensor, token: Token, out: Path, *, title:
         axis.set_axis_off()
     figure.colorbar(tint, ax=list(axes), shrink=0.8, label="edge weight")
     figure.suptitle(title or "patches that the marked token attends to", fontsize=10)
-    _write(figure, out)
-
-
-def draw_results(sentence: str, results: Sequence[tuple[str, float, Tensor]], out: Path) -> None:
-    """Write a picture of the clips that answer a sentence, best first: (label, score, frames (T, S, S, 3) uint8)."""
-    shown = [frames[:: max(1, len(frames) // 4)][:4] for _, _, frames in results]
-    columns = max(len(frames) for frames in shown)
-    figure = Figure(figsize=(1.5 * columns + 2.2, 1.5 * len(results) + 0.6), layout="constrained")
-    axes = figure.subplots(len(results), columns, squeeze=False)
-    for place, ((label, score, _), frames, row) in enumerate(zip(results, shown, axes, strict=True), start=1):
-        for axis in row:
-            axis.set_axis_off()
-        for axis, frame in zip(row, frames, strict=False):
-            axis.imshow(frame.numpy())
-        text = f"{place}.  {score:.3f}\n{label}"
-        row[0].text(-0.08, 0.5, text, transform=row[0].transAxes, ha="right", va="center", fontsize=9)
-    figure.suptitle(f"“{sentence}”", fontsize=12)
-    _write(figure, out)
-
-
-def _write(figure: Figure, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure)  # no display is asked for
-    figure.savefig(out, dpi=110)
+    write(figure, out)

@@ -1,0 +1,28 @@
+"""Which clips answer a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from stgt.figures.style import write
+
+
+def draw_results(sentence: str, results: Sequence[tuple[str, float, Tensor]], out: Path) -> None:
+    """Write a picture of the clips that answer a sentence, best first: (label, score, frames (T, S, S, 3) uint8)."""
+    shown = [frames[:: max(1, len(frames) // 4)][:4] for _, _, frames in results]
+    columns = max(len(frames) for frames in shown)
+    figure = Figure(figsize=(1.5 * columns + 2.2, 1.5 * len(results) + 0.6), layout="constrained")
+    axes = figure.subplots(len(results), columns, squeeze=False)
+    for place, ((label, score, _), frames, row) in enumerate(zip(results, shown, axes, strict=True), start=1):
+        for axis in row:
+            axis.set_axis_off()
+        for axis, frame in zip(row, frames, strict=False):
+            axis.imshow(frame.numpy())
+        text = f"{place}.  {score:.3f}\n{label}"
+        row[0].text(-0.08, 0.5, text, transform=row[0].transAxes, ha="right", va="center", fontsize=9)
+    figure.suptitle(f"“{sentence}”", fontsize=12)
+    write(figure, out)
