@@ -204,11 +204,9 @@ template <class T, int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backwa
   for (int n = 0; n < D / 8; ++n)
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int row = own + 8 * r + lane / 4, byte = lane % 4 * 4;
-      *reinterpret_cast<uint32_t*>(own_a.at(row, n) + byte) =
-          ptx::pack<T>(sum_a[n][2 * r] * p.scale, sum_a[n][2 * r + 1] * p.scale);
+      own_a.pair(own + 8 * r, 8 * n) = ptx::pack<T>(sum_a[n][2 * r] * p.scale, sum_a[n][2 * r + 1] * p.scale);
       if constexpr (OF_COLUMNS)
-        *reinterpret_cast<uint32_t*>(own_b.at(row, n) + byte) =
+        own_b.pair(own + 8 * r, 8 * n) =
             ptx::pack<T>(sum_b[n][2 * r] * p.inverse_keep, sum_b[n][2 * r + 1] * p.inverse_keep);
     }
   ptx::sync_threads();

@@ -123,11 +123,9 @@ __global__ void __launch_bounds__(DWEIGHT_THREADS, 2)
 #pragma unroll
     for (int n = 0; n < 4; ++n)
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {  // where this warp has read its weights, and no other
-        const int row = warp_row + 16 * m + 8 * r + lane / 4, chunk = warp_column / 8 + n;
-        *reinterpret_cast<uint32_t*>(weight.at(row, chunk) + lane % 4 * 4) =
+      for (int r = 0; r < 2; ++r)  // where this warp has read its weights, and no other
+        weight.pair(warp_row + 16 * m + 8 * r, warp_column + 8 * n) =
             ptx::pack<ptx::f16>(sum[m][n][2 * r] * p.scale, sum[m][n][2 * r + 1] * p.scale);
-      }
   ptx::sync_threads();
   weight.template store<DWEIGHT_THREADS>(edges<uint16_t>(p, p.dweight, b, t, i0, offset, j0));
 }

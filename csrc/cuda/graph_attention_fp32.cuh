@@ -11,7 +11,7 @@
 
 namespace stgt::fp32 {
 
-using sm80::edges, sm80::is_kept, sm80::Place, sm80::result, sm80::Rows, sm80::Steps, sm80::tokens;
+using sm80::edges, sm80::is_kept, sm80::Place, sm80::result, sm80::Steps, sm80::tokens;
 
 constexpr int THREADS = 128, COLUMNS = 32;
 template <int D> constexpr int ROWS = D > 96 ? 32 : 64;  // such that the backward kernels fit into 99 KB

@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(ROWS, 256 / ROWS)
         p.lse[((int64_t(b) * p.H + h) * p.T + t) * p.P + i0 + row] = top[m][r] * scale + logf(sum);
 #pragma unroll
       for (int n = 0; n < D / 8; ++n)
-        *reinterpret_cast<uint32_t*>(q.at(row, n) + lane % 4 * 4) =
+        q.pair(warp_row + 16 * m + 8 * r, 8 * n) =
             ptx::pack<T>(out[m][n][2 * r] * inverse, out[m][n][2 * r + 1] * inverse);
     }
   ptx::sync_threads();

@@ -111,8 +111,8 @@ __global__ void __launch_bounds__(128, 2) spatio_temporal_graph_bwd(const __grid
 
   ptx::sync_threads();
   const Tile<S::ROWS, S::DEPTH> own{0};
-  const Rows own_tokens{p.tokens<uint16_t>(block.frame, block.row) + block.channel, p.C, p.P - block.row,
-                        p.C - block.channel};
+  const Rows<const uint16_t> own_tokens{p.tokens<uint16_t>(block.frame, block.row) + block.channel, p.C,
+                                        p.P - block.row, p.C - block.channel};
   own.template copy_async<S::THREADS>(own_tokens);
   ptx::copy_async_commit();
   ptx::copy_async_wait<0>();
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(128, 2) spatio_temporal_graph_bwd(const __grid
     }
   ptx::sync_threads();
   uint16_t* const dx = static_cast<uint16_t*>(p.dx) + (block.frame * p.P + block.row) * p.C + block.channel;
-  own.template store<S::THREADS>({dx, p.C, own_tokens.count, own_tokens.columns}, [](int, int) { return true; });
+  own.template store<S::THREADS>({dx, p.C, own_tokens.count, own_tokens.columns});
 }
 
 }  // namespace stgt::graph

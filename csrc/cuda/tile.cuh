@@ -2,17 +2,19 @@
 #pragma once
 #include "ptx.cuh"
 
-namespace stgt::graph {
+namespace stgt {
 
-// Rows of 16-bit values in global memory. A tile that is filled from them gets zeros beyond their ends.
-struct Rows {
-  const uint16_t* data;
-  int64_t stride;
+// Rows of values in global memory. A tile that is filled from them gets zeros beyond their ends.
+template <class E> struct Rows {
+  E* data;
+  int64_t stride;  // from one to the next, in elements
   int count, columns;
+
+  STGT_DEVICE E* row(int i) const { return data + i * stride; }
 
   // The largest of 16, 8, 4 and 2 bytes at which every row starts and ends.
   STGT_DEVICE int alignment() const {
-    const uint32_t bytes = uint32_t(reinterpret_cast<uintptr_t>(data)) | 2 * uint32_t(stride) | 2 * uint32_t(columns);
+    const uint32_t bytes = uint32_t(reinterpret_cast<uintptr_t>(data)) | sizeof(E) * (uint32_t(stride) | columns);
     return bytes % 16 == 0 ? 16 : bytes % 8 == 0 ? 8 : bytes % 4 == 0 ? 4 : 2;
   }
 };
@@ -28,37 +30,33 @@ template <int ROWS, int COLUMNS> struct Tile {
 
   STGT_DEVICE int end() const { return offset + BYTES; }
 
-  STGT_DEVICE char* at(int row, int chunk) const { return at(row, 0, 0, chunk); }
+  // The tile from a row on that is a multiple of 8. For rows that are known at run time only.
+  STGT_DEVICE Tile below(int row) const { return {offset + row * ROW_BYTES}; }
 
-  // The sum of a thread's own row and chunk with a row that is a multiple of 8 and a chunk, multiple of 2 if the
-  // thread's is not 0. Where these are the same for all threads, they cost a xor with a constant, or nothing.
-  STGT_DEVICE char* at(int thread_row, int thread_chunk, int row, int chunk) const {
-    const int swizzle = SPAN == 8 ? thread_row % 8 : thread_row / 2 % 4;
-    const int place = offset + thread_row * ROW_BYTES + (thread_chunk ^ swizzle) * 16;
-    return ptx::shared_memory() + (place ^ chunk % SPAN * 16) + row * ROW_BYTES + chunk / SPAN * SPAN * 16;
-  }
+  STGT_DEVICE char* at(int row, int chunk) const { return at(row, 0, 0, chunk); }
 
   // The pair of 16-bit values that this thread has of an 8x8 matrix at this place.
   STGT_DEVICE uint32_t& pair(int row, int column) const {
     return *reinterpret_cast<uint32_t*>(at(threadIdx.x % 32 / 4, 0, row, column / 8) + threadIdx.x % 4 * 4);
   }
 
-  // Four 8x8 matrices: rows 0-7 and 8-15 of a chunk, then those of the next. They are the left operand of an mma;
-  // transposed, the right operands of two mma that sum over these rows.
+  // Four 8x8 matrices: rows 0-7 and 8-15 of a chunk, then those of the next. They are the left operand of an mma, or
+  // values at the places of two accumulators; transposed, the right operands of two mma that sum over these rows.
   template <bool TRANSPOSE = false> STGT_DEVICE void read_down(uint32_t (&r)[4], int row, int chunk) const {
     const int lane = threadIdx.x % 32;
     ptx::load_matrices<TRANSPOSE>(r, at(lane % 16, lane / 16, row, chunk));
   }
 
   // Four 8x8 matrices: a chunk and the next of rows 0-7, then of rows 8-15. They are the right operands of two mma that
-  // sum over these columns; transposed, the left operand of an mma that sums over these rows.
+  // sum over these columns; transposed, the left operand of an mma that sums over these rows, or values at the places
+  // of two accumulators.
   template <bool TRANSPOSE = false> STGT_DEVICE void read_across(uint32_t (&r)[4], int row, int chunk) const {
     const int lane = threadIdx.x % 32;
     ptx::load_matrices<TRANSPOSE>(r, at(lane % 8 + lane / 16 * 8, lane / 8 % 2, row, chunk));
   }
 
   // Fills the tile, by all THREADS threads of the block.
-  template <int THREADS> STGT_DEVICE void copy_async(const Rows& from) const {
+  template <int THREADS> STGT_DEVICE void copy_async(const Rows<const uint16_t>& from) const {
     switch (from.alignment()) {
       case 16: return copy_in_units<THREADS, 16>(from);
       case 8: return copy_in_units<THREADS, 8>(from);
@@ -76,8 +74,13 @@ template <int ROWS, int COLUMNS> struct Tile {
         f(row + threadIdx.x / SPAN, *reinterpret_cast<uint4*>(at(threadIdx.x / SPAN, threadIdx.x % SPAN, row, chunk)));
   }
 
-  // The reverse, for those rows and columns within to's that are wanted(row, column): all 64x64 of them, or none.
-  template <int THREADS, class Wanted> STGT_DEVICE void store(const Rows& to, Wanted wanted) const {
+  // The reverse of copy_async, of what was written at `at` or `pair`.
+  template <int THREADS> STGT_DEVICE void store(const Rows<uint16_t>& to) const {
+    store<THREADS>(to, [](int, int) { return true; });
+  }
+
+  // The same of those rows and columns that are wanted(row, column): all 64x64 of them, or none.
+  template <int THREADS, class Wanted> STGT_DEVICE void store(const Rows<uint16_t>& to, Wanted wanted) const {
     switch (to.alignment()) {
       case 16: return store_units<THREADS, uint4>(to, wanted);
       case 8: return store_units<THREADS, uint2>(to, wanted);
@@ -87,22 +90,31 @@ template <int ROWS, int COLUMNS> struct Tile {
   }
 
  private:
-  template <int THREADS, class Unit, class Wanted> STGT_DEVICE void store_units(const Rows& to, Wanted wanted) const {
+  // The sum of a thread's own row and chunk with a row that is a multiple of 8 and a chunk, multiple of 2 if the
+  // thread's is not 0. Where these are the same for all threads, they cost a xor with a constant, or nothing.
+  STGT_DEVICE char* at(int thread_row, int thread_chunk, int row, int chunk) const {
+    const int swizzle = SPAN == 8 ? thread_row % 8 : thread_row / 2 % 4;
+    const int place = offset + thread_row * ROW_BYTES + (thread_chunk ^ swizzle) * 16;
+    return ptx::shared_memory() + (place ^ chunk % SPAN * 16) + row * ROW_BYTES + chunk / SPAN * SPAN * 16;
+  }
+
+  template <int THREADS, class Unit, class Wanted>
+  STGT_DEVICE void store_units(const Rows<uint16_t>& to, Wanted wanted) const {
     constexpr int WIDTH = sizeof(Unit) / 2, PER_ROW = COLUMNS / WIDTH;
 #pragma unroll(WIDTH == 8 ? 4 : 1)
     for (int i = threadIdx.x; i < ROWS * PER_ROW; i += THREADS) {
       const int row = i / PER_ROW, column = i % PER_ROW * WIDTH;
       if (row < to.count && column < to.columns && wanted(row, column))
-        *reinterpret_cast<Unit*>(const_cast<uint16_t*>(to.data) + row * to.stride + column) =
+        *reinterpret_cast<Unit*>(to.row(row) + column) =
             *reinterpret_cast<const Unit*>(at(row, column / 8) + column % 8 * 2);
     }
   }
 
   // SPAN threads side by side copy SPAN chunks of a row, so that each quarter of a warp writes to all banks. Units
   // other than 16 bytes are rare, and take a few instructions per chunk anyway.
-  template <int THREADS, int UNIT> STGT_DEVICE void copy_in_units(const Rows& from) const {
+  template <int THREADS, int UNIT> STGT_DEVICE void copy_in_units(const Rows<const uint16_t>& from) const {
     const int first_row = threadIdx.x / SPAN, first_chunk = threadIdx.x % SPAN;
-    const uint16_t* source = from.data + first_row * from.stride + first_chunk * 8;
+    const uint16_t* source = from.row(first_row) + first_chunk * 8;
 #pragma unroll(UNIT == 16 ? ROWS : 1)
     for (int row = 0; row < ROWS; row += THREADS / SPAN) {
 #pragma unroll(UNIT == 16 ? ROWS : 1)
@@ -126,4 +138,4 @@ template <int ROWS, int COLUMNS> struct Tile {
   }
 };
 
-}  // namespace stgt::graph
+}  // namespace stgt
