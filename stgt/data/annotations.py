@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from stgt.data.files import read_json, write_json
+
 
 class Clip(NamedTuple):
     """A video's file name, relative to the folder of videos, and what is said of it."""
@@ -35,24 +37,33 @@ def load_captions(path: str | Path) -> list[Clip]:
 def save_captions(clips: Iterable[Clip], path: str | Path) -> None:
     """Write clips as a retrieval annotation: one entry per video, a list where it has several captions."""
     entries = [{"video": c.video, "caption": c.captions[0] if len(c.captions) == 1 else c.captions} for c in clips]
-    Path(path).write_text(json.dumps(entries, ensure_ascii=False, indent=0), "utf-8")
+    write_json(Path(path), entries)
+
+
+def save_questions(questions: Iterable[Question], path: str | Path) -> None:
+    """Write questions as a question annotation."""
+    write_json(Path(path), [question._asdict() for question in questions])
 
 
 def load_questions(path: str | Path) -> list[Question]:
     """Read a question annotation. Raises ValueError that names the entry, what it holds and what was expected."""
     questions = []
+    seen: set[int | str] = set()
     for number, entry in enumerate(_entries(path)):
         texts = [_text(path, number, entry, key) for key in ("video", "question", "answer")]
         identity = entry.get("question_id")
         if isinstance(identity, bool) or not isinstance(identity, int | str):
             raise _malformed(path, number, entry, "question_id", "a number or a string")
+        if identity in seen:
+            raise _malformed(path, number, entry, "question_id", "one that no entry before has")
+        seen.add(identity)
         questions.append(Question(*texts, identity))
     return questions
 
 
 def load_answers(path: str | Path) -> dict[str, int]:
     """Read ans2label.json, answers to labels 0 to n−1. Raises ValueError for anything else."""
-    answers = _json(path)
+    answers = read_json(path)
     if not isinstance(answers, dict) or not answers:
         raise ValueError(f"{path}: holds {_shown(answers)}, expected an object of answers and their labels")
     for answer, label in answers.items():
@@ -90,17 +101,19 @@ def require_videos(annotation: str | Path, videos: Sequence[str], root: str | Pa
         raise ValueError(f"{annotation}: entry {number} is about {Path(root) / video}, and there is no such file{more}")
 
 
-def _json(path: str | Path) -> object:
-    try:
-        return json.loads(Path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file, expected an annotation in JSON") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON ({error}), expected an annotation") from None
+def require_disjoint(splits: dict[str, Sequence[str]], where: str) -> None:
+    """Raise ValueError naming `where`, the video and both splits if a video is in two of them."""
+    owner: dict[str, str] = {}
+    for split, videos in splits.items():
+        shared = [video for video in dict.fromkeys(videos) if owner.setdefault(video, split) != split]
+        if shared:
+            other = owner[shared[0]]
+            more = f" ({len(shared)} videos are)" if len(shared) > 1 else ""
+            raise ValueError(f"{where}: {shared[0]} is in {other} and in {split}, expected it in one of them{more}")
 
 
 def _entries(path: str | Path) -> list[dict]:
-    entries = _json(path)
+    entries = read_json(path)
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path}: holds {_shown(entries)}, expected a list of entries")
     for number, entry in enumerate(entries):

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from stgt.config import TrainConfig
+
+Dataset = Literal[
+    "msrvtt-1ka", "msrvtt-7k", "msrvtt-full", "msvd", "didemo", "lsmdc", "msrvtt-qa", "msvd-qa",
+    "webvid", "cc3m", "vidal",
+]  # fmt: skip
 
 
 def shapes(
@@ -34,37 +41,28 @@ def shapes(
 
 
 def convert(
-    dataset: Literal["msrvtt", "msvd", "didemo", "lsmdc", "webvid"],
-    source: Path,
+    dataset: Annotated[Dataset, tyro.conf.Positional],
+    source: Annotated[Path, tyro.conf.Positional],
     out: Path,
-    keep: Path | None = None,
-    drop: Path | None = None,
+    videos: Path | None = None,
+    hold_out: int = 0,
+    any_size: bool = False,
 ) -> None:
-    """Make a retrieval annotation of the file that a benchmark comes with.
+    """Make annotations of a data set's own files: OUT/{train,val,test}.json, or qa_….json; a wrong size is an error.
 
     Args:
-        dataset: Whose file it is.
-        source: MSRVTT_data.json or MSRVTT_JSFUSION_test.csv; MSVD's captions as text or JSON; DiDeMo's JSON;
-            LSMDC's or WebVid's CSV.
-        out: JSON file to write.
-        keep: Only the videos named in this file: a line each, or a CSV with a column video_id.
-        drop: All but the videos named in this file, e.g. MSRVTT_JSFUSION_test.csv for the 9k training videos.
+        dataset: msrvtt-1ka (9k to train on), msrvtt-7k, msrvtt-full, msvd, didemo (paragraphs), lsmdc, msrvtt-qa,
+            msvd-qa, webvid, cc3m (images), vidal.
+        source: Folder that its files were downloaded to, under the names they have there.
+        out: Folder to write, e.g. data/msrvtt.
+        videos: Folder of the videos or images, in any subfolders and containers: names are taken from there, and what
+            is not there is left out.
+        hold_out: How many training videos become the validation split, where there is none; the same ones, always.
+        any_size: Take splits that are smaller or larger than published.
     """
-    from stgt.data.annotations import save_captions
-    from stgt.data.readers import READERS, name_of, read_names
+    from stgt.data.benchmarks import convert
 
-    clips = READERS[dataset](source)
-    if keep is not None:
-        names = read_names(keep)
-        clips = [clip for clip in clips if name_of(clip.video) in names]
-    if drop is not None:
-        names = read_names(drop)
-        clips = [clip for clip in clips if name_of(clip.video) not in names]
-    if not clips:
-        raise ValueError(f"{source} holds no video that keep={keep} and drop={drop} leave, expected at least one")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_captions(clips, out)
-    print(f"{out}: {len(clips)} videos, {sum(len(clip.captions) for clip in clips)} captions")
+    convert(dataset, source, out, videos=videos, hold_out=hold_out, any_size=any_size)
 
 
 def check(

@@ -1,140 +1,193 @@
-"""The annotation files that the benchmarks come with, read as clips: `save_captions` makes ours of them."""
+"""The files that the benchmarks come with, under the names they are downloaded with, as clips or questions by split."""
 
 from __future__ import annotations
 
 import csv
-import io
-import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from stgt.data.annotations import Clip
+from stgt.data.annotations import Clip, Question
+from stgt.data.files import name_of, read_json, read_lines
+
+SPLITS = ("train", "val", "test")
 
 
-def read_msrvtt(path: str | Path) -> list[Clip]:
-    """MSRVTT_data.json, or a split as CSV with captions, MSRVTT_JSFUSION_test.csv; files are video<N>.mp4."""
-    if Path(path).suffix == ".csv":
-        rows = _rows(path, ("video_id", "sentence"))
-        return _group((f"{row['video_id']}.mp4", row["sentence"]) for row in rows)
-    sentences = _json(path).get("sentences")
-    if not isinstance(sentences, list):
-        raise ValueError(f"{path}: no list of 'sentences', expected MSRVTT_data.json")
-    return _group((f"{_value(path, s, 'video_id')}.mp4", _value(path, s, "caption")) for s in sentences)
+def read_msrvtt_1ka(source: Path) -> dict[str, list[Clip]]:
+    """MSRVTT's 1k-A test (Yu et al., JSFusion), one caption each, and the 9k other videos to train on."""
+    test = _msrvtt_test(source)
+    return {"train": [clip for clip in _msrvtt(source)[0] if clip.video not in {c.video for c in test}], "test": test}
 
 
-def read_msvd(path: str | Path) -> list[Clip]:
-    """MSVD's captions: lines of "<clip> <caption>" as in AllVideoDescriptions.txt, or JSON {clip: [captions]}.
+def read_msrvtt_7k(source: Path) -> dict[str, list[Clip]]:
+    """The same test, and the 7k videos of the official training and validation splits."""
+    clips, split = _msrvtt(source)
+    return {"train": [c for c in clips if split.get(c.video) in ("train", "validate")], "test": _msrvtt_test(source)}
 
-    A caption in JSON may be a list of words. Files are <clip>.avi. raw-captions.pkl is refused: unpickling runs
-    whatever its author wrote into it.
+
+def read_msrvtt_full(source: Path) -> dict[str, list[Clip]]:
+    """MSRVTT's official splits (Xu et al. 2016)."""
+    clips, split = _msrvtt(source)
+    official = {"train": "train", "val": "validate", "test": "test"}
+    return {ours: [clip for clip in clips if split.get(clip.video) == theirs] for ours, theirs in official.items()}
+
+
+def _msrvtt(source: Path) -> tuple[list[Clip], dict[str, str]]:
+    """All clips of MSRVTT_data.json and which official split each is of; files are video<N>.mp4."""
+    path = source / "MSRVTT_data.json"
+    data = read_json(path, dict)
+    for key in ("videos", "sentences"):
+        if not isinstance(data.get(key), list):
+            raise ValueError(f"{path}: no list of {key!r}, expected {source.name}'s videos and sentences")
+    split = {f"{_value(path, v, 'video_id')}.mp4": _value(path, v, "split") for v in data["videos"]}
+    pairs = ((f"{_value(path, s, 'video_id')}.mp4", _value(path, s, "caption")) for s in data["sentences"])
+    return group(path, pairs), split
+
+
+def _msrvtt_test(source: Path) -> list[Clip]:
+    path = source / "MSRVTT_JSFUSION_test.csv"
+    clips = group(path, ((f"{row['video_id']}.mp4", row["sentence"]) for row in rows(path, ("video_id", "sentence"))))
+    if twice := [clip.video for clip in clips if len(clip.captions) > 1]:
+        raise ValueError(f"{path}: {name_of(twice[0])} is there twice, expected one sentence per video")
+    return clips
+
+
+def read_msvd(source: Path) -> dict[str, list[Clip]]:
+    """MSVD: raw-captions.json or AllVideoDescriptions.txt, and {train,val,test}_list.txt; files are <clip>.avi.
+
+    raw-captions.pkl is refused: unpickling runs whatever its author wrote into it.
     """
-    if Path(path).suffix in (".pkl", ".pickle"):
-        raise ValueError(
-            f"{path} is a pickle, which runs code when it is read, and this package reads none. If you trust it, make "
-            f"JSON of it yourself: python -c \"import json, pickle; json.dump(pickle.load(open({str(path)!r}, 'rb')), "
-            "open('raw-captions.json', 'w'))\""
-        )
-    if Path(path).suffix == ".json":
-        return _group(_msvd_pairs(path))
-    lines = (line.split(maxsplit=1) for line in _text(path).splitlines() if line.strip() and not line.startswith("#"))
-    return _group((f"{clip}.avi", caption[0] if caption else "") for clip, *caption in lines)
+    captions, text, pickled = (
+        source / f for f in ("raw-captions.json", "AllVideoDescriptions.txt", "raw-captions.pkl")
+    )
+    if captions.exists() or not text.exists():
+        if pickled.exists() and not captions.exists():
+            raise ValueError(
+                f"{pickled} is a pickle, which runs code when it is read, and this package reads none. If you trust "
+                f'it, make JSON of it: python -c "import json, pickle; json.dump(pickle.load(open({str(pickled)!r}, '
+                f"'rb')), open({str(captions)!r}, 'w'))\""
+            )
+        clips = group(captions, _msvd_pairs(captions))
+    else:
+        lines = (line.split(maxsplit=1) for line in read_lines(text) if line.strip() and not line.startswith("#"))
+        clips = group(text, ((f"{clip}.avi", caption[0] if caption else "") for clip, *caption in lines))
+    return {split: _listed(source / f"{split}_list.txt", clips) for split in SPLITS}
 
 
-def _msvd_pairs(path: str | Path) -> Iterator[tuple[str, str]]:
-    for clip, captions in _json(path).items():
+def _msvd_pairs(path: Path) -> Iterator[tuple[str, str]]:
+    for clip, captions in read_json(path, dict).items():
         if not isinstance(captions, list):
             raise ValueError(f"{path}: {clip!r} has {str(captions)[:80]!r}, expected a list of captions")
         for caption in captions:
             yield f"{clip}.avi", caption if isinstance(caption, str) else " ".join(map(str, caption))
 
 
-def read_didemo(path: str | Path) -> list[Clip]:
-    """DiDeMo's JSON; the sentences about a video are joined to one paragraph, in the file's order."""
-    moments = _json(path, list)
-    clips = _group((_value(path, m, "video"), _value(path, m, "description")) for m in moments)
-    return [Clip(clip.video, (" ".join(clip.captions),)) for clip in clips]
+def read_didemo(source: Path) -> dict[str, list[Clip]]:
+    """DiDeMo as paragraphs: a video's sentences in {split}_data.json, joined in their order, are its one caption.
+
+    Where there is {split}_list.txt, only the videos it names.
+    """
+    splits = {}
+    for split in SPLITS:
+        path, listed = source / f"{split}_data.json", source / f"{split}_list.txt"
+        moments = read_json(path, list)
+        clips = group(path, ((_value(path, m, "video"), _value(path, m, "description")) for m in moments))
+        clips = [Clip(clip.video, (" ".join(clip.captions),)) for clip in clips]
+        splits[split] = _listed(listed, clips) if listed.exists() else clips
+    return splits
 
 
-def read_lsmdc(path: str | Path) -> list[Clip]:
-    """LSMDC's tab-separated table without a header: clip, four times, sentence; files are <film>/<clip>.avi."""
-    pairs = []
-    for number, row in enumerate(csv.reader(_text(path).splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)):
+def read_lsmdc(source: Path) -> dict[str, list[Clip]]:
+    """LSMDC 2016: tab-separated tables without a header (clip, four times, sentence); files are <film>/<clip>.avi."""
+    files = {
+        "train": "LSMDC16_annos_training.csv",
+        "val": "LSMDC16_annos_val.csv",
+        "test": "LSMDC16_challenge_1000_publictect.csv",
+    }
+    return {split: group(source / file, _lsmdc_pairs(source / file)) for split, file in files.items()}
+
+
+def _lsmdc_pairs(path: Path) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(read_lines(path), start=1):
+        row = line.rstrip("\r\n").split("\t")
         if len(row) < 6:
-            raise ValueError(f"{path}: line {number + 1} has {len(row)} columns, expected 6: clip, 4 times, sentence")
+            raise ValueError(f"{path}: line {number} has {len(row)} columns, expected 6: clip, 4 times, sentence")
         film = re.sub(r"_[\d.]+-[\d.]+$", "", row[0])
-        pairs.append((f"{film}/{row[0]}.avi", row[5]))
-    return _group(pairs)
+        yield f"{film}/{row[0]}.avi", row[5]
 
 
-def read_webvid(path: str | Path) -> list[Clip]:
-    """WebVid's CSV with videoid, page_dir and name; files are <page_dir>/<videoid>.mp4."""
-    rows = _rows(path, ("videoid", "page_dir", "name"))
-    return _group((f"{row['page_dir']}/{row['videoid']}.mp4", row["name"]) for row in rows)
+def read_msrvtt_qa(source: Path) -> dict[str, list[Question]]:
+    """MSRVTT-QA: {train,val,test}_qa.json (Xu et al. 2017); files are video<N>.mp4."""
+    return {split: list(_questions(source / f"{split}_qa.json", "video{}.mp4".format)) for split in SPLITS}
 
 
-READERS = {
-    "msrvtt": read_msrvtt,
-    "msvd": read_msvd,
-    "didemo": read_didemo,
-    "lsmdc": read_lsmdc,
-    "webvid": read_webvid,
-}
+def read_msvd_qa(source: Path) -> dict[str, list[Question]]:
+    """MSVD-QA: {train,val,test}_qa.json, and youtube_mapping.txt for the clips that its numbers stand for."""
+    path = source / "youtube_mapping.txt"
+    clips: dict[str, str] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        words = line.split()
+        if len(words) != 2 or not re.fullmatch(r"vid\d+", words[1]) or words[1] in clips:
+            raise ValueError(f"{path}: line {number} is {line.strip()!r}, expected a clip and a vid<N> of its own")
+        clips[words[1]] = words[0]
+
+    def file(video: int) -> str:
+        if f"vid{video}" not in clips:
+            raise ValueError(f"{path}: no vid{video}, which the questions ask about")
+        return f"{clips[f'vid{video}']}.avi"
+
+    return {split: list(_questions(source / f"{split}_qa.json", file)) for split in SPLITS}
 
 
-def read_names(path: str | Path) -> set[str]:
-    """Names of videos without folder and ending: a line each, or a CSV's column video_id."""
-    if Path(path).suffix == ".csv":
-        names = (row["video_id"] for row in _rows(path, ("video_id",)))
-    else:
-        names = (line.strip() for line in _text(path).splitlines() if line.strip())
-    return {name_of(name) for name in names}
+def _questions(path: Path, file: Callable[[int], str]) -> Iterator[Question]:
+    for number, entry in enumerate(read_json(path, list)):
+        for key in ("video_id", "id"):
+            if not isinstance(entry, dict) or not isinstance(entry.get(key), int):
+                raise ValueError(f"{path}: entry {number} is {str(entry)[:80]}, expected a number {key!r}")
+        yield Question(
+            file(entry["video_id"]), _value(path, entry, "question"), _value(path, entry, "answer"), entry["id"]
+        )
 
 
-def name_of(video: str) -> str:
-    """A video's name without its folder and the ending of a video file: LSMDC's names have dots of their own."""
-    return re.sub(r"\.(mp4|avi|webm|mkv|mov|m4v|mpg|3gp)$", "", Path(video).name)
+def _listed(path: Path, clips: list[Clip]) -> list[Clip]:
+    """The clips that a file names, one a line, in its order."""
+    named = {name_of(clip.video): clip for clip in clips}
+    listed: dict[str, Clip] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        if not (name := name_of(line.strip())):
+            continue
+        if name in listed or name not in named:
+            fault = "is there twice" if name in listed else "has no caption"
+            raise ValueError(f"{path}: {name} in line {number} {fault}, expected each captioned video once")
+        listed[name] = named[name]
+    return list(listed.values())
 
 
-def _group(pairs: Iterable[tuple[str, str]]) -> list[Clip]:
+def group(path: Path, pairs: Iterable[tuple[str, str]]) -> list[Clip]:
+    """Clips of (video, caption) pairs, in the order they come first. Raises ValueError for an empty caption."""
     captions: dict[str, list[str]] = {}
     for video, caption in pairs:
         if not caption.strip():
-            raise ValueError(f"{video} has an empty caption, expected a text")
+            raise ValueError(f"{path}: {video} has an empty caption, expected a text")
         captions.setdefault(video, []).append(caption.strip())
     return [Clip(video, tuple(texts)) for video, texts in captions.items()]
 
 
-def _rows(path: str | Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    rows = csv.DictReader(io.StringIO(_text(path), newline=""))
-    if missing := [column for column in columns if column not in (rows.fieldnames or ())]:
-        raise ValueError(f"{path}: no column {', '.join(missing)} among {rows.fieldnames}, expected CSV with a header")
-    for number, row in enumerate(rows):
+def rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file with a header that has these columns."""
+    table = csv.DictReader(read_lines(path))
+    if missing := [column for column in columns if column not in (table.fieldnames or ())]:
+        raise ValueError(f"{path}: no column {', '.join(missing)} among {table.fieldnames}, expected CSV with a header")
+    for number, row in enumerate(table, start=1):
         if any(row[column] is None for column in columns):
-            raise ValueError(f"{path}: row {number + 1} is cut short, expected {', '.join(columns)}")
+            raise ValueError(f"{path}: row {number} is cut short, expected {', '.join(columns)}")
         yield row
 
 
-def _text(path: str | Path) -> str:
-    try:
-        return Path(path).read_text("utf-8-sig")
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file, expected an annotation") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not text in UTF-8 ({error})") from None
-
-
-def _json(path: str | Path, kind: type = dict) -> dict | list:
-    try:
-        value = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(value, kind):
-        raise ValueError(f"{path}: holds a {type(value).__name__}, expected a {kind.__name__}")
-    return value
-
-
-def _value(path: str | Path, entry: object, key: str) -> str:
-    if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
+def _value(path: Path, entry: object, key: str) -> str:
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{path}: {str(entry)[:80]} has no text {key!r}")
-    return entry[key]
+    return value

@@ -6,7 +6,14 @@ import torch
 from clips import grey, write_video
 from torch.utils.data import DataLoader
 
-from stgt.data.annotations import load_answers, load_captions, load_questions, load_videos, save_captions
+from stgt.data.annotations import (
+    load_answers,
+    load_captions,
+    load_questions,
+    load_videos,
+    save_captions,
+    save_questions,
+)
 from stgt.data.datasets import QuestionDataset, RetrievalDataset, collate
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import test_transform, train_transform
@@ -226,7 +233,7 @@ def test_answers_outside_the_vocabulary_are_named(ask, tmp_path):
     with pytest.raises(ValueError, match=message):
         ask(answers=answers)
     with pytest.raises(ValueError, match=r"ans2label.json \(2 of 4 entries have others\)$"):
-        ask([*QUESTIONS, QUESTIONS[1]], answers=answers)
+        ask([*QUESTIONS, QUESTIONS[1] | {"question_id": 9}], answers=answers)
     ask(QUESTIONS[::2], answers=answers)
 
 
@@ -239,6 +246,25 @@ def test_videos_of_any_annotation(tmp_path):
 def test_malformed_questions_are_named(tmp_path, key, value):
     with pytest.raises(ValueError, match=f"in entry 1 '{key}' is"):
         load_questions(write_json(tmp_path / "qa.json", [QUESTIONS[0], QUESTIONS[1] | {key: value}]))
+
+
+def test_questions_with_one_number_are_named(tmp_path):
+    with pytest.raises(
+        ValueError, match="qa.json: in entry 2 'question_id' is 7, expected one that no entry before has"
+    ):
+        load_questions(write_json(tmp_path / "qa.json", [*QUESTIONS[:2], QUESTIONS[2] | {"question_id": 7}]))
+
+
+def test_annotations_in_another_encoding_are_named(tmp_path):
+    (tmp_path / "pairs.json").write_bytes('[\n{"video": "a.mp4", "caption": "café"}]'.encode("latin-1"))
+    with pytest.raises(ValueError, match="pairs.json: line 2 is not UTF-8"):
+        load_captions(tmp_path / "pairs.json")
+
+
+def test_questions_are_saved_as_they_are_read(tmp_path):
+    questions = load_questions(write_json(tmp_path / "qa.json", QUESTIONS))
+    save_questions(questions, tmp_path / "again.json")
+    assert load_questions(tmp_path / "again.json") == questions
 
 
 @pytest.mark.parametrize("answers", [[], {}, {"a": "0"}, {"a": 1}, {"a": 0, "b": 0}, {"a": True, "b": 0}])

@@ -1,48 +1,79 @@
+"""The benchmarks' own files, small ones of each format."""
+
 import json
 import pickle
 
 import pytest
 
-from stgt.data.annotations import load_captions
-from stgt.data.commands import convert
-from stgt.data.readers import read_didemo, read_lsmdc, read_msrvtt, read_msvd, read_names, read_webvid
+from stgt.data import readers
+from stgt.data.files import name_of, read_json, read_lines
 
 
-def write(path, text):
-    path.write_text(text if isinstance(text, str) else json.dumps(text), encoding="utf-8")
+def write(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(value, bytes):
+        path.write_bytes(value)
+    else:
+        path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
     return path
+
+
+def videos(split):
+    return [entry.video for entry in split]
+
+
+SENTENCES = [("video0", "a car is shown"), ("video7", "a man cooks"), ("video0", "someone drives"), ("video6", "a cat")]
+MSRVTT = {
+    "info": {"version": "1.0"},
+    "videos": [
+        {"video_id": "video0", "id": 0, "category": 9, "split": "train", "start time": 137.72},
+        {"video_id": "video6", "id": 6, "category": 3, "split": "validate"},
+        {"video_id": "video7", "id": 7, "category": 3, "split": "test"},
+    ],
+    "sentences": [{"video_id": v, "caption": c, "sen_id": i} for i, (v, c) in enumerate(SENTENCES)],
+}
+JSFUSION = 'key,vid_key,video_id,sentence\nret0,msr7,video7,"a man, in a kitchen, cooks"\n'
 
 
 @pytest.fixture
 def msrvtt(tmp_path):
-    sentences = [("video0", "a car is shown"), ("video7", "a man cooks"), ("video0", "someone drives")]
-    data = {
-        "videos": [{"video_id": v, "split": "train"} for v in ("video0", "video7")],
-        "sentences": [{"video_id": v, "caption": c, "sen_id": i} for i, (v, c) in enumerate(sentences)],
+    write(tmp_path / "MSRVTT_data.json", MSRVTT)
+    write(tmp_path / "MSRVTT_JSFUSION_test.csv", JSFUSION)
+    return tmp_path
+
+
+def test_msrvtt(msrvtt):
+    splits = readers.read_msrvtt_1ka(msrvtt)
+    assert splits["train"] == [("video0.mp4", ("a car is shown", "someone drives")), ("video6.mp4", ("a cat",))]
+    assert splits["test"] == [("video7.mp4", ("a man, in a kitchen, cooks",))]
+    assert readers.read_msrvtt_7k(msrvtt) == splits  # in this small one all but the test video are of these splits
+    full = readers.read_msrvtt_full(msrvtt)
+    assert {split: videos(clips) for split, clips in full.items()} == {
+        "train": ["video0.mp4"], "val": ["video6.mp4"], "test": ["video7.mp4"],
+    }  # fmt: skip
+    assert full["test"] == [("video7.mp4", ("a man cooks",))]
+
+
+@pytest.mark.parametrize("form", ["AllVideoDescriptions.txt", "raw-captions.json"])
+def test_msvd(tmp_path, form):
+    lines = (
+        "# comments\r\n\r\nmv89_3_4 A bird bathes.\nabc_0_9 a dog runs\nmv89_3_4 a bird\nxyz_1_2 rain\nnot_listed a\n"
+    )
+    words = {"mv89_3_4": [["A", "bird", "bathes."], "a bird"], "abc_0_9": ["a dog runs"], "xyz_1_2": [["rain"]]}
+    write(tmp_path / form, lines if form.endswith("txt") else words)
+    for split, clip in (("train", "mv89_3_4"), ("val", "xyz_1_2"), ("test", "abc_0_9")):
+        write(tmp_path / f"{split}_list.txt", f"{clip}\n")
+    assert readers.read_msvd(tmp_path) == {
+        "train": [("mv89_3_4.avi", ("A bird bathes.", "a bird"))],
+        "val": [("xyz_1_2.avi", ("rain",))],
+        "test": [("abc_0_9.avi", ("a dog runs",))],
     }
-    return write(tmp_path / "MSRVTT_data.json", data)
-
-
-@pytest.fixture
-def jsfusion(tmp_path):
-    rows = 'key,vid_key,video_id,sentence\nret0,msr7,video7,"a man, in a kitchen, cooks"\n'
-    return write(tmp_path / "MSRVTT_JSFUSION_test.csv", rows)
-
-
-def test_msrvtt(msrvtt, jsfusion):
-    assert read_msrvtt(msrvtt) == [
-        ("video0.mp4", ("a car is shown", "someone drives")),
-        ("video7.mp4", ("a man cooks",)),
-    ]
-    assert read_msrvtt(jsfusion) == [("video7.mp4", ("a man, in a kitchen, cooks",))]
-
-
-def test_msvd(tmp_path):
-    lines = "# comments\n\nmv89_3_4 A bird bathes.\nabc_0_9 a dog runs\nmv89_3_4 a bird\n"
-    text = write(tmp_path / "all.txt", lines)
-    words = write(tmp_path / "raw.json", {"mv89_3_4": [["A", "bird", "bathes."], "a bird"], "abc_0_9": ["a dog runs"]})
-    expected = [("mv89_3_4.avi", ("A bird bathes.", "a bird")), ("abc_0_9.avi", ("a dog runs",))]
-    assert read_msvd(text) == read_msvd(words) == expected
+    write(tmp_path / "val_list.txt", "xyz_1_2\nxyz_1_2\n")
+    with pytest.raises(ValueError, match="val_list.txt: xyz_1_2 in line 2 is there twice"):
+        readers.read_msvd(tmp_path)
+    write(tmp_path / "val_list.txt", "nobody_0_1\n")
+    with pytest.raises(ValueError, match="val_list.txt: nobody_0_1 in line 1 has no caption"):
+        readers.read_msvd(tmp_path)
 
 
 def test_a_pickle_is_never_opened(tmp_path):
@@ -50,74 +81,97 @@ def test_a_pickle_is_never_opened(tmp_path):
         def __reduce__(self):
             return (tmp_path.joinpath("sprung").touch, ())
 
-    path = tmp_path / "raw-captions.pkl"
-    path.write_bytes(pickle.dumps(Trap()))
+    write(tmp_path / "raw-captions.pkl", pickle.dumps(Trap()))
     with pytest.raises(ValueError, match="raw-captions.pkl is a pickle.*json.dump"):
-        read_msvd(path)
+        readers.read_msvd(tmp_path)
     assert not (tmp_path / "sprung").exists()
 
 
 def test_didemo_sentences_become_a_paragraph(tmp_path):
     moments = [
-        {"video": "a.avi", "description": "a cat appears", "times": [[0, 0]], "annotation_id": 1},
+        {"video": "a@N0.avi", "description": "a cat appears", "times": [[0, 0]], "annotation_id": 1, "num_segments": 6},
         {"video": "b.mov", "description": "rain"},
-        {"video": "a.avi", "description": "the cat leaves "},
+        {"video": "a@N0.avi", "description": "the cat leaves "},
     ]
-    assert read_didemo(write(tmp_path / "train_data.json", moments)) == [
-        ("a.avi", ("a cat appears the cat leaves",)),
-        ("b.mov", ("rain",)),
-    ]
+    for split in ("train", "val", "test"):
+        write(tmp_path / f"{split}_data.json", moments)
+    write(tmp_path / "val_list.txt", "b.mov\n")
+    splits = readers.read_didemo(tmp_path)
+    assert splits["train"] == [("a@N0.avi", ("a cat appears the cat leaves",)), ("b.mov", ("rain",))]
+    assert splits["val"] == [("b.mov", ("rain",))]
+
+
+LSMDC = "1001_American_Beauty_00.00.51.926-00.00.54.129"
 
 
 def test_lsmdc(tmp_path):
-    clip = "1001_American_Beauty_00.00.51.926-00.00.54.129"
-    row = "\t".join([clip, "00.00.51.926", "00.00.54.129", "0", "1", 'SOMEONE says "no'])
-    clips = read_lsmdc(write(tmp_path / "LSMDC16_annos_training.csv", row + "\n"))
-    assert clips == [(f"1001_American_Beauty/{clip}.avi", ('SOMEONE says "no',))]
+    row = "\t".join([LSMDC, "00.00.51.926", "00.00.54.129", "0", "1", 'SOMEONE says "no'])
+    for file in ("LSMDC16_annos_training.csv", "LSMDC16_annos_val.csv", "LSMDC16_challenge_1000_publictect.csv"):
+        write(tmp_path / file, row + "\r\n")
+    clips = [(f"1001_American_Beauty/{LSMDC}.avi", ('SOMEONE says "no',))]
+    assert readers.read_lsmdc(tmp_path) == {"train": clips, "val": clips, "test": clips}
 
 
-def test_webvid(tmp_path):
-    table = 'videoid,contentUrl,duration,page_dir,name\n211,https://x,PT00H00M11S,006001_006050,"Aerial\nshot, city"\n'
-    assert read_webvid(write(tmp_path / "r.csv", table)) == [("006001_006050/211.mp4", ("Aerial\nshot, city",))]
+QUESTION = {"answer": "couch", "category_id": 14, "id": 158581, "question": "what is a man on?", "video_id": 6513}
+
+
+def test_msrvtt_qa(tmp_path):
+    for split in ("train", "val", "test"):
+        write(tmp_path / f"{split}_qa.json", [QUESTION])
+    assert readers.read_msrvtt_qa(tmp_path)["val"] == [("video6513.mp4", "what is a man on?", "couch", 158581)]
+
+
+def test_msvd_qa_takes_its_clips_from_the_mapping(tmp_path):
+    for number, split in enumerate(("train", "val", "test"), start=1):
+        write(tmp_path / f"{split}_qa.json", [{k: v for k, v in QUESTION.items() if k != "category_id"}
+                                             | {"video_id": number}])  # fmt: skip
+    write(tmp_path / "youtube_mapping.txt", "-4wsuPCjDBc_5_15 vid1\n-7KMZQEsJW4_205_208 vid2\n\nabc_0_9 vid3\n")
+    splits = readers.read_msvd_qa(tmp_path)
+    assert videos(splits["train"]) == ["-4wsuPCjDBc_5_15.avi"] and videos(splits["test"]) == ["abc_0_9.avi"]
+    write(tmp_path / "youtube_mapping.txt", "-4wsuPCjDBc_5_15 vid1\n")
+    with pytest.raises(ValueError, match="youtube_mapping.txt: no vid2"):
+        readers.read_msvd_qa(tmp_path)
+    write(tmp_path / "youtube_mapping.txt", "a vid1\nb vid1\n")
+    with pytest.raises(ValueError, match="youtube_mapping.txt: line 2 is 'b vid1'"):
+        readers.read_msvd_qa(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "reader, text, message",
+    "reader, file, content, message",
     [
-        (read_msrvtt, "{", "not JSON"),
-        (read_msrvtt, "[]", "holds a list, expected a dict"),
-        (read_msrvtt, "{}", "no list of 'sentences'"),
-        (read_msrvtt, '{"sentences": [{"video_id": "video0"}]}', "no text 'caption'"),
-        (read_didemo, '[{"video": 3, "description": "a"}]', "no text 'video'"),
-        (read_msvd, '{"a": ["  "]}', "a.avi has an empty caption"),
-        (read_msvd, '{"a": "a bird"}', "'a' has 'a bird', expected a list"),
-        (read_lsmdc, "clip\t0\t1\n", "line 1 has 3 columns, expected 6"),
-        (read_webvid, "videoid,name\n1,a\n", "no column page_dir"),
-        (read_webvid, "videoid,page_dir,name\n1,a\n", "row 1 is cut short"),
+        (readers.read_msrvtt_1ka, "MSRVTT_data.json", "{", "MSRVTT_data.json: not JSON"),
+        (readers.read_msrvtt_1ka, "MSRVTT_data.json", [], "holds a list, expected a dict"),
+        (readers.read_msrvtt_1ka, "MSRVTT_data.json", {"videos": []}, "no list of 'sentences'"),
+        (readers.read_msrvtt_1ka, "MSRVTT_data.json", MSRVTT | {"sentences": [{"video_id": "a"}]}, "no text 'caption'"),
+        (readers.read_msrvtt_1ka, "MSRVTT_JSFUSION_test.csv", "video_id\nvideo7\n", "no column sentence"),
+        (readers.read_msrvtt_1ka, "MSRVTT_JSFUSION_test.csv", "video_id,sentence\nvideo7\n", "row 1 is cut short"),
+        (readers.read_msrvtt_1ka, "MSRVTT_JSFUSION_test.csv", JSFUSION + "r,m,video7,again\n", "video7 is there twice"),
+        (readers.read_msrvtt_1ka, "MSRVTT_JSFUSION_test.csv", b"video_id,sentence\nv,caf\xe9\n", "line 2 is not UTF-8"),
+        (readers.read_msrvtt_1ka, "MSRVTT_JSFUSION_test.csv", None, "MSRVTT_JSFUSION_test.csv: no such file"),
+        (readers.read_didemo, "train_data.json", [{"video": 3, "description": "a"}], "no text 'video'"),
+        (readers.read_msvd, "raw-captions.json", {"a": ["  "]}, "raw-captions.json: a.avi has an empty caption"),
+        (readers.read_msvd, "raw-captions.json", {"a": "a bird"}, "'a' has 'a bird', expected a list"),
+        (readers.read_msvd, "raw-captions.json", '{"a": ["b"], "a": ["c"]}', "the key 'a' is there twice"),
+        (readers.read_lsmdc, "LSMDC16_annos_training.csv", "clip\t0\t1\n", "line 1 has 3 columns, expected 6"),
+        (readers.read_msrvtt_qa, "train_qa.json", [QUESTION | {"video_id": "x"}], "entry 0 .* a number 'video_id'"),
+        (readers.read_msrvtt_qa, "train_qa.json", [QUESTION | {"answer": ""}], "no text 'answer'"),
     ],
-)
-def test_malformed_files_are_named(tmp_path, reader, text, message):
-    with pytest.raises(ValueError, match=message):
-        reader(write(tmp_path / "source.json", text))
+)  # fmt: skip
+def test_malformed_files_are_named(msrvtt, reader, file, content, message):
+    (msrvtt / file).unlink(missing_ok=True)
+    if content is not None:
+        write(msrvtt / file, content)
+    with pytest.raises(ValueError, match=message) as error:
+        reader(msrvtt)
+    assert str(msrvtt / file) in str(error.value)
 
 
-def test_missing_files_are_named(tmp_path):
-    with pytest.raises(ValueError, match="gone.csv: no such file"):
-        read_webvid(tmp_path / "gone.csv")
+def test_names_of_videos():
+    assert name_of("a/video1.mp4") == name_of("video1") == "video1"
+    assert name_of(f"film/{LSMDC}.avi") == name_of(LSMDC) == LSMDC
+    assert name_of("x.MOV") == "x" and name_of("00000/000012.jpg") == "000012"
 
 
-def test_names_of_videos(tmp_path, jsfusion):
-    assert read_names(jsfusion) == {"video7"}
-    lsmdc = "1001_A_00.00.51.926-00.00.54.129"
-    assert read_names(write(tmp_path / "l.txt", f"a/video1.mp4\nvideo2\n\n{lsmdc}\n")) == {"video1", "video2", lsmdc}
-
-
-def test_conversion_keeps_and_drops(msrvtt, jsfusion, tmp_path):
-    convert("msrvtt", msrvtt, tmp_path / "new" / "train.json", drop=jsfusion)
-    convert("msrvtt", msrvtt, tmp_path / "kept.json", keep=jsfusion)
-    convert("msrvtt", jsfusion, tmp_path / "test.json")
-    assert load_captions(tmp_path / "new" / "train.json") == [("video0.mp4", ("a car is shown", "someone drives"))]
-    assert load_captions(tmp_path / "kept.json") == [("video7.mp4", ("a man cooks",))]
-    assert load_captions(tmp_path / "test.json") == [("video7.mp4", ("a man, in a kitchen, cooks",))]
-    with pytest.raises(ValueError, match="leave, expected at least one"):
-        convert("msrvtt", jsfusion, tmp_path / "none.json", drop=jsfusion)
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    path = write(tmp_path / "bom.json", b'\xef\xbb\xbf{"a":\n1}')
+    assert list(read_lines(path)) == ['{"a":\n', "1}"] and read_json(path) == {"a": 1}

@@ -1,0 +1,150 @@
+"""Named data sets: their splits, how large each has to be, and their conversion to our annotations."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from stgt.data import pretraining, readers
+from stgt.data.annotations import Clip, Question, require_disjoint, save_captions, save_questions
+from stgt.data.files import VideoFolder, name_of
+
+logger = logging.getLogger(__name__)
+
+Entries = list[Clip] | list[Question]
+
+
+class Size(NamedTuple):
+    """How many videos a split has, or may have, and how many captions or questions; None is not checked."""
+
+    videos: tuple[int, ...] | None
+    texts: int | None = None
+
+
+class Benchmark(NamedTuple):
+    read: Callable[[Path], dict[str, Entries]]
+    sizes: dict[str, Size] = {}
+    """Empty for the sets to pre-train on, of which everybody has another part"""
+    prefix: str = ""
+    """Of the annotations' names"""
+
+
+BENCHMARKS = {
+    "msrvtt-1ka": Benchmark(readers.read_msrvtt_1ka, {"train": Size((9000,), 180_000), "test": Size((1000,), 1000)}),
+    "msrvtt-7k": Benchmark(readers.read_msrvtt_7k, {"train": Size((7010,), 140_200), "test": Size((1000,), 1000)}),
+    "msrvtt-full": Benchmark(
+        readers.read_msrvtt_full,
+        {"train": Size((6513,), 130_260), "val": Size((497,), 9940), "test": Size((2990,), 59_800)},
+    ),
+    "msvd": Benchmark(readers.read_msvd, {"train": Size((1200,)), "val": Size((100,)), "test": Size((670,))}),
+    # Of 8395, 1065 and 1004 videos some could not be fetched any more when the lists in use were made.
+    "didemo": Benchmark(
+        readers.read_didemo,
+        {"train": Size((8395, 8394, 8392)), "val": Size((1065,)), "test": Size((1004, 1003))},
+    ),
+    "lsmdc": Benchmark(
+        readers.read_lsmdc,
+        {"train": Size(None, 101_079), "val": Size(None, 7408), "test": Size((1000,), 1000)},
+    ),
+    "msrvtt-qa": Benchmark(
+        readers.read_msrvtt_qa,
+        {"train": Size((6513,), 158_581), "val": Size((497,), 12_278), "test": Size((2990,), 72_821)},
+        "qa_",
+    ),
+    "msvd-qa": Benchmark(
+        readers.read_msvd_qa,
+        {"train": Size((1200,), 30_933), "val": Size((250,), 6415), "test": Size((520,), 13_157)},
+        "qa_",
+    ),
+    "webvid": Benchmark(pretraining.read_webvid),
+    "cc3m": Benchmark(pretraining.read_cc3m),
+    "vidal": Benchmark(pretraining.read_vidal),
+}
+
+
+def convert(
+    name: str, source: Path, out: Path, *, videos: Path | None = None, hold_out: int = 0, any_size: bool = False
+) -> dict[str, Path]:
+    """Write OUT/{train,val,test}.json, or qa_….json, of the files in `source`; returns the path of each split.
+
+    videos: folder that the videos are looked up in, so that names are those of the files that are there; what has no
+    file is left out. hold_out: training videos that become the validation split; the same ones, always.
+    Raises ValueError, before anything is written, for files that are missing or malformed, videos in two splits, and,
+    unless any_size, for a split that has not the size it should have.
+    """
+    benchmark = BENCHMARKS[name]
+    if not source.is_dir():
+        raise ValueError(f"{source}: no such folder, expected one that {name}'s files were downloaded to")
+    splits = benchmark.read(source)
+    missing: dict[str, list[str]] = {}
+    if videos is not None:
+        splits, missing = _present(splits, VideoFolder(videos))
+    for split, entries in splits.items():
+        left_out = ""
+        if missing.get(split):
+            left_out = f"; {len(missing[split])} have no file in {videos}, the first is {missing[split][0]}"
+        expected = benchmark.sizes.get(split)
+        if not entries or (expected is not None and not any_size):
+            _require_size(f"{name}, {split}", entries, expected or Size(None), left_out)
+        elif left_out:
+            logger.warning("%s, %s: %d videos%s", name, split, _sizes(entries)[0], left_out)
+    if hold_out:
+        splits = _hold_out(name, splits, hold_out)
+    paths = {split: out / f"{benchmark.prefix}{split}.json" for split in splits}
+    require_disjoint({split: [entry.video for entry in entries] for split, entries in splits.items()}, str(source))
+    for split, entries in splits.items():
+        (save_questions if benchmark.prefix else save_captions)(entries, paths[split])
+        print(
+            "{}: {} videos, {} {}".format(
+                paths[split], *_sizes(entries), "questions" if benchmark.prefix else "captions"
+            )
+        )
+    return paths
+
+
+def _sizes(entries: Entries) -> tuple[int, int]:
+    """Videos, and captions or questions."""
+    texts = sum(len(entry.captions) if isinstance(entry, Clip) else 1 for entry in entries)
+    return len({entry.video for entry in entries}), texts
+
+
+def _require_size(what: str, entries: Entries, expected: Size, left_out: str) -> None:
+    videos, texts = _sizes(entries)
+    wrong = []
+    if not entries or (expected.videos is not None and videos not in expected.videos):
+        wrong.append(f"{videos} videos, expected {' or '.join(map(str, expected.videos or ['at least 1']))}")
+    if expected.texts is not None and texts != expected.texts:
+        wrong.append(f"{texts} captions or questions, expected {expected.texts}")
+    if wrong:
+        hint = "; --any-size goes on with what is there" if entries else ""
+        raise ValueError(f"{what}: {', and '.join(wrong)}{left_out}{hint}")
+
+
+def _present(splits: dict[str, Entries], folder: VideoFolder) -> tuple[dict[str, Entries], dict[str, list[str]]]:
+    """Entries under the names of their files, and by split the videos without one."""
+    present: dict[str, Entries] = {}
+    missing: dict[str, list[str]] = {}
+    for split, entries in splits.items():
+        files = {video: folder.find(video) for video in dict.fromkeys(entry.video for entry in entries)}
+        present[split] = [entry._replace(video=files[entry.video]) for entry in entries if files[entry.video]]
+        missing[split] = [video for video, file in files.items() if file is None]
+    return present, missing
+
+
+def _hold_out(name: str, splits: dict[str, Entries], count: int) -> dict[str, Entries]:
+    """Move `count` training videos to "val": those whose names' hashes are lowest, whatever else is there."""
+    if "val" in splits:
+        raise ValueError(f"hold_out is {count}, but {name} has a validation split of its own, expected 0")
+    videos: Sequence[str] = sorted(
+        {entry.video for entry in splits["train"]}, key=lambda video: hashlib.sha256(name_of(video).encode()).digest()
+    )
+    if not 0 < count < len(videos):
+        raise ValueError(f"hold_out is {count}, expected less than the {len(videos)} training videos")
+    held = set(videos[:count])
+    train = [entry for entry in splits["train"] if entry.video not in held]
+    return {"train": train, "val": [entry for entry in splits["train"] if entry.video in held]} | {
+        split: entries for split, entries in splits.items() if split != "train"
+    }

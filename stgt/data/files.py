@@ -1,0 +1,100 @@
+"""Text, JSON and videos as people have them. Whatever is wrong with a file is a ValueError that names it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+VIDEOS = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".wmv", ".flv", ".mts")
+_ENDING = re.compile(f"({'|'.join(map(re.escape, VIDEOS + IMAGES))})$", re.IGNORECASE)
+
+
+def name_of(video: str) -> str:
+    """A video's or image's name without folder and ending; LSMDC's names have dots of their own."""
+    return _ENDING.sub("", video.rpartition("/")[2])
+
+
+def read_lines(path: str | Path) -> Iterator[str]:
+    """The lines of a text in UTF-8, each with its end."""
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise ValueError(f"{path}: line {number} is not UTF-8 ({error}), expected text in UTF-8") from None
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path}: a folder, expected a file") from None
+
+
+def read_json(path: str | Path, kind: type | None = None) -> object:
+    """A JSON value, of `kind` (dict or list) if one is given. A key that an object has twice is refused."""
+    try:
+        value = json.loads("".join(read_lines(path)), object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    except _TwiceError as error:
+        raise ValueError(f"{path}: the key {str(error)!r} is there twice in one object, expected once") from None
+    if kind is not None and not isinstance(value, kind):
+        raise ValueError(f"{path}: holds a {type(value).__name__}, expected a {kind.__name__}")
+    return value
+
+
+class _TwiceError(Exception):
+    """A key that an object has twice: Python's parser would keep the last value in silence."""
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
+    return value
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file, one line per entry, there in full or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump(value, file, ensure_ascii=False, indent=0)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class VideoFolder:
+    """Which file a data set's video is, in whatever subfolder and container it was saved."""
+
+    def __init__(self, root: str | Path) -> None:
+        """Raises ValueError if `root` is no folder."""
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise ValueError(f"{root}: no such folder, expected one that holds the videos")
+
+    def find(self, video: str) -> str | None:
+        """The path below the folder: `video` itself, else the one file of that name; None if there is none."""
+        if (self.root / video).is_file():
+            return video
+        found = self._named.get(name_of(video), [])
+        if len(found) > 1:
+            raise ValueError(f"{self.root} holds {found[0]} and {found[1]} for {video}, expected one of them")
+        return found[0] if found else None
+
+    @cached_property
+    def _named(self) -> dict[str, list[str]]:
+        named: dict[str, list[str]] = {}
+        for folder, below, files in os.walk(self.root):
+            below.sort()
+            for file in sorted(files):
+                if _ENDING.search(file) or "." not in file:
+                    named.setdefault(name_of(file), []).append(os.path.relpath(os.path.join(folder, file), self.root))
+        return named

@@ -1,0 +1,206 @@
+"""Conversion of named data sets: sizes, videos that are there, splits that share nothing."""
+
+import json
+import zlib
+from typing import get_args
+
+import pytest
+from test_readers import MSRVTT, QUESTION, write
+
+from stgt.data.annotations import load_captions, load_questions
+from stgt.data.benchmarks import BENCHMARKS
+from stgt.data.commands import Dataset, convert
+
+
+@pytest.fixture
+def full_size(tmp_path):
+    """MSRVTT_data.json and the 1k-A test with as many videos and captions as the real ones."""
+    source = tmp_path / "downloads"
+    names = [f"video{number}" for number in range(10_000)]
+    splits = ["train"] * 6513 + ["validate"] * 497 + ["test"] * 2990
+    data = {
+        "videos": [{"video_id": name, "split": split} for name, split in zip(names, splits, strict=True)],
+        "sentences": [{"video_id": name, "caption": "a car"} for name in names for _ in range(20)],
+    }
+    write(source / "MSRVTT_data.json", data)
+    tested = names[7010::2][:1000]
+    write(source / "MSRVTT_JSFUSION_test.csv", "video_id,sentence\n" + "".join(f"{name},a car\n" for name in tested))
+    return source
+
+
+def sizes(folder):
+    found = {path.stem: load_captions(path) for path in folder.glob("*.json")}
+    return {split: (len(clips), sum(len(clip.captions) for clip in clips)) for split, clips in found.items()}
+
+
+def test_msrvtt_has_the_published_sizes(full_size, tmp_path):
+    convert("msrvtt-1ka", full_size, tmp_path / "1ka")
+    assert sizes(tmp_path / "1ka") == {"train": (9000, 180_000), "test": (1000, 1000)}
+    convert("msrvtt-7k", full_size, tmp_path / "7k", hold_out=300)
+    assert sizes(tmp_path / "7k") == {"train": (6710, 134_200), "val": (300, 6000), "test": (1000, 1000)}
+    convert("msrvtt-full", full_size, tmp_path / "full")
+    assert sizes(tmp_path / "full") == {"train": (6513, 130_260), "val": (497, 9940), "test": (2990, 59_800)}
+
+
+def test_another_size_is_refused_with_both_numbers(full_size, tmp_path):
+    data = json.loads((full_size / "MSRVTT_data.json").read_text())
+    data["sentences"] = data["sentences"][20:]
+    write(full_size / "MSRVTT_data.json", data)
+    message = "msrvtt-1ka, train: 8999 videos, expected 9000, and 179980 captions or questions, expected 180000; --any"
+    with pytest.raises(ValueError, match=message):
+        convert("msrvtt-1ka", full_size, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    convert("msrvtt-1ka", full_size, tmp_path / "out", any_size=True)
+    assert sizes(tmp_path / "out")["train"] == (8999, 179_980)
+
+
+@pytest.fixture
+def small(tmp_path):
+    videos = [{"video_id": f"video{n}", "split": "train"} for n in range(20)]
+    sentences = [{"video_id": f"video{n}", "caption": f"number {n}"} for n in range(20)]
+    write(tmp_path / "small" / "MSRVTT_data.json", {"videos": videos, "sentences": sentences})
+    write(tmp_path / "small" / "MSRVTT_JSFUSION_test.csv", "video_id,sentence\nvideo0,a car\nvideo1,a dog\n")
+    return tmp_path / "small"
+
+
+def names(path):
+    return [clip.video for clip in load_captions(path)]
+
+
+def test_held_out_videos_are_always_the_same(small, tmp_path):
+    convert("msrvtt-1ka", small, tmp_path / "a", hold_out=4, any_size=True)
+    data = json.loads((small / "MSRVTT_data.json").read_text())
+    write(small / "MSRVTT_data.json", data | {"sentences": data["sentences"][::-1]})
+    convert("msrvtt-1ka", small, tmp_path / "b", hold_out=4, any_size=True)
+    held = names(tmp_path / "a" / "val.json")
+    assert len(held) == 4 and set(held) == set(names(tmp_path / "b" / "val.json"))
+    train = names(tmp_path / "a" / "train.json")
+    assert len(train) == 14 and not set(train) & set(held)
+    for wrong in (18, -1):
+        with pytest.raises(ValueError, match=f"hold_out is {wrong}, expected less than the 18 training videos"):
+            convert("msrvtt-1ka", small, tmp_path / "c", hold_out=wrong, any_size=True)
+
+
+def test_a_split_of_its_own_is_not_held_out_again(tmp_path):
+    write(tmp_path / "MSRVTT_data.json", MSRVTT)
+    with pytest.raises(ValueError, match="msrvtt-full has a validation split of its own"):
+        convert("msrvtt-full", tmp_path, tmp_path / "out", hold_out=1, any_size=True)
+
+
+def test_names_are_those_of_the_files_that_are_there(small, tmp_path, caplog):
+    folder = tmp_path / "videos"
+    for number in range(19):
+        write(folder / ("TrainVal" if number else ".") / f"video{number}.{'avi' if number == 3 else 'mp4'}", b"film")
+    convert("msrvtt-1ka", small, tmp_path / "out", videos=folder, any_size=True)
+    assert names(tmp_path / "out" / "test.json") == ["video0.mp4", "TrainVal/video1.mp4"]
+    train = names(tmp_path / "out" / "train.json")
+    assert "TrainVal/video3.avi" in train and len(train) == 17
+    assert all((folder / video).is_file() for video in train)
+    assert "17 videos; 1 have no file in" in caplog.text and "the first is video19.mp4" in caplog.text
+    with pytest.raises(ValueError, match=r"train: 17 videos, expected 9000.*; 1 have no file .* video19.mp4; --any"):
+        convert("msrvtt-1ka", small, tmp_path / "again", videos=folder)
+    write(folder / "other" / "video2.mkv", b"film")
+    (folder / "TrainVal" / "video2.mp4").rename(folder / "TrainVal" / "video2.webm")
+    with pytest.raises(ValueError, match="holds TrainVal/video2.webm and other/video2.mkv for video2.mp4"):
+        convert("msrvtt-1ka", small, tmp_path / "again", videos=folder, any_size=True)
+
+
+def test_wrong_folders_are_named(small, tmp_path):
+    with pytest.raises(ValueError, match="nowhere: no such folder, expected one that msvd's files"):
+        convert("msvd", tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(ValueError, match="nowhere: no such folder, expected one that holds the videos"):
+        convert("msrvtt-1ka", small, tmp_path / "out", videos=tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="train: 0 videos, expected at least 1; 18 have no file in .*empty"):
+        convert("webvid", webvid(tmp_path / "webvid", 18), tmp_path / "out", videos=tmp_path / "empty")
+
+
+def test_questions_are_converted_and_splits_share_no_video(tmp_path):
+    for number, split in enumerate(("train", "val", "test")):
+        write(tmp_path / f"{split}_qa.json", [QUESTION | {"id": number, "video_id": number}])
+    with pytest.raises(ValueError, match="msrvtt-qa, train: 1 videos, expected 6513, and 1 captions or questions, ex"):
+        convert("msrvtt-qa", tmp_path, tmp_path / "out")
+    convert("msrvtt-qa", tmp_path, tmp_path / "out", any_size=True)
+    (question,) = load_questions(tmp_path / "out" / "qa_test.json")
+    assert question == ("video2.mp4", "what is a man on?", "couch", 2)
+    write(tmp_path / "test_qa.json", [QUESTION | {"video_id": 0}])
+    with pytest.raises(ValueError, match="video0.mp4 is in train and in test, expected it in one of them"):
+        convert("msrvtt-qa", tmp_path, tmp_path / "again", any_size=True)
+    assert not (tmp_path / "again").exists()
+
+
+def webvid(folder, count=2, split="train", more=""):
+    table = "videoid,contentUrl,duration,page_dir,name\n"
+    rows = [f'{n},https://x/{n}.mp4,PT00H00M11S,00600{n % 2},"Aerial\nshot, {n}"\n' for n in range(count)]
+    write(folder / f"results_2M_{split}.csv", table + "".join(rows) + more)
+    return folder
+
+
+def test_webvid_in_folders_of_pages_or_in_one(tmp_path, caplog):
+    source = webvid(tmp_path / "source", 3, more="9,https://x,PT1S,p,\n")
+    convert("webvid", source, tmp_path / "out")
+    assert load_captions(tmp_path / "out" / "train.json")[1] == ("006001/1.mp4", ("Aerial\nshot, 1",))
+    assert "1 captions are empty" in caplog.text
+    write(tmp_path / "videos" / "006000" / "0.mp4", b"film")
+    write(tmp_path / "videos" / "1.mp4", b"film")
+    convert("webvid", source, tmp_path / "found", videos=tmp_path / "videos")
+    assert names(tmp_path / "found" / "train.json") == ["006000/0.mp4", "1.mp4"]
+    write(source / "results_10M_train.csv", "videoid,page_dir,name\n")
+    with pytest.raises(ValueError, match="holds results_10M_train.csv, results_2M_train.csv, expected one results"):
+        convert("webvid", source, tmp_path / "both")
+
+
+def test_cc3m_from_its_table_and_the_downloaders_names(tmp_path):
+    lines = [("a dog", "http://a/1.jpg"), ("a cat", "http://b/2"), ("gone", "http://c/3")]
+    write(tmp_path / "source" / "Train_GCC-training.tsv", "".join(f"{c}\t{url}\n" for c, url in lines))
+    first, second = (zlib.crc32(url.encode()) for _, url in lines[:2])
+    write(tmp_path / "images" / "training" / str(first), b"image")
+    write(tmp_path / "images" / "training" / f"{second}.png", b"image")
+    convert("cc3m", tmp_path / "source", tmp_path / "out", videos=tmp_path / "images")
+    assert load_captions(tmp_path / "out" / "train.json") == [
+        (f"training/{first}", ("a dog",)),
+        (f"training/{second}.png", ("a cat",)),
+    ]
+    write(tmp_path / "source" / "Train_GCC-training.tsv", "a dog http://a\n")
+    with pytest.raises(ValueError, match="Train_GCC-training.tsv: line 1 has 1 columns, expected 2"):
+        convert("cc3m", tmp_path / "source", tmp_path / "out")
+
+
+def test_cc3m_as_img2dataset_left_it(tmp_path):
+    folder = tmp_path / "cc3m"
+    for key, caption in (("000000000", "a dog"), ("000000002", "a cat")):
+        write(folder / "00000" / f"{key}.jpg", b"image")
+        write(
+            folder / "00000" / f"{key}.json", {"caption": caption, "url": "http://a", "key": key, "status": "success"}
+        )
+    write(folder / "00000" / "000000000.txt", "a dog")
+    write(folder / "00000_stats.json", {"count": 2})
+    convert("cc3m", folder, tmp_path / "out", videos=folder)
+    assert load_captions(tmp_path / "out" / "train.json") == [
+        ("00000/000000000.jpg", ("a dog",)),
+        ("00000/000000002.jpg", ("a cat",)),
+    ]
+    write(folder / "00000" / "000000002.json", {"url": "http://a"})
+    with pytest.raises(ValueError, match="000000002.json: 'caption' is None"):
+        convert("cc3m", folder, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"neither \*.tsv nor images"):
+        convert("cc3m", tmp_path / "out", tmp_path / "again")
+
+
+def test_vidal(tmp_path):
+    facts = {"folder": "coco_vat_9", "mplug": "This video describes divers.", "polish_mplug": "divers are seen.",
+             "ofa": [" a man in a suit"], "sound_mplug": "splashing", "raw": "DIVE #sea"}  # fmt: skip
+    unpolished = {"folder": "new", "mplug": "a dog"}
+    write(tmp_path / "id2title_folder_caps.json", {"ImkVYKWqlDU": facts, "abc": unpolished})
+    convert("vidal", tmp_path, tmp_path / "out")
+    assert load_captions(tmp_path / "out" / "train.json") == [
+        ("coco_vat_9/ImkVYKWqlDU.mp4", ("divers are seen.",)),
+        ("new/abc.mp4", ("a dog",)),
+    ]
+    write(tmp_path / "id2title_folder_caps.json", {"abc": {"folder": "new", "ofa": []}})
+    with pytest.raises(ValueError, match="'abc' is .*expected texts 'folder' and 'polish_mplug'"):
+        convert("vidal", tmp_path, tmp_path / "out")
+
+
+def test_the_command_offers_every_data_set():
+    assert get_args(Dataset) == tuple(BENCHMARKS)
