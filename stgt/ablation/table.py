@@ -1,0 +1,69 @@
+"""Mean and spread over seeds, as Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from stgt.ablation.grid import Measured
+from stgt.ablation.studies import Study
+
+TEXT_TO_VIDEO, VIDEO_TO_TEXT = "text_to_video", "video_to_text"
+RECALLS = ("R@1", "R@5", "R@10", "mean")
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation (n−1) of some seeds' values; no deviation of a single one."""
+
+    mean: float
+    std: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}" + ("" if self.std is None else f" ± {self.std:.1f}")
+
+
+def r_mean(runs: Sequence[Measured], place: int = 0) -> list[float]:
+    """Each seed's R-mean, text to video and re-ranked, at one of the thresholds it was tested with."""
+    return recalls(runs, TEXT_TO_VIDEO, "mean", place)
+
+
+def recalls(runs: Sequence[Measured], direction: str, name: str, place: int = 0) -> list[float]:
+    return [run.figures[place][direction]["reranked"][name] for run in runs]
+
+
+def chance(videos: int) -> float:
+    """R-mean of a model that knows nothing, in percent."""
+    return statistics.mean(100 * min(k, videos) / videos for k in (1, 5, 10))
+
+
+def study_table(study: Study, runs: Sequence[Sequence[Measured]]) -> str:
+    """One study: a row for each variant."""
+    rows = _tested(study, runs) if study.tested else _compared(study, runs)
+    ruler = ["---"] + ["---:"] * (len(rows[0]) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (rows[0], ruler, *rows[1:]))
+
+
+def _compared(study: Study, runs: Sequence[Sequence[Measured]]) -> list[list[str]]:
+    papers = any(variant.paper is not None for variant in study.variants)
+    header = ["", "R@1", "R@5", "R@10", "R-mean", "R-mean, video to text", "links per token"]
+    rows = [header + (["the paper's R-mean, on other data"] if papers else [])]
+    for variant, measured in zip(study.variants, runs, strict=True):
+        values = [recalls(measured, TEXT_TO_VIDEO, name) for name in RECALLS]
+        values.append(recalls(measured, VIDEO_TO_TEXT, "mean"))
+        links = [run.links for run in measured if run.links is not None]
+        cells = [variant.title, *(str(Spread.of(each)) for each in values), str(Spread.of(links)) if links else "none"]
+        rows.append(cells + ([f"{variant.paper:.2f}" if variant.paper else ""] if papers else []))
+    return rows
+
+
+def _tested(study: Study, runs: Sequence[Sequence[Measured]]) -> list[list[str]]:
+    rows = [["R-mean", *(f"tested at {value:g}" for value in study.values)]]
+    for variant, measured in zip(study.variants, runs, strict=True):
+        places = range(len(study.values))
+        rows.append([variant.title, *(str(Spread.of(r_mean(measured, place))) for place in places)])
+    return rows
