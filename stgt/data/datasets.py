@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from stgt.data.annotations import Question, load_captions, load_questions, require_answers, require_videos
 from stgt.data.features import FeatureStore
+from stgt.data.files import is_image
 from stgt.data.text import Tokenizer
 from stgt.data.video import Sampling, VideoError, read_frames, sample_indices
 
@@ -21,10 +22,10 @@ logger = logging.getLogger(__name__)
 class VideoDataset(Dataset):
     """Videos by number: item i is dict(video, index, path), with "tokens" for "video" where there is a feature cache.
 
-    video: float32 (T, 3, S, S); tokens: bfloat16 (T, 1+P, C). random=True draws frames, augmentation and cached view
-    from torch's default generator and from nothing else, so whoever seeds it decides the item; otherwise nothing is
-    drawn. cache=True decodes every frame of every video at once and keeps them, for small sets. A video that cannot be
-    read raises VideoError when it is asked for.
+    video: float32 (T, 3, S, S), T=1 of an image; tokens: bfloat16 (T, 1+P, C). random=True draws frames, augmentation
+    and cached view from torch's default generator and from nothing else, so whoever seeds it decides the item;
+    otherwise nothing is drawn. cache=True decodes every frame of every video at once and keeps them, for small sets. A
+    video that cannot be read raises VideoError when it is asked for.
     """
 
     def __init__(
@@ -65,7 +66,8 @@ class VideoDataset(Dataset):
         decoded = self._decoded[index]
         if isinstance(decoded, VideoError):
             raise decoded
-        return decoded[torch.from_numpy(sample_indices(len(decoded), self.frames, self.sampling, rng))]
+        frames = 1 if is_image(self.videos[index]) else self.frames
+        return decoded[torch.from_numpy(sample_indices(len(decoded), frames, self.sampling, rng))]
 
     def _decode(self, video: str) -> Tensor | VideoError:
         try:
@@ -79,10 +81,12 @@ class PairDataset(VideoDataset):
 
     train=True: item i is the i-th pair, the video's item with what `said` makes of the text, and `replaced`. If the
     video cannot be read the *pair* is replaced by another one, drawn as everything else, at most `max_replacements`
-    times in a row; `replaced` counts them, and index, path and text are those of the pair that is there.
+    times in a row; `replaced` counts them, and index, path and text are those of the pair that is there. `images` tells
+    which pairs are about an image: an image is replaced by an image, and a batch can hold only one of both kinds.
     train=False: item i is the i-th distinct video, and `pairs` lists (number of the video, text); a video that cannot
     be read raises VideoError, nothing is replaced.
-    Raises ValueError for an annotation whose video is missing, naming entry and path.
+    Raises ValueError for an annotation whose video is missing, naming entry and path, and for one of videos and images
+    to look through.
     """
 
     def __init__(
@@ -102,6 +106,13 @@ class PairDataset(VideoDataset):
         _require_readable(annotation, [video for video, _ in pairs], root, features)
         numbers: dict[str, int] = {}
         self.pairs = [(numbers.setdefault(video, len(numbers)), text) for video, text in pairs]
+        self.images = torch.tensor([is_image(video) for video, _ in pairs])
+        if not train and self.images.any() and not self.images.all():
+            image, video = (int((self.images == kind).nonzero()[0]) for kind in (True, False))
+            raise ValueError(
+                f"{annotation}: entry {image} is about an image ({pairs[image][0]}), entry {video} about a video "
+                f"({pairs[video][0]}); expected one kind, both only to train on"
+            )
         self.train, self.max_replacements = train, max_replacements
         super().__init__(
             list(numbers), root,
@@ -124,7 +135,8 @@ class PairDataset(VideoDataset):
                 return self.clip(video) | self.said(text) | {"index": index, "replaced": replaced}
             except VideoError as error:
                 broken = error
-                index = int(torch.randint(len(self.pairs), ()))
+                alike = (self.images == self.images[index]).nonzero().flatten()
+                index = int(alike[torch.randint(len(alike), ())])
                 logger.warning("%s; another pair takes this one's place", error)
         raise VideoError(f"{broken}; that was the last of {self.max_replacements} pairs that took another's place")
 

@@ -9,14 +9,19 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-VIDEOS = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".wmv", ".flv", ".mts")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+VIDEOS = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".wmv", ".flv", ".mts", ".gif")
 _ENDING = re.compile(f"({'|'.join(map(re.escape, VIDEOS + IMAGES))})$", re.IGNORECASE)
 
 
 def name_of(video: str) -> str:
     """A video's or image's name without folder and ending; LSMDC's names have dots of their own."""
     return _ENDING.sub("", video.rpartition("/")[2])
+
+
+def is_image(video: str) -> bool:
+    """Whether a file is a picture by its ending; CC3M's have none where the usual downloader saved them."""
+    return Path(video).suffix.lower() in (*IMAGES, "")
 
 
 def read_lines(path: str | Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Frames from a video file. The only place that imports a decoder."""
+"""Frames from a video file; an image is a clip of one frame. The only place that imports decoders."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+
+from stgt.data.files import is_image
 
 Sampling = Literal["uniform", "headtail"]
 
@@ -54,12 +56,14 @@ def read_frames(
     sampling: Sampling = "uniform",
     rng: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Decode `frames` frames of a file at full size, or every frame if None: uint8 (T, H, W, 3), RGB.
+    """Decode `frames` frames of a file at full size, or every frame if None: uint8 (T, H, W, 3), RGB; T=1 of an image.
 
     Raises VideoError, naming the file and the cause, for a file that is missing, empty, truncated, broken or without a
     video track. A container that promises many more frames than it holds can keep the decoder busy for ever, and only
     killing its process ends that: `stgt data check` finds such files before a run (see `stgt.data.check`).
     """
+    if is_image(str(path)):
+        return _read_image(path)
     with _reader(path) as reader:
         length = len(reader)
         wanted = np.arange(length) if frames is None else sample_indices(length, frames, sampling, rng)
@@ -70,6 +74,8 @@ def read_frames(
 
 def decode_through(path: str | Path) -> int:
     """Decode a file by leaps, as training does, then every frame of it; returns their number, raises VideoError."""
+    if is_image(str(path)):
+        return len(_read_image(path))
     with _reader(path) as reader:
         length = len(reader)
         reader.get_batch(np.unique(sample_indices(length, 8)).tolist())
@@ -78,16 +84,33 @@ def decode_through(path: str | Path) -> int:
     return length
 
 
+def _read_image(path: str | Path) -> torch.Tensor:
+    """uint8 (1, H, W, 3), RGB."""
+    from PIL import Image
+
+    _require_file(path)
+    try:
+        with Image.open(path) as image:
+            return torch.from_numpy(np.array(image.convert("RGB")))[None]
+    # A broken PNG is a SyntaxError; one whose size would fill the memory has an error of its own.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise VideoError(f"{path}: broken image: {cause}") from error
+
+
+def _require_file(path: str | Path) -> None:
+    if not Path(path).is_file():
+        raise VideoError(f"{path}: no such file")
+    if Path(path).stat().st_size == 0:
+        raise VideoError(f"{path}: the file is empty")
+
+
 @contextmanager
 def _reader(path: str | Path) -> Iterator:
     """A decoder of the file, whose complaints become VideoError."""
     import decord
 
-    path = Path(path)
-    if not path.is_file():
-        raise VideoError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise VideoError(f"{path}: the file is empty")
+    _require_file(path)
     decord.logging.set_level(decord.logging.QUIET)
     try:
         # One thread and one reader per clip: data loader workers are the parallelism, and readers do not survive fork.

@@ -52,7 +52,8 @@ class Trainer:
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, outside)
         self.optimizer = make_optimizer(model.parameters(), config.optim)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
-        self.sampler = BatchSampler(len(items), config.batch_size, seed=config.seed, rank=world.rank, world=world.size)
+        share = dict(rank=world.rank, world=world.size, images=getattr(items, "images", None))
+        self.sampler = BatchSampler(len(items), config.batch_size, seed=config.seed, **share)
         self.items, self.collate = SeededItems(items, config.seed), collate
         self.total = config.epochs * self.sampler.per_epoch // config.optim.accumulate
         if self.total == 0:

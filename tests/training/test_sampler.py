@@ -75,3 +75,32 @@ def test_states_go_through_tensors_and_back():
     draws()
     restore_random_state(state)
     assert draws() == expected
+
+
+@given(data=st.data(), batch=st.integers(1, 5), world=st.integers(1, 3))
+def test_a_batch_of_all_processes_holds_videos_or_images(data, batch, world):
+    counts = [data.draw(st.integers(batch * world, 40)) for _ in range(2)]
+    images = torch.tensor([kind for kind, count in enumerate(counts) for _ in range(count)], dtype=torch.bool)
+    images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(batch))]
+    samplers = [BatchSampler(len(images), batch, seed=3, rank=r, world=world, images=images) for r in range(world)]
+    per_epoch = samplers[0].per_epoch
+    assert per_epoch == sum(count // (batch * world) for count in counts)
+    for epoch in range(2):
+        batches = [sum((s.batch(epoch * per_epoch + n) for s in samplers), []) for n in range(per_epoch)]
+        assert all(len({bool(images[i]) for _, i in dealt}) == 1 and len(dealt) == batch * world for dealt in batches)
+        indices = [i for dealt in batches for _, i in dealt]
+        assert len(set(indices)) == len(indices) and {e for dealt in batches for e, _ in dealt} == {epoch}
+
+
+def test_both_kinds_take_turns_and_one_kind_alone_is_shuffled_as_ever():
+    images = torch.arange(64) % 2 == 0
+    sampler = BatchSampler(64, 4, seed=0, images=images)
+    kinds = [bool(images[sampler.batch(n)[0][1]]) for n in range(16)]
+    assert sum(kinds) == 8 and kinds not in (sorted(kinds), sorted(kinds, reverse=True))
+    alone = BatchSampler(64, 4, seed=0, images=torch.ones(64, dtype=torch.bool))
+    assert list(alone.batches(0, 16)) == list(BatchSampler(64, 4, seed=0).batches(0, 16))
+
+
+def test_too_few_of_one_kind_are_refused():
+    with pytest.raises(ValueError, match="has 3 images, expected at least one batch: 4 × 1"):
+        BatchSampler(20, 4, seed=0, images=torch.arange(20) < 3)
