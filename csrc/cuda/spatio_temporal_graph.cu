@@ -62,10 +62,11 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor x, double threshold, int64_t w
   const int64_t B = p.B, T = p.T, P = p.P, band = 2 * window + 1, tiles = ceil_div(P, graph::TILE);
   Tensor weight = torch::stable::new_empty(x, {B, T, P, band, P}, weight_dtype(dtype));
   Tensor live = torch::stable::new_empty(x, {B, T, tiles, band, tiles}, ScalarType::Bool);
-  Tensor inv_norm = torch::stable::new_empty(x, {B, T, P}, ScalarType::Float);
+  Tensor norms = torch::stable::new_empty(x, {B * T * P + 1}, ScalarType::Float);  // last_block comes last
   p.threshold = float(threshold), p.x = x.data_ptr(), p.weight = weight.data_ptr();
-  p.live = static_cast<bool*>(live.data_ptr()), p.inv_norm = static_cast<float*>(inv_norm.data_ptr());
-  launch.fill_bytes(p.inv_norm, 0xff, B * T * P * sizeof(float));  // NaN: not computed yet
+  p.live = static_cast<bool*>(live.data_ptr()), p.inv_norm = static_cast<float*>(norms.data_ptr());
+  p.last_block = reinterpret_cast<uint32_t*>(p.inv_norm + B * T * P);
+  launch.fill_bytes(p.inv_norm, 0xff, (B * T * P + 1) * sizeof(float));  // NaN: not computed yet; and -1
   switch (dtype) {
     case ScalarType::BFloat16: forward_half<ptx::bf16>(op, launch, p, x); break;
     case ScalarType::Half: forward_half<ptx::f16>(op, launch, p, x); break;
@@ -73,7 +74,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor x, double threshold, int64_t w
       launch(graph::spatio_temporal_graph_fwd_fp32, forward_grid(op, p, graph::TILE, graph::TILE),
              graph::ForwardFp32::THREADS, graph::ForwardFp32::SHARED_BYTES, p);
   }
-  return {weight, live, inv_norm};
+  return {weight, live, torch::stable::view(torch::stable::narrow(norms, 0, 0, B * T * P), {B, T, P})};
 }
 
 template <class S>

@@ -2,9 +2,12 @@
 //
 // Norms cost no pass over x of their own: |x_i|^2 is on the diagonal of the product of a frame with itself, which the
 // graph needs anyway. The block that has it there writes 1 / |x_i| to inv_norm, which starts as NaN; the others wait
-// until it is a number. A block waits only for blocks before it, which were started before it and wait for none but
-// those before themselves. And as tensor cores truncate their sums, a norm from another unit would lie a few units of
-// the last place above all products: a token's similarity with itself would miss 1.
+// until it is a number. And as tensor cores truncate their sums, a norm from another unit would lie a few units of the
+// last place above all products: a token's similarity with itself would miss 1.
+//
+// CUDA does not say in which order the blocks of a grid start, and a GPU full of waiting blocks would wait for ever. So
+// blocks take their work in the order in which they start (next_block), and a block waits only for work before its
+// own: for blocks that run already, or have ended, and that write their norms before they wait for any themselves.
 #pragma once
 #include "ptx.cuh"
 
@@ -19,6 +22,7 @@ struct GraphParams {
   void* weight;         // (B, T, P, 2W+1, P): float16 for half-precision x, else float32; written forward
   bool* live;           // (B, T, tiles, 2W+1, tiles), written forward
   float* inv_norm;      // (B, T, P), NaN before the forward pass writes it: 1 / |x|, 0 for a token that is not finite
+  uint32_t* last_block; // forward: the number of the block that started last, -1 before the first
   const void* dweight;  // backward: like weight
   void* dx;             // backward, written: like x
 
@@ -31,6 +35,16 @@ struct GraphParams {
   // Where in weight the edges start from token `row` of a frame (of B T) to token `column` of the frame at this offset.
   STGT_DEVICE int64_t edge(int64_t frame, int row, int offset, int column) const {
     return ((frame * P + row) * band() + offset) * P + column;
+  }
+  // Which part of the forward pass's work is this block's: its place in the order in which blocks start. By all threads;
+  // shared memory holds nothing before and after.
+  STGT_DEVICE int next_block() const {
+    uint32_t* const number = reinterpret_cast<uint32_t*>(ptx::shared_memory());
+    if (threadIdx.x == 0) *number = atomicAdd(last_block, 1) + 1;
+    ptx::sync_threads();
+    const int own = int(*number);
+    ptx::sync_threads();
+    return own;
   }
   STGT_DEVICE bool* live_tile(int64_t frame, int row, int offset, int column) const {  // row, column: tokens
     return live + ((frame * tiles() + row / TILE) * band() + offset) * tiles() + column / TILE;
@@ -54,10 +68,11 @@ template <int ROWS, int COLUMNS> struct Block {
   bool needed;                      // within a frame, what lies below the diagonal is the mirror of what lies above
   bool diagonal;                    // columns start with the rows themselves
 
-  STGT_DEVICE explicit Block(const GraphParams& p) {
+  // Block number `index` of the work. Of one frame, the last rows come first, and of those the block with the diagonal:
+  // nobody waits for a later block.
+  STGT_DEVICE Block(const GraphParams& p, int index) {
     const Blocks<ROWS, COLUMNS> blocks(p.P);
-    // Of one frame, the last rows come first, and of those the block with the diagonal: nobody waits for a later block.
-    const int index = blockIdx.x, pair = index / blocks.across / blocks.down;
+    const int pair = index / blocks.across / blocks.down;
     const int i = blocks.down - 1 - index / blocks.across % blocks.down;
     const int distance = pair % (p.W + 1), t = pair / (p.W + 1) % p.T;
     column_frame = pair / (p.W + 1);

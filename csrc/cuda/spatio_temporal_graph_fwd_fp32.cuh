@@ -59,7 +59,7 @@ STGT_DEVICE void add_products(float (&sum)[8][4], const float* left, const float
 // blocks: B T (W + 1) ceil(P / 64)^2
 __global__ void __launch_bounds__(128, 3) spatio_temporal_graph_fwd_fp32(const __grid_constant__ GraphParams p) {
   using S = ForwardFp32;
-  const Block<TILE, TILE> block(p);
+  const Block<TILE, TILE> block(p, p.next_block());
   if (!block.needed) return;
   if (!block.in_clip) return clear<float>(p, block);
 

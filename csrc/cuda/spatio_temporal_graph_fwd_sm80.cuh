@@ -22,7 +22,7 @@ struct ForwardSm80 {
 template <class T>
 __global__ void __launch_bounds__(256, 2) spatio_temporal_graph_fwd_sm80(const __grid_constant__ GraphParams p) {
   using S = ForwardSm80;
-  const Block<S::ROWS, S::ROWS> block(p);
+  const Block<S::ROWS, S::ROWS> block(p, p.next_block());
   if (!block.needed) return;
   if (!block.in_clip) return clear<uint16_t>(p, block);
 

@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(384, 1)
     spatio_temporal_graph_fwd_sm90(const __grid_constant__ GraphParams p, const __grid_constant__ ptx::TensorMap x) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher takes care that no other GPU runs it
   using S = ForwardSm90;
-  const S::Block block(p);
+  const S::Block block(p, p.next_block());
   if (!block.needed) return;
   if (!block.in_clip) return clear<uint16_t>(p, block);
 

@@ -35,7 +35,7 @@ class GraphParams(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int) for name in ("B", "T", "P", "C", "W")),
         ("threshold", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in ("x", "weight", "live", "inv_norm", "dweight", "dx")),
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "live", "inv_norm", "last_block", "dweight", "dx")),
     ]
 
 
@@ -61,8 +61,9 @@ def forward(
     O, n = 2 * window + 1, -(-P // 64)
     weight = torch.full((B, T, P, O, P), float("nan"), dtype=storage_dtype(x.dtype))
     live = torch.full((B, T, n, O, n), 2, dtype=torch.uint8)
-    inv_norm = torch.full((B, T, P), float("nan"))  # as the launcher fills it
-    params = arguments(x, threshold, window, weight=weight, live=live, inv_norm=inv_norm)
+    inv_norm = torch.full((B, T, P), float("nan"))  # as the launcher fills it, and the next
+    last_block = torch.tensor([-1], dtype=torch.int32)
+    params = arguments(x, threshold, window, weight=weight, live=live, inv_norm=inv_norm, last_block=last_block)
     kernels().forward(ctypes.byref(params), KINDS[x.dtype], hopper, eager)
     assert live.max() <= 1
     return SpatioTemporalGraph(weight, live.bool()), inv_norm
