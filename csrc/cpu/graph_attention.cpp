@@ -1,6 +1,7 @@
 // graph_attention_fwd and graph_attention_bwd for CPU tensors: checks, outputs, tasks.
 #include "../checks.h"
 #include "args.h"
+#include "pages.h"
 #include "tasks.h"
 
 #include <algorithm>
@@ -27,7 +28,7 @@ Heads heads(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.stride(1), x
 
 // (B, H, N, D) in the memory order of (B, N, H, D), so that merging the heads copies nothing.
 Tensor heads_last(const Tensor& like) {
-  Tensor x = torch::stable::new_empty(like, {like.size(0), like.size(2), like.size(1), like.size(3)});
+  Tensor x = in_huge_pages(torch::stable::new_empty(like, {like.size(0), like.size(2), like.size(1), like.size(3)}));
   return torch::stable::transpose(x, 1, 2);
 }
 

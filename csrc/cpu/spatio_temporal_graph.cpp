@@ -1,6 +1,7 @@
 // spatio_temporal_graph_fwd and spatio_temporal_graph_bwd for CPU tensors: checks, outputs, tasks.
 #include "../checks.h"
 #include "args.h"
+#include "pages.h"
 #include "tasks.h"
 
 #include <tuple>
@@ -27,7 +28,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor x, double threshold, int64_t w
   GraphArgs args = checked("spatio_temporal_graph_fwd", x, window);
   x = torch::stable::contiguous(x);
   const ScalarType dtype = x.scalar_type();
-  Tensor weight = torch::stable::new_empty(x, {args.B, args.T, args.P, args.band(), args.P}, weight_dtype(dtype));
+  Tensor weight = in_huge_pages(
+      torch::stable::new_empty(x, {args.B, args.T, args.P, args.band(), args.P}, weight_dtype(dtype)));
   Tensor live = torch::stable::new_empty(x, {args.B, args.T, args.tiles(), args.band(), args.tiles()}, ScalarType::Bool);
   Tensor inv_norm = torch::stable::new_empty(x, {args.B, args.T, args.P}, accumulator_dtype(dtype));
   args.threshold = threshold, args.x = x.data_ptr(), args.weight = weight.data_ptr();
