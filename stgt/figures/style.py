@@ -1,15 +1,119 @@
-"""How every picture is written."""
+"""How every picture looks: sizes and fonts of a two-column page, colours that everyone can tell apart."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
+import numpy as np
+import torch.nn.functional as F
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from torch import Tensor
+
+WIDTH = 7.16
+"""Inches: both columns of a page"""
+DPI = 300
+RIGHT, WRONG = "#0072b2", "#757575"
+REFERENCE = "#e6007e"
+SIMILARITY, ATTENTION = matplotlib.colormaps["viridis"], matplotlib.colormaps["magma"]
+
+paper = matplotlib.rc_context(
+    {
+        "font.size": 7,
+        "axes.titlesize": 7,
+        "axes.labelsize": 7,
+        "xtick.labelsize": 6,
+        "ytick.labelsize": 6,
+        "legend.fontsize": 6,
+        "axes.linewidth": 0.5,
+        "xtick.major.width": 0.5,
+        "ytick.major.width": 0.5,
+        "xtick.major.size": 2,
+        "ytick.major.size": 2,
+        "lines.linewidth": 1,
+    }
+)
+"""Decorates what draws"""
+
+
+class Strip:
+    """Rows of square pictures under titles: names of the rows on the left, colour bars on the right.
+
+    axes[row][column] count in patches, x to the right and y down, from a frame's upper left corner.
+    """
+
+    LEFT, RIGHT, TOP, GAP, WIDEST = 0.85, 0.62, 0.16, 0.04, 1.6
+
+    def __init__(self, rows: Sequence[str], titles: Sequence[str], grid: int, *, bold: int | None = None) -> None:
+        """titles: one above each column, the same number of lines each; bold: which one stands out."""
+        lines = 1 + titles[0].count("\n")
+        left, top = self.LEFT if any(rows) else self.GAP, self.TOP + 0.11 * (lines - 1)
+        side = min((WIDTH - left - self.RIGHT) / len(titles), self.WIDEST)
+        width, height = left + len(titles) * side + self.RIGHT, top + len(rows) * side
+        self.figure, self.grid, self.axes = Figure(figsize=(width, height)), grid, []
+        for number, name in enumerate(rows):
+            bottom = height - top - (number + 1) * side + self.GAP
+            box = [((left + i * side) / width, bottom / height) for i in range(len(titles))]
+            size = ((side - self.GAP) / width, (side - self.GAP) / height)
+            self.axes.append([self.figure.add_axes((*corner, *size)) for corner in box])
+            self.figure.text(0.02 / width, bottom / height + size[1] / 2, name, va="center", linespacing=1.3)
+        for axis in self.figure.axes:
+            axis.set(xlim=(0, grid), ylim=(grid, 0), xticks=[], yticks=[])
+        for number, (axis, title) in enumerate(zip(self.axes[0], titles, strict=True)):
+            axis.set_title(title, pad=3, **(dict(color=REFERENCE, fontweight="bold") if number == bold else {}))
+
+    def colour_bar(self, first: int, last: int, cmap: Colormap, norm: Normalize, label: str, **options) -> None:
+        """One bar for the rows from `first` to `last`."""
+        above, below = (self.axes[row][-1].get_position() for row in (first, last))
+        width = self.figure.get_figwidth()
+        axis = self.figure.add_axes((above.x1 + 0.08 / width, below.y0, 0.08 / width, above.y1 - below.y0))
+        bar = self.figure.colorbar(ScalarMappable(norm, cmap), cax=axis, **options)
+        bar.set_label(label, labelpad=2)
+
+    def show_frame(self, axis: Axes, frame: Tensor, *, grey: bool = False) -> None:
+        """frame: (S, S, 3) uint8; grey where something is to be painted over it."""
+        shown = frame.numpy()
+        if grey:
+            light = shown @ np.array([0.299, 0.587, 0.114]) / 255
+            shown = np.repeat((0.3 + 0.7 * light)[..., None], 3, axis=2)
+        axis.imshow(shown, extent=(0, self.grid, self.grid, 0), aspect="auto", interpolation="auto")
+
+    def show_map(self, axis: Axes, values: Tensor, cmap: Colormap, norm: Normalize, alpha: float = 1.0) -> None:
+        """values: (rows, columns); NaN is left out."""
+        options = dict(extent=(0, self.grid, self.grid, 0), aspect="auto", interpolation="nearest")
+        axis.imshow(values.numpy(), cmap=cmap, norm=norm, alpha=alpha, **options)
+
+    def show_nothing(self, axis: Axes) -> None:
+        """What lies beyond the window."""
+        axis.set_facecolor("0.93")
+        axis.add_patch(Rectangle((0, 0), 1, 1, transform=axis.transAxes, fill=False, hatch="////", ec="0.8", lw=0))
+
+    def mark(self, axis: Axes, row: int, column: int) -> None:
+        """A frame around the reference token."""
+        halo = [withStroke(linewidth=2.2, foreground="white")]
+        style = dict(fill=False, ec=REFERENCE, lw=1.2, path_effects=halo, zorder=5, clip_on=False)
+        axis.add_patch(Rectangle((column - 0.15, row - 0.15), 1.3, 1.3, **style))
 
 
 def write(figure: Figure, out: Path) -> None:
     """Write a figure into a file; folders that are missing are made."""
     out.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)  # no display is asked for
-    figure.savefig(out, dpi=110)
+    figure.savefig(out, dpi=DPI)
+
+
+def squares(frames: Tensor, side: int = 320) -> Tensor:
+    """Frames as the model sees them, squashed to squares, but sharper: uint8 (T, H, W, 3) → (T, S, S, 3).
+
+    S is `side`, or that of the frames themselves where they are smaller.
+    """
+    side = min(side, max(frames.shape[1:3]))
+    resized = F.interpolate(frames.permute(0, 3, 1, 2).float(), (side, side), mode="bilinear", antialias=True)
+    return resized.round().clamp(0, 255).byte().permute(0, 2, 3, 1)

@@ -1,0 +1,160 @@
+"""What a trained model computes on its way through one clip: graph, attention, and who wins the max-pools."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stgt_kernels import SpatioTemporalGraph, spatio_temporal_graph, token_similarity
+
+
+class Token(NamedTuple):
+    """A patch of a clip: frame, row and column, from 0."""
+
+    frame: int
+    row: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Inside:
+    """One graph layer at work on one clip, on the CPU. N = T·P tokens, P = rows·columns patches in raster order."""
+
+    local: Tensor
+    """(T, P, C), the patches that the graph is built from"""
+    graph: SpatioTemporalGraph
+    """Of one sample"""
+    q: Tensor
+    """(H, N, D) float32"""
+    k: Tensor
+    tokens: Tensor
+    """(T, 1+P, C), [CLS] first: what max-pool sampling reads, behind the last layer"""
+    window: int
+    """Frames that an edge may bridge, at most T-1"""
+    threshold: float | None
+    """None where every pair of the band is an edge (ablation)"""
+
+    @property
+    def frames(self) -> int:
+        return self.local.shape[0]
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of a frame."""
+        return round(self.local.shape[1] ** 0.5)
+
+    def node(self, token: Token) -> int:
+        """The token's number among all N."""
+        return (token.frame * self.grid + token.row) * self.grid + token.column
+
+    def maps(self, row: Tensor) -> Tensor:
+        """One value for each token as one map for each frame: (N,) → (T, rows, columns)."""
+        return row.view(self.frames, self.grid, self.grid)
+
+    def similarity(self) -> Tensor:
+        """Cosine similarity of all pairs of patches (Eq. 6), (N, N) float32."""
+        return token_similarity(self.local[None], window=self.frames - 1).to_dense()[0].float()
+
+    def band(self) -> Tensor:
+        """Which pairs lie within the window, (N, N) bool."""
+        frame = torch.arange(self.frames).repeat_interleave(self.grid**2)
+        return (frame[:, None] - frame).abs() <= self.window
+
+    def weights(self) -> Tensor:
+        """The edges' weights (Eq. 7) as the model has them, (N, N) float32, 0 where there is no edge."""
+        return self.graph.to_dense()[0].float()
+
+    def at_threshold(self, threshold: float) -> Tensor:
+        """What `weights` would be if the similarity had to be at least `threshold`."""
+        return spatio_temporal_graph(self.local[None], threshold=threshold, window=self.window).to_dense()[0].float()
+
+    def attention(self, weight: Tensor) -> Tensor:
+        """softmax over edges of (q·k/√D)·W (Eq. 10-11), mean of the heads; weights of 1 make it plain attention.
+
+        weight: (N, N), 0 where there is no edge. Returns (N, N) float32; a row without edges is 0, others sum to 1.
+        """
+        mean = torch.zeros_like(weight, dtype=torch.float32)
+        for q, k in zip(self.q, self.k, strict=True):
+            score = (q @ k.T) * (q.shape[-1] ** -0.5 * weight)
+            mean += score.masked_fill(weight == 0, -torch.inf).softmax(-1).nan_to_num(0.0)
+        return mean / len(self.q)
+
+
+@torch.inference_mode()
+def look_inside(model: nn.Module, video: Tensor, *, layer: int = 0) -> Inside:
+    """Run a clip through a model and keep what one of its graph layers sees.
+
+    video: (T, 3, S, S) normalised. Raises ValueError for a layer that the model does not have, or one without a graph.
+    """
+    config = model.config.graph
+    if config.kind != "graph":
+        raise ValueError(f"the model joins frames by {config.kind!r}, expected 'graph': it has no links to draw")
+    if not 0 <= layer < config.layers:
+        raise ValueError(f"layer is {layer}, expected 0 to {config.layers - 1}")
+    attention, seen, last = model.graph.blocks[layer].graph_attention, [], []
+    hooks = (
+        attention.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs)),
+        model.graph.blocks[-1].register_forward_hook(lambda _, inputs, output: last.append(output[0])),
+    )
+    try:
+        model.encode_video(video[None].to(next(model.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    x, graph = seen
+    window = min(config.window, len(video) - 1)
+    if isinstance(graph, Tensor):
+        graph = SpatioTemporalGraph.from_dense(graph, len(video), window)
+    with torch.autocast(x.device.type, enabled=False):
+        q, k = (
+            F.linear(x[0].float(), proj.weight.float(), proj.bias.float()).unflatten(-1, (attention.heads, -1))
+            for proj in (attention.q_proj, attention.k_proj)
+        )
+    return Inside(
+        local=x[0].unflatten(0, (len(video), -1)).cpu(),
+        graph=graph.to("cpu"),
+        q=q.transpose(0, 1).cpu(),
+        k=k.transpose(0, 1).cpu(),
+        tokens=last[0][0].float().cpu(),
+        window=window,
+        threshold=model.graph.blocks[layer].config.threshold if config.edges else None,
+    )
+
+
+def moving_token(frames: Tensor, grid: int) -> Token:
+    """The patch that differs most from what is mostly in its place: part of something that moves, not what it leaves.
+
+    frames: (T, H, W, 3) uint8. Neither in the first nor in the last frame of more than two, so that it has neighbours
+    on both sides; where nothing moves in the others, it is the middle of the middle frame.
+    """
+    first = 1 if len(frames) > 2 else 0
+    change = (frames.float() - frames.float().median(0).values).abs().mean(-1)[first : len(frames) - first]
+    if not change.any():
+        return Token(len(frames) // 2, grid // 2, grid // 2)
+    patches = F.adaptive_avg_pool2d(change[:, None], grid)[:, 0]
+    frame, row, column = (int(i) for i in torch.unravel_index(patches.argmax(), patches.shape))
+    return Token(first + frame, row, column)
+
+
+def require_token(token: Token, frames: int, grid: int) -> None:
+    """Raise ValueError for a token outside of a clip of `frames` frames of `grid`² patches."""
+    for name, place, size in zip(Token._fields, token, (frames, grid, grid), strict=True):
+        if not 0 <= place < size:
+            raise ValueError(f"{name} is {place}, expected 0 to {size - 1}")
+
+
+def pool_winners(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Where max-pool sampling (Eq. 15) takes its values: of each patch, in which share of the channels it is taken.
+
+    tokens: (T, 1+g², C), [CLS] first. Returns (T, g, g) float32 for the maximum of each row, which sums to 1 over a
+    row, and for the maximum of each column, which sums to 1 over a column.
+    """
+    side = round((tokens.shape[1] - 1) ** 0.5)
+    grid = tokens[:, 1:].unflatten(1, (side, side))  # (T, row, column, C)
+    of_rows = F.one_hot(grid.argmax(2), side).float().mean(2)  # (T, row, C, column) before the mean
+    of_columns = F.one_hot(grid.argmax(1), side).float().mean(2)  # (T, column, C, row)
+    return of_rows, of_columns.transpose(1, 2)

@@ -1,0 +1,182 @@
+"""What one token has to do with every patch of the clip, frame by frame: similarity, links, attention, thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.patches import ConnectionPatch
+from torch import Tensor
+
+from stgt.figures.inside import Inside, Token, pool_winners
+from stgt.figures.style import ATTENTION, REFERENCE, SIMILARITY, Strip, paper, write
+
+SHOWN = 8
+"""Frames next to each other on a page"""
+TINT = 0.7
+"""How much of a map is seen over a frame"""
+STRONGEST = 6
+"""Curves from the token to each other frame"""
+THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A clip, what the model saw in it, and the token that the figures are about."""
+
+    frames: Tensor
+    """(T, S, S, 3) uint8, squares as the model sees them, of any size"""
+    inside: Inside
+    token: Token
+
+    def shown(self) -> range:
+        """The frames that are drawn: all, or as many as fit with the token's among them."""
+        first = min(max(self.token.frame - SHOWN // 2, 0), max(len(self.frames) - SHOWN, 0))
+        return range(first, min(first + SHOWN, len(self.frames)))
+
+    def near(self, most: int) -> range:
+        """The frames that the token can have links to, at most `most` before and behind."""
+        reach = min(self.inside.window, most)
+        return range(max(self.token.frame - reach, 0), min(self.token.frame + reach + 1, len(self.frames)))
+
+    def reachable(self, frame: int) -> bool:
+        return abs(frame - self.token.frame) <= self.inside.window
+
+    def row(self, matrix: Tensor) -> Tensor:
+        """The token's row of an (N, N) matrix, frame by frame: (T, rows, columns) with NaN where it is 0."""
+        maps = self.inside.maps(matrix[self.inside.node(self.token)])
+        return maps.masked_fill(maps == 0, torch.nan)
+
+    def strip(self, rows: Sequence[str], frames: range) -> Strip:
+        """A strip with a column for each of these frames."""
+        bold = self.token.frame - frames[0] if self.token.frame in frames else None
+        return Strip(rows, [f"frame {t}" for t in frames], self.inside.grid, bold=bold)
+
+    def mark(self, strip: Strip, axis: Axes, frame: int) -> None:
+        """The token's place, in the frame that it is in."""
+        if frame == self.token.frame:
+            strip.mark(axis, self.token.row, self.token.column)
+
+
+@paper
+def draw_similarity(scene: Scene, out: Path) -> None:
+    """Fig. 4: how similar the token is to all patches; what of it the frame band leaves; what the threshold leaves."""
+    inside, similarity = scene.inside, scene.inside.similarity()
+    row = inside.maps(similarity[inside.node(scene.token)])
+    links, scale = scene.row(inside.weights()), Normalize(min(_tenth_below(row.min()), 0.0), 1.0)
+    strip = scene.strip(["clip", "(a) similarity", "(b) within\nthe window", "(c) links"], scene.shown())
+    for column, t in enumerate(scene.shown()):
+        clip, everywhere, band, edges = (axes[column] for axes in strip.axes)
+        strip.show_frame(clip, scene.frames[t])
+        strip.show_map(everywhere, row[t], SIMILARITY, scale)
+        if scene.reachable(t):
+            strip.show_map(band, row[t], SIMILARITY, scale)
+            strip.show_frame(edges, scene.frames[t], grey=True)
+            strip.show_map(edges, links[t], SIMILARITY, scale, alpha=TINT)
+        else:
+            strip.show_nothing(band)
+            strip.show_nothing(edges)
+        for axis in (clip, everywhere, band, edges):
+            scene.mark(strip, axis, t)
+    strip.colour_bar(1, 3, SIMILARITY, scale, "cosine similarity, edge weight")
+    write(strip.figure, out)
+
+
+def _tenth_below(value: Tensor) -> float:
+    return float(torch.floor(value * 10) / 10)
+
+
+@paper
+def draw_links(scene: Scene, out: Path) -> None:
+    """Fig. 4, 8: the patches that the token is linked to, tinted by edge weight, with curves to the strongest."""
+    links, frames, scale = scene.row(scene.inside.weights()), scene.near(SHOWN // 2), Normalize(0, 1)
+    strip = scene.strip(["", ""], frames)
+    own = strip.axes[1][scene.token.frame - frames[0]]
+    for clip, axis, t in zip(*strip.axes, frames, strict=True):
+        strip.show_frame(clip, scene.frames[t])
+        strip.show_frame(axis, scene.frames[t], grey=True)
+        strip.show_map(axis, links[t], SIMILARITY, scale, alpha=TINT)
+        if axis is not own:
+            _join(own, axis, scene.token, strongest_links(links[t], STRONGEST))
+        scene.mark(strip, clip, t)
+        scene.mark(strip, axis, t)
+    strip.colour_bar(1, 1, SIMILARITY, scale, "edge weight")
+    write(strip.figure, out)
+
+
+def strongest_links(links: Tensor, count: int) -> list[tuple[int, int]]:
+    """(Row, column) of the `count` largest of (rows, columns) weights, NaN where there is no edge; fewer if fewer."""
+    value, place = links.nan_to_num(0.0).flatten().topk(min(count, links.numel()))
+    return [divmod(int(p), links.shape[1]) for v, p in zip(value, place, strict=True) if v > 0]
+
+
+def _join(own: Axes, other: Axes, token: Token, places: list[tuple[int, int]]) -> None:
+    """Curves from the token to patches of another frame."""
+    start = (token.column + 0.5, token.row + 0.5)
+    bend = 0.2 if other.get_position().x0 > own.get_position().x0 else -0.2
+    for row, column in places:
+        end = (column + 0.5, row + 0.5)
+        ends = dict(coordsA="data", coordsB="data", axesA=own, axesB=other)
+        style = dict(arrowstyle="-", connectionstyle=f"arc3,rad={-bend}", color=REFERENCE, lw=0.8, alpha=0.9)
+        own.figure.add_artist(ConnectionPatch(start, end, **ends, **style))
+        other.plot(*end, "o", ms=2.2, mfc=REFERENCE, mec="white", mew=0.3, zorder=6)
+
+
+@paper
+def draw_attention(scene: Scene, attention: dict[str, Tensor], out: Path) -> None:
+    """Fig. 8: where the token attends to, by name of the (N, N) attention; 1 is as much as if it were uniform over all.
+
+    The scale is logarithmic: a few patches have most of the attention.
+    """
+    rows = {name: scene.row(matrix) * len(matrix) for name, matrix in attention.items()}
+    largest = max(float(row.nan_to_num(0.0).max()) for row in rows.values())
+    scale = LogNorm(0.1, max(largest, 10.0), clip=True)
+    strip = scene.strip(["clip", *rows], scene.shown())
+    for column, t in enumerate(scene.shown()):
+        strip.show_frame(strip.axes[0][column], scene.frames[t])
+        for axes, maps in zip(strip.axes[1:], rows.values(), strict=True):
+            if maps[t].isnan().all():
+                strip.show_nothing(axes[column])
+            else:
+                strip.show_map(axes[column], maps[t].nan_to_num(0.0), ATTENTION, scale)
+        for axes in strip.axes:
+            scene.mark(strip, axes[column], t)
+    strip.colour_bar(1, len(rows), ATTENTION, scale, "attention, times uniform", extend="min", format="%g")
+    write(strip.figure, out)
+
+
+@paper
+def draw_thresholds(scene: Scene, out: Path) -> None:
+    """Fig. 15: the token's links at other thresholds; the model's own is marked if it is one of them."""
+    frames, scale = scene.near(2), Normalize(0, 1)
+    links = {h: scene.row(scene.inside.at_threshold(h)) for h in THRESHOLDS}
+    titles = [f"h = {h:g}\n{int((~maps.isnan()).sum())} links" for h, maps in links.items()]
+    own = THRESHOLDS.index(scene.inside.threshold) if scene.inside.threshold in THRESHOLDS else None
+    strip = Strip([f"frame {t}" for t in frames], titles, scene.inside.grid, bold=own)
+    for axes, t in zip(strip.axes, frames, strict=True):
+        for axis, maps in zip(axes, links.values(), strict=True):
+            strip.show_frame(axis, scene.frames[t], grey=True)
+            strip.show_map(axis, maps[t], SIMILARITY, scale, alpha=TINT)
+            scene.mark(strip, axis, t)
+    strip.colour_bar(0, len(frames) - 1, SIMILARITY, scale, "edge weight")
+    write(strip.figure, out)
+
+
+@paper
+def draw_pooling(scene: Scene, out: Path) -> None:
+    """Fig. 9: the patches that max-pool sampling (Eq. 15) takes its values from."""
+    of_rows, of_columns = pool_winners(scene.inside.tokens)
+    names = ["clip", "(a) maximum\nof each row", "(b) maximum\nof each column", "(c) both"]
+    maps = (of_rows, of_columns, (of_rows + of_columns) / 2)
+    strip, scale = scene.strip(names, scene.shown()), Normalize(0, float(torch.stack(maps).quantile(0.99)))
+    for column, t in enumerate(scene.shown()):
+        strip.show_frame(strip.axes[0][column], scene.frames[t])
+        for axes, shares in zip(strip.axes[1:], maps, strict=True):
+            strip.show_frame(axes[column], scene.frames[t], grey=True)
+            strip.show_map(axes[column], shares[t], ATTENTION, scale, alpha=TINT)
+    strip.colour_bar(1, 3, ATTENTION, scale, "share of the channels", extend="max")
+    write(strip.figure, out)
