@@ -28,7 +28,7 @@ def draw(results: dict[str, Results], folder: Path) -> dict[str, Path]:
 
 
 def frames(axes: tuple[Axes, Axes], rows: list[Row]) -> None:
-    """Time and memory against frames; a cross where a provider ran out of memory."""
+    """Time and memory against frames; a cross from where on a provider is out of memory."""
     rows = [row for row in rows if " in turns" not in row.case]
     curves(axes[0], rows, "T", lambda row: row.median * 1e3)
     curves(axes[1], rows, "T", lambda row: row.peak_memory and row.peak_memory / 2**30)
@@ -37,12 +37,16 @@ def frames(axes: tuple[Axes, Axes], rows: list[Row]) -> None:
         ticks = sorted({row.shape["T"] for row in rows})
         ax.set_xticks(ticks, [str(t) for t in ticks])
         ax.minorticks_off()
+    first: dict[str, int] = {}
     for row in rows:
         if row.missing == "out of memory":
-            for ax in axes:
-                top = ax.get_ylim()[1]
-                ax.plot([row.shape["T"]], [top], "x", color="black", clip_on=False)
-                ax.annotate(f"{row.provider}:\nout of memory", (row.shape["T"], top), fontsize=7, ha="center", va="top")
+            first[row.provider] = min(row.shape["T"], first.get(row.provider, row.shape["T"]))
+    for provider, T in first.items():
+        for ax in axes:
+            top = ax.get_ylim()[1]
+            ax.plot([T], [top], "x", color="black", clip_on=False)
+            text = f"{provider}:\nout of memory"
+            ax.annotate(text, (T, top), (-8, 0), textcoords="offset points", fontsize=7, ha="right", va="top")
     axes[0].legend(fontsize=8)
 
 
