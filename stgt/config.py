@@ -246,10 +246,14 @@ class DataConfig:
 
     train: Path = Path("data/train.json")
     """Annotation of the training pairs"""
+    val: Path | None = None
+    """Annotation that is measured after each epoch, to choose the checkpoint by; none keeps the last"""
     test: Path = Path("data/test.json")
     """Annotation that `stgt evaluate` and `stgt search` answer from; never read by training"""
     videos: Path = Path("data/videos")
     """Folder that the annotations' video names are relative to"""
+    bad_list: Path | None = None
+    """Videos that training and validation leave out (`stgt data check`)"""
     answers: Path | None = None
     """ans2label.json of a question data set, if every answer has to be in it"""
     features: Path | None = None

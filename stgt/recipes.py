@@ -81,23 +81,26 @@ def pretrain_stage2() -> TrainConfig:
 
 
 def finetune_msrvtt() -> TrainConfig:
-    """MSRVTT: 9k training videos, the 1k test split of JSFusion."""
+    """MSRVTT: 9k training videos, the 1k test split of JSFusion.
+
+    There is no validation split: `stgt data convert msrvtt-1ka … --hold-out 500` makes one for --data.val.
+    """
     return _finetune("msrvtt", max_text_length=36)
 
 
 def finetune_didemo() -> TrainConfig:
     """DiDeMo: a video's sentences joined to one paragraph."""
-    return _finetune("didemo", max_text_length=55)
+    return _finetune("didemo", max_text_length=55, val=True)
 
 
 def finetune_lsmdc() -> TrainConfig:
     """LSMDC: clips of films."""
-    return _finetune("lsmdc", max_text_length=32)
+    return _finetune("lsmdc", max_text_length=32, val=True)
 
 
 def finetune_msvd() -> TrainConfig:
     """MSVD: about 40 captions per video."""
-    return _finetune("msvd", max_text_length=32, epochs=12)
+    return _finetune("msvd", max_text_length=32, epochs=12, val=True)
 
 
 def finetune_msrvtt_qa() -> TrainConfig:
@@ -152,7 +155,7 @@ def _data(name: str, **fields) -> DataConfig:
     return DataConfig(train=root / "train.json", test=root / "test.json", videos=root / "videos", **fields)
 
 
-def _finetune(name: str, *, max_text_length: int, epochs: int = 9) -> TrainConfig:
+def _finetune(name: str, *, max_text_length: int, epochs: int = 9, val: bool = False) -> TrainConfig:
     base = pretrain_stage1()
     return replace(
         base,
@@ -160,7 +163,7 @@ def _finetune(name: str, *, max_text_length: int, epochs: int = 9) -> TrainConfi
             base.model, graph=GraphConfig(threshold=0.5), qformer=QFormerConfig(max_text_length=max_text_length)
         ),
         loss=LossConfig(stage=2),
-        data=_data(name),
+        data=_data(name, val=Path("data") / name / "val.json" if val else None),
         optim=OptimConfig(lr=2.5e-5, min_lr=1e-6, warmup_steps=200),
         init=Path("runs/pretrain_stage2"),
         out=Path("runs") / f"finetune_{name}",
@@ -180,7 +183,7 @@ def _finetune_qa(name: str) -> TrainConfig:
         base,
         model=replace(base.model, language=LanguageConfig()),
         loss=LossConfig(),
-        data=_questions(name),
+        data=_questions(name, val=Path("data") / name / "qa_val.json"),
         optim=OptimConfig(lr=3e-5, min_lr=1e-6, warmup_steps=200),
         out=Path("runs") / f"finetune_{name}_qa",
     )

@@ -7,7 +7,7 @@ Retrieval: [{"video": "a.mp4", "caption": "…"}], or with a list of captions. Q
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,6 +74,14 @@ def load_answers(path: str | Path) -> dict[str, int]:
     return answers
 
 
+def load_bad_list(path: str | Path) -> dict[str, str]:
+    """Read what `stgt data check` wrote: videos and what is wrong with them. Raises ValueError for anything else."""
+    bad = read_json(path, dict)
+    if wrong := [video for video, cause in bad.items() if not isinstance(cause, str)]:
+        raise ValueError(f"{path}: {wrong[0]!r} has {_shown(bad[wrong[0]])}, expected a text: what is wrong with it")
+    return bad
+
+
 def load_videos(path: str | Path) -> list[str]:
     """The distinct videos of a retrieval or question annotation, in its order."""
     return list(dict.fromkeys(_text(path, i, entry, "video") for i, entry in enumerate(_entries(path))))
@@ -92,9 +100,15 @@ def require_answers(annotation: str | Path, questions: Sequence[Question], answe
         )
 
 
-def require_videos(annotation: str | Path, videos: Sequence[str], root: str | Path) -> None:
-    """Raise ValueError naming annotation, entry and path if the file of one of its videos is not there."""
-    missing = [(number, video) for number, video in enumerate(videos) if not (Path(root) / video).is_file()]
+def require_videos(
+    annotation: str | Path, videos: Sequence[str], root: str | Path, bad: Container[str] = frozenset()
+) -> None:
+    """Raise ValueError naming annotation, entry and path if a video is not there, and not known to be bad either.
+
+    videos: one of each entry.
+    """
+    there = {video: video in bad or (Path(root) / video).is_file() for video in dict.fromkeys(videos)}
+    missing = [(number, video) for number, video in enumerate(videos) if not there[video]]
     if missing:
         number, video = missing[0]
         more = f" ({len(missing)} of {len(videos)} entries have none)" if len(missing) > 1 else ""

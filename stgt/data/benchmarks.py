@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from stgt.data import pretraining, readers
-from stgt.data.annotations import Clip, Question, require_disjoint, save_captions, save_questions
+from stgt.data.annotations import Clip, Question, load_captions, require_disjoint, save_captions, save_questions
 from stgt.data.files import VideoFolder, name_of
 
 logger = logging.getLogger(__name__)
@@ -103,6 +104,24 @@ def convert(
             )
         )
     return paths
+
+
+def merge(annotations: Sequence[Path], out: Path, root: Path) -> None:
+    """Write the clips of several caption annotations as one, whose names are relative to `root`.
+
+    The videos of each are in the folder `videos` beside it; that may be a link. Raises ValueError, before anything is
+    written, for annotations that are malformed, not below `root`, or given twice.
+    """
+    clips: list[Clip] = []
+    for annotation in annotations:
+        folder = Path(os.path.relpath(annotation.parent / "videos", root))
+        if ".." in folder.parts:
+            raise ValueError(f"{annotation}: its folder videos is not below {root}, expected it there")
+        clips += [Clip((folder / clip.video).as_posix(), clip.captions) for clip in load_captions(annotation)]
+    if len(set(map(os.path.abspath, annotations))) < len(annotations):
+        raise ValueError(f"{', '.join(map(str, annotations))}: an annotation is there twice, expected each once")
+    save_captions(clips, out)
+    print("{}: {} videos, {} captions, below {}".format(out, *_sizes(clips), root))
 
 
 def _sizes(entries: Entries) -> tuple[int, int]:

@@ -3,22 +3,63 @@
 decord waits for ever on some containers that promise more frames than they hold, and no thread or signal handler of the
 same process can end that. Decoding each clip of a run in a process of its own would cost more than the decoding, so
 files are checked once, before training, by a few long-lived processes that are killed and replaced when one is late.
+What they find becomes a bad-list, which training reads.
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import multiprocessing.connection
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tqdm import tqdm
+
+from stgt.data.files import write_json
 from stgt.data.video import VideoError, decode_through
 
 Verdict = tuple[str, str | None]  # a path and what is wrong with it
 
 # Decoders start from a clean process: a fork would carry over locks of the threads that serve the other decoders.
 _processes = multiprocessing.get_context("spawn")
+
+
+def write_bad_list(
+    videos: Sequence[str], root: str | Path, out: Path, *, timeout: float = 30.0, jobs: int = 1
+) -> dict[str, str]:
+    """Check distinct videos below `root`; writes and returns {video: what is wrong with it} of those that are broken.
+
+    Verdicts are kept in OUT.partial while it goes, and a check that was interrupted goes on after the last of them.
+    """
+    partial = out.with_name(f"{out.name}.partial")
+    verdicts = _verdicts(partial, str(Path(root).resolve()))
+    left = [video for video in videos if video not in verdicts]
+    checked = check_videos([Path(root) / video for video in left], timeout=timeout, jobs=jobs)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with open(partial, "w", encoding="utf-8") as file:
+        for entry in [str(Path(root).resolve()), *verdicts.items()]:
+            file.write(json.dumps(entry) + "\n")
+        bar = tqdm(checked, initial=len(videos) - len(left), total=len(videos), unit="video")
+        for video, (path, cause) in zip(left, bar, strict=True):
+            verdicts[video] = cause
+            file.write(json.dumps((video, cause)) + "\n")
+            file.flush()
+            if cause is not None:
+                bar.write(f"{path}: {cause}")
+    bad = {video: verdicts[video] for video in videos if verdicts[video] is not None}
+    write_json(out, bad)
+    partial.unlink()
+    return bad
+
+
+def _verdicts(partial: Path, root: str) -> dict[str, str | None]:
+    """What an interrupted check of the same folder has found; a line that was cut off is left out."""
+    lines = partial.read_text("utf-8").split("\n")[:-1] if partial.exists() else []
+    if not lines or lines[0] != json.dumps(root):
+        return {}
+    return dict(json.loads(line) for line in lines[1:])
 
 
 def check_videos(paths: Sequence[str | Path], *, timeout: float = 30.0, jobs: int = 1) -> Iterator[Verdict]:
@@ -47,7 +88,8 @@ def _check(paths: list[str], timeout: float, jobs: int) -> Iterator[Verdict]:
 
     try:
         with ThreadPoolExecutor(max(1, len(decoders))) as threads:
-            yield from threads.map(one, paths)
+            for start in range(0, len(paths), 1000):  # a pending call takes a thousand times the memory of its path
+                yield from threads.map(one, paths[start : start + 1000])
     finally:
         for decoder in decoders:
             decoder.stop()

@@ -65,42 +65,52 @@ def convert(
     convert(dataset, source, out, videos=videos, hold_out=hold_out, any_size=any_size)
 
 
-def check(
-    annotation: Path, videos: Path, timeout: float = 30.0, jobs: int | None = None, out: Path | None = None
+def merge(
+    annotations: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path, videos: Path = Path("data")
 ) -> None:
-    """Decode every video of an annotation once and name those that are broken, or keep the decoder busy for ever.
+    """Join caption annotations to train on together, such as WebVid's and CC3M's: batches are of one kind.
 
     Args:
-        annotation: Retrieval annotation in JSON.
+        annotations: Each with its videos or images in the folder `videos` beside it: data/webvid/train.json ….
+        out: Annotation to write.
+        videos: Folder that all of them are below, for --data.videos.
+    """
+    from stgt.data.benchmarks import merge
+
+    merge(annotations, out, videos)
+
+
+def check(
+    annotation: Path, videos: Path, out: Path | None = None, timeout: float = 30.0, jobs: int | None = None
+) -> None:
+    """Decode every video of an annotation once; those that are broken, or keep the decoder busy for ever, are listed.
+
+    Training leaves them out if it is given the list as --data.bad-list. An interrupted check goes on where it was.
+
+    Args:
+        annotation: Annotation in JSON, of captions or questions.
         videos: Folder that its names are relative to.
+        out: JSON file of the list, {video: cause}; ANNOTATION.bad.json if not given.
         timeout: Seconds that one video may take.
         jobs: Videos decoded at a time; as many as there are cores if not given.
-        out: Write the annotation without the broken videos here.
     """
-    from tqdm import tqdm
+    from collections import Counter
 
-    from stgt.data.annotations import load_captions, save_captions
-    from stgt.data.check import check_videos
-    from stgt.data.video import VideoError
+    from stgt.data.annotations import load_videos
+    from stgt.data.check import write_bad_list
 
-    clips = load_captions(annotation)
-    paths = list(dict.fromkeys(str(videos / clip.video) for clip in clips))
-    broken = {}
-    for path, cause in tqdm(
-        check_videos(paths, timeout=timeout, jobs=jobs or os.cpu_count() or 1), total=len(paths), unit="video"
-    ):
-        if cause is not None:
-            broken[path] = cause
-            tqdm.write(f"{path}: {cause}")
-    print(f"{len(broken)} of {len(paths)} videos are broken")
-    if out is not None:
-        save_captions([clip for clip in clips if str(videos / clip.video) not in broken], out)
-    elif broken:
-        raise VideoError(f"{annotation} names {len(broken)} broken videos; --out writes it without them")
+    names = load_videos(annotation)
+    out = out or annotation.with_suffix(".bad.json")
+    bad = write_bad_list(names, videos, out, timeout=timeout, jobs=jobs or os.cpu_count() or 1)
+    for kind, count in Counter(cause.partition(":")[0] for cause in bad.values()).most_common():
+        print(f"{count:8}  {kind}")
+    print(f"{len(bad)} of {len(names)} videos are broken, listed in {out}")
 
 
 def features(recipe: TrainConfig, out: Path, views: int = 1, batch_size: int = 16, device: str = "auto") -> None:
-    """Write the frozen tower's tokens of a recipe's training videos once; give the folder to it as --data.features.
+    """Write the frozen tower's tokens of a recipe's videos once; give the folder to it as --data.features.
+
+    These are the videos to train and to validate on, the latter with the same transform.
 
     Args:
         recipe: The run that will read them: its tower, transform, frames and sampling.
@@ -111,9 +121,10 @@ def features(recipe: TrainConfig, out: Path, views: int = 1, batch_size: int = 1
     """
     import torch
 
-    from stgt.data.annotations import load_videos
+    from stgt.data.annotations import load_bad_list, load_videos
     from stgt.data.datasets import VideoDataset
     from stgt.data.features import tower_hash, write_features
+    from stgt.data.files import is_image
     from stgt.data.transforms import test_transform, train_transform
     from stgt.models.vision import VisionTower
     from stgt.training.randomness import seed_everything
@@ -121,6 +132,11 @@ def features(recipe: TrainConfig, out: Path, views: int = 1, batch_size: int = 1
     data, vision = recipe.data, recipe.model.vision
     if vision.open_blocks != 0:
         raise ValueError(f"vision.open_blocks is {vision.open_blocks}, expected 0: only a frozen tower can be cached")
+    names = [video for path in (data.train, data.val) if path is not None for video in load_videos(path)]
+    bad = {} if data.bad_list is None else load_bad_list(data.bad_list)
+    names = [video for video in dict.fromkeys(names) if video not in bad]
+    if len({is_image(video) for video in names}) > 1:
+        raise ValueError(f"{data.train}: holds videos and images, expected one kind: a cache has one number of frames")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     seed_everything(recipe.seed)  # as the run does, whose tower, if it is not pretrained, has these weights
@@ -129,7 +145,7 @@ def features(recipe: TrainConfig, out: Path, views: int = 1, batch_size: int = 1
     tower = tower.to(device).eval()
     size = vision.image_size
     videos = VideoDataset(
-        load_videos(data.train),
+        names,
         data.videos,
         frames=data.frames,
         transform=train_transform(size, flip=data.flip) if data.augment else test_transform(size),

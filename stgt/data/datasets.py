@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stgt.data.annotations import Question, load_captions, load_questions, require_answers, require_videos
+from stgt.data.annotations import (
+    Question,
+    load_bad_list,
+    load_captions,
+    load_questions,
+    require_answers,
+    require_videos,
+)
 from stgt.data.features import FeatureStore
 from stgt.data.files import is_image
 from stgt.data.text import Tokenizer
@@ -85,6 +92,8 @@ class PairDataset(VideoDataset):
     which pairs are about an image: an image is replaced by an image, and a batch can hold only one of both kinds.
     train=False: item i is the i-th distinct video, and `pairs` lists (number of the video, text); a video that cannot
     be read raises VideoError, nothing is replaced.
+    entries: of the annotation, (video, texts). bad_list: what `stgt data check` wrote; entries about its videos are
+    left out, and the log tells how many.
     Raises ValueError for an annotation whose video is missing, naming entry and path, and for one of videos and images
     to look through.
     """
@@ -92,7 +101,7 @@ class PairDataset(VideoDataset):
     def __init__(
         self,
         annotation: str | Path,
-        pairs: Sequence[tuple[str, object]],
+        entries: Sequence[tuple[str, Sequence[object]]],
         root: str | Path,
         *,
         frames: int,
@@ -102,17 +111,23 @@ class PairDataset(VideoDataset):
         max_replacements: int = 10,
         cache: bool = False,
         features: FeatureStore | None = None,
+        bad_list: str | Path | None = None,
     ) -> None:
-        _require_readable(annotation, [video for video, _ in pairs], root, features)
+        bad = {} if bad_list is None else load_bad_list(bad_list)
+        _require_readable(annotation, [video for video, _ in entries], root, features, bad)
+        pairs = [(video, text) for video, texts in entries if video not in bad for text in texts]
+        if left_out := sum(video in bad for video, _ in entries):
+            logger.warning(
+                "%s: %d of %d entries are left out, %s lists their videos", annotation, left_out, len(entries), bad_list
+            )
+        if not pairs:
+            raise ValueError(f"{annotation}: {bad_list} lists every video, expected one that is left")
         numbers: dict[str, int] = {}
         self.pairs = [(numbers.setdefault(video, len(numbers)), text) for video, text in pairs]
         self.images = torch.tensor([is_image(video) for video, _ in pairs])
         if not train and self.images.any() and not self.images.all():
-            image, video = (int((self.images == kind).nonzero()[0]) for kind in (True, False))
-            raise ValueError(
-                f"{annotation}: entry {image} is about an image ({pairs[image][0]}), entry {video} about a video "
-                f"({pairs[video][0]}); expected one kind, both only to train on"
-            )
+            image, video = (pairs[int((self.images == kind).nonzero()[0])][0] for kind in (True, False))
+            raise ValueError(f"{annotation}: {image} is an image, {video} a video, expected one kind: both only train")
         self.train, self.max_replacements = train, max_replacements
         super().__init__(
             list(numbers), root,
@@ -160,8 +175,7 @@ class RetrievalDataset(PairDataset):
         if options.get("train") and tokenizer is None:
             raise ValueError("tokenizer is None, expected one: training pairs hold the caption's token ids")
         self.tokenizer, self.max_length = tokenizer, max_length
-        captions = [(clip.video, caption) for clip in load_captions(annotation) for caption in clip.captions]
-        super().__init__(annotation, captions, root, **options)
+        super().__init__(annotation, load_captions(annotation), root, **options)
 
     @property
     def captions(self) -> list[tuple[int, str]]:
@@ -186,7 +200,7 @@ class QuestionDataset(PairDataset):
         questions = load_questions(annotation)
         if answers is not None:
             require_answers(annotation, questions, answers)
-        super().__init__(annotation, [(question.video, question) for question in questions], root, **options)
+        super().__init__(annotation, [(question.video, [question]) for question in questions], root, **options)
 
     @property
     def questions(self) -> list[tuple[int, Question]]:
@@ -212,10 +226,10 @@ def collate(items: list[dict]) -> dict:
 
 
 def _require_readable(
-    annotation: str | Path, videos: list[str], root: str | Path, features: FeatureStore | None
+    annotation: str | Path, videos: list[str], root: str | Path, features: FeatureStore | None, bad: dict[str, str]
 ) -> None:
     if features is None:
-        return require_videos(annotation, videos, root)
+        return require_videos(annotation, videos, root, bad)
     for number, video in enumerate(videos):
-        if video not in features:
+        if video not in features and video not in bad:
             raise ValueError(f"{annotation}: entry {number} is about {video}, whose tokens {features.folder} lacks")

@@ -40,16 +40,28 @@ def latest_checkpoint(run: Path) -> Path:
     return found[-1]
 
 
+def chosen_checkpoint(run: Path) -> Path:
+    """The checkpoint that was best on the validation split, the newest of a run without one."""
+    latest = latest_checkpoint(run)
+    best = read_state(latest).get("best")
+    return latest if best is None else run / "checkpoints" / _name(best["step"])
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
 def write_checkpoint(
     run: Path, step: int, groups: dict[str, dict[str, torch.Tensor]], state: dict, *, keep: int
 ) -> Path:
-    """Write `RUN/checkpoints/step-STEP` atomically and drop all but the newest `keep` checkpoints.
+    """Write `RUN/checkpoints/step-STEP` atomically and drop all but the newest `keep` checkpoints and the best one.
 
-    Each group of tensors becomes `<group>.safetensors`, `state` (JSON values) `state.json`. Raises CheckpointError,
-    with the earlier checkpoints intact, if the disk refuses.
+    Each group of tensors becomes `<group>.safetensors`, `state` (JSON values) `state.json`; the best one is that of
+    `state["best"]["step"]`. Raises CheckpointError, with the earlier checkpoints intact, if the disk refuses.
     """
     folder = run / "checkpoints"
-    final = folder / f"step-{step:08d}"
+    final = folder / _name(step)
+    best = state.get("best")
     if final.exists():
         return final
     partial = folder / f".{final.name}.partial"
@@ -66,6 +78,8 @@ def write_checkpoint(
         os.rename(partial, final)
         _sync(folder)
         for old in checkpoints(run)[:-keep]:
+            if best is not None and old.name == _name(best["step"]):
+                continue
             # Out of sight first: half a folder must never look like a checkpoint.
             doomed = folder / f".{old.name}.partial"
             os.rename(old, doomed)

@@ -24,6 +24,7 @@ from stgt.training import checkpoint as ckpt
 from stgt.training.distributed import choose_device, start_world
 from stgt.training.randomness import seed_everything
 from stgt.training.trainer import Trainer
+from stgt.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ def train(config: TrainConfig) -> None:
         if not ckpt.checkpoints(config.out) and config.init is not None:
             start_from(model, config.init)
         batch = collate if config.model.language is None else tokenizer.collate
-        trainer = Trainer(config, model, items, batch, world)
+        validation = None if config.data.val is None else Validation(config, tokenizer, features)
+        trainer = Trainer(config, model, items, batch, world, validation)
         if world.is_main:
             config.out.mkdir(parents=True, exist_ok=True)
             tokenizer.save(config.out / "tokenizer")
@@ -68,8 +70,11 @@ def train(config: TrainConfig) -> None:
 
 
 def load_run(folder: Path, device: str = "auto") -> Run:
-    """The model of a run's last checkpoint, ready to evaluate. Raises CheckpointError for a folder that holds none."""
-    checkpoint = ckpt.latest_checkpoint(folder)
+    """The model of a run's chosen checkpoint, ready to evaluate: the best on `data.val`, else the last.
+
+    Raises CheckpointError for a folder that holds none.
+    """
+    checkpoint = ckpt.chosen_checkpoint(folder)
     config = from_dict(TrainConfig, ckpt.read_state(checkpoint)["config"])
     model = make_model(config.model)
     ckpt.load_model(model, checkpoint)
@@ -143,6 +148,7 @@ def training_data(
         max_replacements=data.max_replacements,
         cache=data.cache,
         features=features,
+        bad_list=data.bad_list,
     )
     if config.model.language is not None:
         return QuestionDataset(data.train, data.videos, answers=data.answers, **options)
@@ -175,7 +181,7 @@ def require_features(features: FeatureStore, items: PairDataset, model: VideoEnc
 
 
 def start_from(model: STGT | VideoQA, init: Path) -> None:
-    """Load a run's last weights, a folder of `save_pretrained`, or a released checkpoint.
+    """Load a run's chosen weights, a folder of `save_pretrained`, or a released checkpoint.
 
     Question answering takes those of a retrieval model.
     """
@@ -185,7 +191,7 @@ def start_from(model: STGT | VideoQA, init: Path) -> None:
     if is_pretrained(init) or not init.is_dir():
         load_released(model, init)
         return
-    checkpoint = ckpt.latest_checkpoint(init)
+    checkpoint = ckpt.chosen_checkpoint(init)
     ckpt.load_model(model, checkpoint)
     theirs = ckpt.read_state(checkpoint)["config"]["model"]
     for line in differences(to_dict(model.config), theirs, "model."):

@@ -22,6 +22,7 @@ from stgt.training.log import RunLog
 from stgt.training.optim import learning_rate, make_optimizer, set_learning_rate
 from stgt.training.randomness import Items, SeededItems, random_state, restore_random_state, seed_everything
 from stgt.training.signals import StoppedError, StopSignals
+from stgt.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +40,18 @@ class Trainer:
     the "path" of its video; `collate` makes a batch of a list of them. What decides the result of a step is the
     weights, the optimizer's state, the generators and the step's number: all of it is in a checkpoint, so a run that
     was killed ends with the same bits as one that was not.
+    `validation` is called after each epoch, in every process alike: what it gives decides which checkpoint is kept as
+    the best one, and nothing else.
     """
 
     def __init__(
-        self, config: TrainConfig, model: nn.Module, items: Items, collate: Callable[[list], dict], world: World
+        self,
+        config: TrainConfig,
+        model: nn.Module,
+        items: Items,
+        collate: Callable[[list], dict],
+        world: World,
+        validation: Validation | None = None,
     ) -> None:
         self.config, self.world, self.run = config, world, config.out
         self.model = model.to(world.device)
@@ -60,6 +69,7 @@ class Trainer:
             raise ValueError(f"optim.accumulate={config.optim.accumulate} is more batches than the whole run has")
         self.step = 0
         self.replaced = 0
+        self.validation, self.best = validation, None
         self.tower, self.language = ckpt.tower_reference(model), ckpt.language_reference(model)
         self.parallel = torch.compile(self.model) if config.compile else self.model
 
@@ -89,8 +99,10 @@ class Trainer:
                         if log:
                             rate = self.optimizer.param_groups[0]["lr"]
                             log.record(self.step, self.world.device, epoch=epoch, lr=rate, replaced=replaced)
+                    over = self._epoch > epoch or self.step == self.total
+                    better = self.validation is not None and over and self._validate(epoch, log)
                     stopping = self.world.any(bool(stop.received))
-                    if stopping or self.step % self.config.save_every == 0 or self.step == self.total:
+                    if better or stopping or self.step % self.config.save_every == 0 or self.step == self.total:
                         self._save()
                     if stopping and self.step < self.total:
                         where = f"stopped after step {self.step} of {self.total}"
@@ -103,6 +115,18 @@ class Trainer:
                 log.close()
             if self.replaced:
                 logger.warning("%d pairs took the place of others whose video could not be read", self.replaced)
+
+    def _validate(self, epoch: int, log: RunLog | None) -> bool:
+        """Measure the model; whether it is the best so far."""
+        with torch.autocast(self.world.device.type, DTYPES[self.config.precision], self.config.precision != "fp32"):
+            figures = self.validation(self.model)
+        if log:
+            log.validated(self.step, figures)
+        value = figures[self.validation.choose_by]
+        better = self.world.any(self.best is None or value > self.best["value"])
+        if better:
+            self.best = {"step": self.step, "epoch": epoch, "chosen_by": self.validation.choose_by, "value": value}
+        return better
 
     @property
     def _epoch(self) -> int:
@@ -173,6 +197,7 @@ class Trainer:
                 "step": self.step,
                 "world": self.world.size,
                 "replaced": replaced,
+                "best": self.best,
                 "scaler": self.scaler.state_dict(),
                 "tower": self.tower,
                 "language": self.language,
@@ -191,6 +216,7 @@ class Trainer:
         ckpt.load_model(self.model, path)
         ckpt.load_optimizer(self.model, self.optimizer, path)
         self.scaler.load_state_dict(state["scaler"])
+        self.best = state.get("best")
         self.step, self.replaced = state["step"], state["replaced"] if self.world.is_main else 0
         own = f"{self.world.rank}."
         random = ckpt.read_tensors(path, "random")

@@ -9,7 +9,7 @@ from test_readers import MSRVTT, QUESTION, write
 
 from stgt.data.annotations import load_captions, load_questions
 from stgt.data.benchmarks import BENCHMARKS
-from stgt.data.commands import Dataset, convert
+from stgt.data.commands import Dataset, convert, merge
 
 
 @pytest.fixture
@@ -200,6 +200,24 @@ def test_vidal(tmp_path):
     write(tmp_path / "id2title_folder_caps.json", {"abc": {"folder": "new", "ofa": []}})
     with pytest.raises(ValueError, match="'abc' is .*expected texts 'folder' and 'polish_mplug'"):
         convert("vidal", tmp_path, tmp_path / "out")
+
+
+def test_sets_to_train_on_together_are_merged(tmp_path):
+    data = tmp_path / "data"
+    (data / "webvid").mkdir(parents=True)
+    (tmp_path / "disk").mkdir()
+    (data / "webvid" / "videos").symlink_to(tmp_path / "disk")
+    write(data / "webvid" / "train.json", [{"video": "p/1.mp4", "caption": "a"}, {"video": "2.mp4", "caption": "b"}])
+    write(data / "cc3m" / "train.json", [{"video": "00000/1.jpg", "caption": "a"}])
+    both = (data / "webvid" / "train.json", data / "cc3m" / "train.json")
+    merge(both, tmp_path / "out" / "pretrain.json", data)
+    expected = ["webvid/videos/p/1.mp4", "webvid/videos/2.mp4", "cc3m/videos/00000/1.jpg"]
+    assert names(tmp_path / "out" / "pretrain.json") == expected
+    with pytest.raises(ValueError, match="webvid/train.json: its folder videos is not below .*cc3m"):
+        merge(both, tmp_path / "again.json", data / "cc3m")
+    with pytest.raises(ValueError, match="is there twice, expected each once"):
+        merge(both + both[:1], tmp_path / "again.json", data)
+    assert not (tmp_path / "again.json").exists()
 
 
 def test_the_command_offers_every_data_set():

@@ -1,14 +1,16 @@
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
 from stgt.config import DataConfig, ModelConfig, TrainConfig, VisionConfig
-from stgt.data.annotations import load_captions
+from stgt.data.annotations import load_videos
 from stgt.data.commands import check, features, shapes
 from stgt.data.features import FeatureStore
-from stgt.data.video import VideoError
+from stgt.data.text import Tokenizer
+from stgt.training.run import training_data
 
 
 @pytest.fixture(scope="module")
@@ -29,24 +31,71 @@ def recipe(data):
     )
 
 
-def test_check_names_broken_videos_and_writes_the_rest(data, tmp_path, capsys):
-    check(data / "train.json", data / "videos", jobs=1)
-    entries = json.loads((data / "train.json").read_text())
-    (data / "videos" / "broken.mp4").write_bytes(b"no video")
-    bad = tmp_path / "bad.json"
-    bad.write_text(json.dumps([*entries, {"video": "broken.mp4", "caption": ["a", "b"]}]))
-    with pytest.raises(VideoError, match="bad.json names 1 broken videos; --out"):
-        check(bad, data / "videos", jobs=1)
-    assert f"{data / 'videos' / 'broken.mp4'}: not a video file" in capsys.readouterr().out
-    check(bad, data / "videos", jobs=1, out=tmp_path / "good.json")
-    assert load_captions(tmp_path / "good.json") == load_captions(data / "train.json")
+@pytest.fixture
+def some_bad(data, tmp_path):
+    """The training captions, and some of videos that cannot be read."""
+    videos = tmp_path / "videos"
+    shutil.copytree(data / "videos", videos)
+    for name in ("broken.mp4", "other.mp4"):
+        (videos / name).write_bytes(b"no video")
+    bad = [{"video": name, "caption": ["a", "b"]} for name in ("broken.mp4", "other.mp4", "gone.mp4")]
+    path = tmp_path / "some.json"
+    path.write_text(json.dumps([*bad, *json.loads((data / "train.json").read_text())]))
+    return path, videos
+
+
+def test_check_lists_broken_videos_and_training_leaves_them_out(some_bad, recipe, capsys, caplog):
+    annotation, videos = some_bad
+    check(annotation, videos, jobs=2)
+    bad_list = annotation.with_suffix(".bad.json")
+    found = json.loads(bad_list.read_text())
+    assert list(found) == ["broken.mp4", "other.mp4", "gone.mp4"] and found["gone.mp4"] == "no such file"
+    printed = capsys.readouterr().out
+    assert f"{videos / 'broken.mp4'}: not a video file" in printed
+    assert "       2  not a video file" in printed and "       1  no such file" in printed
+    assert f"3 of 9 videos are broken, listed in {bad_list}" in printed
+    words = Tokenizer.train(["a small red square"], 60)
+    data = replace(recipe.data, train=annotation, videos=videos)
+    with pytest.raises(ValueError, match=f"entry 2 is about {videos}/gone.mp4, and there is no such file"):
+        training_data(replace(recipe, data=data), words, None)
+    items = training_data(replace(recipe, data=replace(data, bad_list=bad_list)), words, None)
+    assert len(items) == len(items.videos) == 6 and not set(items.videos) & set(found)
+    assert f"3 of 9 entries are left out, {bad_list} lists their videos" in caplog.text
+
+
+def test_an_interrupted_check_goes_on_where_it_was(some_bad, tmp_path, capsys):
+    annotation, videos = some_bad
+    names, out = load_videos(annotation), tmp_path / "list" / "bad.json"
+    (videos / names[3]).rename(videos / "away.mp4")
+    out.parent.mkdir()
+    known = [[names[0], "seen before"], *([name, None] for name in names[1:6])]
+    lines = [json.dumps(line) for line in [str(videos.resolve()), *known]]
+    out.with_name("bad.json.partial").write_text("\n".join([*lines, '["cut o']))
+    check(annotation, videos, out, jobs=1)
+    assert json.loads(out.read_text()) == {names[0]: "seen before"}
+    assert [path.name for path in out.parent.iterdir()] == ["bad.json"]
+    out.with_name("bad.json.partial").write_text("\n".join(["/another/folder", *lines[1:], ""]))
+    check(annotation, videos, out, jobs=1)
+    assert list(json.loads(out.read_text())) == [*names[:3], names[3]]
+
+
+@pytest.mark.parametrize(
+    "content, message", [([], "holds a list, expected a dict"), ({"a": 1}, "'a' has 1, expected a")]
+)
+def test_what_is_no_bad_list_is_named(some_bad, recipe, tmp_path, content, message):
+    (tmp_path / "bad.json").write_text(json.dumps(content))
+    data = replace(recipe.data, train=some_bad[0], videos=some_bad[1], bad_list=tmp_path / "bad.json")
+    with pytest.raises(ValueError, match=f"bad.json: {message}"):
+        training_data(replace(recipe, data=data), Tokenizer.train(["a"], 60), None)
+    (tmp_path / "bad.json").write_text(json.dumps(dict.fromkeys(load_videos(some_bad[0]), "bad")))
+    with pytest.raises(ValueError, match="some.json: .*bad.json lists every video"):
+        training_data(replace(recipe, data=data), Tokenizer.train(["a"], 60), None)
 
 
 def test_features_of_a_recipe_are_those_its_run_asks_for(recipe, tmp_path):
-    from stgt.data.text import Tokenizer
     from stgt.models.stgt import STGT
     from stgt.training.randomness import seed_everything
-    from stgt.training.run import require_features, training_data
+    from stgt.training.run import require_features
 
     features(recipe, tmp_path / "features", views=2, batch_size=4, device="cpu")
     store = FeatureStore(tmp_path / "features")

@@ -1,0 +1,96 @@
+"""What a run measures after each epoch to choose its checkpoint: figures on `data.val`, never on the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from stgt.config import TrainConfig
+from stgt.data.annotations import load_videos, require_disjoint
+from stgt.data.datasets import QuestionDataset, RetrievalDataset, collate
+from stgt.data.features import FeatureStore
+from stgt.data.prompts import LanguageTokenizer
+from stgt.data.text import Tokenizer
+from stgt.data.transforms import test_transform
+from stgt.evaluation.metrics import ranks, recall_figures
+from stgt.training.randomness import random_state, restore_random_state
+
+
+class Validation:
+    """Figures of a model on the validation split; `choose_by` names the one that is highest for the best checkpoint.
+
+    Retrieval: recall of videos for their captions, by similarity alone, chosen by "mean", that of R@1, R@5 and R@10.
+    Questions: "accuracy" of greedy answers. Raises ValueError for an annotation that is malformed, whose videos are
+    missing, or that shares a video with the training annotation.
+    """
+
+    def __init__(
+        self, config: TrainConfig, tokenizer: Tokenizer | LanguageTokenizer, features: FeatureStore | None
+    ) -> None:
+        data = config.data
+        require_disjoint({str(data.train): load_videos(data.train), str(data.val): load_videos(data.val)}, "data.val")
+        options = dict(
+            frames=data.frames,
+            transform=test_transform(config.model.vision.image_size),
+            features=features,
+            bad_list=data.bad_list,
+        )
+        self.config, self.tokenizer, self.asks = config, tokenizer, config.model.language is not None
+        if self.asks:
+            self.clips = QuestionDataset(data.val, data.videos, **options)
+        else:
+            self.clips = RetrievalDataset(data.val, data.videos, **options)
+        self.choose_by = "accuracy" if self.asks else "mean"
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Measure a model that is being trained; it, and all generators, are left as they were."""
+        loader = DataLoader(
+            self.clips, self.config.batch_size, num_workers=self.config.data.workers, collate_fn=collate,
+            generator=torch.Generator(),
+        )  # fmt: skip
+        with _evaluating(model):
+            return self._accuracy(model, loader) if self.asks else self._recall(model, loader)
+
+    def _accuracy(self, model: nn.Module, loader: DataLoader) -> dict[str, float]:
+        from stgt.evaluation.vqa import answer_figures, predict  # which reads runs, as this package writes them
+
+        questions, size = self.clips.questions, self.config.batch_size
+        answers = predict(model, self.tokenizer, loader, questions, beams=1, batch_size=size)
+        return {"accuracy": answer_figures([question for _, question in questions], answers)["all"]["accuracy"]}
+
+    def _recall(self, model: nn.Module, loader: DataLoader) -> dict[str, float]:
+        device = next(model.parameters()).device
+        queries = []
+        for batch in loader:
+            inputs = {name: batch[name].to(device) for name in ("video", "tokens") if name in batch}
+            queries.append(model.encode_video(**inputs).queries)
+        queries, owner = torch.cat(queries), torch.tensor([video for video, _ in self.clips.captions])
+        length, size = self.config.model.qformer.max_text_length, 8 * self.config.batch_size
+        found: list[Tensor] = []
+        for place, part in zip(owner.split(size), _parts(self.clips.captions, size), strict=True):
+            ids, mask = self.tokenizer.encode([caption for _, caption in part], length)
+            similarity = model.similarity(queries, model.encode_text(ids.to(device), mask.to(device))).float().cpu()
+            found.append(ranks(similarity.T, place[:, None] == torch.arange(len(queries))))
+        return recall_figures(torch.cat(found))
+
+
+def _parts(texts: list, size: int) -> Iterator[list]:
+    for start in range(0, len(texts), size):
+        yield texts[start : start + size]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Without gradients and dropout, and with generators that are put back: a resumed run draws as one that was not."""
+    state, training = random_state(), model.training
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+        restore_random_state(state)

@@ -1,0 +1,139 @@
+"""The validation split: measured after each epoch, it chooses the checkpoint and changes nothing else."""
+
+import random
+import re
+
+import numpy as np
+import pytest
+import standin
+import torch
+from test_question_runs import command as question_command
+from test_run import command, stgt
+
+from stgt.data.annotations import load_captions, load_questions, save_captions, save_questions
+from stgt.data.shapes import render_shapes
+from stgt.evaluation.metrics import ranks
+from stgt.training import checkpoint as ckpt
+from stgt.training.log import read_log
+from stgt.training.run import evaluation_data, load_run
+from stgt.training.signals import StoppedError
+
+
+class Given:
+    """Figures that are known beforehand."""
+
+    choose_by = "mean"
+
+    def __init__(self, *values):
+        self.values, self.models = list(values), []
+
+    def __call__(self, model):
+        self.models.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return {"mean": self.values.pop(0), "R@1": 0.0}
+
+
+def run(out, validation, **fields):
+    config = standin.config(out, **{"epochs": 4, "keep": 1, "save_every": 3} | fields)
+    trainer = standin.trainer(config)
+    trainer.validation = validation
+    return trainer
+
+
+def test_the_best_checkpoint_stays_and_is_the_one_that_is_used(tmp_path):
+    validation = Given(20.0, 35.0, 35.0, 10.0)
+    run(tmp_path, validation).fit()
+    assert [path.name for path in ckpt.checkpoints(tmp_path)] == ["step-00000010", "step-00000020"]
+    chosen = ckpt.chosen_checkpoint(tmp_path)
+    assert chosen.name == "step-00000010"
+    kept = ckpt.read_tensors(chosen, "model")
+    assert all(torch.equal(kept[name], validation.models[1][name]) for name in kept)
+    assert ckpt.read_state(chosen)["best"] == {"step": 10, "epoch": 1, "chosen_by": "mean", "value": 35.0}
+    figures = [(record["step"], record["val"]["mean"]) for record in read_log(tmp_path) if "val" in record]
+    assert figures == [(5, 20.0), (10, 35.0), (15, 35.0), (20, 10.0)]
+
+
+def test_without_validation_the_last_checkpoint_is_used(tmp_path):
+    run(tmp_path, None).fit()
+    assert ckpt.chosen_checkpoint(tmp_path) == ckpt.latest_checkpoint(tmp_path)
+    assert not [record for record in read_log(tmp_path) if "val" in record]
+
+
+def test_a_run_that_was_stopped_remembers_its_best(tmp_path):
+    class Stopping(Given):
+        def __call__(self, model):
+            if len(self.models) == 2:
+                raise StoppedError(15, "stopped")
+            return super().__call__(model)
+
+    trainer = run(tmp_path, Stopping(20.0, 35.0))
+    with pytest.raises(StoppedError):
+        trainer.fit()
+    run(tmp_path, Given(30.0, 31.0)).fit()
+    assert ckpt.chosen_checkpoint(tmp_path).name == "step-00000010"
+    assert [record["val"]["mean"] for record in read_log(tmp_path) if "val" in record] == [20.0, 35.0, 30.0, 31.0]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = render_shapes(tmp_path_factory.mktemp("data") / "shapes", train=18, test=4, size=32, frames=6)
+    pairs, questions = load_captions(folder / "train.json"), load_questions(folder / "qa_train.json")
+    held = {pair.video for pair in pairs[:6]}
+    save_captions(pairs[:6], folder / "val.json")
+    save_captions(pairs[6:], folder / "train.json")
+    save_questions([q for q in questions if q.video in held], folder / "qa_val.json")
+    save_questions([q for q in questions if q.video not in held], folder / "qa_train.json")
+    return folder
+
+
+def weights(out, step):
+    return ckpt.read_tensors(out / "checkpoints" / f"step-{step:08d}", "model")
+
+
+def test_a_run_logs_recall_and_ends_with_the_same_weights_as_without(clips, tmp_path, monkeypatch):
+    more = ["--keep", 9, "--data.workers", 0]
+    assert stgt(monkeypatch, *command(clips, tmp_path / "plain", *more)) == 0
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    validated = [*more, "--data.val", clips / "val.json"]
+    assert stgt(monkeypatch, *command(clips, tmp_path / "val", *validated)) == 0
+    one, other = weights(tmp_path / "plain", 6), weights(tmp_path / "val", 6)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    records = [record for record in read_log(tmp_path / "val") if "val" in record]
+    assert [record["step"] for record in records] == [3, 6]
+
+    best = load_run(tmp_path / "val", "cpu")
+    state = ckpt.read_state(best.checkpoint)["best"]
+    data = best.config.data
+    data.test = clips / "val.json"
+    split = evaluation_data(data, best.config.model.vision.image_size)
+    with torch.no_grad():
+        queries = best.model.encode_video(torch.stack([split[i]["video"] for i in range(6)])).queries
+        ids, mask = best.tokenizer.encode([caption for _, caption in split.captions], 24)
+        similarity = best.model.similarity(queries, best.model.encode_text(ids, mask))
+    rank = ranks(similarity.T, torch.eye(6, dtype=torch.bool))
+    figures = next(record["val"] for record in records if record["step"] == state["step"])
+    assert figures["MeanR"] == rank.double().mean() and figures["R@5"] == 100 * (rank <= 5).double().mean()
+    assert figures["mean"] == state["value"] == max(record["val"]["mean"] for record in records)
+
+
+def test_a_question_run_logs_accuracy(clips, tmp_path, monkeypatch):
+    words = question_command(clips, tmp_path / "run", "--data.val", clips / "qa_val.json", "--epochs", 1)
+    assert stgt(monkeypatch, *words) == 0
+    (record,) = [record for record in read_log(tmp_path / "run") if "val" in record]
+    assert 0 <= record["val"]["accuracy"] <= 100
+    state = ckpt.read_state(ckpt.chosen_checkpoint(tmp_path / "run"))
+    assert state["best"]["chosen_by"] == "accuracy" and state["step"] == record["step"]
+
+
+@pytest.mark.parametrize(
+    "val, message",
+    [
+        ("gone.json", "gone.json: no such file"),
+        ("train.json", r"data.val: train_\d+.mp4 is in .*train.json and in"),
+        ("val.json", "val.json: in entry 0 there is no 'caption'"),
+    ],
+)
+def test_a_validation_split_of_no_use_is_named_before_the_run(clips, tmp_path, monkeypatch, capsys, val, message):
+    (tmp_path / "train.json").write_text((clips / "train.json").read_text())
+    (tmp_path / "val.json").write_text('[{"video": "test_00000.mp4"}]')
+    assert stgt(monkeypatch, *command(clips, tmp_path / "run", "--data.val", tmp_path / val)) == 2
+    assert re.search(message, capsys.readouterr().err) and not (tmp_path / "run").exists()
