@@ -90,10 +90,10 @@ class Results:
     rows: list[Row]
 
     def save(self, path: Path) -> None:
-        """As JSON, and the same as CSV beside it, each row with its environment."""
+        """As JSON, a line for each row, and the same as CSV beside it, each row with its environment."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"environment": self.environment, "rows": [dataclasses.asdict(row) for row in self.rows]}
-        path.write_text(json.dumps(content, indent=1) + "\n")
+        rows = ",\n".join(json.dumps(dataclasses.asdict(row)) for row in self.rows)
+        path.write_text(f'{{"environment": {json.dumps(self.environment)},\n"rows": [\n{rows}\n]}}\n')
         flat = [_flat(dataclasses.asdict(row) | {"environment": self.environment}) for row in self.rows]
         columns = list(dict.fromkeys(name for line in flat for name in line))
         with path.with_suffix(".csv").open("w", newline="") as file:
