@@ -33,6 +33,7 @@ Quickstart = Annotated[TrainConfig, tyro.conf.arg(name="")]
 QUICKSTART = RECIPES["quickstart"]()
 RELEASED = RECIPES["finetune_msrvtt"]().model
 Run = Annotated[Path, tyro.conf.arg(help="A run's folder.")]
+Model = Annotated[Path, tyro.conf.arg(help="A run's folder, or one that `stgt convert` or save_pretrained wrote.")]
 
 
 @app.command
@@ -45,51 +46,86 @@ def train(recipe: Recipe) -> None:
 
 @app.command
 def evaluate(
-    run: Run,
+    run: Model,
     annotation: Path | None = None,
     videos: Path | None = None,
-    k_test: int = 32,
+    k_test: int | None = None,
+    candidates: tuple[int, ...] = (),
     rerank: Literal["softmax", "logit"] = "softmax",
     threshold: float | None = None,
     beams: int = 5,
     batch_size: int = 32,
+    tokenizer: str | None = None,
+    features: Path | None = None,
     out: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Measure a run's last checkpoint: retrieval in both directions, or the answers of a question answering run.
+    """Measure a model: retrieval in both directions, or the answers of a question answering run.
+
+    Retrieval goes on where it was killed, and is shared by as many processes as torchrun starts.
 
     Args:
         annotation: Test annotation; the run's own if not given.
         videos: Folder of its videos; the run's own if not given.
-        k_test: How many of the most similar are re-ranked by the matching head; 0 for none.
+        k_test: How many of the most similar are re-ranked by the matching head: 0 for none, 32 (or all of fewer) if not
+            given.
+        candidates: Also measure recall with so many re-ranked, e.g. 1 8 16 32 64 128, and draw candidates.png beside
+            the result; 0 is for none.
         rerank: What is added to the similarity: the matching probability, or the raw logit as LAVIS has it.
-        threshold: Graph threshold to test with; the run's own if not given.
+        threshold: Graph threshold to test with; the model's own if not given.
         beams: How many answers are followed at a time; 1 is greedy.
+        batch_size: Videos that the device holds at a time, or a quarter of its pairs to match.
+        tokenizer: Of a folder that is no run, if there is none in it and it is not BERT's: a folder or a hub's name.
+        features: Folder to keep encoded videos and texts in, for this command and search; RUN/features if not given.
         out: JSON file of the result; RUN/evaluation.json if not given. Answers are written into answers.json beside it.
     """
     from stgt.evaluation.run import evaluate
 
-    evaluate(run, annotation, videos, k_test, rerank, threshold, beams, batch_size, out, device)
+    evaluate(
+        run, annotation, videos, k_test, candidates, rerank, threshold, beams, batch_size, tokenizer, features, out,
+        device,
+    )  # fmt: skip
 
 
 @app.command
 def search(
-    sentence: tyro.conf.Positional[str],
-    run: Run,
+    sentence: tyro.conf.Positional[str | None] = None,
+    *,
+    run: Model,
+    videos: Path | None = None,
+    video: Path | None = None,
+    captions: Path | None = None,
     top: int = 5,
-    figure: Path | None = None,
+    figure: Path | None = Path("search.png"),
+    tokenizer: str | None = None,
+    features: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Find the clips of a run's test split that fit a sentence.
+    """Find the videos that fit a sentence, or, with --video, the sentences that fit a video.
 
     Args:
         sentence: What to look for, e.g. "a green triangle grows".
-        top: How many clips to show.
-        figure: Also draw them, into this file.
+        videos: Folder of any videos to look through, and the folders in it; the run's test split if not given. What
+            was encoded before is read again only if it has changed.
+        video: A video to find sentences for.
+        captions: Where from: a text file with one per line, or an annotation; the run's test annotation if not given.
+        top: How many to show.
+        figure: Picture of the videos found.
+        tokenizer: Of a folder that is no run, if there is none in it and it is not BERT's: a folder or a hub's name.
+        features: Folder to keep encoded videos and texts in; RUN/features if not given.
     """
-    from stgt.evaluation.run import answer
+    from stgt.evaluation.search import search_captions, search_videos
 
-    answer(run, sentence, top, figure, device)
+    if (sentence is None) == (video is None):
+        raise ValueError(f"expected a sentence or --video FILE, got {'neither' if video is None else 'both'}")
+    if videos is not None and video is not None:
+        raise ValueError("--videos is given, expected it with a sentence only: --video is compared with --captions")
+    if captions is not None and video is None:
+        raise ValueError("--captions is given, expected it with --video only")
+    if video is None:
+        search_videos(run, sentence, videos, top, figure, tokenizer, features, device)
+    else:
+        search_captions(run, video, captions, top, tokenizer, features, device)
 
 
 @app.command

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stgt.config import ModelConfig
+from stgt.data.text import Tokenizer
 from stgt.models import pretrained
 from stgt.models.checkpoint import export_released
 from stgt.models.convert import convert_files
@@ -24,27 +25,29 @@ def convert(
     if out.exists():
         raise ValueError(f"{out} exists, expected a name for what is to be written; remove it first")
     seed_everything(seed)
-    converted = _own(inputs, fresh, drop) or convert_files(inputs, model, fresh=fresh, drop=drop)
+    converted, tokenizer = _own(inputs, fresh, drop) or (convert_files(inputs, model, fresh=fresh, drop=drop), None)
     if out.suffix in WEIGHT_FILES:
         out.parent.mkdir(parents=True, exist_ok=True)
         export_released(converted, out)
     else:
         converted.save_pretrained(out)
+        if tokenizer is not None:
+            tokenizer.save(out / "tokenizer")
     numbers = sum(tensor.numel() for tensor in converted.state_dict().values())
     print(f"{out}: {numbers:,} numbers, {'with the' if converted.vision is not None else 'without a'} vision tower")
 
 
-def _own(inputs: Sequence[Path], fresh: Sequence[str], drop: Sequence[str]) -> STGT | None:
-    """The model of a folder that this package wrote; None for anything else."""
-    folder = inputs[0]
+def _own(inputs: Sequence[Path], fresh: Sequence[str], drop: Sequence[str]) -> tuple[STGT, Tokenizer | None] | None:
+    """The model of a folder that this package wrote, and a run's tokenizer; None for anything else."""
+    folder, tokenizer = inputs[0], None
     if pretrained.is_pretrained(folder):
         model = STGT.from_pretrained(folder, tower=pretrained.has_tower(folder))
     elif (folder / "checkpoints").is_dir():
-        model = load_run(folder, "cpu").model
+        _, model, tokenizer, _ = load_run(folder, "cpu")
         if not isinstance(model, STGT):
             raise ValueError(f"{folder} holds a {type(model).__name__}, expected a retrieval model")
     else:
         return None
     if len(inputs) > 1 or fresh or drop:
         raise ValueError(f"{folder} is a whole model, expected no other file, and neither --fresh nor --drop")
-    return model
+    return model, tokenizer

@@ -13,7 +13,8 @@ from stgt.data import commands
 from stgt.data.datasets import collate
 from stgt.data.transforms import test_transform
 from stgt.evaluation.efficiency import Comparison, compare_attention
-from stgt.evaluation.run import answer, evaluate, frames_of
+from stgt.evaluation.run import evaluate, frames_of
+from stgt.evaluation.search import search_videos
 from stgt.figures.command import visualize
 from stgt.training.log import read_log
 from stgt.training.run import evaluation_data, load_run, train
@@ -42,7 +43,7 @@ def quickstart(config: TrainConfig) -> None:
     data = config.data
     links, top = config.out / "links.png", config.out / "search.png"
     visualize(config.out, data.videos / evaluation_data(data, config.model.vision.image_size).videos[0], links)
-    answer(config.out, SENTENCE, figure=top)
+    search_videos(config.out, SENTENCE, figure=top)
 
     _say("6/6  A real clip, from its file to its embedding")
     _embed_real_clip(config)

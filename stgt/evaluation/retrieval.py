@@ -2,131 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stgt.evaluation.metrics import ranks, recall_figures, shortlist
 
 Match = Literal["softmax", "logit"]
+Figures = dict[str, float]
+"""R@1, R@5, R@10, mean, MedR, MeanR"""
+
+# So many queries are ranked at a time: sorting and ranking take several times the memory of the similarities.
+_ROWS = 1024
 
 
-class Videos(NamedTuple):
-    """Encoded videos, on the CPU."""
-
-    embeds: Tensor
-    """(V, S, C), what the matching head reads"""
-    queries: Tensor
-    """(V, Q, E) unit vectors"""
-
-
-class Texts(NamedTuple):
-    """Encoded captions, on the CPU."""
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    features: Tensor
-    """(M, E) unit vectors"""
-
-
-@torch.inference_mode()
-def encode_videos(model: nn.Module, batches: Iterable[dict]) -> Videos:
-    """Encode batches of clips: dicts with video (B, T, 3, S, S), or tokens (B, T, 1+P, C) of a frozen tower."""
-    device = next(model.parameters()).device
-    embeds, queries = [], []
-    for batch in batches:
-        inputs = {name: batch[name].to(device) for name in ("video", "tokens") if name in batch}
-        features = model.encode_video(**inputs)
-        embeds.append(features.embeds.cpu())
-        queries.append(features.queries.cpu())
-    return Videos(torch.cat(embeds), torch.cat(queries))
-
-
-@torch.inference_mode()
-def encode_texts(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, *, batch_size: int = 64) -> Texts:
-    """Encode captions given as token ids and masks, both int64 (M, L)."""
-    device = next(model.parameters()).device
-    parts = zip(input_ids.split(batch_size), attention_mask.split(batch_size), strict=True)
-    features = [model.encode_text(ids.to(device), mask.to(device)).cpu() for ids, mask in parts]
-    return Texts(input_ids, attention_mask, torch.cat(features))
-
-
-@torch.inference_mode()
-def match_scores(
-    model: nn.Module, videos: Videos, texts: Texts, pairs: Tensor, *, kind: Match = "softmax", batch_size: int = 128
-) -> Tensor:
-    """How well (video, text) pairs match: softmax(VTM)[matched] or, as LAVIS has it, the raw logit.
-
-    pairs: int64 (n, 2), indices into `videos` and `texts` → float32 (n,).
-    """
-    device = next(model.parameters()).device
-    scores = []
-    for part in pairs.split(batch_size):
-        v, t = part.unbind(1)
-        chosen = (videos.embeds[v], texts.input_ids[t], texts.attention_mask[t])
-        logits = model.match(*(tensor.to(device) for tensor in chosen)).float()
-        scores.append((logits.softmax(-1) if kind == "softmax" else logits)[:, 1].cpu())
-    return torch.cat(scores)
-
-
-def rerank(similarity: Tensor, k: int, match: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Add matching scores to each query's `k` best; the rest keep their order behind them.
-
-    similarity: (Q, G); `match` takes int64 (n, 2) pairs of a query and an item, and returns (n,) scores. Returns scores
-    (Q, G) and tiers (Q, G) as `ranks` takes them: 1 for what was matched, 0 behind.
-    """
-    best = shortlist(similarity, k)
-    queries = torch.arange(len(best))[:, None].expand_as(best)
-    pairs = torch.stack([queries.flatten(), best.flatten()], dim=1)
-    tier = torch.zeros_like(similarity, dtype=torch.int64).scatter_(1, best, 1)
-    added = torch.zeros_like(similarity).scatter_(1, best, match(pairs).view(best.shape).to(similarity.dtype))
-    return similarity + added, tier
+def matching_scores(logits: Tensor, kind: Match) -> Tensor:
+    """What re-ranking adds to similarity: softmax(VTM)[matched] or, as LAVIS has it, the raw logit. (n, 2) → (n,)."""
+    return (logits.softmax(-1) if kind == "softmax" else logits)[:, 1]
 
 
 def retrieval_figures(
-    model: nn.Module,
-    videos: Videos,
-    texts: Texts,
-    owner: Sequence[int],
-    *,
-    k_test: int = 32,
-    kind: Match = "softmax",
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Recall figures of both directions, by similarity alone ("vtc") and with the `k_test` best re-ranked ("reranked").
+    similarity: Tensor, owner: Sequence[int], match: Callable[[Tensor], Tensor], candidates: Sequence[int]
+) -> dict[int, dict[str, Figures]]:
+    """Recall figures of both directions for each number of candidates that are re-ranked, 0 for similarity alone.
 
-    owner: the video of each text. A text's one answer is its video; a video's answers are all of its texts, and its
-    best ranked one counts. k_test = 0 leaves re-ranking out; more than the gallery has re-ranks all of it.
+    The candidates of a query are its most similar videos or captions; their matching score is added to the similarity,
+    and all others keep their order behind them. Every pair is matched once, whatever the directions and numbers.
+
+    similarity: (V, M). owner: the video of each text. A text's one answer is its video; a video's answers are all of
+    its texts, and its best ranked one counts. match: is called once, with distinct pairs of a video and a text, int64
+    (n, 2) in ascending order, and returns float32 (n,). candidates: more than the gallery has are all of it.
+    Raises ValueError for an owner that does not fit, and for candidates below 0.
     """
-    if len(owner) != len(texts.features):
-        raise ValueError(f"owner has {len(owner)} entries, expected one for each of {len(texts.features)} texts")
-    if k_test < 0:
-        raise ValueError(f"k_test is {k_test}, expected at least 0")
-    relevant = torch.tensor(owner)[:, None] == torch.arange(len(videos.queries))
-    if not relevant.any(0).all():
-        missing = (~relevant.any(0)).nonzero().flatten().tolist()
-        raise ValueError(f"owner: no text belongs to videos {missing[:10]}, expected at least one each")
-    similarity = model.similarity(videos.queries, texts.features).detach()
+    V, M = similarity.shape
+    if len(owner) != M:
+        raise ValueError(f"owner has {len(owner)} entries, expected one for each of {M} texts")
+    if min(candidates) < 0:
+        raise ValueError(f"candidates holds {min(candidates)}, expected numbers of at least 0")
+    videos, texts, owner = torch.arange(V)[:, None], torch.arange(M)[:, None], torch.tensor(owner)
+    if len(missing := torch.arange(V)[~torch.isin(videos[:, 0], owner)]):
+        raise ValueError(f"owner: no text belongs to videos {missing[:10].tolist()}, expected at least one each")
 
-    figures = {}
-    for name, scores, answers, to_video_text in (
-        ("text_to_video", similarity.T.contiguous(), relevant, lambda pairs: pairs.flip(1)),
-        ("video_to_text", similarity, relevant.T, lambda pairs: pairs),
-    ):
-        figures[name] = {"vtc": recall_figures(ranks(scores, answers))}
-        if k_test:
+    by_text, by_video = similarity.T, similarity
+    best_videos, best_texts = (_shortlist(scores, max(candidates)) for scores in (by_text, by_video))
+    # A pair as one number, by which pairs are in the order of videos.
+    t2v, v2t = best_videos * M + texts, videos * M + best_texts
+    pairs = torch.cat([t2v.flatten(), v2t.flatten()]).unique()
+    matched = match(torch.stack([pairs // M, pairs % M], dim=1)) if len(pairs) else similarity.new_empty(0)
+    added_t2v, added_v2t = (matched[torch.searchsorted(pairs, wanted)] for wanted in (t2v, v2t))
+    return {
+        count: {
+            "text_to_video": _figures(by_text, owner[:, None], videos.T, best_videos, added_t2v, count),
+            "video_to_text": _figures(by_video, videos, owner[None], best_texts, added_v2t, count),
+        }
+        for count in candidates
+    }
 
-            def match(pairs: Tensor, order: Callable[[Tensor], Tensor] = to_video_text) -> Tensor:
-                return match_scores(model, videos, texts, order(pairs), kind=kind)
 
-            reranked, tier = rerank(scores, k_test, match)
-            figures[name]["reranked"] = recall_figures(ranks(reranked, answers, tier))
-    return figures
+def _shortlist(scores: Tensor, count: int) -> Tensor:
+    return torch.cat([shortlist(rows, count) for rows in scores.split(_ROWS)])
 
 
-def format_figures(figures: dict[str, dict[str, dict[str, float]]]) -> str:
-    """The figures as a small table."""
+def _figures(
+    scores: Tensor, query_video: Tensor, item_video: Tensor, best: Tensor, added: Tensor, count: int
+) -> Figures:
+    """Figures of one direction with the first `count` of `best` re-ranked; what is of a query's video is relevant."""
+    tables = (table.split(_ROWS) for table in (scores, query_video, best[:, :count], added[:, :count]))
+    found = []
+    for rows, video, places, more in zip(*tables, strict=True):
+        tier = torch.zeros_like(rows, dtype=torch.int64).scatter_(1, places, 1)
+        reranked = rows + torch.zeros_like(rows).scatter_(1, places, more.to(rows.dtype))
+        found.append(ranks(reranked, video == item_video, tier))
+    return recall_figures(torch.cat(found))
+
+
+def format_figures(figures: dict[str, dict[str, Figures]]) -> str:
+    """Figures of each direction and kind, e.g. figures["text_to_video"]["vtc"], as a small table."""
     names = list(figures["text_to_video"]["vtc"])
     lines = [f"{'':26}" + "".join(f"{name:>8}" for name in names)]
     for direction, kinds in figures.items():

@@ -1,71 +1,92 @@
-"""The commands that ask something of a trained run: evaluate, search."""
+"""What `stgt evaluate` does: the figures of a model on an annotated set of videos."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
+from torch import Tensor, nn
 
 from stgt.config import DataConfig
-from stgt.data.datasets import RetrievalDataset, collate
 from stgt.data.video import read_frames
-from stgt.evaluation.retrieval import (
-    Match,
-    Texts,
-    Videos,
-    encode_texts,
-    encode_videos,
-    format_figures,
-    retrieval_figures,
-)
-from stgt.evaluation.search import Hit, indexed_videos, search
+from stgt.evaluation.candidates import draw_candidates, format_candidates
+from stgt.evaluation.encode import Texts, encode_texts, encode_videos, match_logits, model_digest, similarities
+from stgt.evaluation.load import data_of, open_run, precision
+from stgt.evaluation.retrieval import Match, format_figures, matching_scores, retrieval_figures
 from stgt.evaluation.vqa import evaluate_answers
-from stgt.figures.results import draw_results
+from stgt.models.pretrained import is_pretrained
 from stgt.training.checkpoint import file_hash, read_state, write_json
-from stgt.training.run import Run, evaluation_data, load_run
-from stgt.training.trainer import DTYPES
+from stgt.training.distributed import World, start_world
+from stgt.training.run import Run, evaluation_data
+
+K_TEST = 32
+"""How many candidates are re-ranked if nobody says (SPEC section 6)"""
 
 
 def evaluate(
     folder: Path,
     annotation: Path | None = None,
     videos: Path | None = None,
-    k_test: int = 32,
+    k_test: int | None = None,
+    candidates: Sequence[int] = (),
     rerank: Match = "softmax",
     threshold: float | None = None,
     beams: int = 5,
     batch_size: int = 32,
+    tokenizer: str | None = None,
+    features: Path | None = None,
     out: Path | None = None,
     device: str = "auto",
 ) -> dict:
-    """Print and write the figures of a run's last checkpoint; see `stgt evaluate --help`."""
-    run = load_run(folder, device)
-    if threshold is not None:
-        for block in run.model.graph.blocks:
-            block.config = replace(block.config, threshold=threshold)
-    data = replace(run.config.data, test=annotation or run.config.data.test, videos=videos or run.config.data.videos)
-    out = out or folder / "evaluation.json"
-    with precision(run):
-        if run.config.model.language is None:
-            result = _evaluate_retrieval(run, data, k_test, rerank, batch_size)
-        else:
-            result = evaluate_answers(run, data, out.with_name("answers.json"), beams=beams, batch_size=batch_size)
-    result |= {
-        "checkpoint": str(run.checkpoint),
-        "step": read_state(run.checkpoint)["step"],
-        "threshold": run.config.model.graph.threshold if threshold is None else threshold,
-    }
-    write_json(out, result)
-    return result
+    """Print and write the figures of a run's last checkpoint, or of a folder's model; see `stgt evaluate --help`.
+
+    Under torchrun each process does its share, and all return what one process alone would, bit for bit.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+    world = start_world(device)
+    try:
+        run = open_run(folder, device, tokenizer)
+        if threshold is not None:
+            _set_threshold(run.model, threshold)
+        data, out = data_of(run, annotation, videos), out or folder / "evaluation.json"
+        with precision(run):
+            if run.config.model.language is None:
+                kept = (features or folder / "features") / model_digest(run.model, run.config.precision)
+                result = _evaluate_retrieval(run, data, k_test, candidates, rerank, batch_size, kept, world)
+            elif world.size > 1:
+                raise ValueError(f"{folder} is a question answering run, expected 1 process for it, not {world.size}")
+            else:
+                result = evaluate_answers(run, data, out.with_name("answers.json"), beams=beams, batch_size=batch_size)
+        result |= {
+            "checkpoint": str(run.checkpoint),
+            "step": None if is_pretrained(run.checkpoint) else read_state(run.checkpoint)["step"],
+            "threshold": run.model.config.graph.threshold,
+        }
+        if world.is_main:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(out, result)
+            if "candidates" in result:
+                draw_candidates(result["candidates"], out.with_name("candidates.png"))
+        return result
+    finally:
+        world.close()
 
 
-def _evaluate_retrieval(run: Run, data: DataConfig, k_test: int, rerank: Match, batch_size: int) -> dict:
+def _evaluate_retrieval(
+    run: Run,
+    data: DataConfig,
+    k_test: int | None,
+    candidates: Sequence[int],
+    rerank: Match,
+    batch_size: int,
+    folder: Path,
+    world: World,
+) -> dict:
     clips = evaluation_data(data, run.config.model.vision.image_size)
+    _require_candidates(k_test, candidates, data, len(clips.videos))
     split = {
         "annotation": str(data.test),
         "sha256": file_hash(data.test),
@@ -73,62 +94,54 @@ def _evaluate_retrieval(run: Run, data: DataConfig, k_test: int, rerank: Match, 
         "captions": len(clips.captions),
         "distinct_captions": len({caption for _, caption in clips.captions}),
     }
-    print("{annotation}: {videos} videos, {captions} captions, {distinct_captions} of them distinct".format(**split))
-    print(f"sha256 {split['sha256']}")
-    texts = encode_captions(run, [caption for _, caption in clips.captions])
-    owner = [video for video, _ in clips.captions]
-    encoded = encode_clips(run, clips, batch_size)
-    figures = retrieval_figures(run.model, encoded, texts, owner, k_test=k_test, kind=rerank)
-    print(format_figures(figures))
-    return {"split": split, "k_test": min(k_test, max(split["videos"], split["captions"])), "rerank": rerank, **figures}
+    if world.is_main:
+        print(
+            "{annotation}: {videos} videos, {captions} captions, {distinct_captions} of them distinct".format(**split)
+        )
+        print(f"sha256 {split['sha256']}")
+    k_test = min(K_TEST if k_test is None else k_test, max(split["videos"], split["captions"]))
+
+    model, place = run.model, dict(folder=folder, world=world, batch_size=batch_size)
+    texts = tokenize(run, [caption for _, caption in clips.captions])
+    videos = encode_videos(model, clips, **place, workers=data.workers)
+    similarity = similarities(model, videos, encode_texts(model, texts, **place), **place)
+    found = retrieval_figures(
+        similarity,
+        [video for video, _ in clips.captions],
+        lambda pairs: matching_scores(match_logits(model, videos, texts, pairs, **place), rerank),
+        {0, k_test, *candidates},
+    )
+    kinds = {"vtc": 0} | ({"reranked": k_test} if k_test else {})
+    figures = {way: {kind: found[count][way] for kind, count in kinds.items()} for way in found[0]}
+    result = {"split": split, "k_test": k_test, "rerank": rerank, **figures}
+    if candidates:
+        result["candidates"] = {str(count): found[count] for count in sorted({*candidates})}
+    if world.is_main:
+        print(format_figures(figures))
+        print(format_candidates(result["candidates"]) if candidates else "", end="")
+    return result
 
 
-def answer(folder: Path, sentence: str, top: int = 5, figure: Path | None = None, device: str = "auto") -> list[Hit]:
-    """Print the clips of a run's test split that fit a sentence best; see `stgt search --help`."""
-    run = load_run(folder, device)
-    require_retrieval(run, folder)
-    clips = evaluation_data(run.config.data, run.config.model.vision.image_size)
-    with precision(run):
-        found = search(run.model, index(folder, run, clips), encode_captions(run, [sentence]), top=top)
-    for place, hit in enumerate(found, start=1):
-        print(f"{place:3}.  {hit.score:.3f}  {clips.root / clips.videos[hit.video]}")
-    if figure is not None:
-        shown = [
-            (clips.videos[hit.video], hit.score, frames_of(clips.root / clips.videos[hit.video], run)) for hit in found
-        ]
-        draw_results(sentence, shown, figure)
-        print(f"drawn in {figure}")
-    return found
+def _require_candidates(k_test: int | None, candidates: Sequence[int], data: DataConfig, videos: int) -> None:
+    given = [("k_test", k_test)] if k_test is not None else []
+    for name, count in [*given, *(("candidates", count) for count in candidates)]:
+        if not 0 <= count <= videos:
+            verb = "is" if name == "k_test" else "holds"
+            raise ValueError(f"{name} {verb} {count}, expected 0 to {videos}: {data.test} has {videos} videos")
 
 
-def require_retrieval(run: Run, folder: Path) -> None:
-    """Raise ValueError for a run whose model answers questions, and has no text side to compare with."""
-    if run.config.model.language is not None:
-        raise ValueError(f"{folder} is a question answering run, expected a retrieval run, e.g. of recipe quickstart")
+def _set_threshold(model: nn.Module, threshold: float) -> None:
+    graph = model.config.graph
+    if graph.kind != "graph":
+        raise ValueError(f"threshold is {threshold}, expected none: the model joins frames by {graph.kind!r}")
+    model.config = replace(model.config, graph=replace(graph, threshold=threshold))
+    for block in model.graph.blocks:
+        block.config = model.config.graph
 
 
-def precision(run: Run) -> AbstractContextManager:
-    """The autocast that the run was trained under."""
-    kind = next(run.model.parameters()).device.type
-    return torch.autocast(kind, DTYPES[run.config.precision], enabled=run.config.precision != "fp32")
-
-
-def encode_captions(run: Run, captions: list[str]) -> Texts:
-    """Encode sentences with the run's tokenizer and model."""
-    return encode_texts(run.model, *run.tokenizer.encode(captions, run.config.model.qformer.max_text_length))
-
-
-def encode_clips(run: Run, clips: RetrievalDataset, batch_size: int = 32) -> Videos:
-    """Encode every clip of an evaluation data set."""
-    loader = DataLoader(clips, batch_size, num_workers=run.config.data.workers, collate_fn=collate)
-    return encode_videos(run.model, tqdm(loader, desc="videos", unit="batch", disable=len(loader) < 8))
-
-
-def index(folder: Path, run: Run, clips: RetrievalDataset) -> Videos:
-    """The encoded test clips of a run, kept in its folder while weights and annotation stay what they are."""
-    weights, annotation = file_hash(run.checkpoint / "model.safetensors"), file_hash(run.config.data.test)
-    key = f"weights {weights} annotation {annotation} videos {clips.root} frames {clips.frames}"
-    return indexed_videos(folder, key, lambda: encode_clips(run, clips))
+def tokenize(run: Run, captions: list[str]) -> Texts:
+    """Captions as the run's model reads them."""
+    return Texts(*run.tokenizer.encode(captions, run.config.model.qformer.max_text_length))
 
 
 def frames_of(video: Path, run: Run) -> Tensor:

@@ -1,67 +1,172 @@
-"""Sentence in, clips out: the run's evaluation clips are encoded once and kept beside its checkpoints."""
+"""What `stgt search` does: a sentence in and videos out, or a video in and sentences out."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from stgt.data.annotations import load_captions
+from stgt.data.transforms import test_transform
+from stgt.data.video import read_frames
+from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest
+from stgt.evaluation.folder import index_folder
+from stgt.evaluation.load import data_of, open_run, precision, require_retrieval
 from stgt.evaluation.metrics import shortlist
-from stgt.evaluation.retrieval import Texts, Videos, match_scores
-
-INDEX = "search.safetensors"
+from stgt.evaluation.retrieval import matching_scores
+from stgt.evaluation.run import K_TEST, frames_of, tokenize
+from stgt.evaluation.store import Store
+from stgt.figures.results import draw_results
+from stgt.models.pretrained import is_pretrained
+from stgt.training.distributed import World
+from stgt.training.run import Run, evaluation_data
 
 
 class Hit(NamedTuple):
-    video: int
+    """A video's file or a sentence, and how well it fits: the similarity, up to 1, and, where it was among those
+    re-ranked, the matching probability with it, up to 2."""
+
+    found: Path | str
     score: float
-    """Similarity, plus the matching probability (up to 2) where it was among those re-ranked"""
 
 
-def indexed_videos(run: Path, key: str, encode: Callable[[], Videos]) -> Videos:
-    """The clips' encodings from the run folder, or encoded now if it has none or those of another key.
+def rank(
+    similarity: Tensor, match: Callable[[Tensor], Tensor], *, top: int = 5, k_test: int = K_TEST
+) -> list[tuple[int, float]]:
+    """The `top` items of one query and their scores, in the order in which `stgt evaluate` ranks them.
 
-    `key` says all that the encodings depend on: weights, annotation, frames.
-    """
-    path = run / INDEX
-    if path.exists():
-        try:
-            with safe_open(path, "pt") as file:
-                if (file.metadata() or {}).get("key") == key:
-                    return Videos(file.get_tensor("embeds"), file.get_tensor("queries"))
-        except SafetensorError:
-            pass  # cut off by a crash: made again below
-    videos = encode()
-    partial = path.with_name(f".{INDEX}.partial")
-    save_file({name: tensor.contiguous() for name, tensor in videos._asdict().items()}, partial, {"key": key})
-    os.replace(partial, path)
-    return videos
-
-
-@torch.inference_mode()
-def search(model: nn.Module, videos: Videos, text: Texts, *, top: int = 5, k_test: int = 32) -> list[Hit]:
-    """The `top` clips for one sentence, ranked as `stgt evaluate` ranks: the `k_test` most similar, re-ranked, first.
-
-    text: a `Texts` of one caption.
+    similarity: (G,); match: int64 (n,) items → (n,) matching scores, asked for the `k_test` most similar ones.
+    Raises ValueError unless top is positive.
     """
     if top < 1:
         raise ValueError(f"top is {top}, expected at least 1")
-    similarity = model.similarity(videos.queries, text.features)[:, 0]
     order = shortlist(similarity[None], len(similarity))[0]
     best, rest = order[:k_test], order[k_test:]
     scores = similarity.clone()
     if len(best):
-        pairs = torch.stack([best, torch.zeros_like(best)], dim=1)
-        scores[best] += match_scores(model, videos, text, pairs)
-        best = best[_descending(scores[best])]
-    return [Hit(int(i), float(scores[i])) for i in torch.cat([best, rest])[:top]]
+        scores[best] += match(best)
+        best = best[scores[best].sort(descending=True, stable=True).indices]
+    return [(int(item), float(scores[item])) for item in torch.cat([best, rest])[:top]]
 
 
-def _descending(scores: Tensor) -> Tensor:
-    return scores.sort(descending=True, stable=True).indices
+@torch.inference_mode()
+def search_videos(
+    folder: Path,
+    sentence: str,
+    videos: Path | None = None,
+    top: int = 5,
+    figure: Path | None = None,
+    tokenizer: str | None = None,
+    features: Path | None = None,
+    device: str = "auto",
+) -> list[Hit]:
+    """Print the videos that fit a sentence best: those of a folder, or of a run's test split."""
+    run = _retrieval_run(folder, device, tokenizer)
+    with precision(run):
+        paths, store = _videos(run, videos, features or folder / "features")
+        text = tokenize(run, [sentence])
+        device = next(run.model.parameters()).device
+        query = run.model.encode_text(*(tensor.to(device) for tensor in text))
+        similarity = run.model.similarity(store.all("queries").to(device), query)[:, 0].float().cpu()
+
+        def match(items: Tensor) -> Tensor:
+            pairs = torch.stack([items, torch.zeros_like(items)], dim=1)
+            return matching_scores(match_pairs(run.model, store, text, pairs), "softmax")
+
+        hits = [Hit(paths[item], score) for item, score in rank(similarity, match, top=top)]
+    _print(hits)
+    if figure is not None:
+        root = videos or run.config.data.videos
+        draw_results(sentence, [(_label(h.found, root), h.score, frames_of(h.found, run)) for h in hits], figure)
+        print(f"drawn in {figure}")
+    return hits
+
+
+@torch.inference_mode()
+def search_captions(
+    folder: Path,
+    video: Path,
+    captions: Path | None = None,
+    top: int = 5,
+    tokenizer: str | None = None,
+    features: Path | None = None,
+    device: str = "auto",
+) -> list[Hit]:
+    """Print the sentences that fit a video best: those of a text file or annotation, or of a run's test split."""
+    run = _retrieval_run(folder, device, tokenizer)
+    if captions is None and is_pretrained(run.checkpoint):
+        raise ValueError(f"{folder} holds a model and knows no captions, expected --captions with a file of them")
+    sentences = read_sentences(captions or run.config.data.test)
+    size, device = run.config.model.vision.image_size, next(run.model.parameters()).device
+    pixels = test_transform(size)(read_frames(video, run.config.data.frames).permute(0, 3, 1, 2))
+    with precision(run):
+        clip, texts = run.model.encode_video(pixels[None].to(device)), tokenize(run, sentences)
+        kept = _kept(run, features or folder / "features")
+        encoded = encode_texts(run.model, texts, kept, World(0, 1, device)).all("features")
+        similarity = run.model.similarity(clip.queries, encoded.to(device))[0].float().cpu()
+
+        def match(items: Tensor) -> Tensor:
+            chosen = (tensor[items].to(device) for tensor in texts)
+            logits = run.model.match(clip.embeds.expand(len(items), -1, -1), *chosen)
+            return matching_scores(logits.float().cpu(), "softmax")
+
+        hits = [Hit(sentences[item], score) for item, score in rank(similarity, match, top=top)]
+    _print(hits)
+    return hits
+
+
+def read_sentences(path: Path) -> list[str]:
+    """The distinct captions of an annotation, a .json file, or the lines of any other text file.
+
+    Raises ValueError for a file that is not there, is not UTF-8, or holds no sentence.
+    """
+    if path.suffix == ".json":
+        return list(dict.fromkeys(caption for clip in load_captions(path) for caption in clip.captions))
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}; expected a text file in UTF-8 with a sentence per line") from None
+    if not (sentences := list(dict.fromkeys(line.strip() for line in lines if line.strip()))):
+        raise ValueError(f"{path} holds no sentence, expected one per line")
+    return sentences
+
+
+def _retrieval_run(folder: Path, device: str, tokenizer: str | None) -> Run:
+    run = open_run(folder, device, tokenizer)
+    require_retrieval(run, folder)
+    return run
+
+
+def _kept(run: Run, features: Path) -> Path:
+    """Where `stgt evaluate` keeps what this model has encoded, too."""
+    return features / model_digest(run.model, run.config.precision)
+
+
+def _videos(run: Run, videos: Path | None, features: Path) -> tuple[list[Path], Store]:
+    """The files to search and what the model makes of them, encoded now if they are not yet."""
+    if videos is not None:
+        index = index_folder(run, videos, _kept(run, features))
+        for path, cause in index.broken.items():
+            print(f"left out, {path}: {cause}")
+        return index.videos, index.store
+    if is_pretrained(run.checkpoint):
+        raise ValueError(f"{run.checkpoint} holds a model and knows no videos, expected --videos with a folder of them")
+    data = data_of(run)
+    clips = evaluation_data(data, run.config.model.vision.image_size)
+    world = World(0, 1, next(run.model.parameters()).device)
+    store = encode_videos(run.model, clips, _kept(run, features), world, workers=data.workers)
+    return [clips.root / video for video in clips.videos], store
+
+
+def _print(hits: list[Hit]) -> None:
+    for place, hit in enumerate(hits, start=1):
+        print(f"{place:3}.  {hit.score:.3f}  {hit.found}")
+
+
+def _label(path: Path, root: Path) -> str:
+    """A path below a folder, its beginning left out where it is long."""
+    name = str(path.relative_to(root))
+    return name if len(name) <= 24 else f"…{name[-23:]}"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stgt.data.transforms import test_transform
 from stgt.data.video import read_frames
-from stgt.evaluation.run import precision, require_retrieval
+from stgt.evaluation.load import precision, require_retrieval
 from stgt.models.captioning import beam_captions, sample_captions
 from stgt.training.run import Run, load_run
 

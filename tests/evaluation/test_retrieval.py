@@ -6,44 +6,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
-from stgt.evaluation.retrieval import (
-    Texts,
-    Videos,
-    encode_texts,
-    encode_videos,
-    format_figures,
-    match_scores,
-    retrieval_figures,
-)
+from stgt.evaluation.retrieval import format_figures, matching_scores, retrieval_figures
 
 
-class Oracle(nn.Module):
-    """A model that reads its answers off two tables: `embeds` and `input_ids` carry the indices of video and text."""
+class Table:
+    """Matching scores looked up in a table (V, M); says what was asked."""
 
-    def __init__(self, similarity, logits):
-        super().__init__()
-        self.device_of = nn.Parameter(torch.zeros(()))
-        self.table, self.logits = similarity, logits
+    def __init__(self, scores):
+        self.scores, self.asked = scores, []
 
-    def similarity(self, queries, texts):
-        return self.table
-
-    def match(self, embeds, input_ids, attention_mask):
-        matched = self.logits[embeds[:, 0, 0].long(), input_ids[:, 0]]
-        return torch.stack([torch.zeros_like(matched), matched], dim=1)
-
-
-def task(similarity, logits):
-    videos, texts = similarity.shape
-    indices = torch.arange(videos, dtype=torch.float32)[:, None, None]
-    ids = torch.arange(texts)[:, None]
-    return (
-        Oracle(similarity, logits),
-        Videos(indices, torch.zeros(videos, 1, 1)),
-        Texts(ids, torch.ones_like(ids), torch.zeros(texts, 1)),
-    )
+    def __call__(self, pairs):
+        self.asked.append(pairs)
+        return self.scores[pairs[:, 0], pairs[:, 1]]
 
 
 @st.composite
@@ -85,70 +60,63 @@ def summary(ranks):
 @given(cases())
 def test_figures_are_those_of_a_plain_sort(case):
     similarity, logits, owner, k, kind = case
-    model, videos, texts = task(similarity, logits)
-    figures = retrieval_figures(model, videos, texts, owner, k_test=k, kind=kind)
-    matched = logits if kind == "logit" else torch.stack([torch.zeros_like(logits), logits], -1).softmax(-1)[..., 1]
+    matched = matching_scores(torch.stack([torch.zeros_like(logits), logits], -1).view(-1, 2), kind).view_as(logits)
+    match = Table(matched)
+    figures = retrieval_figures(similarity, owner, match, [k, 0, 1])
     for direction, by_text in (("text_to_video", True), ("video_to_text", False)):
-        vtc = plain_ranks(similarity, matched, owner, 0, by_text)
-        assert list(figures[direction]["vtc"].values()) == pytest.approx(summary(vtc))
-        assert ("reranked" in figures[direction]) == (k > 0)
-        if k:
-            reranked = plain_ranks(similarity, matched, owner, k, by_text)
-            assert list(figures[direction]["reranked"].values()) == pytest.approx(summary(reranked))
+        for count in figures:
+            expected = plain_ranks(similarity, matched, owner, count, by_text)
+            assert list(figures[count][direction].values()) == pytest.approx(summary(expected))
+    (pairs,) = match.asked  # each pair once, in the order of videos
+    asked = [tuple(pair) for pair in pairs.tolist()]
+    assert asked == sorted(set(asked))
+
+
+def test_many_queries_are_ranked_as_few(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    similarity, scores = torch.rand(2, 30, 45, generator=generator)
+    owner = [*range(30), *range(15)]
+    whole = retrieval_figures(similarity, owner, Table(scores), [0, 4, 32])
+    monkeypatch.setattr("stgt.evaluation.retrieval._ROWS", 7)
+    assert retrieval_figures(similarity, owner, Table(scores), [0, 4, 32]) == whole
 
 
 def test_reranking_cannot_lift_what_is_not_on_the_short_list():
-    similarity = torch.tensor([[0.9], [0.8], [0.1]])
-    model, videos, texts = task(similarity, torch.tensor([[0.0], [5.0], [9.0]]))
-    figures = retrieval_figures(model, videos, Texts(*(t.expand(3, 1) for t in texts)), [0, 1, 2], k_test=0)
-    assert figures["text_to_video"]["vtc"]["MeanR"] == 2
-    model.table = similarity.expand(3, 3)
-    texts = Texts(torch.zeros(3, 1, dtype=torch.long), torch.ones(3, 1), torch.zeros(3, 1))
-    figures = retrieval_figures(model, videos, texts, [0, 1, 2], k_test=2)["text_to_video"]
-    # Every text ranks video 1 before 0 once re-ranked; video 2, whose logit is highest, stays third.
-    assert figures["reranked"]["R@1"] == pytest.approx(100 / 3) and figures["reranked"]["MeanR"] == 2
+    similarity, logits = torch.tensor([[0.9], [0.8], [0.1]]).expand(3, 3), torch.tensor([[0.0], [5.0], [9.0]])
+    figures = retrieval_figures(similarity, [0, 1, 2], Table(logits.expand(3, 3)), [0, 2])
+    assert figures[0]["text_to_video"]["MeanR"] == 2
+    # Every text ranks video 1 before 0 once re-ranked; video 2, whose score is highest, stays third.
+    reranked = figures[2]["text_to_video"]
+    assert reranked["R@1"] == pytest.approx(100 / 3) and reranked["MeanR"] == 2
+
+
+def test_nothing_is_matched_without_candidates():
+    match = Table(torch.zeros(2, 2))
+    retrieval_figures(torch.eye(2), [0, 1], match, [0])
+    assert match.asked == []
 
 
 def test_softmax_is_of_both_logits():
-    model, videos, texts = task(torch.zeros(1, 1), torch.tensor([[2.0]]))
-    pairs = torch.tensor([[0, 0]])
-    assert match_scores(model, videos, texts, pairs).item() == pytest.approx(torch.sigmoid(torch.tensor(2.0)).item())
-    assert match_scores(model, videos, texts, pairs, kind="logit").item() == 2.0
-
-
-def test_batches_do_not_change_what_is_encoded():
-    class Encoder(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(()))
-
-        def encode_video(self, video=None, tokens=None):
-            x = video if tokens is None else tokens
-            return type("Features", (), {"embeds": x.mean((1, 3)), "queries": x.mean(2)})
-
-        def encode_text(self, input_ids, attention_mask):
-            return (input_ids * attention_mask).float()
-
-    model = Encoder()
-    x = torch.rand(5, 2, 3, 4)
-    whole = encode_videos(model, [{"tokens": x}])
-    parts = encode_videos(model, [{"video": x[:2]}, {"video": x[2:]}])
-    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
-    ids, mask = torch.arange(10).view(5, 2), torch.tensor([[1, 0]]).expand(5, 2)
-    assert torch.equal(encode_texts(model, ids, mask, batch_size=2).features, (ids * mask).float())
+    logits = torch.tensor([[0.0, 2.0]])
+    assert matching_scores(logits, "softmax").item() == pytest.approx(torch.sigmoid(torch.tensor(2.0)).item())
+    assert matching_scores(logits, "logit").item() == 2.0
 
 
 @pytest.mark.parametrize(
-    ("owner", "k_test", "message"),
-    [([0], 1, "owner has 1 entries"), ([0, 0], 1, r"no text belongs to videos \[1\]"), ([0, 1], -1, "k_test is -1")],
+    ("owner", "count", "message"),
+    [
+        ([0], 1, "owner has 1 entries"),
+        ([0, 0], 1, r"no text belongs to videos \[1\]"),
+        ([0, 1], -1, "candidates holds -1"),
+    ],
 )
-def test_what_cannot_be_evaluated_is_refused(owner, k_test, message):
-    model, videos, texts = task(torch.zeros(2, 2), torch.zeros(2, 2))
+def test_what_cannot_be_evaluated_is_refused(owner, count, message):
     with pytest.raises(ValueError, match=message):
-        retrieval_figures(model, videos, texts, owner, k_test=k_test)
+        retrieval_figures(torch.zeros(2, 2), owner, Table(torch.zeros(2, 2)), [0, count])
 
 
 def test_the_table_names_every_figure():
-    model, videos, texts = task(torch.eye(4), torch.zeros(4, 4))
-    table = format_figures(retrieval_figures(model, videos, texts, [0, 1, 2, 3]))
+    found = retrieval_figures(torch.eye(4), [0, 1, 2, 3], Table(torch.zeros(4, 4)), [0, 4])
+    figures = {way: {"vtc": found[0][way], "reranked": found[4][way]} for way in found[0]}
+    table = format_figures(figures)
     assert "text to video, reranked" in table and "MedR" in table and table.count("100.0") == 16

@@ -1,61 +1,197 @@
-"""Search ranks as evaluation does, and keeps its index only as long as what it was made from."""
+"""Search ranks as evaluation does, reads a folder's files once, and finds sentences for a video as well."""
 
+import json
+import os
+import shutil
+
+import matplotlib.image
 import pytest
 import torch
+from data.clips import grey, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_retrieval import Oracle
 
-from stgt.evaluation.retrieval import Texts, Videos, retrieval_figures
-from stgt.evaluation.search import INDEX, indexed_videos, search
-
-
-def one_caption(similarity, logits):
-    count = len(similarity)
-    videos = Videos(torch.arange(count).float()[:, None, None], torch.zeros(count, 1, 1))
-    text = Texts(torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1), torch.zeros(1, 1))
-    return Oracle(similarity[:, None], logits[:, None]), videos, text
+from stgt.evaluation import folder as folders
+from stgt.evaluation.load import open_run
+from stgt.evaluation.retrieval import retrieval_figures
+from stgt.evaluation.run import evaluate
+from stgt.evaluation.search import rank, read_sentences, search_captions, search_videos
 
 
 @settings(deadline=None)
 @given(st.integers(1, 12), st.integers(0, 14), st.integers(0, 1000))
 def test_the_order_is_that_of_evaluation(count, k_test, seed):
-    similarity, logits = torch.rand(2, count, generator=torch.Generator().manual_seed(seed))
-    model, videos, text = one_caption(similarity, logits)
-    hits = search(model, videos, text, top=count, k_test=k_test)
-    assert sorted(hit.video for hit in hits) == list(range(count))
-    model = Oracle(similarity[:, None].expand(count, count), logits[:, None].expand(count, count))
-    texts = Texts(torch.zeros(count, 1, dtype=torch.long), torch.ones(count, 1), torch.zeros(count, 1))
-    figures = retrieval_figures(model, videos, texts, list(range(count)), k_test=k_test)["text_to_video"]
-    first = sum(place < 5 for place, _ in enumerate(hits)) * 100 / count
-    assert figures["reranked" if k_test else "vtc"]["R@5"] == pytest.approx(first)
-    best = sorted(range(count), key=lambda v: -similarity[v])
-    if k_test == 0:
-        assert [hit.video for hit in hits] == best
-    else:
-        assert {hit.video for hit in hits[:k_test]} == set(best[:k_test])
-        assert [hit.video for hit in hits[k_test:]] == best[k_test:]
-        scores = [hit.score for hit in hits[:k_test]]
-        assert scores == sorted(scores, reverse=True)
+    similarity, matched = torch.rand(2, count, generator=torch.Generator().manual_seed(seed))
+    found = rank(similarity, lambda items: matched[items], top=count, k_test=k_test)
+    order, scores = [item for item, _ in found], [score for _, score in found]
+    # The same scores for each text, whose video is another one each: ranks are places.
+    tables = [table[:, None].expand(count, count) for table in (similarity, matched)]
+    figures = retrieval_figures(tables[0], range(count), lambda pairs: tables[1][pairs[:, 0], pairs[:, 1]], [k_test])
+    assert figures[k_test]["text_to_video"]["R@5"] == pytest.approx(100 * min(5, count) / count)
+    best = similarity.sort(descending=True, stable=True).indices.tolist()
+    assert set(order[:k_test]) == set(best[:k_test]) and order[k_test:] == best[k_test:]
+    assert scores[:k_test] == sorted(scores[:k_test], reverse=True)
+    assert scores == pytest.approx([(similarity[i] + (matched[i] if i in best[:k_test] else 0)).item() for i in order])
 
 
 def test_top_must_be_positive():
     with pytest.raises(ValueError, match="top is 0"):
-        search(*one_caption(torch.rand(2), torch.rand(2)), top=0)
+        rank(torch.rand(2), lambda items: items.float(), top=0)
 
 
-def test_the_index_is_made_once_per_key_and_again_if_it_is_damaged(tmp_path):
-    made = []
+def test_captions_and_videos_are_found_as_evaluation_ranks_them(run, clips, tmp_path):
+    pairs = json.loads((clips / "test.json").read_text())
+    kept = dict(features=tmp_path / "features", device="cpu")
+    result = evaluate(run, out=tmp_path / "evaluation.json", **kept)
+    first = sum(
+        search_videos(run, pair["caption"], top=1, **kept)[0].found == clips / "videos" / pair["video"]
+        for pair in pairs
+    )
+    assert result["text_to_video"]["reranked"]["R@1"] == pytest.approx(100 * first / 11)
+    first = sum(
+        search_captions(run, clips / "videos" / pair["video"], top=1, **kept)[0].found == pair["caption"]
+        for pair in pairs
+    )
+    assert result["video_to_text"]["reranked"]["R@1"] == pytest.approx(100 * first / 11)
 
-    def encode():
-        made.append(1)
-        return Videos(torch.full((2, 3, 4), len(made)), torch.rand(2, 1, 4))
 
-    first = indexed_videos(tmp_path, "weights a", encode)
-    again = indexed_videos(tmp_path, "weights a", encode)
-    assert len(made) == 1 and all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert indexed_videos(tmp_path, "weights b", encode).embeds[0, 0, 0] == 2
-    path = tmp_path / INDEX
-    path.write_bytes(path.read_bytes()[:50])
-    indexed_videos(tmp_path, "weights b", encode)
-    assert len(made) == 3 and [p.name for p in tmp_path.iterdir()] == [INDEX]
+@pytest.fixture
+def videos(clips, tmp_path):
+    """A folder of all sorts: clips in it and below, a broken one, a hidden one, and what is no video."""
+    folder = tmp_path / "videos"
+    (folder / "more" / "deep").mkdir(parents=True)
+    (folder / ".hidden").mkdir()
+    sources = sorted((clips / "videos").iterdir())
+    for source, name in zip(
+        sources, ["b.mp4", "a.MP4", "more/c.mp4", "more/deep/d.mkv", ".hidden/e.mp4"], strict=False
+    ):
+        shutil.copy(source, folder / name)
+    (folder / "broken.mp4").write_bytes(b"no video")
+    (folder / "notes.txt").write_text("no video either")
+    return folder
+
+
+def indexed(run, videos, tmp_path, **options):
+    return folders.index_folder(run, videos, tmp_path / "kept", batch_size=3, **options)
+
+
+def test_a_folder_is_read_once_and_then_only_what_changed(run, videos, tmp_path, monkeypatch):
+    run, read = open_run(run, "cpu"), []
+    each = folders._each
+    monkeypatch.setattr(
+        folders, "_each", lambda read_one, paths, *rest: read.extend(paths) or each(read_one, paths, *rest)
+    )
+    index = indexed(run, videos, tmp_path)
+    names = [str(path.relative_to(videos)) for path in index.videos]
+    assert names == ["a.MP4", "b.mp4", "more/c.mp4", "more/deep/d.mkv"]
+    assert index.broken == {videos / "broken.mp4": "not a video file, or one that is cut short"}
+    read.clear()
+    again = indexed(run, videos, tmp_path)
+    assert read == [videos / "broken.mp4"] and again.videos == index.videos  # a broken one may be whole by now
+    before = again.store.all("embeds")
+    assert torch.equal(before, index.store.all("embeds"))
+
+    os.utime(videos / "a.MP4", ns=(0, 0))
+    shutil.copy(videos / "a.MP4", videos / "new.mp4")
+    (videos / "more" / "c.mp4").unlink()
+    shutil.copy(videos / "b.mp4", videos / "broken.mp4")
+    read.clear()
+    changed = indexed(run, videos, tmp_path)
+    assert read == [videos / name for name in ("a.MP4", "broken.mp4", "new.mp4")] and changed.broken == {}
+    assert len(changed.videos) == len(changed.store) == len(list(changed.store.folder.iterdir())) == 5
+    rows = dict(zip(changed.videos, changed.store.all("embeds"), strict=True))
+    torch.testing.assert_close(rows[videos / "a.MP4"], before[0], atol=1e-5, rtol=1e-5)
+    assert torch.equal(rows[videos / "b.mp4"], before[1])
+
+
+def test_a_file_that_never_ends_costs_its_time_limit_and_no_other_file(run, videos, tmp_path):
+    nothing = bytes([0, 0, 1, 0xB6, 0x50, 0, 0, 0])
+    held = write_video(tmp_path / "e.mp4", grey(1600), codec="mpeg4", replace=lambda n: nothing if n >= 40 else None)
+    shutil.copy(held, videos / "b_endless.mp4")
+    index = indexed(open_run(run, "cpu"), videos, tmp_path, timeout=2.0)
+    assert len(index.videos) == 4
+    assert index.broken[videos / "b_endless.mp4"] == "decoding did not end within 2 s"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: None, "is no folder, expected one with videos in it"),
+        (lambda folder: folder.mkdir(), "holds no video, expected files ending in .3gp, .avi"),
+        (
+            lambda folder: (folder.mkdir(), (folder / "a.mp4").touch()),
+            "holds no video that can be read; .*: the file is",
+        ),
+    ],
+)
+def test_a_folder_without_videos_is_refused(make, message, run, tmp_path):
+    make(tmp_path / "folder")
+    with pytest.raises(ValueError, match=message):
+        indexed(open_run(run, "cpu"), tmp_path / "folder", tmp_path)
+
+
+def test_the_command_answers_with_paths_scores_and_a_picture(run, videos, stgt, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["search", "a green triangle grows", "--run", run, "--features", "kept", "--top", 3]
+    status, printed = stgt(*words, "--videos", videos)
+    lines = printed.splitlines()
+    hits = [line.split() for line in lines if line.lstrip()[:2] in ("1.", "2.", "3.")]
+    assert status == 0 and f"left out, {videos / 'broken.mp4'}: not a video file" in printed
+    assert len(hits) == 3 and all(str(videos) in path for _, _, path in hits)
+    assert [float(score) for _, score, _ in hits] == sorted((float(score) for _, score, _ in hits), reverse=True)
+    assert matplotlib.image.imread("search.png").std() > 0.05
+
+
+def test_the_command_finds_sentences_for_a_video(run, videos, clips, stgt, tmp_path):
+    (tmp_path / "lines.txt").write_text(
+        "a red square grows\n\n  a blue circle vanishes \na red square grows\n", "utf-8"
+    )
+    words = ["search", "--run", run, "--features", tmp_path / "kept", "--video", videos / "b.mp4"]
+    status, printed = stgt(*words, "--captions", tmp_path / "lines.txt")
+    assert status == 0 and len(printed.splitlines()) == 2
+    assert {line.split("  ")[-1] for line in printed.splitlines()} == {"a red square grows", "a blue circle vanishes"}
+    status, printed = stgt(*words, "--top", 4)
+    own = {pair["caption"] for pair in json.loads((clips / "test.json").read_text())}
+    assert status == 0 and {line.split("  ")[-1] for line in printed.splitlines()} < own
+
+
+def test_a_folder_of_save_pretrained_searches_any_videos(run, videos, stgt, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    opened = open_run(run, "cpu")
+    opened.model.save_pretrained(tmp_path / "pretrained")
+    opened.tokenizer.save(tmp_path / "pretrained")
+    words = ["search", "a green triangle grows", "--run", "pretrained"]
+    assert stgt(*words, "--videos", videos)[0] == 0
+    assert (tmp_path / "pretrained" / "features").is_dir()
+    assert "knows no videos, expected --videos" in stgt(*words)[1]
+    words = ["search", "--run", "pretrained", "--video", videos / "b.mp4"]
+    assert "knows no captions, expected --captions" in stgt(*words)[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "expected a sentence or --video FILE, got neither"),
+        (["a", "--video", "b.mp4"], "expected a sentence or --video FILE, got both"),
+        (["--video", "b.mp4", "--videos", "folder"], "--videos is given, expected it with a sentence only"),
+        (["a", "--captions", "c.txt"], "--captions is given, expected it with --video only"),
+        (["--video", "none.mp4"], "none.mp4: no such file"),
+        (["a", "--top", "0"], "top is 0, expected at least 1"),
+    ],
+)
+def test_words_that_do_not_go_together_are_told(words, expected, run, stgt, tmp_path):
+    status, printed = stgt("search", *words, "--run", run, "--features", tmp_path)
+    assert status == 2 and expected in printed
+
+
+def test_sentences_come_from_text_and_annotations(tmp_path, clips):
+    assert len(read_sentences(clips / "test.json")) == 11
+    for name, content, message in (
+        ("none.txt", None, "No such file.*; expected a text file in UTF-8"),
+        ("latin.txt", "naïve".encode("latin-1"), "can't decode.*; expected a text file in UTF-8"),
+        ("empty.txt", b" \n\n", "holds no sentence, expected one per line"),
+    ):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}.*{message}"):
+            read_sentences(tmp_path / name)

@@ -83,7 +83,7 @@ def test_a_run_learns_and_leaves_what_it_should(run):
 
 def test_evaluate_search_and_visualize_answer_from_the_folder_alone(run, clips, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert stgt(monkeypatch, "evaluate", "--run", run, "--k-test", 50) == 0
+    assert stgt(monkeypatch, "evaluate", "--run", run) == 0
     result = json.loads((run / "evaluation.json").read_text())
     assert result["split"]["videos"] == result["split"]["captions"] == 8 and result["k_test"] == 8
     assert result["split"]["sha256"] == ckpt.file_hash(clips / "test.json")
@@ -97,16 +97,6 @@ def test_evaluate_search_and_visualize_answer_from_the_folder_alone(run, clips, 
     assert stgt(monkeypatch, "visualize", video, "--run", run, "--row", 1, "--out", "links.png") == 0
     assert "row 1" in capsys.readouterr().out
     assert (tmp_path / "top.png").stat().st_size > 10_000 and (tmp_path / "links.png").stat().st_size > 10_000
-
-
-def test_a_caption_is_found_where_search_and_evaluation_agree(run, clips):
-    from stgt.evaluation.run import answer, evaluate
-
-    first = sum(
-        answer(run, pair["caption"], top=1)[0].video == number
-        for number, pair in enumerate(json.loads((clips / "test.json").read_text()))
-    )
-    assert evaluate(run)["text_to_video"]["reranked"]["R@1"] == pytest.approx(100 * first / 8)
 
 
 def test_the_same_command_again_has_nothing_left_to_do(run, clips, monkeypatch):

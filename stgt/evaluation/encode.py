@@ -1,0 +1,142 @@
+"""What a model makes of videos, captions and pairs of them: batch by batch into stores, each process its share.
+
+The device holds the model and one batch at a time, whatever the number of videos and captions. Batches are cut
+in the same way for any number of processes, and so are their results, to the last bit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from stgt.config import to_dict
+from stgt.data.datasets import VideoDataset, collate
+from stgt.data.features import tensors_hash
+from stgt.data.transforms import describe
+from stgt.evaluation.store import Store, batches, digest
+from stgt.training.distributed import World
+
+TEXTS, PAIRS = 8, 4
+"""How many texts, and how many pairs for the matching head, make a batch for each video in one of videos"""
+
+
+class Texts(NamedTuple):
+    """Captions as token ids and masks, both int64 (M, L), on the CPU."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+
+def model_digest(model: nn.Module, precision: str) -> str:
+    """A name for a model's weights, settings and autocast: the folder of what was computed with them."""
+    return tensors_hash(model.state_dict(), json.dumps([to_dict(model.config), precision]))[:16]
+
+
+def clips_digest(clips: VideoDataset) -> str:
+    """A name for clips as the model sees them. Files count as the same while name, size and time of change are."""
+    stats = [(video, (clips.root / video).stat()) for video in clips.videos]
+    files = [(video, stat.st_size, stat.st_mtime_ns) for video, stat in stats]
+    return digest(files, clips.frames, clips.sampling, describe(clips.transform))
+
+
+@torch.inference_mode()
+def encode_videos(
+    model: nn.Module, clips: VideoDataset, folder: Path, world: World, *, batch_size: int = 32, workers: int = 0
+) -> Store:
+    """Encode every clip: embeds (V, S, C), what the matching head reads, and queries (V, Q, E), unit vectors.
+
+    Raises VideoError at a video that cannot be read; the batches before it are kept.
+    """
+    store = Store(folder / f"videos-{clips_digest(clips)}-{batch_size}", batches(len(clips.videos), batch_size))
+    names = store.missing(world)
+    loader = DataLoader(
+        clips, batch_sampler=[store.items(name) for name in names], num_workers=workers, collate_fn=collate
+    )
+    for name, batch in zip(names, _shown(loader, "videos", world), strict=True):
+        inputs = {key: batch[key].to(_device(model)) for key in ("video", "tokens") if key in batch}
+        features = model.encode_video(**inputs)
+        store.write(name, embeds=features.embeds, queries=features.queries)
+    store.finish(world)
+    return store
+
+
+@torch.inference_mode()
+def encode_texts(model: nn.Module, texts: Texts, folder: Path, world: World, *, batch_size: int = 32) -> Store:
+    """Encode every caption: features (M, E), unit vectors."""
+    size = TEXTS * batch_size
+    store = Store(folder / f"texts-{digest(*texts)}-{size}", batches(len(texts.input_ids), size))
+    for name in _shown(store.missing(world), "captions", world):
+        items = store.items(name)
+        part = (tensor[items.start : items.stop].to(_device(model)) for tensor in texts)
+        store.write(name, features=model.encode_text(*part))
+    store.finish(world)
+    return store
+
+
+@torch.inference_mode()
+def similarities(
+    model: nn.Module, videos: Store, texts: Store, folder: Path, world: World, *, batch_size: int = 32
+) -> Tensor:
+    """Similarity of all videos with all captions: float32 (V, M), the one thing here that memory holds whole."""
+    key = digest(videos.folder.name, texts.folder.name)
+    store = Store(folder / f"similarity-{key}", batches(len(videos), batch_size))
+    features = texts.all("features").split(TEXTS * batch_size)
+    for name in _shown(store.missing(world), "similarity", world):
+        queries = videos.rows("queries", store.items(name)).to(_device(model))
+        row = [model.similarity(queries, part.to(_device(model))).float().cpu() for part in features]
+        store.write(name, similarity=torch.cat(row, dim=1))
+    store.finish(world)
+    return store.all("similarity")
+
+
+@torch.inference_mode()
+def match_logits(
+    model: nn.Module,
+    videos: Store,
+    texts: Texts,
+    pairs: Tensor,
+    folder: Path,
+    world: World,
+    *,
+    batch_size: int = 32,
+) -> Tensor:
+    """Logits of "does not match" and "matches", float32 (n, 2), for pairs, int64 (n, 2), of a video and a caption.
+
+    Pairs in the order of videos read each video's embeds from the disk about once. Of these, memory and device hold
+    those of one batch of 4·batch_size pairs.
+    """
+    key = digest(videos.folder.name, *texts, pairs)
+    store = Store(folder / f"matches-{key}-{batch_size}", batches(len(pairs), 8 * PAIRS * batch_size))
+    for name in _shown(store.missing(world), "matching", world):
+        items = store.items(name)
+        parts = pairs[items.start : items.stop].split(PAIRS * batch_size)
+        store.write(name, logits=torch.cat([match_pairs(model, videos, texts, part) for part in parts]))
+    store.finish(world)
+    return store.all("logits")
+
+
+@torch.inference_mode()
+def match_pairs(model: nn.Module, videos: Store, texts: Texts, pairs: Tensor) -> Tensor:
+    """Matching logits as `match_logits` has them, of one batch of pairs, kept nowhere."""
+    video, text = pairs.unbind(1)
+    distinct, place = video.unique(return_inverse=True)
+    device = _device(model)
+    embeds = videos.rows("embeds", distinct.tolist()).to(device)[place.to(device)]
+    chosen = (tensor[text].to(device) for tensor in texts)
+    return model.match(embeds, *chosen).float().cpu()
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _shown(work: Iterable, what: str, world: World) -> Iterable:
+    """The work, with a progress bar if it may take a while."""
+    return tqdm(work, desc=what, unit="batch", disable=len(work) < 8 or not world.is_main)

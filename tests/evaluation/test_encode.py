@@ -1,0 +1,117 @@
+"""What is kept of videos, captions and pairs is what the model makes of them, and memory holds one batch of it."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from stgt.config import to_dict
+from stgt.evaluation import encode
+from stgt.evaluation.encode import Texts, encode_texts, encode_videos, match_logits, model_digest, similarities
+from stgt.evaluation.load import open_run
+from stgt.evaluation.run import tokenize
+from stgt.evaluation.store import Store, batches
+from stgt.training.distributed import World
+from stgt.training.run import evaluation_data
+
+ALONE = World(0, 1, torch.device("cpu"))
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@torch.inference_mode()
+def test_stores_hold_what_the_model_says(run, tmp_path):
+    opened = open_run(run, "cpu")
+    model, clips = opened.model, evaluation_data(opened.config.data, 32)
+    texts = tokenize(opened, [caption for _, caption in clips.captions])
+    place = dict(folder=tmp_path, world=ALONE, batch_size=4)
+    videos, words = encode_videos(model, clips, **place), encode_texts(model, texts, **place)
+    features = model.encode_video(torch.stack([clips[i]["video"] for i in range(11)]))
+    close = dict(atol=1e-5, rtol=1e-5)  # other batches, other rounding
+    torch.testing.assert_close(videos.all("embeds"), features.embeds, **close)
+    torch.testing.assert_close(videos.all("queries"), features.queries, **close)
+    torch.testing.assert_close(words.all("features"), model.encode_text(*texts), **close)
+    similarity = similarities(model, videos, words, **place)
+    torch.testing.assert_close(similarity, model.similarity(features.queries, model.encode_text(*texts)), **close)
+    pairs = torch.cartesian_prod(torch.arange(11), torch.arange(0, 11, 2))
+    logits = match_logits(model, videos, texts, pairs, **place)
+    v, t = pairs.unbind(1)
+    expected = model.match(features.embeds[v], texts.input_ids[t], texts.attention_mask[t])
+    torch.testing.assert_close(logits, expected, **close)
+
+
+def test_what_changes_results_changes_the_name(run):
+    opened = open_run(run, "cpu")
+    model = opened.model
+    first = model_digest(model, "fp32")
+    assert model_digest(model, "bf16") != first == model_digest(model, "fp32")
+    model.config.graph.threshold += 0.1
+    assert model_digest(model, "fp32") != first
+    model.config.graph.threshold = to_dict(opened.config)["model"]["graph"]["threshold"] - 0.1
+    with torch.no_grad():
+        model.temp.add_(1e-3)
+    assert model_digest(model, "fp32") != first
+
+
+def test_files_are_known_by_name_size_and_time(run, clips, tmp_path):
+    data = open_run(run, "cpu").config.data
+    names = []
+    for frames in (4, 5):
+        data.frames = frames
+        names.append(encode.clips_digest(evaluation_data(data, 32)))
+    names.append(encode.clips_digest(evaluation_data(data, 64)))
+    video = clips / "videos" / evaluation_data(data, 32).videos[0]
+    before = video.stat()
+    os.utime(video, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    names.append(encode.clips_digest(evaluation_data(data, 32)))
+    os.utime(video, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert len(set(names)) == 4 and encode.clips_digest(evaluation_data(data, 32)) == names[1]
+
+
+class Heavy(nn.Module):
+    """A matching head that watches how much memory the process holds (and not merely maps) while it works."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.most = nn.Parameter(torch.ones(())), 0
+
+    def match(self, embeds, input_ids, attention_mask):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        self.most = max(self.most, next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) // 1024)
+        scores = embeds.mean((1, 2)) * self.weight + input_ids.float().mean(1)
+        return torch.stack([-scores, scores], 1)
+
+
+def heavy_task(folder, videos, megabytes):
+    """A store of so many MB a video, and pairs of each with two of as many texts."""
+    store = Store(folder / f"videos-{videos}", batches(videos, 4))
+    for name in store.missing():
+        items = torch.tensor(store.items(name), dtype=torch.float32)
+        store.write(name, embeds=items[:, None, None].expand(-1, 256, megabytes * 1024))
+    ids = torch.arange(videos)[:, None]
+    pairs = torch.cat([torch.stack([ids[:, 0], (ids[:, 0] + i) % videos], 1) for i in range(2)]).tolist()
+    return store, Texts(ids, torch.ones_like(ids)), torch.tensor(sorted(pairs))
+
+
+def test_reranking_holds_the_embeds_of_one_batch_only(tmp_path):
+    store, texts, pairs = heavy_task(tmp_path, videos=100, megabytes=1)
+    model = Heavy()
+    model.match(torch.zeros(1, 1, 1), *(tensor[:1] for tensor in texts))
+    before = model.most
+    logits = match_logits(model, store, texts, pairs, tmp_path, ALONE, batch_size=2)
+    assert logits[:, 1].tolist() == [v + t for v, t in pairs.tolist()]
+    # 100 MB of embeds; a batch of 8 pairs reads 4 to 5 videos and lays them out as 8.
+    assert model.most - before < 40
+
+
+@CUDA
+def test_the_device_holds_as_much_for_any_gallery(tmp_path):
+    most = []
+    for videos in (40, 160):
+        store, texts, pairs = heavy_task(tmp_path, videos, megabytes=1)
+        model = Heavy().cuda()
+        torch.cuda.reset_peak_memory_stats()
+        match_logits(model, store, texts, pairs, tmp_path, World(0, 1, torch.device("cuda")), batch_size=2)
+        most.append(torch.cuda.max_memory_allocated())
+    assert most[0] == most[1]

@@ -1,0 +1,152 @@
+"""The evaluate command: any number of processes and kills, the same bits; folders of save_pretrained; bad arguments."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+
+import matplotlib.image
+import pytest
+import torch
+
+from stgt.data.text import Tokenizer
+from stgt.evaluation.load import open_run
+from stgt.evaluation.run import evaluate
+from stgt.evaluation.store import Store
+from stgt.models.stgt import STGT
+
+_processes = multiprocessing.get_context("fork")
+OPTIONS = dict(batch_size=2, candidates=(0, 1, 4, 11), device="cpu")
+
+
+def in_process(target, *args):
+    process = _processes.Process(target=target, args=args)
+    process.start()
+    return process
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
+
+
+@pytest.fixture(scope="module")
+def alone(run, tmp_path_factory):
+    """What one process finds and keeps."""
+    out = tmp_path_factory.mktemp("alone")
+    return evaluate(run, features=out / "features", out=out / "evaluation.json", **OPTIONS), files(out / "features")
+
+
+def one_of(rank, size, port, run, out):
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(size)}
+    result = evaluate(run, features=out / "features", out=out / "evaluation.json", **OPTIONS)
+    (out / f"{rank}.json").write_text(json.dumps(result))
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_several_processes_find_and_keep_the_bits_of_one(size, run, alone, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [in_process(one_of, rank, size, port, run, tmp_path) for rank in range(size)]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    result, kept = alone
+    assert files(tmp_path / "features") == kept and len(kept) > 12
+    for name in [*(f"{rank}.json" for rank in range(size)), "evaluation.json"]:
+        assert json.loads((tmp_path / name).read_text()) == result
+
+
+def killed(run, out, after):
+    torch.set_num_threads(1)
+    write, left = Store.write, [after]
+
+    def deadly(store, name, **tensors):
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(store, name, **tensors)
+
+    Store.write = deadly
+    evaluate(run, features=out / "features", out=out / "evaluation.json", **OPTIONS)
+
+
+@pytest.mark.parametrize("after", [3, 13])
+def test_after_a_kill_no_finished_batch_is_computed_again(after, run, alone, monkeypatch, tmp_path):
+    process = in_process(killed, run, tmp_path, after)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and len(files(tmp_path / "features")) == after
+    encoded = []
+    encode_video = STGT.encode_video
+    monkeypatch.setattr(STGT, "encode_video", lambda model, video: encoded.append(1) or encode_video(model, video))
+    options = OPTIONS | {"features": tmp_path / "features", "out": tmp_path / "evaluation.json"}
+    assert evaluate(run, **options) == alone[0] and files(tmp_path / "features") == alone[1]
+    assert len(encoded) == max(0, 6 - after)  # 11 videos make 6 batches, which are first
+    evaluate(run, **options)
+    assert len(encoded) == max(0, 6 - after)
+
+
+def test_one_pass_gives_the_figures_of_each_number_of_candidates(run, alone, tmp_path, stgt):
+    words = ["--candidates", 0, 1, 4, 11, "--batch-size", 2, "--features", tmp_path / "features", "--device", "cpu"]
+    status, printed = stgt("evaluate", "--run", run, "--out", tmp_path / "out" / "figures.json", *words)
+    assert status == 0 and "candidates" in printed
+    result = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert result == alone[0] and list(result["candidates"]) == ["0", "1", "4", "11"]
+    assert matplotlib.image.imread(tmp_path / "out" / "candidates.png").std() > 0.05
+    for count, figures in result["candidates"].items():
+        single = evaluate(
+            run, k_test=int(count), features=tmp_path / "features", out=tmp_path / "one.json", batch_size=2
+        )
+        for way in figures:
+            assert single[way]["reranked" if int(count) else "vtc"] == pytest.approx(figures[way])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--k-test", 12], "k_test is 12, expected 0 to 11: {test} has 11 videos"),
+        (["--k-test", -1], "k_test is -1, expected 0 to 11"),
+        (["--candidates", 4, 64], "candidates holds 64, expected 0 to 11: {test} has 11 videos"),
+        (["--batch-size", 0], "batch_size is 0, expected at least 1"),
+        (["--threshold", 2], "threshold is 2.0, expected a number in [-1, 1]"),
+        (["--tokenizer", "bert"], "tokenizer is 'bert', but {run} is a run, expected none"),
+        (["--annotation", "nowhere.json"], "nowhere.json: no such file"),
+        (["--videos", "nowhere"], "nowhere/"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(words, expected, run, clips, stgt, tmp_path):
+    kept = ["--features", tmp_path / "features", "--out", tmp_path / "evaluation.json"]
+    status, printed = stgt("evaluate", "--run", run, *kept, *words)
+    assert status == 2 and expected.format(run=run, test=clips / "test.json") in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_convert_has_the_figures_of_its_run(run, clips, alone, stgt, tmp_path):
+    folder = tmp_path / "converted"
+    assert stgt("convert", run, "--out", folder)[0] == 0
+    words = ["--annotation", clips / "test.json", "--videos", clips / "videos", "--batch-size", 2, "--device", "cpu"]
+    for tokenizer in ([], ["--tokenizer", run / "tokenizer"]):
+        assert stgt("evaluate", "--run", folder, *words, *tokenizer)[0] == 0
+        result = json.loads((folder / "evaluation.json").read_text())
+        assert result["step"] is None and result["checkpoint"] == str(folder)
+        assert all(result[way] == alone[0][way] for way in ("text_to_video", "video_to_text"))
+        (folder / "evaluation.json").unlink()
+        shutil.rmtree(folder / "tokenizer", ignore_errors=True)
+
+
+def test_a_folder_needs_data_and_the_words_it_was_trained_with(run, clips, stgt, monkeypatch, tmp_path):
+    folder = tmp_path / "pretrained"
+    open_run(run, "cpu").model.save_pretrained(folder)
+    words = ["evaluate", "--run", folder, "--annotation", clips / "test.json"]
+    tokenizer = ["--tokenizer", run / "tokenizer"]
+    assert "holds a model and knows no data, expected --videos as well" in stgt(*words, *tokenizer)[1]
+    other = Tokenizer.train(["a red square grows"], 40)
+    other.save(tmp_path / "other")
+    status, printed = stgt(*words, "--tokenizer", tmp_path / "other", "--videos", clips / "videos")
+    assert status == 2 and f"other) has {other.vocab_size}: expected the one" in printed
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    status, printed = stgt(*words)
+    assert status == 2 and f"{folder} holds no tokenizer" in printed and "expected --tokenizer" in printed

@@ -1,0 +1,89 @@
+"""Batches on the disk: the rows that were written, each batch whole or not there, shared by processes without gaps."""
+
+import multiprocessing
+import resource
+import signal
+
+import pytest
+import torch
+
+from stgt.evaluation.store import Store, batches, digest
+from stgt.training.distributed import World
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def filled(folder, table, size):
+    store = Store(folder, batches(len(table), size))
+    for name in store.missing():
+        items = store.items(name)
+        store.write(name, table=table[items.start : items.stop])
+    return store
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 20])
+def test_rows_are_those_written_in_the_order_asked_for(size, tmp_path):
+    table = torch.randn(7, 2, 3).bfloat16()
+    store = filled(tmp_path / "new", table, size)
+    assert len(store) == 7 and store.missing() == []
+    for items in ([], [0], [6], [0, 1, 2, 3, 4, 5, 6], [5, 0, 0, 6, 2]):
+        if items:
+            assert torch.equal(store.rows("table", items), table[items])
+    assert torch.equal(store.all("table"), table)
+
+
+def test_batches_of_all_processes_are_all_batches_once(tmp_path):
+    store = Store(tmp_path, batches(23, 2))
+    for size in (1, 2, 3, 5, 13):
+        shares = [store.missing(World(rank, size, ALONE.device)) for rank in range(size)]
+        assert sorted(sum(shares, [])) == list(batches(23, 2)) and max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_what_is_damaged_is_computed_again_and_what_is_there_is_not(tmp_path):
+    store = filled(tmp_path, torch.arange(6.0), 2)
+    path = tmp_path / "000001.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert store.missing() == ["000001"]
+    store.write("000001", table=torch.tensor([7.0, 8.0]))
+    assert store.all("table").tolist() == [0, 1, 7, 8, 4, 5]
+
+
+def test_batches_that_other_processes_write_elsewhere_are_missed(tmp_path):
+    store = Store(tmp_path, batches(4, 2))
+    store.write("000000", table=torch.zeros(2))
+    with pytest.raises(OSError, match="000001.safetensors is not there, expected it from another process"):
+        store.finish(ALONE)
+
+
+def test_other_files_are_dropped_on_request(tmp_path):
+    filled(tmp_path, torch.arange(6.0), 2)
+    store = Store(tmp_path, {"000002": 2})
+    store.keep_only()
+    assert [path.name for path in tmp_path.iterdir()] == ["000002.safetensors"] and store.missing() == []
+
+
+def write_on_a_full_disk(store, said):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    try:
+        store.write("000001", table=torch.zeros(3, 1000))
+    except OSError as error:
+        said.send(str(error))
+
+
+def test_a_full_disk_is_named_and_nothing_half_written_stays(tmp_path):
+    store = Store(tmp_path, batches(6, 3))
+    store.write("000000", table=torch.zeros(3, 10))
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=write_on_a_full_disk, args=(store, theirs))
+    process.start()
+    assert ours.poll(60) and "000001.safetensors: could not be written" in ours.recv()
+    process.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["000000.safetensors"]
+
+
+def test_a_digest_tells_values_shapes_and_types_apart():
+    x = torch.arange(6)
+    parts = [(x,), (x + 1,), (x.view(2, 3),), (x.int(),), (x, 1), ("x",), ("x", 1), ("x1",)]
+    assert len({digest(*part) for part in parts}) == len(parts)
+    assert digest(x.view(2, 3).T) == digest(x.view(2, 3).T.contiguous())
