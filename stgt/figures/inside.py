@@ -59,10 +59,14 @@ class Inside:
         """Cosine similarity of all pairs of patches (Eq. 6), (N, N) float32."""
         return token_similarity(self.local[None], window=self.frames - 1).to_dense()[0].float()
 
+    def distance(self) -> Tensor:
+        """How many frames the tokens of each pair are apart, (N, N) int64."""
+        frame = torch.arange(self.frames).repeat_interleave(self.grid**2)
+        return (frame[:, None] - frame).abs()
+
     def band(self) -> Tensor:
         """Which pairs lie within the window, (N, N) bool."""
-        frame = torch.arange(self.frames).repeat_interleave(self.grid**2)
-        return (frame[:, None] - frame).abs() <= self.window
+        return self.distance() <= self.window
 
     def weights(self) -> Tensor:
         """The edges' weights (Eq. 7) as the model has them, (N, N) float32, 0 where there is no edge."""

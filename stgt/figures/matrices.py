@@ -11,7 +11,6 @@ from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from stgt.figures.inside import Inside
 from stgt.figures.maps import Scene
 from stgt.figures.style import ATTENTION, REFERENCE, SIMILARITY, WIDTH, paper, write
 
@@ -40,7 +39,7 @@ def draw_attention_matrices(scene: Scene, attention: dict[str, Tensor], out: Pat
     """Fig. 8a, b: who attends to whom, by name of the (N, N) attention; 1 is as much as if it were uniform over all."""
     figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
     axes, uniform = figure.subplots(1, len(attention), squeeze=False)[0], 1 / len(scene.inside.weights())
-    scale = LogNorm(0.1, max(10.0, *(float(matrix.quantile(0.999)) / uniform for matrix in attention.values())))
+    scale = LogNorm(0.1, max(10.0, *(np.quantile(matrix, 0.999) / uniform for matrix in attention.values())))
     for axis, (name, matrix) in zip(axes, attention.items(), strict=True):
         drawn = _show(axis, scene, matrix / uniform, name.replace("\n", " "), cmap=ATTENTION, norm=scale)
         axis.set_facecolor("black")
@@ -85,19 +84,17 @@ def draw_weights(scene: Scene, out: Path) -> None:
     spread, kept = figure.subplots(1, 2)
     bins = np.linspace(min(np.floor(float(similarity.min()) * 10) / 10, 0.0), 1.0, 61)
     for distance, colour in zip(range(inside.window + 1), _shades(inside.window + 1), strict=True):
-        values = similarity[_distance(inside) == distance].numpy()
+        values = similarity[inside.distance() == distance].numpy()
         name = {0: "same frame", 1: "next frame"}.get(distance, f"{distance} frames apart")
         share = np.full(len(values), 100 / len(values))
         spread.hist(values, bins, weights=share, histtype="step", lw=1.2, color=colour, label=name)
     spread.set(xlabel="cosine similarity", ylabel="pairs, %", title="(a) pairs within the window", xlim=bins[[0, -1]])
     band = similarity[inside.band()].numpy()
     thresholds = np.linspace(bins[0], 1.0, 201)
-    tokens = len(similarity)
-    edges = len(band) - np.searchsorted(np.sort(band), thresholds)
-    own = similarity[inside.node(scene.token)][inside.band()[inside.node(scene.token)]].numpy()
-    kept.plot(thresholds, edges / tokens, color="black", label="mean of all tokens")
-    own_edges = len(own) - np.searchsorted(np.sort(own), thresholds)
-    kept.plot(thresholds, own_edges, color=REFERENCE, ls="--", label="marked token")
+    node = inside.node(scene.token)
+    own = similarity[node, inside.band()[node]].numpy()
+    kept.plot(thresholds, reaching(band, thresholds) / len(similarity), color="black", label="mean of all tokens")
+    kept.plot(thresholds, reaching(own, thresholds), color=REFERENCE, ls="--", label="marked token")
     kept.set(xlabel="threshold h", ylabel="links per token", title="(b) links that a threshold leaves", ylim=(0, None))
     kept.set_xlim(thresholds[[0, -1]])
     for axis in (spread, kept):
@@ -108,9 +105,9 @@ def draw_weights(scene: Scene, out: Path) -> None:
     write(figure, out)
 
 
-def _distance(inside: Inside) -> Tensor:
-    frame = torch.arange(inside.frames).repeat_interleave(inside.grid**2)
-    return (frame[:, None] - frame).abs()
+def reaching(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """How many values reach each threshold."""
+    return len(values) - np.searchsorted(np.sort(values), thresholds)
 
 
 def _shades(count: int) -> list:

@@ -1,4 +1,4 @@
-"""Every figure of one clip and token, with the sentences that go below them."""
+"""Every figure of a page, with the sentences that go below it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ from stgt.figures.maps import (
 )
 from stgt.figures.matrices import draw_adjacency, draw_attention_matrices, draw_weights
 from stgt.figures.page import Picture
+from stgt.figures.retrieved import STILLS, Example, draw_text_to_video, draw_video_to_text
 
 
 def draw_scene(scene: Scene, out: Path) -> list[Picture]:
-    """Draw a scene's figures into a folder; of a single frame, which is not pooled, without the pooling positions."""
+    """Draw a scene's figures into a folder; of a single frame, which is not pooled, without the pooling positions.
+
+    Memory grows with the square of the number of tokens: 2 GiB for 24 frames of 256 patches.
+    """
     inside, weights = scene.inside, scene.inside.weights()
     tokens, window = len(weights), _frames(inside.window)
     links = int((weights[inside.node(scene.token)] != 0).sum())
@@ -99,6 +103,25 @@ def draw_scene(scene: Scene, out: Path) -> list[Picture]:
         pictures.append(Picture(out / f"{name}.png", title, caption))
         draw(scene, pictures[-1].file)
     return pictures
+
+
+def draw_examples(by_text: list[Example], by_video: list[Example], out: Path) -> list[Picture]:
+    """Draw what was found for sentences and for clips into a folder."""
+    score = "The score is the similarity plus the matching probability; a tick and blue mark what is right."
+    text_to_video = Picture(
+        out / "text_to_video.png",
+        "Clips found for a sentence",
+        f"The first {len(by_text[0].answers)} clips for captions of the test split, {STILLS} frames each. {score} "
+        "Compare Fig. 13.",
+    )
+    video_to_text = Picture(
+        out / "video_to_text.png",
+        "Sentences found for a clip",
+        f"The first {len(by_video[0].answers)} captions for clips of the test split. {score} Compare Fig. 14.",
+    )
+    draw_text_to_video(by_text, text_to_video.file)
+    draw_video_to_text(by_video, video_to_text.file)
+    return [text_to_video, video_to_text]
 
 
 def _frames(count: int) -> str:

@@ -1,5 +1,6 @@
 """Figures show the model's own numbers: graph, attention and pooling are computed here a second time."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from PIL import Image
 from stgt.config import GraphConfig, ModelConfig, QFormerConfig, VisionConfig
 from stgt.figures.inside import Token, look_inside, moving_token, pool_winners, require_token
 from stgt.figures.maps import THRESHOLDS, Scene, draw_links, strongest_links
-from stgt.figures.matrices import PIXELS, shrink
+from stgt.figures.matrices import PIXELS, reaching, shrink
 from stgt.figures.pictures import draw_scene
 from stgt.figures.results import draw_results
 from stgt.models.graph_transformer import max_pool_sampling
@@ -188,6 +189,14 @@ def test_the_strongest_links_come_first_and_missing_ones_never():
     links = torch.tensor([[0.6, torch.nan], [0.9, 0.7]])
     assert strongest_links(links, 2) == [(1, 0), (1, 1)]
     assert strongest_links(links, 9) == [(1, 0), (1, 1), (0, 0)]
+
+
+def test_the_curve_of_links_per_token_goes_through_the_models_own():
+    inside = look_inside(tiny_model(threshold=0.3), torch.randn(4, 3, 32, 32))
+    band = inside.similarity()[inside.band()].numpy()
+    at_own, at_most, beyond = reaching(band, np.array([0.3, -1.0, 1.1]))
+    assert at_own / 64 == pytest.approx(float(inside.graph.degree().float().mean()), abs=2 / 64)  # rounding at 0.3
+    assert at_most == len(band) == (4 + 2 * 3) * 16**2 and beyond == 0
 
 
 def test_large_matrices_are_averaged_over_whole_blocks():
