@@ -6,7 +6,8 @@ from typing import Any
 
 from benchmarks.inputs import Problem
 from benchmarks.rows import Row
-from benchmarks.tables import number, spoken, table
+from benchmarks.tables import number, spoken
+from stgt.markdown import table
 
 HEADER = ("", "dtype", "against", "value", "bound", "met")
 

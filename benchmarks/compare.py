@@ -13,7 +13,8 @@ from pathlib import Path
 from benchmarks.environment import ROOT
 from benchmarks.questions import QUESTIONS
 from benchmarks.rows import Results, Row
-from benchmarks.tables import duration, nbytes, table
+from benchmarks.tables import duration, nbytes
+from stgt.markdown import table
 
 LEAST_NOISE = 0.05
 """What two runs of the same code on a quiet machine may differ by, however little each of them scatters"""

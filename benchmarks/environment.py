@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from stgt.info import hardware
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -30,11 +32,8 @@ def summary(environment: dict[str, object]) -> str:
 
 
 def _cpu() -> dict[str, object]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return {
-        "hardware": model[0] if model else platform.processor(),
+        "hardware": hardware(torch.device("cpu")),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "waiting": os.environ.get("OMP_WAIT_POLICY", "default").lower(),

@@ -2,35 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.inputs import real_tokens
 from benchmarks.providers import dense_attention, dense_graph, frame_mask
-from stgt.config import GraphConfig, ModelConfig, QFormerConfig, VisionConfig
+from stgt.config import ModelConfig
 from stgt.models.graph_transformer import GraphBlock, GraphTransformer
 from stgt.models.stgt import STGT
-from stgt.recipes import RECIPES
 from stgt_kernels import GraphAttention
 
 WORDS = 32
 """Length of a text"""
-
-
-def model_config(size: str) -> ModelConfig:
-    """ "quickstart", as `make quickstart` trains it; "ViT-B"; or "ViT-g", the paper's with BLIP-2's EVA-CLIP-g."""
-    if size == "quickstart":
-        config = RECIPES["quickstart"]().model
-        words = replace(config.qformer, vocab_size=512, bos_token_id=511)  # about what its tokenizer has
-        return replace(config, qformer=words)
-    if size == "ViT-B":
-        vision = VisionConfig(tower="vit", patch_size=16, width=768, layers=12, heads=12)
-        return ModelConfig(vision, GraphConfig(heads=12), QFormerConfig())
-    if size == "ViT-g":
-        return ModelConfig(VisionConfig(tower="vit", mlp_ratio=6144 / 1408), GraphConfig(), QFormerConfig())
-    raise ValueError(f"size must be quickstart, ViT-B or ViT-g, got {size!r}")
 
 
 class RealTokens(nn.Module):

@@ -1,19 +1,9 @@
 """Rows as tables that read well as plain text and as Markdown."""
 
-from collections.abc import Iterable
-
 from benchmarks.rows import Row
+from stgt.markdown import table
 
 HEADER = ("provider", "median (20-80%)", "TFLOP/s", "GB/s", "of the limit", "peak memory")
-
-
-def table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    """A Markdown table whose columns line up in plain text, too."""
-    cells = [list(header), *map(list, lines)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    padded = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
-    padded.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(padded)
 
 
 def case_table(rows: list[Row]) -> str:

@@ -255,6 +255,29 @@ def ablate(
 
 
 @app.command
+def efficiency(
+    size: Literal["quickstart", "ViT-B", "ViT-g"] | None = None,
+    batch_size: int = 8,
+    rounds: int = 5,
+    tower: bool = True,
+    device: str = "auto",
+    out: Path | None = None,
+) -> None:
+    """The paper's Table 6: parameters, FLOPs, clips per second of STGT, dense attention and the CCT+MIT baseline.
+
+    Args:
+        size: What is timed; the paper's ViT-g on a GPU, else the quickstart's if not given. ViT-g is what is counted.
+        batch_size: Clips embedded at a time.
+        rounds: How often each is timed, in turns.
+        tower: Time the vision tower, too; --no-tower begins with its tokens, as from a cache.
+        out: JSON file to write.
+    """
+    from stgt.evaluation.table6 import efficiency
+
+    efficiency(size, batch_size, rounds, tower, device, out)
+
+
+@app.command
 def bench(
     questions: tyro.conf.Positional[tuple[str, ...]] = (),
     device: Literal["auto", "cpu", "cuda"] = "auto",

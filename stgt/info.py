@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
@@ -29,6 +30,16 @@ def print_info() -> None:
         for backend in dispatch.BACKENDS:
             reason = dispatch.why_not(backend, device)
             print(f"backend {backend:9} on {device:4}: {'no: ' + reason if reason else 'yes'}")
+
+
+def hardware(device: torch.device) -> str:
+    """The GPU's name, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
 
 
 def _version(package: str) -> str:

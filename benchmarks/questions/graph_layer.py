@@ -11,9 +11,10 @@ from benchmarks.agreement import check_model
 from benchmarks.case import Bench, Case
 from benchmarks.inputs import DTYPES, real_tokens
 from benchmarks.memory import peak_memory
-from benchmarks.models import as_released, model_config, with_cls
+from benchmarks.models import as_released, with_cls
 from benchmarks.providers import KERNELS
 from benchmarks.rows import Row
+from stgt.evaluation.sizes import model_config
 from stgt.models.graph_transformer import GraphTransformer
 from stgt_kernels import dispatch
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from benchmarks.agreement import check_model
 from benchmarks.case import Bench, Case
-from benchmarks.flops import count_flops
 from benchmarks.inputs import DTYPES
 from benchmarks.memory import peak_memory
-from benchmarks.models import as_released, make_batch, make_model, model_config
+from benchmarks.models import as_released, make_batch, make_model
 from benchmarks.rows import Row
+from stgt.evaluation.flops import count_flops
+from stgt.evaluation.sizes import model_config
 from stgt.models.stgt import STGT
 
 BASELINE, RELEASED, KERNELS = "CCT+MIT baseline", "STGT, released attention", "STGT, stgt_kernels"

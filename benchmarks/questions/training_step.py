@@ -17,9 +17,10 @@ from benchmarks.agreement import check_model
 from benchmarks.case import Bench, Case
 from benchmarks.inputs import DTYPES
 from benchmarks.memory import OutOfMemoryError, out_of_memory_is_an_error, peak_memory
-from benchmarks.models import as_released, eager_tower, make_batch, make_model, model_config
+from benchmarks.models import as_released, eager_tower, make_batch, make_model
 from benchmarks.rows import Row
 from stgt.config import LossConfig, OptimConfig
+from stgt.evaluation.sizes import model_config
 from stgt.models.stgt import STGT
 from stgt.training.optim import make_optimizer, set_learning_rate
 

@@ -15,6 +15,7 @@ from stgt.ablation.table import chance, study_table
 from stgt.config import TrainConfig, to_dict
 from stgt.data.shapes import render_shapes
 from stgt.training.checkpoint import write_json
+from stgt.training.distributed import choose_device
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def ablate(names: Sequence[str], size: Size, out: Path, device: str = "auto") ->
     chosen = list(dict.fromkeys(names)) or list(STUDIES)
     base = base_run(out / "clips", size.epochs, out, device)
     size.require(base.batch_size)
+    choose_device(device)
     render_shapes(out / "clips", train=size.clips, test=size.test_clips)
     studies = [study for name in chosen for study in STUDIES[name]]
     results = [(study, measure(study, base, range(size.seeds))) for study in studies]
@@ -53,13 +55,14 @@ def _page(results: Results, names: Sequence[str], size: Size, base: TrainConfig)
     options = [f"--seeds {size.seeds}", f"--epochs {size.epochs}", f"--clips {size.clips}"]
     command = " ".join(["stgt ablate", *names, *options, f"--test-clips {size.test_clips}"])
     vision = base.model.vision
-    seeds = "1 seed" if size.seeds == 1 else f"{size.seeds} seeds, mean ± standard deviation (n−1)"
+    seeds = "One seed" if size.seeds == 1 else f"{size.seeds} seeds: mean ± standard deviation (n−1)"
     parts = [
         f"# Ablations on simulated clips\n\nWritten by `{command}`.",
-        f"Each variant was trained from scratch on {size.clips} simulated clips and tested on {size.test_clips} others; "
-        f"epochs: {size.epochs}, batches of {base.batch_size}, {base.data.frames} frames of {vision.grid}×{vision.grid} "
-        f"patches, {vision.width} channels, {seeds}. Percent, the 32 best re-ranked, text to video unless it says "
-        f"otherwise. Guessing has an R-mean of {chance(size.test_clips):.1f}; differences within the spread mean nothing.",
+        f"- Trained from scratch on {size.clips} simulated clips, tested on {size.test_clips} others; "
+        f"batches of {base.batch_size}, {base.data.frames} frames of {vision.grid}×{vision.grid} patches, "
+        f"{vision.width} channels.\n"
+        f"- {seeds}. Percent, text to video unless it says otherwise, the 32 best re-ranked.\n"
+        f"- Guessing has an R-mean of {chance(size.test_clips):.1f}. Differences within the spread mean nothing.",
     ]
     if any(variant.paper is not None for study, _ in results for variant in study.variants):
         parts.append(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from stgt.ablation.grid import Measured
 from stgt.ablation.studies import Study
+from stgt.markdown import table
 
 TEXT_TO_VIDEO, VIDEO_TO_TEXT = "text_to_video", "video_to_text"
 RECALLS = ("R@1", "R@5", "R@10", "mean")
@@ -43,9 +44,8 @@ def chance(videos: int) -> float:
 
 def study_table(study: Study, runs: Sequence[Sequence[Measured]]) -> str:
     """One study: a row for each variant."""
-    rows = _tested(study, runs) if study.tested else _compared(study, runs)
-    ruler = ["---"] + ["---:"] * (len(rows[0]) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (rows[0], ruler, *rows[1:]))
+    header, *rows = _tested(study, runs) if study.tested else _compared(study, runs)
+    return table(header, rows)
 
 
 def _compared(study: Study, runs: Sequence[Sequence[Measured]]) -> list[list[str]]:

@@ -6,6 +6,8 @@ import copy
 import dataclasses
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -26,32 +28,46 @@ class Comparison(NamedTuple):
 def compare_attention(model: STGT, batch: dict[str, Tensor], loss: LossConfig, *, rounds: int = 5) -> Comparison:
     """Time forward, backward and nothing else of one batch with dense attention and with the kernels.
 
-    Dense and kernels take turns, so that whatever else the machine does falls on both. The model is left as it is.
+    The model is left as it is.
     """
-    models = {}
+    steps = {}
     for attention in ("dense", "kernels"):
         config = copy.deepcopy(model.config)
         config.graph = dataclasses.replace(config.graph, attention=attention)
-        models[attention] = STGT(config, tower=model.vision is not None).to(model.temp.device).train()
-        models[attention].load_state_dict(model.state_dict())
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for measured in [False, *[True] * rounds]:  # the first round warms caches up
-        for name, each in models.items():
-            seconds = _step(each, batch, loss)
+        own = STGT(config, tower=model.vision is not None).to(model.temp.device).train()
+        own.load_state_dict(model.state_dict())
+        steps[attention] = partial(_step, own, batch, loss)
+    times = in_turns(steps, model.temp.device, rounds)
+    return Comparison(
+        statistics.median(times["dense"]),
+        statistics.median(times["kernels"]),
+        median_ratio(times["dense"], times["kernels"]),
+    )
+
+
+def in_turns(functions: dict[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every call of each function, until the device is done; a first round warms caches up.
+
+    The functions take turns, so that whatever else the machine does falls on all of them.
+    """
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for measured in [False, *[True] * rounds]:
+        for name, function in functions.items():
+            wait()
+            start = time.perf_counter()
+            function()
+            wait()
             if measured:
-                times[name].append(seconds)
-    ratios = [a / b for a, b in zip(times["dense"], times["kernels"], strict=True)]
-    return Comparison(statistics.median(times["dense"]), statistics.median(times["kernels"]), statistics.median(ratios))
+                times[name].append(time.perf_counter() - start)
+    return times
 
 
-def _step(model: nn.Module, batch: dict[str, Tensor], loss: LossConfig) -> float:
-    cuda = next(model.parameters()).is_cuda
-    if cuda:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
+def median_ratio(times: list[float], others: list[float]) -> float:
+    """Median over rounds of times / others."""
+    return statistics.median(a / b for a, b in zip(times, others, strict=True))
+
+
+def _step(model: nn.Module, batch: dict[str, Tensor], loss: LossConfig) -> None:
     model(batch, loss)["loss"].backward()
-    if cuda:
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
     model.zero_grad(set_to_none=True)
-    return seconds
