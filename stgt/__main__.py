@@ -175,25 +175,33 @@ def ask(
 @app.command
 def visualize(
     video: tyro.conf.Positional[Path],
-    run: Run,
+    run: Model,
     frame: int | None = None,
     row: int | None = None,
     column: int | None = None,
-    out: Path = Path("links.png"),
+    layer: int = 0,
+    examples: int = 3,
+    features: Path | None = None,
+    out: Path = Path("figures"),
     device: str = "auto",
 ) -> None:
-    """Draw a clip with the graph links of one of its patches, by default the one that moves most.
+    """Draw the paper's figures of a clip and one of its patches, and a page with all of them, OUT/index.html.
+
+    Similarity, graph, attention with and without it, other thresholds, pooling positions, and what the run retrieves.
 
     Args:
         video: The video file.
-        frame: The patch's frame, from 0.
+        frame: The patch's frame, from 0; without frame, row and column it is the patch that moves most.
         row: Its row.
         column: Its column.
-        out: The picture's file.
+        layer: The layer of the graph transformer, from 0.
+        examples: How many captions and clips of the run's test split are looked up; 0 for none.
+        features: Folder to keep encoded videos and texts in; RUN/features if not given.
+        out: A folder for all figures; a name that ends in .png is a file for the links alone.
     """
     from stgt.figures.command import visualize
 
-    visualize(run, video, out, (frame, row, column), device)
+    visualize(run, video, out, (frame, row, column), layer, examples, features, device)
 
 
 @app.command

@@ -1,13 +1,24 @@
-"""What `stgt visualize` does."""
+"""What `stgt visualize` does: the paper's figures of one clip and one of its tokens, and a page that holds them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from stgt.config import DataConfig, TrainConfig
 from stgt.data.transforms import test_transform
-from stgt.evaluation.run import frames_of
-from stgt.figures.links import Token, draw_links, moving_token, token_links
-from stgt.training.run import load_run
+from stgt.data.video import read_frames
+from stgt.evaluation.load import precision
+from stgt.evaluation.run import K_TEST
+from stgt.figures.examples import find_examples
+from stgt.figures.inside import Token, look_inside, moving_token, require_token
+from stgt.figures.maps import Scene, draw_links
+from stgt.figures.page import write_page
+from stgt.figures.pictures import draw_examples, draw_scene
+from stgt.figures.style import squares
+from stgt.models.pretrained import is_pretrained
+from stgt.models.stgt import STGT
+from stgt.training.distributed import choose_device
+from stgt.training.run import Run, load_run
 
 
 def visualize(
@@ -15,13 +26,84 @@ def visualize(
     video: Path,
     out: Path,
     place: tuple[int | None, int | None, int | None] = (None, None, None),
+    layer: int = 0,
+    examples: int = 3,
+    features: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Draw a clip with one token's graph links; see `stgt visualize --help`."""
-    run = load_run(folder, device)
-    frames = frames_of(video, run)
-    default = moving_token(frames, run.config.model.vision.grid)
-    token = Token(*(given if given is not None else found for given, found in zip(place, default, strict=True)))
-    pixels = test_transform(run.config.model.vision.image_size)(frames.permute(0, 3, 1, 2))
-    draw_links(frames, token_links(run.model, pixels, token), token, out, title=f"{video.name}: links of one patch")
-    print(f"links of the patch at frame {token.frame}, row {token.row}, column {token.column}: {out}")
+    """Draw the figures of a clip into a folder, or its links alone into a .png; see `stgt visualize --help`."""
+    alone = out.suffix == ".png"
+    if out.is_file() and not alone:
+        raise ValueError(f"{out} is a file, expected a folder for all figures, or a .png for the links alone")
+    if examples < 0:
+        raise ValueError(f"examples is {examples}, expected at least 0")
+    run = _open(folder, device)
+    scene = look_at(run, video, place, layer)
+    token = "frame {}, row {}, column {}".format(*scene.token)
+    if alone:
+        draw_links(scene, out)
+        print(f"links of the patch at {token}: {out}")
+        return
+    absent = why_no_examples(run, examples)
+    found = None if absent else find_examples(run, features or folder / "features", examples)
+    pictures = draw_scene(scene, out)
+    if found is not None:
+        pictures += draw_examples(*found, out)
+    settings = {
+        **_settings(run, folder, video, scene, layer),
+        "token": f"{token}, from 0" + ("" if None not in place else ", where most moves"),
+        "retrieved examples": absent
+        or f"evenly spread over {run.config.data.test}, the {K_TEST} most similar re-ranked",
+    }
+    write_page(out / "index.html", f"What STGT sees in {video.name}", settings, pictures)
+    print(f"figures of the patch at {token}: {out / 'index.html'}")
+    if absent:
+        print(f"no retrieved examples: {absent}")
+
+
+def _open(folder: Path, device: str) -> Run:
+    """A run, or a folder of `save_pretrained`, whose words are not needed here."""
+    if not is_pretrained(folder):
+        return load_run(folder, device)
+    model = STGT.from_pretrained(folder).to(choose_device(device))
+    config = TrainConfig(model=model.config, data=DataConfig(frames=model.config.graph.frames), precision="fp32")
+    return Run(config, model, None, folder)
+
+
+def look_at(run: Run, video: Path, place: tuple[int | None, int | None, int | None], layer: int) -> Scene:
+    """What a run's model sees in a video; of the token's place, what is None is that of the patch that moves most."""
+    vision = run.config.model.vision
+    frames = read_frames(video, run.config.data.frames)
+    shown = squares(frames)
+    found = moving_token(shown, vision.grid)
+    token = Token(*(place if place is not None else default for place, default in zip(place, found, strict=True)))
+    require_token(token, len(frames), vision.grid)
+    with precision(run):
+        inside = look_inside(run.model, test_transform(vision.image_size)(frames.permute(0, 3, 1, 2)), layer=layer)
+    return Scene(shown, inside, token)
+
+
+def why_no_examples(run: Run, count: int) -> str | None:
+    """Why there are no examples of retrieval, if there are none."""
+    if run.config.model.language is not None:
+        return "this model answers questions"
+    if run.tokenizer is None:
+        return "a model without a run knows no test split"
+    if count and not run.config.data.test.is_file():
+        return f"the run's test split, {run.config.data.test}, is not here"
+    return None if count else "none were asked for"
+
+
+def _settings(run: Run, folder: Path, video: Path, scene: Scene, layer: int) -> dict[str, str]:
+    """What has to be known to draw the same page again."""
+    inside, config = scene.inside, run.config.model
+    step = "" if run.checkpoint == folder else f", {run.checkpoint.name}"
+    parameters = sum(p.numel() for p in run.model.parameters())
+    return {
+        "video": f"{video}, {inside.frames} frames, squashed to squares as the model sees them",
+        "model": f"{folder}{step}, {parameters:,} parameters",
+        "graph layer": f"{layer + 1} of {config.graph.layers}, {config.graph.heads} heads",
+        "threshold h": "none" if inside.threshold is None else f"{inside.threshold:g}",
+        "window w": str(inside.window),
+        "patches": f"{inside.grid} × {inside.grid} in each frame, {inside.frames * inside.grid**2} tokens",
+    }

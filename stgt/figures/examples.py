@@ -1,0 +1,64 @@
+"""Which clips a model finds for captions of its test split, and which captions for clips: ranked as by evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stgt.data.video import read_frames
+from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest, similarities
+from stgt.evaluation.load import precision
+from stgt.evaluation.retrieval import matching_scores
+from stgt.evaluation.run import tokenize
+from stgt.evaluation.search import rank
+from stgt.figures.retrieved import STILLS, Answer, Example
+from stgt.figures.style import squares
+from stgt.training.distributed import World
+from stgt.training.run import Run, evaluation_data
+
+
+@torch.inference_mode()
+def find_examples(run: Run, features: Path, count: int, top: int = 5) -> tuple[list[Example], list[Example]]:
+    """Text-to-video and video-to-text examples: `count` of each, evenly spread over the split, not chosen by result.
+
+    What is encoded is kept in `features`, and read from it, as `stgt evaluate` does.
+    """
+    model, data = run.model, run.config.data
+    clips = evaluation_data(data, run.config.model.vision.image_size)
+    captions, owner = [text for _, text in clips.captions], [video for video, _ in clips.captions]
+    world = World(0, 1, next(model.parameters()).device)
+    kept = features / model_digest(model, run.config.precision)
+
+    def matching(video: Tensor, text: Tensor) -> Tensor:
+        pairs = torch.stack(torch.broadcast_tensors(video, text), dim=1)
+        return matching_scores(match_pairs(model, videos, texts, pairs), "softmax")
+
+    def frames(video: int) -> Tensor:
+        return squares(read_frames(clips.root / clips.videos[video], STILLS))
+
+    def for_text(text: int) -> Example:
+        order = rank(similarity[:, text], lambda items: matching(items, torch.tensor(text)), top=len(clips.videos))
+        place = 1 + [video for video, _ in order].index(owner[text])
+        answers = [Answer(clips.videos[v], score, v == owner[text], frames(v)) for v, score in order[:top]]
+        return Example(captions[text], answers, place, len(order))
+
+    def for_video(video: int) -> Example:
+        order = rank(similarity[video], lambda items: matching(torch.tensor(video), items), top=len(captions))
+        place = 1 + [owner[text] for text, _ in order].index(video)
+        answers = [Answer(captions[t], score, owner[t] == video) for t, score in order[:top]]
+        return Example(clips.videos[video], answers, place, len(order), frames(video))
+
+    with precision(run):
+        texts, videos = tokenize(run, captions), encode_videos(model, clips, kept, world, workers=data.workers)
+        similarity = similarities(model, videos, encode_texts(model, texts, kept, world), kept, world)
+        return (
+            [for_text(text) for text in spread(len(captions), count)],
+            [for_video(video) for video in spread(len(clips.videos), count)],
+        )
+
+
+def spread(items: int, count: int) -> list[int]:
+    """`count` of so many items at equal distances; all of them if they are fewer."""
+    return [number * items // min(count, items) for number in range(min(count, items))]
