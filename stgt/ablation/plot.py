@@ -7,20 +7,20 @@ from pathlib import Path
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from stgt.ablation.grid import Measured
 from stgt.ablation.studies import Study
 from stgt.ablation.table import Spread, chance, r_mean
+from stgt.figures.style import RIGHT, WIDTH, paper, write
 
-INK = "#30638e"
 Results = Sequence[tuple[Study, Sequence[Sequence[Measured]]]]
 
 
+@paper
 def draw(results: Results, out: Path) -> None:
     """Write the picture; a dot is a seed, a bar one standard deviation to each side of the mean."""
-    figure = Figure(figsize=(8.5, sum(map(_height, results))), layout="constrained")
+    figure = Figure(figsize=(WIDTH, sum(map(_height, results))), layout="constrained")
     panels = figure.subplots(len(results), squeeze=False, height_ratios=list(map(_height, results)))[:, 0]
     for axes, (study, runs) in zip(panels, results, strict=True):
         guess = chance(runs[0][0].figures[0]["split"]["videos"])
@@ -32,26 +32,24 @@ def draw(results: Results, out: Path) -> None:
             _curves(axes, study, runs)
             axes.axhline(guess, color="grey", linestyle=":", label="chance")
             axes.set(xlabel=study.axis, ylabel="R-mean, text to video (%)", xticks=study.values)
-        axes.set_title(study.title, loc="left", fontsize=11)
+        axes.set_title(study.title, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure)  # no display is asked for
-    figure.savefig(out, dpi=110)
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    write(figure, out)
 
 
 def _height(result: tuple[Study, Sequence[Sequence[Measured]]]) -> float:
     """Inches."""
     study, _ = result
-    return 1.1 + 0.4 * len(study.variants) if study.axis is None else 3.4
+    return 0.6 + 0.22 * len(study.variants) if study.axis is None else 2.2
 
 
 def _rows(axes: Axes, study: Study, runs: Sequence[Sequence[Measured]]) -> None:
     for row, measured in enumerate(runs):
         seeds = r_mean(measured)
         spread = Spread.of(seeds)
-        axes.errorbar(spread.mean, row, xerr=spread.std, fmt="D", color=INK, markersize=6, capsize=4)
-        axes.plot(seeds, [row] * len(seeds), "o", color="black", alpha=0.4, markersize=3)
+        axes.errorbar(spread.mean, row, xerr=spread.std, fmt="D", color=RIGHT, markersize=4, capsize=2)
+        axes.plot(seeds, [row] * len(seeds), "o", color="black", alpha=0.4, markersize=2)
     axes.set_yticks(range(len(runs)), [variant.title for variant in study.variants])
     axes.invert_yaxis()
     axes.set_ylim(len(runs) - 0.5, -0.5)
@@ -68,4 +66,4 @@ def _curves(axes: Axes, study: Study, runs: Sequence[Sequence[Measured]]) -> Non
         spreads = [Spread.of(each) for each in seeds]
         stds = [spread.std or 0.0 for spread in spreads]
         means = [spread.mean for spread in spreads]
-        axes.errorbar(study.values, means, yerr=stds, fmt="o-", color=colour, markersize=4, capsize=3, label=title)
+        axes.errorbar(study.values, means, yerr=stds, fmt="o-", color=colour, markersize=2.5, capsize=2, label=title)
