@@ -42,6 +42,50 @@ def test_msrvtt_has_the_published_sizes(full_size, tmp_path):
     assert sizes(tmp_path / "full") == {"train": (6513, 130_260), "val": (497, 9940), "test": (2990, 59_800)}
 
 
+def full_msvd(source, test):
+    clips = [f"clip{n}_0_9" for n in range(1970)]
+    write(source / "AllVideoDescriptions.txt", "".join(f"{clip} a dog\n{clip} a cat\n" for clip in clips))
+    for split, part in (("train", clips[:1200]), ("val", clips[1200:1300]), ("test", clips[1300 : 1300 + test])):
+        write(source / f"{split}_list.txt", "\n".join(part))
+
+
+def full_didemo(source, test):
+    start = 0
+    for split, count in (("train", 8395), ("val", 1065), ("test", 1004)):
+        videos = [f"{n}@N0_1_a.mov" for n in range(start, start + count)]
+        moments = [{"video": video, "description": text} for video in videos for text in ("a cat", "it leaves")]
+        write(source / f"{split}_data.json", moments)
+        start += count
+    write(source / "test_list.txt", "\n".join(videos[:test]))
+
+
+def full_msvd_qa(source, test):
+    start = 1
+    for split, count, asked in (("train", 1200, 30_933), ("val", 250, 6415), ("test", 520, test)):
+        questions = [QUESTION | {"video_id": start + n % count, "id": n} for n in range(asked)]
+        write(source / f"{split}_qa.json", questions)
+        start += count
+    write(source / "youtube_mapping.txt", "".join(f"clip{n}_0_9 vid{n}\n" for n in range(1, 1971)))
+
+
+@pytest.mark.parametrize(
+    "name, download, counts, other, message",
+    [
+        ("msvd", full_msvd, [670], 669, "msvd, test: 669 videos, expected 670; --any-size"),
+        ("didemo", full_didemo, [1004, 1003], 1002, "didemo, test: 1002 videos, expected 1004 or 1003"),
+        ("msvd-qa", full_msvd_qa, [13_157], 13_156, "test: 13156 captions or questions, expected 13157"),
+    ],
+)
+def test_the_other_benchmarks_have_theirs(tmp_path, name, download, counts, other, message):
+    for count in counts:
+        download(tmp_path / "downloads", count)
+        convert(name, tmp_path / "downloads", tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("*.json"))) == 3
+    download(tmp_path / "downloads", other)
+    with pytest.raises(ValueError, match=message):
+        convert(name, tmp_path / "downloads", tmp_path / "again")
+
+
 def test_another_size_is_refused_with_both_numbers(full_size, tmp_path):
     data = json.loads((full_size / "MSRVTT_data.json").read_text())
     data["sentences"] = data["sentences"][20:]
