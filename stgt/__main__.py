@@ -20,7 +20,7 @@ from stgt.recipes import RECIPES
 
 app = tyro.extras.SubcommandApp()
 data = tyro.extras.SubcommandApp()
-for command in (commands.shapes, commands.convert, commands.check):
+for command in (commands.shapes, commands.convert, commands.merge, commands.check):
     data.command(command)
 
 Recipe = tyro.extras.subcommand_type_from_defaults(
