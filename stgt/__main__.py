@@ -182,7 +182,7 @@ def visualize(
     layer: int = 0,
     examples: int = 3,
     features: Path | None = None,
-    out: Path = Path("figures"),
+    out: Path | None = None,
     device: str = "auto",
 ) -> None:
     """Draw the paper's figures of a clip and one of its patches, and a page with all of them, OUT/index.html.
@@ -197,11 +197,12 @@ def visualize(
         layer: The layer of the graph transformer, from 0.
         examples: How many captions and clips of the run's test split are looked up; 0 for none.
         features: Folder to keep encoded videos and texts in; RUN/features if not given.
-        out: A folder for all figures; a name that ends in .png is a file for the links alone.
+        out: A folder for all figures, RUN/figures/VIDEO if not given; a name that ends in .png is a file for the links
+            alone.
     """
     from stgt.figures.command import visualize
 
-    visualize(run, video, out, (frame, row, column), layer, examples, features, device)
+    visualize(run, video, out or run / "figures" / video.stem, (frame, row, column), layer, examples, features, device)
 
 
 @app.command

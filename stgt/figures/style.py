@@ -49,7 +49,7 @@ class Strip:
     axes[row][column] count in patches, x to the right and y down, from a frame's upper left corner.
     """
 
-    LEFT, RIGHT, TOP, GAP, WIDEST = 0.85, 0.62, 0.16, 0.04, 1.6
+    LEFT, RIGHT, TOP, GAP, WIDEST = 0.85, 0.62, 0.18, 0.04, 1.6
 
     def __init__(self, rows: Sequence[str], titles: Sequence[str], grid: int, *, bold: int | None = None) -> None:
         """titles: one above each column, the same number of lines each; bold: which one stands out."""
@@ -67,7 +67,7 @@ class Strip:
         for axis in self.figure.axes:
             axis.set(xlim=(0, grid), ylim=(grid, 0), xticks=[], yticks=[])
         for number, (axis, title) in enumerate(zip(self.axes[0], titles, strict=True)):
-            axis.set_title(title, pad=3, **(dict(color=REFERENCE, fontweight="bold") if number == bold else {}))
+            axis.set_title(title, pad=4, **(dict(color=REFERENCE, fontweight="bold") if number == bold else {}))
 
     def colour_bar(self, first: int, last: int, cmap: Colormap, norm: Normalize, label: str, **options) -> None:
         """One bar for the rows from `first` to `last`."""

@@ -94,9 +94,10 @@ def test_examples_are_spread_over_the_split():
 
 def test_a_folder_of_save_pretrained_is_drawn_without_examples(run, clips, stgt, tmp_path):
     open_run(run, "cpu").model.save_pretrained(tmp_path / "model")
-    status, printed = stgt("visualize", clip(clips), "--run", tmp_path / "model", "--out", tmp_path / "page")
-    assert status == 0 and "knows no test split" in printed
-    assert set(Page((tmp_path / "page" / "index.html").read_text()).figures) == FIGURES
+    status, printed = stgt("visualize", clip(clips), "--run", tmp_path / "model")
+    page = tmp_path / "model" / "figures" / clip(clips).stem / "index.html"
+    assert status == 0 and "knows no test split" in printed and str(page) in printed
+    assert set(Page(page.read_text()).figures) == FIGURES
 
 
 def test_a_run_whose_test_split_is_elsewhere_has_no_examples(run, tmp_path):
