@@ -49,11 +49,11 @@ def write_page(out: Path, title: str, settings: Mapping[str, str], pictures: Seq
 
 
 def _embedded(file: Path) -> str:
-    """The picture as WebP, which takes a tenth of the PNG's bytes, with its size, so that the page does not jump."""
+    """The picture as WebP, which takes a tenth of the PNG's bytes, at half its size: sharp on fine screens, too."""
     data = io.BytesIO()
     with Image.open(file) as picture:
         picture.convert("RGB").save(data, "WEBP", quality=90)
-        width, height = picture.size
+        width, height = (length // 2 for length in picture.size)
     return (
         f'width="{width}" height="{height}" src="data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"'
     )
