@@ -110,16 +110,16 @@ def merge(annotations: Sequence[Path], out: Path, root: Path) -> None:
     """Write the clips of several caption annotations as one, whose names are relative to `root`.
 
     The videos of each are in the folder `videos` beside it; that may be a link. Raises ValueError, before anything is
-    written, for annotations that are malformed, not below `root`, or given twice.
+    written, for annotations that are malformed, whose videos are not below `root`, or that are given twice.
     """
+    if not 1 < len(annotations) == len(set(map(os.path.abspath, annotations))):
+        raise ValueError(f"annotations are {', '.join(map(str, annotations)) or 'none'}, expected several, each once")
     clips: list[Clip] = []
     for annotation in annotations:
         folder = Path(os.path.relpath(annotation.parent / "videos", root))
         if ".." in folder.parts:
             raise ValueError(f"{annotation}: its folder videos is not below {root}, expected it there")
         clips += [Clip((folder / clip.video).as_posix(), clip.captions) for clip in load_captions(annotation)]
-    if len(set(map(os.path.abspath, annotations))) < len(annotations):
-        raise ValueError(f"{', '.join(map(str, annotations))}: an annotation is there twice, expected each once")
     save_captions(clips, out)
     print("{}: {} videos, {} captions, below {}".format(out, *_sizes(clips), root))
 

@@ -81,7 +81,11 @@ def merge(
 
 
 def check(
-    annotation: Path, videos: Path, out: Path | None = None, timeout: float = 30.0, jobs: int | None = None
+    annotation: Annotated[Path, tyro.conf.Positional],
+    videos: Path | None = None,
+    out: Path | None = None,
+    timeout: float = 30.0,
+    jobs: int | None = None,
 ) -> None:
     """Decode every video of an annotation once; those that are broken, or keep the decoder busy for ever, are listed.
 
@@ -89,7 +93,7 @@ def check(
 
     Args:
         annotation: Annotation in JSON, of captions or questions.
-        videos: Folder that its names are relative to.
+        videos: Folder that its names are relative to; the folder `videos` beside it if not given.
         out: JSON file of the list, {video: cause}; ANNOTATION.bad.json if not given.
         timeout: Seconds that one video may take.
         jobs: Videos decoded at a time; as many as there are cores if not given.
@@ -99,7 +103,9 @@ def check(
     from stgt.data.annotations import load_videos
     from stgt.data.check import write_bad_list
 
-    names = load_videos(annotation)
+    names, videos = load_videos(annotation), videos or annotation.parent / "videos"
+    if not videos.is_dir():
+        raise ValueError(f"{videos}: no such folder, expected the videos of {annotation}: give it as --videos")
     out = out or annotation.with_suffix(".bad.json")
     bad = write_bad_list(names, videos, out, timeout=timeout, jobs=jobs or os.cpu_count() or 1)
     for kind, count in Counter(cause.partition(":")[0] for cause in bad.values()).most_common():
