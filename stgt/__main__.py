@@ -62,7 +62,8 @@ def evaluate(
 ) -> None:
     """Measure a model: retrieval in both directions, or the answers of a question answering run.
 
-    Retrieval goes on where it was killed, and is shared by as many processes as torchrun starts.
+    Retrieval goes on where it was killed, and is shared by as many processes as torchrun starts:
+    `torchrun --nproc-per-node 8 -m -- stgt evaluate …`, where the -- keeps --run from torchrun's own options.
 
     Args:
         annotation: Test annotation; the run's own if not given.

@@ -104,11 +104,14 @@ def test_a_folder_is_read_once_and_then_only_what_changed(run, videos, tmp_path,
     assert torch.equal(rows[videos / "b.mp4"], before[1])
 
 
-def test_a_file_that_never_ends_costs_its_time_limit_and_no_other_file(run, videos, tmp_path):
+@pytest.mark.parametrize("workers", [0, 3])
+def test_a_file_that_never_ends_costs_its_time_limit_and_no_other_file(workers, run, videos, tmp_path):
     nothing = bytes([0, 0, 1, 0xB6, 0x50, 0, 0, 0])
     held = write_video(tmp_path / "e.mp4", grey(1600), codec="mpeg4", replace=lambda n: nothing if n >= 40 else None)
     shutil.copy(held, videos / "b_endless.mp4")
-    index = indexed(open_run(run, "cpu"), videos, tmp_path, timeout=2.0)
+    opened = open_run(run, "cpu")
+    opened.config.data.workers = workers
+    index = indexed(opened, videos, tmp_path, timeout=2.0)
     assert len(index.videos) == 4
     assert index.broken[videos / "b_endless.mp4"] == "decoding did not end within 2 s"
 
