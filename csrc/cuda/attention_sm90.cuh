@@ -20,6 +20,8 @@ struct AttentionMaps {
 // Sizes of a kernel for head dimensions up to N, with GROUPS computing warpgroups, each with a tile of its own.
 template <int N> struct Shape {
   static constexpr int PANELS = (N + 31) / 32, STEPS = (N + 15) / 16;  // 88 is 3 panels: columns 88 to 95 read as 0
+  // What tiles have as columns of a product. The PTX ISA's layouts know no part of a panel; 96 in place of 88 costs 4%.
+  static constexpr int COLUMNS = 32 * PANELS;
   static constexpr int TILE_BYTES = PANELS * PANEL_BYTES;
 };
 constexpr int stages(int fixed_bytes, int stage_bytes) {
@@ -27,27 +29,28 @@ constexpr int stages(int fixed_bytes, int stage_bytes) {
   return fit < 4 ? fit : 4;
 }
 
-// A tile of tokens as an operand whose K are its features, from 16 * step on; or its tokens, from 16 * step on.
-STGT_DEVICE uint64_t by_features(const char* tile, int step) {
-  return ptx::descriptor(tile + step / 2 * PANEL_BYTES + step % 2 * 32, 0, 512, ptx::Swizzle::B64);
-}
-STGT_DEVICE uint64_t by_tokens(const char* tile, int step) {
-  return ptx::descriptor(tile + step * 1024, PANEL_BYTES, 512, ptx::Swizzle::B64);
-}
+// A tile of tokens as an operand whose K are its features, or its tokens.
+STGT_DEVICE uint64_t by_features(const char* tile) { return ptx::descriptor(tile, 0, 512, ptx::Swizzle::B64); }
+STGT_DEVICE uint64_t by_tokens(const char* tile) { return ptx::descriptor(tile, PANEL_BYTES, 512, ptx::Swizzle::B64); }
 
 template <class T, int N>  // d = a b^T over the features of two tiles
 STGT_DEVICE void scores(float (&d)[32], const char* a, const char* b) {
+  const uint64_t left = by_features(a), right = by_features(b);
 #pragma unroll
-  for (int step = 0; step < Shape<N>::STEPS; ++step)
-    ptx::wgmma<T, 64>(d, by_features(a, step), by_features(b, step), step > 0);
+  for (int step = 0; step < Shape<N>::STEPS; ++step) {
+    const int bytes = step / 2 * PANEL_BYTES + step % 2 * 32;
+    ptx::wgmma<T, 64>(d, ptx::further(left, bytes), ptx::further(right, bytes), step > 0);
+  }
   ptx::wgmma_commit();
 }
 template <class T, int N>  // d += p x over the 64 tokens of x
-STGT_DEVICE void add_product(float (&d)[N / 2], const uint32_t (&p)[4][4], const char* x) {
+STGT_DEVICE void add_product(float (&d)[Shape<N>::COLUMNS / 2], const uint32_t (&p)[4][4], const char* x) {
+  const uint64_t right = by_tokens(x);
 #pragma unroll
-  for (int step = 0; step < 4; ++step) ptx::wgmma<T, N, true>(d, p[step], by_tokens(x, step), true);
+  for (int step = 0; step < 4; ++step) ptx::wgmma<T, Shape<N>::COLUMNS, true>(d, p[step], ptx::further(right, step * 1024), true);
 }
-// A warpgroup's accumulator of 64 columns as the left operand of a product over them.
+// A warpgroup's accumulator of 64 columns as the left operand of a product over them: value 2 i and the next are in
+// p[i / 4][i % 4], and so are their weights in what row_weights and column_weights give for all four blocks.
 template <class T> STGT_DEVICE void pack_left(uint32_t (&p)[4][4], const float (&d)[32]) {
 #pragma unroll
   for (int i = 0; i < 16; ++i) p[i / 4][i % 4] = ptx::pack<T>(d[2 * i], d[2 * i + 1]);
@@ -56,14 +59,13 @@ template <class T> STGT_DEVICE void pack_left(uint32_t (&p)[4][4], const float (
 // The weights of columns 16 * block on, as a warp of the accumulator (rows, columns) wants them: pairs[2 c + r] belongs
 // to d[8 * block + 4 * c + 2 * r] and the next.
 STGT_DEVICE void row_weights(uint32_t (&pairs)[4], const char* tile, int block) {
-  const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16 + lane % 16, chunk = 2 * block + lane / 16;
-  ptx::load_matrices(pairs, tile + row * 128 + ((chunk ^ (row & 7)) << 4));
+  const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16 + lane % 16;
+  ptx::load_matrices(pairs, tile + ((row * 128 + ((lane / 16 ^ (row & 7)) << 4)) ^ (block << 5)));
 }
 // The same for an accumulator (columns, rows), of rows 16 * block on; the tile is (rows, columns) still.
 STGT_DEVICE void column_weights(uint32_t (&pairs)[4], const char* tile, int block) {
-  const int lane = threadIdx.x % 32, row = block * 16 + lane / 16 * 8 + lane % 8;
-  const int chunk = threadIdx.x / 32 % 4 * 2 + lane / 8 % 2;
-  ptx::load_matrices<true>(pairs, tile + row * 128 + ((chunk ^ (row & 7)) << 4));
+  const int lane = threadIdx.x % 32, row = lane / 16 * 8 + lane % 8, chunk = threadIdx.x / 32 % 4 * 2 + lane / 8 % 2;
+  ptx::load_matrices<true>(pairs, tile + row * 128 + ((chunk ^ (row & 7)) << 4) + block * 2048);
 }
 
 // Which thread of a warpgroup has what of an accumulator: rows row() and row() + 8, columns 8 n + column() and the next.
@@ -74,18 +76,20 @@ STGT_DEVICE int accumulator_column() { return 2 * (threadIdx.x % 4); }
 // warpgroup's first, through the clip; frame, tile: the columns'.
 STGT_DEVICE uint32_t dropped_rows(const AttentionParams& p, int head, int row, int frame, int tile) {
   uint32_t bits = 0;
+#pragma unroll 1  // or the registers would not do
+  for (int half = 0; half < 2; ++half) {
+    uint32_t drawn = 0;
 #pragma unroll
-  for (int part = 0; part < 4; ++part) {
-    const int r = part % 2, half = part / 2;
-    const uint4 words = dropout_words(*p.seed, head, row + accumulator_row() + 8 * r, frame, 2 * tile + half, threadIdx.x % 4);
-    const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+    for (int r = 0; r < 2; ++r) {
+      const uint4 words = dropout_words(*p.seed, head, row + accumulator_row() + 8 * r, frame, 2 * tile + half, threadIdx.x % 4);
+      const uint32_t word[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int at = 4 * (4 * half + i) + 2 * r;
-      bits |= uint32_t((word[i] & 0xffff) < p.drop_threshold) << at;
-      bits |= uint32_t((word[i] >> 16) < p.drop_threshold) << (at + 1);
+      for (int i = 0; i < 4; ++i) {
+        drawn |= uint32_t((word[i] & 0xffff) < p.drop_threshold) << (4 * i + 2 * r);
+        drawn |= uint32_t((word[i] >> 16) < p.drop_threshold) << (4 * i + 2 * r + 1);
+      }
     }
-    ptx::settle(bits);
+    bits |= drawn << (16 * half);
   }
   return bits;
 }
@@ -121,11 +125,11 @@ STGT_DEVICE void load_tile(char* tile, const ptx::TensorMap& map, uint64_t* barr
 // Writes factor[r] * d to the tile of tokens in global memory, through this warpgroup's tile of shared memory. `group`
 // numbers the warpgroup from 0.
 template <class T, int N>
-STGT_DEVICE void store_tile(const float (&d)[N / 2], float factor0, float factor1, char* tile, const ptx::TensorMap& map,
+STGT_DEVICE void store_tile(const float (&d)[Shape<N>::COLUMNS / 2], float factor0, float factor1, char* tile, const ptx::TensorMap& map,
                             int group, int b, int h, int t, int token) {
   ptx::sync_named(1 + group, 128);  // all its warps' products have read the tile
 #pragma unroll
-  for (int i = 0; i < N / 4; ++i) {
+  for (int i = 0; i < Shape<N>::COLUMNS / 4; ++i) {
     const int row = accumulator_row() + i % 2 * 8, column = i / 2 * 8 + accumulator_column();
     const float factor = i % 2 ? factor1 : factor0;
     char* at = tile + column / 32 * PANEL_BYTES + row * 64 + ((column % 32 / 8 ^ row / 2 % 4) << 4) + column % 8 * 2;
@@ -171,6 +175,7 @@ template <int STAGES> class Ring {
     return steps_[stage];
   }
   STGT_DEVICE void release(int s) const {  // by every warp that reads, when it is done
+    ptx::sync_warp();                      // all its lanes are
     if (threadIdx.x % 32 == 0) ptx::barrier_arrive(&empty_[s]);
   }
   STGT_DEVICE void advance() {

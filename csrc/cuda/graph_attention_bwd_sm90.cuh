@@ -7,8 +7,8 @@
 // blocks of columns in each of three frames) through memory, in turns.
 //
 // Both have two warpgroups of 64 tokens each, that keep their operands in shared memory and their gradients in
-// registers, and a warp that loads what comes from the other side. Scores and dP are multiplied together; the
-// probabilities are computed while dP still is.
+// registers, and a warp that loads what comes from the other side. Scores and dP are multiplied together. What is no
+// edge is taken out last, of packed pairs, by a mask: whatever was computed for it, be it NaN, becomes 0.
 #pragma once
 #include "attention_sm90.cuh"
 
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(BackwardRows<N>::THREADS, 1)
   uint64_t* const fixed_full = reinterpret_cast<uint64_t*>(stage_memory + S::STAGES * S::STAGE_BYTES);
   Ring<S::STAGES> ring(reinterpret_cast<char*>(fixed_full + 1));
 
-  const int blocks = (p.P + TILE * GROUPS - 1) / (TILE * GROUPS), group = threadIdx.x / 128;
+  const int blocks = (p.P + TILE * GROUPS - 1) / (TILE * GROUPS), group = ptx::shuffle(threadIdx.x / 128, 0);
   const int h = blockIdx.x % p.H, rest = blockIdx.x / p.H;
   const int first_tile = rest % blocks * GROUPS, t = rest / blocks % p.T, b = rest / blocks / p.T;
 
@@ -91,9 +91,9 @@ __global__ void __launch_bounds__(BackwardRows<N>::THREADS, 1)
   ptx::registers_grow<BACKWARD_REGISTERS>();
   const int row = t * p.P + (first_tile + group) * TILE, head = b * p.H + h;
   const float c = p.scale * LOG2E;
-  float dq[N / 2], offset[2], delta[2];
+  float dq[Shape<N>::COLUMNS / 2], offset[2], delta[2];
 #pragma unroll
-  for (int i = 0; i < N / 2; ++i) dq[i] = 0;
+  for (int i = 0; i < Shape<N>::COLUMNS / 2; ++i) dq[i] = 0;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int token = (first_tile + group) * TILE + accumulator_row() + 8 * r;
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(BackwardRows<N>::THREADS, 1)
       const char* const k = stage_memory + ring.stage * S::STAGE_BYTES;
       const char* const weight = k + 2 * TILE_BYTES + group * WEIGHT_BYTES;
       float s[32], dp[32];
-      uint32_t dz[4][4];
+      uint32_t edges[4][4], dz[4][4];
       ptx::wgmma_fence();
       scores<T, N>(s, q + group * TILE_BYTES, k);
       scores<T, N>(dp, dout + group * TILE_BYTES, k + TILE_BYTES);
@@ -124,9 +124,9 @@ __global__ void __launch_bounds__(BackwardRows<N>::THREADS, 1)
         for (int i = 0; i < 4; ++i) {
           const float2 w = ptx::unpack<ptx::f16>(pairs[i]);
           float &first = s[8 * block + 2 * i], &second = s[8 * block + 2 * i + 1];
-          // Selected, not multiplied: what is no edge must not pass on NaN.
-          first = w.x != 0 ? w.x * ptx::exp2(fmaf(first * w.x, c, -offset[i % 2])) : 0;
-          second = w.y != 0 ? w.y * ptx::exp2(fmaf(second * w.y, c, -offset[i % 2])) : 0;
+          first = w.x * ptx::exp2(fmaf(first * w.x, c, -offset[i % 2]));
+          second = w.y * ptx::exp2(fmaf(second * w.y, c, -offset[i % 2]));
+          edges[block][i] = ptx::nonzero_mask(pairs[i]);
         }
       }
       ptx::wgmma_wait<0>();
@@ -134,9 +134,11 @@ __global__ void __launch_bounds__(BackwardRows<N>::THREADS, 1)
 #pragma unroll
       for (int i = 0; i < 32; ++i) {
         if (DROPOUT) dp[i] = drop >> i & 1 ? 0 : dp[i] * p.inverse_keep;
-        s[i] = s[i] != 0 ? s[i] * (dp[i] - delta[i / 2 % 2]) : 0;
+        s[i] *= dp[i] - delta[i / 2 % 2];
       }
       pack_left<T>(dz, s);
+#pragma unroll
+      for (int i = 0; i < 16; ++i) dz[i / 4][i % 4] &= edges[i / 4][i % 4];
       ptx::wgmma_fence();
       add_product<T, N>(dq, dz, k);
       ptx::wgmma_commit();
@@ -162,7 +164,7 @@ __global__ void __launch_bounds__(BackwardColumns<N>::THREADS, 1)
   uint64_t* const fixed_full = reinterpret_cast<uint64_t*>(stage_memory + S::STAGES * S::STAGE_BYTES);
   Ring<S::STAGES> ring(reinterpret_cast<char*>(fixed_full + 1));
 
-  const int blocks = (p.P + TILE * GROUPS - 1) / (TILE * GROUPS), group = threadIdx.x / 128;
+  const int blocks = (p.P + TILE * GROUPS - 1) / (TILE * GROUPS), group = ptx::shuffle(threadIdx.x / 128, 0);
   const int h = blockIdx.x % p.H, rest = blockIdx.x / p.H, head = rest / blocks / p.T * p.H + h;
   const int first_tile = rest % blocks * GROUPS, t = rest / blocks % p.T, b = rest / blocks / p.T;
 
@@ -213,9 +215,9 @@ __global__ void __launch_bounds__(BackwardColumns<N>::THREADS, 1)
 
   ptx::registers_grow<BACKWARD_REGISTERS>();
   const float c = p.scale * LOG2E;
-  float dk[N / 2], dv[N / 2];
+  float dk[Shape<N>::COLUMNS / 2], dv[Shape<N>::COLUMNS / 2];
 #pragma unroll
-  for (int i = 0; i < N / 2; ++i) dk[i] = dv[i] = 0;
+  for (int i = 0; i < Shape<N>::COLUMNS / 2; ++i) dk[i] = dv[i] = 0;
   ptx::barrier_wait(fixed_full, 0);
   for (;; ring.advance()) {
     const Step step = ring.wait_full();
@@ -249,18 +251,20 @@ __global__ void __launch_bounds__(BackwardColumns<N>::THREADS, 1)
             const float2 pair = ptx::unpack<ptx::f16>(pairs[2 * part + i / 2]);
             const float w = i % 2 ? pair.y : pair.x;
             const int at = 4 * rows8 + i;
-            const float p_ij = w != 0 ? ptx::exp2(fmaf(s[at] * w, c, i % 2 ? -offset.y : -offset.x)) : 0;
+            const float p_ij = ptx::exp2(fmaf(s[at] * w, c, i % 2 ? -offset.y : -offset.x));
             dropped[i] = p_ij;
             if (DROPOUT) {
               dropped[i] = drop >> at & 1 ? 0 : p_ij * p.inverse_keep;
               dp[at] = drop >> at & 1 ? 0 : dp[at] * p.inverse_keep;
             }
-            dp[at] = w != 0 ? w * p_ij * (dp[at] - (i % 2 ? delta.y : delta.x)) : 0;
+            dp[at] = w * p_ij * (dp[at] - (i % 2 ? delta.y : delta.x));
           }
-          probability[block][2 * part] = ptx::pack<T>(dropped[0], dropped[1]);
-          probability[block][2 * part + 1] = ptx::pack<T>(dropped[2], dropped[3]);
-          dz[block][2 * part] = ptx::pack<T>(dp[4 * rows8], dp[4 * rows8 + 1]);
-          dz[block][2 * part + 1] = ptx::pack<T>(dp[4 * rows8 + 2], dp[4 * rows8 + 3]);
+#pragma unroll
+          for (int r = 0; r < 2; ++r) {
+            const uint32_t edges = ptx::nonzero_mask(pairs[2 * part + r]);
+            probability[block][2 * part + r] = ptx::pack<T>(dropped[2 * r], dropped[2 * r + 1]) & edges;
+            dz[block][2 * part + r] = ptx::pack<T>(dp[4 * rows8 + 2 * r], dp[4 * rows8 + 2 * r + 1]) & edges;
+          }
         }
       }
       ptx::wgmma_fence();

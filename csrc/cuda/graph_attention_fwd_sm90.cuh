@@ -3,8 +3,8 @@
 // A block has 64 * GROUPS rows of one frame and one head: a warpgroup per 64 rows, and a warp that loads. It walks the
 // column tiles of 64 that are live for any of its rows, through a ring of stages of K, V and W. Four warpgroups (256
 // rows: a frame of the ViT-g) read each K and V tile once for 256 rows, 14 KB of L2 traffic per 64x64 scores; at 19 KB,
-// for 128 rows, the L2's 5.5 TB/s alone would hold the kernel to 420 TFLOP/s. P stays in registers. The product of a
-// tile's P and V runs while the next tile's scores are multiplied; otherwise the warpgroups overlap one another.
+// for 128 rows, the L2's 5.5 TB/s alone would hold the kernel to 420 TFLOP/s. P stays in registers. A warpgroup waits for
+// its own products, for two tiles' scores would not fit its registers: meanwhile the other three multiply.
 #pragma once
 #include "attention_sm90.cuh"
 
@@ -24,7 +24,7 @@ template <int N, int GROUPS> struct Forward {
 // the true one by a factor of 2^8, which costs no accuracy; only beyond that totals and outputs so far are brought to a
 // new one.
 template <int O>
-STGT_DEVICE void online_softmax(float (&s)[32], const char* weight, uint32_t sign, float c, float (&top)[2],
+STGT_DEVICE void online_softmax(float (&s)[32], const char* weight, float c, float (&top)[2],
                                 float (&total)[2], float (&out)[O]) {
   float highest[2] = {top[0], top[1]};
 #pragma unroll
@@ -33,10 +33,10 @@ STGT_DEVICE void online_softmax(float (&s)[32], const char* weight, uint32_t sig
     row_weights(pairs, weight, block);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float2 w = ptx::unpack<ptx::f16>(pairs[i] ^ sign);
+      const float2 w = ptx::unpack<ptx::f16>(pairs[i]);
       float &first = s[8 * block + 2 * i], &second = s[8 * block + 2 * i + 1];
-      first = w.x != 0 ? first * w.x : -INFINITY;
-      second = w.y != 0 ? second * w.y : -INFINITY;
+      first *= w.x, second *= w.y;
+      ptx::where_nonzero(pairs[i], first, second, -INFINITY);
       highest[i % 2] = fmaxf(highest[i % 2], fmaxf(first, second));
     }
   }
@@ -65,7 +65,7 @@ STGT_DEVICE void online_softmax(float (&s)[32], const char* weight, uint32_t sig
   }
 }
 
-// blocks: H * ceil(P / (64 GROUPS)) * T * B, heads fastest.
+// blocks: H * ceil(P / (64 GROUPS)) * T * B, heads fastest. The scale must not be negative.
 template <class T, int N, int GROUPS, bool DROPOUT>
 __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
     graph_attention_fwd_sm90(const __grid_constant__ AttentionParams p, const __grid_constant__ AttentionMaps maps) {
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
   uint64_t* const q_full = reinterpret_cast<uint64_t*>(stage_memory + S::STAGES * S::STAGE_BYTES);
   Ring<S::STAGES> ring(reinterpret_cast<char*>(q_full + 1));
 
-  const int blocks = (p.P + TILE * GROUPS - 1) / (TILE * GROUPS), group = threadIdx.x / 128;
+  const int blocks = (p.P + TILE * GROUPS - 1) / (TILE * GROUPS), group = ptx::shuffle(threadIdx.x / 128, 0);
   const int h = blockIdx.x % p.H, rest = blockIdx.x / p.H;
   const int first_tile = rest % blocks * GROUPS, t = rest / blocks % p.T, b = rest / blocks / p.T;
 
@@ -118,12 +118,10 @@ __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
   ptx::registers_grow<S::REGISTERS>();
   const char* const own_q = q + group * TILE_BYTES;
   const int row = t * p.P + (first_tile + group) * TILE;
-  // The maximum is taken before scaling, so that the scale's sign comes first; and 0 * -inf would be NaN.
-  const float scale = fmaxf(fabsf(p.scale), 1e-30f), c = scale * LOG2E;
-  const uint32_t sign = p.scale < 0 ? 0x80008000u : 0;
-  float out[N / 2], top[2] = {-1e30f, -1e30f}, total[2] = {0, 0};  // -inf - -inf would be NaN
+  const float scale = fmaxf(p.scale, 1e-30f), c = scale * LOG2E;  // 0 * -inf would be NaN
+  float out[Shape<N>::COLUMNS / 2], top[2] = {-1e30f, -1e30f}, total[2] = {0, 0};  // -inf - -inf would be NaN
 #pragma unroll
-  for (int i = 0; i < N / 2; ++i) out[i] = 0;
+  for (int i = 0; i < Shape<N>::COLUMNS / 2; ++i) out[i] = 0;
   ptx::barrier_wait(q_full, 0);
   for (;; ring.advance()) {
     const Step step = ring.wait_full();
@@ -138,7 +136,7 @@ __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
       if (DROPOUT) drop = dropped_rows(p, b * p.H + h, row, step.frame, step.tile);
       ptx::wgmma_wait<0>();
       ptx::wgmma_registers(s);
-      online_softmax(s, k + 2 * TILE_BYTES + group * WEIGHT_BYTES, sign, c, top, total, out);
+      online_softmax(s, k + 2 * TILE_BYTES + group * WEIGHT_BYTES, c, top, total, out);
 #pragma unroll
       for (int i = 0; i < 32; ++i) s[i] = DROPOUT && drop >> i & 1 ? 0 : s[i];
       pack_left<T>(probability, s);

@@ -48,7 +48,8 @@ bool fits_sm90(const AttentionCall& call) {
   return call.launch.runs_sm90a() && p.P % 8 == 0 && p.D % 8 == 0 && suits_copies(p, p.q, p.q_at) &&
          suits_copies(p, p.k, p.k_at) && suits_copies(p, p.v, p.v_at) &&
          (!p.dout || suits_copies(p, p.dout, p.dout_at)) && reinterpret_cast<uintptr_t>(p.weight) % 16 == 0 &&
-         !(p.D > 88 && p.drop_threshold);  // the gradients of so wide heads leave no registers for the mask
+         !(p.D > 88 && p.drop_threshold) &&  // the gradients of so wide heads leave no registers for the mask
+         p.scale >= 0;                       // for the maximum is taken before scaling
 }
 
 void forward_sm90(const AttentionCall& call) {

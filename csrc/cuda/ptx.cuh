@@ -39,6 +39,19 @@ template <> STGT_DEVICE float2 unpack<f16>(uint32_t packed) {
   return pair;
 }
 
+// Of a pair of f16: all bits of those that are not 0.
+STGT_DEVICE uint32_t nonzero_mask(uint32_t pair) {
+  uint32_t mask;
+  asm("set.neu.u32.f16x2 %0, %1, %2;" : "=r"(mask) : "r"(pair), "r"(0));
+  return mask;
+}
+// Keeps first and second where their halves of a pair of f16 are not 0; else, makes them `otherwise`.
+STGT_DEVICE void where_nonzero(uint32_t pair, float& first, float& second, float otherwise) {
+  asm("{ .reg .pred p, q;\n setp.neu.f16x2 p|q, %2, %3;\n selp.f32 %0, %0, %4, p;\n selp.f32 %1, %1, %4, q; }"
+      : "+f"(first), "+f"(second)
+      : "r"(pair), "r"(0), "f"(otherwise));
+}
+
 // ---- Arithmetic ----------------------------------------------------------------------------------------------------
 
 STGT_DEVICE float exp2(float x) {  // 9.7.3.21: 2 ulp; 2^-inf is 0

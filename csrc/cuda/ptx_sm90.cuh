@@ -60,14 +60,15 @@ STGT_DEVICE void tma_load(void* shared, const TensorMap& map, uint64_t* barrier,
 }
 
 // Copies shared memory to the map's box; elements out of range are left alone. By one thread, after writes to shared
-// memory were fenced and its threads synchronised; the thread waits before shared memory may go.
+// memory were fenced and its threads synchronised. The thread waits until shared memory was read, and may go; the
+// kernel's end is what others see the copy by.
 STGT_DEVICE void tma_store(const TensorMap& map, const void* shared, int c0, int c1, int c2, int c3, int c4) {
   asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(&map),
                "r"(shared_address(shared)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
                : "memory");
 }
 STGT_DEVICE void tma_store_wait() {
-  asm volatile("cp.async.bulk.commit_group;\n cp.async.bulk.wait_group 0;" ::: "memory");
+  asm volatile("cp.async.bulk.commit_group;\n cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 // 9.7.13.6: what this thread wrote to shared memory becomes visible to the copy engine and to wgmma.
 STGT_DEVICE void fence_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
@@ -96,6 +97,11 @@ STGT_DEVICE uint64_t descriptor(const void* shared, int leading_bytes, int strid
          uint64_t(stride_bytes >> 4) << 32 | uint64_t(swizzle) << 62;
 }
 
+// The operand that starts so many bytes further. Addresses stay below 2^18: nothing carries out of their field.
+STGT_DEVICE uint64_t further(uint64_t descriptor, int bytes) {
+  return (descriptor & 0xffffffff00000000) | (uint32_t(descriptor) + uint32_t(bytes >> 4));
+}
+
 // Before the first product, and again after registers of d or a were touched otherwise.
 STGT_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 STGT_DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -114,14 +120,12 @@ template <class T, int N, bool TRANSPOSE_B = false>
 STGT_DEVICE void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate);
 
 #define STGT_R8(a, b, c, d, e, f, g, h) "%" #a ",%" #b ",%" #c ",%" #d ",%" #e ",%" #f ",%" #g ",%" #h
-#define STGT_R4(a, b, c, d) "%" #a ",%" #b ",%" #c ",%" #d
 #define STGT_R32 \
   STGT_R8(0, 1, 2, 3, 4, 5, 6, 7) "," STGT_R8(8, 9, 10, 11, 12, 13, 14, 15) "," \
   STGT_R8(16, 17, 18, 19, 20, 21, 22, 23) "," STGT_R8(24, 25, 26, 27, 28, 29, 30, 31)
-#define STGT_R44 STGT_R32 "," STGT_R8(32, 33, 34, 35, 36, 37, 38, 39) "," STGT_R4(40, 41, 42, 43)
+#define STGT_R48 STGT_R32 "," STGT_R8(32, 33, 34, 35, 36, 37, 38, 39) "," STGT_R8(40, 41, 42, 43, 44, 45, 46, 47)
 #define STGT_R64 \
-  STGT_R32 "," STGT_R8(32, 33, 34, 35, 36, 37, 38, 39) "," STGT_R8(40, 41, 42, 43, 44, 45, 46, 47) "," \
-  STGT_R8(48, 49, 50, 51, 52, 53, 54, 55) "," STGT_R8(56, 57, 58, 59, 60, 61, 62, 63)
+  STGT_R48 "," STGT_R8(48, 49, 50, 51, 52, 53, 54, 55) "," STGT_R8(56, 57, 58, 59, 60, 61, 62, 63)
 #define STGT_R96 \
   STGT_R64 "," STGT_R8(64, 65, 66, 67, 68, 69, 70, 71) "," STGT_R8(72, 73, 74, 75, 76, 77, 78, 79) "," \
   STGT_R8(80, 81, 82, 83, 84, 85, 86, 87) "," STGT_R8(88, 89, 90, 91, 92, 93, 94, 95)
@@ -131,8 +135,8 @@ STGT_DEVICE void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bo
 #define STGT_F4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define STGT_F32 \
   STGT_F4(0), STGT_F4(4), STGT_F4(8), STGT_F4(12), STGT_F4(16), STGT_F4(20), STGT_F4(24), STGT_F4(28)
-#define STGT_F44 STGT_F32, STGT_F4(32), STGT_F4(36), STGT_F4(40)
-#define STGT_F64 STGT_F44, STGT_F4(44), STGT_F4(48), STGT_F4(52), STGT_F4(56), STGT_F4(60)
+#define STGT_F48 STGT_F32, STGT_F4(32), STGT_F4(36), STGT_F4(40), STGT_F4(44)
+#define STGT_F64 STGT_F48, STGT_F4(48), STGT_F4(52), STGT_F4(56), STGT_F4(60)
 #define STGT_F96 \
   STGT_F64, STGT_F4(64), STGT_F4(68), STGT_F4(72), STGT_F4(76), \
   STGT_F4(80), STGT_F4(84), STGT_F4(88), STGT_F4(92)
@@ -162,7 +166,7 @@ STGT_DEVICE void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bo
 #define STGT_WGMMA_SHAPES(T, NAME)                                                  \
   STGT_WGMMA(T, NAME, 64, STGT_R32, STGT_F32, false, 32, 33, 34, 35, 36, 37)        \
   STGT_WGMMA(T, NAME, 64, STGT_R32, STGT_F32, true, 32, 33, 34, 35, 36, 37)         \
-  STGT_WGMMA(T, NAME, 88, STGT_R44, STGT_F44, true, 44, 45, 46, 47, 48, 49)         \
+  STGT_WGMMA(T, NAME, 96, STGT_R48, STGT_F48, true, 48, 49, 50, 51, 52, 53)         \
   STGT_WGMMA(T, NAME, 128, STGT_R64, STGT_F64, false, 64, 65, 66, 67, 68, 69)       \
   STGT_WGMMA(T, NAME, 128, STGT_R64, STGT_F64, true, 64, 65, 66, 67, 68, 69)        \
   STGT_WGMMA(T, NAME, 192, STGT_R96, STGT_F96, false, 96, 97, 98, 99, 100, 101)     \

@@ -255,6 +255,11 @@ template <> inline uint16_t narrow<f16>(float x) { return std::bit_cast<uint16_t
 template <class T> uint32_t pack(float first, float second) { return narrow<T>(first) | uint32_t(narrow<T>(second)) << 16; }
 template <class T> float2 unpack(uint32_t packed) { return {widen<T>(uint16_t(packed)), widen<T>(uint16_t(packed >> 16))}; }
 
+inline uint32_t nonzero_mask(uint32_t pair) { return (pair & 0x7fff ? 0xffffu : 0) | (pair >> 16 & 0x7fff ? 0xffff0000u : 0); }
+inline void where_nonzero(uint32_t pair, float& first, float& second, float otherwise) {
+  first = pair & 0x7fff ? first : otherwise, second = pair >> 16 & 0x7fff ? second : otherwise;
+}
+
 inline float exp2(float x) { return std::exp2(x); }
 inline void settle(uint32_t&) {}
 
@@ -457,6 +462,8 @@ inline uint64_t descriptor(const void* shared, int leading_bytes, int stride_byt
   return uint64_t((shared_address(shared) & 0x3ffff) >> 4) | uint64_t(leading_bytes >> 4) << 16 |
          uint64_t(stride_bytes >> 4) << 32 | uint64_t(swizzle) << 62;
 }
+
+inline uint64_t further(uint64_t descriptor, int bytes) { return descriptor + (bytes >> 4); }
 
 template <class T, int N, bool TRANSPOSE_B> void run_product(e::Product* (&thread)[128]) {
   static float left[4][16][16], right[16][N];

@@ -108,6 +108,12 @@ def test_expanded_tensors():
     names(H200, "graph_attention_bwd", backward_arguments((q, q, q, *rest)))
 
 
+@pytest.mark.parametrize(("scale", "path"), [(0.1, "sm90"), (0.0, "sm90"), (-0.1, "sm80")])
+def test_signs_of_the_scale(scale, path):
+    arguments = changed(attention_arguments(torch.bfloat16), 6, scale)
+    assert names(H200, "graph_attention_fwd", arguments) == [f"graph_attention_fwd_{path}"]
+
+
 @pytest.mark.parametrize("dropout_p", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", launches.DTYPES)
 def test_outputs_are_as_the_fakes_say(dtype, dropout_p):
