@@ -3,13 +3,13 @@
 Parts, each under nine minutes on an H200; all of them, in this order, if none is named:
 
     build      compiles the extensions in place, and asks them whether they can run here
-    tests      tests/kernels on every backend, in as many processes as there are cores
+    tests      tests/kernels on the GPU's backends, in as many processes as there are cores
     sanitizer  compute-sanitizer's four tools over small shapes
     speed      the kernels against their rivals, the targets, and the limit
     backends   CUDA against Triton: the table of stgt_kernels/measured.py
     ncu        Nsight Compute's summary of every kernel
 
-Results go to benchmarks/results/<GPU>, or to FOLDER. One table is printed last; the exit code is 1 if it has a NO.
+Results go to benchmarks/results/<GPU>, or to FOLDER: those of tests and times as they come (*.jsonl). One table is printed last; the exit code is 1 if it has a NO.
 Of a copy without git, STGT_COMMIT says the commit.
 """
 

@@ -2,23 +2,21 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks import limits
-from benchmarks.case import Bench
 from benchmarks.environment import ROOT
-from benchmarks.gpu_check import speed
+from benchmarks.gpu_check import timed
 from benchmarks.gpu_check.report import Check
-from benchmarks.gpu_check.speed import BOTH, CONSTRUCTION, PAPER, described
-from benchmarks.gpu_timing import queued_times
+from benchmarks.gpu_check.speed import BOTH, CONSTRUCTION, PAPER, described, measured, ours
 from benchmarks.inputs import DTYPES, Problem
-from benchmarks.providers import GRAPH, KERNELS
 from stgt_kernels.measured import size_class
 
 Measured = dict[tuple[str, str, str], dict[str, float]]  # seconds by backend, by (capability, dtype, class of sizes)
 MEASURED = ROOT / "stgt_kernels" / "measured.py"
+QUICK = True
 
 
 def problems() -> list[tuple[str, str, Problem]]:
@@ -32,23 +30,24 @@ def problems() -> list[tuple[str, str, Problem]]:
     return [(op, size, replace(problem, dtype=dtype)) for op, size, problem in sizes for dtype in DTYPES]
 
 
+def pieces() -> timed.Pieces:
+    return {
+        f"{size} {problem.dtype} {provider.backend}": partial(measured, question=op, problem=problem, provider=provider)
+        for op, size, problem in problems()
+        for provider in ours(op, ("cuda", "triton"))
+    }
+
+
 def run(out: Path) -> tuple[list[Check], dict]:
-    device = torch.device("cuda", torch.cuda.current_device())
-    bench = Bench(device, quick=True, measure=queued_times, limits=limits.measure(device))
-    capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
-    table, checks = {}, []
-    for op, size, problem in problems():
-        seconds = {}
-        for backend in ("cuda", "triton"):
-            provider = next(p for p in (GRAPH if op == CONSTRUCTION else KERNELS) if p.backend == backend)
-            row = speed.measured(bench, op, problem, provider)
-            checks.append(Check(f"{size} {problem.dtype} {backend}", described(row)))
-            if row.median is not None:
-                seconds[backend] = row.median
-        table[capability, str(DTYPES[problem.dtype]), size] = seconds
-    out.mkdir(parents=True, exist_ok=True)
+    capability = ".".join(map(str, torch.cuda.get_device_capability()))
+    rows = timed.rows(pieces(), timed.run("backends", out))
+    table: Measured = {}
+    for _, size, problem in problems():
+        seconds = {backend: rows[f"{size} {problem.dtype} {backend}"].median for backend in ("cuda", "triton")}
+        table[capability, str(DTYPES[problem.dtype]), size] = {b: s for b, s in seconds.items() if s is not None}
     (out / "measured.py").write_text(rewritten(MEASURED.read_text(), table))
     print(f"copy {out / 'measured.py'} over {MEASURED} to have auto choose by it")
+    checks = [Check(name, described(row)) for name, row in rows.items()]
     return checks, {"measured": {" ".join(key): seconds for key, seconds in table.items()}}
 
 

@@ -1,14 +1,17 @@
 """Nsight Compute's summary of every kernel at the paper's shape. The clocks are left as they are."""
 
 import csv
-import io
 import shutil
-import subprocess
 import sys
+import time
 from pathlib import Path
 
-from benchmarks.environment import ROOT
+from benchmarks.gpu_check.compiled import short
+from benchmarks.gpu_check.processes import finish, start
 from benchmarks.gpu_check.report import Check
+
+SECONDS = 240
+"""For each backend"""
 
 SECTIONS = (
     "SpeedOfLight",
@@ -35,13 +38,15 @@ def run(out: Path) -> tuple[list[Check], dict]:
     out.mkdir(parents=True, exist_ok=True)
     checks = []
     for backend in ("cuda", "triton"):
-        done = subprocess.run(command(backend), cwd=ROOT, capture_output=True, text=True, timeout=250)
-        (out / f"ncu-{backend}.csv").write_text(done.stdout)
-        found = kernels(done.stdout)
+        log = out / f"ncu-{backend}.csv"
+        log.unlink(missing_ok=True)
+        finish(start(command(backend), log), time.monotonic() + SECONDS)
+        text = log.read_text(errors="replace")
+        found = kernels(text)
         if not found:
-            last = (done.stdout + done.stderr).strip().splitlines()[-1:]
-            checks.append(Check(backend, f"no counters: {' '.join(last)[:100]}", "counters", False))
-        checks += [Check(name, text) for name, text in found]
+            last = " ".join(text.strip().splitlines()[-1:])
+            checks.append(Check(backend, f"no counters: {last[:100]}", "counters", False))
+        checks += [Check(name, metrics) for name, metrics in found]
     return checks, {}
 
 
@@ -58,9 +63,9 @@ def kernels(output: str) -> list[tuple[str, str]]:
     begin = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), len(lines))
     found: dict[str, dict[str, str]] = {}
     names = {}
-    for row in csv.DictReader(io.StringIO("\n".join(lines[begin:]))):
+    for row in csv.DictReader(line for line in lines[begin:] if line.startswith('"')):
         metrics = found.setdefault(row["ID"], {})
-        names[row["ID"]] = row["Kernel Name"].partition("(")[0]
+        names[row["ID"]] = short(row["Kernel Name"])
         if row["Metric Name"] in SHOWN:
             metrics[row["Metric Name"]] = f"{row['Metric Value']} {row['Metric Unit']}".strip()
     return [(names[launch], described(metrics)) for launch, metrics in found.items()]

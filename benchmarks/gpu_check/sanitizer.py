@@ -11,7 +11,7 @@ from benchmarks.gpu_check.processes import finish, start
 from benchmarks.gpu_check.report import Check
 
 SECONDS = 480
-OURS = ["--kernel-regex", "kns=graph"]  # the CUDA kernels' names, and most of Triton's; torch's own would take long
+OURS = ["--kernel-name", "kns=graph"]  # the CUDA kernels' names, and most of Triton's; torch's own would take long
 # initcheck has to see torch's kernels, too, or it would not know what they wrote.
 TOOLS = {"memcheck": OURS, "racecheck": OURS, "initcheck": [], "synccheck": OURS}
 # Every tensor an allocation of its own, so that what lies beyond it belongs to nobody.

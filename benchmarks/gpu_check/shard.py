@@ -1,10 +1,70 @@
-"""A pytest plugin that runs one part of the tests: of STGT_SHARD=2/8 every eighth, from the third on."""
+"""A pytest plugin for one of several processes that share the tests: of STGT_SHARD=2/8 every eighth, from the third on.
+
+Tests of backends that need no GPU are left out. Outcomes go to the record STGT_RECORD; what was begun there is not run
+again.
+"""
 
 import os
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu_check.processes import leave_if_the_gpu_is_lost
+from benchmarks.gpu_check.record import Record
+
+SECONDS = 150
+"""For one test; most of it is for compilers"""
+SHARD = os.environ["STGT_SHARD"]
+record = Record(Path(os.environ["STGT_RECORD"]))
+reports: list[pytest.TestReport] = []
 
 
 def pytest_collection_modifyitems(config, items) -> None:
-    first, step = map(int, os.environ["STGT_SHARD"].split("/"))
-    chosen = items[first::step]
-    config.hook.pytest_deselected(items=[item for i, item in enumerate(items) if i % step != first])
+    first, step = map(int, SHARD.split("/"))
+    chosen = [item for item in items if backend_of(item) not in ("cpu", "reference")][first::step]
+    record.add(f"collected {SHARD}", len(chosen))
+    begun = record.read()
+    chosen = [item for item in chosen if item.nodeid not in begun]
+    config.hook.pytest_deselected(items=list(set(items) - set(chosen)))
     items[:] = chosen
+
+
+def pytest_collectreport(report) -> None:
+    if report.failed:
+        record.add(f"collecting {report.nodeid}", {"outcome": "failed", "backend": None, "message": message([report])})
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    record.begin(item.nodeid, SECONDS)
+    reports.clear()
+    result = yield
+    failed = [report for report in reports if report.failed]
+    outcome = "failed" if failed else "skipped" if any(report.skipped for report in reports) else "passed"
+    record.end(item.nodeid, {"outcome": outcome, "backend": backend_of(item), "message": message(failed)})
+    if failed:
+        leave_if_the_gpu_is_lost()
+    return result
+
+
+def pytest_runtest_logreport(report) -> None:
+    reports.append(report)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session, exitstatus) -> None:
+    """Of failures and empty shards the record tells; any other code but 0 means that there is more to run."""
+    if exitstatus in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.OK
+
+
+def backend_of(item) -> str | None:
+    return item.callspec.params.get("backend") if hasattr(item, "callspec") else None
+
+
+def message(failed: list[pytest.TestReport | pytest.CollectReport]) -> str:
+    """What went wrong, the error's own words first."""
+    if not failed:
+        return ""
+    crash = getattr(failed[0].longrepr, "reprcrash", None)
+    return f"{crash.message[:1500] if crash else ''}\n{failed[0].longreprtext[-1500:]}".strip()

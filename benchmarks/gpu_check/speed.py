@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import limits
 from benchmarks.agreement import check_graph
 from benchmarks.case import Bench
 from benchmarks.comparison import compare_attention, further_inputs, shape_of, timed_row
+from benchmarks.gpu_check import timed
 from benchmarks.gpu_check.report import Check
-from benchmarks.gpu_timing import queued_times
 from benchmarks.inputs import AttentionInputs, Problem, tokens_of
 from benchmarks.memory import peak_memory
 from benchmarks.providers import (
@@ -42,8 +41,7 @@ CONSTRUCTION, FORWARD, BACKWARD, BOTH, LONG_BOTH = (
 QUESTIONS = {CONSTRUCTION: PAPER, FORWARD: PAPER, BACKWARD: PAPER, BOTH: PAPER, LONG_BOTH: LONG}
 SECONDS = {CONSTRUCTION: 0.14e-3, FORWARD: 0.35e-3, BACKWARD: 1.2e-3}
 """The most that each may take on an H200"""
-
-
+QUICK = False
 FLEXES = (FLEX, FLEX_BANDED, FLEX_AUTOTUNED, FLEX_FLASH)
 RIVALS = {
     CONSTRUCTION: [provider for provider in GRAPH if provider.backend is None],
@@ -55,17 +53,27 @@ RIVALS = {
 
 
 def run(out: Path) -> tuple[list[Check], dict]:
-    device = torch.device("cuda", torch.cuda.current_device())
-    bench = Bench(device, quick=False, measure=queued_times, limits=limits.measure(device))
-    rows = [row for question, problem in QUESTIONS.items() for row in compare(bench, question, problem)]
-    return [*found(rows), *targets(rows)], {"rows": [asdict(row) for row in rows], "limits": asdict(bench.limits)}
+    found = timed.run("speed", out)
+    rows = timed.rows(pieces(), found)
+    checks = [Check(name, described(row)) for name, row in rows.items()]
+    more = {"rows": [asdict(row) for row in rows.values()], "limits": found.get(timed.LIMITS)}
+    return [*checks, *targets(list(rows.values()))], more
 
 
-def compare(bench: Bench, question: str, problem: Problem, backends: tuple[str, ...] = ("cuda", "triton")) -> list[Row]:
-    """One row for each of our backends and each rival."""
+def pieces(backends: tuple[str, ...] = ("cuda", "triton")) -> timed.Pieces:
+    """Of each question our backends, then the rivals: those that take long to compile come after all else."""
+    chosen = [
+        partial(measured, question=question, problem=problem, provider=provider)
+        for question, problem in QUESTIONS.items()
+        for provider in (*ours(question, backends), *RIVALS[question])
+    ]
+    chosen.sort(key=lambda piece: piece.keywords["provider"].compiled)
+    return {f"{piece.keywords['question']}: {piece.keywords['provider'].name}": piece for piece in chosen}
+
+
+def ours(question: str, backends: tuple[str, ...]) -> list[Provider]:
     everyone = GRAPH if question == CONSTRUCTION else KERNELS
-    ours = [provider for backend in backends for provider in everyone if provider.backend == backend]
-    return [measured(bench, question, problem, provider) for provider in (*ours, *RIVALS[question])]
+    return [provider for backend in backends for provider in everyone if provider.backend == backend]
 
 
 def measured(bench: Bench, question: str, problem: Problem, provider: Provider) -> Row:
@@ -126,11 +134,8 @@ def described(row: Row) -> str:
         return f"missing: {row.missing}"
     times = f"{row.median * 1e3:.3f} ms ({row.low * 1e3:.3f}-{row.high * 1e3:.3f})"
     memory = f", {row.peak_memory / 2**30:.2f} GiB" if row.peak_memory is not None else ""
-    return f"{times}, {row.tflops:.0f} TFLOP/s, {row.limit_share:.0%} of the limit{memory}"
-
-
-def found(rows: list[Row]) -> list[Check]:
-    return [Check(f"{row.question}: {row.provider}", described(row)) for row in rows]
+    clock = f", {row.details['SM MHz']:.0f} MHz" if "SM MHz" in row.details else ""
+    return f"{times}, {row.tflops:.0f} TFLOP/s, {row.limit_share:.0%} of the limit{memory}{clock}"
 
 
 def targets(rows: list[Row]) -> list[Check]:
@@ -138,7 +143,7 @@ def targets(rows: list[Row]) -> list[Check]:
     by_key = {(row.question, row.provider): row for row in rows}
     dense, compiled = DENSE.name, COMPILED_DENSE.name
 
-    def ours(question: str, backend: str = "cuda") -> Row | None:
+    def own_row(question: str, backend: str = "cuda") -> Row | None:
         row = by_key.get((question, f"stgt_kernels {backend}"))
         return row if row is not None and row.median is not None else None
 
@@ -148,14 +153,14 @@ def targets(rows: list[Row]) -> list[Check]:
         return Check(what, text, f">= {bound:g}{unit}", None if value is None else value >= bound)
 
     def ratio(question: str, name: str, attribute: str) -> float | None:
-        row, own = by_key.get((question, name)), ours(question)
+        row, own = by_key.get((question, name)), own_row(question)
         if row is None or own is None or getattr(row, attribute) is None:
             return None
         return getattr(row, attribute) / getattr(own, attribute)
 
     checks = []
     for question, most in SECONDS.items():
-        row = ours(question)
+        row = own_row(question)
         text = "did not run" if row is None else f"{row.median * 1e3:.3f} ms"
         met = row is not None and row.median <= most
         checks.append(Check(f"{question}, cuda", text, f"<= {most * 1e3:g} ms", met))
@@ -163,7 +168,7 @@ def targets(rows: list[Row]) -> list[Check]:
     checks.append(at_least(f"{BOTH}: FlexAttention's best over ours", min(flexes, default=None), 2))
     checks.append(at_least(f"{BOTH}: {dense} over ours", ratio(BOTH, dense, "median"), 30))
     checks.append(at_least(f"{BOTH}: {compiled} over ours", ratio(BOTH, compiled, "median"), 10))
-    short, long = ours(BOTH), ours(LONG_BOTH)
+    short, long = own_row(BOTH), own_row(LONG_BOTH)
     rate = long.tflops / short.tflops if short and long else None
     checks.append(at_least("T=64: rate over that at T=8", rate, 0.9))
     died = by_key.get((LONG_BOTH, dense))
@@ -171,7 +176,7 @@ def targets(rows: list[Row]) -> list[Check]:
         checks.append(Check(f"T=64: {dense}", described(died), "out of memory", "emory" in (died.missing or "")))
     checks.append(at_least(f"{BOTH}: peak memory, {dense} over ours", ratio(BOTH, dense, "peak_memory"), 20))
     for question in QUESTIONS:
-        cuda, triton = ours(question), ours(question, "triton")
+        cuda, triton = own_row(question), own_row(question, "triton")
         share = cuda.median / triton.median if cuda and triton else None
         checks.append(at_least(f"{question}: Triton's rate over CUDA's", share, 0.7))
     return checks

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -13,7 +13,8 @@ from samples import bench, row
 
 from benchmarks.environment import ROOT
 from benchmarks.gpu_check import __main__ as gpu_check
-from benchmarks.gpu_check import backends, ncu, processes, report, sanitizer, small, speed, tests
+from benchmarks.gpu_check import backends, ncu, processes, report, sanitizer, small, speed, tests, timed
+from benchmarks.gpu_check.record import Record
 from benchmarks.gpu_check.report import Check
 from benchmarks.inputs import Problem
 
@@ -77,37 +78,87 @@ def test_folder_of_a_gpu(name, folder):
     assert report.folder(name).name == folder
 
 
-JUNIT = """<testsuites><testsuite>
-<testcase classname="tests.kernels.test_a" name="test_x[1-float16-cuda]"/>
-<testcase classname="tests.kernels.test_a" name="test_x[1-float64-cuda]"><skipped message="no float64"/></testcase>
-<testcase classname="tests.kernels.test_a" name="test_x[1-float16-triton]">
-<failure message="off by 3&#10;more"/></testcase>
-<testcase classname="tests.kernels.test_a" name="test_y"><error message=""/></testcase>
-</testsuite></testsuites>"""
+def outcome(name, backend="cuda", message=""):
+    return {"outcome": name, "backend": backend, "message": message}
 
 
 def test_counts_of_tests(tmp_path):
-    (tmp_path / "0.xml").write_text(JUNIT)
-    counts, failures = tests.count([tmp_path / "0.xml"])
-    assert counts == {("cuda", "passed"): 1, ("cuda", "skipped"): 1, ("triton", "failed"): 1, ("none", "failed"): 1}
-    assert failures == {
-        "tests.kernels.test_a::test_x[1-float16-triton]": "off by 3",
-        "tests.kernels.test_a::test_y": "",
+    record = Record(tmp_path / "record")
+    record.add("collected 0/2", 4)
+    record.add("collected 1/2", 1)
+    record.add("collecting test_z.py", outcome("failed", None, "no such module"))
+    record.add("test_a::test_x[cuda]", outcome("passed"))
+    record.add("test_a::test_x[triton]", outcome("failed", "triton", "off by 3"))
+    record.begin("test_a::test_y", 60)
+    record.end("test_a::test_y", outcome("skipped", None))
+    record.add("test_a::test_z", None)
+    begun = {("cuda", "passed"): 1, ("triton", "failed"): 1, ("none", "skipped"): 1, ("none", "failed"): 1}
+    counts, failures, missing = tests.count(record.read(), finished=False)
+    assert counts == begun and missing == 1 and len(failures) == 2
+    counts, failures, missing = tests.count(record.read())
+    assert counts == {**begun, ("none", "died"): 1} and missing == 1
+    assert list(failures) == ["collecting test_z.py", "test_a::test_x[triton]", "test_a::test_z"]
+    assert failures["test_a::test_x[triton]"] == "off by 3" and "its process died" in failures["test_a::test_z"]
+
+
+SUITE = """
+import os, pytest, signal
+@pytest.mark.parametrize("backend", ["cuda", "cpu", "reference", "triton"])
+@pytest.mark.parametrize("i", range(3))
+def test(backend, i):
+    if (backend, i) == ("cuda", 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if (backend, i) == ("triton", 1):
+        pytest.skip()
+    assert (backend, i) != ("triton", 2), "two"
+"""
+
+
+def test_shards_run_every_test_once_also_after_one_that_kills_its_process(tmp_path):
+    (tmp_path / "test_it.py").write_text(SUITE)
+    (tmp_path / "test_bad.py").write_text("import nowhere")
+    record = Record(tmp_path / "record")
+    commands = [
+        ["env", f"STGT_SHARD={i}/2", sys.executable, *tests.PYTEST, "--rootdir", str(tmp_path), str(tmp_path)]
+        for i in range(2)
+    ]
+    environment = {"STGT_RECORD": str(record.path), "PYTHONPATH": str(ROOT)}
+    shown = []
+    ended = processes.run_to_end(commands, tmp_path, time.monotonic() + 60, lambda: shown.append(1), **environment)
+    log = "".join((tmp_path / f"{i}.log").read_text() for i in range(2))
+    assert ended == 2 and shown, log
+    counts, failures, missing = tests.count(record.read())
+    assert missing == 0 and counts == {
+        ("cuda", "passed"): 2,
+        ("none", "died"): 1,
+        ("triton", "passed"): 1,
+        ("triton", "skipped"): 1,
+        ("triton", "failed"): 1,
+        ("none", "failed"): 1,
     }
+    assert any("two" in message for message in failures.values())
+    assert any("No module named 'nowhere'" in message for message in failures.values())
 
 
-def test_shards_run_every_test_once(tmp_path):
-    (tmp_path / "test_it.py").write_text(
-        "import pytest\n@pytest.mark.parametrize('i', range(7))\ndef test(i): print('ran', i)\n"
-    )
-    ran = []
-    for shard in range(3):
-        env = {**os.environ, "STGT_SHARD": f"{shard}/3", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, *tests.PYTEST, "-s", "--rootdir", str(tmp_path), str(tmp_path)]
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout
-        ran += [int(line.split()[-1]) for line in done.stdout.splitlines() if "ran " in line]
-    assert sorted(ran) == list(range(7))
+WAITS = """
+import sys, time
+from pathlib import Path
+from benchmarks.gpu_check.record import Record
+record = Record(Path(sys.argv[1]))
+for piece in ("a", "b", "c"):
+    if piece not in record.read():
+        record.begin(piece, 0.5)
+        time.sleep(60 if piece == "b" else 0)
+        record.end(piece, piece.upper())
+"""
+
+
+def test_a_piece_that_hangs_ends_its_process_and_the_next_goes_on(tmp_path):
+    record = Record(tmp_path / "record")
+    command = [sys.executable, "-c", WAITS, str(record.path)]
+    assert processes.run_to_end([command], tmp_path, time.monotonic() + 60, lambda: None) == 1
+    assert record.read() == {"a": "A", "b": None, "c": "C"}
+    assert 'File "<string>", line 9' in (tmp_path / "0.log").read_text()  # where it hung
 
 
 def test_processes_end_at_the_deadline_with_what_they_started(tmp_path):
@@ -174,30 +225,50 @@ def test_ncu_s_output_is_read():
     assert ncu.kernels("==ERROR== no permission\n") == []
 
 
+def measure(question, monkeypatch, rivals=(), backends=("cpu",)):
+    monkeypatch.setattr(speed, "QUESTIONS", {question: TINY})
+    monkeypatch.setitem(speed.RIVALS, question, list(rivals))
+    return {name: piece(bench()) for name, piece in speed.pieces(backends).items()}
+
+
 @pytest.mark.parametrize("question", [speed.CONSTRUCTION, speed.FORWARD, speed.BACKWARD, speed.BOTH])
 def test_our_kernels_are_measured(question, monkeypatch):
-    monkeypatch.setitem(speed.RIVALS, question, [])
-    (measured,) = speed.compare(bench(), question, TINY, backends=("cpu",))
+    ((name, measured),) = measure(question, monkeypatch).items()
+    assert name == f"{question}: stgt_kernels cpu"
     assert measured.missing is None and measured.question == question and measured.provider == "stgt_kernels cpu"
     assert measured.median == 0.5 and measured.tflops > 0 and measured.limit_share > 0
     assert "500.000 ms (400.000-600.000)" in speed.described(measured)
+    assert speed.described(replace(measured, details={"SM MHz": 1980.0})).endswith(", 1980 MHz")
 
 
 def test_rivals_are_measured_and_a_backend_that_cannot_run_says_why(monkeypatch):
-    monkeypatch.setitem(speed.RIVALS, speed.BOTH, [speed.DENSE])
-    cuda, dense = speed.compare(bench(), speed.BOTH, TINY, backends=("cuda",))
+    cuda, dense = measure(speed.BOTH, monkeypatch, [speed.DENSE], ["cuda"]).values()
     assert "runs on CUDA tensors" in cuda.missing and dense.missing is None
     assert speed.described(cuda).startswith("missing: it runs on CUDA tensors")
 
 
 def test_a_provider_that_is_wrong_is_not_timed(monkeypatch):
     wrong = replace(speed.DENSE, prepare=lambda inputs: lambda q, k, v: q + k + v)
-    monkeypatch.setitem(speed.RIVALS, speed.BOTH, [wrong])
-    (found,) = speed.compare(bench(), speed.BOTH, TINY, backends=())
+    (found,) = measure(speed.BOTH, monkeypatch, [wrong], []).values()
     assert found.median is None and found.missing.startswith("DisagreementError: eager dense: out: off by")
 
 
-def timed(question, provider, milliseconds, **fields):
+def test_what_takes_long_to_compile_comes_last():
+    compiled = [piece.keywords["provider"].compiled for piece in speed.pieces().values()]
+    assert compiled == sorted(compiled) and len(compiled) == 26
+
+
+def test_a_piece_without_a_result_is_a_row_with_the_reason():
+    pieces = speed.pieces()
+    first, second, *others = pieces
+    result = json.loads(json.dumps(asdict(row("a", question=speed.BOTH))))  # as the record keeps it
+    rows = timed.rows(pieces, {first: result, second: None, timed.LIMITS: {}})
+    assert rows[first] == row("a", question=speed.BOTH)
+    assert "its process died" in rows[second].missing and "no time left" in rows[others[0]].missing
+    assert f"{rows[second].question}: {rows[second].provider}" == second
+
+
+def took(question, provider, milliseconds, **fields):
     return row(
         provider, question=question, median=milliseconds / 1e3, tflops=1 / milliseconds, limit_share=0.5, **fields
     )
@@ -207,17 +278,17 @@ def test_targets():
     """The numbers that issue and README name, met and missed."""
     cuda, triton, dense = "stgt_kernels cuda", "stgt_kernels triton", speed.DENSE.name
     rows = [
-        timed(speed.CONSTRUCTION, cuda, 0.1),
-        timed(speed.CONSTRUCTION, triton, 0.2),
-        timed(speed.FORWARD, cuda, 0.36),
-        timed(speed.BACKWARD, cuda, 1.1),
-        timed(speed.BOTH, cuda, 1.5, peak_memory=100),
-        timed(speed.BOTH, triton, 2.0),
-        timed(speed.BOTH, "FlexAttention", 4.0),
-        timed(speed.BOTH, "FlexAttention, max-autotune", 2.9),
-        timed(speed.BOTH, dense, 60.0, peak_memory=2001),
-        timed(speed.BOTH, "compiled dense", 14.0),
-        timed(speed.LONG_BOTH, cuda, 1.6),
+        took(speed.CONSTRUCTION, cuda, 0.1),
+        took(speed.CONSTRUCTION, triton, 0.2),
+        took(speed.FORWARD, cuda, 0.36),
+        took(speed.BACKWARD, cuda, 1.1),
+        took(speed.BOTH, cuda, 1.5, peak_memory=100),
+        took(speed.BOTH, triton, 2.0),
+        took(speed.BOTH, "FlexAttention", 4.0),
+        took(speed.BOTH, "FlexAttention, max-autotune", 2.9),
+        took(speed.BOTH, dense, 60.0, peak_memory=2001),
+        took(speed.BOTH, "compiled dense", 14.0),
+        took(speed.LONG_BOTH, cuda, 1.6),
         row(dense, question=speed.LONG_BOTH, median=None, missing="out of memory"),
     ]
     met = {check.what: check.met for check in speed.targets(rows)}
@@ -276,3 +347,4 @@ def test_the_measured_table_is_rewritten(tmp_path):
 def test_problems_of_the_measured_table():
     found = {(op, size, problem.dtype) for op, size, problem in backends.problems()}
     assert len(found) == 12 and {size for _, size, _ in found} == {"D<=64", "D>64", "P<=64", "P>64"}
+    assert len(backends.pieces()) == 24 and "D>64 bf16 triton" in backends.pieces()
