@@ -51,8 +51,8 @@ class RunLog:
         self.bar.set_postfix_str(" ".join(f"{SHORT.get(n, n)} {values[n]:.3g}" for n in SHOWN if n in values))
         self._values, self._clips, self._since = {}, 0, now
 
-    def validated(self, step: int, figures: dict[str, float]) -> None:
-        """Write what the validation split gave, as a record of its own; its time is no step's."""
+    def validated(self, step: int, figures: dict[str, float], seconds: float) -> None:
+        """Write what the validation split gave, as a record of its own; the seconds it took are no step's."""
         with open(self.path, "a") as file:
             file.write(json.dumps({"step": step, "val": figures}) + "\n")
         for name, value in figures.items():
@@ -60,7 +60,7 @@ class RunLog:
         self.bar.write(
             f"step {step}, validation: " + ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
         )
-        self._since = time.perf_counter()
+        self._since += seconds
 
     def close(self) -> None:
         self.bar.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import islice
@@ -118,10 +119,11 @@ class Trainer:
 
     def _validate(self, epoch: int, log: RunLog | None) -> bool:
         """Measure the model; whether it is the best so far."""
+        start = time.perf_counter()
         with torch.autocast(self.world.device.type, DTYPES[self.config.precision], self.config.precision != "fp32"):
             figures = self.validation(self.model)
         if log:
-            log.validated(self.step, figures)
+            log.validated(self.step, figures, time.perf_counter() - start)
         value = figures[self.validation.choose_by]
         better = self.world.any(self.best is None or value > self.best["value"])
         if better:

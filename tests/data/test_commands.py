@@ -79,6 +79,16 @@ def test_an_interrupted_check_goes_on_where_it_was(some_bad, tmp_path, capsys):
     assert list(json.loads(out.read_text())) == [*names[:3], names[3]]
 
 
+def test_videos_are_beside_their_annotation_or_said_to_be_elsewhere(some_bad, tmp_path):
+    annotation, videos = some_bad
+    annotation.write_text('[{"video": "gone.mp4", "caption": "a"}]')
+    check(annotation, jobs=1)
+    assert json.loads(annotation.with_suffix(".bad.json").read_text()) == {"gone.mp4": "no such file"}
+    videos.rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="videos: no such folder, expected the videos of .*some.json"):
+        check(annotation)
+
+
 @pytest.mark.parametrize(
     "content, message", [([], "holds a list, expected a dict"), ({"a": 1}, "'a' has 1, expected a")]
 )
