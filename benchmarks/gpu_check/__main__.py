@@ -9,8 +9,8 @@ Parts, each under nine minutes on an H200; all of them, in this order, if none i
     backends   CUDA against Triton: the table of stgt_kernels/measured.py
     ncu        Nsight Compute's summary of every kernel
 
-Results go to benchmarks/results/<GPU>, or to FOLDER: those of tests and times as they come (*.jsonl). One table is printed last; the exit code is 1 if it has a NO.
-Of a copy without git, STGT_COMMIT says the commit.
+Results go to benchmarks/results/<GPU>, or to FOLDER: those of tests and times as they come (*.jsonl). One table is
+printed last; the exit code is 1 if it has a NO. Of a copy without git, STGT_COMMIT says the commit.
 """
 
 import argparse
