@@ -97,7 +97,7 @@ def search(
     video: Path | None = None,
     captions: Path | None = None,
     top: int = 5,
-    figure: Path | None = Path("search.png"),
+    figure: Path | None = None,
     tokenizer: str | None = None,
     features: Path | None = None,
     device: str = "auto",
@@ -111,7 +111,7 @@ def search(
         video: A video to find sentences for.
         captions: Where from: a text file with one per line, or an annotation; the run's test annotation if not given.
         top: How many to show.
-        figure: Picture of the videos found.
+        figure: Picture of the videos found; RUN/search.png if not given.
         tokenizer: Of a folder that is no run, if there is none in it and it is not BERT's: a folder or a hub's name.
         features: Folder to keep encoded videos and texts in; RUN/features if not given.
     """
@@ -124,7 +124,7 @@ def search(
     if captions is not None and video is None:
         raise ValueError("--captions is given, expected it with --video only")
     if video is None:
-        search_videos(run, sentence, videos, top, figure, tokenizer, features, device)
+        search_videos(run, sentence, videos, top, figure or run / "search.png", tokenizer, features, device)
     else:
         search_captions(run, video, captions, top, tokenizer, features, device)
 
@@ -132,7 +132,7 @@ def search(
 @app.command
 def caption(
     video: tyro.conf.Positional[Path],
-    run: Run,
+    run: Model,
     beams: int = 3,
     top_p: float | None = None,
     count: int = 1,

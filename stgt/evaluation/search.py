@@ -17,12 +17,16 @@ from stgt.evaluation.folder import index_folder
 from stgt.evaluation.load import data_of, open_run, precision, require_retrieval
 from stgt.evaluation.metrics import shortlist
 from stgt.evaluation.retrieval import matching_scores
-from stgt.evaluation.run import K_TEST, frames_of, tokenize
+from stgt.evaluation.run import K_TEST, tokenize
 from stgt.evaluation.store import Store
 from stgt.figures.results import draw_results
+from stgt.figures.style import squares
 from stgt.models.pretrained import is_pretrained
 from stgt.training.distributed import World
 from stgt.training.run import Run, evaluation_data
+
+STILLS = 4
+"""Frames of a video on the picture of those that were found"""
 
 
 class Hit(NamedTuple):
@@ -80,7 +84,8 @@ def search_videos(
     _print(hits)
     if figure is not None:
         root = videos or run.config.data.videos
-        draw_results(sentence, [(_label(h.found, root), h.score, frames_of(h.found, run)) for h in hits], figure)
+        shown = [(_label(hit.found, root), hit.score, squares(read_frames(hit.found, STILLS))) for hit in hits]
+        draw_results(sentence, shown, figure)
         print(f"drawn in {figure}")
     return hits
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stgt.data.transforms import test_transform
 from stgt.data.video import read_frames
-from stgt.evaluation.load import precision, require_retrieval
+from stgt.evaluation.load import open_run, precision, require_retrieval
 from stgt.models.captioning import beam_captions, sample_captions
 from stgt.training.run import Run, load_run
 
@@ -24,8 +24,8 @@ def caption(
     seed: int = 0,
     device: str = "auto",
 ) -> list[str]:
-    """Print captions of a video by a run's last checkpoint; see `stgt caption --help`."""
-    run = load_run(folder, device)
+    """Print captions of a video by a run's last checkpoint, or by a folder's model; see `stgt caption --help`."""
+    run = open_run(folder, device)
     require_retrieval(run, folder)
     if run.config.loss.vtg == 0:
         raise ValueError(f"{folder} was trained with loss.vtg=0, expected a run that learnt to generate")

@@ -133,16 +133,15 @@ def test_a_folder_without_videos_is_refused(make, message, run, tmp_path):
         indexed(open_run(run, "cpu"), tmp_path / "folder", tmp_path)
 
 
-def test_the_command_answers_with_paths_scores_and_a_picture(run, videos, stgt, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    words = ["search", "a green triangle grows", "--run", run, "--features", "kept", "--top", 3]
-    status, printed = stgt(*words, "--videos", videos)
+def test_the_command_answers_with_paths_scores_and_a_picture(run, videos, stgt, tmp_path):
+    words = ["search", "a green triangle grows", "--run", run, "--features", tmp_path / "kept", "--top", 3]
+    status, printed = stgt(*words, "--videos", videos, "--figure", tmp_path / "top.png")
     lines = printed.splitlines()
     hits = [line.split() for line in lines if line.lstrip()[:2] in ("1.", "2.", "3.")]
     assert status == 0 and f"left out, {videos / 'broken.mp4'}: not a video file" in printed
     assert len(hits) == 3 and all(str(videos) in path for _, _, path in hits)
     assert [float(score) for _, score, _ in hits] == sorted((float(score) for _, score, _ in hits), reverse=True)
-    assert matplotlib.image.imread("search.png").std() > 0.05
+    assert matplotlib.image.imread(tmp_path / "top.png").std() > 0.05
 
 
 def test_the_command_finds_sentences_for_a_video(run, videos, clips, stgt, tmp_path):
@@ -165,10 +164,11 @@ def test_a_folder_of_save_pretrained_searches_any_videos(run, videos, stgt, tmp_
     opened.tokenizer.save(tmp_path / "pretrained")
     words = ["search", "a green triangle grows", "--run", "pretrained"]
     assert stgt(*words, "--videos", videos)[0] == 0
-    assert (tmp_path / "pretrained" / "features").is_dir()
+    assert {"features", "search.png"} <= {path.name for path in (tmp_path / "pretrained").iterdir()}
     assert "knows no videos, expected --videos" in stgt(*words)[1]
     words = ["search", "--run", "pretrained", "--video", videos / "b.mp4"]
     assert "knows no captions, expected --captions" in stgt(*words)[1]
+    assert stgt("caption", videos / "b.mp4", "--run", "pretrained") == stgt("caption", videos / "b.mp4", "--run", run)
 
 
 @pytest.mark.parametrize(
