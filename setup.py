@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from setuptools import setup
+import setuptools
 
 TORCH_TARGET = "2.10"  # the oldest torch whose stable ABI the extensions use
 # The A100 and what is compatible with it; in PTX, which drivers compile, also all that is newer; and Hopper's own.
@@ -40,10 +40,9 @@ def cuda_home() -> str:
 
 def build_tools():
     """torch's cpp_extension, and where pybind11's headers are: those that torch 2.11 brings refuse the stable ABI."""
+    # torch would take the folder above nvcc's, which may be a link or a script
     if "CUDA_HOME" not in os.environ and "CUDA_PATH" not in os.environ and shutil.which("nvcc"):
-        os.environ["CUDA_HOME"] = (
-            cuda_home()
-        )  # torch would take the folder above nvcc's, which may be a link or a script
+        os.environ["CUDA_HOME"] = cuda_home()
     try:
         import pybind11
         from torch.utils import cpp_extension
@@ -102,6 +101,8 @@ def code_for(architecture: str) -> list[str]:
 
 
 def main() -> None:
+    if int(setuptools.__version__.split(".")[0]) < 77:
+        raise SystemExit(f"stgt_kernels: building needs setuptools >= 77, here is {setuptools.__version__}")
     compiler = os.environ.get("CXX", "c++")
     require(compiler.split()[0], "a C++20 compiler (g++ 11 or later)")
     cpp_extension, pybind11_include = build_tools()
@@ -138,7 +139,7 @@ def main() -> None:
             )
         )
     build_ext = cpp_extension.BuildExtension.with_options(use_ninja=True, no_python_abi_suffix=False)
-    setup(ext_modules=extensions, cmdclass={"build_ext": build_ext})
+    setuptools.setup(ext_modules=extensions, cmdclass={"build_ext": build_ext})
 
 
 if __name__ == "__main__":  # tests read the flags
