@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(THREADS, 2) graph_attention_fwd_fp32(const __g
       highest = fmaxf(highest, ptx::shuffle_xor(highest, 1));
       highest = fmaxf(highest, ptx::shuffle_xor(highest, 2));
       const float shrink = ptx::exp2((top[m] - highest) * LOG2E);
-      factor[own_row(m)] = shrink;  // the same from four threads
+      if (threadIdx.x % 4 == 0) factor[own_row(m)] = shrink;
       top[m] = highest;
       total[m] *= shrink;
       const uint32_t kept =
@@ -212,14 +212,16 @@ __global__ void __launch_bounds__(THREADS, 2) graph_attention_fwd_fp32(const __g
     accumulate<false>(out, probability, v, COLUMNS);
   }
 
-  ptx::copy_async_wait<0>();  // of Q, if there was no live tile
+  ptx::copy_async_commit();  // of Q, if there was no live tile
+  ptx::copy_async_wait<0>();
   ptx::sync_threads();
 #pragma unroll
   for (int m = 0; m < M; ++m) {
     total[m] += ptx::shuffle_xor(total[m], 1);
     total[m] += ptx::shuffle_xor(total[m], 2);
+    if (threadIdx.x % 4 != 0) continue;
     factor[own_row(m)] = total[m] == 0 ? 0 : p.inverse_keep / total[m];  // a row without edges has summed nothing
-    if (threadIdx.x % 4 == 0 && i0 + own_row(m) < p.P)
+    if (i0 + own_row(m) < p.P)
       p.lse[((int64_t(b) * p.H + h) * p.T + t) * p.P + i0 + own_row(m)] = top[m] + logf(total[m]);
   }
   ptx::sync_threads();
@@ -304,7 +306,8 @@ template <int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backward(const 
       accumulate<false>(sum_a, gradient, k, COLUMNS);
     }
   }
-  ptx::copy_async_wait<0>();  // of own tokens, if there was no live tile
+  ptx::copy_async_commit();  // of own tokens, if there was no live tile
+  ptx::copy_async_wait<0>();
   store(sum_a, p.scale, result<float>(p, OF_COLUMNS ? p.dk : p.dq, b, h, t, first));
   if (OF_COLUMNS) store(sum_b, p.inverse_keep, result<float>(p, p.dv, b, h, t, first));
 }

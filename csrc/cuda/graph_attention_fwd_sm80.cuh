@@ -169,6 +169,7 @@ __global__ void __launch_bounds__(ROWS, 256 / ROWS)
     }
   }
 
+  ptx::copy_async_commit();  // of Q, if there was no live tile
   ptx::copy_async_wait<0>();
   ptx::sync_threads();  // Q is nowhere on its way any more
 #pragma unroll

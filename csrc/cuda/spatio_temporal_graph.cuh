@@ -36,10 +36,10 @@ struct GraphParams {
   STGT_DEVICE int64_t edge(int64_t frame, int row, int offset, int column) const {
     return ((frame * P + row) * band() + offset) * P + column;
   }
-  // Which part of the forward pass's work is this block's: its place in the order in which blocks start. By all threads;
-  // shared memory holds nothing before and after.
-  STGT_DEVICE int next_block() const {
-    uint32_t* const number = reinterpret_cast<uint32_t*>(ptx::shared_memory());
+  // Which part of the forward pass's work is this block's: its place in the order in which blocks start. By all threads.
+  // shared: any four bytes of shared memory, free again afterwards.
+  STGT_DEVICE int next_block(void* shared) const {
+    uint32_t* const number = static_cast<uint32_t*>(shared);
     if (threadIdx.x == 0) *number = atomicAdd(last_block, 1) + 1;
     ptx::sync_threads();
     const int own = int(*number);

@@ -59,12 +59,12 @@ STGT_DEVICE void add_products(float (&sum)[8][4], const float* left, const float
 // blocks: B T (W + 1) ceil(P / 64)^2
 __global__ void __launch_bounds__(128, 3) spatio_temporal_graph_fwd_fp32(const __grid_constant__ GraphParams p) {
   using S = ForwardFp32;
-  const Block<TILE, TILE> block(p, p.next_block());
+  float* const ring = reinterpret_cast<float*>(ptx::shared_memory());
+  const S::Norms norms{ring + S::RING};
+  const Block<TILE, TILE> block(p, p.next_block(norms.memory));
   if (!block.needed) return;
   if (!block.in_clip) return clear<float>(p, block);
 
-  float* const ring = reinterpret_cast<float*>(ptx::shared_memory());
-  const S::Norms norms{ring + S::RING};
   bool* const flags = reinterpret_cast<bool*>(norms.memory) + S::Norms::BYTES;
   const int rows = min(TILE, p.P - block.row), columns = min(TILE, p.P - block.column);
   const auto load = [&](int step) {

@@ -22,12 +22,12 @@ struct ForwardSm80 {
 template <class T>
 __global__ void __launch_bounds__(256, 2) spatio_temporal_graph_fwd_sm80(const __grid_constant__ GraphParams p) {
   using S = ForwardSm80;
-  const Block<S::ROWS, S::ROWS> block(p, p.next_block());
+  char* const after_ring = ptx::shared_memory() + S::RING_BYTES;
+  const S::Norms norms{reinterpret_cast<float*>(after_ring)};
+  const Block<S::ROWS, S::ROWS> block(p, p.next_block(after_ring));
   if (!block.needed) return;
   if (!block.in_clip) return clear<uint16_t>(p, block);
 
-  char* const after_ring = ptx::shared_memory() + S::RING_BYTES;
-  const S::Norms norms{reinterpret_cast<float*>(after_ring)};
   const int warp = threadIdx.x / 32, row = warp / 4 * 64, column = warp % 4 * 32;
   const bool on_diagonal = block.diagonal && column / TILE * TILE == row, mirrored = block.diagonal && column < row;
   const bool active = block.row + row < p.P && block.column + column < p.P && !mirrored;

@@ -93,12 +93,12 @@ __global__ void __launch_bounds__(384, 1)
     spatio_temporal_graph_fwd_sm90(const __grid_constant__ GraphParams p, const __grid_constant__ ptx::TensorMap x) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher takes care that no other GPU runs it
   using S = ForwardSm90;
-  const S::Block block(p, p.next_block());
+  char* const memory = ptx::shared_memory();
+  const S::Norms norms{reinterpret_cast<float*>(memory + S::RING_BYTES)};
+  const S::Block block(p, p.next_block(norms.memory));
   if (!block.needed) return;
   if (!block.in_clip) return clear<uint16_t>(p, block);
 
-  char* const memory = ptx::shared_memory();
-  const S::Norms norms{reinterpret_cast<float*>(memory + S::RING_BYTES)};
   uint64_t* const barriers = reinterpret_cast<uint64_t*>(memory + S::RING_BYTES + S::Norms::BYTES);
   bool* const flags = reinterpret_cast<bool*>(barriers + 2 * S::STAGES);
   Ring ring{memory, barriers, barriers + S::STAGES};

@@ -113,6 +113,7 @@ template <int ROWS, int COLUMNS> struct Tile {
   // SPAN threads side by side copy SPAN chunks of a row, so that each quarter of a warp writes to all banks. Units
   // other than 16 bytes are rare, and take a few instructions per chunk anyway.
   template <int THREADS, int UNIT> STGT_DEVICE void copy_in_units(const Rows<const uint16_t>& from) const {
+    static_assert(ROWS % (THREADS / SPAN) == 0 && THREADS / SPAN % 8 == 0);
     const int first_row = threadIdx.x / SPAN, first_chunk = threadIdx.x % SPAN;
     const uint16_t* source = from.row(first_row) + first_chunk * 8;
 #pragma unroll(UNIT == 16 ? ROWS : 1)
