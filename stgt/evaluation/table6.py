@@ -150,7 +150,7 @@ def _timed_table(timed: dict[str, dict[str, float]]) -> str:
             name,
             f"{values['clips_per_second']:.3g}",
             f"{values['ratio']:.2f}",
-            f"{values['seconds']:.3g}",
+            f"{values['seconds']:.1f}",
             str(PAPER[name]["seconds"]) if name in PAPER else "",
         ]
         for name, values in timed.items()
