@@ -1,4 +1,4 @@
-"""The command line: `stgt train|evaluate|search|visualize|convert|quickstart|ablate|efficiency|bench|data|info`, or `python -m stgt …`.
+"""The command line: `stgt COMMAND`, or `python -m stgt COMMAND`; `stgt --help` lists them.
 
 Commands import what they need when they run, so that `stgt --help` answers at once.
 """
