@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -35,8 +36,8 @@ def open_run(folder: Path, device: str = "auto", tokenizer: str | None = None) -
             f"{folder} has a model of {expected} words, but the tokenizer ({tokenizer or 'found there'}) has "
             f"{words.vocab_size}: expected the one that it was trained with, given with --tokenizer"
         )
-    config = TrainConfig(model=model.config, data=DataConfig(frames=model.config.graph.frames), precision="fp32")
-    return Run(config, model, words, folder)
+    data = DataConfig(frames=model.config.graph.frames, workers=min(DataConfig.workers, os.cpu_count() or 1))
+    return Run(TrainConfig(model=model.config, data=data, precision="fp32"), model, words, folder)
 
 
 def _tokenizer(folder: Path, name: str | None) -> Tokenizer:

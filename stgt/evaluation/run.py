@@ -42,7 +42,8 @@ def evaluate(
 ) -> dict:
     """Print and write the figures of a run's last checkpoint, or of a folder's model; see `stgt evaluate --help`.
 
-    Under torchrun each process does its share, and all return what one process alone would, bit for bit.
+    Under torchrun each process does its share, and all return what one process alone would, bit for bit (on CPUs, with
+    as many threads, which torchrun sets to 1).
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected at least 1")

@@ -174,4 +174,4 @@ def _print(hits: list[Hit]) -> None:
 def _label(path: Path, root: Path) -> str:
     """A path below a folder, its beginning left out where it is long."""
     name = str(path.relative_to(root))
-    return name if len(name) <= 24 else f"…{name[-23:]}"
+    return name if len(name) <= 20 else f"…{name[-19:]}"
