@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -23,7 +24,9 @@ from stgt.training.log import RunLog
 from stgt.training.optim import learning_rate, make_optimizer, set_learning_rate
 from stgt.training.randomness import Items, SeededItems, random_state, restore_random_state, seed_everything
 from stgt.training.signals import StoppedError, StopSignals
-from stgt.training.validation import Validation
+
+if TYPE_CHECKING:
+    from stgt.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
