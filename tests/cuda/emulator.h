@@ -137,6 +137,8 @@ template <class Run> void meet_warpgroup(const char* name, void* data, Run run) 
 
 inline void enter() {
   kernel();
+  for (const auto& group : current->copies)
+    if (!group.empty()) fail("a thread ends before a copy that it has begun");
   current->done = true;
   progress = true;
   swapcontext(&current->context, &scheduler);
