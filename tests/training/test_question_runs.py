@@ -202,7 +202,7 @@ def test_training_on_cached_features_is_training_on_videos(clips, monkeypatch, t
 
 def test_mistakes_are_told_before_anything_is_done(clips, run, monkeypatch, capsys, tmp_path):
     pairs = json.loads((clips / "qa_train.json").read_text())
-    (tmp_path / "odd.json").write_text(json.dumps([*pairs, pairs[0] | {"answer": "octarine"}]))
+    (tmp_path / "odd.json").write_text(json.dumps([*pairs, pairs[0] | {"answer": "octarine", "question_id": "odd"}]))
     (tmp_path / "bare.json").write_text(json.dumps([{key: pairs[0][key] for key in ("video", "question")}]))
     cases = [
         (
