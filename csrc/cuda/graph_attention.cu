@@ -91,12 +91,10 @@ std::tuple<Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, Tensor weight, 
 }
 
 void compute_delta(const AttentionCall& call, const float* dlse, float* delta) {
-  const int64_t rows = int64_t(call.p.B) * call.p.H * call.p.T * call.p.P, per_block = DELTA_THREADS / 32;
-  STGT_CHECK(call.op, rows / per_block < INT32_MAX, "q is too large");
   const auto kernel = call.dtype == ScalarType::Float      ? graph_attention_delta<float>
                       : call.dtype == ScalarType::BFloat16 ? graph_attention_delta<ptx::bf16>
                                                            : graph_attention_delta<ptx::f16>;
-  call.launch(kernel, dim3(unsigned((rows + per_block - 1) / per_block)), DELTA_THREADS, 0, call.p, dlse, delta);
+  call.launch(kernel, call.grid(int64_t(call.p.B) * call.p.T * call.p.P), DELTA_THREADS, 0, call.p, dlse, delta);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor weight,

@@ -73,12 +73,11 @@ extern "C" void graph_attention_fwd(const AttentionParams* p, bool bf16, bool ea
   bf16 ? run_forward<ptx::bf16>(*p) : run_forward<ptx::f16>(*p);
 }
 
-extern "C" void graph_attention_delta(const AttentionParams* p, bool bf16, const float* dlse) {
-  const unsigned rows = p->B * p->H * p->T * p->P, per_block = DELTA_THREADS / 32;
-  float* delta = const_cast<float*>(p->delta);
-  emulate({(rows + per_block - 1) / per_block, 1, 1}, DELTA_THREADS, 0, [&] {
-    bf16 ? stgt::graph_attention_delta<ptx::bf16>(*p, dlse, delta) : stgt::graph_attention_delta<ptx::f16>(*p, dlse, delta);
-  });
+extern "C" void graph_attention_delta(const AttentionParams* p, int type, const float* dlse) {  // f16, bf16, float
+  const auto kernel = type == 0   ? stgt::graph_attention_delta<ptx::f16>
+                      : type == 1 ? stgt::graph_attention_delta<ptx::bf16>
+                                  : stgt::graph_attention_delta<float>;
+  emulate({unsigned(p->B) * p->T * p->P, 1, 1}, DELTA_THREADS, 0, [&] { kernel(*p, dlse, const_cast<float*>(p->delta)); });
 }
 
 extern "C" void graph_attention_bwd(const AttentionParams* p, bool bf16, bool eager) {

@@ -125,18 +125,19 @@ def test_dropout_is_the_reference_mask(P, D, dtype):
         assert_close(actual[name], plain[name], exact[name], name)
 
 
-@pytest.mark.parametrize("dtype", HALF, ids=dtype_name)
-@pytest.mark.parametrize("given", [False, True], ids=["", "dlse"])
-def test_delta(given, dtype):
-    q, k, v = inputs(2, 3, 2 * 35, 40, dtype, "packed")
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32], ids=dtype_name)
+@pytest.mark.parametrize(("H", "D", "given"), [(3, 40, False), (3, 40, True), (17, 128, False), (2, 39, True)])
+def test_delta(H, D, given, dtype):
+    q, k, v = inputs(2, H, 2 * 35, D, dtype, "packed")
     call = Attention(q, k, v, video_graph(2, 2, 35, dtype=dtype))
     call.out.copy_(v)
-    dlse = torch.randn(2, 3, 70) if given else None
+    dlse = torch.randn(2, H, 70) if given else None
     call.backward(k, dlse)
     expected = call.delta.clone()
     call.delta.fill_(float("nan"))
     dlse_at = ctypes.c_void_p(dlse.data_ptr() if given else None)
-    library(LIBRARY).graph_attention_delta(ctypes.byref(call.params), dtype == torch.bfloat16, dlse_at)
+    number = (torch.float16, torch.bfloat16, torch.float32).index(dtype)
+    library(LIBRARY).graph_attention_delta(ctypes.byref(call.params), number, dlse_at)
     torch.testing.assert_close(call.delta, expected)
 
 
