@@ -58,9 +58,9 @@ def _page(results: Results, names: Sequence[str], size: Size, base: TrainConfig)
     seeds = "One seed" if size.seeds == 1 else f"{size.seeds} seeds: mean ± standard deviation (n−1)"
     parts = [
         f"# Ablations on simulated clips\n\nWritten by `{command}`.",
-        f"- Trained from scratch on {size.clips} simulated clips, tested on {size.test_clips} others; "
-        f"batches of {base.batch_size}, {base.data.frames} frames of {vision.grid}×{vision.grid} patches, "
-        f"{vision.width} channels.\n"
+        f"- Trained from scratch on {size.clips} simulated clips, tested on {size.test_clips} others; epochs: "
+        f"{size.epochs}, batches of {base.batch_size}, {base.data.frames} frames of {vision.grid}×{vision.grid} "
+        f"patches, {vision.width} channels.\n"
         f"- {seeds}. Percent, text to video unless it says otherwise, the 32 best re-ranked.\n"
         f"- Guessing has an R-mean of {chance(size.test_clips):.1f}. Differences within the spread mean nothing.",
     ]
