@@ -62,7 +62,7 @@ def read_frames(
     video track. A container that promises many more frames than it holds can keep the decoder busy for ever, and only
     killing its process ends that: `stgt data check` finds such files before a run (see `stgt.data.check`).
     """
-    if is_image(str(path)):
+    if _holds_image(path):
         return _read_image(path)
     with _reader(path) as reader:
         length = len(reader)
@@ -74,7 +74,7 @@ def read_frames(
 
 def decode_through(path: str | Path) -> int:
     """Decode a file by leaps, as training does, then every frame of it; returns their number, raises VideoError."""
-    if is_image(str(path)):
+    if _holds_image(path):
         return len(_read_image(path))
     with _reader(path) as reader:
         length = len(reader)
@@ -82,6 +82,19 @@ def decode_through(path: str | Path) -> int:
         for start in range(0, length, 16):  # a whole film does not fit into memory
             reader.get_batch(list(range(start, min(start + 16, length))))
     return length
+
+
+def _holds_image(path: str | Path) -> bool:
+    """By the file's ending; what has none is looked into."""
+    from PIL import Image
+
+    if Path(path).suffix:
+        return is_image(str(path))
+    try:
+        Image.open(path).close()
+    except OSError:
+        return False
+    return True
 
 
 def _read_image(path: str | Path) -> torch.Tensor:

@@ -48,6 +48,14 @@ def test_an_image_is_one_frame_whatever_its_format(tmp_path, name, mode):
     assert decode_through(path) == 1
 
 
+def test_a_file_without_an_ending_is_what_is_in_it(root, tmp_path):
+    (tmp_path / "clip").symlink_to(root / "1.mp4")
+    assert len(read_frames(tmp_path / "clip", None)) == decode_through(tmp_path / "clip") == 6
+    (tmp_path / "notes").write_text("no picture")
+    with pytest.raises(VideoError, match="notes: not a video file"):
+        read_frames(tmp_path / "notes", 8)
+
+
 def test_broken_images_are_named(root):
     names = ["broken.jpg", "broken.png", "1.jpg", "gone.jpg"]
     verdicts = dict(check_videos([root / name for name in names]))
