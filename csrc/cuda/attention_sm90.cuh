@@ -164,10 +164,10 @@ template <int STAGES> class Ring {
     for (int s = 0; s < STAGES; ++s) ptx::barrier_init(&full_[s], loaders), ptx::barrier_init(&empty_[s], readers);
   }
   STGT_DEVICE uint64_t* full() const { return &full_[stage]; }
-  // The loader's side: waits until the stage is free, and says what will be in it.
+  // The loader's side, of one lane or all: waits until the stage is free, and says what will be in it.
   STGT_DEVICE void fill(const Step& step) const {
     ptx::barrier_wait(&empty_[stage], parity_ ^ 1);
-    steps_[stage] = step;
+    if (threadIdx.x % 32 == 0) steps_[stage] = step;
   }
   // The readers' side.
   STGT_DEVICE Step wait_full() const {
