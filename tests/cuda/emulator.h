@@ -183,6 +183,14 @@ inline uint64_t swizzled(uint64_t address, uint64_t kind) {  // kind as in ptx::
 }
 inline uint64_t swizzle_width(uint64_t kind) { return kind == 1 ? 128 : kind == 2 ? 64 : 32; }
 
+// What the PTX ISA's canonical layouts want of an operand, 9.7.16.5.1: rows of eight start where the swizzle's pattern
+// does, for the descriptor's base offset is 0; and if it is not K-major, it has whole panels.
+inline void check_operand(uint64_t descriptor, int size, bool transposed) {
+  const uint64_t start = (descriptor & 0x3fff) << 4, width = swizzle_width(descriptor >> 62);
+  if (start % (8 * width) >= (transposed ? 1 : width)) fail("an operand that does not start where the swizzle's pattern does");
+  if (transposed && 2 * size % width) fail("an operand with part of a panel");
+}
+
 // The 16-bit value of an operand in shared memory, at place `mn` of its M or N and `k` of its K (0..15).
 inline uint16_t operand(uint64_t descriptor, int mn, int k, bool transposed) {
   const uint64_t start = (descriptor & 0x3fff) << 4, leading = (descriptor >> 16 & 0x3fff) << 4,
@@ -470,6 +478,8 @@ inline uint64_t further(uint64_t descriptor, int bytes) { return descriptor + (b
 template <class T, int N, bool TRANSPOSE_B> void run_product(e::Product* (&thread)[128]) {
   static float left[4][16][16], right[16][N];
   const e::Product& first = *thread[0];
+  e::check_operand(first.b, N, TRANSPOSE_B);
+  if (!first.a_registers) e::check_operand(first.a, 64, false);
   for (int k = 0; k < 16; ++k)
     for (int n = 0; n < N; ++n) right[k][n] = widen<T>(e::operand(first.b, n, k, TRANSPOSE_B));
   for (int i = 0; i < 128; ++i) {
