@@ -64,7 +64,7 @@ def graph_attention_bwd_dkdv_kernel(
     k,
     v,
     weight,  # (B, T, P, O, P) contiguous
-    tiles,  # (B, T, ceil(P/BM), O * ceil(P/TILE)) int32: each block of columns' live tiles of rows
+    tiles,  # (B, T, ceil(P/BM), O * ceil(P/TILE) + 1) int32: each block of columns' live tiles of rows
     count,  # (B, T, ceil(P/BM)) int32: how many, at least one
     seed,  # (1,) int64, or None
     lse,  # (B, H, N) float32 contiguous, as delta
@@ -115,7 +115,7 @@ def graph_attention_bwd_dkdv_kernel(
     weight += i_p
     lse += (b * H + h) * T * P
     delta += (b * H + h) * T * P
-    tiles += i_list * O * n
+    tiles += i_list * (O * n + 1)
 
     o_m, o_n = tl.arange(0, BM), tl.arange(0, BN)
     in_m = inside_frame(i_p + o_m, P, BM)
@@ -168,7 +168,7 @@ def graph_attention_bwd_dq_kernel(
     k,
     v,
     weight,  # (B, T, P, O, P) contiguous
-    tiles,  # (B, T, ceil(P/BM), O * ceil(P/TILE)) int32: each block's live tiles
+    tiles,  # (B, T, ceil(P/BM), O * ceil(P/TILE) + 1) int32: each block's live tiles
     count,  # (B, T, ceil(P/BM)) int32: how many, at least one
     seed,  # (1,) int64, or None
     lse,  # (B, H, N) float32 contiguous, as delta
@@ -213,7 +213,7 @@ def graph_attention_bwd_dq_kernel(
     k += (b * k_b + h * k_h) * VEC
     v += (b * v_b + h * v_h) * VEC
     weight += (b * T * P + corner) * O * P
-    tiles += i_list * O * n
+    tiles += i_list * (O * n + 1)
 
     o_m, o_n = tl.arange(0, BM), tl.arange(0, BN)
     in_m = inside_frame(i_p + o_m, P, BM)

@@ -24,7 +24,7 @@ def split_head_dim(D: int) -> tuple[int, int]:
 @triton.jit(do_not_specialize=["T", "O", "n"])
 def live_tiles_kernel(
     live,  # (B, T, n, O, n) bool
-    tiles,  # (B, T, ceil(n/GROUP), O * n) int32, written: the live tiles opposite to a group, then anything
+    tiles,  # (B, T, ceil(n/GROUP), O * n + 1) int32, written: the live tiles opposite to a group, a 0, then anything
     count,  # (B, T, ceil(n/GROUP)) int32, written: how many
     T,
     O,
@@ -36,14 +36,15 @@ def live_tiles_kernel(
     """One program per group of GROUP row tiles (or, with COLUMNS, of column tiles) of a frame.
 
     Attention then walks along a list without gaps, which can be prefetched. Number o * n + j stands for tile j of frame
-    t + o - window. No list is empty: a group without edges gets a dead tile, whose weights are zero.
+    t + o - window. No list is empty: a group without edges gets a dead tile, whose weights are zero. The 0 is for
+    kernels that look one entry ahead.
     """
     groups = tl.cdiv(n, GROUP)
     i_list = tl.program_id(0)
     i_bt = i_list // groups
     i_t = i_bt % T
     first = i_list % groups * GROUP
-    tiles += i_list * O * n
+    tiles += i_list * (O * n + 1)
     found = 0
     for start in range(0, O * n, BLOCK):
         o_l = start + tl.arange(0, BLOCK)
@@ -61,7 +62,9 @@ def live_tiles_kernel(
         found += tl.sum(hit)
     if found == 0:
         tl.store(tiles, O // 2 * n)
-    tl.store(count + i_list, tl.maximum(found, 1))
+    found = tl.maximum(found, 1)
+    tl.store(tiles + found, 0)
+    tl.store(count + i_list, found)
 
 
 @triton.jit

@@ -26,7 +26,7 @@ def graph_attention_fwd_kernel(
     k,
     v,
     weight,  # (B, T, P, O, P) contiguous
-    tiles,  # (B, T, ceil(P/BM), O * ceil(P/TILE)) int32: each block's live tiles
+    tiles,  # (B, T, ceil(P/BM), O * ceil(P/TILE) + 1) int32: each block's live tiles
     count,  # (B, T, ceil(P/BM)) int32: how many, at least one
     seed,  # (1,) int64, or None
     out,  # (B, N, H, D) contiguous, written
@@ -66,7 +66,7 @@ def graph_attention_fwd_kernel(
     k += (b * k_b + h * k_h) * VEC
     v += (b * v_b + h * v_h) * VEC
     weight += (b * T * P + corner) * O * P
-    tiles += i_list * O * n
+    tiles += i_list * (O * n + 1)
     scale_2 = scale * LOG2E  # the hardware has exp2
 
     o_m, o_n = tl.arange(0, BM), tl.arange(0, BN)

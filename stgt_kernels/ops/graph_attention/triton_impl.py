@@ -99,8 +99,7 @@ class Launch:
         """For each block of rows, or of columns, the live tiles opposite to it, and their number."""
         lists, n = self.blocks(block), triton.cdiv(self.P, TILE)
         length = self.O * n
-        # One more, for the kernels look one entry ahead.
-        tiles = torch.empty(lists * length + 1, dtype=torch.int32, device=self.device)
+        tiles = torch.empty(lists * (length + 1), dtype=torch.int32, device=self.device)
         count = torch.empty(lists, dtype=torch.int32, device=self.device)
         constants = dict(GROUP=block // TILE, COLUMNS=columns, BLOCK=min(triton.next_power_of_2(length), 1024))
         live_tiles_kernel[(lists,)](self.live, tiles, count, self.T, self.O, n, **constants)
