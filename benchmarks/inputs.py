@@ -144,7 +144,8 @@ class AttentionInputs:
     @classmethod
     def make(cls, problem: Problem, device: torch.device | str = "cpu") -> "AttentionInputs":
         p = problem
-        graph = spatio_temporal_graph(tokens_of(p, device), threshold=p.threshold, window=p.band)
+        # On the CPU, so that what is timed depends on no other kernel of the GPU.
+        graph = spatio_temporal_graph(tokens_of(p), threshold=p.threshold, window=p.band).to(device)
         return cls(p, graph, *heads(p.B, p.N, p.H, p.D, DTYPES[p.dtype], device))
 
     @property
