@@ -34,6 +34,6 @@ class Record:
 
     def add(self, piece: str, result: Any) -> None:
         line = json.dumps([piece, result]) + "\n"
-        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.write(file, line.encode())  # all of it, or processes beside this one could write between
         os.close(file)

@@ -19,6 +19,7 @@ record = Record(Path(os.environ["STGT_RECORD"]))
 reports: list[pytest.TestReport] = []
 
 
+@pytest.hookimpl(trylast=True)  # after markers have chosen
 def pytest_collection_modifyitems(config, items) -> None:
     first, step = map(int, SHARD.split("/"))
     wanted = [item for item in items if backend_of(item) not in ("cpu", "reference")]

@@ -1,10 +1,8 @@
 """The GPU check, as far as it goes without a GPU: its parts, tables, logs that it reads, and what it concludes."""
 
 import json
-import os
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 
 import pytest
@@ -13,8 +11,7 @@ from samples import bench, row
 
 from benchmarks.environment import ROOT
 from benchmarks.gpu_check import __main__ as gpu_check
-from benchmarks.gpu_check import backends, ncu, processes, report, sanitizer, small, speed, tests, timed
-from benchmarks.gpu_check.record import Record
+from benchmarks.gpu_check import backends, ncu, report, sanitizer, small, speed, timed
 from benchmarks.gpu_check.report import Check
 from benchmarks.inputs import Problem
 
@@ -76,102 +73,6 @@ def test_table():
 )
 def test_folder_of_a_gpu(name, folder):
     assert report.folder(name).name == folder
-
-
-def outcome(name, backend="cuda", message=""):
-    return {"outcome": name, "backend": backend, "message": message}
-
-
-def test_counts_of_tests(tmp_path):
-    record = Record(tmp_path / "record")
-    record.add("collected 0/2", 4)
-    record.add("collected 1/2", 1)
-    record.add("collecting test_z.py", outcome("failed", None, "no such module"))
-    record.add("test_a::test_x[cuda]", outcome("passed"))
-    record.add("test_a::test_x[triton]", outcome("failed", "triton", "off by 3"))
-    record.begin("test_a::test_y", 60)
-    record.end("test_a::test_y", outcome("skipped", None))
-    record.add("test_a::test_z", None)
-    begun = {("cuda", "passed"): 1, ("triton", "failed"): 1, ("none", "skipped"): 1, ("none", "failed"): 1}
-    counts, failures, missing = tests.count(record.read(), finished=False)
-    assert counts == begun and missing == 1 and len(failures) == 2
-    counts, failures, missing = tests.count(record.read())
-    assert counts == {**begun, ("none", "died"): 1} and missing == 1
-    assert list(failures) == ["collecting test_z.py", "test_a::test_x[triton]", "test_a::test_z"]
-    assert failures["test_a::test_x[triton]"] == "off by 3" and "its process died" in failures["test_a::test_z"]
-
-
-SUITE = """
-import os, pytest, signal
-@pytest.mark.parametrize("backend", ["cuda", "cpu", "reference", "triton"])
-@pytest.mark.parametrize("i", range(3))
-def test(backend, i):
-    if (backend, i) == ("cuda", 1):
-        os.kill(os.getpid(), signal.SIGKILL)
-    if (backend, i) == ("triton", 1):
-        pytest.skip()
-    assert (backend, i) != ("triton", 2), "two"
-"""
-
-
-def test_shards_run_every_test_once_also_after_one_that_kills_its_process(tmp_path):
-    (tmp_path / "test_it.py").write_text(SUITE)
-    (tmp_path / "test_bad.py").write_text("import nowhere")
-    record = Record(tmp_path / "record")
-    commands = [
-        ["env", f"STGT_SHARD={i}/2", sys.executable, *tests.PYTEST, "--rootdir", str(tmp_path), str(tmp_path)]
-        for i in range(2)
-    ]
-    environment = {"STGT_RECORD": str(record.path), "PYTHONPATH": str(ROOT)}
-    shown = []
-    ended = processes.run_to_end(commands, tmp_path, time.monotonic() + 60, lambda: shown.append(1), **environment)
-    log = "".join((tmp_path / f"{i}.log").read_text() for i in range(2))
-    assert ended == 2 and shown, log
-    counts, failures, missing = tests.count(record.read())
-    assert missing == 0 and counts == {
-        ("cuda", "passed"): 2,
-        ("none", "died"): 1,
-        ("triton", "passed"): 1,
-        ("triton", "skipped"): 1,
-        ("triton", "failed"): 1,
-        ("none", "failed"): 1,
-    }
-    assert any("two" in message for message in failures.values())
-    assert any("No module named 'nowhere'" in message for message in failures.values())
-
-
-WAITS = """
-import sys, time
-from pathlib import Path
-from benchmarks.gpu_check.record import Record
-record = Record(Path(sys.argv[1]))
-for piece in ("a", "b", "c"):
-    if piece not in record.read():
-        record.begin(piece, 0.5)
-        time.sleep(60 if piece == "b" else 0)
-        record.end(piece, piece.upper())
-"""
-
-
-def test_a_piece_that_hangs_ends_its_process_and_the_next_goes_on(tmp_path):
-    record = Record(tmp_path / "record")
-    command = [sys.executable, "-c", WAITS, str(record.path)]
-    assert processes.run_to_end([command], tmp_path, time.monotonic() + 60, lambda: None) == 1
-    assert record.read() == {"a": "A", "b": None, "c": "C"}
-    assert 'File "<string>", line 9' in (tmp_path / "0.log").read_text()  # where it hung
-
-
-def test_processes_end_at_the_deadline_with_what_they_started(tmp_path):
-    log = tmp_path / "log"
-    quick = processes.start([sys.executable, "-c", "import os; print(os.environ['NAME'])"], log, NAME="value")
-    assert processes.finish(quick, time.monotonic() + 60) == 0 and log.read_text() == "value\n"
-    script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
-    slow = processes.start([sys.executable, "-c", script], log)
-    assert processes.finish(slow, time.monotonic() + 0.5) < 0
-    with pytest.raises(ProcessLookupError):
-        for _ in range(50):
-            os.killpg(slow.pid, 0)
-            time.sleep(0.1)
 
 
 CLEAN = "========= COMPUTE-SANITIZER\ndone\n========= ERROR SUMMARY: 0 errors\n"
