@@ -46,7 +46,9 @@ def run(out: Path) -> tuple[list[Check], dict]:
         if not found:
             last = " ".join(text.strip().splitlines()[-1:])
             checks.append(Check(backend, f"no counters: {last[:100]}", "counters", False))
-        checks += [Check(name, metrics) for name, metrics in found]
+        for name, metrics in found:
+            print(f"{name}: {metrics}", flush=True)
+            checks.append(Check(name, metrics))
     return checks, {}
 
 

@@ -34,8 +34,9 @@ def run(out: Path) -> tuple[list[Check], dict]:
         for (tool, backend), process in runs.items():
             finish(process, deadline)
             log = (logs / f"{tool}-{backend}.log").read_text(errors="replace")
-            everything.write(f"{tool} on {backend}\n{log}\n")
+            print(f"{tool} on {backend}\n{log}", file=everything, flush=True)
             found, met = verdict(log)
+            print(f"{tool} on {backend}: {found}", flush=True)
             checks.append(Check(f"{tool} on {backend}", found, "0 errors", met))
     return checks, {}
 
