@@ -10,7 +10,10 @@ from functools import cached_property
 from pathlib import Path
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-VIDEOS = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".wmv", ".flv", ".mts", ".gif")
+VIDEOS = (
+    ".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm",
+    ".wmv",
+)  # fmt: skip
 _ENDING = re.compile(f"({'|'.join(map(re.escape, VIDEOS + IMAGES))})$", re.IGNORECASE)
 
 

@@ -12,14 +12,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from stgt.data.files import VIDEOS
 from stgt.data.transforms import test_transform
 from stgt.data.video import VideoError, read_frames
 from stgt.evaluation.store import Store, digest
 from stgt.training.run import Run
-
-SUFFIXES = (
-    ".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv",
-)  # fmt: skip
 
 # A process decodes, so that a file that never ends, or that crashes the decoder, can be given up. It is forked, as data
 # loader workers are.
@@ -42,10 +39,10 @@ def find_videos(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder, expected one with videos in it")
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS and path.is_file())
     videos = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
     if not videos:
-        raise ValueError(f"{folder} holds no video, expected files ending in {', '.join(SUFFIXES)}")
+        raise ValueError(f"{folder} holds no video, expected files ending in {', '.join(VIDEOS)}")
     return videos
 
 

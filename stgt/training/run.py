@@ -83,12 +83,7 @@ def load_run(folder: Path, device: str = "auto") -> Run:
 
 def make_model(config: ModelConfig) -> STGT | VideoQA:
     """The model; ValueError or OSError if its pretrained tower or its language model cannot be had."""
-    try:
-        return STGT(config) if config.language is None else VideoQA(config)
-    except RuntimeError as error:
-        if config.vision.pretrained is None:
-            raise
-        raise ValueError(f"VisionConfig.pretrained is {config.vision.pretrained!r}: {error}") from error
+    return STGT(config) if config.language is None else VideoQA(config)
 
 
 def make_tokenizer(config: TrainConfig) -> Tokenizer | LanguageTokenizer:
