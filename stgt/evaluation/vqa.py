@@ -116,17 +116,26 @@ def answer_figures(questions: Sequence[Question], answers: Sequence[str]) -> dic
 
 
 def frequent_answers(train: Sequence[Question], test: Sequence[Question]) -> dict[str, list[str]]:
-    """Answers of who sees no video: the training set's most frequent one, and that of the same question word."""
-    overall = Counter(question.answer for question in train)
-    by_word: dict[str, Counter] = {}
+    """Answers of who sees no video: the training set's most frequent one, that of the same question word, and that of
+    the very same question (of its word, where training does not ask it)."""
+    asked: dict[tuple[str, ...], Counter] = {}
     for question in train:
-        by_word.setdefault(question_word(question.question), Counter())[question.answer] += 1
-    return {
-        "most frequent answer": [overall.most_common(1)[0][0]] * len(test),
-        "most frequent answer of the question word": [
-            by_word.get(question_word(question.question), overall).most_common(1)[0][0] for question in test
-        ],
-    }
+        for key in _keys(question):
+            asked.setdefault(key, Counter())[question.answer] += 1
+
+    def guesses(level: int) -> list[str]:
+        """With keys up to this one, the most particular that training has."""
+        known = (next(key for key in reversed(_keys(question)[: level + 1]) if key in asked) for question in test)
+        return [asked[key].most_common(1)[0][0] for key in known]
+
+    names = ("most frequent answer", "… of the question word", "… of the very same question")
+    return {name: guesses(level) for level, name in enumerate(names)}
+
+
+def _keys(question: Question) -> list[tuple[str, ...]]:
+    """Nothing, the question's word, the question: what answers can be counted by."""
+    word = question_word(question.question)
+    return [(), (word,), (word, question.question)]
 
 
 def format_answers(figures: dict[str, dict[str, float]], baselines: dict[str, float]) -> str:

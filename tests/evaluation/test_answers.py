@@ -69,10 +69,14 @@ def test_figures_need_an_answer_to_each_question():
 
 
 def test_baselines_know_the_training_set_and_no_video():
-    train = questions(("what?", "a"), ("what?", "b"), ("what?", "b"), ("who?", "c"), ("who?", "c"), ("who?", "c"))
-    guesses = frequent_answers(train, questions(("who?", "x"), ("what?", "x"), ("where?", "x")))
-    assert guesses["most frequent answer"] == ["c", "c", "c"]
-    assert guesses["most frequent answer of the question word"] == ["c", "b", "c"]
+    train = questions(
+        ("what?", "a"), ("what is it?", "b"), ("what is it?", "b"),
+        ("who?", "c"), ("who?", "c"), ("who?", "c"),
+    )  # fmt: skip
+    guesses = frequent_answers(train, questions(("who?", "x"), ("what?", "x"), ("what now?", "x"), ("where?", "x")))
+    assert guesses["most frequent answer"] == ["c", "c", "c", "c"]
+    assert guesses["… of the question word"] == ["c", "b", "b", "c"]
+    assert guesses["… of the very same question"] == ["c", "a", "b", "c"]
 
 
 class Echo:
