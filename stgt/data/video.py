@@ -11,13 +11,10 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
+from stgt.data.errors import VideoError as VideoError
 from stgt.data.files import is_image
 
 Sampling = Literal["uniform", "headtail"]
-
-
-class VideoError(RuntimeError):
-    """A video file that cannot be read; the message begins with the file's path and ends with the cause."""
 
 
 def sample_indices(
