@@ -19,45 +19,99 @@ Entries = list[Clip] | list[Question]
 
 
 class Size(NamedTuple):
-    """How many videos a split has, or may have, and how many captions or questions; None is not checked."""
+    """One published size of a split."""
 
-    videos: tuple[int, ...] | None
+    name: str
+    """Whose size it is"""
+    videos: int | None
+    """None is not checked"""
     texts: int | None = None
+    """Captions or questions; None is not checked"""
+
+    def __str__(self) -> str:
+        counts = ((self.videos, "videos"), (self.texts, "captions or questions"))
+        return f"{' and '.join(f'{count} {what}' for count, what in counts if count is not None)} ({self.name})"
 
 
 class Benchmark(NamedTuple):
     read: Callable[[Path], dict[str, Entries]]
-    sizes: dict[str, Size] = {}
-    """Empty for the sets to pre-train on, of which everybody has another part"""
+    sizes: dict[str, tuple[Size, ...]] = {}
+    """Every published size of each split; empty for the sets to pre-train on, of which everybody has another part"""
     prefix: str = ""
     """Of the annotations' names"""
 
 
+_JSFUSION = Size("the 1k-A test of JSFusion", 1000, 1000)
+_DIDEMO_NAMES = "the authors' release, counted by file names"
+
 BENCHMARKS = {
-    "msrvtt-1ka": Benchmark(readers.read_msrvtt_1ka, {"train": Size((9000,), 180_000), "test": Size((1000,), 1000)}),
-    "msrvtt-7k": Benchmark(readers.read_msrvtt_7k, {"train": Size((7010,), 140_200), "test": Size((1000,), 1000)}),
+    "msrvtt-1ka": Benchmark(
+        readers.read_msrvtt_1ka, {"train": (Size("all but the 1k-A test", 9000, 180_000),), "test": (_JSFUSION,)}
+    ),
+    "msrvtt-7k": Benchmark(
+        readers.read_msrvtt_7k,
+        {"train": (Size("the official training and validation splits", 7010, 140_200),), "test": (_JSFUSION,)},
+    ),
     "msrvtt-full": Benchmark(
         readers.read_msrvtt_full,
-        {"train": Size((6513,), 130_260), "val": Size((497,), 9940), "test": Size((2990,), 59_800)},
+        {
+            "train": (Size("the official split", 6513, 130_260),),
+            "val": (Size("the official split", 497, 9940),),
+            "test": (Size("the official split", 2990, 59_800),),
+        },
     ),
-    "msvd": Benchmark(readers.read_msvd, {"train": Size((1200,)), "val": Size((100,)), "test": Size((670,))}),
-    # Of 8395, 1065 and 1004 videos some could not be fetched any more when the lists in use were made.
+    "msvd": Benchmark(
+        readers.read_msvd,
+        {
+            "train": (Size("the usual split", 1200),),
+            "val": (Size("the usual split", 100),),
+            "test": (Size("the usual split", 670),),
+        },
+    ),
     "didemo": Benchmark(
         readers.read_didemo,
-        {"train": Size((8395, 8394, 8392)), "val": Size((1065,)), "test": Size((1004, 1003))},
+        {
+            "train": (
+                Size("the authors' release", 8395),
+                Size("later lists, which miss one video", 8394),
+                Size("CLIP4Clip's list", 8392),
+                Size(_DIDEMO_NAMES, 8511),
+            ),
+            "val": (Size("the authors' release and CLIP4Clip's list", 1065), Size(_DIDEMO_NAMES, 1094)),
+            "test": (
+                Size("the authors' release and CLIP4Clip's list", 1004),
+                Size("later lists, which miss one video", 1003),
+                Size(_DIDEMO_NAMES, 1037),
+            ),
+        },
     ),
     "lsmdc": Benchmark(
         readers.read_lsmdc,
-        {"train": Size(None, 101_079), "val": Size(None, 7408), "test": Size((1000,), 1000)},
+        {
+            "train": (Size("LSMDC 2016", None, 101_079),),
+            "val": (Size("LSMDC 2016", None, 7408),),
+            "test": (
+                Size("the 1000 clips of the 2016 challenge", 1000, 1000),
+                Size("the public test set of LSMDC 2016", None, 10_053),
+            ),
+        },
     ),
     "msrvtt-qa": Benchmark(
         readers.read_msrvtt_qa,
-        {"train": Size((6513,), 158_581), "val": Size((497,), 12_278), "test": Size((2990,), 72_821)},
+        {
+            "train": (Size("the authors' release", 6513, 158_581),),
+            "val": (Size("the authors' release", 497, 12_278),),
+            "test": (Size("the authors' release", 2990, 72_821),),
+        },
         "qa_",
     ),
     "msvd-qa": Benchmark(
         readers.read_msvd_qa,
-        {"train": Size((1200,), 30_933), "val": Size((250,), 6415), "test": Size((520,), 13_157)},
+        {
+            "train": (Size("the authors' release", 1200, 30_933),),
+            "val": (Size("the authors' release", 250, 6415),),
+            "test": (Size("the authors' release", 520, 13_157),),
+        },
         "qa_",
     ),
     "webvid": Benchmark(pretraining.read_webvid),
@@ -74,7 +128,7 @@ def convert(
     videos: folder that the videos are looked up in, so that names are those of the files that are there; what has no
     file is left out. hold_out: training videos that become the validation split; the same ones, always.
     Raises ValueError, before anything is written, for files that are missing or malformed, videos in two splits, and,
-    unless any_size, for a split that has not the size it should have.
+    unless any_size, for a split that has none of its published sizes.
     """
     benchmark = BENCHMARKS[name]
     if not source.is_dir():
@@ -83,24 +137,30 @@ def convert(
     missing: dict[str, list[str]] = {}
     if videos is not None:
         splits, missing = _present(splits, VideoFolder(videos))
+    published: dict[str, Size | None] = {}
     for split, entries in splits.items():
         left_out = ""
         if missing.get(split):
             left_out = f"; {len(missing[split])} have no file in {videos}, the first is {missing[split][0]}"
-        expected = benchmark.sizes.get(split)
-        if not entries or (expected is not None and not any_size):
-            _require_size(f"{name}, {split}", entries, expected or Size(None), left_out)
-        elif left_out:
+        sizes = benchmark.sizes.get(split, ())
+        published[split] = next((size for size in sizes if _fits(entries, size)), None)
+        if not entries or (sizes and published[split] is None and not any_size):
+            raise _wrong_size(f"{name}, {split}", entries, sizes, left_out)
+        if left_out:
             logger.warning("%s, %s: %d videos%s", name, split, _sizes(entries)[0], left_out)
     if hold_out:
-        splits = _hold_out(name, splits, hold_out)
+        splits, published["train"] = _hold_out(name, splits, hold_out), None
     paths = {split: out / f"{benchmark.prefix}{split}.json" for split in splits}
     require_disjoint({split: [entry.video for entry in entries] for split, entries in splits.items()}, str(source))
     for split, entries in splits.items():
         (save_questions if benchmark.prefix else save_captions)(entries, paths[split])
+        size = published.get(split)
         print(
-            "{}: {} videos, {} {}".format(
-                paths[split], *_sizes(entries), "questions" if benchmark.prefix else "captions"
+            "{}: {} videos, {} {}{}".format(
+                paths[split],
+                *_sizes(entries),
+                "questions" if benchmark.prefix else "captions",
+                f" ({size.name})" if size else "",
             )
         )
     return paths
@@ -130,16 +190,16 @@ def _sizes(entries: Entries) -> tuple[int, int]:
     return len({entry.video for entry in entries}), texts
 
 
-def _require_size(what: str, entries: Entries, expected: Size, left_out: str) -> None:
+def _fits(entries: Entries, size: Size) -> bool:
     videos, texts = _sizes(entries)
-    wrong = []
-    if not entries or (expected.videos is not None and videos not in expected.videos):
-        wrong.append(f"{videos} videos, expected {' or '.join(map(str, expected.videos or ['at least 1']))}")
-    if expected.texts is not None and texts != expected.texts:
-        wrong.append(f"{texts} captions or questions, expected {expected.texts}")
-    if wrong:
-        hint = "; --any-size goes on with what is there" if entries else ""
-        raise ValueError(f"{what}: {', and '.join(wrong)}{left_out}{hint}")
+    return size.videos in (None, videos) and size.texts in (None, texts)
+
+
+def _wrong_size(what: str, entries: Entries, sizes: Sequence[Size], left_out: str) -> ValueError:
+    expected = " or ".join(map(str, sizes)) or "at least 1 video"
+    hint = "; --any-size goes on with what is there" if entries else ""
+    found = "{} videos and {} captions or questions".format(*_sizes(entries))
+    return ValueError(f"{what}: {found}, expected {expected}{left_out}{hint}")
 
 
 def _present(splits: dict[str, Entries], folder: VideoFolder) -> tuple[dict[str, Entries], dict[str, list[str]]]:

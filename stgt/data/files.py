@@ -11,10 +11,11 @@ from pathlib import Path
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 VIDEOS = (
-    ".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm",
-    ".wmv",
+    ".3g2", ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",
+    ".ts", ".webm", ".wmv",
 )  # fmt: skip
-_ENDING = re.compile(f"({'|'.join(map(re.escape, VIDEOS + IMAGES))})$", re.IGNORECASE)
+# Some names in DiDeMo end with a dot, after which the ending was lost.
+_ENDING = re.compile(f"({'|'.join(map(re.escape, (*VIDEOS, *IMAGES, '.')))})$", re.IGNORECASE)
 
 
 def name_of(video: str) -> str:
@@ -89,10 +90,13 @@ class VideoFolder:
             raise ValueError(f"{root}: no such folder, expected one that holds the videos")
 
     def find(self, video: str) -> str | None:
-        """The path below the folder: `video` itself, else the one file of that name; None if there is none."""
+        """The path below the folder: `video` itself, else the one file of that name; None if there is none.
+
+        DiDeMo's own downloader adds an ending to the whole name, so that a.mov may be the file a.mov.mp4.
+        """
         if (self.root / video).is_file():
             return video
-        found = self._named.get(name_of(video), [])
+        found = self._named.get(video.rpartition("/")[2]) or self._named.get(name_of(video), [])
         if len(found) > 1:
             raise ValueError(f"{self.root} holds {found[0]} and {found[1]} for {video}, expected one of them")
         return found[0] if found else None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from stgt.data.annotations import Clip, Question
 from stgt.data.files import name_of, read_json, read_lines
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 
@@ -33,15 +36,24 @@ def read_msrvtt_full(source: Path) -> dict[str, list[Clip]]:
 
 
 def _msrvtt(source: Path) -> tuple[list[Clip], dict[str, str]]:
-    """All clips of MSRVTT_data.json and which official split each is of; files are video<N>.mp4."""
-    path = source / "MSRVTT_data.json"
-    data = read_json(path, dict)
-    for key in ("videos", "sentences"):
-        if not isinstance(data.get(key), list):
-            raise ValueError(f"{path}: no list of {key!r}, expected {source.name}'s videos and sentences")
-    split = {f"{_value(path, v, 'video_id')}.mp4": _value(path, v, "split") for v in data["videos"]}
-    pairs = ((f"{_value(path, s, 'video_id')}.mp4", _value(path, s, "caption")) for s in data["sentences"])
-    return group(path, pairs), split
+    """All clips of MSRVTT and the official split of each; files are video<N>.mp4.
+
+    They are read from MSRVTT_data.json, or else from the two files that the authors published,
+    train_val_videodatainfo.json and test_videodatainfo.json.
+    """
+    paths = [source / "MSRVTT_data.json"]
+    if not paths[0].exists() and (source / "train_val_videodatainfo.json").exists():
+        paths = [source / f"{part}_videodatainfo.json" for part in ("train_val", "test")]
+    split: dict[str, str] = {}
+    pairs: list[tuple[str, str]] = []
+    for path in paths:
+        data = read_json(path, dict)
+        for key in ("videos", "sentences"):
+            if not isinstance(data.get(key), list):
+                raise ValueError(f"{path}: no list of {key!r}, expected {source.name}'s videos and sentences")
+        split |= {f"{_value(path, v, 'video_id')}.mp4": _value(path, v, "split") for v in data["videos"]}
+        pairs += [(f"{_value(path, s, 'video_id')}.mp4", _value(path, s, "caption")) for s in data["sentences"]]
+    return group(paths[0], pairs), split
 
 
 def _msrvtt_test(source: Path) -> list[Clip]:
@@ -85,25 +97,48 @@ def _msvd_pairs(path: Path) -> Iterator[tuple[str, str]]:
 def read_didemo(source: Path) -> dict[str, list[Clip]]:
     """DiDeMo as paragraphs: a video's sentences in {split}_data.json, joined in their order, are its one caption.
 
-    Where there is {split}_list.txt, only the videos it names.
+    The authors' files name some videos twice, with two endings: x.mov and x.mp4 are one video with one paragraph.
+    Where there is a {split}_list.txt, only the sentences of exactly the names that it lists are taken, as CLIP4Clip
+    takes them.
     """
     splits = {}
     for split in SPLITS:
         path, listed = source / f"{split}_data.json", source / f"{split}_list.txt"
         moments = read_json(path, list)
-        clips = group(path, ((_value(path, m, "video"), _value(path, m, "description")) for m in moments))
-        clips = [Clip(clip.video, (" ".join(clip.captions),)) for clip in clips]
+        pairs = [(_value(path, m, "video"), _value(path, m, "description")) for m in moments]
+        if not listed.exists():
+            pairs = _one_name_per_video(path, pairs)
+        clips = [Clip(clip.video, (" ".join(clip.captions),)) for clip in group(path, pairs)]
         splits[split] = _listed(listed, clips) if listed.exists() else clips
     return splits
 
 
+def _one_name_per_video(path: Path, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The same pairs with every video under the first of its names, which differ only in their ending."""
+    first: dict[str, str] = {}
+    for video, _ in pairs:
+        first.setdefault(name_of(video), video)
+    if second := {video for video, _ in pairs} - set(first.values()):
+        logger.warning(
+            "%s: %d names are %d videos, because %d names differ from another one only in their ending; the sentences "
+            "of both belong to one video", path, len(first) + len(second), len(first), len(second),
+        )  # fmt: skip
+    return [(first[name_of(video)], caption) for video, caption in pairs]
+
+
 def read_lsmdc(source: Path) -> dict[str, list[Clip]]:
-    """LSMDC 2016: tab-separated tables without a header (clip, four times, sentence); files are <film>/<clip>.avi."""
+    """LSMDC 2016: tab-separated tables without a header (clip, four times, sentence); files are <film>/<clip>.avi.
+
+    The test split is the 1000 clips of LSMDC16_challenge_1000_publictect.csv, or else the whole public test set,
+    LSMDC16_annos_test.csv.
+    """
     files = {
         "train": "LSMDC16_annos_training.csv",
         "val": "LSMDC16_annos_val.csv",
         "test": "LSMDC16_challenge_1000_publictect.csv",
     }
+    if not (source / files["test"]).exists() and (source / "LSMDC16_annos_test.csv").exists():
+        files["test"] = "LSMDC16_annos_test.csv"
     return {split: group(source / file, _lsmdc_pairs(source / file)) for split, file in files.items()}
 
 
@@ -152,16 +187,23 @@ def _questions(path: Path, file: Callable[[int], str]) -> Iterator[Question]:
 
 
 def _listed(path: Path, clips: list[Clip]) -> list[Clip]:
-    """The clips that a file names, one a line, in its order."""
-    named = {name_of(clip.video): clip for clip in clips}
+    """The clips that a file names, one a line, in its order: exactly as a clip is named, or without its ending."""
+    exact = {clip.video: clip for clip in clips}
+    named: dict[str, list[Clip]] = {}
+    for clip in clips:
+        named.setdefault(name_of(clip.video), []).append(clip)
     listed: dict[str, Clip] = {}
     for number, line in enumerate(read_lines(path), start=1):
         if not (name := name_of(line.strip())):
             continue
-        if name in listed or name not in named:
-            fault = "is there twice" if name in listed else "has no caption"
+        found = [exact[line.strip()]] if line.strip() in exact else named.get(name, [])
+        if name in listed or len(found) != 1:
+            if name in listed:
+                fault = "is there twice"
+            else:
+                fault = f"is {' or '.join(clip.video for clip in found)}" if found else "has no caption"
             raise ValueError(f"{path}: {name} in line {number} {fault}, expected each captioned video once")
-        listed[name] = named[name]
+        listed[name] = found[0]
     return list(listed.values())
 
 

@@ -59,6 +59,43 @@ def full_didemo(source, test):
     write(source / "test_list.txt", "\n".join(videos[:test]))
 
 
+def didemo_as_published(source):
+    """Files of the authors' release: 116 + 29 + 33 of its videos occur under a second name, with another ending."""
+    start = 0
+    for split, count, twice in (("train", 8395, 116), ("val", 1065, 29), ("test", 1004, 33)):
+        moments = []
+        for number in range(count):
+            name, fields = f"{start + number}@N0_1_a", {"times": [[0, 0], [1, 1]], "num_segments": 6}
+            moments.append({"video": f"{name}.mov", "description": "a cat", **fields})
+            moments.append(
+                {"video": f"{name}.{'mp4' if number < twice else 'mov'}", "description": "it runs", **fields}
+            )
+        write(source / f"{split}_data.json", moments)
+        start += count
+
+
+def test_didemo_as_its_authors_published_it(tmp_path, capsys, caplog):
+    didemo_as_published(tmp_path / "downloads")
+    convert("didemo", tmp_path / "downloads", tmp_path / "out")
+    assert sizes(tmp_path / "out") == {"train": (8395, 8395), "val": (1065, 1065), "test": (1004, 1004)}
+    printed = capsys.readouterr().out
+    assert "test.json: 1004 videos, 1004 captions (the authors' release and CLIP4Clip's list)" in printed
+    assert "1037 names are 1004 videos, because 33 names differ" in caplog.text
+    first = load_captions(tmp_path / "out" / "val.json")[0]
+    assert first == ("8395@N0_1_a.mov", ("a cat it runs",))
+
+
+def test_didemo_with_as_many_videos_as_the_release_has_names(tmp_path, capsys):
+    start = 0
+    for split, count in (("train", 8511), ("val", 1094), ("test", 1037)):
+        moments = [{"video": f"{start + n}.mov", "description": "a cat"} for n in range(count)]
+        write(tmp_path / "downloads" / f"{split}_data.json", moments)
+        start += count
+    convert("didemo", tmp_path / "downloads", tmp_path / "out")
+    assert sizes(tmp_path / "out") == {"train": (8511, 8511), "val": (1094, 1094), "test": (1037, 1037)}
+    assert "1037 captions (the authors' release, counted by file names)" in capsys.readouterr().out
+
+
 def full_msvd_qa(source, test):
     start = 1
     for split, count, asked in (("train", 1200, 30_933), ("val", 250, 6415), ("test", 520, test)):
@@ -71,9 +108,27 @@ def full_msvd_qa(source, test):
 @pytest.mark.parametrize(
     "name, download, counts, other, message",
     [
-        ("msvd", full_msvd, [670], 669, "msvd, test: 669 videos, expected 670; --any-size"),
-        ("didemo", full_didemo, [1004, 1003], 1002, "didemo, test: 1002 videos, expected 1004 or 1003"),
-        ("msvd-qa", full_msvd_qa, [13_157], 13_156, "test: 13156 captions or questions, expected 13157"),
+        (
+            "msvd",
+            full_msvd,
+            [670],
+            669,
+            r"msvd, test: 669 videos and 1338 captions .*, expected 670 videos \(the usual split\); --any-size",
+        ),
+        (
+            "didemo",
+            full_didemo,
+            [1004, 1003],
+            1002,
+            r"didemo, 1002 videos .*, expected 1004 videos \(.*\) or 1003 .* or 1037 videos \(.*\); --any",
+        ),
+        (
+            "msvd-qa",
+            full_msvd_qa,
+            [13_157],
+            13_156,
+            r"13156 captions or questions, expected 520 videos and 13157 .* \(",
+        ),
     ],
 )
 def test_the_other_benchmarks_have_theirs(tmp_path, name, download, counts, other, message):
@@ -90,7 +145,10 @@ def test_another_size_is_refused_with_both_numbers(full_size, tmp_path):
     data = json.loads((full_size / "MSRVTT_data.json").read_text())
     data["sentences"] = data["sentences"][20:]
     write(full_size / "MSRVTT_data.json", data)
-    message = "msrvtt-1ka, train: 8999 videos, expected 9000, and 179980 captions or questions, expected 180000; --any"
+    message = (
+        "msrvtt-1ka, train: 8999 videos and 179980 captions or questions, expected 9000 videos and 180000 captions or "
+        r"questions \(all but the 1k-A test\); --any"
+    )
     with pytest.raises(ValueError, match=message):
         convert("msrvtt-1ka", full_size, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -141,7 +199,7 @@ def test_names_are_those_of_the_files_that_are_there(small, tmp_path, caplog):
     assert "TrainVal/video3.avi" in train and len(train) == 17
     assert all((folder / video).is_file() for video in train)
     assert "17 videos; 1 have no file in" in caplog.text and "the first is video19.mp4" in caplog.text
-    with pytest.raises(ValueError, match=r"train: 17 videos, expected 9000.*; 1 have no file .* video19.mp4; --any"):
+    with pytest.raises(ValueError, match=r"train: 17 videos .*, expected 9000.*; 1 have no file .* video19.mp4; --any"):
         convert("msrvtt-1ka", small, tmp_path / "again", videos=folder)
     write(folder / "other" / "video2.mkv", b"film")
     (folder / "TrainVal" / "video2.mp4").rename(folder / "TrainVal" / "video2.webm")
@@ -155,14 +213,16 @@ def test_wrong_folders_are_named(small, tmp_path):
     with pytest.raises(ValueError, match="nowhere: no such folder, expected one that holds the videos"):
         convert("msrvtt-1ka", small, tmp_path / "out", videos=tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="train: 0 videos, expected at least 1; 18 have no file in .*empty"):
+    with pytest.raises(ValueError, match="train: 0 videos .*, expected at least 1 video; 18 have no file in .*empty"):
         convert("webvid", webvid(tmp_path / "webvid", 18), tmp_path / "out", videos=tmp_path / "empty")
 
 
 def test_questions_are_converted_and_splits_share_no_video(tmp_path):
     for number, split in enumerate(("train", "val", "test")):
         write(tmp_path / f"{split}_qa.json", [QUESTION | {"id": number, "video_id": number}])
-    with pytest.raises(ValueError, match="msrvtt-qa, train: 1 videos, expected 6513, and 1 captions or questions, ex"):
+    with pytest.raises(
+        ValueError, match="msrvtt-qa, train: 1 videos and 1 captions or questions, expected 6513 videos and 158581 capt"
+    ):
         convert("msrvtt-qa", tmp_path, tmp_path / "out")
     convert("msrvtt-qa", tmp_path, tmp_path / "out", any_size=True)
     (question,) = load_questions(tmp_path / "out" / "qa_test.json")

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from stgt.data import readers
-from stgt.data.files import name_of, read_json, read_lines
+from stgt.data.files import VideoFolder, name_of, read_json, read_lines
 
 
 def write(path, value):
@@ -52,6 +52,18 @@ def test_msrvtt(msrvtt):
         "train": ["video0.mp4"], "val": ["video6.mp4"], "test": ["video7.mp4"],
     }  # fmt: skip
     assert full["test"] == [("video7.mp4", ("a man cooks",))]
+
+
+def test_msrvtt_in_the_two_files_of_its_authors(msrvtt):
+    whole = readers.read_msrvtt_full(msrvtt)
+    (msrvtt / "MSRVTT_data.json").unlink()
+    for part, ours in (("train_val", lambda video: video != "video7"), ("test", lambda video: video == "video7")):
+        data = {key: [entry for entry in MSRVTT[key] if ours(entry["video_id"])] for key in ("videos", "sentences")}
+        write(msrvtt / f"{part}_videodatainfo.json", data)
+    assert readers.read_msrvtt_full(msrvtt) == whole
+    (msrvtt / "test_videodatainfo.json").unlink()
+    with pytest.raises(ValueError, match="test_videodatainfo.json: no such file"):
+        readers.read_msrvtt_full(msrvtt)
 
 
 @pytest.mark.parametrize("form", ["AllVideoDescriptions.txt", "raw-captions.json"])
@@ -101,6 +113,27 @@ def test_didemo_sentences_become_a_paragraph(tmp_path):
     assert splits["val"] == [("b.mov", ("rain",))]
 
 
+def test_a_didemo_video_of_two_names_is_one_video(tmp_path, caplog):
+    moments = [
+        {"video": "a@N0_1_x.mov", "description": "a cat appears"},
+        {"video": "b@N0_2_y.", "description": "rain"},
+        {"video": "a@N0_1_x.mp4", "description": "it sleeps"},
+        {"video": "a@N0_1_x.mov", "description": "it leaves"},
+        {"video": "b@N0_2_y.mp4", "description": "snow"},
+    ]
+    for split in ("train", "val", "test"):
+        write(tmp_path / f"{split}_data.json", moments)
+    write(tmp_path / "test_list.txt", "a@N0_1_x.mp4\nb@N0_2_y.\n")
+    splits = readers.read_didemo(tmp_path)
+    joined = [("a@N0_1_x.mov", ("a cat appears it sleeps it leaves",)), ("b@N0_2_y.", ("rain snow",))]
+    assert splits["train"] == splits["val"] == joined
+    assert "val_data.json: 4 names are 2 videos, because 2 names differ" in caplog.text
+    assert splits["test"] == [("a@N0_1_x.mp4", ("it sleeps",)), ("b@N0_2_y.", ("rain",))]
+    write(tmp_path / "test_list.txt", "a@N0_1_x\n")
+    with pytest.raises(ValueError, match="a@N0_1_x in line 1 is a@N0_1_x.mov or a@N0_1_x.mp4, expected"):
+        readers.read_didemo(tmp_path)
+
+
 LSMDC = "1001_American_Beauty_00.00.51.926-00.00.54.129"
 
 
@@ -110,6 +143,8 @@ def test_lsmdc(tmp_path):
         write(tmp_path / file, row + "\r\n")
     clips = [(f"1001_American_Beauty/{LSMDC}.avi", ('SOMEONE says "no',))]
     assert readers.read_lsmdc(tmp_path) == {"train": clips, "val": clips, "test": clips}
+    (tmp_path / "LSMDC16_challenge_1000_publictect.csv").rename(tmp_path / "LSMDC16_annos_test.csv")
+    assert readers.read_lsmdc(tmp_path)["test"] == clips
 
 
 QUESTION = {"answer": "couch", "category_id": 14, "id": 158581, "question": "what is a man on?", "video_id": 6513}
@@ -169,7 +204,16 @@ def test_malformed_files_are_named(msrvtt, reader, file, content, message):
 def test_names_of_videos():
     assert name_of("a/video1.mp4") == name_of("video1") == "video1"
     assert name_of(f"film/{LSMDC}.avi") == name_of(LSMDC) == LSMDC
+    assert name_of("1@N0_2_x.m2ts") == name_of("1@N0_2_x.3g2") == name_of("1@N0_2_x.") == "1@N0_2_x"
     assert name_of("x.MOV") == "x" and name_of("00000/000012.jpg") == "000012"
+
+
+def test_an_ending_may_follow_the_whole_name(tmp_path):
+    for file in ("1@N0_2_x.mov.mp4", "1@N0_2_x.mp4.mp4", "1@N0_3_y..mp4"):
+        write(tmp_path / file, b"film")
+    folder = VideoFolder(tmp_path)
+    assert folder.find("1@N0_2_x.mov") == "1@N0_2_x.mov.mp4" and folder.find("1@N0_2_x.mp4") == "1@N0_2_x.mp4.mp4"
+    assert folder.find("1@N0_3_y.") == "1@N0_3_y..mp4" and folder.find("1@N0_4_z.mov") is None
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
