@@ -120,7 +120,7 @@ def full_msvd_qa(source, test):
             full_didemo,
             [1004, 1003],
             1002,
-            r"didemo, 1002 videos .*, expected 1004 videos \(.*\) or 1003 .* or 1037 videos \(.*\); --any",
+            r"test: 1002 videos .*, expected 1004 videos \(.*\) or 1003 .* or 1037 videos \(.*\); --any",
         ),
         (
             "msvd-qa",
