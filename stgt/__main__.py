@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from stgt import terminal
 from stgt.config import ModelConfig, TrainConfig
 from stgt.data import commands
 from stgt.recipes import RECIPES
@@ -329,21 +331,26 @@ def main() -> None:
     # Read when torch is loaded. Threads that spin while they wait starve each other as soon as the machine does
     # anything else: a step of a small model was seen to take 6 s instead of 0.5 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.basicConfig(format="%(message)s")
+    terminal.prepare()
     for package in ("stgt", "stgt_kernels"):
         logging.getLogger(package).setLevel(logging.INFO)
+    with terminal.reader_may_leave():
+        _run()
+
+
+def _run() -> None:
     try:
         app.cli(prog="stgt")
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         status = exit_status(error)
-        if status is None or os.environ.get("STGT_TRACEBACK"):
+        if status is None or os.environ.get("STGT_TRACEBACK") or terminal.reader_left(error):
             raise
         message = str(error)
         if "in DataLoader worker process" in message:  # with the worker's traceback before it
-            message = message.splitlines()[-1].partition(": ")[2]
-        print(f"stgt: {message}", file=sys.stderr)
+            message = re.split(r"\n[\w.]*Error: ", message)[-1].rstrip("\n")
+        print(f"stgt: {terminal.printable_message(message)}", file=sys.stderr)
         sys.exit(status)
 
 

@@ -12,6 +12,7 @@ from stgt.models.checkpoint import export_released
 from stgt.models.convert import convert_files
 from stgt.models.stgt import STGT
 from stgt.models.weights import WEIGHT_FILES
+from stgt.terminal import say
 from stgt.training.randomness import seed_everything
 from stgt.training.run import load_run
 
@@ -34,7 +35,7 @@ def convert(
         if tokenizer is not None:
             tokenizer.save(out / "tokenizer")
     numbers = sum(tensor.numel() for tensor in converted.state_dict().values())
-    print(f"{out}: {numbers:,} numbers, {'with the' if converted.vision is not None else 'without a'} vision tower")
+    say(f"{out}: {numbers:,} numbers, {'with the' if converted.vision is not None else 'without a'} vision tower")
 
 
 def _own(inputs: Sequence[Path], fresh: Sequence[str], drop: Sequence[str]) -> tuple[STGT, Tokenizer | None] | None:

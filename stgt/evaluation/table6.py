@@ -18,6 +18,7 @@ from stgt.evaluation.sizes import Size, model_config
 from stgt.info import hardware
 from stgt.markdown import table
 from stgt.models.stgt import STGT
+from stgt.terminal import say
 from stgt.training.checkpoint import write_json
 from stgt.training.distributed import choose_device
 
@@ -75,7 +76,7 @@ def efficiency(
     }
     if out is not None:
         write_json(out, result)
-        print(f"written: {out}")
+        say(f"written: {out}")
     return result
 
 

@@ -17,6 +17,7 @@ from stgt.data.annotations import Question, load_questions
 from stgt.data.datasets import collate
 from stgt.data.prompts import LanguageTokenizer
 from stgt.models.vqa import VideoQA
+from stgt.terminal import say
 from stgt.training.checkpoint import file_hash
 from stgt.training.run import Run, question_data
 
@@ -46,7 +47,7 @@ def evaluate_answers(run: Run, data: DataConfig, out: Path, *, beams: int = 5, b
         "videos": len(videos.videos),
         "questions": len(questions),
     }
-    print("{annotation}: {videos} videos, {questions} questions".format(**split))
+    say("{annotation}: {videos} videos, {questions} questions".format(**split))
     print(f"sha256 {split['sha256']}")
     loader = DataLoader(videos, batch_size, num_workers=data.workers, collate_fn=collate)
     batches = tqdm(loader, desc="videos", unit="batch", disable=len(loader) < 8)

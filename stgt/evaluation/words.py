@@ -11,6 +11,7 @@ from stgt.data.transforms import test_transform
 from stgt.data.video import read_frames
 from stgt.evaluation.load import open_run, precision, require_retrieval
 from stgt.models.captioning import beam_captions, sample_captions
+from stgt.terminal import say
 from stgt.training.run import Run, load_run
 
 
@@ -39,7 +40,7 @@ def caption(
             embeds = embeds.expand(count, -1, -1)
             ids = sample_captions(run.model, embeds, end=end, top_p=top_p, generator=generator)
     captions = [run.tokenizer.decode(row) for row in ids]
-    print("\n".join(captions))
+    say(*captions)
     return captions
 
 
@@ -55,7 +56,7 @@ def ask(folder: Path, video: Path, question: str, beams: int = 5, device: str = 
         ids, mask = (tensor.to(pixels.device) for tensor in run.tokenizer.encode_prompts([question]))
         written = run.model.answer(queries, ids, mask, end=run.tokenizer.eos_token_id, beams=beams)
     (answer,) = run.tokenizer.decode(written)
-    print(answer)
+    say(answer)
     return answer
 
 

@@ -17,6 +17,7 @@ from stgt.figures.pictures import draw_examples, draw_scene
 from stgt.figures.style import squares
 from stgt.models.pretrained import is_pretrained
 from stgt.models.stgt import STGT
+from stgt.terminal import say
 from stgt.training.distributed import choose_device
 from stgt.training.run import Run, load_run
 
@@ -42,7 +43,7 @@ def visualize(
     token = "frame {}, row {}, column {}".format(*scene.token)
     if alone:
         draw_links(scene, out)
-        print(f"links of the patch at {token}: {out}")
+        say(f"links of the patch at {token}: {out}")
         return
     absent = why_no_examples(run, examples)
     found = None if absent else find_examples(run, features or folder / "features", examples)
@@ -56,9 +57,9 @@ def visualize(
         or f"evenly spread over {run.config.data.test}, the {K_TEST} most similar re-ranked",
     }
     write_page(out / "index.html", f"What STGT sees in {video.name}", settings, pictures)
-    print(f"figures of the patch at {token}: {out / 'index.html'}")
+    say(f"figures of the patch at {token}: {out / 'index.html'}")
     if absent:
-        print(f"no retrieved examples: {absent}")
+        say(f"no retrieved examples: {absent}")
 
 
 def _open(folder: Path, device: str) -> Run:

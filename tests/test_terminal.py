@@ -1,0 +1,118 @@
+"""What the commands print is text: it commands no terminal, needs no encoding, and ends quietly with its reader."""
+
+import logging
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from stgt import __main__ as cli
+from stgt import terminal
+
+HOSTILE = "a\x1b[2Jb\x07\r\n\t\x9b31m\x7f\u202ec\u2028\x85\udcff\ud800.mp4"
+SHOWN = r"a\x1b[2Jb\x07\r\n\t\x9b31m\x7f\u202ec\u2028\x85\xff\ud800.mp4"
+
+
+def test_control_characters_appear_as_escapes_and_everything_else_as_itself():
+    assert terminal.printable(HOSTILE) == SHOWN
+    for text in ("$5 <script> 100% 'a' \"b\" C:\\new", "日本 naïve 👩\u200d👧 می\u200cخواهم", ""):
+        assert terminal.printable(text) == text
+
+
+def test_every_character_of_the_first_planes_is_safe():
+    for code in range(0x30000):
+        shown = terminal.printable(chr(code))
+        assert shown == chr(code) or (shown.isascii() and shown.isprintable())
+        if len(shown) == 1:
+            assert len(shown.splitlines()) == 1 and shown.encode("utf-8")
+
+
+def test_a_message_keeps_its_list_and_no_other_line_break():
+    assert terminal.printable_message("differs:\n  a is 1\n  b\n\x1b is 2") == "differs:\n  a is 1\n  b\\n\\x1b is 2"
+
+
+def test_said_lines_are_lines(capsys):
+    terminal.say("one\ntwo", HOSTILE)
+    assert capsys.readouterr().out == f"one\\ntwo\n{SHOWN}\n"
+
+
+def test_log_lines_are_escaped_and_tracebacks_stay_readable():
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        record = logging.LogRecord("stgt", logging.WARNING, "file.py", 1, "bad %s", (HOSTILE,), sys.exc_info())
+    first, *traceback = terminal._Formatter("%(message)s").format(record).split("\n")
+    assert first == f"bad {SHOWN}" and traceback[0].startswith("Traceback")
+    assert "\x1b" not in "".join(traceback) and r"\x1b[2J" in "".join(traceback)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError(f"{HOSTILE}: broken"), f"stgt: {SHOWN}: broken\n"),
+        (
+            OSError(
+                "Caught VideoError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+                '  File "a.py", line 1, in read\nstgt.data.errors.VideoError: a\x85b.mp4: no such file\n'
+            ),
+            "stgt: a\\x85b.mp4: no such file\n",
+        ),
+    ],
+)
+def test_errors_are_escaped(error, expected, monkeypatch, capsys):
+    def fail(prog):
+        raise error
+
+    monkeypatch.setattr(cli.app, "cli", fail)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and capsys.readouterr().err == expected
+
+
+def python(code: str, encoding: str, **options) -> subprocess.Popen:
+    command = [sys.executable, "-X", "utf8=0", "-c", code]
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONIOENCODING": encoding, "PYTHONPATH": ":".join(sys.path)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def test_an_ascii_terminal_shows_escapes():
+    code = (
+        "from stgt import terminal; import logging; terminal.prepare()\n"
+        "terminal.say('naïve 日 \\udcff'); print('“quoted”'); logging.warning('é')"
+    )
+    out, err = python(code, "ascii").communicate(timeout=120)
+    assert out.split(b"\n")[:2] == [rb"na\xefve \u65e5 \xff", rb"\u201cquoted\u201d"] and err == b"\\xe9\n"
+
+
+WRITING = "from stgt import terminal; import sys\nwith terminal.reader_may_leave():\n    "
+
+
+@pytest.mark.parametrize(
+    "write", ["print('line\\n' * 3)", "terminal.say(*['line'] * 99999)", "sys.exit(print('line'))"]
+)
+def test_a_reader_that_leaves_ends_the_process_quietly(write):
+    # The process waits for a line before it writes, and gets it when its output has no reader any more.
+    process = python(f"{WRITING}input(); {write}", "utf-8", stdin=subprocess.PIPE)
+    process.stdout.close()
+    process.stdin.write(b"\n")
+    process.stdin.close()
+    assert process.stderr.read() == b"" and process.wait(120) == 128 + signal.SIGPIPE
+
+
+def test_a_broken_pipe_elsewhere_is_an_error():
+    code = "import os; r, w = os.pipe(); os.close(r); os.write(w, b'1')"
+    out, err = python(WRITING + code, "utf-8").communicate(timeout=120)
+    assert out == b"" and b"BrokenPipeError" in err
+
+
+def test_a_closed_pipe_ends_the_command_line_quietly():
+    process = python(
+        "import sys; sys.argv = ['stgt', '--help']; input(); from stgt.__main__ import main; main()",
+        "ascii",
+        stdin=subprocess.PIPE,
+    )
+    process.stdout.close()
+    process.stdin.write(b"\n")
+    process.stdin.close()
+    assert process.stderr.read() == b"" and process.wait(120) == 128 + signal.SIGPIPE
