@@ -1,0 +1,200 @@
+"""Which data something was made of, so that other data under the same names is noticed.
+
+A fingerprint holds the SHA-256 of some files, the decoder, and a table of videos: each one's size and time of change,
+and on request the SHA-256 of its contents. It is one safetensors file of about 40 bytes per video.
+
+Two files count as the same video if their sizes agree and their times of change agree, or if their contents do where
+both have been hashed. Times that agree to the second also count where one of the two has no fraction of a second, since
+tar and some file systems drop it in copying.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from stgt.files import file_hash, tensors_hash, write_tensors
+from stgt.integrity import DamagedError
+
+FINGERPRINT = "data.safetensors"
+SHOWN = 8
+"""How many differences of videos are listed one by one"""
+_THREADS = 16  # a network's file system answers many questions in the time of one
+_NO_HASH = b"\0" * 32
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Files, decoder and videos as they were at one time."""
+
+    files: Mapping[str, str]
+    """What each file is for, and its SHA-256"""
+    decoder: str
+    names: list[str]
+    """Videos in alphabetical order"""
+    sizes: np.ndarray
+    """int64 (videos,) in bytes, −1 where there was no such file"""
+    times: np.ndarray
+    """int64 (videos,) in ns since 1970"""
+    hashes: np.ndarray
+    """uint8 (videos, 32): SHA-256 of the contents, zeros where they were not read"""
+
+    @classmethod
+    def take(
+        cls,
+        files: Mapping[str, str | Path],
+        videos: Iterable[str],
+        root: str | Path,
+        *,
+        decoder: str,
+        contents: bool = False,
+    ) -> Fingerprint:
+        """The fingerprint of files, by what they are for, and of the videos below `root`; contents reads the videos."""
+        names = sorted(set(videos))
+
+        def measure(name: str) -> tuple[int, int, bytes]:
+            path = Path(root) / name
+            try:
+                status = os.stat(path)
+                return status.st_size, status.st_mtime_ns, bytes.fromhex(file_hash(path)) if contents else _NO_HASH
+            except (OSError, ValueError):  # the latter for a name that no file can have
+                return -1, 0, _NO_HASH
+
+        with ThreadPoolExecutor(_THREADS) as threads:
+            measured = list(threads.map(measure, names))
+        sizes, times, hashes = zip(*measured, strict=True) if measured else ((), (), ())
+        return cls(
+            {label: file_hash(path) for label, path in files.items()},
+            decoder,
+            names,
+            np.array(sizes, np.int64),
+            np.array(times, np.int64),
+            np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32),
+        )
+
+    def summary(self) -> dict:
+        """The fingerprint in short, as JSON values: the files' hashes, the decoder, the number of videos and a hash."""
+        description, tensors = self._parts()
+        return {
+            "files": dict(self.files),
+            "decoder": self.decoder,
+            "videos": len(self.names),
+            "sha256": tensors_hash(tensors, description),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the fingerprint as a file that `load` reads."""
+        description, tensors = self._parts()
+        write_tensors(path, tensors, {"data": description, "sha256": tensors_hash(tensors, description)})
+
+    @classmethod
+    def load(cls, path: Path) -> Fingerprint:
+        """Read what `save` wrote; DamagedError if one byte of it is another."""
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
+        except SafetensorError as error:
+            raise DamagedError(f"{path}: cannot be read: {error}") from None
+        description = metadata.get("data", "")
+        if metadata.get("sha256") != tensors_hash(tensors, description):
+            raise DamagedError(f"{path}: the file was changed or damaged after it was written")
+        values = json.loads(description)
+        arrays = {name: tensors[name].numpy() for name in ("sizes", "times", "hashes")}
+        return cls(values["files"], values["decoder"], json.loads(bytes(tensors["names"].numpy())), **arrays)
+
+    def _parts(self) -> tuple[str, dict[str, torch.Tensor]]:
+        names = np.frombuffer(json.dumps(self.names).encode(), np.uint8)
+        arrays = {"names": names, "sizes": self.sizes, "times": self.times}
+        tensors = {key: torch.from_numpy(array.copy()) for key, array in (arrays | {"hashes": self.hashes}).items()}
+        return json.dumps({"files": dict(self.files), "decoder": self.decoder}, sort_keys=True), tensors
+
+    def completed(self, other: Fingerprint, root: str | Path) -> Fingerprint:
+        """This fingerprint with the hashes of contents that `other` has and this one lacks.
+
+        A video of the same size and time keeps the hash that `other` has; one whose time alone differs is read below
+        `root` and hashed, so that a copied video is known by its contents.
+        """
+        ours, theirs = _rows_in_common(self, other)
+        known = (self.sizes[ours] == other.sizes[theirs]) & other.hashes[theirs].any(1) & ~self.hashes[ours].any(1)
+        same = known & _same_time(self.times[ours], other.times[theirs])
+        hashes = self.hashes.copy()
+        hashes[ours[same]] = other.hashes[theirs[same]]
+        for row in ours[known & ~same]:
+            hashes[row] = np.frombuffer(bytes.fromhex(file_hash(Path(root) / self.names[row])), np.uint8)
+        return replace(self, hashes=hashes)
+
+
+def differences(now: Fingerprint, then: Fingerprint, *, absent_is_same: bool = False) -> list[str]:
+    """What differs between two fingerprints, in lines of the form "name: value now, value then there".
+
+    absent_is_same: whether a video that is not here now counts as the one that was there.
+    """
+    lines = []
+    if now.decoder != then.decoder:
+        lines.append(f"decoder: {now.decoder}, there {then.decoder}")
+    for label in sorted(now.files.keys() | then.files.keys()):
+        ours, theirs = (
+            f"SHA-256 {hashes[label][:12]}…" if label in hashes else "none" for hashes in (now.files, then.files)
+        )
+        if now.files.get(label) != then.files.get(label):
+            lines.append(f"{label}: {ours}, there {theirs}")
+    return lines + _video_differences(now, then, absent_is_same)
+
+
+def _video_differences(now: Fingerprint, then: Fingerprint, absent_is_same: bool) -> list[str]:
+    lines = []
+    if now.names != then.names:
+        added, removed = sorted({*now.names} - {*then.names}), sorted({*then.names} - {*now.names})
+        lines += [f"videos: {len(added)} of {len(now.names)} are new, the first is {added[0]}"] if added else []
+        lines += (
+            [f"videos: {len(removed)} of {len(then.names)} are left out, the first is {removed[0]}"] if removed else []
+        )
+    ours, theirs = _rows_in_common(now, then)
+    sizes = now.sizes[ours], then.sizes[theirs]
+    hashed = now.hashes[ours].any(1) & then.hashes[theirs].any(1)
+    equal = np.where(
+        hashed,
+        (now.hashes[ours] == then.hashes[theirs]).all(1),
+        (sizes[0] == sizes[1]) & _same_time(now.times[ours], then.times[theirs]),
+    )
+    if absent_is_same:
+        equal |= sizes[0] < 0
+    changed = np.flatnonzero(~equal)
+    for row in changed[:SHOWN]:
+        lines.append(f"{now.names[ours[row]]}: {_how(now, int(ours[row]))}, there {_how(then, int(theirs[row]))}")
+    return lines + ([f"and {len(changed) - SHOWN} videos more"] if len(changed) > SHOWN else [])
+
+
+def _rows_in_common(now: Fingerprint, then: Fingerprint) -> tuple[np.ndarray, np.ndarray]:
+    """The rows in which both have the same videos."""
+    if now.names == then.names:
+        rows = np.arange(len(now.names))
+        return rows, rows
+    places = {name: row for row, name in enumerate(then.names)}
+    pairs = [(row, places[name]) for row, name in enumerate(now.names) if name in places]
+    return tuple(np.array(pairs, np.int64).reshape(-1, 2).T)
+
+
+def _same_time(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    second = 1_000_000_000
+    whole = (ours % second == 0) | (theirs % second == 0)
+    return (ours == theirs) | (whole & (ours // second == theirs // second))
+
+
+def _how(fingerprint: Fingerprint, row: int) -> str:
+    if fingerprint.sizes[row] < 0:
+        return "no file"
+    if fingerprint.hashes[row].any():
+        return f"SHA-256 {bytes(fingerprint.hashes[row][:6]).hex()}…"
+    time = datetime.fromtimestamp(fingerprint.times[row] / 1e9).isoformat(" ", "milliseconds")
+    return f"{fingerprint.sizes[row]} bytes of {time}"

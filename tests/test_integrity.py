@@ -1,0 +1,92 @@
+"""Checksums of files and rows notice every flipped byte, and what is not finite is named."""
+
+import random
+import subprocess
+
+import pytest
+import torch
+
+from stgt.integrity import (
+    CHECKSUMS,
+    DamagedError,
+    damaged_row,
+    nonfinite,
+    require_finite,
+    row_digests,
+    verify_checksums,
+    write_checksums,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a.bin").write_bytes(bytes(range(256)))
+    (tmp_path / "deep" / "b c.json").write_text('{"naïve": 1}', "utf-8")
+    write_checksums(tmp_path)
+    return tmp_path
+
+
+def test_a_folder_as_it_was_written_passes_here_and_with_sha256sum(folder):
+    verify_checksums(folder)
+    verify_checksums(folder, ["a.bin"])
+    assert subprocess.run(["sha256sum", "-c", "--strict", CHECKSUMS], cwd=folder).returncode == 0
+
+
+def test_a_flipped_byte_in_any_file_is_noticed_wherever_it_is(folder):
+    draw = random.Random(0)
+    for name in ("a.bin", "deep/b c.json", CHECKSUMS):
+        path = folder / name
+        whole = path.read_bytes()
+        for place in draw.sample(range(len(whole)), min(40, len(whole))):
+            damaged = bytearray(whole)
+            damaged[place] ^= draw.randrange(1, 256)
+            path.write_bytes(damaged)
+            with pytest.raises(DamagedError, match=str(folder)):
+                verify_checksums(folder)
+        path.write_bytes(whole)
+    verify_checksums(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "a.bin").unlink(), "a.bin: there is no such file, but .* lists it"),
+        (lambda folder: (folder / CHECKSUMS).unlink(), "there is no such file, expected the checksums"),
+        (lambda folder: (folder / CHECKSUMS).write_text(""), "the list of checksums was damaged"),
+    ],
+)
+def test_missing_files_are_named(change, message, folder):
+    change(folder)
+    with pytest.raises(DamagedError, match=message):
+        verify_checksums(folder)
+
+
+def test_a_file_that_is_not_listed_is_refused_where_it_is_asked_for(folder):
+    (folder / "new.bin").touch()
+    verify_checksums(folder)
+    with pytest.raises(DamagedError, match="new.bin: .* does not list this file"):
+        verify_checksums(folder, ["new.bin"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
+def test_a_digest_is_of_one_row_with_its_shape_and_dtype(dtype):
+    rows = torch.arange(12).reshape(3, 2, 2).to(dtype)
+    digests = row_digests(rows)
+    assert digests.shape == (3, 32) and damaged_row(rows, digests) is None
+    assert torch.equal(row_digests(rows[1:2]), digests[1:2])
+    changed = rows.clone()
+    changed[2, 1, 1] = 0
+    assert damaged_row(changed, digests) == 2
+    assert damaged_row(rows.reshape(3, 4), digests) == 0
+    assert damaged_row(rows[:2], digests) == 0
+    assert row_digests(rows[:0]).shape == (0, 32) and damaged_row(rows[:0], row_digests(rows[:0])) is None
+
+
+def test_tensors_that_are_not_finite_are_named():
+    tensors = {"good": torch.ones(2), "ids": torch.arange(3), "nan": torch.tensor([0.0, float("nan")])}
+    tensors["inf"] = torch.tensor([float("inf")], dtype=torch.bfloat16)
+    assert nonfinite(tensors) == ["inf", "nan"]
+    with pytest.raises(ValueError, match="weights: inf, nan holds NaN or infinite numbers"):
+        require_finite(tensors, "weights")
+    require_finite({"good": torch.ones(2)}, "weights")
