@@ -1,5 +1,29 @@
-"""The error of files that cannot be read."""
+"""The error of files that cannot be read, and what is checked before a file is opened."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
 
 
 class VideoError(RuntimeError):
     """A video or image file that cannot be read; the message begins with the file's path and ends with the cause."""
+
+
+def require_file(path: str | Path) -> None:
+    """Raise VideoError unless `path` is a regular file with something in it, or a link to one.
+
+    Nothing is opened: opening a FIFO that nobody writes to would block for ever, and some devices never end.
+    """
+    try:
+        found = Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise VideoError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise VideoError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise VideoError(f"{path}: no such file, there is a folder of this name")
+    if not stat.S_ISREG(found.st_mode):
+        raise VideoError(f"{path}: not a regular file, expected neither a FIFO, a socket nor a device")
+    if found.st_size == 0:
+        raise VideoError(f"{path}: the file is empty")
