@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stgt.config import ModelConfig
 from stgt.data.text import Tokenizer
+from stgt.files import atomic_folder
 from stgt.models import pretrained
 from stgt.models.checkpoint import export_released
 from stgt.models.convert import convert_files
@@ -28,12 +29,12 @@ def convert(
     seed_everything(seed)
     converted, tokenizer = _own(inputs, fresh, drop) or (convert_files(inputs, model, fresh=fresh, drop=drop), None)
     if out.suffix in WEIGHT_FILES:
-        out.parent.mkdir(parents=True, exist_ok=True)
         export_released(converted, out)
     else:
-        converted.save_pretrained(out)
-        if tokenizer is not None:
-            tokenizer.save(out / "tokenizer")
+        with atomic_folder(out) as partial:
+            converted.save_pretrained(partial)
+            if tokenizer is not None:
+                tokenizer.save(partial / "tokenizer")
     numbers = sum(tensor.numel() for tensor in converted.state_dict().values())
     say(f"{out}: {numbers:,} numbers, {'with the' if converted.vision is not None else 'without a'} vision tower")
 

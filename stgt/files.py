@@ -38,7 +38,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     """
     path, target = Path(path), Path(os.path.realpath(path))  # a link stays, and the file that it leads to is replaced
     partial = _temporary(target)
-    with _errors_named(path, target, partial):
+    with errors_named(path, target, partial):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder, expected a file", None)
         if path.exists() and not path.is_file():
@@ -49,8 +49,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
             with open(partial, "xb") as file:  # made here, so that it has the permissions of the user's umask
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             yield partial
-            os.chmod(partial, mode)  # some libraries replace the file by one that only its owner can read
-            _sync(partial)
+            _seal(partial, mode)
             os.replace(partial, target)
             _sync(target.parent)
         finally:
@@ -58,25 +57,28 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     """A temporary folder to fill; it is renamed to `path` when the block ends without an exception.
 
-    The same as `atomic_file` for a folder that is not there yet. Raises FileExistsError if `path` is there, unless it
-    is an empty folder.
+    Everything in it is forced to the disk first. Raises FileExistsError if `path` is there and is no empty folder;
+    with `replace` a folder that is there is removed in the end. Other errors are as with `atomic_file`.
     """
     path, target = Path(path), Path(os.path.realpath(path))
     partial = _temporary(target)
-    with _errors_named(path, target, partial):
+    with errors_named(path, target, partial):
         _prepare(target.parent)
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        if path.is_file() or (path.is_dir() and any(path.iterdir()) and not replace):
             raise FileExistsError(errno.EEXIST, "it is there already", None)
         try:
             partial.mkdir()
             yield partial
+            mode = stat.S_IMODE(partial.stat().st_mode) & 0o666
             for folder, _, files in os.walk(partial):
                 for file in files:
-                    _sync(Path(folder, file))
+                    _seal(Path(folder, file), mode)
                 _sync(Path(folder))
+            if target.exists():
+                remove_folder(target)
             os.rename(partial, target)
             _sync(target.parent)
         finally:
@@ -96,15 +98,26 @@ def write_json(path: str | Path, value: object, *, indent: int | None = 1) -> No
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors of any device as a safetensors file, whole or not at all."""
+    with atomic_file(path) as partial:
+        save_tensors(partial, tensors, metadata)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors of any device as a safetensors file inside `atomic_file` or `atomic_folder`."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    dense = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_file(path) as partial:
-        try:
-            save_file(dense, partial, metadata)
-        except SafetensorError as error:  # it hides the operating system's error
-            raise OSError(_errno_of(error), str(error), None) from error
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+    except SafetensorError as error:  # it hides the operating system's error
+        raise OSError(_errno_of(error), str(error), None) from error
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that is never seen in part: it gets a temporary name before its files are removed."""
+    doomed = _temporary(folder)
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed)
 
 
 def collect_leftovers(folder: Path) -> None:
@@ -142,17 +155,20 @@ def tensors_hash(tensors: Mapping[str, Tensor], settings: str = "") -> str:
 
 
 @contextmanager
-def _errors_named(path: Path, target: Path, partial: Path) -> Iterator[None]:
-    """Turn an operating system's error about one of these files, or about no file at all, into one that names `path`.
+def errors_named(path: Path, *others: Path) -> Iterator[None]:
+    """Turn an operating system's error while `path` is written into one that names it.
 
-    Errors about other files, which the block may read, are left as they are.
+    A full disk's error names no file, and others may name one of `others`, which stand for `path`. Errors about further
+    files, which the block may read, are left as they are.
     """
-    ours = {str(name) for name in (path, *path.parents, target, *target.parents)}
+    written = (path, *others)
+    folders = {str(folder) for file in written for folder in file.parents}
     try:
         yield
     except OSError as error:
         name = error.filename
-        if error.errno is None or not (name is None or str(name) in ours or str(name).startswith(str(partial))):
+        ours = name is None or str(name) in folders or str(name).startswith(tuple(map(str, written)))
+        if error.errno is None or not ours:
             raise
         named = type(error)(f"{path}: could not be written ({error.strerror}); what was there before is unchanged")
         named.errno = error.errno
@@ -191,6 +207,12 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:  # it is another user's
         return True
     return True
+
+
+def _seal(file: Path, mode: int) -> None:
+    """Give a file its permissions, since some libraries make files that only the owner can read, and force it out."""
+    os.chmod(file, mode)
+    _sync(file)
 
 
 def _errno_of(error: Exception) -> int:

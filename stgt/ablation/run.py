@@ -14,8 +14,8 @@ from stgt.ablation.studies import STUDIES, base_run
 from stgt.ablation.table import chance, study_table
 from stgt.config import TrainConfig, to_dict
 from stgt.data.shapes import render_shapes
+from stgt.files import write_json, write_text
 from stgt.terminal import say
-from stgt.training.checkpoint import write_json
 from stgt.training.distributed import choose_device
 
 
@@ -46,7 +46,7 @@ def ablate(names: Sequence[str], size: Size, out: Path, device: str = "auto") ->
     results = [(study, measure(study, base, range(size.seeds))) for study in studies]
     page = _page(results, chosen, size, base)
     print(f"\n{page}")
-    (out / "ablations.md").write_text(page, "utf-8")
+    write_text(out / "ablations.md", page)
     write_json(out / "ablations.json", _record(results, size, base))
     draw(results, out / "ablations.png")
     say(f"written: {out / 'ablations.md'}, {out / 'ablations.json'}, {out / 'ablations.png'}")

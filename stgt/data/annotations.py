@@ -11,7 +11,8 @@ from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from stgt.data.files import read_json, write_json
+from stgt.data.files import read_json
+from stgt.files import write_json
 
 
 class Clip(NamedTuple):
@@ -37,12 +38,12 @@ def load_captions(path: str | Path) -> list[Clip]:
 def save_captions(clips: Iterable[Clip], path: str | Path) -> None:
     """Write clips as a retrieval annotation: one entry per video, a list where it has several captions."""
     entries = [{"video": c.video, "caption": c.captions[0] if len(c.captions) == 1 else c.captions} for c in clips]
-    write_json(Path(path), entries)
+    write_json(path, entries, indent=0)
 
 
 def save_questions(questions: Iterable[Question], path: str | Path) -> None:
     """Write questions as a question annotation."""
-    write_json(Path(path), [question._asdict() for question in questions])
+    write_json(path, [question._asdict() for question in questions], indent=0)
 
 
 def load_questions(path: str | Path) -> list[Question]:

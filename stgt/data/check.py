@@ -17,8 +17,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from stgt.data.files import write_json
 from stgt.data.video import VideoError, decode_through
+from stgt.files import errors_named, write_json, write_text
 from stgt.terminal import printable
 
 Verdict = tuple[str, str | None]  # a path and what is wrong with it
@@ -38,10 +38,9 @@ def write_bad_list(
     verdicts = _verdicts(partial, str(Path(root).resolve()))
     left = [video for video in videos if video not in verdicts]
     checked = check_videos([Path(root) / video for video in left], timeout=timeout, jobs=jobs)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with open(partial, "w", encoding="utf-8") as file:
-        for entry in [str(Path(root).resolve()), *verdicts.items()]:
-            file.write(json.dumps(entry) + "\n")
+    known = [str(Path(root).resolve()), *verdicts.items()]
+    write_text(partial, "".join(f"{json.dumps(entry)}\n" for entry in known))
+    with errors_named(partial), open(partial, "a", encoding="utf-8") as file:
         bar = tqdm(checked, initial=len(videos) - len(left), total=len(videos), unit="video")
         for video, (path, cause) in zip(left, bar, strict=True):
             verdicts[video] = cause
@@ -50,7 +49,7 @@ def write_bad_list(
             if cause is not None:
                 bar.write(printable(f"{path}: {cause}"))
     bad = {video: verdicts[video] for video in videos if verdicts[video] is not None}
-    write_json(out, bad)
+    write_json(out, bad, indent=0)
     partial.unlink()
     return bad
 

@@ -8,10 +8,8 @@ is whole, so what has the name is never half written.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +23,7 @@ from tqdm import tqdm
 
 from stgt.config import VisionConfig
 from stgt.data.transforms import describe
+from stgt.files import atomic_folder, tensors_hash
 from stgt.training.randomness import seeded
 
 if TYPE_CHECKING:
@@ -53,16 +52,6 @@ def tower_hash(weights: dict[str, Tensor], config: VisionConfig) -> str:
     for name in ("pretrained", "open_blocks"):  # where the weights came from, and who may change them
         del settings[name]
     return tensors_hash(weights, json.dumps(settings, sort_keys=True))
-
-
-def tensors_hash(weights: dict[str, Tensor], settings: str = "") -> str:
-    """SHA-256 of tensors, names, shapes and dtypes included, and of settings that belong to them."""
-    digest = hashlib.sha256(settings.encode())
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 class FeatureStore:
@@ -139,17 +128,12 @@ def write_features(
         if missing := [video for video in videos.videos if video not in store]:
             raise ValueError(f"{folder} lacks {len(missing)} videos, the first is {missing[0]}: remove it first")
         return store
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    unfinished.mkdir(parents=True)
-    try:
+    with atomic_folder(folder) as unfinished:
         loader = DataLoader(_Views(videos, views, seed), batch_size, num_workers=workers)
         batches = (tower(batch.to(device)) for batch in tqdm(loader, desc="features", unit="batch"))
         shape = _write_tokens(unfinished / TOKENS, batches, rows=(len(videos.videos), views))
         index = {"key": dataclasses.asdict(key), "seed": seed, "shape": shape, "videos": videos.videos}
         (unfinished / INDEX).write_text(json.dumps(index, indent=1), "utf-8")
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return FeatureStore(folder)
 
 
@@ -165,8 +149,6 @@ def _write_tokens(path: Path, batches: Iterator[Tensor], rows: tuple[int, int]) 
                     needed, free = f"{needed / 2**30:.1f} GiB", f"{free / 2**30:.1f} GiB"
                     raise OSError(f"the features take {needed}, and the disk of {path.parent.parent} has {free}")
             file.write(tokens.to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy().data)
-        file.flush()
-        os.fsync(file.fileno())
     return shape
 
 

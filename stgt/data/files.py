@@ -68,18 +68,6 @@ def _object(pairs: list[tuple[str, object]]) -> dict:
     return value
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file, one line per entry, there in full or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(value, file, ensure_ascii=False, indent=0)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 class VideoFolder:
     """Which file a data set's video is, in whatever subfolder and container it was saved."""
 

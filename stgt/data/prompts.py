@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from stgt.data.annotations import Question
 from stgt.data.datasets import collate
 from stgt.data.text import clean_text
+from stgt.files import atomic_folder
 
 PROMPT = "Question: {} Short answer:"  # SPEC section 6
 SPECIAL = ("<s>", "<pad>", "</s>")  # with OPT's ids
@@ -66,7 +67,9 @@ class LanguageTokenizer:
         return cls(PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=end, eos_token=end, pad_token=pad))
 
     def save(self, folder: str | Path) -> None:
-        self._tokenizer.save_pretrained(folder)
+        """Write the files of a folder that `from_pretrained` reads; an older folder of that name is replaced."""
+        with atomic_folder(folder, replace=True) as partial:
+            self._tokenizer.save_pretrained(partial)
 
     @property
     def vocab_size(self) -> int:

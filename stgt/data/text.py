@@ -12,6 +12,8 @@ import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
+from stgt.files import write_text
+
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 BEGIN = "[DEC]"
 
@@ -92,9 +94,8 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write vocab.txt, one piece per line in the order of ids, as BERT has it."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
         pieces = sorted(self._vocabulary, key=self._vocabulary.__getitem__)
-        (Path(folder) / "vocab.txt").write_text("\n".join(pieces) + "\n", "utf-8")
+        write_text(Path(folder) / "vocab.txt", "\n".join(pieces) + "\n")
 
     @property
     def vocab_size(self) -> int:

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from stgt.config import to_dict
 from stgt.data.datasets import VideoDataset, collate
-from stgt.data.features import tensors_hash
 from stgt.data.transforms import describe
 from stgt.evaluation.store import Store, batches, digest
+from stgt.files import tensors_hash
 from stgt.training.distributed import World
 
 TEXTS, PAIRS = 8, 4

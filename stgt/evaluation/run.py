@@ -16,9 +16,10 @@ from stgt.evaluation.encode import Texts, encode_texts, encode_videos, match_log
 from stgt.evaluation.load import data_of, open_run, precision
 from stgt.evaluation.retrieval import Match, format_figures, matching_scores, retrieval_figures
 from stgt.evaluation.vqa import evaluate_answers
+from stgt.files import file_hash, write_json
 from stgt.models.pretrained import is_pretrained
 from stgt.terminal import say
-from stgt.training.checkpoint import file_hash, read_state, write_json
+from stgt.training.checkpoint import read_state
 from stgt.training.distributed import World, start_world
 from stgt.training.run import Run, evaluation_data
 
@@ -68,7 +69,6 @@ def evaluate(
             "threshold": run.model.config.graph.threshold,
         }
         if world.is_main:
-            out.parent.mkdir(parents=True, exist_ok=True)
             write_json(out, result)
             if "candidates" in result:
                 draw_candidates(result["candidates"], out.with_name("candidates.png"))

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from stgt.files import write_tensors
 from stgt.training.distributed import World
 
 
@@ -64,17 +63,7 @@ class Store:
     def write(self, name: str, **tensors: Tensor) -> None:
         """Write one batch, a row of each tensor per item. Raises OSError, and leaves nothing, if the disk refuses."""
         assert all(len(tensor) == len(self._items[name]) for tensor in tensors.values())
-        path = self._path(name)
-        partial = path.with_name(f".{name}.{os.getpid()}.partial")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial)
-            with open(partial, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
-            raise OSError(f"{path}: could not be written ({error}); the batches before it are kept") from error
+        write_tensors(self._path(name), tensors)
 
     def finish(self, world: World) -> None:
         """Wait for the other processes' batches. Raises OSError where they wrote them out of this one's sight."""

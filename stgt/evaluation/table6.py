@@ -15,11 +15,11 @@ from stgt.config import ModelConfig
 from stgt.evaluation.cost import Cost, count
 from stgt.evaluation.efficiency import in_turns, median_ratio
 from stgt.evaluation.sizes import Size, model_config
+from stgt.files import write_json
 from stgt.info import hardware
 from stgt.markdown import table
 from stgt.models.stgt import STGT
 from stgt.terminal import say
-from stgt.training.checkpoint import write_json
 from stgt.training.distributed import choose_device
 
 KERNELS, DENSE, BASELINE = "STGT, kernels", "STGT, dense attention", "CCT+MIT baseline"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,9 +15,9 @@ from stgt.config import DataConfig
 from stgt.data.annotations import Question, load_questions
 from stgt.data.datasets import collate
 from stgt.data.prompts import LanguageTokenizer
+from stgt.files import file_hash, write_json
 from stgt.models.vqa import VideoQA
 from stgt.terminal import say
-from stgt.training.checkpoint import file_hash
 from stgt.training.run import Run, question_data
 
 QUESTION_WORDS = ("what", "who", "how", "when", "where", "which", "why", "whose")
@@ -57,7 +56,7 @@ def evaluate_answers(run: Run, data: DataConfig, out: Path, *, beams: int = 5, b
     baselines = {name: answer_figures(questions, guess)["all"]["accuracy"] for name, guess in guesses.items()}
     print(format_answers(figures, baselines))
     entries = [question._asdict() | {"predicted": answer} for question, answer in zip(questions, answers, strict=True)]
-    out.write_text(json.dumps(entries, ensure_ascii=False, indent=0), "utf-8")
+    write_json(out, entries, indent=0)
     return {"split": split, "beams": beams, "answers": figures, "baselines": baselines}
 
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from stgt.files import write_text
+
 STYLE = """
 body { max-width: 68rem; margin: 2rem auto; padding: 0 1.5rem; font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin: 0 0 .6rem; }
@@ -39,12 +41,12 @@ def write_page(out: Path, title: str, settings: Mapping[str, str], pictures: Seq
         f"<figcaption>{escape(picture.caption)}</figcaption>\n</figure>"
         for picture in pictures
     )
-    out.write_text(
+    write_text(
+        out,
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width">\n<title>{escape(title)}</title>\n'
         f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n<table>\n{rows}\n</table>\n"
         f"{figures}\n</body>\n</html>\n",
-        "utf-8",
     )
 
 

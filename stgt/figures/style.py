@@ -17,6 +17,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
+from stgt.files import atomic_file
+
 WIDTH = 7.16
 """Inches: both columns of a page"""
 DPI = 300
@@ -103,10 +105,10 @@ class Strip:
 
 
 def write(figure: Figure, out: Path) -> None:
-    """Write a figure into a file; folders that are missing are made."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    """Write a figure into a file, whose ending names the format; without one it is PNG."""
     FigureCanvasAgg(figure)  # no display is asked for
-    figure.savefig(out, dpi=DPI)
+    with atomic_file(out) as partial:
+        figure.savefig(partial, dpi=DPI, format=out.suffix.removeprefix(".") or "png")
 
 
 def squares(frames: Tensor, side: int = 320) -> Tensor:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from stgt.files import atomic_file, write_tensors
 from stgt.models.names import released_name
 from stgt.models.position import nearest
 from stgt.models.weights import POSITION_IDS, TIED, Source, Weights, begins, read_weights, summary
@@ -91,12 +90,11 @@ def export_released(model: nn.Module, path: str | Path) -> None:
     state[POSITION_IDS] = torch.arange(model.config.qformer.max_positions)[None]
     # Clones, since safetensors refuses two names of one storage.
     state |= {name: state[twin].clone() for name, twin in TIED.items()}
-    partial = path.with_name(path.name + ".partial")
     if path.suffix == ".safetensors":
-        safetensors.torch.save_file(state, partial)
+        write_tensors(path, state)
     else:
-        torch.save({"model": state}, partial)
-    os.replace(partial, path)
+        with atomic_file(path) as partial, open(partial, "wb") as file:
+            torch.save({"model": state}, file)
 
 
 def _without_idle_tower(sources: Mapping[str, Source], ours: Collection[str]) -> dict[str, Source]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import safetensors.torch
 from torch import nn
 
 from stgt.config import ModelConfig, from_dict, to_dict
+from stgt.files import atomic_file, write_tensors
 from stgt.models.checkpoint import TOWER, load_weights
 from stgt.models.weights import read_weights
 
@@ -33,14 +32,9 @@ def save(model: nn.Module, folder: str | Path) -> None:
     folder, config = Path(folder), model.config
     if model.vision is not None:
         config = replace(config, vision=replace(config.vision, pretrained=None))
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = {name: folder / f".{name}.partial" for name in (CONFIG, WEIGHTS)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    partial[CONFIG].write_text(json.dumps(_KIND | to_dict(config), indent=1) + "\n", "utf-8")
-    safetensors.torch.save_file(tensors, partial[WEIGHTS], metadata={"format": "pt"})
-    shutil.copymode(partial[CONFIG], partial[WEIGHTS])  # safetensors lets nobody else read its files
-    for name in (WEIGHTS, CONFIG):
-        os.replace(partial[name], folder / name)
+    with atomic_file(folder / CONFIG) as described:  # it takes its place last: without it, the folder is no model
+        described.write_text(json.dumps(_KIND | to_dict(config), indent=1) + "\n", "utf-8")
+        write_tensors(folder / WEIGHTS, model.state_dict(), metadata={"format": "pt"})
 
 
 def has_tower(folder: Path) -> bool:

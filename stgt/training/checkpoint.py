@@ -7,19 +7,17 @@ to the disk, and renamed; a crash, a signal or a full disk at any moment leaves 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from stgt.config import differences, to_dict
-from stgt.data.features import tensors_hash, tower_hash
+from stgt.data.features import tower_hash
+from stgt.files import atomic_folder, remove_folder, save_tensors, tensors_hash
 
 TOWER, LANGUAGE = "vision.", "language."
 
@@ -64,40 +62,20 @@ def write_checkpoint(
     best = state.get("best")
     if final.exists():
         return final
-    partial = folder / f".{final.name}.partial"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_partial(folder)
-        partial.mkdir()
-        for name, tensors in groups.items():
-            dense = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
-            save_file(dense, partial / f"{name}.safetensors")
-        (partial / "state.json").write_text(json.dumps(state, indent=1))
-        for path in [*partial.iterdir(), partial]:
-            _sync(path)
-        os.rename(partial, final)
-        _sync(folder)
+        with atomic_folder(final) as partial:
+            for name, tensors in groups.items():
+                save_tensors(partial / f"{name}.safetensors", tensors)
+            (partial / "state.json").write_text(json.dumps(state, indent=1), "utf-8")
         for old in checkpoints(run)[:-keep]:
             if best is not None and old.name == _name(best["step"]):
                 continue
-            # Out of sight first: half a folder must never look like a checkpoint.
-            doomed = folder / f".{old.name}.partial"
-            os.rename(old, doomed)
-            shutil.rmtree(doomed)
-    except (OSError, SafetensorError) as error:
-        _remove_partial(folder)
+            remove_folder(old)
+    except OSError as error:
         intact = checkpoints(run)
         last = f"{intact[-1]} is intact" if intact else "there is no earlier one"
-        raise CheckpointError(f"{final}: could not be written ({error}); {last}") from error
+        raise CheckpointError(f"{error}; {last}") from error
     return final
-
-
-def write_json(path: Path, values: dict) -> None:
-    """Write a JSON file atomically."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(values, indent=1))
-    _sync(partial)
-    os.rename(partial, path)
 
 
 def read_state(checkpoint: Path) -> dict:
@@ -213,21 +191,3 @@ def _frozen_language(model: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors of a language model that training leaves as they are."""
     tensors = {f"{LANGUAGE}{name}": tensor for name, tensor in model.language.state_dict(keep_vars=True).items()}
     return {name: tensor.detach() for name, tensor in tensors.items() if not tensor.requires_grad}
-
-
-def file_hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _remove_partial(folder: Path) -> None:
-    for path in folder.glob(".step-*.partial"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

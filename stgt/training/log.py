@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import time
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
+
+from stgt.files import write_text
 
 SHOWN = ("loss", "vtc", "csal", "vtm", "vtg", "edges_per_token", "clips_per_s", "memory_gib")
 SHORT = {"edges_per_token": "edges", "clips_per_s": "clips/s", "memory_gib": "GiB"}
@@ -23,9 +24,7 @@ class RunLog:
 
         self.path = run / "log.jsonl"
         kept = [r for r in read_log(run) if r["step"] <= step]
-        partial = run / ".log.jsonl.partial"
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        os.replace(partial, self.path)
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
         self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
         self._values: dict[str, list[torch.Tensor]] = {}

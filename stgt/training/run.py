@@ -15,6 +15,7 @@ from stgt.data.features import FeatureStore, tower_hash
 from stgt.data.prompts import LanguageTokenizer
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import describe, test_transform, train_transform
+from stgt.files import write_json
 from stgt.models.checkpoint import load_released
 from stgt.models.encoder import VideoEncoder
 from stgt.models.pretrained import CONFIG, is_pretrained, read_config
@@ -61,9 +62,9 @@ def train(config: TrainConfig) -> None:
         validation = None if config.data.val is None else Validation(config, tokenizer, features)
         trainer = Trainer(config, model, items, batch, world, validation)
         if world.is_main:
-            config.out.mkdir(parents=True, exist_ok=True)
-            tokenizer.save(config.out / "tokenizer")
-            ckpt.write_json(config.out / "config.json", to_dict(config))
+            if not (config.out / "config.json").exists():  # it is written last, and then the tokenizer is whole
+                tokenizer.save(config.out / "tokenizer")
+            write_json(config.out / "config.json", to_dict(config))
         trainer.fit()
     finally:
         world.close()

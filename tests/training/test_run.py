@@ -15,6 +15,7 @@ import torch
 from stgt import __main__ as cli
 from stgt.config import DataConfig
 from stgt.data.shapes import render_shapes
+from stgt.files import file_hash
 from stgt.training import checkpoint as ckpt
 from stgt.training.log import read_log
 from stgt.training.run import load_run, make_model, start_from
@@ -86,7 +87,7 @@ def test_evaluate_search_and_visualize_answer_from_the_folder_alone(run, clips, 
     assert stgt(monkeypatch, "evaluate", "--run", run) == 0
     result = json.loads((run / "evaluation.json").read_text())
     assert result["split"]["videos"] == result["split"]["captions"] == 8 and result["k_test"] == 8
-    assert result["split"]["sha256"] == ckpt.file_hash(clips / "test.json")
+    assert result["split"]["sha256"] == file_hash(clips / "test.json")
     assert result["step"] == 12 and set(result["text_to_video"]) == {"vtc", "reranked"}
     printed = capsys.readouterr().out
     assert result["split"]["sha256"] in printed and "8 videos, 8 captions" in printed
@@ -100,9 +101,9 @@ def test_evaluate_search_and_visualize_answer_from_the_folder_alone(run, clips, 
 
 
 def test_the_same_command_again_has_nothing_left_to_do(run, clips, monkeypatch):
-    before = ckpt.file_hash(ckpt.latest_checkpoint(run) / "model.safetensors")
+    before = file_hash(ckpt.latest_checkpoint(run) / "model.safetensors")
     assert stgt(monkeypatch, *command(clips, run)) == 0
-    assert ckpt.file_hash(ckpt.latest_checkpoint(run) / "model.safetensors") == before
+    assert file_hash(ckpt.latest_checkpoint(run) / "model.safetensors") == before
 
 
 def test_another_configuration_is_refused_by_the_fields_that_differ(run, clips, monkeypatch, capsys):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from stgt.data.shapes import language
 from stgt.data.shapes.render import FPS, Rendering, encode, render
 from stgt.data.shapes.scene import BACKGROUNDS, Scene, Track, draw_scene, simulate
+from stgt.files import atomic_folder
 
 NOTE = "Simulated: computer-drawn shapes with generated sentences. No camera saw these clips, nobody described them."
 README = f"""# Simulated clips
@@ -46,13 +46,9 @@ def render_shapes(
     if out.exists():
         _require_same(out, settings)
         return out
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        (unfinished / "videos").mkdir(parents=True)
+    with atomic_folder(out) as unfinished:
+        (unfinished / "videos").mkdir()
         _write(unfinished, settings)
-        unfinished.rename(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return out
 
 
