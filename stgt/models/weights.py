@@ -1,27 +1,24 @@
-"""Weight files of every kind, read without running code, as tensors under our names."""
+"""Weight files of every kind as tensors under our names."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
-import pickle
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from stgt.models.names import HUGGING_FACE, RELEASED, Naming, recognise
+from stgt.models.tensors import read_tensors
 
 logger = logging.getLogger(__name__)
 
-WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 
 # Tensors of released files that repeat another, and which; and one that counts from 0.
 TIED = {
@@ -55,24 +52,10 @@ class Weights:
         return " and ".join(map(str, self.files))
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint on the CPU; pickled files are read with `weights_only`, so that no code runs.
-
-    path: a file, or a folder of Hugging Face's, in one piece or several. A nested "model" or "state_dict" is unpacked,
-    and the "module." of wrapped models taken off. Raises FileNotFoundError, or ValueError for what is no such file.
-    """
-    content: dict[str, Tensor] = {}
-    for file in _files(Path(path)):
-        content |= _read_file(file)
-    if content and all(name.startswith("module.") for name in content):
-        content = {name.removeprefix("module."): tensor for name, tensor in content.items()}
-    return content
-
-
 def read_weights(paths: Sequence[str | Path], *, drop: Collection[str] = ()) -> Weights:
     """Read files of any known kind (names.py): together they are one model.
 
-    drop: beginnings of names, as the files have them, to leave out; see `begins`. Raises ValueError for a file of
+    drop: beginnings of names, as messages have them, to leave out; see `begins`. Raises ValueError for a file of
     unknown kind, a tensor that two files have, tied tensors that differ, and a name to leave out that is not there.
     """
     naming, sources, unknown, left_out = None, {}, [], []
@@ -123,37 +106,6 @@ def _own_beginning(name: str, others: Collection[str]) -> str:
         if not any(other.startswith(beginning) for other in others):
             return beginning
     return name
-
-
-def _files(path: Path) -> list[Path]:
-    """The file itself, or those that a folder's weights are in."""
-    if path.is_file():
-        return [path]
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        whole, index = path / name, path / f"{name}.index.json"
-        if whole.is_file():
-            return [whole]
-        if index.is_file():
-            return sorted({path / piece for piece in json.loads(index.read_text())["weight_map"].values()})
-    raise FileNotFoundError(f"there is no checkpoint file {path}")
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            content = safetensors.torch.load_file(path)
-        else:
-            # Training scripts save their options beside the weights: of all classes a file may name, only theirs.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, safetensors.SafetensorError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a checkpoint of plain tensors: {error}") from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds no dictionary of tensors")
-    return dict(content)
 
 
 def _plain(tensors: dict[str, Tensor], kind: Naming, path: Path) -> dict[str, Tensor]:

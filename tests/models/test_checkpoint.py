@@ -8,7 +8,7 @@ from tiny import tiny_batch, tiny_model
 
 from stgt.models.checkpoint import export_released, load_released
 from stgt.models.names import released_name
-from stgt.models.weights import read_tensors
+from stgt.models.tensors import read_tensors
 
 FROZEN = ("visual_encoder.", "graph_cross_model.pos_2D_embed")
 

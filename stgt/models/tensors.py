@@ -1,0 +1,119 @@
+"""The tensors of weight files as other people's training saved them. No code that a file names is ever run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor
+
+from stgt.models.unpickle import unpickle
+
+logger = logging.getLogger(__name__)
+
+# Under these keys training scripts keep a state dict beside other things: plain PyTorch, Lightning, DeepSpeed.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+# Under these keys they keep an average of the weights over training.
+_AVERAGES = ("model_ema", "ema", "ema_state_dict", "state_dict_ema")
+
+# DDP, Lightning and torch.compile put these before all names of a model, in any order.
+_BEFORE = re.compile(r"^(?:(?:module|model|_orig_mod|online_model)\.)+")
+_AVERAGE = re.compile(r"^(?:(?:module|model|_orig_mod)\.)*(?:ema_model|model_ema|ema)\.")
+# torch.compile, FSDP and activation checkpointing put these before the names of a submodule.
+_INSIDE = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# How many models torch.optim.swa_utils.AveragedModel has averaged; it is a tensor beside the weights.
+_AVERAGED = "n_averaged"
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint on the CPU, under the names that the model itself has for them.
+
+    path: a file; or a folder of Hugging Face's, in one piece or several; or the index of its pieces. Pickled files are
+    read with `weights_only`: of what lies beside the tensors, NumPy's numbers and objects of any class become empty
+    placeholders. The state dict is found under "state_dict", "model", "module" and the like, nested in any order, and
+    what DDP, Lightning, torch.compile, FSDP and averaged models put before names is taken off.
+    Raises FileNotFoundError, or ValueError for what is no such file.
+    """
+    content: dict[str, Tensor] = {}
+    for file in _files(Path(path)):
+        content |= _read_file(file)
+    return _own_names(content, Path(path))
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, or those that a folder's weights are in."""
+    if path.is_file():
+        return _pieces(path) if path.name.endswith(".index.json") else [path]
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        whole, index = path / name, path / f"{name}.index.json"
+        if whole.is_file():
+            return [whole]
+        if index.is_file():
+            return _pieces(index)
+    raise FileNotFoundError(f"there is no checkpoint file {path}")
+
+
+def _pieces(index: Path) -> list[Path]:
+    """The files that an index of Hugging Face's names, which lie beside it."""
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        files = [index.parent / name for name in names]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{index} is no index of weight files, expected JSON with a 'weight_map'") from None
+    for name, file in zip(names, files, strict=True):
+        if Path(name).name != name:
+            raise ValueError(f"{index} names the file {name!r}, expected a name without a folder")
+        if not file.is_file():
+            raise FileNotFoundError(f"{index} names the file {name}, and there is no such file beside it")
+    return files
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        content = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else unpickle(path)
+    except (safetensors.SafetensorError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a checkpoint of plain tensors: {error}") from error
+    content = _state_dict(content, path)
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(
+            f"{path} holds no dictionary of tensors, expected what model.state_dict() gives, saved as it is"
+        )
+    if others := [str(name) for name in content if str(name) not in tensors]:
+        logger.info("%s: passing over what is no tensor: %s", path, ", ".join(others))
+    if all(tensor.numel() == 0 for tensor in tensors.values()):
+        raise ValueError(
+            f"{path} holds only empty tensors, as DeepSpeed's ZeRO stage 3 leaves them; zero_to_fp32.py, which lies "
+            "beside DeepSpeed's files, makes one file of all weights"
+        )
+    return tensors
+
+
+def _state_dict(content: object, path: Path) -> Mapping:
+    """The dictionary of tensors inside a checkpoint, however deep it is wrapped."""
+    while isinstance(content, Mapping):
+        found = [key for key in (*_WRAPPERS, *_AVERAGES) if isinstance(content.get(key), Mapping) and content[key]]
+        if not found:
+            return content
+        if found[0] in _WRAPPERS and found[-1] in _AVERAGES:
+            logger.warning("%s: the weights are those of %r, not their average %r", path, found[0], found[-1])
+        content = content[found[0]]
+    return {}
+
+
+def _own_names(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Tensors without what wrappers put before their names, and without averages of tensors that are there as well."""
+    averages = [name for name in tensors if _AVERAGE.match(name)]
+    others = [name for name in tensors if not _AVERAGE.match(name) and name != _AVERAGED]
+    if averages and others:
+        logger.warning("%s: passing over averages of the weights: %s, …", path, averages[0])
+    names: dict[str, str] = {}
+    for name in others or averages:
+        own = _BEFORE.sub("", _AVERAGE.sub("", _INSIDE.sub("", name)))
+        if names.setdefault(own, name) != name:
+            raise ValueError(f"{path} holds {names[own]} and {name}, expected one tensor with the name {own}")
+    return {own: tensors[name] for own, name in names.items()}
