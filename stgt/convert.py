@@ -13,6 +13,7 @@ from stgt.models.checkpoint import export_released
 from stgt.models.convert import convert_files
 from stgt.models.stgt import STGT
 from stgt.models.weights import WEIGHT_FILES
+from stgt.ownership import owned
 from stgt.terminal import say
 from stgt.training.randomness import seed_everything
 from stgt.training.run import load_run
@@ -31,7 +32,7 @@ def convert(
     if out.suffix in WEIGHT_FILES:
         export_released(converted, out)
     else:
-        with atomic_folder(out) as partial:
+        with owned(out, beside=True), atomic_folder(out) as partial:
             converted.save_pretrained(partial)
             if tokenizer is not None:
                 tokenizer.save(partial / "tokenizer")

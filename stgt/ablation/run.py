@@ -15,6 +15,7 @@ from stgt.ablation.table import chance, study_table
 from stgt.config import TrainConfig, to_dict
 from stgt.data.shapes import render_shapes
 from stgt.files import write_json, write_text
+from stgt.ownership import owned
 from stgt.terminal import say
 from stgt.training.distributed import choose_device
 
@@ -41,6 +42,11 @@ def ablate(names: Sequence[str], size: Size, out: Path, device: str = "auto") ->
     base = base_run(out / "clips", size.epochs, out, device)
     size.require(base.batch_size)
     choose_device(device)
+    with owned(out):
+        _ablate(chosen, size, base, out)
+
+
+def _ablate(chosen: Sequence[str], size: Size, base: TrainConfig, out: Path) -> None:
     render_shapes(out / "clips", train=size.clips, test=size.test_clips)
     studies = [study for name in chosen for study in STUDIES[name]]
     results = [(study, measure(study, base, range(size.seeds))) for study in studies]

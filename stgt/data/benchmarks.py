@@ -12,6 +12,7 @@ from typing import NamedTuple
 from stgt.data import pretraining, readers
 from stgt.data.annotations import Clip, Question, load_captions, require_disjoint, save_captions, save_questions
 from stgt.data.files import VideoFolder, name_of
+from stgt.ownership import owned
 from stgt.terminal import say
 
 logger = logging.getLogger(__name__)
@@ -153,8 +154,10 @@ def convert(
         splits, published["train"] = _hold_out(name, splits, hold_out), None
     paths = {split: out / f"{benchmark.prefix}{split}.json" for split in splits}
     require_disjoint({split: [entry.video for entry in entries] for split, entries in splits.items()}, str(source))
+    with owned(out):
+        for split, entries in splits.items():
+            (save_questions if benchmark.prefix else save_captions)(entries, paths[split])
     for split, entries in splits.items():
-        (save_questions if benchmark.prefix else save_captions)(entries, paths[split])
         size = published.get(split)
         say(
             "{}: {} videos, {} {}{}".format(

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from stgt.data.video import VideoError, decode_through
 from stgt.files import errors_named, write_json, write_text
+from stgt.ownership import owned
 from stgt.terminal import printable
 
 Verdict = tuple[str, str | None]  # a path and what is wrong with it
@@ -33,7 +34,13 @@ def write_bad_list(
     """Check distinct videos below `root`; writes and returns {video: what is wrong with it} of those that are broken.
 
     Verdicts are kept in OUT.partial while it goes, and a check that was interrupted goes on after the last of them.
+    Raises OwnedError if another command is writing the same list.
     """
+    with owned(out, beside=True):
+        return _write_bad_list(videos, root, out, timeout, jobs)
+
+
+def _write_bad_list(videos: Sequence[str], root: str | Path, out: Path, timeout: float, jobs: int) -> dict[str, str]:
     partial = out.with_name(f"{out.name}.partial")
     verdicts = _verdicts(partial, str(Path(root).resolve()))
     left = [video for video in videos if video not in verdicts]

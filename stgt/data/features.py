@@ -24,6 +24,7 @@ from tqdm import tqdm
 from stgt.config import VisionConfig
 from stgt.data.transforms import describe
 from stgt.files import atomic_folder, tensors_hash
+from stgt.ownership import owned
 from stgt.training.randomness import seeded
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def write_features(
         if missing := [video for video in videos.videos if video not in store]:
             raise ValueError(f"{folder} lacks {len(missing)} videos, the first is {missing[0]}: remove it first")
         return store
-    with atomic_folder(folder) as unfinished:
+    with owned(folder, beside=True), atomic_folder(folder) as unfinished:
         loader = DataLoader(_Views(videos, views, seed), batch_size, num_workers=workers)
         batches = (tower(batch.to(device)) for batch in tqdm(loader, desc="features", unit="batch"))
         shape = _write_tokens(unfinished / TOKENS, batches, rows=(len(videos.videos), views))

@@ -59,11 +59,12 @@ def encode_videos(
     loader = DataLoader(
         clips, batch_sampler=[store.items(name) for name in names], num_workers=workers, collate_fn=collate
     )
-    for name, batch in zip(names, _shown(loader, "videos", world), strict=True):
-        inputs = {key: batch[key].to(_device(model)) for key in ("video", "tokens") if key in batch}
-        features = model.encode_video(**inputs)
-        store.write(name, embeds=features.embeds, queries=features.queries)
-    store.finish(world)
+    with store.owned(world, names):
+        for name, batch in zip(names, _shown(loader, "videos", world), strict=True):
+            inputs = {key: batch[key].to(_device(model)) for key in ("video", "tokens") if key in batch}
+            features = model.encode_video(**inputs)
+            store.write(name, embeds=features.embeds, queries=features.queries)
+        store.finish(world)
     return store
 
 
@@ -72,11 +73,13 @@ def encode_texts(model: nn.Module, texts: Texts, folder: Path, world: World, *, 
     """Encode every caption: features (M, E), unit vectors."""
     size = TEXTS * batch_size
     store = Store(folder / f"texts-{digest(*texts)}-{size}", batches(len(texts.input_ids), size))
-    for name in _shown(store.missing(world), "captions", world):
-        items = store.items(name)
-        part = (tensor[items.start : items.stop].to(_device(model)) for tensor in texts)
-        store.write(name, features=model.encode_text(*part))
-    store.finish(world)
+    names = store.missing(world)
+    with store.owned(world, names):
+        for name in _shown(names, "captions", world):
+            items = store.items(name)
+            part = (tensor[items.start : items.stop].to(_device(model)) for tensor in texts)
+            store.write(name, features=model.encode_text(*part))
+        store.finish(world)
     return store
 
 
@@ -88,11 +91,13 @@ def similarities(
     key = digest(videos.folder.name, texts.folder.name)
     store = Store(folder / f"similarity-{key}", batches(len(videos), batch_size))
     features = texts.all("features").split(TEXTS * batch_size)
-    for name in _shown(store.missing(world), "similarity", world):
-        queries = videos.rows("queries", store.items(name)).to(_device(model))
-        row = [model.similarity(queries, part.to(_device(model))).float().cpu() for part in features]
-        store.write(name, similarity=torch.cat(row, dim=1))
-    store.finish(world)
+    names = store.missing(world)
+    with store.owned(world, names):
+        for name in _shown(names, "similarity", world):
+            queries = videos.rows("queries", store.items(name)).to(_device(model))
+            row = [model.similarity(queries, part.to(_device(model))).float().cpu() for part in features]
+            store.write(name, similarity=torch.cat(row, dim=1))
+        store.finish(world)
     return store.all("similarity")
 
 
@@ -114,11 +119,13 @@ def match_logits(
     """
     key = digest(videos.folder.name, *texts, pairs)
     store = Store(folder / f"matches-{key}-{batch_size}", batches(len(pairs), 8 * PAIRS * batch_size))
-    for name in _shown(store.missing(world), "matching", world):
-        items = store.items(name)
-        parts = pairs[items.start : items.stop].split(PAIRS * batch_size)
-        store.write(name, logits=torch.cat([match_pairs(model, videos, texts, part) for part in parts]))
-    store.finish(world)
+    names = store.missing(world)
+    with store.owned(world, names):
+        for name in _shown(names, "matching", world):
+            items = store.items(name)
+            parts = pairs[items.start : items.stop].split(PAIRS * batch_size)
+            store.write(name, logits=torch.cat([match_pairs(model, videos, texts, part) for part in parts]))
+        store.finish(world)
     return store.all("logits")
 
 

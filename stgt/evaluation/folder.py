@@ -16,6 +16,7 @@ from stgt.data.files import VIDEOS
 from stgt.data.transforms import test_transform
 from stgt.data.video import VideoError, read_frames
 from stgt.evaluation.store import Store, digest
+from stgt.training.distributed import World
 from stgt.training.run import Run
 
 # A process decodes, so that a file that never ends, or that crashes the decoder, can be given up. It is forked, as data
@@ -59,7 +60,8 @@ def index_folder(run: Run, folder: Path, kept: Path, *, batch_size: int = 32, ti
     missing, broken = store.missing(), {}
     read = partial(_pixels, frames=run.config.data.frames, size=run.config.model.vision.image_size)
     device = next(run.model.parameters()).device
-    with tqdm(total=len(missing), desc=f"{folder}", unit="video", disable=len(missing) < 8) as bar:
+    progress = tqdm(total=len(missing), desc=f"{folder}", unit="video", disable=len(missing) < 8)
+    with store.owned(World(0, 1, device), missing), progress as bar:
         for start in range(0, len(missing), batch_size):
             part = missing[start : start + batch_size]
             readable = {}

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stgt.files import write_tensors
+from stgt.ownership import owned
 from stgt.training.distributed import World
 
 
@@ -59,6 +61,16 @@ class Store:
         """The batches that are not there, or damaged; of several processes each gets its own share of them."""
         mine = self._names[world.rank :: world.size] if world else self._names
         return [name for name in mine if not self._is_whole(name)]
+
+    @contextmanager
+    def owned(self, world: World, names: Sequence[str]) -> Iterator[None]:
+        """Be the only command that writes this store, if there is any batch to write: `names` are this process's.
+
+        Of several processes the main one holds the lock for all. Raises OwnedError if another command holds it.
+        """
+        needed = world.any(bool(names))
+        with owned(self.folder) if needed and world.is_main else nullcontext():
+            yield
 
     def write(self, name: str, **tensors: Tensor) -> None:
         """Write one batch, a row of each tensor per item. Raises OSError, and leaves nothing, if the disk refuses."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +22,9 @@ from stgt.models.encoder import VideoEncoder
 from stgt.models.pretrained import CONFIG, is_pretrained, read_config
 from stgt.models.stgt import STGT
 from stgt.models.vqa import VideoQA
+from stgt.ownership import owned
 from stgt.training import checkpoint as ckpt
-from stgt.training.distributed import choose_device, start_world
+from stgt.training.distributed import World, choose_device, start_world
 from stgt.training.randomness import seed_everything
 from stgt.training.trainer import Trainer
 from stgt.training.validation import Validation
@@ -47,27 +49,32 @@ def train(config: TrainConfig) -> None:
     """
     world = start_world(config.device)
     try:
-        tokenizer = make_tokenizer(config)
-        config = fit_to_tokenizer(config, tokenizer)
-        require_same_run(config)
-        features = None if config.data.features is None else FeatureStore(config.data.features)
-        items = training_data(config, tokenizer, features)
-        seed_everything(config.seed)
-        model = make_model(config.model)
-        if features is not None:
-            require_features(features, items, model)
-        if not ckpt.checkpoints(config.out) and config.init is not None:
-            start_from(model, config.init)
-        batch = collate if config.model.language is None else tokenizer.collate
-        validation = None if config.data.val is None else Validation(config, tokenizer, features)
-        trainer = Trainer(config, model, items, batch, world, validation)
-        if world.is_main:
-            if not (config.out / "config.json").exists():  # it is written last, and then the tokenizer is whole
-                tokenizer.save(config.out / "tokenizer")
-            write_json(config.out / "config.json", to_dict(config))
-        trainer.fit()
+        with owned(config.out) if world.is_main else nullcontext():
+            _train(config, world)
     finally:
         world.close()
+
+
+def _train(config: TrainConfig, world: World) -> None:
+    tokenizer = make_tokenizer(config)
+    config = fit_to_tokenizer(config, tokenizer)
+    require_same_run(config)
+    features = None if config.data.features is None else FeatureStore(config.data.features)
+    items = training_data(config, tokenizer, features)
+    seed_everything(config.seed)
+    model = make_model(config.model)
+    if features is not None:
+        require_features(features, items, model)
+    if not ckpt.checkpoints(config.out) and config.init is not None:
+        start_from(model, config.init)
+    batch = collate if config.model.language is None else tokenizer.collate
+    validation = None if config.data.val is None else Validation(config, tokenizer, features)
+    trainer = Trainer(config, model, items, batch, world, validation)
+    if world.is_main:
+        if not (config.out / "config.json").exists():  # it is written last, and then the tokenizer is whole
+            tokenizer.save(config.out / "tokenizer")
+        write_json(config.out / "config.json", to_dict(config))
+    trainer.fit()
 
 
 def load_run(folder: Path, device: str = "auto") -> Run:

@@ -14,6 +14,7 @@ from stgt.data.shapes import language
 from stgt.data.shapes.render import FPS, Rendering, encode, render
 from stgt.data.shapes.scene import BACKGROUNDS, Scene, Track, draw_scene, simulate
 from stgt.files import atomic_folder
+from stgt.ownership import owned
 
 NOTE = "Simulated: computer-drawn shapes with generated sentences. No camera saw these clips, nobody described them."
 README = f"""# Simulated clips
@@ -46,7 +47,7 @@ def render_shapes(
     if out.exists():
         _require_same(out, settings)
         return out
-    with atomic_folder(out) as unfinished:
+    with owned(out, beside=True), atomic_folder(out) as unfinished:
         (unfinished / "videos").mkdir()
         _write(unfinished, settings)
     return out

@@ -1,0 +1,104 @@
+"""One command at a time writes a folder: the lock that its owner holds vanishes with the process, however it ends.
+
+The lock is `flock` on a small file that says who holds it. Readers ask for no lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from stgt.files import collect_leftovers, errors_named
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".stgt.lock"
+_held: set[int] = set()
+
+
+class OwnedError(OSError):
+    """A folder that another command is writing."""
+
+
+@contextmanager
+def owned(path: str | Path, *, beside: bool = False) -> Iterator[None]:
+    """Be the only command that writes the folder `path`, which is made if need be; leftovers in it are removed.
+
+    beside: put the lock file next to `path`, which is a file, or a folder that appears only when it is whole. Raises
+    OwnedError that names process, machine and command of the owner, and OSError if the lock file cannot be written. On
+    a file system without locks a warning is logged, and nothing keeps a second command away.
+    """
+    path = Path(path)
+    lock = path.with_name(f".{path.name}{LOCK}") if beside else path / LOCK
+    new = [folder for folder in (lock.parent, *lock.parent.parents) if not folder.exists()]
+    with errors_named(path, lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(lock, path)
+    try:
+        collect_leftovers(lock.parent)
+        yield
+    finally:
+        if descriptor is not None:
+            with suppress(OSError):
+                lock.unlink()
+            _held.discard(descriptor)
+            os.close(descriptor)
+        with suppress(OSError):  # a command that failed at once leaves no empty folder
+            for folder in new:
+                folder.rmdir()
+
+
+def _acquire(lock: Path, path: Path) -> int | None:
+    """The descriptor that holds the lock, or None where the file system has no locks."""
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with open(descriptor, errors="replace") as file:
+                holder = file.read(1000).strip() or "it has not said yet which one"
+            raise OwnedError(
+                f"{path}: another command is writing there ({holder}); wait until it ends, or choose another folder"
+            ) from None
+        except OSError as error:
+            os.close(descriptor)
+            lock.unlink(missing_ok=True)
+            logger.warning(
+                "%s: the file system has no locks (%s): make sure that no other command writes there meanwhile",
+                path,
+                error.strerror,
+            )
+            return None
+        if _is_same_file(descriptor, lock):
+            break
+        os.close(descriptor)  # its last owner has removed it in this very moment
+    _held.add(descriptor)
+    holder = f"process {os.getpid()} on {socket.gethostname()}: {shlex.join(sys.argv)[:500]}\n"
+    with suppress(OSError):  # on a full disk the lock holds as well
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, holder.encode(errors="replace"))
+    return descriptor
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _let_go() -> None:
+    """Close the locks in a forked process, which would otherwise hold them after its parent was killed."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
