@@ -1,12 +1,13 @@
 """Proof that what is read back is what was written: checksums of files and of rows, and numbers that are finite.
 
 A folder's checksums are in `stgt.sha256`, one line per file as the command sha256sum writes them, so that
-`sha256sum -c stgt.sha256` checks a folder as well.
+`sha256sum -c stgt.sha256` checks a folder as well. A JSON file can hold its own checksum as its first value.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,21 +15,66 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stgt.files import file_hash, write_text
+from stgt.files import file_hash
 
 CHECKSUMS = "stgt.sha256"
-_LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)\n")
+_LINE = re.compile(rb"([0-9a-f]{64})  ([^\n]+)\n")
+_CHANGED = "the file was changed or damaged after it was written"
+
+
+_SEAL = re.compile(rb'\{\s*"sha256": "([0-9a-f]{64})"')
+_ZEROS = "0" * 64
 
 
 class DamagedError(ValueError):
     """A file or a row whose bytes are not those that were written."""
 
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason
 
-def write_checksums(folder: Path) -> None:
-    """List the SHA-256 of every file in a folder and in the folders below it."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
-    lines = [f"{file_hash(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
-    write_text(folder / CHECKSUMS, "".join(lines))
+
+def sealed(values: Mapping[str, object]) -> str:
+    """A JSON object whose first value, "sha256", is the checksum of the text with 64 zeros in that place."""
+    text = json.dumps({"sha256": _ZEROS, **values}, indent=1)
+    return text.replace(_ZEROS, hashlib.sha256(text.encode()).hexdigest(), 1)
+
+
+def read_sealed(path: Path) -> tuple[dict, bool]:
+    """The values that `sealed` was given, and True; or those of an object without a checksum, and False.
+
+    Raises DamagedError if the file is no JSON object or its checksum is another, OSError if it cannot be read.
+    """
+    content = path.read_bytes()
+    seal = _SEAL.match(content)
+    if seal:
+        zeroed = content[: seal.start(1)] + _ZEROS.encode() + content[seal.end(1) :]
+        if hashlib.sha256(zeroed).hexdigest().encode() != seal[1]:
+            raise DamagedError(path, _CHANGED)
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(path, f"the file is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise DamagedError(path, f"the file holds a {type(values).__name__}, expected an object")
+    if seal:
+        del values["sha256"]
+    return values, bool(seal)
+
+
+def require_hash(path: Path, expected: str) -> None:
+    """Raise DamagedError unless the file is there and has this SHA-256."""
+    if not path.is_file():
+        raise DamagedError(path, "there is no such file, expected one whose checksum was recorded")
+    if (found := file_hash(path)) != expected:
+        raise DamagedError(path, f"{_CHANGED}; its SHA-256 is {found[:12]}…, expected {expected[:12]}…")
+
+
+def checksum_lines(folder: Path, names: Iterable[str] | None = None) -> str:
+    """The contents of `stgt.sha256` for files of a folder, or for all that are in it and in the folders below it."""
+    if names is None:
+        names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return "".join(f"{file_hash(folder / name)}  {name}\n" for name in sorted(names) if name != CHECKSUMS)
 
 
 def has_checksums(folder: Path) -> bool:
@@ -36,38 +82,17 @@ def has_checksums(folder: Path) -> bool:
     return (folder / CHECKSUMS).is_file()
 
 
-def verify_checksums(folder: Path, names: Iterable[str] | None = None) -> None:
-    """Compare files of a folder with its list of checksums: those given by name, or all that are listed.
+def verify_checksums(folder: Path) -> None:
+    """Compare the files of a folder with its list of checksums; files that are not listed are not looked at.
 
-    Raises DamagedError that names the first file that differs, is missing or is not listed.
+    Raises DamagedError that names the first file that differs or is missing.
     """
-    expected = _read_checksums(folder)
-    for name in expected if names is None else names:
-        path = folder / name
-        if name not in expected:
-            raise DamagedError(f"{path}: {folder / CHECKSUMS} does not list this file; one of the two was changed")
-        if not path.is_file():
-            raise DamagedError(f"{path}: there is no such file, but {folder / CHECKSUMS} lists it")
-        if (found := file_hash(path)) != expected[name]:
-            raise DamagedError(
-                f"{path}: the file was changed or damaged after it was written: "
-                f"its SHA-256 is {found[:12]}…, expected {expected[name][:12]}…"
-            )
-
-
-def _read_checksums(folder: Path) -> dict[str, str]:
     path = folder / CHECKSUMS
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
-        raise DamagedError(f"{path}: there is no such file, expected the checksums of its folder") from None
-    except UnicodeDecodeError as error:
-        raise DamagedError(f"{path}: the list of checksums was damaged: {error}") from None
-    lines = text.splitlines(keepends=True)
-    parsed = [_LINE.fullmatch(line) for line in lines]
-    if not lines or None in parsed:
-        raise DamagedError(f"{path}: the list of checksums was damaged, expected lines of a SHA-256 and a file's name")
-    return {line[2]: line[1] for line in parsed}
+    lines = [_LINE.fullmatch(line) for line in path.read_bytes().splitlines(keepends=True)]
+    if not lines or None in lines:
+        raise DamagedError(path, "the list of checksums was damaged, expected lines of a SHA-256 and a file's name")
+    for line in lines:
+        require_hash(folder / line[2].decode(errors="surrogateescape"), line[1].decode())
 
 
 def row_digests(rows: Tensor) -> Tensor:

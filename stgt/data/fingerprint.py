@@ -104,10 +104,10 @@ class Fingerprint:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
         except SafetensorError as error:
-            raise DamagedError(f"{path}: cannot be read: {error}") from None
+            raise DamagedError(path, f"cannot be read: {error}") from None
         description = metadata.get("data", "")
         if metadata.get("sha256") != tensors_hash(tensors, description):
-            raise DamagedError(f"{path}: the file was changed or damaged after it was written")
+            raise DamagedError(path, "the file was changed or damaged after it was written")
         values = json.loads(description)
         arrays = {name: tensors[name].numpy() for name in ("sizes", "times", "hashes")}
         return cls(values["files"], values["decoder"], json.loads(bytes(tensors["names"].numpy())), **arrays)

@@ -1,13 +1,21 @@
 """Checkpoints: a folder of safetensors and one JSON file, there in full or not at all. Nothing is ever pickled.
 
 A checkpoint `RUN/checkpoints/step-00000500/` holds `model.safetensors` (every tensor of the model), whatever other
-groups of tensors the trainer passes (`optimizer`, `random`), and `state.json`. It is written next to its place, forced
-to the disk, and renamed; a crash, a signal or a full disk at any moment leaves the checkpoints before it as they were.
+groups of tensors the trainer passes (`optimizer`, `random`), and `state.json`, which has the checksums of all these
+files and of itself. It is written next to its place, forced to the disk, and renamed; a crash, a signal or a full disk
+at any moment leaves the checkpoints before it as they were.
+
+What has another name than a step's, or lacks `state.json` or `model.safetensors`, is no checkpoint: it is passed over
+with a warning, and never removed. What is a checkpoint and is damaged is refused when it is read, and never removed
+either; nothing goes on from an older one unless its user removes the damaged one.
 """
 
 from __future__ import annotations
 
-import json
+import functools
+import logging
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -17,9 +25,18 @@ from torch import nn
 
 from stgt.config import differences, to_dict
 from stgt.data.features import tower_hash
-from stgt.files import atomic_folder, remove_folder, save_tensors, tensors_hash
+from stgt.files import atomic_folder, file_hash, remove_folder, save_tensors, tensors_hash
+from stgt.integrity import DamagedError, nonfinite, read_sealed, require_hash, sealed
+from stgt.training.randomness import random_state, restore_random_state
+
+logger = logging.getLogger(__name__)
 
 TOWER, LANGUAGE = "vision.", "language."
+STATE, MODEL = "state.json", "model.safetensors"
+FORMAT = 2
+"""Of a checkpoint's files, in state.json; those of version 0.1.0 have none, and no checksums"""
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_IDLE = "idle"
 
 
 class CheckpointError(RuntimeError):
@@ -27,26 +44,57 @@ class CheckpointError(RuntimeError):
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The complete checkpoints of a run folder, oldest first."""
-    return sorted(path for path in (run / "checkpoints").glob("step-*") if path.is_dir())
+    """The checkpoints of a run folder by their names and files, oldest first; their contents are not looked at."""
+    return sorted((path for path, reason in _candidates(run) if reason is None), key=_step)
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The newest checkpoint of a run folder, None if there is none; what only looks like one is named in a warning."""
+    for path, reason in _candidates(run):
+        if reason is not None:
+            logger.warning("%s is no checkpoint and is passed over: %s", path, reason)
+    return found[-1] if (found := checkpoints(run)) else None
 
 
 def latest_checkpoint(run: Path) -> Path:
     """The newest checkpoint of a run folder; raises CheckpointError if there is none."""
-    if not (found := checkpoints(run)):
+    if (found := newest_checkpoint(run)) is None:
         raise CheckpointError(f"{run}: no checkpoint in it, expected checkpoints/step-…; was the run started?")
-    return found[-1]
+    return found
 
 
 def chosen_checkpoint(run: Path) -> Path:
     """The checkpoint that was best on the validation split, the newest of a run without one."""
     latest = latest_checkpoint(run)
     best = read_state(latest).get("best")
-    return latest if best is None else run / "checkpoints" / _name(best["step"])
+    if best is None:
+        return latest
+    chosen = run / "checkpoints" / _name(best["step"])
+    if chosen not in checkpoints(run):
+        raise CheckpointError(f"{chosen}: there is no such checkpoint, but {latest} says that it is the best one")
+    return chosen
 
 
 def _name(step: int) -> str:
     return f"step-{step:08d}"
+
+
+def _step(checkpoint: Path) -> int | None:
+    """The step that a checkpoint's name tells, None for other names."""
+    digits = re.fullmatch(r"step-([0-9]{8,18})", checkpoint.name)
+    return int(digits[1]) if digits and _name(int(digits[1])) == checkpoint.name else None
+
+
+def _candidates(run: Path) -> Iterator[tuple[Path, str | None]]:
+    """What is named like a checkpoint in a run folder, and for each the reason why it is none, or None if it is one."""
+    for path in sorted((run / "checkpoints").glob("step-*")):
+        missing = [name for name in (STATE, MODEL) if not (path / name).is_file()]
+        if _step(path) is None:
+            yield path, "its name is not step- and eight digits"
+        elif not path.is_dir():
+            yield path, "it is no folder"
+        else:
+            yield path, f"it has no {missing[0]}" if missing else None
 
 
 def write_checkpoint(
@@ -57,20 +105,18 @@ def write_checkpoint(
     Each group of tensors becomes `<group>.safetensors`, `state` (JSON values) `state.json`; the best one is that of
     `state["best"]["step"]`. Raises CheckpointError, with the earlier checkpoints intact, if the disk refuses.
     """
-    folder = run / "checkpoints"
-    final = folder / _name(step)
-    best = state.get("best")
-    if final.exists():
+    final = run / "checkpoints" / _name(step)
+    if final in checkpoints(run):
+        read_state(final)
         return final
     try:
         with atomic_folder(final) as partial:
             for name, tensors in groups.items():
                 save_tensors(partial / f"{name}.safetensors", tensors)
-            (partial / "state.json").write_text(json.dumps(state, indent=1), "utf-8")
-        for old in checkpoints(run)[:-keep]:
-            if best is not None and old.name == _name(best["step"]):
-                continue
-            remove_folder(old)
+            hashes = {path.name: file_hash(path) for path in sorted(partial.iterdir())}
+            (partial / STATE).write_text(sealed({"format": FORMAT, "files": hashes, **state}), "utf-8")
+        best = state.get("best")
+        _rotate(run, keep, {final, *([] if best is None else [final.with_name(_name(best["step"]))])})
     except OSError as error:
         intact = checkpoints(run)
         last = f"{intact[-1]} is intact" if intact else "there is no earlier one"
@@ -78,21 +124,69 @@ def write_checkpoint(
     return final
 
 
+def _rotate(run: Path, keep: int, needed: set[Path]) -> None:
+    """Remove all but the newest `keep` checkpoints, those that are needed, and those that cannot be read."""
+    readable = []
+    for path in checkpoints(run):
+        try:
+            read_state(path)
+            readable.append(path)
+        except CheckpointError as error:
+            logger.warning("%s; it is kept", error)
+    for old in readable[:-keep]:
+        if old not in needed and not old.is_symlink():
+            remove_folder(old)
+
+
 def read_state(checkpoint: Path) -> dict:
-    """What `write_checkpoint` was given as `state`."""
-    try:
-        return json.loads((checkpoint / "state.json").read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint / 'state.json'}: cannot be read: {error}") from error
+    """What `write_checkpoint` was given as `state`. Raises CheckpointError if one byte of it was changed since then."""
+    return _read_state(checkpoint)[0]
 
 
 def read_tensors(checkpoint: Path, group: str) -> dict[str, torch.Tensor]:
-    """One group of tensors, on the CPU."""
+    """One group of tensors, on the CPU. Raises CheckpointError if one byte of its file was changed."""
     path = checkpoint / f"{group}.safetensors"
+    hashes = _read_state(checkpoint)[1]
     try:
+        if hashes is not None:
+            require_hash(path, hashes[path.name])
         return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}; remove its folder to use the one before") from error
+    except (OSError, SafetensorError, KeyError, DamagedError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_state(checkpoint: Path) -> tuple[dict, dict[str, str] | None]:
+    """A checkpoint's state and its files' SHA-256, None for a checkpoint of version 0.1.0, which has none."""
+    path = checkpoint / STATE
+    try:
+        state, has_checksum = read_sealed(path)
+    except (OSError, DamagedError) as error:
+        raise _unreadable(path, error) from error
+    version, hashes = state.pop("format", None), state.pop("files", None)
+    if has_checksum and version != FORMAT:
+        raise CheckpointError(f"{path}: has format {version!r}, expected {FORMAT}: another version of stgt wrote it")
+    if not has_checksum and version is not None:
+        raise _unreadable(path, DamagedError(path, "its own checksum is missing, so that the file was damaged"))
+    if not has_checksum:
+        _warn_of_no_checksums(checkpoint)
+    expected = _step(checkpoint)
+    if expected is not None and state.get("step", expected) != expected:
+        raise CheckpointError(f"{path}: is of step {state['step']!r}, expected {expected} as its folder is named")
+    return state, hashes
+
+
+def _has_checksums(checkpoint: Path) -> bool:
+    return _read_state(checkpoint)[1] is not None
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    reason = error.reason if isinstance(error, DamagedError) else error
+    return CheckpointError(f"{path}: cannot be read: {reason}; remove its folder to use the one before")
+
+
+@functools.cache
+def _warn_of_no_checksums(checkpoint: Path) -> None:
+    logger.warning("%s was written by version 0.1.0, without checksums: damage to it may go unnoticed", checkpoint)
 
 
 def model_tensors(
@@ -115,11 +209,13 @@ def model_tensors(
     return tensors
 
 
-def load_model(model: nn.Module, checkpoint: Path) -> None:
+def load_model(model: nn.Module, checkpoint: Path, *, convert: bool = False) -> None:
     """Put a checkpoint's weights into the model.
 
-    Raises CheckpointError naming the settings that differ and the tensors that only one of the two has or whose shapes
-    differ; and if the pretrained tower or language model that the checkpoint refers to has other weights here.
+    convert: whether weights of another dtype are converted to the model's.
+    Raises CheckpointError naming the settings that differ and the tensors that only one of the two has, whose shapes or
+    dtypes differ, or that are not finite; and if the pretrained tower or language model that the checkpoint refers to
+    has other weights here.
     """
     state = read_state(checkpoint)
     tower, language = state["tower"], state.get("language")
@@ -127,16 +223,12 @@ def load_model(model: nn.Module, checkpoint: Path) -> None:
     expected = model_tensors(model, without_tower=tower is not None, without_language=language is not None)
     problems = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
     problems += [f"{name} is unknown to this model" for name in tensors.keys() - expected.keys()]
-    problems += [
-        f"{name} has shape {tuple(tensors[name].shape)}, here {tuple(expected[name].shape)}"
-        for name in expected.keys() & tensors.keys()
-        if tensors[name].shape != expected[name].shape
-    ]
+    for name in expected.keys() & tensors.keys():
+        problems += _misfits(name, tensors[name], expected[name], convert=convert)
     if problems:
         settings = differences(to_dict(model.config), state["config"]["model"], "model.")
-        more = [f"and {len(problems) - 12} tensors more"] if len(problems) > 12 else []
-        shown = "\n  ".join([*settings, *sorted(problems)[:12], *more])
-        raise CheckpointError(f"{checkpoint}: a checkpoint of another model:\n  {shown}")
+        raise CheckpointError(f"{checkpoint}: a checkpoint of another model:\n  {_listed(settings, problems)}")
+    _require_finite(checkpoint / MODEL, tensors)
     if tower is not None and (here := tower_hash(model.vision.state_dict(), model.config.vision)) != tower["sha256"]:
         raise CheckpointError(
             f"{checkpoint}: was trained on {tower['tower']} ({tower['pretrained']}) with weights "
@@ -152,22 +244,105 @@ def load_model(model: nn.Module, checkpoint: Path) -> None:
             tensor.copy_(tensors[name])
 
 
+def _misfits(name: str, found: torch.Tensor, expected: torch.Tensor, *, convert: bool = False) -> list[str]:
+    """What is wrong with the shape and the dtype of a tensor that was read."""
+    if found.shape != expected.shape:
+        return [f"{name} has shape {tuple(found.shape)}, here {tuple(expected.shape)}"]
+    if found.dtype != expected.dtype and not convert:
+        return [f"{name} is {found.dtype}, here {expected.dtype}"]
+    return []
+
+
+def _listed(settings: list[str], problems: list[str]) -> str:
+    more = [f"and {len(problems) - 12} tensors more"] if len(problems) > 12 else []
+    return "\n  ".join([*settings, *sorted(problems)[:12], *more])
+
+
+def _require_finite(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    if names := nonfinite(tensors):
+        raise CheckpointError(
+            f"{path}: holds NaN or infinite numbers, expected finite ones, in {', '.join(names[:12])}"
+        )
+
+
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimizer's state, each tensor under "parameter:key"."""
+    """The optimizer's state, each tensor under "parameter:key".
+
+    A parameter without state, since it had no gradient yet, has one empty tensor under "parameter:idle", so that every
+    parameter is in a checkpoint by name.
+    """
     return {
         f"{name}:{key}": value
-        for name, p in model.named_parameters()
-        for key, value in optimizer.state.get(p, {}).items()
+        for name, parameter in _trained(model, optimizer).items()
+        for key, value in (optimizer.state.get(parameter) or {_IDLE: torch.empty(0)}).items()
     }
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
-    """Put a checkpoint's optimizer state into an optimizer over the same model."""
-    parameters = dict(model.named_parameters())
-    for full, value in read_tensors(checkpoint, "optimizer").items():
-        name, key = full.rsplit(":", 1)
-        # AdamW keeps its step counts on the CPU.
-        optimizer.state[parameters[name]][key] = value if key == "step" else value.to(parameters[name].device)
+    """Put a checkpoint's optimizer state into an optimizer over the same model.
+
+    Raises CheckpointError naming the parameters whose entries are missing, unknown, not finite, or of another shape or
+    dtype. A checkpoint of version 0.1.0 has no entries for parameters without state; they are named in a warning.
+    """
+    trained, found = _trained(model, optimizer), {}
+    tensors = read_tensors(checkpoint, "optimizer")
+    for full, value in tensors.items():
+        name, _, key = full.rpartition(":")
+        found.setdefault(name, {})[key] = value
+    problems = [f"{name} has entries, but is not trained here" for name in found.keys() - trained.keys()]
+    absent = [name for name in trained if name not in found]
+    if _has_checksums(checkpoint):
+        problems += [f"{name} has no entries" for name in absent]
+    elif absent and found:
+        logger.warning("%s has no optimizer state of %s; it begins anew", checkpoint, ", ".join(absent))
+    for name in found.keys() & trained.keys():
+        problems += _wrong_entries(name, found[name], trained[name])
+    path = checkpoint / "optimizer.safetensors"
+    if problems:
+        raise CheckpointError(f"{path}: does not fit the optimizer:\n  {_listed([], problems)}")
+    _require_finite(path, tensors)
+    for name, entries in found.items():
+        if _IDLE not in entries:
+            # AdamW keeps its step counts on the CPU.
+            device = trained[name].device
+            optimizer.state[trained[name]] = {k: v if k == "step" else v.to(device) for k, v in entries.items()}
+
+
+def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
+    ours = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in ours}
+
+
+def _wrong_entries(name: str, entries: dict[str, torch.Tensor], parameter: nn.Parameter) -> list[str]:
+    if entries.keys() == {_IDLE}:
+        return []
+    if entries.keys() != {"step", *_MOMENTS}:
+        return [f"{name} has {', '.join(sorted(entries))}, expected step, {', '.join(_MOMENTS)}"]
+    expected = {"step": torch.tensor(0.0)} | dict.fromkeys(_MOMENTS, parameter)
+    return [line for key, tensor in expected.items() for line in _misfits(f"{name}:{key}", entries[key], tensor)]
+
+
+def load_random(checkpoint: Path, rank: int, world: int) -> None:
+    """Put the generators of process `rank` of `world` into the state that a checkpoint has.
+
+    Raises CheckpointError naming what is missing, unknown, or of another shape or dtype.
+    """
+    tensors = read_tensors(checkpoint, "random")
+    expected, path = random_state(), checkpoint / "random.safetensors"
+    names = {f"{process}.{name}" for process in range(world) for name in expected}
+    on_gpu = {f"{process}.cuda" for process in range(world)}  # a run may go on where there is none, or was none
+    problems = [f"{name} is missing" for name in names - tensors.keys() - on_gpu]
+    problems += [f"{name} is unknown" for name in tensors.keys() - names - on_gpu]
+    own = {name: tensors[full] for name in (*expected, "cuda") if (full := f"{rank}.{name}") in tensors}
+    for name in own.keys() & expected.keys():
+        problems += _misfits(f"{rank}.{name}", own[name], expected[name])
+    if problems:
+        raise CheckpointError(f"{path}: holds the states of other generators:\n  {_listed([], problems)}")
+    _require_finite(path, own)
+    try:
+        restore_random_state(own)
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{path}: holds no state of a generator: {error}") from error
 
 
 def tower_reference(model: nn.Module) -> dict | None:

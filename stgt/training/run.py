@@ -195,7 +195,7 @@ def start_from(model: STGT | VideoQA, init: Path) -> None:
         load_released(model, init)
         return
     checkpoint = ckpt.chosen_checkpoint(init)
-    ckpt.load_model(model, checkpoint)
+    ckpt.load_model(model, checkpoint, convert=True)
     theirs = ckpt.read_state(checkpoint)["config"]["model"]
     for line in differences(to_dict(model.config), theirs, "model."):
         logger.info("starting from %s, whose weights were trained with another %s", checkpoint, line)

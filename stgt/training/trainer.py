@@ -22,7 +22,7 @@ from stgt.training import checkpoint as ckpt
 from stgt.training.distributed import BatchSampler, World
 from stgt.training.log import RunLog
 from stgt.training.optim import learning_rate, make_optimizer, set_learning_rate
-from stgt.training.randomness import Items, SeededItems, random_state, restore_random_state, seed_everything
+from stgt.training.randomness import Items, SeededItems, random_state, seed_everything
 from stgt.training.signals import StoppedError, StopSignals
 
 if TYPE_CHECKING:
@@ -80,10 +80,10 @@ class Trainer:
     def fit(self) -> None:
         """Run to the end; raises StoppedError after a signal, NonFiniteError at a loss that is no number."""
         seed_everything(self.config.seed, self.world.rank)
-        resumed = ckpt.checkpoints(self.run)
-        if resumed:
-            self._load(resumed[-1])
-            logger.info("going on from %s, step %d of %d", resumed[-1], self.step, self.total)
+        resumed = ckpt.newest_checkpoint(self.run)
+        if resumed is not None:
+            self._load(resumed)
+            logger.info("going on from %s, step %d of %d", resumed, self.step, self.total)
         else:
             self._save()
         log = RunLog(self.run, self.step, self.total) if self.world.is_main else None
@@ -223,6 +223,4 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.best = state.get("best")
         self.step, self.replaced = state["step"], state["replaced"] if self.world.is_main else 0
-        own = f"{self.world.rank}."
-        random = ckpt.read_tensors(path, "random")
-        restore_random_state({k.removeprefix(own): v for k, v in random.items() if k.startswith(own)})
+        ckpt.load_random(path, self.world.rank, self.world.size)
