@@ -266,6 +266,12 @@ class DataConfig:
     Questions are for the language model, which has its own"""
     tokenizer_size: int = 512
     """Largest vocabulary of a trained tokenizer"""
+    decoder: Literal["auto", "pyav", "decord"] = "auto"
+    """What reads the videos: "pyav" (which "auto" is), or "decord" for the released pipeline's frames"""
+    max_pixels: int = 50_000_000
+    """A video or image whose frames have more pixels is refused before it is decoded"""
+    deadline: float = 60.0
+    """Seconds that reading one file may take"""
     augment: bool = True
     """Random crop, flip and RandAugment; otherwise training sees frames as evaluation does"""
     flip: bool = True
@@ -278,9 +284,15 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require_choices(self)
-        _require_positive(self, "frames", "tokenizer_size")
+        _require_positive(self, "frames", "tokenizer_size", "max_pixels")
+        _require(self, "deadline", self.deadline > 0, "a positive number of seconds")
         for name in ("workers", "max_replacements"):
             _require(self, name, getattr(self, name) >= 0, "at least 0")
+
+    @property
+    def decoding(self) -> dict:
+        """How files are read, as `stgt.data.video.read_frames` takes it."""
+        return {"decoder": self.decoder, "max_pixels": self.max_pixels, "deadline": self.deadline}
 
 
 @dataclass
@@ -344,7 +356,17 @@ class TrainConfig:
 
 
 # What may change between two sittings of one run: nothing here touches the numbers.
-_FREE = ("out", "data.workers", "data.cache", "data.test", "log_every", "save_every", "keep")
+_FREE = (
+    "out",
+    "data.workers",
+    "data.cache",
+    "data.test",
+    "data.max_pixels",
+    "data.deadline",
+    "log_every",
+    "save_every",
+    "keep",
+)
 
 
 def to_dict(config: object) -> dict:

@@ -155,6 +155,7 @@ def features(recipe: TrainConfig, out: Path, views: int = 1, batch_size: int = 1
         names,
         data.videos,
         frames=data.frames,
+        decoding=data.decoding,
         transform=train_transform(size, flip=data.flip) if data.augment else test_transform(size),
         sampling=data.sampling,
         random=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -31,8 +31,9 @@ class VideoDataset(Dataset):
 
     video: float32 (T, 3, S, S), T=1 of an image; tokens: bfloat16 (T, 1+P, C). random=True draws frames, augmentation
     and cached view from torch's default generator and from nothing else, so whoever seeds it decides the item;
-    otherwise nothing is drawn. cache=True decodes every frame of every video at once and keeps them, for small sets. A
-    video that cannot be read raises VideoError when it is asked for.
+    otherwise nothing is drawn. cache=True decodes every frame of every video at once and keeps them, for small sets.
+    decoding: further arguments of `stgt.data.video.read_frames`. A video that cannot be read raises VideoError when it
+    is asked for.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class VideoDataset(Dataset):
         random: bool = False,
         cache: bool = False,
         features: FeatureStore | None = None,
+        decoding: Mapping[str, object] | None = None,
     ) -> None:
+        self.decoding = dict(decoding or {})
         self.videos, self.root = list(videos), Path(root)
         self.frames, self.transform, self.sampling, self.random = frames, transform, sampling, random
         self.features = features
@@ -69,7 +72,7 @@ class VideoDataset(Dataset):
     def _frames(self, index: int) -> Tensor:
         rng = torch.default_generator if self.random else None
         if self._decoded is None:
-            return read_frames(self.root / self.videos[index], self.frames, self.sampling, rng)
+            return read_frames(self.root / self.videos[index], self.frames, self.sampling, rng, **self.decoding)
         decoded = self._decoded[index]
         if isinstance(decoded, VideoError):
             raise decoded
@@ -78,7 +81,7 @@ class VideoDataset(Dataset):
 
     def _decode(self, video: str) -> Tensor | VideoError:
         try:
-            return read_frames(self.root / video, None)
+            return read_frames(self.root / video, None, **self.decoding)
         except VideoError as error:
             return error
 
@@ -112,6 +115,7 @@ class PairDataset(VideoDataset):
         cache: bool = False,
         features: FeatureStore | None = None,
         bad_list: str | Path | None = None,
+        decoding: Mapping[str, object] | None = None,
     ) -> None:
         bad = {} if bad_list is None else load_bad_list(bad_list)
         _require_readable(annotation, [video for video, _ in entries], root, features, bad)
@@ -132,6 +136,7 @@ class PairDataset(VideoDataset):
         super().__init__(
             list(numbers), root,
             frames=frames, transform=transform, sampling=sampling, random=train, cache=cache, features=features,
+            decoding=decoding,
         )  # fmt: skip
 
     def said(self, text: object) -> dict:

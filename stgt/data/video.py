@@ -1,20 +1,29 @@
-"""Frames from a video file; an image is a clip of one frame. The only place that imports decoders."""
+"""Frames from a video file; an image is a clip of one frame. Readers of files are imported here and nowhere else."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import importlib.metadata
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from stgt.data.decord_reader import DecordReader
 from stgt.data.errors import VideoError as VideoError
-from stgt.data.files import is_image
+from stgt.data.images import holds_image, holds_still, read_image
+from stgt.data.pyav_reader import FramesDisagreeError, PyAVReader
 
 Sampling = Literal["uniform", "headtail"]
+Decoder = Literal["auto", "pyav", "decord"]
+
+MAX_PIXELS = 50_000_000
+"""Pixels of the largest frame or image that is decoded unless more is asked for; 8K video has 33 million."""
+DEADLINE = 60.0
+"""Seconds that reading one file may take unless more is asked for."""
 
 
 def sample_indices(
@@ -24,7 +33,7 @@ def sample_indices(
 
     uniform: ⌊i·n/T⌋, i.e. arange(0, n, n/T). headtail: half of the frames drawn from each half of the clip with `rng`,
     or the midpoints of equal segments of each half without one; of an odd number the second half gives one more.
-    A clip of fewer frames than asked for gives all of them, and then its last one again (SPEC section 5).
+    A clip of fewer frames than asked for gives all of them, and then its last one again.
     Raises ValueError for a length or number of frames below 1, and for another sampling.
     """
     for name, value in (("length", length), ("frames", frames)):
@@ -47,99 +56,177 @@ def _draw(start: int, stop: int, count: int, rng: torch.Generator | None) -> np.
     return start + torch.randperm(stop - start, generator=rng)[:count].sort().values.numpy()
 
 
+class Clip(NamedTuple):
+    """Frames and the times at which a player begins to show them."""
+
+    frames: Tensor
+    """uint8 (T, H, W, 3), RGB"""
+    times: Tensor
+    """float64 (T,), seconds from the beginning of the file"""
+
+
 def read_frames(
     path: str | Path,
     frames: int | None,
     sampling: Sampling = "uniform",
     rng: torch.Generator | None = None,
-) -> torch.Tensor:
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    decoder: Decoder = "auto",
+    max_pixels: int = MAX_PIXELS,
+    deadline: float | None = DEADLINE,
+) -> Tensor:
     """Decode `frames` frames of a file at full size, or every frame if None: uint8 (T, H, W, 3), RGB; T=1 of an image.
 
-    Raises VideoError, naming the file and the cause, for a file that is missing, empty, truncated, broken or without a
-    video track. A container that promises many more frames than it holds can keep the decoder busy for ever, and only
-    killing its process ends that: `stgt data check` finds such files before a run (see `stgt.data.check`).
+    Frame i is the i-th frame that a player shows: in the order of presentation, without what an edit list hides,
+    upright, and resized to the first frame if the size changes midway. `sample_indices` tells which ones are taken.
+
+    start, end: seconds; only frames that begin at a time t with start <= t < end are sampled, or the one that is shown
+    at `start` where none begins. decoder: "pyav" (and "auto", which is the same) or "decord", the released pipeline's
+    reader, which numbers the frames of many files wrongly. max_pixels: of a frame or an image; larger ones are refused
+    before they are decoded. deadline: seconds that the file may take, None for no limit; decord knows none.
+
+    Raises VideoError, naming the file and the cause, for a file that is missing, empty, cut short, broken, too large,
+    too slow or without a video track, and ValueError for arguments that make no sense or a window after the end.
     """
-    if _holds_image(path):
-        return _read_image(path)
-    with _reader(path) as reader:
-        length = len(reader)
-        wanted = np.arange(length) if frames is None else sample_indices(length, frames, sampling, rng)
-        distinct, place = np.unique(wanted, return_inverse=True)
-        decoded = reader.get_batch(distinct.tolist()).asnumpy()
-    return torch.from_numpy(decoded if len(wanted) == len(distinct) else decoded[place])
+    return read_clip(
+        path, frames, sampling, rng, start=start, end=end, decoder=decoder, max_pixels=max_pixels, deadline=deadline
+    ).frames
 
 
-def decode_through(path: str | Path) -> int:
-    """Decode a file by leaps, as training does, then every frame of it; returns their number, raises VideoError."""
-    if _holds_image(path):
-        return len(_read_image(path))
-    with _reader(path) as reader:
-        length = len(reader)
-        reader.get_batch(np.unique(sample_indices(length, 8)).tolist())
-        for start in range(0, length, 16):  # a whole film does not fit into memory
-            reader.get_batch(list(range(start, min(start + 16, length))))
-    return length
+def read_clip(
+    path: str | Path,
+    frames: int | None,
+    sampling: Sampling = "uniform",
+    rng: torch.Generator | None = None,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    decoder: Decoder = "auto",
+    max_pixels: int = MAX_PIXELS,
+    deadline: float | None = DEADLINE,
+) -> Clip:
+    """The same frames as `read_frames` gives for the same arguments, with their times of presentation."""
+    _require_window(start, end)
+    if decoder not in get_args(Decoder):
+        raise ValueError(f"decoder is {decoder!r}, expected one of {', '.join(map(repr, get_args(Decoder)))}")
+    if not max_pixels > 0:
+        raise ValueError(f"max_pixels is {max_pixels}, expected a positive number of pixels")
+    if deadline is not None and not deadline > 0:
+        raise ValueError(f"deadline is {deadline}, expected a positive number of seconds, or None")
+
+    def sample(first: int, stop: int) -> np.ndarray:
+        length = stop - first
+        return first + (np.arange(length) if frames is None else sample_indices(length, frames, sampling, rng))
+
+    if holds_image(path):
+        return _from_image(path, sample, start, end, max_pixels)
+    with _open(path, decoder, max_pixels, deadline) as reader:
+        return _from_video(path, reader, sample, start, end, rng)
 
 
-def _holds_image(path: str | Path) -> bool:
-    """By the file's ending; what has none is looked into."""
-    from PIL import Image
+def decode_through(path: str | Path, decoder: Decoder = "auto", *, max_pixels: int = MAX_PIXELS) -> int:
+    """Decode a file by leaps, as training does, then every frame of it, and compare; returns the number of frames.
 
-    if Path(path).suffix:
-        return is_image(str(path))
+    There is no deadline. Raises VideoError, naming the file and the cause, also where the two ways disagree.
+    """
+    if holds_image(path):
+        return len(read_image(path, max_pixels=max_pixels)[0])
+    with _open(path, decoder, max_pixels, None) as reader:
+        sampled = _from_video(
+            path, reader, lambda first, stop: sample_indices(stop - first, 8), None, None, None
+        ).frames
+        alone = dict(zip(sample_indices(reader.length, 8).tolist(), sampled.numpy(), strict=True))
+        count = 0
+        for number, frame in enumerate(reader.every_frame()):
+            if number in alone and not np.array_equal(frame, alone[number]):
+                raise VideoError(f"{path}: frame {number} is another one when it is read alone")
+            count += 1
+        if count != reader.length:
+            raise VideoError(f"{path}: the reader counts {reader.length} frames, and decoding gives {count}")
+    return count
+
+
+def decoder_version(decoder: Decoder = "auto") -> str:
+    """The libraries that decide which pixels `read_frames` gives, and their versions, as one line for cache keys."""
+    import av
+
+    libraries = ("libavformat", "libavcodec", "libswscale")
+    versions = {"PyAV": av.__version__} | {name: ".".join(map(str, av.library_versions[name])) for name in libraries}
+    if decoder == "decord":
+        versions = {"decord": importlib.metadata.version("decord")}
+    versions["Pillow"] = importlib.metadata.version("pillow")
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _open(path: str | Path, decoder: Decoder, max_pixels: int, deadline: float | None) -> PyAVReader | DecordReader:
+    if decoder == "decord":
+        return DecordReader(path, max_pixels=max_pixels)
+    return PyAVReader(path, max_pixels=max_pixels, deadline=deadline)
+
+
+def _from_video(
+    path: str | Path,
+    reader: PyAVReader | DecordReader,
+    sample: Callable[[int, int], np.ndarray],
+    start: float | None,
+    end: float | None,
+    rng: torch.Generator | None,
+) -> Clip:
+    state = None if rng is None else rng.get_state()
     try:
-        Image.open(path).close()
-    except OSError:
-        return False
-    return True
-
-
-def _read_image(path: str | Path) -> torch.Tensor:
-    """uint8 (1, H, W, 3), RGB."""
-    from PIL import Image
-
-    _require_file(path)
+        return _read(reader, sample(*_window(path, reader, start, end)))
+    except FramesDisagreeError:
+        reader.count_by_decoding()
+    if rng is not None:
+        rng.set_state(state)  # so that one reading of the file makes the same draws whichever way it took
     try:
-        with Image.open(path) as image:
-            return torch.from_numpy(np.array(image.convert("RGB")))[None]
-    # A broken PNG is a SyntaxError; one whose size would fill the memory has an error of its own.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise VideoError(f"{path}: broken image: {cause}") from error
+        return _read(reader, sample(*_window(path, reader, start, end)))
+    except FramesDisagreeError:
+        raise VideoError(f"{path}: broken video: decoding it twice gives different frames") from None
 
 
-def _require_file(path: str | Path) -> None:
-    if not Path(path).is_file():
-        raise VideoError(f"{path}: no such file")
-    if Path(path).stat().st_size == 0:
-        raise VideoError(f"{path}: the file is empty")
+def _read(reader: PyAVReader | DecordReader, numbers: np.ndarray) -> Clip:
+    distinct, place = np.unique(numbers, return_inverse=True)
+    frames, times = reader.read(distinct)
+    if len(distinct) < len(numbers):
+        frames, times = frames[place], times[place]
+    return Clip(torch.from_numpy(frames), torch.from_numpy(times))
 
 
-@contextmanager
-def _reader(path: str | Path) -> Iterator:
-    """A decoder of the file, whose complaints become VideoError."""
-    import decord
+def _from_image(
+    path: str | Path, sample: Callable[[int, int], np.ndarray], start: float | None, end: float | None, max_pixels: int
+) -> Clip:
+    """A still image, which is shown at all times, or frames of one that moves."""
+    if holds_still(path):
+        return Clip(*read_image(path, max_pixels=max_pixels))
 
-    _require_file(path)
-    decord.logging.set_level(decord.logging.QUIET)
-    try:
-        # One thread and one reader per clip: data loader workers are the parallelism, and readers do not survive fork.
-        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-        if len(reader) == 0:
-            raise VideoError(f"{path}: the video track has no frames")
-        yield reader
-    except VideoError:
-        raise
-    except (RuntimeError, decord.DECORDError, decord.DECORDLimitReachedError) as error:
-        raise VideoError(f"{path}: {_cause(error)}") from error
+    def choose(times: np.ndarray) -> np.ndarray:
+        return sample(*_or_shown(*np.searchsorted(times, [start or 0.0, math.inf if end is None else end]).tolist()))
+
+    return Clip(*read_image(path, max_pixels=max_pixels, choose=choose))
 
 
-def _cause(error: Exception) -> str:
-    """The decoder's message as one line that a person understands."""
-    text = str(error)
-    if "cannot find video stream" in text:
-        return "no video track"
-    if text.startswith("Error reading"):  # all that decord says of a container it cannot open
-        return "not a video file, or one that is cut short"
-    # decord puts the time and its own source line before each message, once per thread that passes it on.
-    return "broken video: " + re.sub(r"\[[\d:]+\] \S+:\d+: ", "", text.splitlines()[0])[:200]
+def _require_window(start: float | None, end: float | None) -> None:
+    if start is not None and not (math.isfinite(start) and start >= 0):
+        raise ValueError(f"start is {start}, expected a number of seconds that is not negative")
+    if end is not None and not (math.isfinite(end) and end > (start or 0)):
+        raise ValueError(f"end is {end}, expected a number of seconds after start={start or 0}")
+
+
+def _window(
+    path: str | Path, reader: PyAVReader | DecordReader, start: float | None, end: float | None
+) -> tuple[int, int]:
+    """Numbers (first, stop) of the frames that begin between two times, or of the one that is shown then."""
+    if start is None and end is None:
+        return 0, reader.length
+    duration = reader.duration
+    if start is not None and start >= duration:
+        raise ValueError(f"start is {start}, expected less than the {duration:g} s of {path}")
+    return _or_shown(*reader.between(start or 0.0, duration if end is None else min(end, duration)))
+
+
+def _or_shown(first: int, stop: int) -> tuple[int, int]:
+    """The same window, or that of the frame before if it is empty: the frame that is still shown when it begins."""
+    return (first, stop) if first < stop else (max(first - 1, 0), max(first, 1))

@@ -58,7 +58,8 @@ def index_folder(run: Run, folder: Path, kept: Path, *, batch_size: int = 32, ti
     store = Store(kept / f"folder-{digest(str(folder.resolve()))}", dict.fromkeys(names, 1))
     store.keep_only()
     missing, broken = store.missing(), {}
-    read = partial(_pixels, frames=run.config.data.frames, size=run.config.model.vision.image_size)
+    data = run.config.data
+    read = partial(_pixels, frames=data.frames, decoding=data.decoding, size=run.config.model.vision.image_size)
     device = next(run.model.parameters()).device
     progress = tqdm(total=len(missing), desc=f"{folder}", unit="video", disable=len(missing) < 8)
     with store.owned(World(0, 1, device), missing), progress as bar:
@@ -87,10 +88,10 @@ def _name(path: Path, run: Run) -> str:
     return digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns, run.config.data.frames)
 
 
-def _pixels(path: Path, frames: int, size: int) -> np.ndarray | str:
+def _pixels(path: Path, frames: int, decoding: dict, size: int) -> np.ndarray | str:
     """Frames (T, 3, S, S) as evaluation sees them, or what is wrong with the file."""
     try:
-        return test_transform(size)(read_frames(path, frames).permute(0, 3, 1, 2)).numpy()
+        return test_transform(size)(read_frames(path, frames, **decoding).permute(0, 3, 1, 2)).numpy()
     except VideoError as error:
         return str(error).removeprefix(f"{path}: ")
 

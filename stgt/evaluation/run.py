@@ -147,6 +147,6 @@ def tokenize(run: Run, captions: list[str]) -> Texts:
 def frames_of(video: Path, run: Run) -> Tensor:
     """The frames of a clip as the model sees them, uint8 (T, S, S, 3)."""
     size = run.config.model.vision.image_size
-    frames = read_frames(video, run.config.data.frames).permute(0, 3, 1, 2)
+    frames = read_frames(video, run.config.data.frames, **run.config.data.decoding).permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(frames.float(), (size, size), mode="bilinear", antialias=True)
     return resized.round().clamp(0, 255).byte().permute(0, 2, 3, 1)

@@ -106,7 +106,9 @@ def search_captions(
         raise ValueError(f"{folder} holds a model and knows no captions, expected --captions with a file of them")
     sentences = read_sentences(captions or run.config.data.test)
     size, device = run.config.model.vision.image_size, next(run.model.parameters()).device
-    pixels = test_transform(size)(read_frames(video, run.config.data.frames).permute(0, 3, 1, 2))
+    pixels = test_transform(size)(
+        read_frames(video, run.config.data.frames, **run.config.data.decoding).permute(0, 3, 1, 2)
+    )
     with precision(run):
         clip, texts = run.model.encode_video(pixels[None].to(device)), tokenize(run, sentences)
         kept = _kept(run, features or folder / "features")

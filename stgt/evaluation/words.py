@@ -62,6 +62,6 @@ def ask(folder: Path, video: Path, question: str, beams: int = 5, device: str = 
 
 def _pixels(video: Path, run: Run) -> Tensor:
     """(1, T, 3, S, S) of a video file, as evaluation sees it."""
-    frames = read_frames(video, run.config.data.frames).permute(0, 3, 1, 2)
+    frames = read_frames(video, run.config.data.frames, **run.config.data.decoding).permute(0, 3, 1, 2)
     pixels = test_transform(run.config.model.vision.image_size)(frames)
     return pixels[None].to(next(run.model.parameters()).device)

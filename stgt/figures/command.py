@@ -74,7 +74,7 @@ def _open(folder: Path, device: str) -> Run:
 def look_at(run: Run, video: Path, place: tuple[int | None, int | None, int | None], layer: int) -> Scene:
     """What a run's model sees in a video; of the token's place, what is None is that of the patch that moves most."""
     vision = run.config.model.vision
-    frames = read_frames(video, run.config.data.frames)
+    frames = read_frames(video, run.config.data.frames, **run.config.data.decoding)
     shown = squares(frames)
     found = moving_token(shown, vision.grid)
     token = Token(*(place if place is not None else default for place, default in zip(place, found, strict=True)))

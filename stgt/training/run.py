@@ -145,6 +145,7 @@ def training_data(
     data, size = config.data, config.model.vision.image_size
     options = dict(
         frames=data.frames,
+        decoding=data.decoding,
         transform=train_transform(size, flip=data.flip) if data.augment else test_transform(size),
         sampling=data.sampling,
         train=True,
@@ -161,12 +162,13 @@ def training_data(
 
 def evaluation_data(data: DataConfig, image_size: int) -> RetrievalDataset:
     """The videos and captions of `data.test`."""
-    return RetrievalDataset(data.test, data.videos, frames=data.frames, transform=test_transform(image_size))
+    options = dict(frames=data.frames, decoding=data.decoding, transform=test_transform(image_size))
+    return RetrievalDataset(data.test, data.videos, **options)
 
 
 def question_data(data: DataConfig, image_size: int) -> QuestionDataset:
     """The videos and questions of `data.test`."""
-    options = dict(frames=data.frames, transform=test_transform(image_size))
+    options = dict(frames=data.frames, decoding=data.decoding, transform=test_transform(image_size))
     return QuestionDataset(data.test, data.videos, answers=data.answers, **options)
 
 

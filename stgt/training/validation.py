@@ -35,6 +35,7 @@ class Validation:
         require_disjoint({str(data.train): load_videos(data.train), str(data.val): load_videos(data.val)}, "data.val")
         options = dict(
             frames=data.frames,
+            decoding=data.decoding,
             transform=test_transform(config.model.vision.image_size),
             features=features,
             bad_list=data.bad_list,

@@ -1,5 +1,3 @@
-import time
-
 import pytest
 
 from stgt.data.check import check_videos
@@ -14,11 +12,13 @@ def test_broken_files_are_told_from_good_ones(real_clips, broken):
     assert all(cause in verdicts[path] for path, cause in bad.items())
 
 
-def test_a_file_that_never_ends_is_stopped_and_the_next_is_read(endless, clip):
-    start = time.monotonic()
-    verdicts = list(check_videos([clip, endless, clip], timeout=2))
-    assert verdicts == [(str(clip), None), (str(endless), "decoding did not end within 2 s"), (str(clip), None)]
-    assert time.monotonic() - start < 40
+def test_a_file_that_promises_more_frames_than_it_holds_is_read_to_its_end(endless):
+    assert list(check_videos([endless])) == [(str(endless), None)]
+
+
+def test_a_file_that_takes_too_long_is_stopped_and_the_next_one_is_begun(real_clips):
+    paths = [str(path) for path in real_clips[:2]]
+    assert list(check_videos(paths, timeout=1e-4)) == [(path, "decoding did not end within 0.0001 s") for path in paths]
 
 
 def test_no_file_at_all():

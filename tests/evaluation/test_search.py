@@ -111,6 +111,7 @@ def test_a_file_that_never_ends_costs_its_time_limit_and_no_other_file(workers, 
     shutil.copy(held, videos / "b_endless.mp4")
     opened = open_run(run, "cpu")
     opened.config.data.workers = workers
+    opened.config.data.decoder = "decord"  # which waits for frames that never come, where PyAV reads to the end
     index = indexed(opened, videos, tmp_path, timeout=2.0)
     assert len(index.videos) == 4
     assert index.broken[videos / "b_endless.mp4"] == "decoding did not end within 2 s"

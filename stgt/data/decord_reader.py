@@ -1,0 +1,84 @@
+"""Frames of a video by number, read with decord, as the pipeline of the released model reads them.
+
+decord 0.6 numbers the frames of many files otherwise than players do: of AVI, WMV and MPEG streams, of B-frames in
+several groups of pictures, of clips that were cut without encoding them anew. It has no deadline either. It is here for
+whoever wants the released reader's frames, on files for which `stgt data check` finds that the two readers agree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from stgt.data.errors import VideoError
+from stgt.data.video_file import VideoFile
+
+
+class DecordReader:
+    """A video whose frames have decord's numbers; it has the methods of `stgt.data.pyav_reader.PyAVReader`."""
+
+    def __init__(self, path: str | Path, *, max_pixels: int) -> None:
+        """Open a file; raises VideoError, naming it and the cause. max_pixels: of a frame that may be decoded."""
+        VideoFile(path, max_pixels=max_pixels, deadline=None).close()  # decord itself would open anything of any size
+        try:
+            import decord
+        except ImportError:
+            raise VideoError(f"{path}: decord is not installed, and decoder='pyav' reads without it") from None
+        decord.logging.set_level(decord.logging.QUIET)
+        self._path, self._errors = path, (RuntimeError, decord.DECORDError, decord.DECORDLimitReachedError)
+        with self._complaints():
+            # One thread for each clip: the workers of a data loader are the parallelism.
+            self._reader = decord.VideoReader(str(Path(path).absolute()), ctx=decord.cpu(0), num_threads=1)
+            self.length = len(self._reader)
+        if self.length == 0:
+            raise VideoError(f"{path}: the video track has no frames")
+
+    def __enter__(self) -> DecordReader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        del self._reader
+
+    @property
+    def duration(self) -> float:
+        """Seconds until the last frame is no longer shown."""
+        return float(self._reader.get_frame_timestamp(self.length - 1)[1])
+
+    def read(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Frames by number (ascending int64): uint8 (n, H, W, 3) in RGB, float64 (n,) times in seconds."""
+        with self._complaints():
+            return self._reader.get_batch(numbers.tolist()).asnumpy(), self._times()[numbers]
+
+    def every_frame(self) -> Iterator[np.ndarray]:
+        """All frames in decord's order, uint8 (H, W, 3)."""
+        for start in range(0, self.length, 16):  # the frames of a whole film do not fit into memory
+            yield from self.read(np.arange(start, min(start + 16, self.length)))[0]
+
+    def between(self, start: float, end: float) -> tuple[int, int]:
+        """Numbers of the first frame shown at or after `start` and of the first shown at or after `end`, in seconds."""
+        return tuple(np.searchsorted(self._times(), np.array([start, end]) - 1e-6).tolist())
+
+    def _times(self) -> np.ndarray:
+        return self._reader.get_frame_timestamp(np.arange(self.length))[:, 0].astype(np.float64)
+
+    @contextmanager
+    def _complaints(self) -> Iterator[None]:
+        try:
+            yield
+        except self._errors as error:
+            raise VideoError(f"{self._path}: decord: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    """decord's message as one line that a person understands."""
+    text = str(error)
+    if "cannot find video stream" in text:
+        return "no video track whose codec it can decode"
+    if text.startswith("Error reading"):  # all that decord says of a container it cannot open
+        return "not a video file that it can read, or one that is cut short"
+    # decord puts the time and its own source line before each message, once per thread that passes it on.
+    return "broken video: " + re.sub(r"\[[\d:]+\] \S+:\d+: ", "", text.splitlines()[0])[:200]

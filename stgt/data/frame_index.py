@@ -1,0 +1,187 @@
+"""The table of a video's frames, made from the times of its packets without decoding any.
+
+Frame i of a video is the i-th frame that a player shows. The presentation times of the packets, sorted, tell which
+packet that is, and the keyframes tell where decoding has to begin. A container that stores no presentation times, or
+stores some that contradict themselves, gives no table: its frames have to be decoded in order and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from av.index import IndexEntries
+
+# Containers that store a presentation time for each frame. In the others FFmpeg derives the times from the order of
+# decoding, which is right only for streams whose frames are shown in that order.
+_STORES_TIMES = {"mov", "matroska", "mpegts", "mpeg", "flv", "asf", "nut", "ivf", "gif", "mxf"}
+
+# Scanning the packets of a longer file takes longer than decoding a few of its frames. Where the container has a table
+# of all packets, only the neighbourhood of the wanted frames is scanned.
+LONG = 4096
+
+_KEYFRAME, _HIDDEN = 1, 2  # the flags of an entry of FFmpeg's own table
+
+
+def stores_times(container: str) -> bool:
+    """Whether a container, by FFmpeg's name of its format, stores a presentation time for each frame."""
+    return not _STORES_TIMES.isdisjoint(container.split(","))
+
+
+class UnusableTimesError(Exception):
+    """The times of the packets do not tell which frames a player shows; the message is the reason."""
+
+
+class PacketTimes(NamedTuple):
+    """What is known of one packet without decoding it. Times are in units of the stream's time base."""
+
+    pts: int | None
+    dts: int | None
+    keyframe: bool
+    hidden: bool
+
+
+class Keyframe(NamedTuple):
+    """A packet at which decoding can begin."""
+
+    pts: int
+    dts: int | None
+
+
+@dataclass
+class FrameIndex:
+    """Which frames a video shows, and where decoding of each begins.
+
+    `ranks` and `pts` (both ascending int64) are the numbers and presentation times of the frames that are known; all
+    `length` of them after a whole scan. `keyframes` are those among the scanned packets, ascending in time.
+    """
+
+    length: int
+    ranks: np.ndarray
+    pts: np.ndarray
+    keyframes: list[Keyframe]
+    _key_pts: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._key_pts = np.array([key.pts for key in self.keyframes], np.int64)
+
+    def around(self, ranks: np.ndarray) -> FrameIndex:
+        """A table that knows these frames: this one knows all."""
+        return self
+
+    def pts_of(self, ranks: np.ndarray) -> np.ndarray:
+        """Presentation times of frames by number; all of them have to be known."""
+        return self.pts[np.searchsorted(self.ranks, ranks)]
+
+    def rank_of(self, pts: int | None) -> int | None:
+        """The number of the frame that is shown at a presentation time; None if no known frame is."""
+        if pts is None:
+            return None
+        place = int(np.searchsorted(self.pts, pts))
+        return int(self.ranks[place]) if place < len(self.pts) and self.pts[place] == pts else None
+
+    def first_rank_from(self, pts: int) -> int:
+        """The number of the first known frame that is shown at or after a presentation time."""
+        place = int(np.searchsorted(self.pts, pts))
+        return int(self.ranks[place]) if place < len(self.ranks) else self.length
+
+    def keyframe_before(self, pts: int) -> int:
+        """Which of `keyframes` is the last one shown at or before a presentation time, -1 if none is."""
+        return int(np.searchsorted(self._key_pts, pts, side="right")) - 1
+
+
+def index_of(packets: Iterable[PacketTimes], container: str) -> FrameIndex:
+    """The table of a whole video, from all of its packets in the order of decoding.
+
+    container: FFmpeg's name of the format. Raises UnusableTimesError where the times cannot be relied on.
+    """
+    packets = list(packets)
+    _require_usable(packets, stores_times(container))
+    shown = np.sort(np.array([packet.pts for packet in packets if not packet.hidden], np.int64))
+    return FrameIndex(len(shown), np.arange(len(shown)), shown, _keyframes(packets))
+
+
+def _require_usable(packets: list[PacketTimes], stored: bool) -> None:
+    """Raise UnusableTimesError unless sorting the packets by presentation time gives the order of display."""
+    shown = [packet.pts for packet in packets if not packet.hidden]
+    if None in shown:
+        raise UnusableTimesError("packets have no presentation time")
+    if len(set(shown)) < len(shown):
+        raise UnusableTimesError("packets have the same presentation time")
+    decoded = [packet.dts for packet in packets if packet.dts is not None]
+    if any(later <= earlier for earlier, later in zip(decoded, decoded[1:], strict=False)):
+        raise UnusableTimesError("decoding times do not increase")
+    if not stored and any(packet.pts != packet.dts for packet in packets):
+        raise UnusableTimesError("the container stores no presentation times")
+    if packets and not packets[0].keyframe:
+        raise UnusableTimesError("the first packet is no keyframe")
+    if shown and packets[0].pts is not None and min(shown) < packets[0].pts:
+        raise UnusableTimesError("frames are shown before the first keyframe, which they may need to be decoded")
+    keys = [packet.pts for packet in packets if packet.keyframe]
+    if None in keys or any(later <= earlier for earlier, later in zip(keys, keys[1:], strict=False)):
+        raise UnusableTimesError("the presentation times of keyframes do not increase")
+
+
+def _keyframes(packets: Iterable[PacketTimes]) -> list[Keyframe]:
+    return [Keyframe(packet.pts, packet.dts) for packet in packets if packet.keyframe]
+
+
+class PacketTable:
+    """FFmpeg's own table of all packets of a long file, in the order of decoding, with decoding times only.
+
+    All packets of one group of pictures (a keyframe and the packets up to the next one) are shown after all packets of
+    the group before. The numbers of a group's frames therefore follow from the table, and scanning that group alone
+    tells their presentation times.
+    """
+
+    def __init__(self, entries: IndexEntries, scan: Callable[[int, int], list[PacketTimes]]) -> None:
+        """entries: `index_entries` of a stream. scan(dts, count): `count` packets from the keyframe at `dts` on."""
+        self._entries, self._scan = entries, scan
+        flags = np.fromiter((entry.flags for entry in entries), np.int64, len(entries))
+        self._keys = np.flatnonzero(flags & _KEYFRAME)
+        self._shown = np.flatnonzero(~flags & _HIDDEN)
+        self.length = len(self._shown)
+        if not len(self._keys) or self._keys[0] != 0:
+            raise UnusableTimesError("the first packet is no keyframe")
+
+    def around(self, ranks: np.ndarray) -> FrameIndex:
+        """The table of the groups that hold some frames, and of the group before each of them."""
+        groups = np.searchsorted(self._keys, self._shown[ranks], side="right") - 1
+        return self._index(np.unique(np.concatenate([groups, np.maximum(groups - 1, 0)])))
+
+    def first_rank_from(self, pts: int) -> int:
+        """The number of the first frame that is shown at or after a presentation time."""
+        entry = max(self._entries.search_timestamp(pts, backward=True), 0)
+        group = int(np.searchsorted(self._keys, entry, side="right")) - 1
+        near = np.arange(max(group - 1, 0), min(group + 2, len(self._keys)))
+        index = self._index(near)
+        return index.first_rank_from(pts) if index.pts[-1] >= pts else int(index.ranks[-1]) + 1
+
+    def _index(self, groups: np.ndarray) -> FrameIndex:
+        ranks, pts, keyframes = [], [], []
+        for group in groups.tolist():
+            first = int(self._keys[group])
+            last = int(self._keys[group + 1]) if group + 1 < len(self._keys) else len(self._entries)
+            packets = self._scan(self._entries[first].timestamp, last - first)
+            if len(packets) != last - first or any(packet.keyframe for packet in packets[1:]):
+                raise UnusableTimesError("the container's table of packets does not fit its packets")
+            _require_usable_group(packets)
+            start, stop = np.searchsorted(self._shown, [first, last]).tolist()
+            shown = sorted(packet.pts for packet in packets if not packet.hidden)
+            if len(shown) != stop - start:
+                raise UnusableTimesError("the container's table hides other packets than its edit list does")
+            ranks += range(start, stop)
+            pts += shown
+            keyframes += _keyframes(packets[:1])
+        times = np.array(pts, np.int64)
+        if (np.diff(times) <= 0).any():
+            raise UnusableTimesError("groups of pictures overlap in time")
+        return FrameIndex(self.length, np.array(ranks, np.int64), times, keyframes)
+
+
+def _require_usable_group(packets: list[PacketTimes]) -> None:
+    shown = [packet.pts for packet in packets if not packet.hidden]
+    if None in shown or packets[0].pts is None or len(set(shown)) < len(shown):
+        raise UnusableTimesError("packets have no presentation time of their own")

@@ -1,0 +1,231 @@
+"""Frames of a video by number, read with PyAV, the Python binding of FFmpeg's libraries."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from av.packet import Packet
+from av.video.frame import VideoFrame
+
+from stgt.data.errors import VideoError
+from stgt.data.frame_index import LONG, FrameIndex, PacketTable, PacketTimes, UnusableTimesError, index_of, stores_times
+from stgt.data.orientation import turns_sideways, upright
+from stgt.data.video_file import VideoFile
+
+# Passing over this many frames costs less than a seek, which empties the decoder.
+NEAR = 16
+# Frames that had to be decoded to be counted are kept, up to this many bytes, so that they need not be decoded again.
+KEPT_BYTES = 2**27
+
+Numbered = tuple[VideoFrame, float]  # a frame and its time of presentation in seconds
+
+
+class FramesDisagreeError(Exception):
+    """Decoding gave other frames than the times of the packets promised."""
+
+
+class PyAVReader:
+    """A video whose frames are numbered in the order in which a player shows them. It is a context manager.
+
+    The numbers come from the times of the packets where these can be relied on. Where `read` finds that the decoder
+    gives other frames, it raises FramesDisagreeError; `count_by_decoding` then makes the numbers exact, and `length`
+    may change. Every other fault of the file is a VideoError that names the file and the cause.
+    """
+
+    def __init__(self, path: str | Path, *, max_pixels: int, deadline: float | None) -> None:
+        """Open a file. max_pixels: of a frame that may be decoded. deadline: seconds that all work on it may take."""
+        self._file = VideoFile(path, max_pixels=max_pixels, deadline=deadline)
+        context = self._file.stream.codec_context
+        self._declared = context.width, context.height
+        self._shown_size: tuple[int, int] | None = None
+        self._index: FrameIndex | PacketTable | None = None
+        self._counted: list[tuple[VideoFrame | None, float]] = []
+        try:
+            with self._file.complaints():
+                self._index = self._make_index()
+        except UnusableTimesError:
+            self.count_by_decoding()
+        if self.length == 0:
+            raise VideoError(f"{path}: the video track has no frames")
+
+    def __enter__(self) -> PyAVReader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    @property
+    def length(self) -> int:
+        """The number of frames that a player shows."""
+        return len(self._counted) if self._index is None else self._index.length
+
+    @property
+    def duration(self) -> float:
+        """Seconds until the last frame is no longer shown."""
+        if self._index is None:
+            times = [seconds for _, seconds in self._counted]
+        else:
+            with self._file.complaints():
+                last = np.arange(max(self.length - 2, 0), self.length)
+                times = [self._seconds(pts) for pts in self._index.around(last).pts_of(last).tolist()]
+        return times[-1] + (times[-1] - times[-2] if len(times) > 1 else 1 / self._rate)
+
+    def read(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Frames by number (ascending int64): uint8 (n, H, W, 3) in RGB, float64 (n,) times of presentation in seconds.
+
+        All frames have the size of the file's first one.
+        """
+        frames, times = None, np.empty(len(numbers))
+        with self._file.complaints():
+            found = self._from_start(numbers) if self._index is None else self._by_seeking(numbers)
+            for place, (frame, seconds) in enumerate(found):
+                picture = self._picture(frame)
+                if frames is None:
+                    frames = np.empty((len(numbers), *picture.shape), np.uint8)
+                frames[place], times[place] = picture, seconds
+        if frames is None or place + 1 < len(numbers):
+            raise FramesDisagreeError
+        return frames, times
+
+    def every_frame(self) -> Iterator[np.ndarray]:
+        """All frames in order, uint8 (H, W, 3), decoded from the first to the last whatever the index says."""
+        with self._file.complaints():
+            for frame in self._all_frames():
+                yield self._picture(frame)
+
+    def between(self, start: float, end: float) -> tuple[int, int]:
+        """Numbers of the first frame shown at or after `start` and of the first shown at or after `end`, in seconds."""
+        if self._index is None:
+            times = np.array([seconds for _, seconds in self._counted])
+            return tuple(np.searchsorted(times, np.array([start, end]) - 1e-6).tolist())
+        with self._file.complaints():
+            return tuple(self._index.first_rank_from(self._pts(seconds)) for seconds in (start, end))
+
+    def count_by_decoding(self) -> None:
+        """Decode the file from its start to its end, so that frames are numbered as they come out of the decoder."""
+        frames, pts, kept = [], [], 0
+        with self._file.complaints():
+            for frame in self._all_frames():
+                pts.append(frame.pts)
+                kept += sum(plane.buffer_size for plane in frame.planes)
+                frames = [*frames, frame] if kept <= KEPT_BYTES else []
+        if None in pts or any(later <= earlier for earlier, later in itertools.pairwise(pts)):
+            times = [number / self._rate for number in range(len(pts))]
+        else:
+            late = 0.0 if stores_times(self._file.container.format.name) else self._seconds(pts[0])
+            times = [self._seconds(value) - late for value in pts]
+        self._counted = list(zip(frames or [None] * len(times), times, strict=True))
+        self._index = None
+
+    @property
+    def _rate(self) -> float:
+        """Frames per second."""
+        return float(self._file.stream.average_rate or self._file.stream.guessed_rate or 25)
+
+    def _make_index(self) -> FrameIndex | PacketTable:
+        file = self._file
+        table = file.packet_table()
+        if table is not None and table[-1].pos + table[-1].size > file.bytes:
+            raise VideoError(f"{file.path}: broken video: the file is cut short")
+        if table is not None and len(table) > LONG:
+            return PacketTable(table, self._scan)
+        # The packet at the end of a file is empty, and only tells the decoder so.
+        return index_of((file.times(packet) for packet in file.packets() if packet.size), file.container.format.name)
+
+    def _scan(self, dts: int, count: int) -> list[PacketTimes]:
+        """`count` packets from the keyframe that is decoded at `dts` on."""
+        self._file.seek(dts)
+        packets = (self._file.times(packet) for packet in self._file.packets() if packet.size)
+        return list(itertools.islice(packets, count))
+
+    def _by_seeking(self, numbers: np.ndarray) -> Iterator[Numbered]:
+        """Frames of the index: decoding begins at the keyframe before one, or goes on where the last one was near."""
+        try:
+            index = self._index.around(numbers)
+        except UnusableTimesError as error:
+            raise FramesDisagreeError from error
+        run: Iterator[tuple[int, VideoFrame]] = iter(())
+        last = None
+        for number, pts in zip(numbers.tolist(), index.pts_of(numbers).tolist(), strict=True):
+            key = index.keyframe_before(pts)
+            if last is None or index.first_rank_from(index.keyframes[key].pts) > last + NEAR:
+                run = self._run_from(index, key)
+            for last, frame in run:  # noqa: B007
+                if last == number:
+                    yield frame, self._seconds(pts)
+                    break
+            else:
+                raise FramesDisagreeError
+
+    def _run_from(self, index: FrameIndex, key: int) -> Iterator[tuple[int, VideoFrame]]:
+        """Every frame from a keyframe on, with its number. Frames that the index does not expect are an error."""
+        start = index.keyframes[key].pts
+        expected = index.first_rank_from(start)
+        for frame in self._file.frames(self._packets_from(index, key)):
+            if frame.pts is not None and frame.pts < start:
+                continue  # a frame of the group before, for which the decoder lacks what it depends on
+            if index.rank_of(frame.pts) != expected:
+                raise FramesDisagreeError
+            yield expected, frame
+            expected += 1
+
+    def _packets_from(self, index: FrameIndex, key: int) -> Iterator[Packet]:
+        """Packets from a keyframe on, or from one before it. A seek that arrives too late is repeated."""
+        wanted, earlier = index.keyframes[key], index.keyframes[max(key - 1, 0)]
+        times = [*self._file.seek_times(wanted), earlier.dts]
+        for time in dict.fromkeys(time for time in times if time is not None):
+            self._file.seek(time)
+            packets = itertools.dropwhile(lambda packet: packet.size and not packet.is_keyframe, self._file.packets())
+            first = next(packets)
+            if first.pts is not None and first.pts <= wanted.pts:
+                return itertools.chain([first], packets)
+        if key == 0:
+            self._file.reopen()
+            return self._file.packets()
+        raise FramesDisagreeError
+
+    def _all_frames(self) -> Iterator[VideoFrame]:
+        self._file.reopen()
+        return self._file.frames(self._file.packets())
+
+    def _from_start(self, numbers: np.ndarray) -> Iterator[Numbered]:
+        """Frames of a file whose frames were counted: those that were kept, or decoded once more."""
+        frames = [frame for frame, _ in self._counted]
+        wanted = set(numbers.tolist())
+        for number, frame in enumerate(self._all_frames() if None in frames else frames):
+            if number in wanted:
+                yield frame, self._counted[number][1]
+            if number == numbers[-1]:
+                return
+
+    def _picture(self, frame: VideoFrame) -> np.ndarray:
+        """A frame as it is shown: uint8 (H, W, 3)."""
+        if self._shown_size is None:
+            self._shown_size = self._first_size(frame)
+        width, height = self._shown_size[::-1] if turns_sideways(frame) else self._shown_size
+        if self._file.container.format.name == "gif":  # what is transparent is shown on white
+            rgba = frame.to_ndarray(format="rgba", width=width, height=height, threads=1).astype(np.uint16)
+            alpha = rgba[..., 3:]
+            return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        return upright(frame.to_ndarray(format="rgb24", width=width, height=height, threads=1), frame)
+
+    def _first_size(self, frame: VideoFrame) -> tuple[int, int]:
+        """Width and height, as shown, of the file's first frame, which `frame` need not be."""
+        size = frame.width, frame.height
+        if size != self._declared:
+            with VideoFile(self._file.path, max_pixels=self._file.max_pixels, deadline=None) as file:
+                frame = next(file.frames(file.packets()))
+                size = frame.width, frame.height
+        return size[::-1] if turns_sideways(frame) else size
+
+    def _seconds(self, pts: int) -> float:
+        """A presentation time on the clock of a player, which starts with the file."""
+        return pts * float(self._file.stream.time_base) - self._file.start
+
+    def _pts(self, seconds: float) -> int:
+        """The earliest presentation time that is not before `seconds`, to a microsecond."""
+        return math.ceil((seconds + self._file.start - 1e-6) / self._file.stream.time_base)

@@ -1,0 +1,187 @@
+"""A video file, opened safely: it cannot make FFmpeg read another file, wait for ever or fill the memory."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.index import IndexEntries
+from av.packet import Packet
+from av.stream import Discard, Disposition, Stream
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from stgt.data.errors import VideoError, require_file
+from stgt.data.frame_index import Keyframe, PacketTimes
+
+# Formats that open other files or addresses, read from devices, or draw a text as a picture.
+_REFUSED = {
+    "adf", "alias_pix", "alsa", "avisynth", "bin", "brender_pix", "concat", "concatf", "dash", "decklink", "dv1394",
+    "fbdev", "hls", "idf", "iec61883", "image2", "image2pipe", "imf", "jack", "kmsgrab", "lavfi", "libcdio",
+    "libdc1394", "openal", "oss", "pulse", "rtp", "rtsp", "sap", "sdp", "smoothstreaming", "sndio", "tty",
+    "v4l2", "vapoursynth", "video4linux2,v4l2", "vobsub", "webm_dash_manifest", "x11grab", "xbin", "xcbgrab",
+}  # fmt: skip
+_OPTIONS = {"format_whitelist": ",".join(sorted(av.formats_available - _REFUSED)), "protocol_whitelist": "file"}
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"[playlist]")
+
+
+class VideoFile:
+    """The video track of a file: `stream` of `container`, and its packets and frames in the order of decoding."""
+
+    def __init__(self, path: str | Path, *, max_pixels: int, deadline: float | None) -> None:
+        """Open a file. max_pixels: of a frame that may be decoded. deadline: seconds that all work on it may take.
+
+        Raises VideoError, naming the file and the cause.
+        """
+        require_file(path)
+        self.path, self.max_pixels, self._seconds = path, max_pixels, deadline
+        self._end = None if deadline is None else time.monotonic() + deadline
+        self.container: InputContainer
+        self.stream: VideoStream
+        self._open()
+
+    def __enter__(self) -> VideoFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def reopen(self) -> None:
+        """Go back to the very first packet: a seek to the start need not arrive there."""
+        self.container.close()
+        self._open()
+
+    def close(self) -> None:
+        self.container.close()
+
+    def _open(self) -> None:
+        # An absolute path is never taken for an address such as "concat:a|b".
+        path = str(Path(self.path).absolute())
+        with self.complaints():
+            try:
+                self.container = av.open(path, options=dict(_OPTIONS), metadata_errors="replace")
+            except av.error.InvalidDataError as error:
+                raise VideoError(f"{self.path}: {_what_it_is(path)}") from error
+            try:
+                self.stream = self._video_stream()
+                context = self.stream.codec_context
+                self._require_size(context.width, context.height)
+                context.options = {"max_pixels": str(self.max_pixels)}
+                context.thread_count = 1  # the workers of a data loader are the parallelism
+            except BaseException:
+                self.container.close()
+                raise
+
+    def _video_stream(self) -> VideoStream:
+        # The picture on the cover of a piece of music is a video stream, too.
+        videos = [stream for stream in self.container.streams.video if not _is_cover(stream)]
+        if not videos:
+            raise VideoError(f"{self.path}: no video track")
+        best = self.container.streams.best("video")
+        chosen = best if best in videos else videos[0]
+        if chosen.codec_context is None:
+            raise VideoError(f"{self.path}: this FFmpeg has no decoder for the codec of the video track")
+        for stream in self.container.streams:
+            if stream is not chosen:
+                stream.discard = Discard.all
+        return chosen
+
+    def _require_size(self, width: int, height: int) -> None:
+        if width * height > self.max_pixels:
+            raise VideoError(
+                f"{self.path}: frames of {width}x{height} have {width * height} pixels, "
+                f"expected at most max_pixels={self.max_pixels}; raise the limit if the file is meant to be so large"
+            )
+
+    @property
+    def bytes(self) -> int:
+        """The size of the file."""
+        return Path(self.path).stat().st_size
+
+    @property
+    def start(self) -> float:
+        """The time in seconds at which the file begins, as its own clock tells it."""
+        return (self.container.start_time or 0) / av.time_base
+
+    def packet_table(self) -> IndexEntries | None:
+        """The container's own table of all packets in the order of decoding; None if it has none that is complete."""
+        entries = self.stream.index_entries
+        if "mov" not in self.container.format.name.split(",") or not len(entries) or _is_fragmented(self.path):
+            return None
+        return entries
+
+    def seek(self, time: int) -> None:
+        """Go to the last keyframe at or before a time in units of the time base, or near it."""
+        self.container.seek(time, stream=self.stream)
+
+    def seek_times(self, key: Keyframe) -> tuple[int | None, ...]:
+        """Times that lead to a keyframe: Matroska's table has presentation times, most others have decoding times."""
+        return (key.pts, key.dts) if "matroska" in self.container.format.name else (key.dts, key.pts)
+
+    def packets(self) -> Iterator[Packet]:
+        """The packets from the current position on; the last one is empty, and makes the decoder give what it kept."""
+        for packet in self.container.demux(self.stream):
+            self._require_time()
+            yield packet
+
+    def frames(self, packets: Iterator[Packet]) -> Iterator[VideoFrame]:
+        """Decode packets; frames come in the order in which they are shown."""
+        for packet in packets:
+            yield from packet.decode()
+
+    def times(self, packet: Packet) -> PacketTimes:
+        """What a packet tells without being decoded."""
+        hidden = packet.is_discard or (self.stream.codec_context.name == "vp8" and _is_hidden(packet))
+        return PacketTimes(packet.pts, packet.dts, packet.is_keyframe, hidden)
+
+    def _require_time(self) -> None:
+        if self._end is not None and time.monotonic() > self._end:
+            raise VideoError(f"{self.path}: decoding did not end within {self._seconds:g} s, the deadline for one file")
+
+    @contextmanager
+    def complaints(self) -> Iterator[None]:
+        """Whatever FFmpeg complains of becomes a VideoError of this file."""
+        try:
+            yield
+        except av.error.InvalidDataError as error:
+            raise VideoError(f"{self.path}: broken video: {error.strerror}") from error
+        except (av.error.FFmpegError, OSError, ValueError, MemoryError, ArithmeticError, struct.error) as error:
+            cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise VideoError(f"{self.path}: broken video: {cause.splitlines()[0][:200]}") from error
+
+
+def _is_cover(stream: Stream) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def _is_hidden(packet: Packet) -> bool:
+    """Whether a VP8 packet holds a frame that only helps to decode others: bit 4 of its first byte says "shown"."""
+    return packet.size > 0 and not memoryview(packet)[0] & 0x10
+
+
+def _is_fragmented(path: str | Path) -> bool:
+    """Whether an MP4 or QuickTime file has parts with tables of their own, which FFmpeg reads only as it gets there."""
+    with open(path, "rb") as file:
+        while len(head := file.read(8)) == 8:
+            size, kind = struct.unpack(">I4s", head)
+            if kind == b"moof":
+                return True
+            if size == 1:
+                size = struct.unpack(">Q", file.read(8).rjust(8, b"\0"))[0] - 8
+            if size < 8:  # the last box reaches to the end of the file
+                return False
+            file.seek(size - 8, 1)
+    return False
+
+
+def _what_it_is(path: str) -> str:
+    with open(path, "rb") as file:
+        start = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")
+    if start.startswith(_PLAYLISTS):
+        return "a playlist, which names other files: it is not read"
+    return "not a video file, or one that is cut short"

@@ -1,0 +1,63 @@
+"""The frames of many encoders' files, in many containers: what is read is what a player shows, however it is read."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from numbered import BITS, KINDS, number_in, write_numbered
+
+from stgt.data.datasets import VideoDataset
+from stgt.data.video import decode_through, read_clip, read_frames, sample_indices
+
+CLIPS = Path(__file__).parent.parent / "assets" / "clips"
+RECORDED = json.loads((CLIPS / "frames.json").read_text())
+COUNT = 60
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=str)
+def numbered(request, tmp_path_factory):
+    return write_numbered(tmp_path_factory.mktemp("numbered") / f"clip{request.param.suffix}", request.param, COUNT)
+
+
+def numbers(frames, bits=BITS):
+    return [number_in(frame, bits) for frame in frames.numpy()]
+
+
+def require_the_same_frames_however_read(path, expected, bits):
+    """Whole, sampled, windowed and cached reading give the frames that a player shows."""
+    whole = read_clip(path, None)
+    assert numbers(whole.frames, bits) == expected
+    assert (whole.times.diff() > 0).all() and whole.times[0] == 0
+    count = len(expected)
+    for frames in (1, 3, 8, 16):
+        wanted = torch.from_numpy(sample_indices(count, frames))
+        sampled = read_clip(path, frames)
+        assert torch.equal(sampled.frames, whole.frames[wanted]) and torch.equal(sampled.times, whole.times[wanted])
+    drawn = read_frames(path, 7, "headtail", torch.Generator().manual_seed(3))
+    assert torch.equal(drawn, whole.frames[sample_indices(count, 7, "headtail", torch.Generator().manual_seed(3))])
+    first, stop = count // 3 + 1, count // 2 + 2
+    window = read_clip(path, None, start=whole.times[first].item(), end=whole.times[stop].item())
+    assert torch.equal(window.frames, whole.frames[first:stop]) and torch.equal(window.times, whole.times[first:stop])
+    assert decode_through(path) == count
+    cached, fresh = (
+        VideoDataset([path.name], path.parent, frames=5, transform=lambda x: x, cache=cache)[0]["video"]
+        for cache in (True, False)
+    )
+    assert torch.equal(cached, fresh)
+
+
+def test_frames_are_the_same_however_they_are_read(numbered):
+    require_the_same_frames_however_read(numbered, list(range(COUNT)), BITS)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, clip in RECORDED.items() if "frames" in clip))
+def test_clips_that_decoders_get_wrong(name):
+    require_the_same_frames_however_read(CLIPS / name, RECORDED[name]["frames"], RECORDED[name]["bits"])
+
+
+@pytest.mark.parametrize("name", sorted(name for name, clip in RECORDED.items() if "length" in clip))
+def test_clips_whose_container_does_not_tell_their_length(name):
+    whole = read_frames(CLIPS / name, None)
+    assert len(whole) == RECORDED[name]["length"] == decode_through(CLIPS / name)
+    assert torch.equal(read_frames(CLIPS / name, 4), whole[sample_indices(len(whole), 4)])
