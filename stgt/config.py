@@ -340,6 +340,8 @@ class TrainConfig:
     """Pairs per process"""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     compile: bool = False
+    deterministic: bool = True
+    """Whether training uses torch's deterministic algorithms; without them the same command may give other bits"""
     seed: int = 0
     device: str = "auto"
     """"auto" is a GPU where there is one; or any of torch's device names"""

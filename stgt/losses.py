@@ -104,10 +104,11 @@ def hard_negatives(logits: Tensor, uniform: Tensor, *, offset: int = 0) -> Tenso
     if N < 2:
         raise ValueError(f"logits is {n} by {N}: a hard negative needs a batch of at least 2 pairs")
     true = offset + torch.arange(n, device=logits.device)[:, None]
-    # In float64 u·total < total for every u < 1, so that the draw cannot fall off the end.
+    # Whole numbers, because their running sums are exact: no order of addition changes the draw, the true partner's
+    # share is exactly 0, and u·total stays below the total for every u < 1.
     probability = logits.double().scatter(1, true, float("-inf")).softmax(-1)
-    cumulative = probability.cumsum(-1)
-    draw = uniform.double()[:, None] * cumulative[:, -1:]
+    cumulative = (probability * 2.0**52).long().cumsum(-1)
+    draw = (uniform.double()[:, None] * cumulative[:, -1:]).long()
     # Only non-finite logits could point beyond the last column; the loss is then not finite either.
     return torch.searchsorted(cumulative, draw, right=True).squeeze(1).clamp(max=N - 1)
 

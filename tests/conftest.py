@@ -1,9 +1,14 @@
 """Fixtures of the whole suite: steady threads and steady randomness."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
-import torch
+
+# OpenMP reads this when torch is loaded. Threads that spin while they wait starve each other on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)

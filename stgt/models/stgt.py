@@ -14,6 +14,7 @@ from stgt.config import LossConfig, ModelConfig
 from stgt.models import pretrained
 from stgt.models.encoder import VideoEncoder
 from stgt.models.qformer import QFormer
+from stgt.models.rows import select_rows
 
 
 class VideoFeatures(NamedTuple):
@@ -150,7 +151,7 @@ class STGT(VideoEncoder):
         ids, mask = all_ids[first : first + n], all_mask[first : first + n]  # padded like those of other processes
         all_embeds = gather.gather(embeds)
         return self.match(
-            torch.cat([embeds, all_embeds[wrong_video], embeds]),
+            torch.cat([embeds, select_rows(all_embeds, wrong_video), embeds]),
             torch.cat([ids, ids, all_ids[wrong_text]]),
             torch.cat([mask, mask, all_mask[wrong_text]]),
         )

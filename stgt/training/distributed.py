@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,18 @@ def start_world(device: str = "auto") -> World:
     if not dist.is_initialized():
         return World(0, 1, chosen)
     return World(dist.get_rank(), dist.get_world_size(), chosen)
+
+
+def data_parallel(model: nn.Module, deterministic: bool) -> DistributedDataParallel:
+    """The model with its gradients averaged over processes in the backward pass.
+
+    deterministic: add the gradients up in the same order in every step of every sitting. DDP otherwise arranges them
+    anew after its first step, so that a run which was resumed rounds one step differently from one which was not.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch names no replacement yet for what is asked here
+        # The arrangement stays as it is where DDP expects that some parameters may be unused.
+        return DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=deterministic)
 
 
 class BatchSampler:

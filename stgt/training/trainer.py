@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 
 from stgt.config import TrainConfig, to_dict
 from stgt.training import checkpoint as ckpt
-from stgt.training.distributed import BatchSampler, World
+from stgt.training.determinism import deterministic
+from stgt.training.distributed import BatchSampler, World, data_parallel
 from stgt.training.log import RunLog
 from stgt.training.optim import learning_rate, make_optimizer, set_learning_rate
 from stgt.training.randomness import Items, SeededItems, random_state, seed_everything
@@ -79,6 +80,10 @@ class Trainer:
 
     def fit(self) -> None:
         """Run to the end; raises StoppedError after a signal, NonFiniteError at a loss that is no number."""
+        with deterministic(self.config.deterministic):
+            self._fit()
+
+    def _fit(self) -> None:
         seed_everything(self.config.seed, self.world.rank)
         resumed = ckpt.newest_checkpoint(self.run)
         if resumed is not None:
@@ -90,7 +95,7 @@ class Trainer:
         batches = self._batches()
         alone = self.parallel
         if self.world.size > 1:
-            self.parallel = DistributedDataParallel(alone, broadcast_buffers=False)
+            self.parallel = data_parallel(alone, self.config.deterministic)
         try:
             with StopSignals() as stop:
                 while self.step < self.total:
@@ -201,6 +206,7 @@ class Trainer:
             state = {
                 "step": self.step,
                 "world": self.world.size,
+                "threads": torch.get_num_threads(),
                 "replaced": replaced,
                 "best": self.best,
                 "scaler": self.scaler.state_dict(),
@@ -218,6 +224,12 @@ class Trainer:
                 f"{path} was written by {state['world']} processes, here are {self.world.size}: resume with as many, "
                 f"or start another run from its weights with --init {self.run}"
             )
+        here, before = torch.get_num_threads(), state.get("threads")  # version 0.1.0 did not write it down
+        if before not in (here, None):
+            logger.warning(
+                "the run was at %d threads and is now at %d, which rounds some sums differently; "
+                "OMP_NUM_THREADS=%d gives the same bits as without the interruption", before, here, before,
+            )  # fmt: skip
         ckpt.load_model(self.model, path)
         ckpt.load_optimizer(self.model, self.optimizer, path)
         self.scaler.load_state_dict(state["scaler"])

@@ -100,7 +100,6 @@ def kill_in(place):
 
 
 def main(out, *settings):
-    torch.set_num_threads(1)
     given = dict(setting.split("=") for setting in settings)
     if "kill" in given:
         kill_in(given.pop("kill"))

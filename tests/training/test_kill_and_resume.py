@@ -16,7 +16,7 @@ from stgt.training.log import read_log
 
 PROGRAM = Path(__file__).with_name("standin.py")
 ROOT = PROGRAM.parents[2]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
 
 
 def start(out, *settings, launcher=()):

@@ -1,0 +1,33 @@
+"""torch's own check that every operation gives the same bits each time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def deterministic(enabled: bool) -> Iterator[None]:
+    """Run a block with torch's deterministic algorithms if `enabled`, and put the setting back afterwards.
+
+    An operation that has none raises RuntimeError inside the block. cuBLAS reads its part of the setting from the
+    environment when it is first used, so the block should come before any other work on a GPU.
+    """
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+    )
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(enabled)
+    # Filling every new tensor with NaN finds reads of memory that nobody wrote. It changes no result, and costs time.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = before[2]
