@@ -7,35 +7,18 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal
 
 import tyro
 
+from stgt.fields import alternatives, hints, require, require_counts, require_range, require_types
+from stgt.structure import shown
 
-def _require(config: object, name: str, holds: bool, expected: str) -> None:
-    """Raise a ValueError that names the field, the value it was given and what was expected instead."""
-    if not holds:
-        raise ValueError(f"{type(config).__name__}.{name} is {getattr(config, name)!r}, expected {expected}")
-
-
-def _require_choices(config: object) -> None:
-    """Check every field annotated as a Literal against its alternatives."""
-    hints = get_type_hints(type(config))
-    for f in dataclasses.fields(config):
-        if get_origin(hints[f.name]) is Literal:
-            choices = get_args(hints[f.name])
-            _require(config, f.name, getattr(config, f.name) in choices, "one of " + ", ".join(map(repr, choices)))
-
-
-def _require_positive(config: object, *names: str) -> None:
-    for name in names:
-        _require(config, name, getattr(config, name) >= 1, "at least 1")
-
-
-def _require_range(config: object, low: float, high: float, *names: str) -> None:
-    for name in names:
-        # NaN fails both comparisons, so it is refused as well.
-        _require(config, name, low <= getattr(config, name) <= high, f"a number in [{low:g}, {high:g}]")
+# Sizes beyond these are mistakes, of which a file should not make anybody wait for the memory to run out.
+WIDEST, DEEPEST, LONGEST, WORDS = 65_536, 1_000, 10_000, 10_000_000
+COUNT = 10**12
+PARAMETERS = 10**11
+"""The largest number of weights of one part of the model"""
 
 
 @dataclass
@@ -59,14 +42,14 @@ class VisionConfig:
     """Compute dtype of the frozen part"""
 
     def __post_init__(self) -> None:
-        _require_choices(self)
-        _require_positive(self, "image_size", "patch_size", "width", "layers", "heads")
-        _require(self, "tower", bool(self.tower), "an open_clip model name, or 'vit'")
+        require_types(self)
+        require_counts(self, image_size=LONGEST, patch_size=LONGEST, width=WIDEST, layers=DEEPEST, heads=WIDEST)
+        require(self, "tower", bool(self.tower), "an open_clip model name, or 'vit'")
         whole = self.image_size % self.patch_size == 0
-        _require(self, "image_size", whole, f"a multiple of patch_size={self.patch_size}")
-        _require(self, "width", self.width % self.heads == 0, f"a multiple of heads={self.heads}")
-        _require(self, "mlp_ratio", self.mlp_ratio > 0 and math.isfinite(self.mlp_ratio), "a positive number")
-        _require(self, "open_blocks", -1 <= self.open_blocks <= self.layers, f"-1 (all) or 0 to layers={self.layers}")
+        require(self, "image_size", whole, f"a multiple of patch_size={self.patch_size}")
+        require(self, "width", self.width % self.heads == 0, f"a multiple of heads={self.heads}")
+        require(self, "mlp_ratio", 0 < self.mlp_ratio <= 1000, "a positive number of at most 1000")
+        require(self, "open_blocks", -1 <= self.open_blocks <= self.layers, f"-1 (all) or 0 to layers={self.layers}")
 
     @property
     def grid(self) -> int:
@@ -110,12 +93,12 @@ class GraphConfig:
     """Recompute each block's activations in the backward pass"""
 
     def __post_init__(self) -> None:
-        _require_choices(self)
-        _require_positive(self, "layers", "heads", "frames", "cls_repeats")
-        _require_range(self, -1.0, 1.0, "threshold")
-        _require(self, "window", self.window >= 0, "at least 0")
+        require_types(self)
+        require_counts(self, layers=DEEPEST, heads=WIDEST, frames=LONGEST, cls_repeats=DEEPEST)
+        require_range(self, -1.0, 1.0, "threshold")
+        require(self, "window", self.window >= 0, "at least 0")
         for name in ("dropout", "drop_path"):
-            _require(self, name, 0.0 <= getattr(self, name) < 1.0, "a number in [0, 1)")
+            require(self, name, 0.0 <= getattr(self, name) < 1.0, "a number in [0, 1)")
 
 
 @dataclass
@@ -141,26 +124,17 @@ class QFormerConfig:
     """Initial value of the learned number that similarities are divided by"""
 
     def __post_init__(self) -> None:
-        _require_positive(
-            self,
-            "hidden",
-            "layers",
-            "heads",
-            "intermediate",
-            "queries",
-            "cross_frequency",
-            "vocab_size",
-            "max_positions",
-            "embed_dim",
-            "max_text_length",
-        )
-        _require(self, "hidden", self.hidden % self.heads == 0, f"a multiple of heads={self.heads}")
+        require_types(self)
+        require_counts(self, hidden=WIDEST, layers=DEEPEST, heads=WIDEST, intermediate=WIDEST * 8, queries=LONGEST)
+        require_counts(self, cross_frequency=DEEPEST, vocab_size=WORDS, max_positions=WORDS, embed_dim=WIDEST)
+        require_counts(self, max_text_length=LONGEST)
+        require(self, "hidden", self.hidden % self.heads == 0, f"a multiple of heads={self.heads}")
         for name in ("bos_token_id", "pad_token_id"):
-            _require(self, name, 0 <= getattr(self, name) < self.vocab_size, f"0 to vocab_size-1={self.vocab_size - 1}")
-        _require(self, "dropout", 0.0 <= self.dropout < 1.0, "a number in [0, 1)")
-        _require(self, "temperature", 0.0 < self.temperature < math.inf, "a positive number")
+            require(self, name, 0 <= getattr(self, name) < self.vocab_size, f"0 to vocab_size-1={self.vocab_size - 1}")
+        require(self, "dropout", 0.0 <= self.dropout < 1.0, "a number in [0, 1)")
+        require(self, "temperature", 0.0 < self.temperature < math.inf, "a positive number")
         fits = self.max_text_length <= self.max_positions
-        _require(self, "max_text_length", fits, f"at most max_positions={self.max_positions}")
+        require(self, "max_text_length", fits, f"at most max_positions={self.max_positions}")
 
 
 @dataclass
@@ -185,11 +159,12 @@ class LanguageConfig:
     max_positions: int = 256
 
     def __post_init__(self) -> None:
-        _require_choices(self)
-        _require(self, "model", bool(self.model), "a model's name or folder, or 'opt'")
-        _require_positive(self, "lora_rank", "hidden", "layers", "heads", "vocab_size", "max_positions")
-        _require(self, "hidden", self.hidden % self.heads == 0, f"a multiple of heads={self.heads}")
-        _require(self, "dtype", self.tune != "all" or self.dtype == "float32", "'float32', since tune='all' trains it")
+        require_types(self)
+        require(self, "model", bool(self.model), "a model's name or folder, or 'opt'")
+        require_counts(self, lora_rank=WIDEST, hidden=WIDEST, layers=DEEPEST, heads=WIDEST, vocab_size=WORDS)
+        require_counts(self, max_positions=WORDS)
+        require(self, "hidden", self.hidden % self.heads == 0, f"a multiple of heads={self.heads}")
+        require(self, "dtype", self.tune != "all" or self.dtype == "float32", "'float32', since tune='all' trains it")
 
 
 @dataclass
@@ -214,13 +189,13 @@ class LossConfig:
     vtg: float = 1.0
 
     def __post_init__(self) -> None:
-        _require_choices(self)
-        _require(self, "gamma", 0.0 < self.gamma < math.inf, "a positive number")
+        require_types(self)
+        require(self, "gamma", 0.0 < self.gamma < math.inf, "a positive number")
         for name in ("vtc_smoothing", "csal_smoothing", "vtg_smoothing"):
-            _require(self, name, 0.0 <= getattr(self, name) < 1.0, "a number in [0, 1)")
+            require(self, name, 0.0 <= getattr(self, name) < 1.0, "a number in [0, 1)")
         for name in ("vtc", "vtm", "vtg"):
-            _require(self, name, 0.0 <= getattr(self, name) < math.inf, "a number of at least 0")
-        _require(self, "vtc", self.vtc + self.vtm + self.vtg > 0, "a positive weight on at least one of vtc, vtm, vtg")
+            require(self, name, 0.0 <= getattr(self, name) < math.inf, "a number of at least 0")
+        require(self, "vtc", self.vtc + self.vtm + self.vtg > 0, "a positive weight on at least one of vtc, vtm, vtg")
 
 
 @dataclass
@@ -233,11 +208,30 @@ class ModelConfig:
     language: Annotated[LanguageConfig | None, tyro.conf.AvoidSubcommands] = None
 
     def __post_init__(self) -> None:
+        require_types(self)
         width = self.vision.width
-        _require(self.graph, "heads", width % self.graph.heads == 0, f"a divisor of VisionConfig.width={width}")
+        require(self.graph, "heads", width % self.graph.heads == 0, f"a divisor of VisionConfig.width={width}")
         fits = self.graph.attention == "dense" or width // self.graph.heads <= 128
-        _require(self.graph, "heads", fits, f"enough of VisionConfig.width={width} for at most 128 channels each")
-        _require(self.vision, "width", width % 4 == 0, "a multiple of 4, which the 2-D sine/cosine embedding needs")
+        require(self.graph, "heads", fits, f"enough of VisionConfig.width={width} for at most 128 channels each")
+        require(self.vision, "width", width % 4 == 0, "a multiple of 4, which the 2-D sine/cosine embedding needs")
+        for part, count in self._parameters().items():
+            fits = count <= PARAMETERS
+            require(self, part, fits, f"at most {PARAMETERS:.0e} weights, and these sizes have some {count:.1e}")
+
+    def _parameters(self) -> dict[str, float]:
+        """About how many weights each part has: the matrices of its blocks, and its tables."""
+        vision, graph, qformer, language = self.vision, self.graph, self.qformer, self.language
+        counts = {
+            "vision": vision.layers * (4 + 2 * vision.mlp_ratio) * vision.width**2
+            + 3 * vision.patch_size**2 * vision.width,
+            "graph": graph.layers * 25 * vision.width**2 + graph.frames * vision.width,
+            "qformer": qformer.layers * (8 * qformer.hidden + 4 * qformer.intermediate) * qformer.hidden
+            + (qformer.vocab_size + qformer.max_positions + qformer.queries) * qformer.hidden,
+        }
+        if language is not None:
+            tables = (language.vocab_size + language.max_positions) * language.hidden
+            counts["language"] = language.layers * 12 * language.hidden**2 + tables
+        return counts
 
 
 @dataclass
@@ -283,11 +277,11 @@ class DataConfig:
     """How many pairs in a row may take the place of one whose video is broken; the log counts them"""
 
     def __post_init__(self) -> None:
-        _require_choices(self)
-        _require_positive(self, "frames", "tokenizer_size", "max_pixels")
-        _require(self, "deadline", self.deadline > 0, "a positive number of seconds")
-        for name in ("workers", "max_replacements"):
-            _require(self, name, getattr(self, name) >= 0, "at least 0")
+        require_types(self)
+        require_counts(self, frames=LONGEST, tokenizer_size=WORDS, max_pixels=COUNT)
+        require(self, "deadline", self.deadline > 0, "a positive number of seconds")
+        require(self, "workers", 0 <= self.workers <= 1000, "at least 0 and at most 1000")
+        require(self, "max_replacements", self.max_replacements >= 0, "at least 0")
 
     @property
     def decoding(self) -> dict:
@@ -311,14 +305,15 @@ class OptimConfig:
     """Batches whose gradients are averaged into one step"""
 
     def __post_init__(self) -> None:
-        _require(self, "lr", 0.0 < self.lr < math.inf, "a positive number")
-        _require_range(self, 0.0, self.lr, "min_lr")
-        _require(self, "warmup_steps", self.warmup_steps >= 0, "at least 0")
-        _require(self, "betas", all(0.0 <= beta < 1.0 for beta in self.betas), "two numbers in [0, 1)")
-        _require(self, "weight_decay", 0.0 <= self.weight_decay < math.inf, "a number of at least 0")
+        require_types(self)
+        require(self, "lr", 0.0 < self.lr < math.inf, "a positive number")
+        require_range(self, 0.0, self.lr, "min_lr")
+        require(self, "warmup_steps", self.warmup_steps >= 0, "at least 0")
+        require(self, "betas", all(0.0 <= beta < 1.0 for beta in self.betas), "two numbers in [0, 1)")
+        require(self, "weight_decay", 0.0 <= self.weight_decay < math.inf, "a number of at least 0")
         clips = self.clip_norm is None or 0.0 < self.clip_norm < math.inf
-        _require(self, "clip_norm", clips, "a positive number, or None")
-        _require_positive(self, "accumulate")
+        require(self, "clip_norm", clips, "a positive number, or None")
+        require_counts(self, accumulate=COUNT)
 
 
 @dataclass
@@ -352,9 +347,10 @@ class TrainConfig:
     """Checkpoints that are kept, newest first"""
 
     def __post_init__(self) -> None:
-        _require_choices(self)
-        _require_positive(self, "epochs", "batch_size", "log_every", "save_every", "keep")
-        _require(self, "csal_from", self.csal_from is None or self.csal_from >= 0, "an epoch of at least 0, or None")
+        require_types(self)
+        require_counts(self, epochs=COUNT, batch_size=COUNT, log_every=COUNT, save_every=COUNT, keep=COUNT)
+        require(self, "seed", 0 <= self.seed < 2**63, "at least 0 and below 2**63")
+        require(self, "csal_from", self.csal_from is None or self.csal_from >= 0, "an epoch of at least 0, or None")
 
 
 # What may change between two sittings of one run: nothing here touches the numbers.
@@ -376,20 +372,23 @@ def to_dict(config: object) -> dict:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def from_dict(cls: type, values: dict) -> object:
-    """Rebuild a configuration from `to_dict`; ValueError names keys that `cls` does not have."""
-    hints = get_type_hints(cls)
-    if unknown := sorted(set(values) - {f.name for f in dataclasses.fields(cls)}):
+def from_dict(cls: type, values: object) -> object:
+    """Rebuild a configuration from `to_dict`; ValueError names what is no field of `cls` and what has no such type."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{cls.__name__} is {shown(values)}, expected an object with its fields")
+    kinds = hints(cls)
+    if unknown := sorted(map(str, values.keys() - kinds.keys())):
         raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}")
-    return cls(**{name: _convert(hints[name], value) for name, value in values.items()})
+    return cls(**{name: _convert(kinds[name], value) for name, value in values.items()})
 
 
 def _convert(hint: object, value: object) -> object:
-    for kind in (hint, *get_args(hint)):
+    """A JSON value as its field has it, where the two differ; types are checked afterwards."""
+    for kind in alternatives(hint):
         if dataclasses.is_dataclass(kind) and isinstance(value, dict):
             return from_dict(kind, value)
-    if isinstance(value, str) and (hint is Path or Path in get_args(hint)):
-        return Path(value)
+        if kind is Path and isinstance(value, str):
+            return Path(value)
     return tuple(value) if isinstance(value, list) else value
 
 

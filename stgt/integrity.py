@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stgt.files import file_hash
+from stgt.structure import parse_json
 
 CHECKSUMS = "stgt.sha256"
 _LINE = re.compile(rb"([0-9a-f]{64})  ([^\n]+)\n")
@@ -52,11 +53,9 @@ def read_sealed(path: Path) -> tuple[dict, bool]:
         if hashlib.sha256(zeroed).hexdigest().encode() != seal[1]:
             raise DamagedError(path, _CHANGED)
     try:
-        values = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(path, f"the file is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise DamagedError(path, f"the file holds a {type(values).__name__}, expected an object")
+        values = parse_json(content.decode(), str(path), dict)
+    except ValueError as error:
+        raise DamagedError(path, str(error).removeprefix(f"{path}: ")) from None
     if seal:
         del values["sha256"]
     return values, bool(seal)

@@ -83,7 +83,7 @@ def test_a_json_file_with_its_own_checksum_notices_every_flipped_byte(tmp_path):
 @pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 10**5])
 def test_what_is_no_json_object_is_refused(text, tmp_path):
     (tmp_path / "state.json").write_text(text)
-    with pytest.raises(DamagedError, match="state.json: the file "):
+    with pytest.raises(DamagedError, match="state.json: (not JSON|holds|lists or objects are nested)"):
         read_sealed(tmp_path / "state.json")
     (tmp_path / "state.json").write_text('{"a": 1}')
     assert read_sealed(tmp_path / "state.json") == ({"a": 1}, False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 from stgt.ablation.studies import Study, Variant
 from stgt.config import TrainConfig
 from stgt.evaluation.run import evaluate
+from stgt.structure import read_json
 from stgt.training.log import read_log
 from stgt.training.run import train
 
@@ -49,5 +49,5 @@ def _evaluated(run: Path, threshold: float | None, device: str) -> dict:
     # Not evaluation.json, which `stgt evaluate` may write anew with other options.
     path = run / ("ablation.json" if threshold is None else f"ablation_h{threshold:g}.json")
     if path.exists():
-        return json.loads(path.read_text())
+        return read_json(path, dict)
     return evaluate(run, threshold=threshold, out=path, device=device)

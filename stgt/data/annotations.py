@@ -6,13 +6,12 @@ Retrieval: [{"video": "a.mp4", "caption": "…"}], or with a list of captions. Q
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from stgt.data.files import read_json
 from stgt.files import write_json
+from stgt.structure import read_json, shown
 
 
 class Clip(NamedTuple):
@@ -66,7 +65,7 @@ def load_answers(path: str | Path) -> dict[str, int]:
     """Read ans2label.json, answers to labels 0 to n−1. Raises ValueError for anything else."""
     answers = read_json(path)
     if not isinstance(answers, dict) or not answers:
-        raise ValueError(f"{path}: holds {_shown(answers)}, expected an object of answers and their labels")
+        raise ValueError(f"{path}: holds {shown(answers)}, expected an object of answers and their labels")
     for answer, label in answers.items():
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(answers):
             raise ValueError(f"{path}: {answer!r} has the label {label!r}, expected 0 to {len(answers) - 1}")
@@ -79,7 +78,7 @@ def load_bad_list(path: str | Path) -> dict[str, str]:
     """Read what `stgt data check` wrote: videos and what is wrong with them. Raises ValueError for anything else."""
     bad = read_json(path, dict)
     if wrong := [video for video, cause in bad.items() if not isinstance(cause, str)]:
-        raise ValueError(f"{path}: {wrong[0]!r} has {_shown(bad[wrong[0]])}, expected a text: what is wrong with it")
+        raise ValueError(f"{path}: {wrong[0]!r} has {shown(bad[wrong[0]])}, expected a text: what is wrong with it")
     return bad
 
 
@@ -96,7 +95,7 @@ def require_answers(annotation: str | Path, questions: Sequence[Question], answe
         number, answer = outside[0]
         more = f" ({len(outside)} of {len(questions)} entries have others)" if len(outside) > 1 else ""
         raise ValueError(
-            f"{annotation}: in entry {number} 'answer' is {_shown(answer)}, "
+            f"{annotation}: in entry {number} 'answer' is {shown(answer)}, "
             f"expected one of the {len(known)} answers in {answers}{more}"
         )
 
@@ -130,10 +129,10 @@ def require_disjoint(splits: dict[str, Sequence[str]], where: str) -> None:
 def _entries(path: str | Path) -> list[dict]:
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{path}: holds {_shown(entries)}, expected a list of entries")
+        raise ValueError(f"{path}: holds {shown(entries)}, expected a list of entries")
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            raise ValueError(f"{path}: entry {number} is {_shown(entry)}, expected an object")
+            raise ValueError(f"{path}: entry {number} is {shown(entry)}, expected an object")
     return entries
 
 
@@ -153,10 +152,5 @@ def _captions(path: str | Path, number: int, entry: dict) -> tuple[str, ...]:
 
 
 def _malformed(path: str | Path, number: int, entry: dict, key: str, expected: str) -> ValueError:
-    found = f"{key!r} is {_shown(entry[key])}" if key in entry else f"there is no {key!r}"
+    found = f"{key!r} is {shown(entry[key])}" if key in entry else f"there is no {key!r}"
     return ValueError(f"{path}: in entry {number} {found}, expected {expected}")
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from stgt.data.video import VideoError, decode_through
 from stgt.files import errors_named, write_json, write_text
 from stgt.ownership import owned
+from stgt.structure import parse_json, shown
 from stgt.terminal import printable
 
 Verdict = tuple[str, str | None]  # a path and what is wrong with it
@@ -63,10 +64,16 @@ def _write_bad_list(videos: Sequence[str], root: str | Path, out: Path, timeout:
 
 def _verdicts(partial: Path, root: str) -> dict[str, str | None]:
     """What an interrupted check of the same folder has found; a line that was cut off is left out."""
-    lines = partial.read_text("utf-8").split("\n")[:-1] if partial.exists() else []
+    lines = partial.read_text("utf-8", errors="replace").split("\n")[:-1] if partial.exists() else []
     if not lines or lines[0] != json.dumps(root):
         return {}
-    return dict(json.loads(line) for line in lines[1:])
+    verdicts = {}
+    for number, line in enumerate(lines[1:], start=2):
+        entry = parse_json(line, f"{partial}: line {number}", list)
+        if len(entry) != 2 or not isinstance(entry[0], str) or not isinstance(entry[1], str | None):
+            raise ValueError(f"{partial}: line {number} is {shown(entry)}, expected a video and what is wrong with it")
+        verdicts[entry[0]] = entry[1]
+    return verdicts
 
 
 def check_videos(paths: Sequence[str | Path], *, timeout: float = 30.0, jobs: int = 1) -> Iterator[Verdict]:

@@ -21,10 +21,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from stgt.config import VisionConfig
+from stgt.config import VisionConfig, from_dict
 from stgt.data.transforms import describe
+from stgt.fields import require_types
 from stgt.files import atomic_folder, tensors_hash
 from stgt.ownership import owned
+from stgt.structure import field, read_json, shown
 from stgt.training.randomness import seeded
 
 if TYPE_CHECKING:
@@ -46,6 +48,9 @@ class FeatureKey:
     views: int
     """How often each video was read: augmented, with other draws each time, unless it is 1"""
 
+    def __post_init__(self) -> None:
+        require_types(self)
+
 
 def tower_hash(weights: dict[str, Tensor], config: VisionConfig) -> str:
     """SHA-256 of a tower's tensors, names, shapes and dtypes included, and of the settings that change its output."""
@@ -61,14 +66,12 @@ class FeatureStore:
     def __init__(self, folder: str | Path) -> None:
         """Open a cache; raises ValueError if `folder` holds none, or one that is not whole."""
         self.folder = Path(folder)
-        try:
-            index = json.loads((self.folder / INDEX).read_text("utf-8"))
-            size = (self.folder / TOKENS).stat().st_size
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise ValueError(f"{folder} is no folder that `stgt data features` wrote: no {error.filename}") from None
-        self.key = FeatureKey(**index["key"])
-        self.shape: tuple[int, ...] = tuple(index["shape"])
-        self._rows = {video: row for row, video in enumerate(index["videos"])}
+        for name in (INDEX, TOKENS):
+            if not (path := self.folder / name).is_file():
+                raise ValueError(f"{folder} is no folder that `stgt data features` wrote: no {path}")
+        size = (self.folder / TOKENS).stat().st_size
+        self.key, self.shape, videos = _read_index(self.folder / INDEX)
+        self._rows = {video: row for row, video in enumerate(videos)}
         if size != (expected := 2 * math.prod(self.shape)):
             raise ValueError(f"{self.folder / TOKENS} has {size} bytes, expected {expected}: write the cache again")
         self._tokens: np.memmap | None = None
@@ -98,6 +101,23 @@ class FeatureStore:
         if self._tokens is None:
             self._tokens = np.memmap(self.folder / TOKENS, np.int16, "r", shape=self.shape)
         return torch.from_numpy(np.array(self._tokens[self._rows[video], view])).view(torch.bfloat16)
+
+
+def _read_index(path: Path) -> tuple[FeatureKey, tuple[int, ...], list[str]]:
+    """A cache's key, the shape of its tokens and its videos. Raises ValueError for an index that fits no tokens."""
+    index = read_json(path, dict)
+    key, shape, videos = (field(index, *part, str(path)) for part in (("key", dict), ("shape", list), ("videos", list)))
+    try:
+        key = from_dict(FeatureKey, key)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if len(shape) != 5 or not all(type(length) is int and length > 0 for length in shape):
+        raise ValueError(f"{path}: 'shape' is {shown(shape)}, expected 5 whole numbers above 0")
+    if not all(isinstance(video, str) for video in videos) or len(set(videos)) != len(videos):
+        raise ValueError(f"{path}: 'videos' is {shown(videos)}, expected a list of texts, each once")
+    if shape[:2] != [len(videos), key.views]:
+        raise ValueError(f"{path}: 'shape' is {shown(shape)}, expected it to begin with {[len(videos), key.views]}")
+    return key, tuple(shape), videos
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -41,31 +40,6 @@ def read_lines(path: str | Path) -> Iterator[str]:
         raise ValueError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise ValueError(f"{path}: a folder, expected a file") from None
-
-
-def read_json(path: str | Path, kind: type | None = None) -> object:
-    """A JSON value, of `kind` (dict or list) if one is given. A key that an object has twice is refused."""
-    try:
-        value = json.loads("".join(read_lines(path)), object_pairs_hook=_object)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    except _TwiceError as error:
-        raise ValueError(f"{path}: the key {str(error)!r} is there twice in one object, expected once") from None
-    if kind is not None and not isinstance(value, kind):
-        raise ValueError(f"{path}: holds a {type(value).__name__}, expected a {kind.__name__}")
-    return value
-
-
-class _TwiceError(Exception):
-    """A key that an object has twice: Python's parser would keep the last value in silence."""
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
-    return value
 
 
 class VideoFolder:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from stgt.data.annotations import Clip
-from stgt.data.files import IMAGES, read_json, read_lines
+from stgt.data.files import IMAGES, read_lines
 from stgt.data.readers import group, rows
+from stgt.structure import read_json
 
 logger = logging.getLogger(__name__)
 

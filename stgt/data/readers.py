@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from stgt.data.annotations import Clip, Question
-from stgt.data.files import name_of, read_json, read_lines
+from stgt.data.files import name_of, read_lines
+from stgt.structure import read_json
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
 from stgt.files import write_text
+from stgt.structure import field, read_json, shown
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 BEGIN = "[DEC]"
@@ -145,7 +145,10 @@ def _bert(model: models.Model) -> tokenizers.Tokenizer:
 
 def _wordpiece(file: Path) -> dict[str, int]:
     """The vocabulary in a tokenizer.json, which must be a WordPiece one."""
-    model = json.loads(file.read_text("utf-8")).get("model", {})
-    if model.get("type", "WordPiece") != "WordPiece" or not isinstance(model.get("vocab"), dict):
-        raise ValueError(f"{file} holds a {model.get('type')!r} tokenizer, expected 'WordPiece'")
-    return model["vocab"]
+    model = field(read_json(file, dict), "model", dict, str(file))
+    if model.get("type", "WordPiece") != "WordPiece":
+        raise ValueError(f'{file} holds a {shown(model["type"])} tokenizer, expected "WordPiece"')
+    vocabulary = field(model, "vocab", dict, str(file))
+    for piece in vocabulary:
+        field(vocabulary, piece, int, f"{file}: vocab")
+    return vocabulary

@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 # BERT's vocabulary, before [DEC] is added.
 BERT_WORDS = 30522
 
-# What a field's value is the size of: a dimension of a tensor, or so many layers.
+# What a field's value is the size of: a dimension of a tensor, or the number of layers that have names. A gap between
+# their numbers leaves names over, which loading refuses.
 _SIZES = {
     "graph.frames": (TIME, 0),
     "qformer.queries": ("qformer.query_tokens", 1),
@@ -75,9 +76,9 @@ def fit_config(config: ModelConfig, sources: Mapping[str, Source]) -> ModelConfi
         if name in sources and sources[name].tensor.ndim > dimension:
             sizes[field] = sources[name].tensor.shape[dimension]
     for field, pattern in _LAYERS.items():
-        if numbers := {int(match[1]) for match in map(pattern.match, sources) if match}:
-            sizes[field] = max(numbers) + 1
-    crossed = sorted({int(match[1]) for match in map(_CROSSED.match, sources) if match})
+        if numbers := _numbers(pattern, sources):
+            sizes[field] = len(numbers)
+    crossed = _numbers(_CROSSED, sources)
     if len(crossed) > 1:
         sizes["qformer.cross_frequency"] = crossed[1] - crossed[0]
     if words := sizes.get("qformer.vocab_size"):
@@ -93,3 +94,9 @@ def fit_config(config: ModelConfig, sources: Mapping[str, Source]) -> ModelConfi
         if size != (configured := getattr(getattr(config, part), name)):
             logger.info("%s is %d, as the files have it, not %d", field, size, configured)
     return replace(config, **{part: replace(getattr(config, part), **fields) for part, fields in parts.items()})
+
+
+def _numbers(pattern: re.Pattern, names: Collection[str]) -> list[int]:
+    """The numbers of layers in names, in order; a number with more digits than a layer can have counts as none."""
+    found = {match[1] for match in map(pattern.match, names) if match}
+    return sorted(int(number) for number in found if len(number) < 5)

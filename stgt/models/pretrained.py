@@ -13,6 +13,7 @@ from stgt.config import ModelConfig, from_dict, to_dict
 from stgt.files import atomic_file, write_tensors
 from stgt.models.checkpoint import TOWER, load_weights
 from stgt.models.weights import read_weights
+from stgt.structure import read_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _KIND = {"model_type": "stgt"}
@@ -21,7 +22,7 @@ _KIND = {"model_type": "stgt"}
 def is_pretrained(folder: Path) -> bool:
     """Whether a folder holds a model that `save` wrote."""
     try:
-        content = json.loads((folder / CONFIG).read_text("utf-8"))
+        content = read_json(folder / CONFIG)
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and _KIND.items() <= content.items()
@@ -88,14 +89,11 @@ def find(name: str | Path, revision: str | None = None) -> tuple[Path, Path]:
 
 def read_config(file: Path) -> ModelConfig:
     """The model that a folder holds; ValueError, naming the file, if its configuration is not one of ours."""
-    try:
-        values = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    kind = values.pop("model_type", None) if isinstance(values, dict) else None
+    values = read_json(file, dict)
+    kind = values.pop("model_type", None)
     if kind != _KIND["model_type"]:
         raise ValueError(f"{file} describes a model of type {kind!r}, expected 'stgt'")
     try:
         return from_dict(ModelConfig, values)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{file}: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import safetensors.torch
 from torch import Tensor
 
 from stgt.models.unpickle import unpickle
+from stgt.structure import field, read_json, shown
 
 logger = logging.getLogger(__name__)
 
@@ -59,14 +59,13 @@ def _files(path: Path) -> list[Path]:
 
 def _pieces(index: Path) -> list[Path]:
     """The files that an index of Hugging Face's names, which lie beside it."""
-    try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        files = [index.parent / name for name in names]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{index} is no index of weight files, expected JSON with a 'weight_map'") from None
+    pieces = field(read_json(index, dict), "weight_map", dict, str(index))
+    for tensor, name in pieces.items():
+        if not isinstance(name, str) or Path(name).name != name or "\0" in name:
+            raise ValueError(f"{index}: {tensor!r} is in {shown(name)}, expected a file's name without a folder")
+    names = sorted(set(pieces.values()))
+    files = [index.parent / name for name in names]
     for name, file in zip(names, files, strict=True):
-        if Path(name).name != name:
-            raise ValueError(f"{index} names the file {name!r}, expected a name without a folder")
         if not file.is_file():
             raise FileNotFoundError(f"{index} names the file {name}, and there is no such file beside it")
     return files

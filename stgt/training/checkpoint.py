@@ -27,6 +27,7 @@ from stgt.config import differences, to_dict
 from stgt.data.features import tower_hash
 from stgt.files import atomic_folder, file_hash, remove_folder, save_tensors, tensors_hash
 from stgt.integrity import DamagedError, nonfinite, read_sealed, require_hash, sealed
+from stgt.structure import field
 from stgt.training.randomness import random_state, restore_random_state
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ TOWER, LANGUAGE = "vision.", "language."
 STATE, MODEL = "state.json", "model.safetensors"
 FORMAT = 2
 """Of a checkpoint's files, in state.json; those of version 0.1.0 have none, and no checksums"""
+_FIELDS = {"step": int, "world": int, "replaced": int, "scaler": dict, "config": dict}
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _IDLE = "idle"
 
@@ -169,10 +171,28 @@ def _read_state(checkpoint: Path) -> tuple[dict, dict[str, str] | None]:
         raise _unreadable(path, DamagedError(path, "its own checksum is missing, so that the file was damaged"))
     if not has_checksum:
         _warn_of_no_checksums(checkpoint)
+    _require_fields(state, path)
     expected = _step(checkpoint)
     if expected is not None and state.get("step", expected) != expected:
         raise CheckpointError(f"{path}: is of step {state['step']!r}, expected {expected} as its folder is named")
     return state, hashes
+
+
+def _require_fields(state: dict, path: Path) -> None:
+    """Raise CheckpointError for values of another kind than `write_checkpoint` writes, whoever wrote them."""
+    parts = {"best": {"step": int}, "tower": {"tower": str, "sha256": str}, "language": {"model": str, "sha256": str}}
+    try:
+        for name, kind in _FIELDS.items():
+            if name in state or name in ("step", "config"):
+                field(state, name, kind, str(path))
+        field(state["config"], "model", dict, f"{path}: config")
+        for name, kinds in parts.items():
+            if state.get(name) is not None:
+                part = field(state, name, dict, str(path))
+                for key, kind in kinds.items():
+                    field(part, key, kind, f"{path}: {name}")
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _has_checksums(checkpoint: Path) -> bool:
@@ -218,7 +238,7 @@ def load_model(model: nn.Module, checkpoint: Path, *, convert: bool = False) -> 
     has other weights here.
     """
     state = read_state(checkpoint)
-    tower, language = state["tower"], state.get("language")
+    tower, language = state.get("tower"), state.get("language")
     tensors = read_tensors(checkpoint, "model")
     expected = model_tensors(model, without_tower=tower is not None, without_language=language is not None)
     problems = [f"{name} is missing" for name in expected.keys() - tensors.keys()]

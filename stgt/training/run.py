@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import nullcontext
 from dataclasses import replace
@@ -23,6 +22,7 @@ from stgt.models.pretrained import CONFIG, is_pretrained, read_config
 from stgt.models.stgt import STGT
 from stgt.models.vqa import VideoQA
 from stgt.ownership import owned
+from stgt.structure import read_json
 from stgt.training import checkpoint as ckpt
 from stgt.training.distributed import World, choose_device, start_world
 from stgt.training.randomness import seed_everything
@@ -83,10 +83,17 @@ def load_run(folder: Path, device: str = "auto") -> Run:
     Raises CheckpointError for a folder that holds none.
     """
     checkpoint = ckpt.chosen_checkpoint(folder)
-    config = from_dict(TrainConfig, ckpt.read_state(checkpoint)["config"])
+    config = _config_of(checkpoint)
     model = make_model(config.model)
     ckpt.load_model(model, checkpoint)
     return Run(config, model.to(choose_device(device)).eval(), _saved_tokenizer(config, folder), checkpoint)
+
+
+def _config_of(checkpoint: Path) -> TrainConfig:
+    try:
+        return from_dict(TrainConfig, ckpt.read_state(checkpoint)["config"])
+    except ValueError as error:
+        raise ckpt.CheckpointError(f"{checkpoint / ckpt.STATE}: config: {error}") from None
 
 
 def make_model(config: ModelConfig) -> STGT | VideoQA:
@@ -130,7 +137,7 @@ def require_same_run(config: TrainConfig) -> None:
     path = config.out / "config.json"
     if not path.exists():
         return
-    if differing := differences(to_dict(config), json.loads(path.read_text())):
+    if differing := differences(to_dict(config), read_json(path, dict)):
         listed = "\n  ".join(differing)
         raise ValueError(
             f"{config.out} holds a run of another configuration:\n  {listed}\n"

@@ -219,6 +219,10 @@ class Trainer:
 
     def _load(self, path: Path) -> None:
         state = ckpt.read_state(path)
+        if absent := [name for name in ("world", "replaced", "scaler") if name not in state]:
+            raise ckpt.CheckpointError(
+                f"{path / ckpt.STATE}: there is no {absent[0]!r}, expected what a run has written"
+            )
         if state["world"] != self.world.size:
             raise ValueError(
                 f"{path} was written by {state['world']} processes, here are {self.world.size}: resume with as many, "

@@ -6,7 +6,8 @@ import pickle
 import pytest
 
 from stgt.data import readers
-from stgt.data.files import VideoFolder, name_of, read_json, read_lines
+from stgt.data.files import VideoFolder, name_of, read_lines
+from stgt.structure import read_json
 
 
 def write(path, value):
@@ -175,7 +176,7 @@ def test_msvd_qa_takes_its_clips_from_the_mapping(tmp_path):
     "reader, file, content, message",
     [
         (readers.read_msrvtt_1ka, "MSRVTT_data.json", "{", "MSRVTT_data.json: not JSON"),
-        (readers.read_msrvtt_1ka, "MSRVTT_data.json", [], "holds a list, expected a dict"),
+        (readers.read_msrvtt_1ka, "MSRVTT_data.json", [], r"holds \[\], expected an object"),
         (readers.read_msrvtt_1ka, "MSRVTT_data.json", {"videos": []}, "no list of 'sentences'"),
         (readers.read_msrvtt_1ka, "MSRVTT_data.json", MSRVTT | {"sentences": [{"video_id": "a"}]}, "no text 'caption'"),
         (readers.read_msrvtt_1ka, "MSRVTT_JSFUSION_test.csv", "video_id\nvideo7\n", "no column sentence"),
@@ -186,7 +187,7 @@ def test_msvd_qa_takes_its_clips_from_the_mapping(tmp_path):
         (readers.read_didemo, "train_data.json", [{"video": 3, "description": "a"}], "no text 'video'"),
         (readers.read_msvd, "raw-captions.json", {"a": ["  "]}, "raw-captions.json: a.avi has an empty caption"),
         (readers.read_msvd, "raw-captions.json", {"a": "a bird"}, "'a' has 'a bird', expected a list"),
-        (readers.read_msvd, "raw-captions.json", '{"a": ["b"], "a": ["c"]}', "the key 'a' is there twice"),
+        (readers.read_msvd, "raw-captions.json", '{"a": ["b"], "a": ["c"]}', 'an object that has the key "a" twice'),
         (readers.read_lsmdc, "LSMDC16_annos_training.csv", "clip\t0\t1\n", "line 1 has 3 columns, expected 6"),
         (readers.read_msrvtt_qa, "train_qa.json", [QUESTION | {"video_id": "x"}], "entry 0 .* a number 'video_id'"),
         (readers.read_msrvtt_qa, "train_qa.json", [QUESTION | {"answer": ""}], "no text 'answer'"),

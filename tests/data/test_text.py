@@ -116,7 +116,7 @@ def test_bert_from_tokenizer_json(bert):
     (bert / "tokenizer.json").write_text(json.dumps({"model": {"type": "WordPiece", "vocab": vocabulary}}))
     assert Tokenizer.load(bert).bos_token_id == 30522
     (bert / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": vocabulary}}))
-    with pytest.raises(ValueError, match="'BPE' tokenizer, expected 'WordPiece'"):
+    with pytest.raises(ValueError, match='"BPE" tokenizer, expected "WordPiece"'):
         Tokenizer.load(bert)
 
 

@@ -208,12 +208,14 @@ def test_pieces_and_their_index(whole, write, tmp_path):
         read_tensors(tmp_path)
     index.write_text(json.dumps({"weight_map": {"a": "../outside.bin"}}))
     with pytest.raises(
-        ValueError, match=r"index.json names the file '../outside.bin', expected a name without a folder"
+        ValueError, match=r"index.json: '.*' is in \"../outside.bin\", expected a file's name without a folder"
     ):
         read_tensors(index)
     for wrong in ("{", "[]", '{"weight_map": 3}', "{}"):
         index.write_text(wrong)
-        with pytest.raises(ValueError, match="is no index of weight files, expected JSON with a 'weight_map'"):
+        with pytest.raises(
+            ValueError, match=r"index.json: .*(not JSON|no 'weight_map'|expected an object|expected a file's name)"
+        ):
             read_tensors(tmp_path)
 
 

@@ -85,8 +85,8 @@ def test_tensors_that_do_not_fit(change, message, folder):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("{", "config.json is not JSON"),
-        ("[]", "config.json describes a model of type None, expected 'stgt'"),
+        ("{", "config.json: not JSON"),
+        ("[]", r"config.json: holds \[\], expected an object"),
         ('{"model_type": "bert"}', "config.json describes a model of type 'bert', expected 'stgt'"),
         ('{"model_type": "stgt", "depth": 3}', "config.json: ModelConfig has no field depth"),
         ('{"model_type": "stgt", "graph": {"heads": 0}}', "config.json: GraphConfig.heads is 0, expected at least 1"),

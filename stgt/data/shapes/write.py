@@ -15,6 +15,7 @@ from stgt.data.shapes.render import FPS, Rendering, encode, render
 from stgt.data.shapes.scene import BACKGROUNDS, Scene, Track, draw_scene, simulate
 from stgt.files import atomic_folder
 from stgt.ownership import owned
+from stgt.structure import field, read_json, shown
 
 NOTE = "Simulated: computer-drawn shapes with generated sentences. No camera saw these clips, nobody described them."
 README = f"""# Simulated clips
@@ -65,12 +66,12 @@ def _require(settings: dict[str, int]) -> None:
 
 
 def _require_same(out: Path, settings: dict[str, int]) -> None:
-    try:
-        there = json.loads((out / "scenes.json").read_text("utf-8"))["settings"]
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{out} holds no simulated clips, expected a folder of them or none at all") from None
-    if differing := [name for name in settings if there[name] != settings[name]]:
-        differing = [f"{name} is {there[name]} there, not {settings[name]}" for name in differing]
+    file = out / "scenes.json"
+    if not file.is_file():
+        raise ValueError(f"{out} holds no simulated clips, expected a folder of them or none at all")
+    there = field(read_json(file, dict), "settings", dict, str(file))
+    if differing := [name for name in settings if there.get(name) != settings[name]]:
+        differing = [f"{name} is {shown(there.get(name))} there, not {settings[name]}" for name in differing]
         raise ValueError(f"{out} holds other simulated clips: {', '.join(differing)}")
 
 

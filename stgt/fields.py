@@ -1,0 +1,84 @@
+"""Checks of a dataclass's fields: their types, and values that make sense."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Literal, Union, get_args, get_origin, get_type_hints
+
+_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "a text",
+    Path: "a path",
+    NoneType: "None",
+}
+
+
+def require(config: object, name: str, holds: bool, expected: str) -> None:
+    """Raise a ValueError that names the field, the value it was given and what was expected instead."""
+    if not holds:
+        value = repr(getattr(config, name))
+        value = value if len(value) <= 80 else f"{value[:80]}…"
+        raise ValueError(f"{type(config).__name__}.{name} is {value}, expected {expected}")
+
+
+def require_types(config: object) -> None:
+    """Check every field against its annotation; True is no number, and a whole number is one where a float is asked."""
+    for name, hint in hints(type(config)).items():
+        require(config, name, _fits(getattr(config, name), hint), _described(hint))
+
+
+def require_counts(config: object, **largest: int) -> None:
+    """Check that fields are at least 1 and at most what is given: beyond that a number is a mistake, not a size."""
+    for name, most in largest.items():
+        require(config, name, 1 <= getattr(config, name) <= most, f"at least 1 and at most {most}")
+
+
+def require_range(config: object, low: float, high: float, *names: str) -> None:
+    """Check that fields are in [low, high]."""
+    for name in names:
+        # NaN fails both comparisons, so it is refused as well.
+        require(config, name, low <= getattr(config, name) <= high, f"a number in [{low:g}, {high:g}]")
+
+
+@functools.cache
+def hints(cls: type) -> dict[str, object]:
+    """The types of a dataclass's fields."""
+    found = get_type_hints(cls)
+    return {field.name: found[field.name] for field in dataclasses.fields(cls)}
+
+
+def alternatives(hint: object) -> tuple:
+    """The types that a union consists of, or the type itself."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _fits(value: object, hint: object) -> bool:
+    kinds = alternatives(hint)
+    if len(kinds) > 1:
+        return any(_fits(value, kind) for kind in kinds)
+    if get_origin(hint) is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in get_args(hint))
+    if get_origin(hint) is tuple:
+        parts = get_args(hint)
+        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_fits, value, parts))
+    if hint in (int, float):
+        return isinstance(value, int | float if hint is float else int) and not isinstance(value, bool)
+    if hint is Path:
+        return isinstance(value, Path) and "\0" not in str(value)
+    return isinstance(value, hint)
+
+
+def _described(hint: object) -> str:
+    kinds = alternatives(hint)
+    if len(kinds) > 1:
+        return " or ".join(map(_described, kinds))
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(hint)))
+    if get_origin(hint) is tuple:
+        return f"a list of {len(get_args(hint))}: " + ", ".join(map(_described, get_args(hint)))
+    return _NAMES.get(hint) or f"the fields of {hint.__name__}"

@@ -1,0 +1,134 @@
+"""JSON that nobody vouches for: whatever is odd about it is a ValueError that names file, place and what was expected.
+
+Python's parser takes NaN and infinities, keeps the last of two equal keys in silence, and ends with errors of several
+kinds at deep nesting and long numbers. Halves of surrogate pairs, which "\\ud800" stands for, cannot be written again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+DEEPEST = 100
+"""How many levels of lists and objects are read: later steps, which recurse, take no more than some hundreds"""
+_HALF = re.compile("[\ud800-\udfff]")
+_MAY_BE_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+_KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number"}
+
+
+class _Refused(NamedTuple):
+    """What stands in the parsed value where the file has something that is not taken."""
+
+    found: str
+    expected: str
+
+
+def read_json(path: str | Path, kind: type | None = None) -> object:
+    """The value in a JSON file in UTF-8, of `kind` (dict or list) if one is given; ValueError for anything odd.
+
+    OSError of a file that is there but cannot be read is left as it is.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}: line {line} is not UTF-8 ({error.reason}), expected text in UTF-8") from None
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path}: a folder, expected a file") from None
+    return parse_json(text, str(path), kind)
+
+
+def parse_json(text: str, where: str, kind: type | None = None) -> object:
+    """The value of a JSON text, as `read_json`; `where` begins the message of every ValueError."""
+    refused: list[_Refused] = []
+
+    def refuse(found: str, expected: str) -> _Refused:
+        refused.append(_Refused(found, expected))
+        return refused[-1]
+
+    def pairs(items: list[tuple[str, object]]) -> object:
+        value = dict(items)
+        if len(value) == len(items):
+            return value
+        keys = [key for key, _ in items]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        return refuse(f"an object that has the key {shown(twice)} twice", "each key once")
+
+    def whole(digits: str) -> object:
+        return int(digits) if len(digits) < 20 else refuse(f"a number of {len(digits)} digits", "fewer than 20")
+
+    def real(digits: str) -> object:
+        value = float(digits)
+        return value if math.isfinite(value) else refuse(shown(digits), "a number that fits 64 bits")
+
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=pairs,
+            parse_int=whole,
+            parse_float=real,
+            parse_constant=lambda name: refuse(name, "a finite number"),
+        )
+        deep = _levels(value) > DEEPEST
+    except RecursionError:
+        deep = True
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error})") from None
+    if deep:
+        raise ValueError(f"{where}: lists or objects are nested too deeply, expected at most {DEEPEST} levels")
+    if refused or _MAY_BE_HALF.search(text):
+        _refuse_odd(value, where)
+    if kind is not None and not isinstance(value, kind):
+        raise ValueError(f"{where}: holds {shown(value)}, expected {_KINDS[kind]}")
+    return value
+
+
+def field(values: dict, key: str, kind: type, where: str) -> object:
+    """A value of a JSON object, which must be there and of a kind; a whole number counts as float, true as no int."""
+    if key not in values:
+        raise ValueError(f"{where}: there is no {key!r}, expected {_KINDS[kind]}")
+    value = values[key]
+    fits = isinstance(value, int | float if kind is float else kind) and not isinstance(value, bool)
+    if not fits:
+        raise ValueError(f"{where}: {key!r} is {shown(value)}, expected {_KINDS[kind]}")
+    return value
+
+
+def shown(value: object) -> str:
+    """A JSON value as an error message shows it: on one line, and not more than its beginning."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (RecursionError, TypeError, ValueError):
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def _levels(value: object) -> int:
+    """How deep lists and objects are nested, counted up to one more than is taken."""
+    level, count = [value], 0
+    while (level := [part for part in level if isinstance(part, list | dict)]) and count <= DEEPEST:
+        level = [each for part in level for each in (part.values() if isinstance(part, dict) else part)]
+        count += 1
+    return count
+
+
+def _refuse_odd(value: object, where: str) -> None:
+    """Raise a ValueError that names the place of the first odd part."""
+    left: list[tuple[str, object]] = [("", value)]
+    while left:
+        place, part = left.pop()
+        if isinstance(part, str) and _HALF.search(part):
+            part = _Refused("half of a surrogate pair (\\ud800 to \\udfff)", "text")
+        if isinstance(part, _Refused):
+            at = f" at {place.lstrip('.')}" if place else ""
+            raise ValueError(f"{where}: found {part.found}{at}, expected {part.expected}")
+        if isinstance(part, dict):
+            left += [(f"{place}.{key}", each) for key, each in reversed(part.items())]
+            left += [(f"{place}.{key!r}", key) for key in part if _HALF.search(key)]
+        elif isinstance(part, list):
+            left += [(f"{place}[{number}]", each) for number, each in reversed([*enumerate(part)])]
