@@ -220,17 +220,16 @@ class ModelConfig:
 
     def _parameters(self) -> dict[str, float]:
         """About how many weights each part has: the matrices of its blocks, and its tables."""
-        vision, graph, qformer, language = self.vision, self.graph, self.qformer, self.language
+        v, g, q, language = self.vision, self.graph, self.qformer, self.language
+        layers, tables = q.layers * (8 * q.hidden + 4 * q.intermediate), q.vocab_size + q.max_positions + q.queries
         counts = {
-            "vision": vision.layers * (4 + 2 * vision.mlp_ratio) * vision.width**2
-            + 3 * vision.patch_size**2 * vision.width,
-            "graph": graph.layers * 25 * vision.width**2 + graph.frames * vision.width,
-            "qformer": qformer.layers * (8 * qformer.hidden + 4 * qformer.intermediate) * qformer.hidden
-            + (qformer.vocab_size + qformer.max_positions + qformer.queries) * qformer.hidden,
+            "vision": (v.layers * (4 + 2 * v.mlp_ratio) * v.width + 3 * v.patch_size**2 + v.grid**2) * v.width,
+            "graph": (25 * g.layers * v.width + g.frames + v.grid**2) * v.width,
+            "qformer": (layers + tables) * q.hidden,
         }
         if language is not None:
-            tables = (language.vocab_size + language.max_positions) * language.hidden
-            counts["language"] = language.layers * 12 * language.hidden**2 + tables
+            tables = language.vocab_size + language.max_positions
+            counts["language"] = (12 * language.layers * language.hidden + tables) * language.hidden
         return counts
 
 
