@@ -181,6 +181,9 @@ class LossConfig:
     """Whether CSAL's targets are constants (the released model sends gradients through them)"""
     csal_mask: Literal["release", "paper"] = "release"
     """Which pairs cannot be a target: product below 0.05 (released model), or both similarities at most 0 (paper)"""
+    multi_positive: bool = False
+    """Whether pairs of one video, or with one text word for word, are right for each other in a batch and never
+    negatives, as in BLIP-2's retrieval training; the released model takes them for negatives"""
     gather_gradients: bool = True
     """Whether gradients reach the features of other processes (exact global-batch loss)"""
     vtc: float = 1.0

@@ -2,6 +2,9 @@
 
 n is the batch of this process, N the global batch, `offset` where this process's rows begin in it (0 and n = N in one
 process). Every loss is this process's share: the mean over processes is the loss of the global batch.
+
+`same` tells which pairs are right for each other, bool (n, N): those of one video or with one text, each row's own pair
+among them. None means that each pair is right for itself only.
 """
 
 from __future__ import annotations
@@ -42,13 +45,18 @@ def similarity(video: Tensor, text: Tensor) -> Tensor:
 
 
 @_in_float32
-def vtc_loss(v2t: Tensor, t2v: Tensor, *, smoothing: float = 0.1, offset: int = 0) -> Tensor:
+def vtc_loss(
+    v2t: Tensor, t2v: Tensor, *, smoothing: float = 0.1, offset: int = 0, same: Tensor | None = None
+) -> Tensor:
     """Video-text contrastive loss: cross-entropy of both directions against the true pairs, mean of the two, Eq. 17.
 
     v2t: (n, N) logits of this process's videos against all texts, t2v: (n, N) of its texts against all videos; row i
-    belongs to column offset + i. Returns a scalar.
+    belongs to column offset + i, and with `same` to each of its columns there in equal parts. Returns a scalar.
     """
-    target = offset + torch.arange(len(v2t), device=v2t.device)
+    if same is None:
+        target = offset + torch.arange(len(v2t), device=v2t.device)
+    else:
+        target = same.to(v2t.dtype) / same.sum(1, keepdim=True)
     both = [F.cross_entropy(logits, target, label_smoothing=smoothing) for logits in (v2t, t2v)]
     return sum(both) / 2
 
@@ -62,11 +70,13 @@ def csal_targets(
     *,
     gamma: float = 5.0,
     mask: Literal["release", "paper"] = "release",
+    same: Tensor | None = None,
 ) -> Tensor:
     """Soft targets of cross-similarity alignment: softmax over j of γ·S_ij with S = relu(V)·relu(Tt), Eq. 18-19.
 
     V is the cosine of videos' renormalised mean query features, Tt the cosine of texts. Pairs that cannot be a target
-    have S = -100: those with S < 0.05 (mask "release") or with V and Tt both at most 0 ("paper").
+    have S = -100: those with S < 0.05 (mask "release") or with V and Tt both at most 0 ("paper"). Pairs in `same` have
+    S = 1, as each pair has with itself.
     video: (n, Q, E), text: (n, E), unit vectors of this process; all_video: (N, Q, E), all_text: (N, E), those of the
     global batch. Returns (n, N); S is symmetric, so that the same targets serve both directions. Differentiable.
     """
@@ -74,7 +84,8 @@ def csal_targets(
     Tt = F.relu(text @ all_text.T)
     S = V * Tt
     never = S < 0.05 if mask == "release" else (V <= 0) & (Tt <= 0)
-    return torch.softmax(gamma * S.masked_fill(never, _MASKED), -1)
+    S = S.masked_fill(never, _MASKED)
+    return torch.softmax(gamma * (S if same is None else S.masked_fill(same, 1.0)), -1)
 
 
 def _mean_direction(video: Tensor) -> Tensor:
@@ -93,20 +104,24 @@ def csal_loss(v2t: Tensor, t2v: Tensor, targets: Tensor, *, smoothing: float = 0
 
 @_in_float32
 @torch.no_grad()
-def hard_negatives(logits: Tensor, uniform: Tensor, *, offset: int = 0) -> Tensor:
+def hard_negatives(logits: Tensor, uniform: Tensor, *, offset: int = 0, same: Tensor | None = None) -> Tensor:
     """Draw one wrong partner per row with probability softmax(logits), the true partner excluded.
 
-    logits: (n, N), row i's true partner is column offset + i. uniform: (n,) numbers in [0, 1) that decide the draw
-    (inverse of the cumulative distribution: the result depends on nothing else). Returns (n,) int64 columns.
+    logits: (n, N), row i's true partner is column offset + i, and all columns of its row in `same`.
+    uniform: (n,) numbers in [0, 1) that decide the draw (inverse of the cumulative distribution: the result depends on
+    nothing else). Returns (n,) int64 columns.
     Raises ValueError if there is nothing to choose from.
     """
     n, N = logits.shape
     if N < 2:
         raise ValueError(f"logits is {n} by {N}: a hard negative needs a batch of at least 2 pairs")
-    true = offset + torch.arange(n, device=logits.device)[:, None]
-    # Whole numbers, because their running sums are exact: no order of addition changes the draw, the true partner's
+    if same is None:
+        same = torch.arange(N, device=logits.device) == offset + torch.arange(n, device=logits.device)[:, None]
+    elif same.all(1).any():
+        raise ValueError(f"same: a row has no wrong partner among {N} pairs, expected a batch of at least 2 videos")
+    # Whole numbers, because their running sums are exact: no order of addition changes the draw, a true partner's
     # share is exactly 0, and u·total stays below the total for every u < 1.
-    probability = logits.double().scatter(1, true, float("-inf")).softmax(-1)
+    probability = logits.double().masked_fill(same, float("-inf")).softmax(-1)
     cumulative = (probability * 2.0**52).long().cumsum(-1)
     draw = (uniform.double()[:, None] * cumulative[:, -1:]).long()
     # Only non-finite logits could point beyond the last column; the loss is then not finite either.

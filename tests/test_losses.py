@@ -51,6 +51,58 @@ def test_vtc_prefers_the_true_pairs():
     assert losses.vtc_loss(20 * torch.eye(4), 20 * torch.eye(4).flip(0), smoothing=0.0) > 5
 
 
+# Rows 2 and 3 of a batch of 6: pairs 2 and 5 are of one video, pairs 3 and 0 have one text.
+SAME = torch.tensor([[0, 0, 1, 0, 0, 1], [1, 0, 0, 1, 0, 0]]).bool()
+
+
+def test_pairs_of_one_video_share_the_contrastive_target():
+    v2t, t2v = logits(2, 6)
+    loss = losses.vtc_loss(v2t, t2v, smoothing=0.1, offset=2, same=SAME)
+    rows = [smoothed(sim[i], SAME[i].float() / 2, 0.1) for sim in (v2t, t2v) for i in range(2)]
+    torch.testing.assert_close(loss, torch.stack(rows).mean())
+    # Two copies of a video that a model finds equally right cost log 2, and no further preference is asked for.
+    even = torch.tensor([[50.0, 50.0, 0.0]])
+    same = torch.tensor([[True, True, False]])
+    assert losses.vtc_loss(even, even, smoothing=0.0, same=same).item() == pytest.approx(math.log(2))
+    assert losses.vtc_loss(even, even + torch.tensor([[3.0, 0, 0]]), smoothing=0.0, same=same) > math.log(2) + 0.1
+
+
+def test_pairs_of_one_video_are_as_similar_as_a_pair_to_itself():
+    video, text = features(n=6, queries=2)
+    targets = losses.csal_targets(video[2:4], text[2:4], video, text, gamma=3.0, same=SAME)
+    mean = F.normalize(video.mean(1), dim=-1)
+    for row, i in enumerate((2, 3)):
+        S = [max((mean[i] @ mean[j]).item(), 0) * max((text[i] @ text[j]).item(), 0) for j in range(6)]
+        S = [1.0 if SAME[row, j] else s if s >= 0.05 else -100 for j, s in enumerate(S)]
+        torch.testing.assert_close(targets[row], torch.softmax(3 * torch.tensor(S), 0), rtol=1e-5, atol=1e-6)
+
+
+def test_pairs_of_one_video_are_never_hard_negatives():
+    sim = torch.tensor([[0.0, 1.0, 9.0, 2.0, 0.5, 30.0], [30.0, 1.0, 2.0, 9.0, 0.0, 0.5]])
+    numbers = (torch.arange(500) + 0.5) / 500
+    drawn = torch.stack([losses.hard_negatives(sim, u.expand(2), offset=2, same=SAME) for u in numbers], 1)
+    for row in range(2):
+        expected = torch.softmax(sim[row].masked_fill(SAME[row], -torch.inf), 0)
+        share = torch.bincount(drawn[row], minlength=6) / 500
+        torch.testing.assert_close(share, expected, rtol=0, atol=0.003)
+    with pytest.raises(ValueError, match="same: a row has no wrong partner among 2 pairs, expected .* 2 videos"):
+        losses.hard_negatives(torch.zeros(2, 2), torch.zeros(2), same=torch.ones(2, 2).bool())
+
+
+@pytest.mark.parametrize("offset", [0, 2])
+def test_pairs_that_share_nothing_are_each_right_for_themselves(offset):
+    own = F.one_hot(offset + torch.arange(3), 6).bool()
+    v2t, t2v = logits(3, 6)
+    video, text = features(n=6)
+    rows, uniform = slice(offset, offset + 3), torch.rand(3)
+    for expected, found in (
+        [losses.vtc_loss(v2t, t2v, offset=offset, **same) for same in ({}, {"same": own})],
+        [losses.csal_targets(video[rows], text[rows], video, text, **same) for same in ({}, {"same": own})],
+        [losses.hard_negatives(v2t, uniform, offset=offset, **same) for same in ({}, {"same": own})],
+    ):
+        torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("mask", ["release", "paper"])
 def test_csal_targets_by_hand(mask):
     video, text = features(n=6, queries=2)

@@ -89,7 +89,8 @@ class VideoDataset(Dataset):
 class PairDataset(VideoDataset):
     """Videos and what is said of them, to train on or to look through.
 
-    train=True: item i is the i-th pair, the video's item with what `said` makes of the text, and `replaced`. If the
+    train=True: item i is the i-th pair, the video's item with what `said` makes of the text, `video_index`, the number
+    of its video, and `replaced`. If the
     video cannot be read the *pair* is replaced by another one, drawn as everything else, at most `max_replacements`
     times in a row; `replaced` counts them, and index, path and text are those of the pair that is there. `images` tells
     which pairs are about an image: an image is replaced by an image, and a batch can hold only one of both kinds.
@@ -152,7 +153,7 @@ class PairDataset(VideoDataset):
         for replaced in range(self.max_replacements + 1):
             video, text = self.pairs[index]
             try:
-                return self.clip(video) | self.said(text) | {"index": index, "replaced": replaced}
+                return self.clip(video) | self.said(text) | {"index": index, "video_index": video, "replaced": replaced}
             except VideoError as error:
                 broken = error
                 alike = (self.images == self.images[index]).nonzero().flatten()
@@ -217,7 +218,7 @@ class QuestionDataset(PairDataset):
 
 
 def collate(items: list[dict]) -> dict:
-    """A batch: tensors stacked, numbers as int64 (B,), `replaced` summed to an int, everything else as lists."""
+    """A batch: tensors stacked, indices as int64 (B,), `replaced` summed to an int, everything else as lists."""
     batch = {}
     for key, first in items[0].items():
         values = [item[key] for item in items]
@@ -226,7 +227,7 @@ def collate(items: list[dict]) -> dict:
         elif isinstance(first, Tensor):
             batch[key] = torch.stack(values)
         else:
-            batch[key] = torch.tensor(values) if key == "index" else values
+            batch[key] = torch.tensor(values) if key in ("index", "video_index") else values
     return batch
 
 

@@ -24,6 +24,12 @@ def clean_text(text: str, max_words: int = 50) -> str:
     return " ".join(words[:max_words])
 
 
+def wordings(texts: Iterable[str]) -> list[int]:
+    """A number for each text, from 0: those that are one word for word, after `clean_text`, have the same number."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(clean_text(text), len(numbers)) for text in texts]
+
+
 class Tokenizer:
     """BERT's uncased WordPiece with one token more, [DEC], that begins a text to be generated."""
 

@@ -13,6 +13,16 @@ def shortlist(similarity: torch.Tensor, k: int) -> torch.Tensor:
     return similarity.sort(dim=1, descending=True, stable=True).indices[:, :k]
 
 
+def said_of(owner: torch.Tensor, wording: torch.Tensor, videos: int) -> torch.Tensor:
+    """Which videos each wording was said of: what is relevant to what, in both directions.
+
+    owner, wording: int64 (M,), the video and the wording of each text. Returns bool (videos, W).
+    """
+    said = torch.zeros(videos, int(wording.max()) + 1, dtype=torch.bool)
+    said[owner, wording] = True
+    return said
+
+
 def ranks(scores: torch.Tensor, relevant: torch.Tensor, tier: torch.Tensor | None = None) -> torch.Tensor:
     """Rank, from 1, of each query's best relevant item: 1 + the irrelevant items that score at least as high.
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stgt.evaluation.metrics import ranks, recall_figures, shortlist
+from stgt.evaluation.metrics import ranks, recall_figures, said_of, shortlist
 
 Match = Literal["softmax", "logit"]
 Figures = dict[str, float]
@@ -24,26 +24,37 @@ def matching_scores(logits: Tensor, kind: Match) -> Tensor:
 
 
 def retrieval_figures(
-    similarity: Tensor, owner: Sequence[int], match: Callable[[Tensor], Tensor], candidates: Sequence[int]
+    similarity: Tensor,
+    owner: Sequence[int],
+    match: Callable[[Tensor], Tensor],
+    candidates: Sequence[int],
+    wording: Sequence[int] | None = None,
 ) -> dict[int, dict[str, Figures]]:
     """Recall figures of both directions for each number of candidates that are re-ranked, 0 for similarity alone.
 
     The candidates of a query are its most similar videos or captions; their matching score is added to the similarity,
     and all others keep their order behind them. Every pair is matched once, whatever the directions and numbers.
 
-    similarity: (V, M). owner: the video of each text. A text's one answer is its video; a video's answers are all of
-    its texts, and its best ranked one counts. match: is called once, with distinct pairs of a video and a text, int64
+    similarity: (V, M). owner: the video of each text. wording: a number of each text, the same for texts that are one
+    word for word (`stgt.data.text.wordings`); None takes all texts for different. A text's answers are the videos that
+    it, or the same text, was said of; a video's answers are all texts that were said of it, whatever video they stand
+    with. The best ranked answer counts. match: is called once, with distinct pairs of a video and a text, int64
     (n, 2) in ascending order, and returns float32 (n,). candidates: more than the gallery has are all of it.
-    Raises ValueError for an owner that does not fit, and for candidates below 0.
+    Raises ValueError for an owner or a wording that does not fit, and for candidates below 0.
     """
     V, M = similarity.shape
     if len(owner) != M:
         raise ValueError(f"owner has {len(owner)} entries, expected one for each of {M} texts")
+    if wording is not None and len(wording) != M:
+        raise ValueError(f"wording has {len(wording)} entries, expected one for each of {M} texts")
     if min(candidates) < 0:
         raise ValueError(f"candidates holds {min(candidates)}, expected numbers of at least 0")
     videos, texts, owner = torch.arange(V)[:, None], torch.arange(M)[:, None], torch.tensor(owner)
     if len(missing := torch.arange(V)[~torch.isin(videos[:, 0], owner)]):
         raise ValueError(f"owner: no text belongs to videos {missing[:10].tolist()}, expected at least one each")
+
+    wording = torch.arange(M) if wording is None else torch.tensor(wording)
+    said = said_of(owner, wording, V)
 
     by_text, by_video = similarity.T, similarity
     best_videos, best_texts = (_shortlist(scores, max(candidates)) for scores in (by_text, by_video))
@@ -54,8 +65,8 @@ def retrieval_figures(
     added_t2v, added_v2t = (matched[torch.searchsorted(pairs, wanted)] for wanted in (t2v, v2t))
     return {
         count: {
-            "text_to_video": _figures(by_text, owner[:, None], videos.T, best_videos, added_t2v, count),
-            "video_to_text": _figures(by_video, videos, owner[None], best_texts, added_v2t, count),
+            "text_to_video": _figures(by_text, lambda rows: said[:, wording[rows]].T, best_videos, added_t2v, count),
+            "video_to_text": _figures(by_video, lambda rows: said[rows][:, wording], best_texts, added_v2t, count),
         }
         for count in candidates
     }
@@ -65,16 +76,18 @@ def _shortlist(scores: Tensor, count: int) -> Tensor:
     return torch.cat([shortlist(rows, count) for rows in scores.split(_ROWS)])
 
 
-def _figures(
-    scores: Tensor, query_video: Tensor, item_video: Tensor, best: Tensor, added: Tensor, count: int
-) -> Figures:
-    """Figures of one direction with the first `count` of `best` re-ranked; what is of a query's video is relevant."""
-    tables = (table.split(_ROWS) for table in (scores, query_video, best[:, :count], added[:, :count]))
+def _figures(scores: Tensor, relevant: Callable[[Tensor], Tensor], best: Tensor, added: Tensor, count: int) -> Figures:
+    """Figures of one direction with the first `count` of `best` re-ranked.
+
+    relevant: int64 (n,) numbers of queries to bool (n, items).
+    """
+    queries = torch.arange(len(scores))
+    tables = (table.split(_ROWS) for table in (queries, scores, best[:, :count], added[:, :count]))
     found = []
-    for rows, video, places, more in zip(*tables, strict=True):
+    for numbers, rows, places, more in zip(*tables, strict=True):
         tier = torch.zeros_like(rows, dtype=torch.int64).scatter_(1, places, 1)
         reranked = rows + torch.zeros_like(rows).scatter_(1, places, more.to(rows.dtype))
-        found.append(ranks(reranked, video == item_video, tier))
+        found.append(ranks(reranked, relevant(numbers), tier))
     return recall_figures(torch.cat(found))
 
 

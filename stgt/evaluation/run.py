@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from stgt.config import DataConfig
+from stgt.data.text import wordings
 from stgt.data.video import read_frames
 from stgt.evaluation.candidates import draw_candidates, format_candidates
 from stgt.evaluation.encode import Texts, encode_texts, encode_videos, match_logits, model_digest, similarities
 from stgt.evaluation.load import data_of, open_run, precision
+from stgt.evaluation.metrics import said_of
 from stgt.evaluation.retrieval import Match, format_figures, matching_scores, retrieval_figures
 from stgt.evaluation.vqa import evaluate_answers
 from stgt.files import file_hash, write_json
@@ -89,15 +91,21 @@ def _evaluate_retrieval(
 ) -> dict:
     clips = evaluation_data(data, run.config.model.vision.image_size)
     _require_candidates(k_test, candidates, data, len(clips.videos))
+    owner = torch.tensor([video for video, _ in clips.captions])
+    wording = torch.tensor(wordings(caption for _, caption in clips.captions))
+    shared = said_of(owner, wording, len(clips.videos)).sum(0)[wording] > 1
     split = {
         "annotation": str(data.test),
         "sha256": file_hash(data.test),
         "videos": len(clips.videos),
         "captions": len(clips.captions),
         "distinct_captions": len({caption for _, caption in clips.captions}),
+        "shared_captions": int(shared.sum()),
     }
     if world.is_main:
         say("{annotation}: {videos} videos, {captions} captions, {distinct_captions} of them distinct".format(**split))
+        if split["shared_captions"]:
+            say("{shared_captions} captions are another video's word for word, and right for either".format(**split))
         print(f"sha256 {split['sha256']}")
     k_test = min(K_TEST if k_test is None else k_test, max(split["videos"], split["captions"]))
 
@@ -107,9 +115,10 @@ def _evaluate_retrieval(
     similarity = similarities(model, videos, encode_texts(model, texts, **place), **place)
     found = retrieval_figures(
         similarity,
-        [video for video, _ in clips.captions],
+        owner.tolist(),
         lambda pairs: matching_scores(match_logits(model, videos, texts, pairs, **place), rerank),
         {0, k_test, *candidates},
+        wording.tolist(),
     )
     kinds = {"vtc": 0} | ({"reranked": k_test} if k_test else {})
     figures = {way: {kind: found[count][way] for kind, count in kinds.items()} for way in found[0]}

@@ -13,6 +13,7 @@ from stgt import gather, losses
 from stgt.config import LossConfig, ModelConfig
 from stgt.models import pretrained
 from stgt.models.encoder import VideoEncoder
+from stgt.models.pairs import same_pairs
 from stgt.models.qformer import QFormer
 from stgt.models.rows import select_rows
 
@@ -87,8 +88,9 @@ class STGT(VideoEncoder):
     ) -> dict[str, Tensor]:
         """The training objective, L = (VTC or CSAL) + VTM + VTG (Eq. 21), over the pairs of all processes.
 
-        batch: video (n, T, 3, S, S) or tokens (n, T, 1+P, C); input_ids and attention_mask (n, L). n is the same in
-        every process. generator: a CPU generator for the draw of hard negatives, rank 0's decides.
+        batch: video (n, T, 3, S, S) or tokens (n, T, 1+P, C); input_ids and attention_mask (n, L); with
+        `loss.multi_positive` also video_index (n,), a number of each video. n is the same in every process.
+        generator: a CPU generator for the draw of hard negatives, rank 0's decides.
         Returns scalars: "loss", whose mean over processes is the loss of the global batch, its parts "vtc" (in
         stage 2 "csal"), "vtm", "vtg", and statistics. A part with weight 0 is neither computed nor returned.
         """
@@ -104,20 +106,23 @@ class STGT(VideoEncoder):
         all_queries = gather.gather(queries, loss.gather_gradients)
         all_texts = gather.gather(texts, loss.gather_gradients)
         temp, offset = self.temp.float(), gather.rank() * len(ids)
+        same = same_pairs(batch) if loss.multi_positive else None
         v2t = losses.similarity(queries, all_texts) / temp
         t2v = losses.similarity(all_queries, texts).T / temp
 
         parts = {}
         if loss.vtc and loss.stage == 1:
-            parts["vtc"] = losses.vtc_loss(v2t, t2v, smoothing=loss.vtc_smoothing, offset=offset)
+            parts["vtc"] = losses.vtc_loss(v2t, t2v, smoothing=loss.vtc_smoothing, offset=offset, same=same)
         elif loss.vtc:
-            targets = losses.csal_targets(queries, texts, all_queries, all_texts, gamma=loss.gamma, mask=loss.csal_mask)
+            targets = losses.csal_targets(
+                queries, texts, all_queries, all_texts, gamma=loss.gamma, mask=loss.csal_mask, same=same
+            )
             targets = targets.detach() if loss.detach_target else targets
             parts["csal"] = losses.csal_loss(v2t, t2v, targets, smoothing=loss.csal_smoothing)
         if loss.vtm:
             draws = gather.shared_uniform(2, len(all_texts), device=v2t.device, generator=generator)
             wrong_text, wrong_video = (
-                losses.hard_negatives(logits, draw[offset : offset + len(ids)], offset=offset)
+                losses.hard_negatives(logits, draw[offset : offset + len(ids)], offset=offset, same=same)
                 for logits, draw in zip((v2t, t2v), draws, strict=True)
             )
             logits = self._match_with_negatives(embeds, ids, mask, wrong_video, wrong_text)

@@ -14,9 +14,9 @@ from stgt.data.annotations import load_videos, require_disjoint
 from stgt.data.datasets import QuestionDataset, RetrievalDataset, collate
 from stgt.data.features import FeatureStore
 from stgt.data.prompts import LanguageTokenizer
-from stgt.data.text import Tokenizer
+from stgt.data.text import Tokenizer, wordings
 from stgt.data.transforms import test_transform
-from stgt.evaluation.metrics import ranks, recall_figures
+from stgt.evaluation.metrics import ranks, recall_figures, said_of
 from stgt.training.randomness import random_state, restore_random_state
 
 
@@ -70,12 +70,14 @@ class Validation:
             inputs = {name: batch[name].to(device) for name in ("video", "tokens") if name in batch}
             queries.append(model.encode_video(**inputs).queries)
         queries, owner = torch.cat(queries), torch.tensor([video for video, _ in self.clips.captions])
+        wording = torch.tensor(wordings(caption for _, caption in self.clips.captions))
+        said = said_of(owner, wording, len(queries))
         length, size = self.config.model.qformer.max_text_length, 8 * self.config.batch_size
         found: list[Tensor] = []
-        for place, part in zip(owner.split(size), _parts(self.clips.captions, size), strict=True):
+        for numbers, part in zip(wording.split(size), _parts(self.clips.captions, size), strict=True):
             ids, mask = self.tokenizer.encode([caption for _, caption in part], length)
             similarity = model.similarity(queries, model.encode_text(ids.to(device), mask.to(device))).float().cpu()
-            found.append(ranks(similarity.T, place[:, None] == torch.arange(len(queries))))
+            found.append(ranks(similarity.T, said[:, numbers].T))
         return recall_figures(torch.cat(found))
 
 

@@ -104,6 +104,27 @@ def test_one_pass_gives_the_figures_of_each_number_of_candidates(run, alone, tmp
             assert single[way]["reranked" if int(count) else "vtc"] == pytest.approx(figures[way])
 
 
+def test_a_caption_of_several_videos_is_right_for_each_of_them(run, clips, stgt, tmp_path):
+    entries = json.loads((clips / "test.json").read_text())
+    captions = ["A red square grows.", "a red square grows"]
+    same = [entry | {"caption": captions[number % 2]} for number, entry in enumerate(entries)]
+    (tmp_path / "same.json").write_text(json.dumps(same))
+    words = [
+        "--annotation",
+        tmp_path / "same.json",
+        "--features",
+        tmp_path / "features",
+        "--out",
+        tmp_path / "out.json",
+    ]
+    status, printed = stgt("evaluate", "--run", run, *words, "--batch-size", 4, "--device", "cpu")
+    assert status == 0 and "11 captions are another video's word for word, and right for either" in printed
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["split"]["distinct_captions"] == 2 and result["split"]["shared_captions"] == 11
+    for way in ("text_to_video", "video_to_text"):
+        assert all(figures["MeanR"] == 1 and figures["R@1"] == 100 for figures in result[way].values())
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stgt.data.text import wordings
 from stgt.evaluation.retrieval import format_figures, matching_scores, retrieval_figures
 
 
@@ -31,16 +32,18 @@ def cases(draw):
         for _ in range(2)
     ]
     similarity, logits = (table.view(videos, len(owner)) for table in tables)
-    return similarity, logits, owner, draw(st.integers(0, 9)), draw(st.sampled_from(["softmax", "logit"]))
+    wording = draw(st.none() | st.lists(st.integers(0, 4), min_size=len(owner), max_size=len(owner)))
+    return similarity, logits, owner, wording, draw(st.integers(0, 9)), draw(st.sampled_from(["softmax", "logit"]))
 
 
-def plain_ranks(similarity, matched, owner, k, by_text):
+def plain_ranks(similarity, matched, owner, wording, k, by_text):
     """Sort (tier, score) per query in plain Python; among equals, what is wrong goes first."""
-    found = []
+    found, wording = [], wording or list(range(len(owner)))
+    said = {(word, video) for word, video in zip(wording, owner, strict=True)}
     for query in range(len(owner) if by_text else len(similarity)):
         items = range(len(similarity) if by_text else len(owner))
         pair = [(item, query) if by_text else (query, item) for item in items]
-        right = [owner[t] == v for v, t in pair]
+        right = [(wording[t], v) in said for v, t in pair]
         best = sorted(items, key=lambda i: (-similarity[pair[i]].item(), i))[:k]
         keys = [
             (1, (similarity[p] + matched[p]).item()) if i in best else (0, similarity[p].item())
@@ -59,26 +62,42 @@ def summary(ranks):
 @settings(deadline=None)
 @given(cases())
 def test_figures_are_those_of_a_plain_sort(case):
-    similarity, logits, owner, k, kind = case
+    similarity, logits, owner, wording, k, kind = case
     matched = matching_scores(torch.stack([torch.zeros_like(logits), logits], -1).view(-1, 2), kind).view_as(logits)
     match = Table(matched)
-    figures = retrieval_figures(similarity, owner, match, [k, 0, 1])
+    figures = retrieval_figures(similarity, owner, match, [k, 0, 1], wording)
     for direction, by_text in (("text_to_video", True), ("video_to_text", False)):
         for count in figures:
-            expected = plain_ranks(similarity, matched, owner, count, by_text)
+            expected = plain_ranks(similarity, matched, owner, wording, count, by_text)
             assert list(figures[count][direction].values()) == pytest.approx(summary(expected))
     (pairs,) = match.asked  # each pair once, in the order of videos
     asked = [tuple(pair) for pair in pairs.tolist()]
     assert asked == sorted(set(asked))
 
 
+def test_a_sentence_of_two_videos_is_right_for_either():
+    """Videos 0 and 2 share a sentence, which a model gives to video 2; video 1 has another one."""
+    wording = wordings(["A man sings.", "a dog runs", "a man   sings!"])
+    assert wording == [0, 1, 0]
+    similarity = torch.tensor([[0.5, 0.1, 0.5], [0.2, 0.9, 0.2], [0.8, 0.3, 0.8]])
+    owner, none = [0, 1, 2], Table(similarity)
+    strict, shared = (retrieval_figures(similarity, owner, none, [0], words)[0] for words in (None, wording))
+    # Text 0: video 2 comes before its own video 0. Video 0: texts 0 and 2 tie, and a tie counts against it.
+    assert strict["text_to_video"]["MeanR"] == pytest.approx((2 + 1 + 1) / 3)
+    assert strict["video_to_text"]["MeanR"] == pytest.approx((2 + 1 + 2) / 3)
+    for direction in shared.values():
+        assert direction["R@1"] == 100 and direction["MeanR"] == 1
+    with pytest.raises(ValueError, match="wording has 2 entries, expected one for each of 3 texts"):
+        retrieval_figures(similarity, owner, none, [0], [0, 1])
+
+
 def test_many_queries_are_ranked_as_few(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     similarity, scores = torch.rand(2, 30, 45, generator=generator)
-    owner = [*range(30), *range(15)]
-    whole = retrieval_figures(similarity, owner, Table(scores), [0, 4, 32])
+    owner, wording = [*range(30), *range(15)], [number % 40 for number in range(45)]
+    whole = retrieval_figures(similarity, owner, Table(scores), [0, 4, 32], wording)
     monkeypatch.setattr("stgt.evaluation.retrieval._ROWS", 7)
-    assert retrieval_figures(similarity, owner, Table(scores), [0, 4, 32]) == whole
+    assert retrieval_figures(similarity, owner, Table(scores), [0, 4, 32], wording) == whole
 
 
 def test_reranking_cannot_lift_what_is_not_on_the_short_list():

@@ -15,6 +15,8 @@ CASES = {
     "stage 1": dict(stage=1),
     "stage 2": dict(stage=2),
     "stage 2, constant targets": dict(stage=2, detach_target=True),
+    "shared videos": dict(stage=1, multi_positive=True),
+    "shared videos, stage 2": dict(stage=2, multi_positive=True),
     "cut": dict(stage=1, vtm=0.0, vtg=0.0, gather_gradients=False),
     "cut, stage 2": dict(stage=2, vtm=0.0, vtg=0.0, gather_gradients=False),
 }
@@ -29,6 +31,10 @@ def whole_batch():
     # The second process's texts are short, so that processes differ in padding and in words to predict.
     batch["attention_mask"][N:, 4:] = 0
     batch["input_ids"][N:, 4:] = 0
+    # A video of both processes, and a text of both.
+    batch["video_index"] = torch.tensor([0, 1, 2, 3, 0, 4])
+    batch["attention_mask"][1] = batch["attention_mask"][N]
+    batch["input_ids"][1] = batch["input_ids"][N]
     return batch
 
 
@@ -97,6 +103,12 @@ def test_the_same_loss_and_gradients(results, name):
             sum(results[rank][name][0][part] for rank in range(WORLD)) / WORLD, out[part].detach(), rtol=1e-5, atol=1e-6
         )
     check_gradients(results, name, {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+
+
+def test_pairs_are_shared_across_processes(results):
+    """Without what the other process has, nothing would be shared, and the loss would be the released one."""
+    for rank in range(WORLD):
+        assert results[rank]["shared videos"][0]["vtc"] != results[rank]["stage 1"][0]["vtc"]
 
 
 def test_answers_of_all_processes_weigh_alike(results):

@@ -98,6 +98,51 @@ def test_the_loss_follows_the_public_parts():
     torch.testing.assert_close(out["vtm"], losses.vtm_loss(torch.cat(matching), 4).detach())
 
 
+def twice(batch):
+    """The first video also in the third place, and the second text also in the fourth."""
+    batch["video"][2] = batch["video"][0]
+    for key in ("input_ids", "attention_mask"):
+        batch[key][3] = batch[key][1]
+    return batch | {"video_index": torch.tensor([7, 4, 7, 5])}
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_video_that_is_twice_in_a_batch_is_not_its_own_negative(stage):
+    model, batch = tiny_model().eval(), twice(tiny_batch())
+    model.temp.data.fill_(0.01)
+    for parameter in model.qformer.parameters():  # with small initial weights all pairs would be nearly alike
+        if parameter.ndim > 1:
+            parameter.data.normal_(std=0.5)
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    assert not torch.equal(ids[0], ids[2])
+    out = model(batch, LossConfig(stage=stage, multi_positive=True), torch.Generator().manual_seed(0))
+    same = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]).bool()
+    video, text = model.encode_video(batch["video"]), model.encode_text(ids, mask)
+    v2t = model.similarity(video.queries, text) / model.temp
+    if stage == 1:
+        expected = losses.vtc_loss(v2t, v2t.T, same=same)
+    else:
+        targets = losses.csal_targets(video.queries, text, video.queries, text, same=same)
+        expected = losses.csal_loss(v2t, v2t.T, targets)
+    torch.testing.assert_close(out["vtc" if stage == 1 else "csal"], expected.detach())
+    draws = torch.rand(2, 4, generator=torch.Generator().manual_seed(0))
+    wrong_text = losses.hard_negatives(v2t, draws[0], same=same)
+    wrong_video = losses.hard_negatives(v2t.T, draws[1], same=same)
+    matching = [
+        model.match(video.embeds, ids, mask),
+        model.match(video.embeds[wrong_video], ids, mask),
+        model.match(video.embeds, ids[wrong_text], mask[wrong_text]),
+    ]
+    torch.testing.assert_close(out["vtm"], losses.vtm_loss(torch.cat(matching), 4).detach())
+    released = model(batch, LossConfig(stage=stage), torch.Generator().manual_seed(0))
+    assert abs(released["loss"] - out["loss"]) > 0.01
+
+
+def test_which_pairs_are_the_same_needs_the_videos_numbers():
+    with pytest.raises(ValueError, match="batch has no 'video_index', expected a number of each video"):
+        tiny_model()(tiny_batch(), LossConfig(multi_positive=True))
+
+
 def test_detached_targets_change_gradients_only():
     batch, results = tiny_batch(), []
     for detach_target in (False, True):

@@ -1,0 +1,24 @@
+"""Which pairs of a global batch are about one video, or say one text word for word."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from stgt import gather
+
+
+def same_pairs(batch: dict[str, Tensor]) -> Tensor:
+    """Which of all processes' pairs are right for each pair of this process, bool (n, N); its own pair always is.
+
+    batch: video_index (n,) int64, a number of each video that all processes share; input_ids and attention_mask (n, L)
+    int64. Two texts are one if their tokens are. Raises ValueError for a batch without video_index.
+    """
+    if "video_index" not in batch:
+        raise ValueError(
+            "batch has no 'video_index', expected a number of each video, by which multi_positive knows it"
+        )
+    video, n = batch["video_index"], len(batch["input_ids"])
+    ids, mask = gather.gather_texts(batch["input_ids"], batch["attention_mask"])
+    words = ids.masked_fill(mask == 0, -1)
+    own = words[gather.rank() * n :][:n]
+    return (video[:, None] == gather.gather(video, gradients=False)) | (own[:, None] == words).all(-1)
