@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,6 +35,10 @@ Recipe = Annotated[Recipe, tyro.conf.arg(name="")]
 Quickstart = Annotated[TrainConfig, tyro.conf.arg(name="")]
 QUICKSTART = RECIPES["quickstart"]()
 RELEASED = RECIPES["finetune_msrvtt"]().model
+REPORT = (
+    "stgt: this is a fault of stgt itself. Please report it, with the command, with all of the lines above and with "
+    "what `stgt info` prints."
+)
 Run = Annotated[Path, tyro.conf.arg(help="A run's folder.")]
 Model = Annotated[Path, tyro.conf.arg(help="A run's folder, or one that `stgt convert` or save_pretrained wrote.")]
 
@@ -344,14 +349,33 @@ def _run() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        status = exit_status(error)
-        if status is None or os.environ.get("STGT_TRACEBACK") or terminal.reader_left(error):
+        if os.environ.get("STGT_TRACEBACK") or terminal.reader_left(error):
             raise
-        message = str(error)
-        if "in DataLoader worker process" in message:  # with the worker's traceback before it
-            message = re.split(r"\n[\w.]*Error: ", message)[-1].rstrip("\n")
-        print(f"stgt: {terminal.printable_message(message)}", file=sys.stderr)
+        status = exit_status(error)
+        if status is None:
+            lines = "".join(traceback.format_exception(error)).splitlines()
+            print("\n".join(map(terminal.printable, lines)), file=sys.stderr)
+            print(REPORT, file=sys.stderr)
+            sys.exit(1)
+        print(f"stgt: {terminal.printable_message(_message(error))}", file=sys.stderr)
         sys.exit(status)
+
+
+def _message(error: Exception) -> str:
+    message = str(error)
+    if "in DataLoader worker process" in message:  # with the worker's traceback before it
+        message = re.split(r"\n[\w.]*Error: ", message)[-1].rstrip("\n")
+    if _is_memory(error):
+        message = f"there is not enough memory: {message.splitlines()[0] if message else 'Python got none'}"
+    return message
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out; PyTorch says so of a CPU's with a RuntimeError."""
+    import torch
+
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
 def exit_status(error: Exception) -> int | None:
@@ -363,7 +387,7 @@ def exit_status(error: Exception) -> int | None:
 
     if isinstance(error, StoppedError):
         return 128 + error.signum
-    if isinstance(error, NonFiniteError):
+    if isinstance(error, NonFiniteError) or _is_memory(error):
         return 1
     if isinstance(error, (ValueError, OSError, VideoError, CheckpointError)):
         return 2

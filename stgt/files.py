@@ -156,7 +156,7 @@ def tensors_hash(tensors: Mapping[str, Tensor], settings: str = "") -> str:
 
 @contextmanager
 def errors_named(path: Path, *others: Path) -> Iterator[None]:
-    """Turn an operating system's error while `path` is written into one that names it.
+    """Turn an operating system's error while `path` is written, or a lack of memory, into an error that names it.
 
     A full disk's error names no file, and others may name one of `others`, which stand for `path`. Errors about further
     files, which the block may read, are left as they are.
@@ -173,6 +173,8 @@ def errors_named(path: Path, *others: Path) -> Iterator[None]:
         named = type(error)(f"{path}: could not be written ({error.strerror}); what was there before is unchanged")
         named.errno = error.errno
         raise named from error
+    except MemoryError as error:
+        raise MemoryError(f"{path}: could not be written; what was there before is unchanged ({error})") from error
 
 
 def _prepare(folder: Path) -> None:
