@@ -6,12 +6,18 @@ Retrieval: [{"video": "a.mp4", "caption": "…"}], or with a list of captions. Q
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from stgt.data.folders import describe_special
 from stgt.files import write_json
 from stgt.structure import read_json, shown
+
+# As FFmpeg reads a file's name: letters and digits up to a colon, or up to a comma with options behind it.
+_PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(,[^:/]*)?:")
 
 
 class Clip(NamedTuple):
@@ -103,16 +109,21 @@ def require_answers(annotation: str | Path, questions: Sequence[Question], answe
 def require_videos(
     annotation: str | Path, videos: Sequence[str], root: str | Path, bad: Container[str] = frozenset()
 ) -> None:
-    """Raise ValueError naming annotation, entry and path if a video is not there, and not known to be bad either.
+    """Raise ValueError naming annotation, entry and path if a video is no file, and not known to be bad either.
 
-    videos: one of each entry.
+    videos: one of each entry, a path relative to `root`, which `../` may lead out of, or an absolute one. Addresses and
+    protocols of FFmpeg, such as http://… and concat:…, are no files.
     """
-    there = {video: video in bad or (Path(root) / video).is_file() for video in dict.fromkeys(videos)}
+    there = {video: video in bad or os.path.isfile(Path(root) / video) for video in dict.fromkeys(videos)}
     missing = [(number, video) for number, video in enumerate(videos) if not there[video]]
     if missing:
         number, video = missing[0]
-        more = f" ({len(missing)} of {len(videos)} entries have none)" if len(missing) > 1 else ""
-        raise ValueError(f"{annotation}: entry {number} is about {Path(root) / video}, and there is no such file{more}")
+        place, cause = Path(root) / video, describe_special(Path(root) / video)
+        if protocol := _PROTOCOL.match(video):
+            place = video
+            cause += f" of this name; addresses and protocols of FFmpeg, such as {protocol[0]}, are no files"
+        more = f" ({len(missing)} of {len(videos)} entries are about no file)" if len(missing) > 1 else ""
+        raise ValueError(f"{annotation}: entry {number} is about {place}: {cause}{more}")
 
 
 def require_disjoint(splits: dict[str, Sequence[str]], where: str) -> None:

@@ -41,6 +41,8 @@ class Benchmark(NamedTuple):
     """Every published size of each split; empty for the sets to pre-train on, of which everybody has another part"""
     prefix: str = ""
     """Of the annotations' names"""
+    images: bool = False
+    """Whether the files are images; those beside videos, such as thumbnails, are not looked at"""
 
 
 _JSFUSION = Size("the 1k-A test of JSFusion", 1000, 1000)
@@ -117,7 +119,7 @@ BENCHMARKS = {
         "qa_",
     ),
     "webvid": Benchmark(pretraining.read_webvid),
-    "cc3m": Benchmark(pretraining.read_cc3m),
+    "cc3m": Benchmark(pretraining.read_cc3m, images=True),
     "vidal": Benchmark(pretraining.read_vidal),
 }
 
@@ -138,7 +140,7 @@ def convert(
     splits = benchmark.read(source)
     missing: dict[str, list[str]] = {}
     if videos is not None:
-        splits, missing = _present(splits, VideoFolder(videos))
+        splits, missing = _present(splits, VideoFolder(videos, images=benchmark.images))
     published: dict[str, Size | None] = {}
     for split, entries in splits.items():
         left_out = ""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+
+from stgt.data.folders import find_files
+
+logger = logging.getLogger(__name__)
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 VIDEOS = (
@@ -43,32 +48,36 @@ def read_lines(path: str | Path) -> Iterator[str]:
 
 
 class VideoFolder:
-    """Which file a data set's video is, in whatever subfolder and container it was saved."""
+    """Which file a data set's video or image is, in whatever subfolder and container it was saved."""
 
-    def __init__(self, root: str | Path) -> None:
-        """Raises ValueError if `root` is no folder."""
-        self.root = Path(root)
+    def __init__(self, root: str | Path, *, images: bool = False) -> None:
+        """images: whether the data set is one of images; those of another, such as thumbnails, are no videos.
+
+        Raises ValueError if `root` is no folder.
+        """
+        self.root, self.images = Path(root), images
         if not self.root.is_dir():
-            raise ValueError(f"{root}: no such folder, expected one that holds the videos")
+            raise ValueError(f"{root}: no such folder, expected one that holds the {'images' if images else 'videos'}")
 
     def find(self, video: str) -> str | None:
         """The path below the folder: `video` itself, else the one file of that name; None if there is none.
 
         DiDeMo's own downloader adds an ending to the whole name, so that a.mov may be the file a.mov.mp4.
+        Raises ValueError if different files have the name.
         """
-        if (self.root / video).is_file():
+        if os.path.isfile(self.root / video):
             return video
         found = self._named.get(video.rpartition("/")[2]) or self._named.get(name_of(video), [])
-        if len(found) > 1:
+        if len({os.path.realpath(self.root / path) for path in found}) > 1:
             raise ValueError(f"{self.root} holds {found[0]} and {found[1]} for {video}, expected one of them")
         return found[0] if found else None
 
     @cached_property
     def _named(self) -> dict[str, list[str]]:
+        found = find_files(self.root, IMAGES if self.images else VIDEOS, without_ending=self.images)
+        for path, cause in found.faults.items():
+            logger.warning("left out, %s: %s", self.root / path, cause)
         named: dict[str, list[str]] = {}
-        for folder, below, files in os.walk(self.root):
-            below.sort()
-            for file in sorted(files):
-                if _ENDING.search(file) or "." not in file:
-                    named.setdefault(name_of(file), []).append(os.path.relpath(os.path.join(folder, file), self.root))
+        for path in found.files:
+            named.setdefault(name_of(path), []).append(path)
         return named

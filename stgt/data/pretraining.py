@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stgt.data.annotations import Clip
 from stgt.data.files import IMAGES, read_lines
+from stgt.data.folders import find_files
 from stgt.data.readers import group, rows
 from stgt.structure import read_json
 
@@ -52,18 +53,20 @@ def _addressed(path: Path, folder: str) -> Iterator[tuple[str, str]]:
 
 
 def _beside(source: Path) -> Iterator[tuple[str, str]]:
-    images = sorted(path for path in source.rglob("*") if path.suffix.lower() in IMAGES)
-    if not images:
+    found = find_files(source, IMAGES)
+    for path, cause in found.faults.items():
+        logger.warning("left out, %s: %s", source / path, cause)
+    if not found.files:
         raise ValueError(f"{source} holds neither *.tsv nor images, expected CC3M's tables or an img2dataset folder")
-    for image in images:
-        text, facts = image.with_suffix(".txt"), image.with_suffix(".json")
-        if text.exists():
+    for image in found.files:
+        text, facts = (source / image).with_suffix(".txt"), (source / image).with_suffix(".json")
+        if text.is_file():
             caption = "".join(read_lines(text))
         else:
             caption = read_json(facts, dict).get("caption")
             if not isinstance(caption, str):
                 raise ValueError(f"{facts}: 'caption' is {caption!r}, expected a text")
-        yield str(image.relative_to(source)), caption
+        yield image, caption
 
 
 def read_vidal(source: Path) -> dict[str, list[Clip]]:

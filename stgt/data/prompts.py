@@ -132,7 +132,7 @@ def language_errors(name: str | Path, part: str) -> Iterator[None]:
         yield
     except Exception as error:  # the hub's client lets its network library's own errors through
         where = "its folder" if Path(name).is_dir() else "no folder here, and the hub"
-        cause = str(error).splitlines()[0] if str(error) else "no reason given"
+        cause = str(error).partition("\n")[0] or "no reason given"
         raise OSError(
             f"LanguageConfig.model is {str(name)!r}: {where} did not give its {part} "
             f"({type(error).__name__}: {cause}); {expected}"

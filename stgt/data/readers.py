@@ -220,13 +220,19 @@ def group(path: Path, pairs: Iterable[tuple[str, str]]) -> list[Clip]:
 
 def rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
     """The rows of a CSV file with a header that has these columns."""
-    table = csv.DictReader(read_lines(path))
-    if missing := [column for column in columns if column not in (table.fieldnames or ())]:
-        raise ValueError(f"{path}: no column {', '.join(missing)} among {table.fieldnames}, expected CSV with a header")
-    for number, row in enumerate(table, start=1):
-        if any(row[column] is None for column in columns):
-            raise ValueError(f"{path}: row {number} is cut short, expected {', '.join(columns)}")
-        yield row
+    # For the csv module a carriage return in a field without quotes is an error; it becomes a space.
+    table = csv.DictReader(re.sub(r"\r(?!\n|$)", " ", line) for line in read_lines(path))
+    try:
+        if missing := [column for column in columns if column not in (table.fieldnames or ())]:
+            raise ValueError(
+                f"{path}: no column {', '.join(missing)} among {table.fieldnames}, expected them in line 1"
+            )
+        for number, row in enumerate(table, start=1):
+            if any(row[column] is None for column in columns):
+                raise ValueError(f"{path}: row {number} is cut short, expected {', '.join(columns)}")
+            yield row
+    except csv.Error as error:
+        raise ValueError(f"{path}: line {table.line_num} is not CSV ({error})") from None
 
 
 def _value(path: Path, entry: object, key: str) -> str:

@@ -11,6 +11,7 @@ import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
+from stgt.data.files import read_lines
 from stgt.files import write_text
 from stgt.structure import field, read_json, shown
 
@@ -73,7 +74,8 @@ class Tokenizer:
         """Read a folder that `save` wrote, or one of BERT's with vocab.txt or tokenizer.json in it."""
         lines, whole = Path(folder) / "vocab.txt", Path(folder) / "tokenizer.json"
         if lines.is_file():
-            return cls({piece: number for number, piece in enumerate(lines.read_text("utf-8").splitlines())})
+            pieces = (line.removesuffix("\n").removesuffix("\r") for line in read_lines(lines))
+            return cls({piece: number for number, piece in enumerate(pieces)})
         if whole.is_file():
             return cls(_wordpiece(whole))
         raise ValueError(f"{folder} holds neither vocab.txt nor tokenizer.json, expected a tokenizer's folder")
@@ -91,9 +93,10 @@ class Tokenizer:
         try:
             file = hf_hub_download(name, "tokenizer.json")
         except Exception as error:  # the hub's client lets its network library's own errors through
+            cause = str(error).partition("\n")[0] or "no reason given"
             raise OSError(
                 f"the tokenizer {name!r} is no folder here, and the Hugging Face hub did not give it "
-                f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}); "
+                f"({type(error).__name__}: {cause}); "
                 "give a folder with BERT's vocab.txt, or train a tokenizer on the captions with --data.tokenizer train"
             ) from error
         return cls(_wordpiece(Path(file)))

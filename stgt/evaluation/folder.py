@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
+from stgt.data.clip import read_clip_array
 from stgt.data.files import VIDEOS
-from stgt.data.transforms import test_transform
-from stgt.data.video import VideoError, read_frames
+from stgt.data.folders import find_files
+from stgt.data.isolated import Failure, call_each
 from stgt.evaluation.store import Store, digest
+from stgt.terminal import printable
 from stgt.training.distributed import World
 from stgt.training.run import Run
-
-# A process decodes, so that a file that never ends, or that crashes the decoder, can be given up. It is forked, as data
-# loader workers are.
-_processes = multiprocessing.get_context("fork")
 
 
 class Index(NamedTuple):
@@ -33,18 +29,19 @@ class Index(NamedTuple):
     broken: dict[Path, str]
 
 
-def find_videos(folder: Path) -> list[Path]:
-    """The video files in a folder and the folders in it, by their suffixes, in alphabetical order; no hidden ones.
+def find_videos(folder: Path) -> tuple[list[Path], dict[Path, str]]:
+    """The video files in a folder and the folders in it, by their endings, and why others there cannot be read.
 
-    Raises ValueError where there is none.
+    Both are in alphabetical order; linked folders are followed, hidden files and folders are passed over. Raises
+    ValueError where there is no video.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder, expected one with videos in it")
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS and path.is_file())
-    videos = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-    if not videos:
-        raise ValueError(f"{folder} holds no video, expected files ending in {', '.join(VIDEOS)}")
-    return videos
+    found = find_files(folder, VIDEOS)
+    faults = {folder / name: cause for name, cause in found.faults.items()}
+    if not found.files:
+        raise ValueError(f"{folder} holds no video{_first(faults)}, expected files ending in {', '.join(VIDEOS)}")
+    return [folder / name for name in found.files], faults
 
 
 @torch.inference_mode()
@@ -54,33 +51,56 @@ def index_folder(run: Run, folder: Path, kept: Path, *, batch_size: int = 32, ti
     A file is known by path, size and time of change. One that cannot be read, or not within `timeout` seconds, is left
     out, and tried again the next time. Raises ValueError if there is no video, or none that can be read.
     """
-    names = {_name(path, run): path for path in find_videos(folder)}
+    videos, broken = find_videos(folder)
+    names = _names(videos, run, broken)
     store = Store(kept / f"folder-{digest(str(folder.resolve()))}", dict.fromkeys(names, 1))
     store.keep_only()
-    missing, broken = store.missing(), {}
-    data = run.config.data
-    read = partial(_pixels, frames=data.frames, decoding=data.decoding, size=run.config.model.vision.image_size)
-    device = next(run.model.parameters()).device
-    progress = tqdm(total=len(missing), desc=f"{folder}", unit="video", disable=len(missing) < 8)
-    with store.owned(World(0, 1, device), missing), progress as bar:
-        for start in range(0, len(missing), batch_size):
-            part = missing[start : start + batch_size]
-            readable = {}
-            for name, result in zip(part, _each(read, [names[name] for name in part], timeout, run), strict=True):
-                if isinstance(result, str):
-                    broken[names[name]] = result
-                else:
-                    readable[name] = torch.from_numpy(result)
-                bar.update()
-            if readable:
-                features = run.model.encode_video(torch.stack(list(readable.values())).to(device))
-                for name, embeds, queries in zip(readable, features.embeds, features.queries, strict=True):
-                    store.write(name, embeds=embeds[None], queries=queries[None])
-    videos = {name: path for name, path in names.items() if path not in broken}
-    if not videos:
-        path, cause = next(iter(broken.items()))
-        raise ValueError(f"{folder} holds no video that can be read; {path}: {cause}")
-    return Index(list(videos.values()), Store(store.folder, dict.fromkeys(videos, 1)), broken)
+    missing = store.missing()
+    with store.owned(World(0, 1, next(run.model.parameters()).device), missing):
+        broken |= _encode_each(run, {name: names[name] for name in missing}, store, batch_size, timeout, f"{folder}")
+    whole = {name: path for name, path in names.items() if path not in broken}
+    if not whole:
+        raise ValueError(f"{folder} holds no video that can be read{_first(broken)}")
+    return Index(list(whole.values()), Store(store.folder, dict.fromkeys(whole, 1)), broken)
+
+
+def _first(broken: dict[Path, str]) -> str:
+    path, cause = next(iter(broken.items()), (None, None))
+    return "" if path is None else f"; {path}: {cause}"
+
+
+def _names(videos: list[Path], run: Run, broken: dict[Path, str]) -> dict[str, Path]:
+    """The name of each video in the store; a file that several links lead to is one video. Adds faults to `broken`."""
+    names: dict[str, Path] = {}
+    for path in videos:
+        try:
+            names.setdefault(_name(path, run), path)
+        except OSError as error:
+            broken[path] = str(error.strerror)
+    return names
+
+
+def _encode_each(
+    run: Run, videos: dict[str, Path], store: Store, batch_size: int, timeout: float, title: str
+) -> dict[Path, str]:
+    """Write what the model makes of each video; returns why others cannot be read."""
+    data, size = run.config.data, run.config.model.vision.image_size
+    read = partial(read_clip_array, frames=data.frames, image_size=size, **data.decoding)
+    results = call_each(read, list(videos.values()), timeout=timeout, jobs=max(1, data.workers))
+    broken: dict[Path, str] = {}
+    readable: dict[str, torch.Tensor] = {}
+    with closing(results):
+        bar = tqdm(results, desc=printable(title), total=len(videos), unit="video", disable=len(videos) < 8)
+        for (name, path), result in zip(videos.items(), bar, strict=True):
+            if isinstance(result, Failure):
+                broken[path] = result.cause
+            else:
+                readable[name] = torch.from_numpy(result)
+            if len(readable) == batch_size:
+                _encode(run, readable, store)
+                readable.clear()
+        _encode(run, readable, store)
+    return broken
 
 
 def _name(path: Path, run: Run) -> str:
@@ -88,27 +108,10 @@ def _name(path: Path, run: Run) -> str:
     return digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns, run.config.data.frames)
 
 
-def _pixels(path: Path, frames: int, decoding: dict, size: int) -> np.ndarray | str:
-    """Frames (T, 3, S, S) as evaluation sees them, or what is wrong with the file."""
-    try:
-        return test_transform(size)(read_frames(path, frames, **decoding).permute(0, 3, 1, 2)).numpy()
-    except VideoError as error:
-        return str(error).removeprefix(f"{path}: ")
-
-
-def _each(
-    read: Callable[[Path], np.ndarray | str], paths: Sequence[Path], timeout: float, run: Run
-) -> Iterator[np.ndarray | str]:
-    """`read` of each path, in other processes; what does not end costs its file `timeout` seconds, and no more."""
-    while paths:
-        jobs = min(max(1, run.config.data.workers), len(paths))
-        # One thread each: those of a library do not survive a fork.
-        with _processes.Pool(jobs, torch.set_num_threads, (1,)) as pool:  # whose end kills what still runs
-            results, late = pool.imap(read, paths), False
-            while paths and not late:
-                try:
-                    yield results.next(timeout)
-                except multiprocessing.TimeoutError:
-                    yield f"decoding did not end within {timeout:g} s"
-                    late = True
-                paths = paths[1:]
+def _encode(run: Run, clips: dict[str, torch.Tensor], store: Store) -> None:
+    """Write what the model makes of each clip (T, 3, S, S)."""
+    if clips:
+        device = next(run.model.parameters()).device
+        features = run.model.encode_video(torch.stack(list(clips.values())).to(device))
+        for name, embeds, queries in zip(clips, features.embeds, features.queries, strict=True):
+            store.write(name, embeds=embeds[None], queries=queries[None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from stgt.data.annotations import load_captions
-from stgt.data.transforms import test_transform
+from stgt.data.clip import read_clip
+from stgt.data.files import read_lines
 from stgt.data.video import read_frames
 from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest
 from stgt.evaluation.folder import index_folder
@@ -19,9 +21,11 @@ from stgt.evaluation.metrics import shortlist
 from stgt.evaluation.retrieval import matching_scores
 from stgt.evaluation.run import K_TEST, tokenize
 from stgt.evaluation.store import Store
+from stgt.figures.attempt import try_to_draw
 from stgt.figures.results import draw_results
 from stgt.figures.style import squares
 from stgt.models.pretrained import is_pretrained
+from stgt.terminal import printable, say
 from stgt.training.distributed import World
 from stgt.training.run import Run, evaluation_data
 
@@ -82,11 +86,8 @@ def search_videos(
 
         hits = [Hit(paths[item], score) for item, score in rank(similarity, match, top=top)]
     _print(hits)
-    if figure is not None:
-        root = videos or run.config.data.videos
-        shown = [(_label(hit.found, root), hit.score, squares(read_frames(hit.found, STILLS))) for hit in hits]
-        draw_results(sentence, shown, figure)
-        print(f"drawn in {figure}")
+    if figure is not None and try_to_draw(partial(_draw, hits, sentence, videos or run.config.data.videos), figure):
+        say(f"drawn in {figure}")
     return hits
 
 
@@ -105,9 +106,9 @@ def search_captions(
     if captions is None and is_pretrained(run.checkpoint):
         raise ValueError(f"{folder} holds a model and knows no captions, expected --captions with a file of them")
     sentences = read_sentences(captions or run.config.data.test)
-    size, device = run.config.model.vision.image_size, next(run.model.parameters()).device
-    pixels = test_transform(size)(
-        read_frames(video, run.config.data.frames, **run.config.data.decoding).permute(0, 3, 1, 2)
+    device = next(run.model.parameters()).device
+    pixels = read_clip(
+        video, run.config.data.frames, run.config.model.vision.image_size, **run.config.data.decoding
     )
     with precision(run):
         clip, texts = run.model.encode_video(pixels[None].to(device)), tokenize(run, sentences)
@@ -130,13 +131,10 @@ def read_sentences(path: Path) -> list[str]:
 
     Raises ValueError for a file that is not there, is not UTF-8, or holds no sentence.
     """
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         return list(dict.fromkeys(caption for clip in load_captions(path) for caption in clip.captions))
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}; expected a text file in UTF-8 with a sentence per line") from None
-    if not (sentences := list(dict.fromkeys(line.strip() for line in lines if line.strip()))):
+    sentences = list(dict.fromkeys(line.strip() for line in read_lines(path) if line.strip()))
+    if not sentences:
         raise ValueError(f"{path} holds no sentence, expected one per line")
     return sentences
 
@@ -157,7 +155,7 @@ def _videos(run: Run, videos: Path | None, features: Path) -> tuple[list[Path], 
     if videos is not None:
         index = index_folder(run, videos, _kept(run, features))
         for path, cause in index.broken.items():
-            print(f"left out, {path}: {cause}")
+            say(f"left out, {path}: {cause}")
         return index.videos, index.store
     if is_pretrained(run.checkpoint):
         raise ValueError(f"{run.checkpoint} holds a model and knows no videos, expected --videos with a folder of them")
@@ -170,10 +168,15 @@ def _videos(run: Run, videos: Path | None, features: Path) -> tuple[list[Path], 
 
 def _print(hits: list[Hit]) -> None:
     for place, hit in enumerate(hits, start=1):
-        print(f"{place:3}.  {hit.score:.3f}  {hit.found}")
+        say(f"{place:3}.  {hit.score:.3f}  {hit.found}")
+
+
+def _draw(hits: list[Hit], sentence: str, root: Path, out: Path) -> None:
+    shown = [(_label(hit.found, root), hit.score, squares(read_frames(hit.found, STILLS))) for hit in hits]
+    draw_results(sentence, shown, out)
 
 
 def _label(path: Path, root: Path) -> str:
-    """A path below a folder, its beginning left out where it is long."""
-    name = str(path.relative_to(root))
+    """A path, relative to a folder if it is below it; its beginning is left out where it is long."""
+    name = printable(path.relative_to(root) if path.is_relative_to(root) else path)
     return name if len(name) <= 20 else f"…{name[-19:]}"

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stgt.data.transforms import test_transform
-from stgt.data.video import read_frames
+from stgt.data.clip import read_clip
 from stgt.evaluation.load import open_run, precision, require_retrieval
 from stgt.models.captioning import beam_captions, sample_captions
 from stgt.terminal import say
@@ -62,6 +61,7 @@ def ask(folder: Path, video: Path, question: str, beams: int = 5, device: str = 
 
 def _pixels(video: Path, run: Run) -> Tensor:
     """(1, T, 3, S, S) of a video file, as evaluation sees it."""
-    frames = read_frames(video, run.config.data.frames, **run.config.data.decoding).permute(0, 3, 1, 2)
-    pixels = test_transform(run.config.model.vision.image_size)(frames)
+    pixels = read_clip(
+        video, run.config.data.frames, run.config.model.vision.image_size, **run.config.data.decoding
+    )
     return pixels[None].to(next(run.model.parameters()).device)

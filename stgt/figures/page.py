@@ -12,6 +12,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from stgt.files import write_text
+from stgt.terminal import printable
 
 STYLE = """
 body { max-width: 68rem; margin: 2rem auto; padding: 0 1.5rem; font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; }
@@ -34,20 +35,25 @@ class Picture(NamedTuple):
 
 def write_page(out: Path, title: str, settings: Mapping[str, str], pictures: Sequence[Picture]) -> None:
     """Write the page, in UTF-8; settings are what the reader has to know to make it again."""
-    rows = "\n".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in settings.items())
+    rows = "\n".join(f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>" for name, value in settings.items())
     figures = "\n".join(
-        f'<figure id="{escape(picture.file.stem)}">\n<h2>{escape(picture.title)}</h2>\n'
-        f'<img alt="{escape(picture.title)}" {_embedded(picture.file)}>\n'
-        f"<figcaption>{escape(picture.caption)}</figcaption>\n</figure>"
+        f'<figure id="{_text(picture.file.stem)}">\n<h2>{_text(picture.title)}</h2>\n'
+        f'<img alt="{_text(picture.title)}" {_embedded(picture.file)}>\n'
+        f"<figcaption>{_text(picture.caption)}</figcaption>\n</figure>"
         for picture in pictures
     )
     write_text(
         out,
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width">\n<title>{escape(title)}</title>\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n<table>\n{rows}\n</table>\n"
+        f'<meta name="viewport" content="width=device-width">\n<title>{_text(title)}</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{_text(title)}</h1>\n<table>\n{rows}\n</table>\n"
         f"{figures}\n</body>\n</html>\n",
     )
+
+
+def _text(value: object) -> str:
+    """Text as it is: no tags, no control characters, nothing that UTF-8 cannot hold."""
+    return escape(printable(value))
 
 
 def _embedded(file: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from stgt.figures.style import write
+from stgt.figures.text import put_text, put_title
+from stgt.terminal import printable
 
 
 def draw_results(sentence: str, results: Sequence[tuple[str, float, Tensor]], out: Path) -> None:
@@ -22,7 +25,7 @@ def draw_results(sentence: str, results: Sequence[tuple[str, float, Tensor]], ou
             axis.set_axis_off()
         for axis, frame in zip(row, frames, strict=False):
             axis.imshow(frame.numpy())
-        text = f"{place}.  {score:.3f}\n{label}"
-        row[0].text(-0.08, 0.5, text, transform=row[0].transAxes, ha="right", va="center", fontsize=9)
-    figure.suptitle(f"“{sentence}”", fontsize=12)
+        style = dict(transform=row[0].transAxes, ha="right", va="center", fontsize=9)
+        put_text(row[0], -0.08, 0.5, f"{place}.  {score:.3f}", label, **style)
+    put_title(figure, f"“{textwrap.shorten(printable(sentence), 120, placeholder=' …')}”", fontsize=12)
     write(figure, out)

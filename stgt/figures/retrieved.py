@@ -13,6 +13,8 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from stgt.figures.style import RIGHT, WIDTH, WRONG, paper, write
+from stgt.figures.text import put_text
+from stgt.terminal import printable
 
 STILLS = 4
 """Frames that stand for a clip"""
@@ -55,7 +57,7 @@ def draw_text_to_video(examples: Sequence[Example], out: Path) -> None:
     page = _page(figure)
     for number, example in enumerate(examples):
         top = number * row
-        page.text(0, top + 0.13, f"“{_short(example.query, 92)}”", fontsize=7.5)
+        put_text(page, 0, top + 0.13, f"“{_short(example.query, 92)}”", fontsize=7.5)
         page.text(page.get_xlim()[1], top + 0.13, example.verdict(), ha="right", color=WRONG, fontsize=6)
         for column, answer in enumerate(example.answers):
             left, upper = column * (side + gap), top + head
@@ -77,7 +79,7 @@ def draw_video_to_text(examples: Sequence[Example], out: Path) -> None:
     page = _page(figure)
     for number, example in enumerate(examples):
         top = number * row
-        page.text(0, top + 0.12, _short(example.query, 46), fontsize=7.5)
+        put_text(page, 0, top + 0.12, _short(example.query, 46), fontsize=7.5)
         page.text(WIDTH, top + 0.12, example.verdict(), ha="right", color=WRONG, fontsize=6)
         for place, frame in enumerate(example.frames):
             _still(page, frame, place * still, top + head, still)
@@ -109,8 +111,9 @@ def _line(page: Axes, x: float, y: float, place: int, answer: Answer, name: str)
     """ "✓ 1.  0.91  name", with a tick for a right one, so that nothing is told by colour alone."""
     colour = RIGHT if answer.right else "0.25"
     page.text(x, y, "✓" if answer.right else "", color=colour, fontweight="bold")
-    page.text(x + 0.11, y, f"{place}.  {answer.score:.2f}  {_short(name, 78)}", color=colour)
+    put_text(page, x + 0.11, y, f"{place}.  {answer.score:.2f}  {_short(name, 78)}", color=colour)
 
 
 def _short(text: str, length: int) -> str:
+    text = printable(text)
     return textwrap.shorten(text, length, placeholder=" …") if " " in text else text[-length:]

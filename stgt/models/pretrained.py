@@ -80,7 +80,7 @@ def find(name: str | Path, revision: str | None = None) -> tuple[Path, Path]:
     try:
         return tuple(Path(hf_hub_download(str(name), file, revision=revision)) for file in (CONFIG, WEIGHTS))
     except Exception as error:  # the hub's client lets its network library's own errors through
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+        reason = str(error).strip().partition("\n")[0] or "no reason given"
         raise OSError(
             f"{str(name)!r} is no folder here, and the Hugging Face hub did not give its {CONFIG} and {WEIGHTS} "
             f"({type(error).__name__}: {reason}); where the hub cannot be reached, give a folder that was downloaded"

@@ -72,7 +72,7 @@ def read_log(run: Path) -> list[dict]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text("utf-8").split("\n"):
         try:
             records.append(json.loads(line))
         except ValueError:

@@ -56,7 +56,7 @@ def test_check_lists_broken_videos_and_training_leaves_them_out(some_bad, recipe
     assert f"3 of 9 videos are broken, listed in {bad_list}" in printed
     words = Tokenizer.train(["a small red square"], 60)
     data = replace(recipe.data, train=annotation, videos=videos)
-    with pytest.raises(ValueError, match=f"entry 2 is about {videos}/gone.mp4, and there is no such file"):
+    with pytest.raises(ValueError, match=f"entry 2 is about {videos}/gone.mp4: no such file"):
         training_data(replace(recipe, data=data), words, None)
     items = training_data(replace(recipe, data=replace(data, bad_list=bad_list)), words, None)
     assert len(items) == len(items.videos) == 6 and not set(items.videos) & set(found)

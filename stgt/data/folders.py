@@ -1,0 +1,90 @@
+"""The files of a folder and of the folders in it, whatever else lies there."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Found(NamedTuple):
+    """Paths relative to the folder, in alphabetical order, and why others cannot be read."""
+
+    files: list[str]
+    faults: dict[str, str]
+
+
+def find_files(folder: str | Path, endings: Sequence[str], *, without_ending: bool = False) -> Found:
+    """The ordinary files whose names have one of `endings`, in capital or small letters, or also none at all.
+
+    Linked folders are followed, and each folder is looked through once, under its own name where it has one below
+    `folder`: a link that leads back to a folder above it ends there. Hidden files and folders, whose names begin with
+    a dot, are passed over. What has such an ending and is no ordinary file, folders that cannot be read, and links
+    that lead nowhere are faults; nothing that lies there raises an exception.
+    """
+    scan = _Scan(folder, tuple(endings), without_ending)
+    while scan.folders or scan.linked:
+        scan.look_through((scan.folders or scan.linked).popleft())
+    return Found(sorted(scan.files), dict(sorted(scan.faults.items())))
+
+
+class _Scan:
+    """What was found so far, and the folders that are left, those behind links last."""
+
+    def __init__(self, root: str | Path, endings: tuple[str, ...], without_ending: bool) -> None:
+        self.root, self.endings, self.without_ending = str(root), endings, without_ending
+        self.folders, self.linked = deque([""]), deque[str]()
+        self.files: list[str] = []
+        self.faults: dict[str, str] = {}
+        self._seen: set[str] = set()
+
+    def look_through(self, below: str) -> None:
+        folder = os.path.join(self.root, below)
+        try:
+            place = os.path.realpath(folder, strict=True)
+            if place in self._seen:
+                return
+            self._seen.add(place)
+            with os.scandir(folder) as entries:
+                found = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+        except OSError as error:
+            self.faults[below or "."] = f"the folder cannot be read: {error.strerror}"
+            return
+        for entry in found:
+            self._take(os.path.join(below, entry.name), entry)
+
+    def _take(self, path: str, entry: os.DirEntry) -> None:
+        ending = entry.name.lower().endswith(self.endings)
+        wanted = ending or (self.without_ending and "." not in entry.name)
+        try:
+            if entry.is_dir():
+                (self.linked if entry.is_symlink() else self.folders).append(path)
+                if ending:
+                    self.faults[path] = "a folder, expected a file; what is in it is looked through"
+            elif wanted and entry.is_file():
+                self.files.append(path)
+            elif wanted or (entry.is_symlink() and not entry.is_file()):
+                self.faults[path] = describe_special(entry.path)
+        except OSError as error:
+            self.faults[path] = str(error.strerror)
+
+
+def describe_special(path: str | Path) -> str:
+    """What is at a path where no ordinary file is, e.g. "a named pipe, expected a file"."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "a link to a file that is not there" if os.path.islink(path) else "no such file"
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "strerror", error))
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return f"{kinds.get(stat.S_IFMT(mode), 'no ordinary file')}, expected a file"

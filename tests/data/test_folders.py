@@ -1,0 +1,117 @@
+"""Every file of a folder is found, and whatever else lies there costs itself only, with its cause."""
+
+import os
+import socket
+
+import pytest
+
+from stgt.data.files import VIDEOS, VideoFolder
+from stgt.data.folders import describe_special, find_files
+
+
+def found(folder, **options):
+    return find_files(folder, VIDEOS, **options)
+
+
+def make(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"film")
+    return folder
+
+
+def test_linked_folders_are_followed_and_loops_end(tmp_path):
+    folder = make(tmp_path / "films", "z/own.mp4", "z/deep/own.MKV")
+    make(tmp_path / "elsewhere", "far.webm", "more/far.avi")
+    (folder / "archive").symlink_to(tmp_path / "elsewhere")
+    (folder / "again").symlink_to(folder / "z")  # which has a name of its own here
+    (folder / "z" / "up").symlink_to(folder)
+    (folder / "z" / "deep" / "out").symlink_to(tmp_path)  # from where everything is reached once more
+    (folder / "alias.mp4").symlink_to(folder / "z" / "own.mp4")
+    files, faults = found(folder)
+    assert files == ["alias.mp4", "archive/far.webm", "archive/more/far.avi", "z/deep/own.MKV", "z/own.mp4"]
+    assert faults == {}
+
+
+def test_two_folders_that_link_to_each_other_end(tmp_path):
+    make(tmp_path, "a/1.mp4", "b/2.mp4")
+    for number in range(8):
+        (tmp_path / "a" / f"to{number}").symlink_to(tmp_path / "b")
+        (tmp_path / "b" / f"to{number}").symlink_to(tmp_path / "a")
+    assert found(tmp_path / "a").files == ["1.mp4", "to0/2.mp4"]
+
+
+def test_what_is_no_file_is_listed_with_its_cause(tmp_path, monkeypatch):
+    monkeypatch.chdir(make(tmp_path, "fine.mp4", "film.mp4/inside.mp4", "notes.txt", ".hidden/a.mp4", ".b.mp4"))
+    os.mkfifo("pipe.mp4")
+    os.mkfifo("pipe")
+    os.symlink("nowhere", "gone.mp4")
+    os.symlink("/not/mounted", "archive")
+    os.symlink("loop.mp4", "loop.mp4")
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind("socket.avi")
+    files, faults = found(tmp_path)
+    assert files == ["film.mp4/inside.mp4", "fine.mp4"]
+    assert faults == {
+        "archive": "a link to a file that is not there",
+        "film.mp4": "a folder, expected a file; what is in it is looked through",
+        "gone.mp4": "a link to a file that is not there",
+        "loop.mp4": "Too many levels of symbolic links",
+        "pipe.mp4": "a named pipe, expected a file",
+        "socket.avi": "a socket, expected a file",
+    }
+
+
+def test_a_folder_that_cannot_be_read_costs_itself_only(tmp_path, monkeypatch):
+    make(tmp_path, "a/1.mp4", "b/2.mp4", "c/3.mp4")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert found(tmp_path) == (["a/1.mp4", "c/3.mp4"], {"b": "the folder cannot be read: Permission denied"})
+
+
+def test_names_that_are_not_utf8_are_names(tmp_path):
+    with open(os.path.join(os.fsencode(tmp_path), b"caf\xe9.mp4"), "wb"):
+        pass
+    assert found(tmp_path).files == ["caf\udce9.mp4"]
+    assert VideoFolder(tmp_path).find("sub/caf\udce9.avi") == "caf\udce9.mp4"
+
+
+def test_files_without_an_ending_are_found_where_they_are_asked_for(tmp_path):
+    make(tmp_path, "training/123", "training/1.txt")
+    assert found(tmp_path).files == [] and found(tmp_path, without_ending=True) == (["training/123"], {})
+
+
+def test_thumbnails_are_no_videos_and_videos_are_no_images(tmp_path):
+    make(tmp_path, "video1.mp4", "video1.jpg", "thumbs/video2.jpg", "video3.webm", "thumbs/video3.png", "video4")
+    videos, images = VideoFolder(tmp_path), VideoFolder(tmp_path, images=True)
+    assert [videos.find(f"video{n}.avi") for n in (1, 2, 3, 4)] == ["video1.mp4", None, "video3.webm", None]
+    assert [images.find(f"video{n}.bmp") for n in (1, 2, 3, 4)] == [
+        "video1.jpg", "thumbs/video2.jpg", "thumbs/video3.png", "video4"
+    ]  # fmt: skip
+
+
+def test_one_file_under_two_names_is_one_video(tmp_path, caplog):
+    make(tmp_path, "a/video1.mp4")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "video1.mkv").symlink_to(tmp_path / "a" / "video1.mp4")
+    os.mkfifo(tmp_path / "video2.mp4")
+    videos = VideoFolder(tmp_path)
+    assert videos.find("video1.avi") == "a/video1.mp4" and videos.find("video2.avi") is None
+    assert f"left out, {tmp_path / 'video2.mp4'}: a named pipe, expected a file" in caplog.text
+    make(tmp_path, "c/video1.mp4")
+    with pytest.raises(ValueError, match="holds a/video1.mp4 and b/video1.mkv for video1.avi, expected one of them"):
+        VideoFolder(tmp_path).find("video1.avi")
+
+
+def test_what_is_at_a_path_is_described(tmp_path):
+    assert describe_special(tmp_path) == "a folder, expected a file"
+    assert describe_special(tmp_path / "none") == "no such file"
+    assert describe_special("/dev/null") == "a device, expected a file"
+    assert describe_special("a" * 300) == "File name too long"
+    assert describe_special("a\0b") == "embedded null byte"
