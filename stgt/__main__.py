@@ -210,7 +210,7 @@ def visualize(
     """
     from stgt.figures.command import visualize
 
-    visualize(run, video, out or run / "figures" / video.stem, (frame, row, column), layer, examples, features, device)
+    visualize(run, video, out, (frame, row, column), layer, examples, features, device)
 
 
 @app.command

@@ -92,8 +92,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: object, *, indent: int | None = 1) -> None:
-    """Write a JSON file, whole or not at all."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=indent))
+    """Write a JSON file in UTF-8, whole or not at all.
+
+    A surrogate, which stands for a byte of a file name that is not UTF-8, is written as JSON's own escape.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    write_text(path, text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:

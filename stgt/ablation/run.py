@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from stgt.ablation.studies import STUDIES, base_run
 from stgt.ablation.table import chance, study_table
 from stgt.config import TrainConfig, to_dict
 from stgt.data.shapes import render_shapes
+from stgt.figures.attempt import try_to_draw
 from stgt.files import write_json, write_text
 from stgt.ownership import owned
 from stgt.terminal import say
@@ -54,8 +56,8 @@ def _ablate(chosen: Sequence[str], size: Size, base: TrainConfig, out: Path) -> 
     print(f"\n{page}")
     write_text(out / "ablations.md", page)
     write_json(out / "ablations.json", _record(results, size, base))
-    draw(results, out / "ablations.png")
-    say(f"written: {out / 'ablations.md'}, {out / 'ablations.json'}, {out / 'ablations.png'}")
+    drawn = try_to_draw(partial(draw, results), out / "ablations.png")
+    say(f"written: {out / 'ablations.md'}, {out / 'ablations.json'}" + (f", {out / 'ablations.png'}" if drawn else ""))
 
 
 def _page(results: Results, names: Sequence[str], size: Size, base: TrainConfig) -> str:

@@ -232,7 +232,7 @@ def rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
                 raise ValueError(f"{path}: row {number} is cut short, expected {', '.join(columns)}")
             yield row
     except csv.Error as error:
-        raise ValueError(f"{path}: line {table.line_num} is not CSV ({error})") from None
+        raise ValueError(f"{path}: the row after line {table.line_num} is not CSV ({error})") from None
 
 
 def _value(path: Path, entry: object, key: str) -> str:

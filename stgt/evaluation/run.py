@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from stgt.evaluation.load import data_of, open_run, precision
 from stgt.evaluation.metrics import said_of
 from stgt.evaluation.retrieval import Match, format_figures, matching_scores, retrieval_figures
 from stgt.evaluation.vqa import evaluate_answers
+from stgt.figures.attempt import try_to_draw
 from stgt.files import file_hash, write_json
 from stgt.models.pretrained import is_pretrained
 from stgt.terminal import say
@@ -73,7 +75,7 @@ def evaluate(
         if world.is_main:
             write_json(out, result)
             if "candidates" in result:
-                draw_candidates(result["candidates"], out.with_name("candidates.png"))
+                try_to_draw(partial(draw_candidates, result["candidates"]), out.with_name("candidates.png"))
         return result
     finally:
         world.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stgt.config import DataConfig, TrainConfig
+from stgt.data.errors import VideoError
 from stgt.data.transforms import test_transform
 from stgt.data.video import read_frames
 from stgt.evaluation.load import precision
@@ -12,7 +13,7 @@ from stgt.evaluation.run import K_TEST
 from stgt.figures.examples import find_examples
 from stgt.figures.inside import Token, look_inside, moving_token, require_token
 from stgt.figures.maps import Scene, draw_links
-from stgt.figures.page import write_page
+from stgt.figures.page import Picture, write_page
 from stgt.figures.pictures import draw_examples, draw_scene
 from stgt.figures.style import squares
 from stgt.models.pretrained import is_pretrained
@@ -25,7 +26,7 @@ from stgt.training.run import Run, load_run
 def visualize(
     folder: Path,
     video: Path,
-    out: Path,
+    out: Path | None = None,
     place: tuple[int | None, int | None, int | None] = (None, None, None),
     layer: int = 0,
     examples: int = 3,
@@ -33,7 +34,8 @@ def visualize(
     device: str = "auto",
 ) -> None:
     """Draw the figures of a clip into a folder, or its links alone into a .png; see `stgt visualize --help`."""
-    alone = out.suffix == ".png"
+    alone = out is not None and out.suffix == ".png"
+    out = out or folder / "figures" / folder_name(video)
     if out.is_file() and not alone:
         raise ValueError(f"{out} is a file, expected a folder for all figures, or a .png for the links alone")
     if examples < 0:
@@ -45,21 +47,33 @@ def visualize(
         draw_links(scene, out)
         say(f"links of the patch at {token}: {out}")
         return
-    absent = why_no_examples(run, examples)
-    found = None if absent else find_examples(run, features or folder / "features", examples)
     pictures = draw_scene(scene, out)
-    if found is not None:
-        pictures += draw_examples(*found, out)
+    retrieved, absent = _examples(run, features or folder / "features", examples, out)
     settings = {
         **_settings(run, folder, video, scene, layer),
         "token": f"{token}, from 0" + ("" if None not in place else ", where most moves"),
         "retrieved examples": absent
         or f"evenly spread over {run.config.data.test}, the {K_TEST} most similar re-ranked",
     }
-    write_page(out / "index.html", f"What STGT sees in {video.name}", settings, pictures)
+    write_page(out / "index.html", f"What STGT sees in {video.name}", settings, pictures + retrieved)
     say(f"figures of the patch at {token}: {out / 'index.html'}")
     if absent:
         say(f"no retrieved examples: {absent}")
+
+
+def folder_name(video: Path) -> str:
+    """The video's name without its ending; the whole name if nothing but dots is left."""
+    return video.stem if video.stem.strip(".") else video.name
+
+
+def _examples(run: Run, features: Path, count: int, out: Path) -> tuple[list[Picture], str | None]:
+    """Pictures of what the run retrieves, or why there are none: other files than the clip may be gone or broken."""
+    if absent := why_no_examples(run, count):
+        return [], absent
+    try:
+        return draw_examples(*find_examples(run, features, count), out), None
+    except (ValueError, OSError, VideoError) as error:
+        return [], str(error)
 
 
 def _open(folder: Path, device: str) -> Run:

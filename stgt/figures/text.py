@@ -40,16 +40,16 @@ def _as_it_is(lines: Iterable[str]) -> tuple[str, dict[str, object]]:
 
 def _fonts(text: str) -> tuple[list[str], set[str]]:
     """Names of installed fonts that have what the usual font lacks, and the letters that none of them has."""
-    missing = set(text) - _letters(findfont(FontProperties(family="sans-serif"))) - {"\n"}
+    missing = set(text) - _letters("sans-serif") - {"\n"}
     chosen = []
-    for font in sorted(fontManager.ttflist, key=lambda font: (font.name, font.fname)) if missing else ():
+    for name in sorted({font.name for font in fontManager.ttflist}) if missing else ():
         # The font of last resort has a box for every letter, which tells less than the letter's number.
-        if font.style == "normal" and not font.name.startswith("Last Resort") and missing & _letters(font.fname):
-            chosen.append(font.name)
-            missing -= _letters(font.fname)
+        if not name.startswith("Last Resort") and missing & _letters(name):
+            chosen.append(name)
+            missing -= _letters(name)
     return chosen, missing
 
 
 @cache
-def _letters(file: str) -> frozenset[str]:
-    return frozenset(map(chr, FT2Font(file).get_charmap()))
+def _letters(font: str) -> frozenset[str]:
+    return frozenset(map(chr, FT2Font(findfont(FontProperties(family=[font]))).get_charmap()))

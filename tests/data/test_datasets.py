@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 
 import pytest
 import torch
@@ -153,6 +154,49 @@ def test_training_without_a_tokenizer_is_refused(make):
 def test_an_annotation_without_its_video_is_refused(make, root):
     with pytest.raises(ValueError, match=rf"pairs.json: entry 1 is about {root}/gone.mp4"):
         make([PAIRS[0], {"video": "gone.mp4", "caption": "a"}])
+
+
+@pytest.mark.parametrize(
+    "video",
+    [
+        "http://127.0.0.1:9/a.mp4",
+        "https://example.org/a.mp4",
+        "concat:a.mp4|b.mp4",
+        "subfile,,start,0,end,99,,:a.mp4",
+        "data:video/mp4;base64,AAAA",
+        "pipe:0",
+    ],
+)
+def test_addresses_and_protocols_are_no_files(video, make, root, monkeypatch):
+    monkeypatch.chdir(root)
+    with pytest.raises(ValueError, match=r"pairs.json: entry 1 is about (.*): no such file of this name; .* no files"):
+        make([PAIRS[0], {"video": video, "caption": "a"}])
+    with pytest.raises(ValueError, match=r"entry 0 is about file:.*a.mp4: no such file of this name"):
+        make([{"video": f"file:{root}/a.mp4", "caption": "a"}])
+
+
+def test_what_is_no_ordinary_file_is_refused_with_its_kind(make, root):
+    for video, kind in (("sub", "a folder"), ("/dev/null", "a device"), ("a" * 300 + ".mp4", "File name too long")):
+        with pytest.raises(ValueError, match=f"pairs.json: entry 0 is about .*{video}: {kind}"):
+            make([{"video": video, "caption": "a"}])
+
+
+def test_absolute_paths_paths_upwards_and_odd_names_are_read(make, root, clips_beside):
+    names = [str(root / "a.mp4"), f"../{root.name}/sub/c.mp4", *clips_beside]
+    pairs = make([{"video": name, "caption": "a"} for name in names], train=False)
+    assert pairs.videos == names and [pairs[index]["video"].shape[0] for index in range(len(names))] == [4] * len(names)
+
+
+@pytest.fixture
+def clips_beside(root):
+    """Names that an address, an option or an encoding may be mistaken for."""
+    names = ["a:b/c.mp4", "concat:x.mp4|y.mp4", "-i.mp4", "%03d.mp4", "caf\udce9.mp4"]
+    for name in names:
+        (root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(root / "a.mp4", root / name)
+    yield names
+    for name in names:
+        (root / name).unlink()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pickle
 import pytest
 
 from stgt.data import readers
+from stgt.data.annotations import load_captions
 from stgt.data.files import VideoFolder, name_of, read_lines
 from stgt.structure import read_json
 
@@ -220,3 +221,30 @@ def test_an_ending_may_follow_the_whole_name(tmp_path):
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
     path = write(tmp_path / "bom.json", b'\xef\xbb\xbf{"a":\n1}')
     assert list(read_lines(path)) == ['{"a":\n', "1}"] and read_json(path) == {"a": 1}
+
+
+ODD = "a\u2028b\x85c\u2029d\x0ce\x1cf\rg"
+
+
+def test_a_line_ends_with_a_line_feed_alone(tmp_path):
+    """Captions keep what other programs take for a line's end; a carriage return outside quotes becomes a space."""
+    table = f'\ufeffkey,video_id,sentence\r\nret0,video7,{ODD}\r\nret1,video8,"{ODD}, too"\r\n'
+    write(tmp_path / "MSRVTT_JSFUSION_test.csv", table.encode("utf-8"))
+    write(tmp_path / "MSRVTT_data.json", ("\ufeff" + json.dumps(MSRVTT, indent=1)).encode("utf-8"))
+    splits = readers.read_msrvtt_1ka(tmp_path)
+    assert splits["test"] == [
+        ("video7.mp4", (ODD.replace("\r", " "),)),
+        ("video8.mp4", (ODD.replace("\r", " ") + ", too",)),
+    ]
+    assert videos(splits["train"]) == ["video0.mp4", "video6.mp4"]
+    write(tmp_path / "captions.json", json.dumps([{"video": "a.mp4", "caption": ODD}], ensure_ascii=False))
+    assert load_captions(tmp_path / "captions.json") == [("a.mp4", (ODD,))]
+
+
+def test_a_table_that_is_not_csv_is_named(tmp_path):
+    write(tmp_path / "MSRVTT_data.json", MSRVTT)
+    write(tmp_path / "MSRVTT_JSFUSION_test.csv", 'video_id,sentence\nvideo7,"' + "a" * 200_000 + '"\n')
+    with pytest.raises(
+        ValueError, match="FUSION_test.csv: the row after line 1 is not CSV .field larger than"
+    ):
+        readers.read_msrvtt_1ka(tmp_path)

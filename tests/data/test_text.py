@@ -110,11 +110,28 @@ def test_bert_gets_the_token_that_begins_generation(bert):
     assert tokenizer.encode(["Red squares"], 6)[0].tolist() == [[2, 6, 7, 8, 3, 0]]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_line_of_a_vocabulary_ends_with_a_line_feed_alone(end, tmp_path):
+    odd = ["\u2028", "\u2029", "\x85", "\x0b", "\x1c", "a\rb", "\u3000"]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *odd, "red"]
+    (tmp_path / "vocab.txt").write_bytes(("\ufeff" + end.join(pieces) + end).encode("utf-8"))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.vocab_size == len(pieces) + 1 and tokenizer.encode(["red"], 3)[0].tolist() == [[2, 11, 3]]
+    tokenizer.save(tmp_path / "again")
+    assert Tokenizer.load(tmp_path / "again").encode(["red"], 3)[0].tolist() == [[2, 11, 3]]
+
+
 def test_bert_from_tokenizer_json(bert):
     vocabulary = {piece: i for i, piece in enumerate((bert / "vocab.txt").read_text().split())}
     (bert / "vocab.txt").unlink()
     (bert / "tokenizer.json").write_text(json.dumps({"model": {"type": "WordPiece", "vocab": vocabulary}}))
     assert Tokenizer.load(bert).bos_token_id == 30522
+    (bert / "tokenizer.json").write_text("\ufeff" + json.dumps({"model": {"vocab": vocabulary}}), "utf-8")
+    assert Tokenizer.load(bert).bos_token_id == 30522
+    for model in ({}, {"vocab": {"a": "0"}}, {"vocab": ["a"]}):
+        (bert / "tokenizer.json").write_text(json.dumps({"model": model}))
+        with pytest.raises(ValueError, match="tokenizer.json has no 'vocab' in its 'model'"):
+            Tokenizer.load(bert)
     (bert / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": vocabulary}}))
     with pytest.raises(ValueError, match='"BPE" tokenizer, expected "WordPiece"'):
         Tokenizer.load(bert)

@@ -1,9 +1,12 @@
 """Figures show the model's own numbers: graph, attention and pooling are computed here a second time."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from PIL import Image
 
 from stgt.config import GraphConfig, ModelConfig, QFormerConfig, VisionConfig
@@ -12,6 +15,8 @@ from stgt.figures.maps import THRESHOLDS, Scene, draw_links, strongest_links
 from stgt.figures.matrices import PIXELS, reaching, shrink
 from stgt.figures.pictures import draw_scene
 from stgt.figures.results import draw_results
+from stgt.figures.retrieved import Answer, Example, draw_text_to_video, draw_video_to_text
+from stgt.figures.text import put_text
 from stgt.models.graph_transformer import max_pool_sampling
 from stgt.models.stgt import STGT
 from stgt_kernels import SpatioTemporalGraph, graph_attention, spatio_temporal_graph
@@ -217,3 +222,36 @@ def test_pictures_are_written_into_a_new_folder(tmp_path):
     for name in ("new/links.png", "top.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.height > 100 and len(picture.convert("L").getcolors()) > 20
+
+
+def shown(*lines):
+    axes = Figure().add_axes((0, 0, 1, 1))
+    put_text(axes, 0, 0, *lines)
+    return axes.texts[0]
+
+
+def test_text_in_pictures_is_no_mathematics_and_no_command():
+    text = shown("$x^{2$ costs \\$5 \x1b[2J", "<b>\ud800\n")
+    assert text.get_text() == "$x^{2$ costs \\$5 \\x1b[2J\n<b>\\ud800\\n"
+    assert not text.get_parse_math() and not text.get_usetex()
+
+
+def test_letters_that_the_font_lacks_come_from_another_one_or_are_escapes():
+    assert shown("naïve").get_fontfamily() == ["sans-serif"]
+    text = shown("a \u2905 b \u0378")  # an arrow that fonts which come with matplotlib have, and no letter at all
+    assert len(text.get_fontfamily()) == 2 and text.get_text() == "a \u2905 b \\u0378"
+
+
+HOSTILE = ("$x_{$.mp4", "$$", "a\x1b[2J\x00\nb", "\\frac{$", "caf\udce9.mp4", "\u202e日本 👍", "%", "")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_pictures_hold_any_text(text, tmp_path):
+    frames = torch.randint(0, 255, (4, 8, 8, 3), dtype=torch.uint8)
+    answers = [Answer(text, 0.5, True, frames), Answer(f"two words {text}", 0.1, False, frames)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of letters that it cannot draw
+        draw_results(text, [(text, 0.5, frames)], tmp_path / "results.png")
+        draw_text_to_video([Example(text, answers, 1, 2)], tmp_path / "text_to_video.png")
+        draw_video_to_text([Example(text, answers, 1, 2, frames)], tmp_path / "video_to_text.png")
+    assert len(list(tmp_path.iterdir())) == 3

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import matplotlib.image
 import pytest
@@ -104,6 +105,52 @@ def test_a_folder_is_read_once_and_then_only_what_changed(run, videos, tmp_path,
     assert torch.equal(rows[videos / "b.mp4"], before[1])
 
 
+def test_whatever_lies_in_a_folder_costs_itself_only(run, videos, tmp_path, stgt):
+    """Names that are not UTF-8 or command a terminal are found; what is no film is listed with its cause."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (videos / "more" / "c.mp4").rename(elsewhere / "caf\udce9\x1b[2J\n$x_{$.mp4")
+    (videos / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(videos)
+    (videos / "a.mp4.d" / "film.mp4").mkdir(parents=True)
+    os.mkfifo(videos / "pipe.mp4")
+    (videos / "gone.mp4").symlink_to("nowhere")
+    words = ["search", "a $green$ triangle\x1b", "--run", run, "--features", tmp_path / "kept", "--videos", videos]
+    status, printed = stgt(*words, "--figure", tmp_path / "top.png")
+    lines = printed.splitlines()
+    assert status == 0 and "\x1b" not in printed and (tmp_path / "top.png").is_file()
+    assert sum(line.endswith(f"{videos}/linked/caf\\xe9\\x1b[2J\\n$x_{{$.mp4") for line in lines) == 1
+    assert [line for line in lines if line.startswith("left out")] == [
+        f"left out, {videos}/a.mp4.d/film.mp4: a folder, expected a file; what is in it is looked through",
+        f"left out, {videos}/gone.mp4: a link to a file that is not there",
+        f"left out, {videos}/pipe.mp4: a named pipe, expected a file",
+        f"left out, {videos}/broken.mp4: not a video file, or one that is cut short",
+    ]
+    assert sum("  1." in line or "  2." in line or "  3." in line or "  4." in line for line in lines) == 4
+
+
+def test_a_picture_that_fails_leaves_the_answer(run, videos, tmp_path, stgt, caplog):
+    words = ["search", "a green triangle grows", "--run", run, "--features", tmp_path / "kept", "--videos", videos]
+    (tmp_path / "folder.png").mkdir()
+    status, printed = stgt(*words, "--figure", tmp_path / "folder.png")
+    assert status == 0 and "  1.  " in printed and "drawn in" not in printed
+    assert f"the picture {tmp_path / 'folder.png'} was not drawn: IsADirectoryError" in caplog.text
+
+
+def test_a_test_split_with_absolute_paths_and_paths_upwards_is_searched(run, clips, tmp_path, stgt, monkeypatch):
+    pairs = json.loads((clips / "test.json").read_text())[:3]
+    pairs[0]["video"] = str(clips / "videos" / pairs[0]["video"])
+    pairs[1]["video"] = f"../videos/{pairs[1]['video']}"
+    (tmp_path / "test.json").write_text(json.dumps(pairs))
+    opened = open_run(run, "cpu")
+    data = replace(opened.config.data, test=tmp_path / "test.json")
+    changed = opened._replace(config=replace(opened.config, data=data))
+    monkeypatch.setattr("stgt.evaluation.search.open_run", lambda *_: changed)
+    hits = search_videos(run, "a green triangle", figure=tmp_path / "top.png", features=tmp_path / "kept")
+    assert {hit.found for hit in hits} == {clips / "videos" / pair["video"] for pair in pairs}
+    assert (tmp_path / "top.png").is_file()
+
+
 @pytest.mark.parametrize("workers", [0, 3])
 def test_a_file_that_never_ends_costs_its_time_limit_and_no_other_file(workers, run, videos, tmp_path):
     nothing = bytes([0, 0, 1, 0xB6, 0x50, 0, 0, 0])
@@ -190,6 +237,8 @@ def test_words_that_do_not_go_together_are_told(words, expected, run, stgt, tmp_
 
 def test_sentences_come_from_text_and_annotations(tmp_path, clips):
     assert len(read_sentences(clips / "test.json")) == 11
+    (tmp_path / "odd.txt").write_bytes("\ufeffa\u2028b\x85c\rd\r\n e \n\n".encode())
+    assert read_sentences(tmp_path / "odd.txt") == ["a\u2028b\x85c\rd", "e"]
     for name, content, message in (
         ("none.txt", None, "no such file"),
         ("latin.txt", "naïve".encode("latin-1"), "line 1 is not UTF-8 .*, expected text in UTF-8"),

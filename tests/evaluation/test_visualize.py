@@ -5,15 +5,19 @@ import io
 import json
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from stgt.data.errors import VideoError
 from stgt.evaluation.load import open_run
 from stgt.evaluation.run import evaluate
-from stgt.figures.command import look_at, visualize, why_no_examples
+from stgt.figures.command import folder_name, look_at, visualize, why_no_examples
 from stgt.figures.examples import find_examples, spread
+from stgt.figures.page import Picture, write_page
+from stgt.training.run import load_run
 
 FIGURES = {"similarity", "links", "adjacency", "weights", "attention", "attention_matrices", "thresholds", "pooling"}
 
@@ -146,3 +150,37 @@ def test_files_that_are_not_what_they_should_be_are_named(run, clips, stgt, tmp_
     assert status == 2 and "file is a file, expected a folder" in printed and (tmp_path / "file").read_text() == "mine"
     status, printed = stgt("visualize", clip(clips), "--run", tmp_path, "--out", tmp_path / "page")
     assert status == 2 and str(tmp_path) in printed and not (tmp_path / "page").exists()
+
+
+def test_a_page_holds_any_text_as_text(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    hostile = "\"><script>alert('1')</script> $x$ &lt; \x1b[2J\0 caf\udce9 \u202e#?% x"
+    write_page(tmp_path / "index.html", hostile, {hostile: hostile}, [Picture(tmp_path / "a.png", hostile, hostile)])
+    page = Page((tmp_path / "index.html").read_text("utf-8"))
+    assert "script" not in page.tags and len(page.addresses) == 1
+    appears = (
+        hostile.replace("\x1b", "\\x1b").replace("\0", "\\x00").replace("\udce9", "\\xe9").replace("\u202e", "\\u202e")
+    )
+    assert page.text.count(appears) == 6  # twice as title, in a row of the settings twice, above and below the figure
+
+
+def test_examples_that_cannot_be_found_leave_the_page(run, clips, stgt, tmp_path, monkeypatch):
+    def fail(*_):
+        raise VideoError("videos/gone.mp4: no such file")
+
+    monkeypatch.setattr("stgt.figures.command.find_examples", fail)
+    video = tmp_path / "...png.mp4"
+    video.write_bytes(clip(clips).read_bytes())
+    monkeypatch.setattr("stgt.figures.command.draw_scene", lambda scene, out: out.mkdir(parents=True) or [])
+    opened = load_run(run, "cpu")
+    monkeypatch.setattr("stgt.figures.command.load_run", lambda *_: opened)
+    monkeypatch.chdir(tmp_path)
+    status, printed = stgt("visualize", video, "--run", "run")
+    assert status == 0 and "no retrieved examples: videos/gone.mp4: no such file" in printed
+    assert "videos/gone.mp4: no such file" in (tmp_path / "run" / "figures" / "...png" / "index.html").read_text(
+        "utf-8"
+    )
+
+
+def test_a_folder_for_figures_is_never_the_one_above():
+    assert [folder_name(Path(name)) for name in ("a.b.mp4", "...mp4", "clip")] == ["a.b", "...mp4", "clip"]
