@@ -244,7 +244,5 @@ def test_a_line_ends_with_a_line_feed_alone(tmp_path):
 def test_a_table_that_is_not_csv_is_named(tmp_path):
     write(tmp_path / "MSRVTT_data.json", MSRVTT)
     write(tmp_path / "MSRVTT_JSFUSION_test.csv", 'video_id,sentence\nvideo7,"' + "a" * 200_000 + '"\n')
-    with pytest.raises(
-        ValueError, match="FUSION_test.csv: the row after line 1 is not CSV .field larger than"
-    ):
+    with pytest.raises(ValueError, match="FUSION_test.csv: the row after line 1 is not CSV .field larger than"):
         readers.read_msrvtt_1ka(tmp_path)
