@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -47,6 +47,17 @@ def read_lines(path: str | Path) -> Iterator[str]:
         raise ValueError(f"{path}: a folder, expected a file") from None
 
 
+def nameable_files(folder: Path, endings: Sequence[str], *, without_ending: bool = False) -> list[str]:
+    """The files that `find_files` finds and an annotation, which is text in UTF-8, can name; the log lists others."""
+    found = find_files(folder, endings, without_ending=without_ending)
+    for path, cause in found.faults.items():
+        logger.warning("left out, %s: %s", folder / path, cause)
+    nameable = [path for path in found.files if path == path.encode("utf-8", "replace").decode()]
+    for path in sorted(set(found.files) - set(nameable)):
+        logger.warning("left out, %s: the name is not UTF-8, expected one that an annotation can hold", folder / path)
+    return nameable
+
+
 class VideoFolder:
     """Which file a data set's video or image is, in whatever subfolder and container it was saved."""
 
@@ -74,10 +85,7 @@ class VideoFolder:
 
     @cached_property
     def _named(self) -> dict[str, list[str]]:
-        found = find_files(self.root, IMAGES if self.images else VIDEOS, without_ending=self.images)
-        for path, cause in found.faults.items():
-            logger.warning("left out, %s: %s", self.root / path, cause)
         named: dict[str, list[str]] = {}
-        for path in found.files:
+        for path in nameable_files(self.root, IMAGES if self.images else VIDEOS, without_ending=self.images):
             named.setdefault(name_of(path), []).append(path)
         return named

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from stgt.data.annotations import Clip
-from stgt.data.files import IMAGES, read_lines
-from stgt.data.folders import find_files
+from stgt.data.files import IMAGES, nameable_files, read_lines
 from stgt.data.readers import group, rows
 from stgt.structure import read_json
 
@@ -53,12 +52,10 @@ def _addressed(path: Path, folder: str) -> Iterator[tuple[str, str]]:
 
 
 def _beside(source: Path) -> Iterator[tuple[str, str]]:
-    found = find_files(source, IMAGES)
-    for path, cause in found.faults.items():
-        logger.warning("left out, %s: %s", source / path, cause)
-    if not found.files:
+    images = nameable_files(source, IMAGES)
+    if not images:
         raise ValueError(f"{source} holds neither *.tsv nor images, expected CC3M's tables or an img2dataset folder")
-    for image in found.files:
+    for image in images:
         text, facts = (source / image).with_suffix(".txt"), (source / image).with_suffix(".json")
         if text.is_file():
             caption = "".join(read_lines(text))

@@ -107,9 +107,7 @@ def search_captions(
         raise ValueError(f"{folder} holds a model and knows no captions, expected --captions with a file of them")
     sentences = read_sentences(captions or run.config.data.test)
     device = next(run.model.parameters()).device
-    pixels = read_clip(
-        video, run.config.data.frames, run.config.model.vision.image_size, **run.config.data.decoding
-    )
+    pixels = read_clip(video, run.config.data.frames, run.config.model.vision.image_size, **run.config.data.decoding)
     with precision(run):
         clip, texts = run.model.encode_video(pixels[None].to(device)), tokenize(run, sentences)
         kept = _kept(run, features or folder / "features")

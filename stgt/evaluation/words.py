@@ -61,7 +61,5 @@ def ask(folder: Path, video: Path, question: str, beams: int = 5, device: str = 
 
 def _pixels(video: Path, run: Run) -> Tensor:
     """(1, T, 3, S, S) of a video file, as evaluation sees it."""
-    pixels = read_clip(
-        video, run.config.data.frames, run.config.model.vision.image_size, **run.config.data.decoding
-    )
+    pixels = read_clip(video, run.config.data.frames, run.config.model.vision.image_size, **run.config.data.decoding)
     return pixels[None].to(next(run.model.parameters()).device)

@@ -75,11 +75,13 @@ def test_a_folder_that_cannot_be_read_costs_itself_only(tmp_path, monkeypatch):
     assert found(tmp_path) == (["a/1.mp4", "c/3.mp4"], {"b": "the folder cannot be read: Permission denied"})
 
 
-def test_names_that_are_not_utf8_are_names(tmp_path):
+def test_names_that_are_not_utf8_are_found(tmp_path, caplog):
     with open(os.path.join(os.fsencode(tmp_path), b"caf\xe9.mp4"), "wb"):
         pass
     assert found(tmp_path).files == ["caf\udce9.mp4"]
-    assert VideoFolder(tmp_path).find("sub/caf\udce9.avi") == "caf\udce9.mp4"
+    videos = VideoFolder(tmp_path)  # for annotations, which are text
+    assert videos.find("café.avi") is None
+    assert "caf\udce9.mp4: the name is not UTF-8, expected one that an annotation can hold" in caplog.text
 
 
 def test_files_without_an_ending_are_found_where_they_are_asked_for(tmp_path):

@@ -106,10 +106,10 @@ def test_a_folder_is_read_once_and_then_only_what_changed(run, videos, tmp_path,
 
 
 def test_whatever_lies_in_a_folder_costs_itself_only(run, videos, tmp_path, stgt):
-    """Names that would command a terminal are found; what is no film is listed with its cause."""
+    """Names that are not UTF-8 or would command a terminal are found; what is no film is listed with its cause."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (videos / "more" / "c.mp4").rename(elsewhere / "caf\x1b[2J\n$x_{$.mp4")
+    (videos / "more" / "c.mp4").rename(elsewhere / "caf\udce9\x1b[2J\n$x_{$.mp4")
     (videos / "linked").symlink_to(elsewhere)
     (elsewhere / "back").symlink_to(videos)
     (videos / "a.mp4.d" / "film.mp4").mkdir(parents=True)
@@ -119,7 +119,7 @@ def test_whatever_lies_in_a_folder_costs_itself_only(run, videos, tmp_path, stgt
     status, printed = stgt(*words, "--figure", tmp_path / "top.png")
     lines = printed.splitlines()
     assert status == 0 and "\x1b" not in printed and (tmp_path / "top.png").is_file()
-    assert sum(line.endswith(f"{videos}/linked/caf\\x1b[2J\\n$x_{{$.mp4") for line in lines) == 1
+    assert sum(line.endswith(f"{videos}/linked/caf\\xe9\\x1b[2J\\n$x_{{$.mp4") for line in lines) == 1
     assert [line for line in lines if line.startswith("left out")] == [
         f"left out, {videos}/a.mp4.d/film.mp4: a folder, expected a file; what is in it is looked through",
         f"left out, {videos}/gone.mp4: a link to a file that is not there",
