@@ -131,7 +131,6 @@ def features(recipe: TrainConfig, out: Path, views: int = 1, batch_size: int = 1
     from stgt.data.annotations import load_bad_list, load_videos
     from stgt.data.datasets import VideoDataset
     from stgt.data.features import tower_hash, write_features
-    from stgt.data.files import is_image
     from stgt.data.transforms import test_transform, train_transform
     from stgt.models.vision import VisionTower
     from stgt.training.randomness import seed_everything
@@ -142,8 +141,6 @@ def features(recipe: TrainConfig, out: Path, views: int = 1, batch_size: int = 1
     names = [video for path in (data.train, data.val) if path is not None for video in load_videos(path)]
     bad = {} if data.bad_list is None else load_bad_list(data.bad_list)
     names = [video for video in dict.fromkeys(names) if video not in bad]
-    if len({is_image(video) for video in names}) > 1:
-        raise ValueError(f"{data.train}: holds videos and images, expected one kind: a cache has one number of frames")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     seed_everything(recipe.seed)  # as the run does, whose tower, if it is not pretrained, has these weights
@@ -160,6 +157,8 @@ def features(recipe: TrainConfig, out: Path, views: int = 1, batch_size: int = 1
         sampling=data.sampling,
         random=True,
     )
+    if len(set(videos.stills)) > 1:
+        raise ValueError(f"{data.train}: holds videos and images, expected one kind: a cache has one number of frames")
     store = write_features(
         out, videos, tower, tower_hash=digest, views=views, seed=recipe.seed,
         batch_size=batch_size, workers=data.workers, device=device,

@@ -20,6 +20,7 @@ from stgt.data.annotations import (
 )
 from stgt.data.features import FeatureStore
 from stgt.data.files import is_image
+from stgt.data.images import stills
 from stgt.data.text import Tokenizer
 from stgt.data.video import Sampling, VideoError, read_frames, sample_indices
 
@@ -29,11 +30,12 @@ logger = logging.getLogger(__name__)
 class VideoDataset(Dataset):
     """Videos by number: item i is dict(video, index, path), with "tokens" for "video" where there is a feature cache.
 
-    video: float32 (T, 3, S, S), T=1 of an image; tokens: bfloat16 (T, 1+P, C). random=True draws frames, augmentation
-    and cached view from torch's default generator and from nothing else, so whoever seeds it decides the item;
-    otherwise nothing is drawn. cache=True decodes every frame of every video at once and keeps them, for small sets.
-    decoding: further arguments of `stgt.data.video.read_frames`. A video that cannot be read raises VideoError when it
-    is asked for.
+    video: float32 (T, 3, S, S), with T=1 where `stills` says that the file is an image of one frame, and T=frames
+    everywhere else, also where a file with a video's ending turns out to hold one frame; tokens: bfloat16 (T, 1+P, C).
+    random=True draws frames, augmentation and cached view from torch's default generator and from nothing else, so
+    whoever seeds it decides the item; otherwise nothing is drawn. cache=True decodes every frame of every video at once
+    and keeps them, for small sets. decoding: further arguments of `stgt.data.video.read_frames`. A video that cannot be
+    read raises VideoError when it is asked for.
     """
 
     def __init__(
@@ -53,6 +55,10 @@ class VideoDataset(Dataset):
         self.videos, self.root = list(videos), Path(root)
         self.frames, self.transform, self.sampling, self.random = frames, transform, sampling, random
         self.features = features
+        if features is None:
+            self.stills = stills([self.root / video for video in self.videos])
+        else:
+            self.stills = [is_image(video) for video in self.videos]
         self._decoded = [self._decode(video) for video in self.videos] if cache and features is None else None
 
     def __len__(self) -> int:
@@ -70,14 +76,25 @@ class VideoDataset(Dataset):
         return {"video": self.transform(self._frames(index).permute(0, 3, 1, 2)), **place}
 
     def _frames(self, index: int) -> Tensor:
+        path = self.root / self.videos[index]
         rng = torch.default_generator if self.random else None
         if self._decoded is None:
-            return read_frames(self.root / self.videos[index], self.frames, self.sampling, rng, **self.decoding)
+            frames = read_frames(path, self.frames, self.sampling, rng, **self.decoding)
+        else:
+            frames = self._cached(index, rng)
+        if self.stills[index]:
+            if len(frames) > 1:
+                raise VideoError(f"{path}: holds a video, expected an image, as the file's ending says")
+            return frames
+        return frames.expand(self.frames, -1, -1, -1) if len(frames) == 1 else frames
+
+    def _cached(self, index: int, rng: torch.Generator | None) -> Tensor:
         decoded = self._decoded[index]
         if isinstance(decoded, VideoError):
             raise decoded
-        frames = 1 if is_image(self.videos[index]) else self.frames
-        return decoded[torch.from_numpy(sample_indices(len(decoded), frames, self.sampling, rng))]
+        if len(decoded) == 1:
+            return decoded
+        return decoded[torch.from_numpy(sample_indices(len(decoded), self.frames, self.sampling, rng))]
 
     def _decode(self, video: str) -> Tensor | VideoError:
         try:
@@ -129,16 +146,16 @@ class PairDataset(VideoDataset):
             raise ValueError(f"{annotation}: {bad_list} lists every video, expected one that is left")
         numbers: dict[str, int] = {}
         self.pairs = [(numbers.setdefault(video, len(numbers)), text) for video, text in pairs]
-        self.images = torch.tensor([is_image(video) for video, _ in pairs])
-        if not train and self.images.any() and not self.images.all():
-            image, video = (pairs[int((self.images == kind).nonzero()[0])][0] for kind in (True, False))
-            raise ValueError(f"{annotation}: {image} is an image, {video} a video, expected one kind: both only train")
         self.train, self.max_replacements = train, max_replacements
         super().__init__(
             list(numbers), root,
             frames=frames, transform=transform, sampling=sampling, random=train, cache=cache, features=features,
             decoding=decoding,
         )  # fmt: skip
+        self.images = torch.tensor([self.stills[number] for number, _ in self.pairs])
+        if not train and len(set(self.stills)) > 1:
+            image, video = (self.videos[self.stills.index(kind)] for kind in (True, False))
+            raise ValueError(f"{annotation}: {image} is an image, {video} a video, expected one kind: both only train")
 
     def said(self, text: object) -> dict:
         """What a training item tells of its pair's text."""

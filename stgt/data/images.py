@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from stgt.data import apng
 from stgt.data.errors import VideoError, require_file
+from stgt.data.files import is_image
 
 # A file that its first bytes show to be none of these is not given to Pillow, which would try all of its formats:
 # EPS starts Ghostscript, for one.
@@ -28,6 +30,7 @@ _FORMATS: dict[str, type[ImageFile.ImageFile]] = {
     "WebP": WebPImageFile,
     "BMP": BmpImageFile,
 }
+_THREADS = 16  # a network's file system answers many questions in the time of one
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # bytes
 
 _UPRIGHT = {
@@ -61,6 +64,27 @@ def holds_still(path: str | Path) -> bool:
             head = _head(path)
             return not (head[12:16] == b"VP8X" and head[20] & 2)
     return kind is not None
+
+
+def stills(paths: Sequence[str | Path]) -> list[bool]:
+    """Which files are images of one frame, by their endings; PNG, WebP and files without an ending are looked into.
+
+    Where such a file cannot be read, the ending decides, so that reading it later tells the cause.
+    """
+
+    def still(path: str | Path) -> bool:
+        if Path(path).suffix.lower() not in (".png", ".webp", ""):
+            return is_image(str(path))
+        try:
+            return holds_still(path)
+        except VideoError:
+            return True
+
+    found: list[bool] = []
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for start in range(0, len(paths), 1000):  # a pending call takes far more memory than its path
+            found += threads.map(still, paths[start : start + 1000])
+    return found
 
 
 def read_image(

@@ -94,6 +94,43 @@ def test_items_have_the_frames_of_their_kind(root, tmp_path, cache):
     assert items.images.tolist() == [False, True]
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_what_a_file_holds_decides_how_many_frames_an_item_has(root, tmp_path, cache):
+    shades = [Image.new("RGB", (40, 24), (60 * k, 0, 0)) for k in range(3)]
+    still, moving = [(shade, 0, 0, 0, 0, 100) for shade in shades[:1]], [(shade, 0, 0, 0, 0, 100) for shade in shades]
+    write_apng(tmp_path / "moving.png", moving)
+    write_apng(tmp_path / "still.png", still)
+    shades[0].save(tmp_path / "moving.webp", save_all=True, append_images=shades[1:], duration=100, lossless=True)
+    shades[0].save(tmp_path / "still.webp")
+    shutil.copy(tmp_path / "moving.webp", tmp_path / "moving")
+    shutil.copy(tmp_path / "still.webp", tmp_path / "still")
+    shutil.copy(root / "0.jpg", tmp_path / "still.mp4")
+    shutil.copy(root / "0.mp4", tmp_path / "moving.jpg")
+    names = ["moving.png", "moving.webp", "moving", "still.mp4", "still.png", "still.webp", "still", "moving.jpg"]
+    items = make(tmp_path, tmp_path, names, cache=cache)
+    assert items.images.tolist() == [False] * 4 + [True] * 4
+    assert [len(items[i]["video"]) for i in range(7)] == [4] * 4 + [1] * 3
+    assert (items[0]["video"] == items[1]["video"]).all() and (items[0]["video"] == items[2]["video"]).all()
+    assert (items[0]["video"][:2] != items[0]["video"][1:3]).any((1, 2, 3)).all()
+    items.max_replacements = 0
+    with pytest.raises(VideoError, match="moving.jpg: holds a video, expected an image, as the file's ending says"):
+        items[7]
+
+
+@pytest.mark.parametrize("name", ["moving.png", "moving.webp", "0.mp4"])
+@pytest.mark.parametrize("sampling", ["uniform", "headtail"])
+def test_frames_that_were_kept_are_the_frames_that_are_read(root, tmp_path, name, sampling):
+    shutil.copy(root / "0.mp4", tmp_path)
+    shades = [Image.new("RGB", (40, 24), (10 * k, 0, 0)) for k in range(11)]
+    write_apng(tmp_path / "moving.png", [(shade, 0, 0, 0, 0, 100) for shade in shades])
+    shades[0].save(tmp_path / "moving.webp", save_all=True, append_images=shades[1:], duration=100, lossless=True)
+    found = []
+    for cache in (False, True):
+        torch.manual_seed(3)
+        found.append(make(tmp_path, tmp_path, [name], cache=cache, sampling=sampling)[0]["video"])
+    assert (found[0] == found[1]).all()
+
+
 def test_an_image_takes_a_broken_images_place(root, tmp_path):
     items = make(root, tmp_path, [*(f"{n}.mp4" for n in range(6)), "broken.jpg", "1.jpg"], max_replacements=100)
     for seed in range(5):
