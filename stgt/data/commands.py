@@ -85,32 +85,49 @@ def check(
     annotation: Annotated[Path, tyro.conf.Positional],
     videos: Path | None = None,
     out: Path | None = None,
+    report: Path | None = None,
+    decoder: Literal["auto", "pyav", "decord"] = "auto",
+    max_pixels: int = 50_000_000,
     timeout: float = 30.0,
     jobs: int | None = None,
 ) -> None:
-    """Decode every video of an annotation once; those that are broken, or keep the decoder busy for ever, are listed.
+    """Decode every video of an annotation with each reader; list those that are not read right, and report on all.
 
-    Training leaves them out if it is given the list as --data.bad-list. An interrupted check goes on where it was.
+    A video is read right if it can be decoded, if a frame that is read alone is the frame that decoding the whole video
+    gives, and if that is the frame that players show. Training leaves the others out if it is given the list as
+    --data.bad-list. An interrupted check goes on where it was.
 
     Args:
         annotation: Annotation in JSON, of captions or questions.
         videos: Folder that its names are relative to; the folder `videos` beside it if not given.
         out: JSON file of the list, {video: cause}; ANNOTATION.bad.json if not given.
-        timeout: Seconds that one video may take.
+        report: JSON file of what each video is and why a reader does not read it right; beside OUT, with
+            .report.json for its ending, if not given.
+        decoder: Training's --data.decoder; the list is of the videos that this reader does not read right.
+        max_pixels: Videos and images whose frames have more pixels are refused, as training's --data.max-pixels does.
+        timeout: Seconds that one reader may take for one video.
         jobs: Videos decoded at a time; as many as there are cores if not given.
     """
     from collections import Counter
 
     from stgt.data.annotations import load_videos
-    from stgt.data.check import write_bad_list
+    from stgt.data.check import bad_cause, write_report
 
     names, videos = load_videos(annotation), videos or annotation.parent / "videos"
     if not videos.is_dir():
         raise ValueError(f"{videos}: no such folder, expected the videos of {annotation}: give it as --videos")
     out = out or annotation.with_suffix(".bad.json")
-    bad = write_bad_list(names, videos, out, timeout=timeout, jobs=jobs or os.cpu_count() or 1)
-    for kind, count in Counter(cause.partition(":")[0] for cause in bad.values()).most_common():
+    report = report or out.with_name(f"{out.name.removesuffix('.json').removesuffix('.bad')}.report.json")
+    entries = write_report(
+        names, videos, report=report, bad_list=out, decoder=decoder, max_pixels=max_pixels, timeout=timeout,
+        jobs=jobs or os.cpu_count() or 1,
+    )  # fmt: skip
+    bad = [cause for entry in entries.values() if (cause := bad_cause(entry, decoder)) is not None]
+    for kind, count in Counter(cause.partition(":")[0] for cause in bad).most_common():
         say(f"{count:8}  {kind}")
+    failures = Counter(name for entry in entries.values() for name, cause in entry["readers"].items() if cause)
+    for name, count in sorted(failures.items()):
+        say(f"{name} does not read {count} of {len(names)} right, {report} tells why")
     say(f"{len(bad)} of {len(names)} videos are broken, listed in {out}")
 
 

@@ -23,7 +23,8 @@ class DecordReader:
 
     def __init__(self, path: str | Path, *, max_pixels: int) -> None:
         """Open a file; raises VideoError, naming it and the cause. max_pixels: of a frame that may be decoded."""
-        VideoFile(path, max_pixels=max_pixels, deadline=None).close()  # decord itself would open anything of any size
+        with VideoFile(path, max_pixels=max_pixels, deadline=None) as file:  # decord would open anything of any size
+            self._codec = file.stream.codec_context.codec.canonical_name
         try:
             import decord
         except ImportError:
@@ -70,15 +71,17 @@ class DecordReader:
         try:
             yield
         except self._errors as error:
-            raise VideoError(f"{self._path}: decord: {_cause(error)}") from error
+            raise VideoError(f"{self._path}: decord: {_cause(error, self._codec)}") from error
 
 
-def _cause(error: Exception) -> str:
-    """decord's message as one line that a person understands."""
+def _cause(error: Exception, codec: str) -> str:
+    """decord's message as one line that a person understands. It calls every file broken that it cannot read."""
     text = str(error)
     if "cannot find video stream" in text:
-        return "no video track whose codec it can decode"
+        return f"its FFmpeg has no decoder for {codec}"
     if text.startswith("Error reading"):  # all that decord says of a container it cannot open
         return "not a video file that it can read, or one that is cut short"
+    if "Failed to measure duration" in text:
+        return "the file does not tell how long it is"
     # decord puts the time and its own source line before each message, once per thread that passes it on.
-    return "broken video: " + re.sub(r"\[[\d:]+\] \S+:\d+: ", "", text.splitlines()[0])[:200]
+    return "it cannot read the file: " + re.sub(r"\[[\d:]+\] \S+:\d+: ", "", text.splitlines()[0])[:200]

@@ -51,12 +51,28 @@ def holds_image(path: str | Path) -> bool:
     The file's name does not matter, except that `.mjpeg` and `.mjpg` files are videos: they are many JPEG images one
     after the other. GIF files are videos, too. Raises VideoError for what is no regular file, or an empty one.
     """
-    return _format(path) is not None
+    return image_format(path) is not None
+
+
+def image_format(path: str | Path) -> str | None:
+    """JPEG, PNG, WebP or BMP, by the first bytes of a file; None for anything else. Raises as `holds_image`."""
+    head = _head(path)
+    if Path(path).suffix.lower() in (".mjpeg", ".mjpg"):
+        return None
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(apng.SIGNATURE):
+        return "PNG"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WebP"
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
+        return "BMP"
+    return None
 
 
 def holds_still(path: str | Path) -> bool:
     """Whether a file holds an image of one frame. Only the beginning of the file is read. Raises as `holds_image`."""
-    kind = _format(path)
+    kind = image_format(path)
     with _complaints(path):
         if kind == "PNG":
             return apng.promised_frames(path) <= 1
@@ -99,7 +115,7 @@ def read_image(
     Raises VideoError, naming the file and the cause, for a file that is missing, not a regular file, broken, or whose
     frames have more than `max_pixels` pixels; the latter is found before anything is decoded.
     """
-    kind = _format(path)
+    kind = image_format(path)
     if kind is None:
         raise VideoError(f"{path}: not an image, expected JPEG, PNG, WebP or BMP")
     with _complaints(path):
@@ -131,21 +147,6 @@ def _complaints(path: str | Path) -> Iterator[None]:
             raise VideoError(f"{path}: {error.strerror}") from error
         cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise VideoError(f"{path}: broken image: {cause}") from error
-
-
-def _format(path: str | Path) -> str | None:
-    head = _head(path)
-    if Path(path).suffix.lower() in (".mjpeg", ".mjpg"):
-        return None
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head.startswith(apng.SIGNATURE):
-        return "PNG"
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "WebP"
-    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
-        return "BMP"
-    return None
 
 
 def _head(path: str | Path) -> bytes:

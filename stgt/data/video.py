@@ -122,30 +122,17 @@ def read_clip(
 
     if holds_image(path):
         return _from_image(path, sample, start, end, max_pixels)
-    with _open(path, decoder, max_pixels, deadline) as reader:
+    with open_video(path, decoder, max_pixels=max_pixels, deadline=deadline) as reader:
         return _from_video(path, reader, sample, start, end, rng)
 
 
-def decode_through(path: str | Path, decoder: Decoder = "auto", *, max_pixels: int = MAX_PIXELS) -> int:
-    """Decode a file by leaps, as training does, then every frame of it, and compare; returns the number of frames.
-
-    There is no deadline. Raises VideoError, naming the file and the cause, also where the two ways disagree.
-    """
-    if holds_image(path):
-        return len(read_image(path, max_pixels=max_pixels)[0])
-    with _open(path, decoder, max_pixels, None) as reader:
-        sampled = _from_video(
-            path, reader, lambda first, stop: sample_indices(stop - first, 8), None, None, None
-        ).frames
-        alone = dict(zip(sample_indices(reader.length, 8).tolist(), sampled.numpy(), strict=True))
-        count = 0
-        for number, frame in enumerate(reader.every_frame()):
-            if number in alone and not np.array_equal(frame, alone[number]):
-                raise VideoError(f"{path}: frame {number} is another one when it is read alone")
-            count += 1
-        if count != reader.length:
-            raise VideoError(f"{path}: the reader counts {reader.length} frames, and decoding gives {count}")
-    return count
+def open_video(
+    path: str | Path, decoder: Decoder, *, max_pixels: int, deadline: float | None
+) -> PyAVReader | DecordReader:
+    """A reader of a video's frames by number. Arguments and errors are those of `read_frames`."""
+    if decoder == "decord":
+        return DecordReader(path, max_pixels=max_pixels)
+    return PyAVReader(path, max_pixels=max_pixels, deadline=deadline)
 
 
 def decoder_version(decoder: Decoder = "auto") -> str:
@@ -158,12 +145,6 @@ def decoder_version(decoder: Decoder = "auto") -> str:
         versions = {"decord": importlib.metadata.version("decord")}
     versions["Pillow"] = importlib.metadata.version("pillow")
     return ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
-def _open(path: str | Path, decoder: Decoder, max_pixels: int, deadline: float | None) -> PyAVReader | DecordReader:
-    if decoder == "decord":
-        return DecordReader(path, max_pixels=max_pixels)
-    return PyAVReader(path, max_pixels=max_pixels, deadline=deadline)
 
 
 def _from_video(

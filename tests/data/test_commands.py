@@ -7,6 +7,7 @@ import torch
 
 from stgt.config import DataConfig, ModelConfig, TrainConfig, VisionConfig
 from stgt.data.annotations import load_videos
+from stgt.data.check import check_settings
 from stgt.data.commands import check, features, shapes
 from stgt.data.features import FeatureStore
 from stgt.data.text import Tokenizer
@@ -50,7 +51,10 @@ def test_check_lists_broken_videos_and_training_leaves_them_out(some_bad, recipe
     bad_list = annotation.with_suffix(".bad.json")
     found = json.loads(bad_list.read_text())
     assert list(found) == ["broken.mp4", "other.mp4", "gone.mp4"] and found["gone.mp4"] == "no such file"
+    report = json.loads(annotation.with_suffix(".report.json").read_text())
+    assert list(report) == load_videos(annotation) and report[list(report)[-1]]["facts"]["codec"] == "h264"
     printed = capsys.readouterr().out
+    assert f"pyav does not read 3 of 9 right, {annotation.with_suffix('.report.json')} tells why" in printed
     assert f"{videos / 'broken.mp4'}: not a video file" in printed
     assert "       2  not a video file" in printed and "       1  no such file" in printed
     assert f"3 of 9 videos are broken, listed in {bad_list}" in printed
@@ -68,14 +72,17 @@ def test_an_interrupted_check_goes_on_where_it_was(some_bad, tmp_path, capsys):
     names, out = load_videos(annotation), tmp_path / "list" / "bad.json"
     (videos / names[3]).rename(videos / "away.mp4")
     out.parent.mkdir()
-    known = [[names[0], "seen before"], *([name, None] for name in names[1:6])]
-    lines = [json.dumps(line) for line in [str(videos.resolve()), *known]]
-    out.with_name("bad.json.partial").write_text("\n".join([*lines, '["cut o']))
-    check(annotation, videos, out, jobs=1)
+    report, partial = out.with_name("report.json"), out.with_name("report.json.partial")
+    causes = {name: "seen before" if name == names[0] else None for name in names[:6]}
+    known = [(name, {"facts": {}, "readers": {"pyav": cause}}) for name, cause in causes.items()]
+    settings = check_settings(videos, 50_000_000)
+    partial.write_text("\n".join([*map(json.dumps, [settings, *known]), '["cut o']))
+    check(annotation, videos, out, report, jobs=1)
     assert json.loads(out.read_text()) == {names[0]: "seen before"}
-    assert [path.name for path in out.parent.iterdir()] == ["bad.json"]
-    out.with_name("bad.json.partial").write_text("\n".join(["/another/folder", *lines[1:], ""]))
-    check(annotation, videos, out, jobs=1)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["bad.json", "report.json"]
+    settings[0] = "/another/folder"
+    partial.write_text("\n".join([*map(json.dumps, [settings, *known]), ""]))
+    check(annotation, videos, out, report, jobs=1)
     assert list(json.loads(out.read_text())) == [*names[:3], names[3]]
 
 
