@@ -11,14 +11,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from stgt.fields import alternatives, hints, require, require_counts, require_range, require_types
-from stgt.structure import shown
+from stgt.fields import from_dict as from_dict
+from stgt.fields import require, require_counts, require_range, require_types
 
 # Sizes beyond these are mistakes, of which a file should not make anybody wait for the memory to run out.
 WIDEST, DEEPEST, LONGEST, WORDS = 65_536, 1_000, 10_000, 10_000_000
 COUNT = 10**12
-PARAMETERS = 10**11
-"""The largest number of weights of one part of the model"""
+PARAMETERS = 10**11  # of one part of the model
 
 
 @dataclass
@@ -374,26 +373,6 @@ def to_dict(config: object) -> dict:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def from_dict(cls: type, values: object) -> object:
-    """Rebuild a configuration from `to_dict`; ValueError names what is no field of `cls` and what has no such type."""
-    if not isinstance(values, dict):
-        raise ValueError(f"{cls.__name__} is {shown(values)}, expected an object with its fields")
-    kinds = hints(cls)
-    if unknown := sorted(map(str, values.keys() - kinds.keys())):
-        raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}")
-    return cls(**{name: _convert(kinds[name], value) for name, value in values.items()})
-
-
-def _convert(hint: object, value: object) -> object:
-    """A JSON value as its field has it, where the two differ; types are checked afterwards."""
-    for kind in alternatives(hint):
-        if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-            return from_dict(kind, value)
-        if kind is Path and isinstance(value, str):
-            return Path(value)
-    return tuple(value) if isinstance(value, list) else value
-
-
 def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
     """The fields in which two `to_dict`s of runs differ, as "name: ours, there theirs"; free fields are left out."""
     found = []
@@ -402,5 +381,5 @@ def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
         if isinstance(a, dict) and isinstance(b, dict):
             found += differences(a, b, name + ".")
         elif a != b and name not in _FREE:
-            found.append(f"{name}: {a!r}, there {b!r}")
+            found.append(f"{name}: {repr(a)[:80]}, there {repr(b)[:80]}")
     return found

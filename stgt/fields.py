@@ -1,4 +1,4 @@
-"""Checks of a dataclass's fields: their types, and values that make sense."""
+"""Dataclasses from JSON values, and checks of their fields: types, and values that make sense."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import functools
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Literal, Union, get_args, get_origin, get_type_hints
+
+from stgt.structure import shown
 
 _NAMES = {
     int: "a whole number",
@@ -43,6 +45,26 @@ def require_range(config: object, low: float, high: float, *names: str) -> None:
     for name in names:
         # NaN fails both comparisons, so it is refused as well.
         require(config, name, low <= getattr(config, name) <= high, f"a number in [{low:g}, {high:g}]")
+
+
+def from_dict(cls: type, values: object) -> object:
+    """A dataclass of JSON values; ValueError names what is no field of `cls`, or of another type."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{cls.__name__} is {shown(values)}, expected an object with its fields")
+    kinds = hints(cls)
+    if unknown := sorted(map(str, values.keys() - kinds.keys())):
+        raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}")
+    return cls(**{name: _convert(kinds[name], value) for name, value in values.items()})
+
+
+def _convert(hint: object, value: object) -> object:
+    """A JSON value as its field has it, where the two differ; types are checked afterwards."""
+    for kind in alternatives(hint):
+        if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+            return from_dict(kind, value)
+        if kind is Path and isinstance(value, str):
+            return Path(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 @functools.cache

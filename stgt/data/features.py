@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from stgt.config import VisionConfig, from_dict
+from stgt.config import VisionConfig
 from stgt.data.transforms import describe
-from stgt.fields import require_types
+from stgt.fields import from_dict, require_types
 from stgt.files import atomic_folder, tensors_hash
 from stgt.ownership import owned
 from stgt.structure import field, read_json, shown

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stgt.data.annotations import Clip, Question
 from stgt.data.files import name_of, read_lines
-from stgt.structure import read_json
+from stgt.structure import read_json, shown
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,10 @@ def _msvd_pairs(path: Path) -> Iterator[tuple[str, str]]:
         if not isinstance(captions, list):
             raise ValueError(f"{path}: {clip!r} has {str(captions)[:80]!r}, expected a list of captions")
         for caption in captions:
-            yield f"{clip}.avi", caption if isinstance(caption, str) else " ".join(map(str, caption))
+            words = [caption] if isinstance(caption, str) else caption
+            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                raise ValueError(f"{path}: {clip!r} has the caption {shown(caption)}, expected a text or its words")
+            yield f"{clip}.avi", caption if isinstance(caption, str) else " ".join(words)
 
 
 def read_didemo(source: Path) -> dict[str, list[Clip]]:

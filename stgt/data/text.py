@@ -74,10 +74,9 @@ class Tokenizer:
         """Read a folder that `save` wrote, or one of BERT's with vocab.txt or tokenizer.json in it."""
         lines, whole = Path(folder) / "vocab.txt", Path(folder) / "tokenizer.json"
         if lines.is_file():
-            pieces = (line.removesuffix("\n").removesuffix("\r") for line in read_lines(lines))
-            return cls({piece: number for number, piece in enumerate(pieces)})
+            return cls._read(lines)
         if whole.is_file():
-            return cls(_wordpiece(whole))
+            return cls._read(whole)
         raise ValueError(f"{folder} holds neither vocab.txt nor tokenizer.json, expected a tokenizer's folder")
 
     @classmethod
@@ -99,7 +98,17 @@ class Tokenizer:
                 f"({type(error).__name__}: {cause}); "
                 "give a folder with BERT's vocab.txt, or train a tokenizer on the captions with --data.tokenizer train"
             ) from error
-        return cls(_wordpiece(Path(file)))
+        return cls._read(Path(file))
+
+    @classmethod
+    def _read(cls, file: Path) -> Tokenizer:
+        try:
+            if file.suffix == ".json":
+                return cls(_wordpiece(file))
+            pieces = (line.removesuffix("\n").removesuffix("\r") for line in read_lines(file))
+            return cls({piece: number for number, piece in enumerate(pieces)})
+        except ValueError as error:
+            raise ValueError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from None
 
     def save(self, folder: str | Path) -> None:
         """Write vocab.txt, one piece per line in the order of ids, as BERT has it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import time
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 from tqdm import tqdm
 
 from stgt.files import write_text
+
+logger = logging.getLogger(__name__)
 
 SHOWN = ("loss", "vtc", "csal", "vtm", "vtg", "edges_per_token", "clips_per_s", "memory_gib")
 SHORT = {"edges_per_token": "edges", "clips_per_s": "clips/s", "memory_gib": "GiB"}
@@ -67,16 +70,20 @@ class RunLog:
 
 
 def read_log(run: Path) -> list[dict]:
-    """The records of a run; a last line that a crash cut off is left out."""
+    """The records of a run. A line that a crash cut off, or that is no record, is passed over with a warning."""
     path = run / "log.jsonl"
     if not path.exists():
         return []
     records = []
-    for line in path.read_text("utf-8").split("\n"):
+    for number, line in enumerate(path.read_text("utf-8", errors="replace").removesuffix("\n").split("\n"), start=1):
         try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
+            record = json.loads(line)  # as it is: the norm of a gradient in fp16 may be infinite
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict) and type(record.get("step")) is int:
+            records.append(record)
+        else:
+            logger.warning("%s: line %d is no record, and it is passed over", path, number)
     return records
 
 

@@ -83,13 +83,14 @@ def load_run(folder: Path, device: str = "auto") -> Run:
     Raises CheckpointError for a folder that holds none.
     """
     checkpoint = ckpt.chosen_checkpoint(folder)
-    config = _config_of(checkpoint)
+    config = saved_config(checkpoint)
     model = make_model(config.model)
     ckpt.load_model(model, checkpoint)
     return Run(config, model.to(choose_device(device)).eval(), _saved_tokenizer(config, folder), checkpoint)
 
 
-def _config_of(checkpoint: Path) -> TrainConfig:
+def saved_config(checkpoint: Path) -> TrainConfig:
+    """The configuration that a checkpoint was trained with. Raises CheckpointError for one that makes no sense."""
     try:
         return from_dict(TrainConfig, ckpt.read_state(checkpoint)["config"])
     except ValueError as error:
@@ -137,7 +138,11 @@ def require_same_run(config: TrainConfig) -> None:
     path = config.out / "config.json"
     if not path.exists():
         return
-    if differing := differences(to_dict(config), read_json(path, dict)):
+    try:
+        started = from_dict(TrainConfig, read_json(path, dict))
+    except ValueError as error:
+        raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+    if differing := differences(to_dict(config), to_dict(started)):
         listed = "\n  ".join(differing)
         raise ValueError(
             f"{config.out} holds a run of another configuration:\n  {listed}\n"
