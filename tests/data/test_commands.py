@@ -97,7 +97,7 @@ def test_videos_are_beside_their_annotation_or_said_to_be_elsewhere(some_bad, tm
 
 
 @pytest.mark.parametrize(
-    "content, message", [([], "holds a list, expected a dict"), ({"a": 1}, "'a' has 1, expected a")]
+    "content, message", [([], r"holds \[\], expected an object"), ({"a": 1}, "'a' has 1, expected a")]
 )
 def test_what_is_no_bad_list_is_named(some_bad, recipe, tmp_path, content, message):
     (tmp_path / "bad.json").write_text(json.dumps(content))
