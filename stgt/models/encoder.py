@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from stgt.config import ModelConfig
 from stgt.models.graph_transformer import GraphTransformer
+from stgt.models.precision import Float32Module
 from stgt.models.transformer import LayerNorm
 from stgt.models.vision import VisionTower
 
 
-class VideoEncoder(nn.Module):
+class VideoEncoder(Float32Module):
     """Vision tower, graph transformer and the norm that the Q-Former reads through.
 
     tower=False leaves out the vision tower, for runs that read its tokens from a cache.

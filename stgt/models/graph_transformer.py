@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from stgt.config import GraphConfig
 from stgt.models.cross_frame import CrossFrameBlock
 from stgt.models.position import Position
+from stgt.models.precision import Float32Module
 from stgt.models.transformer import LayerNorm, ResidualAttentionBlock
 from stgt_kernels import GraphAttention, SpatioTemporalGraph, spatio_temporal_graph, token_similarity
 from stgt_kernels.ops.graph_attention.reference import graph_attention_dense
@@ -88,7 +89,7 @@ def max_pool_sampling(x: Tensor) -> Tensor:
     return torch.cat([x[:, :, :1], grid.amax(2), grid.amax(3)], 2).flatten(1, 2)
 
 
-class GraphTransformer(nn.Module):
+class GraphTransformer(Float32Module):
     """Position, blocks, max-pool sampling, norm and projection: what turns frames into one sequence of video tokens.
 
     `config.kind` "cross_frame" puts X-CLIP's blocks in place of graph blocks, "none" leaves the blocks out.

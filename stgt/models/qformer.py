@@ -9,6 +9,7 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from stgt.config import QFormerConfig
+from stgt.models.precision import Float32Module
 
 # Added to the score of a pair that must not attend: BERT's own number, 0 after softmax and finite in every dtype.
 _HIDDEN = -1e4
@@ -44,7 +45,7 @@ class WordHead(nn.Module):
         return F.linear(self.layernorm(F.gelu(self.dense(x))), word_embeddings, self.bias)
 
 
-class QFormer(nn.Module):
+class QFormer(Float32Module):
     """Queries and words through one BERT; only queries see the video, by cross-attention in every second layer.
 
     text=False leaves out what only words pass through: `video` is then all that it can do.

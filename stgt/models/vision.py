@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from stgt.config import VisionConfig
 from stgt.models.checkpoint import load_tower
+from stgt.models.precision import Float32Module
 from stgt.models.weights import WEIGHT_FILES
 
 
-class VisionTower(nn.Module):
+class VisionTower(Float32Module):
     """Runs every frame through the first `layers` blocks of a vision transformer, without its final norm and head.
 
     Frozen blocks keep the matrices of their linear maps in `config.dtype` and pass no gradients; the last
