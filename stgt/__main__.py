@@ -353,7 +353,7 @@ def _run() -> None:
             raise
         status = exit_status(error)
         if status is None:
-            lines = "".join(traceback.format_exception(error)).splitlines()
+            lines = "".join(traceback.format_exception(error)).rstrip("\n").split("\n")
             print("\n".join(map(terminal.printable, lines)), file=sys.stderr)
             print(REPORT, file=sys.stderr)
             sys.exit(1)
@@ -366,7 +366,8 @@ def _message(error: Exception) -> str:
     if "in DataLoader worker process" in message:  # with the worker's traceback before it
         message = re.split(r"\n[\w.]*Error: ", message)[-1].rstrip("\n")
     if _is_memory(error):
-        message = f"there is not enough memory: {message.splitlines()[0] if message else 'Python got none'}"
+        cause = message.partition("\n")[0] or "Python got none"
+        message = f"there is not enough memory: {cause}"
     return message
 
 
