@@ -26,17 +26,24 @@ def shares(step: Callable[[], object], model: STGT, optimizer: torch.optim.Optim
 
     A backward operation belongs to the part whose forward operation recorded it.
     """
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
-    with profile(activities=activities):  # a process's first is slow in odd places
-        torch.ones(1, device=device).add_(1)
-    with profile(activities=activities) as recorded, named_parts(model, optimizer):
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-    events = [event for event in recorded.events() if event.device_type == DeviceType.CPU]
+    events = recorded(step, model, optimizer, device)
     seconds = times(events, kernel_time if device.type == "cuda" else lambda event: event.cpu_time_total)
     total = sum(seconds.values())
     return {part: seconds[part] / total for part in PARTS if seconds[part]}
+
+
+def recorded(
+    step: Callable[[], object], model: STGT, optimizer: torch.optim.Optimizer, device: torch.device
+) -> list[FunctionEvent]:
+    """What torch.profiler records of one step on the host, with every part of the step under its name."""
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with profile(activities=activities):  # The first profile of a process is slow in odd places.
+        torch.ones(1, device=device).add_(1)
+    with profile(activities=activities) as profiled, named_parts(model, optimizer):
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    return [event for event in profiled.events() if event.device_type == DeviceType.CPU]
 
 
 def times(events: list[FunctionEvent], time: Callable[[FunctionEvent], float]) -> dict[str, float]:

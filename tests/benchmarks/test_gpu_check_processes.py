@@ -16,6 +16,8 @@ from benchmarks.gpu_check.record import Record
 from benchmarks.limits import Limits
 from benchmarks.rows import Row
 
+PATIENCE = 500  # Seconds that a process may take on a machine that is busy with other things.
+
 
 def outcome(name, backend="cuda", message=""):
     return {"outcome": name, "backend": backend, "message": message}
@@ -64,7 +66,9 @@ def test_shards_run_every_test_once_also_after_one_that_kills_its_process(tmp_pa
     ]
     environment = {"STGT_RECORD": str(record.path), "PYTHONPATH": str(ROOT)}
     shown = []
-    ended = processes.run_to_end(commands, tmp_path, time.monotonic() + 60, lambda: shown.append(1), **environment)
+    ended = processes.run_to_end(
+        commands, tmp_path, time.monotonic() + PATIENCE, lambda: shown.append(1), **environment
+    )
     log = "".join((tmp_path / f"{i}.log").read_text() for i in range(2))
     assert ended == 2 and shown, log
     counts, failures, missing = tests.count(record.read())
@@ -87,8 +91,8 @@ from benchmarks.gpu_check.record import Record
 record = Record(Path(sys.argv[1]))
 for piece in ("a", "b", "c"):
     if piece not in record.read():
-        record.begin(piece, 0.5)
-        time.sleep(60 if piece == "b" else 0)
+        record.begin(piece, 0.5 if piece == "b" else 500)
+        time.sleep(500 if piece == "b" else 0)
         record.end(piece, piece.upper())
 """
 
@@ -96,7 +100,7 @@ for piece in ("a", "b", "c"):
 def test_a_piece_that_hangs_ends_its_process_and_the_next_goes_on(tmp_path):
     record = Record(tmp_path / "record")
     command = [sys.executable, "-c", WAITS, str(record.path)]
-    assert processes.run_to_end([command], tmp_path, time.monotonic() + 60, lambda: None) == 1
+    assert processes.run_to_end([command], tmp_path, time.monotonic() + PATIENCE, lambda: None) == 1
     assert record.read() == {"a": "A", "b": None, "c": "C"}
     assert 'File "<string>", line 9' in (tmp_path / "0.log").read_text()  # where it hung
 
@@ -104,12 +108,12 @@ def test_a_piece_that_hangs_ends_its_process_and_the_next_goes_on(tmp_path):
 def test_processes_end_at_the_deadline_with_what_they_started(tmp_path):
     log = tmp_path / "log"
     quick = processes.start([sys.executable, "-c", "import os; print(os.environ['NAME'])"], log, NAME="value")
-    assert processes.finish(quick, time.monotonic() + 60) == 0 and log.read_text() == "value\n"
-    script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    assert processes.finish(quick, time.monotonic() + PATIENCE) == 0 and log.read_text() == "value\n"
+    script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(500)'])"
     slow = processes.start([sys.executable, "-c", script], log)
     assert processes.finish(slow, time.monotonic() + 0.5) < 0
     with pytest.raises(ProcessLookupError):
-        for _ in range(50):
+        while True:  # The system collects the killed processes when it comes to it.
             os.killpg(slow.pid, 0)
             time.sleep(0.1)
 

@@ -103,33 +103,67 @@ def test_a_step_does_all_the_work_and_leaves_the_weights(training):
     assert len(training.optimizer.state) == len([p for p in trained if p in training.optimizer.state]) > 20
 
 
-def test_parts_of_a_step_are_all_of_it(training):
+def operations(event):
+    """The number of operations that an event of the profiler spans: a stand-in for its time that no clock measures."""
+    return 1 + sum(operations(child) for child in event.cpu_children)
+
+
+@pytest.fixture
+def recorded(training):
+    """recorded() -> the profiler's events of one training step."""
     batch = models.make_batch(tiny_config(), 2, 2, False, training.device)
-    model, optimizer, device = training.model, training.optimizer, training.device
-    shares = parts.shares(lambda: training.run(batch), model, optimizer, device)
-    assert sum(shares.values()) == pytest.approx(1.0) and all(share > 0 for share in shares.values())
-    assert set(shares) >= set(parts.PARTS) - {parts.OTHER} and shares.get(parts.OTHER, 0.0) < 0.2
-    assert "forward" not in vars(model) and "forward" not in vars(model.graph)
+    training.run(batch)  # The first step also creates the optimizer's state.
+    return lambda: parts.recorded(lambda: training.run(batch), training.model, training.optimizer, training.device)
 
 
-def test_what_runs_backward_belongs_to_its_forward_part(training):
-    """Slow only one part's backward pass down: that part, and no other, takes most of the step."""
+def test_parts_of_a_step_are_all_of_it(training, recorded):
+    events = recorded()
+    counts = parts.times(events, operations)
+    assert counts.keys() == set(parts.PARTS) and all(count > 0 for count in counts.values())
+    outside = [event for event in events if event.cpu_parent is None and event.name not in parts.PARTS]
+    outside = [event.name for event in outside if not event.name.startswith(parts.BACKWARD)]
+    assert sorted(outside) == ["Optimizer.zero_grad#AdamW.zero_grad", "aten::ones_like"]  # the gradient of the loss
+    whole = sum(operations(event) for event in events if event.cpu_parent is None and event.name not in outside)
+    assert sum(counts.values()) == whole
+    # Only the sums of the weights' gradients belong to no part's forward pass.
+    sums = [event for event in events if event.name == parts.BACKWARD + "torch::autograd::AccumulateGrad"]
+    assert counts[parts.OTHER] == sum(map(operations, sums))
+    assert "forward" not in vars(training.model) and "forward" not in vars(training.model.graph)
 
-    class Slow(torch.autograd.Function):
+
+def test_shares_are_of_the_whole_step(training):
+    batch = models.make_batch(tiny_config(), 2, 2, False, training.device)
+    shares = parts.shares(lambda: training.run(batch), training.model, training.optimizer, training.device)
+    assert shares.keys() == set(parts.PARTS) and sum(shares.values()) == pytest.approx(1.0)
+
+
+def test_what_runs_backward_belongs_to_its_forward_part(training, recorded):
+    """Let one part's backward pass run more operations: that part has exactly those more, and no other part has any."""
+
+    class Busy(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
             return x.clone()
 
         @staticmethod
         def backward(ctx, dx):
-            return sum(torch.linalg.inv(torch.eye(300)).sum() for _ in range(20)) * 0 + dx
+            for _ in range(20):
+                dx = dx.neg().neg()
+            return dx
 
-    batch = models.make_batch(tiny_config(), 2, 2, False, training.device)
     attention = training.model.graph.blocks[0].graph_attention
-    forward = attention.forward
-    attention.forward = lambda *args: Slow.apply(forward(*args))
-    shares = parts.shares(lambda: training.run(batch), training.model, training.optimizer, training.device)
-    assert shares[parts.ATTENTION] > 0.5
+    forward, counts = attention.forward, []
+    for function in (lambda x: Busy.apply(Busy.apply(x)), Busy.apply):  # one more Busy before, and one
+        attention.forward = lambda *args, function=function: function(forward(*args))
+        events = recorded()
+        nodes = [operations(event) for event in events if event.name == parts.BACKWARD + "BusyBackward"]
+        applied = [operations(event) for event in events if event.name == "Busy"]
+        counts.append((parts.times(events, operations), nodes, applied))
+    (two, nodes, applied), (one, (node,), (forth,)) = counts
+    assert nodes == [node] * 2 and applied == [forth] * 2 and node > 40
+    assert {part: two[part] - one[part] for part in parts.PARTS if two[part] != one[part]} == {
+        parts.ATTENTION: node + forth
+    }
 
 
 def test_the_largest_batch_is_found_by_halving(training, monkeypatch):

@@ -1,5 +1,6 @@
 """Clocks, memory, and the machine's limits."""
 
+import itertools
 import resource
 import time
 from types import SimpleNamespace
@@ -20,6 +21,28 @@ def test_quantiles_of_the_rounds():
     assert measured.per(2) == Timing(3.0, 1.5, 4.5, 11)
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still but for what is added to ``clock.now``, in seconds."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def functions_of(clock, **seconds):
+    """Functions that take so many seconds of the clock, and the order in which they were called."""
+    called = []
+
+    def make(name):
+        def function():
+            called.append(name)
+            clock.now += seconds[name]
+
+        return function
+
+    return {name: make(name) for name in seconds}, called
+
+
 class Benchmark:
     """Of pytest-benchmark's fixture what is used of it; the real one reports at the end of the tests."""
 
@@ -33,23 +56,29 @@ class Benchmark:
         self.stats = SimpleNamespace(stats=SimpleNamespace(data=data))
 
 
-def test_functions_take_turns():
-    called = []
-    functions = {name: lambda name=name: called.append(name) for name in "abc"}
-    times = cpu_times(Benchmark(), functions, 0.0)
-    assert "".join(called) == "abc" * (1 + timing.LEAST_ROUNDS)
-    assert list(times) == ["a", "b", "c"] and all(t.rounds == timing.LEAST_ROUNDS for t in times.values())
-    assert all(0 <= t.low <= t.median <= t.high < 1 for t in times.values())
+def pedantic_times(functions, seconds):
+    return cpu_times(Benchmark(), functions, seconds)
 
 
-def test_times_are_of_the_function_whose_turn_it_was():
-    times = cpu_times(Benchmark(), {"slow": lambda: time.sleep(0.02), "fast": lambda: None}, 0.1)
-    assert times["slow"].low >= 0.02 > times["fast"].high
+each_clock = pytest.mark.parametrize("measure", [pedantic_times, wall_times])
 
 
-def test_wall_times_are_taken_in_turns():
-    times = wall_times({"slow": lambda: time.sleep(0.02), "fast": lambda: None}, 0.1)
-    assert times["slow"].low >= 0.02 > times["fast"].high and times["fast"].rounds == times["slow"].rounds >= 3
+@each_clock
+def test_functions_take_turns_and_each_has_its_own_times(measure, clock):
+    functions, called = functions_of(clock, slow=2.0, fast=0.25, free=0.0)
+    times = measure(functions, 9.0)
+    assert called == ["slow", "fast", "free"] * (
+        1 + 4
+    )  # Once to see how many rounds of 2.25 s fit into 9 s, and then those.
+    assert times == {name: Timing(s, s, s, 4) for name, s in (("slow", 2.0), ("fast", 0.25), ("free", 0.0))}
+
+
+@each_clock
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.0, timing.LEAST_ROUNDS), (1e6, timing.MOST_ROUNDS)])
+def test_rounds_are_neither_too_few_nor_too_many(measure, seconds, rounds, clock):
+    functions, called = functions_of(clock, a=1.0, b=2.0)
+    times = measure(functions, seconds)
+    assert called == ["a", "b"] * (1 + rounds) and all(t.rounds == rounds for t in times.values())
 
 
 def test_rotation_gives_each_its_turn():
@@ -78,8 +107,29 @@ def test_what_does_not_fit_is_an_error_and_the_limit_is_lifted_again():
         raise RuntimeError("another")
 
 
-def test_the_limit_is_at_least_what_a_matrix_product_reaches():
-    found = limits.measure(CPU)
-    assert found.flops["fp32"] > 0.8 * found.gemm["fp32"] > 0 and found.bandwidth > 1e9
-    assert found.seconds(found.flops["fp32"], 0, "fp32") == pytest.approx(1.0)
-    assert found.seconds(0, 3 * found.bandwidth, "fp32") == pytest.approx(3.0)
+def test_limits_are_amounts_of_work_per_second(monkeypatch):
+    """A product or a copy is said to take two seconds; for the multiply-adds the clock ticks one at each reading."""
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(limits, "_best", lambda function, device, repeats: 2.0)
+    found = limits.measure.__wrapped__(CPU)
+    assert found.gemm == {"fp32": 2048**3, "bf16": 2048**3}
+    assert found.bandwidth == 4 * 2**26  # float32, each read and written
+    threads, chains, lanes, steps = torch.get_num_threads(), 16, 16, 5_000_000
+    fp32 = 2.0 * lanes * chains * steps * threads
+    assert found.flops["fp32"] == fp32 and found.flops["bf16"] in (fp32, 2 * fp32)  # with instructions for it, double
+
+
+def test_the_best_of_several_calls_is_the_fastest_after_the_first(clock):
+    seconds = iter([0.1, 3.0, 1.0, 2.0])
+
+    def function():
+        clock.now += next(seconds)
+
+    assert limits._best(function, CPU, 3) == pytest.approx(1.0)
+
+
+def test_the_least_time_is_that_of_the_scarcer_of_arithmetic_and_bytes():
+    found = limits.Limits({"fp32": 8e12}, {"fp32": 6e12}, 2e11)
+    assert found.seconds(8e12, 0, "fp32") == 1.0 and found.seconds(0, 6e11, "fp32") == 3.0
+    assert found.seconds(8e12, 6e11, "fp32") == 3.0
