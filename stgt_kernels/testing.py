@@ -19,11 +19,20 @@ FLOOR[torch.float64] = 1e-13
 THRESHOLD_BAND = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 2e-6, torch.bfloat16: 2e-6}
 
 
-def assert_close(actual: Tensor, plain: Tensor, exact: Tensor, name: str = "result") -> None:
+def assert_close(
+    actual: Tensor,
+    plain: Tensor,
+    exact: Tensor,
+    name: str = "result",
+    *,
+    dtype: torch.dtype | None = None,
+    terms: float = 0.0,
+) -> None:
     """Fails if ``actual`` lies further from ``exact`` than 2 x the error of ``plain``, plus the dtype's floor.
 
-    actual: from a kernel. plain: the reference in actual's dtype. exact: the reference in float64. Infinities and NaN
-    must be in the same places.
+    actual: from a kernel. plain: the same formula in plain PyTorch, in the same dtype. exact: the reference in float64.
+    Infinities and NaN must be in the same places. dtype: the one that was computed in, where the result's own is finer.
+    terms: the size of the terms whose difference the result is; the floor counts from it where they nearly cancel.
     """
     exact = exact.double()
     assert torch.equal(actual.isnan(), exact.isnan()), f"{name}: NaN in other places than the reference"
@@ -34,7 +43,7 @@ def assert_close(actual: Tensor, plain: Tensor, exact: Tensor, name: str = "resu
         return
     error = (actual.double() - exact)[finite].abs().max().item()
     plain_error = (plain.double() - exact)[finite].abs().nan_to_num(0, 0).max().item()
-    allowed = 2 * plain_error + FLOOR[actual.dtype] * exact[finite].abs().max().item()
+    allowed = 2 * plain_error + FLOOR[dtype or actual.dtype] * max(exact[finite].abs().max().item(), terms)
     assert error <= allowed, f"{name}: off by {error:.3g}, allowed {allowed:.3g} (plain PyTorch: {plain_error:.3g})"
 
 

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from bounds import assert_attention_errors
 from poison import poisoned_memory
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -15,7 +16,7 @@ from torch.utils import _pytree as pytree
 from stgt_kernels import SpatioTemporalGraph, dispatch, graph_attention, spatio_temporal_graph
 from stgt_kernels.graph import storage_dtype
 from stgt_kernels.ops.graph_attention import philox
-from stgt_kernels.testing import assert_close, exact_attention, video_like_tokens
+from stgt_kernels.testing import video_like_tokens
 
 GPU_BACKENDS = ("cuda", "triton")
 KERNELS = ("cpu", *(GPU_BACKENDS if torch.cuda.is_available() else ()))
@@ -118,16 +119,7 @@ def assert_attention_close(
     """A backend's kernels against the definition, forward and backward, as stgt_kernels.testing measures it."""
     dout = heads(*q.shape, dtype=q.dtype, seed=7) if dout is None else dout
     actual = run_attention(q, k, v, graph, dout, dlse, backend=backend, scale=scale)
-    plain = run_attention(q, k, v, graph, dout, dlse, backend="reference", scale=scale)
-    exact = with_gradients(
-        lambda *tensors: exact_attention(*tensors, scale=scale),
-        *(t.double() for t in (q, k, v)),
-        SpatioTemporalGraph(graph.weight.double(), graph.live),
-        dout.double(),
-        None if dlse is None else dlse.double(),
-    )
-    for name in actual:
-        assert_close(actual[name], plain[name], exact[name], name)
+    assert_attention_errors(actual, q, k, v, graph, dout, dlse, scale=scale)
     return actual
 
 

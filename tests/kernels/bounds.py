@@ -1,0 +1,88 @@
+"""How far a kernel of graph attention may lie from float64: as far as its formulas in plain PyTorch, and rounding.
+
+The kernels' backward pass differs from that of autograd: it computes the probabilities again from the log-sum-exp, and
+takes from each score's gradient one number for its row, delta = sum(dout * out). Where a token's neighbours say nearly
+the same, what remains is the rounding of numbers far larger than the result. So the errors allowed are those of these
+same formulas, and the floor for rounding counts from the size of the terms.
+"""
+
+import torch
+from torch import Tensor
+
+from stgt_kernels import SpatioTemporalGraph
+from stgt_kernels.ops.graph_attention.reference import graph_attention_dense
+from stgt_kernels.testing import assert_close
+
+FORWARD = ("out", "lse")
+
+
+def assert_attention_errors(
+    actual: dict[str, Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    graph: SpatioTemporalGraph,
+    dout: Tensor,
+    dlse: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    keep: Tensor | None = None,
+    keep_prob: float = 1.0,
+) -> None:
+    """Fails if one of a backend's results errs more than ``stgt_kernels.testing.assert_close`` allows.
+
+    actual: some of out, lse, dq, dk, dv and dweight. The arguments are those of the backend; keep: (B, H, N, N) bool
+    dropout mask, keep_prob: what dropout divides by.
+    """
+    options = dict(scale=q.shape[-1] ** -0.5 if scale is None else scale, keep=keep, keep_prob=keep_prob)
+    plain = formulas(q, k, v, graph, dout, dlse, **options)
+    wide = [None if t is None else t.double() for t in (q, k, v, dout, dlse)]
+    wide.insert(3, SpatioTemporalGraph(graph.weight.detach().double(), graph.live))
+    exact, terms = definition(*wide, **options), term_sizes(*wide, **options)
+    for name, value in actual.items():
+        dtype = None if name in FORWARD else q.dtype  # a gradient's own dtype may be finer than its computation
+        assert_close(value, plain[name], exact[name], name, dtype=dtype, terms=terms.get(name, 0.0))
+
+
+def definition(q, k, v, graph, dout, dlse=None, *, scale, keep=None, keep_prob=1.0) -> dict[str, Tensor]:
+    """out, lse, dq, dk, dv and dweight, with autograd's gradients of the definition."""
+    leaves = [t.detach().requires_grad_() for t in (q, k, v, graph.weight)]
+    weight = SpatioTemporalGraph(leaves[3], graph.live).to_dense().to(q.dtype)
+    out, lse = graph_attention_dense(*leaves[:3], weight, scale=scale, keep=keep, keep_prob=keep_prob)
+    outputs, grads = ((out, lse), (dout, dlse)) if dlse is not None else ((out,), (dout,))
+    gradients = torch.autograd.grad(outputs, leaves, grads)
+    return dict(zip(("out", "lse", "dq", "dk", "dv", "dweight"), (out.detach(), lse.detach(), *gradients), strict=True))
+
+
+def formulas(q, k, v, graph, dout, dlse=None, *, scale, keep=None, keep_prob=1.0) -> dict[str, Tensor]:
+    """The same by the kernels' formulas, every step in q's dtype."""
+    stored = graph.weight.detach().requires_grad_()
+    dense = SpatioTemporalGraph(stored, graph.live).to_dense()
+    weight = dense.detach().to(q.dtype)
+    out, lse = graph_attention_dense(q, k, v, weight, scale=scale, keep=keep, keep_prob=keep_prob)
+    weight, product = weight[:, None], (q @ k.mT) * scale
+    probability = torch.exp(product * weight - lse[..., None]).masked_fill(weight == 0, 0)
+    kept = torch.ones_like(probability) if keep is None else keep.to(q.dtype) / keep_prob
+    delta = (dout * out).sum(-1) - (0 if dlse is None else dlse.to(q.dtype))
+    dscore = probability * ((dout @ v.mT) * kept - delta[..., None])
+    (dweight,) = torch.autograd.grad(dense, stored, (dscore * product).sum(1).to(dense.dtype))
+    dq, dk = (dscore * weight) @ k * scale, (dscore * weight).mT @ q * scale
+    return dict(out=out, lse=lse, dq=dq, dk=dk, dv=(probability * kept).mT @ dout, dweight=dweight)
+
+
+def term_sizes(q, k, v, graph, dout, dlse=None, *, scale, keep=None, keep_prob=1.0) -> dict[str, float]:
+    """How large the terms are whose differences dq, dk and dweight are, at most over all elements.
+
+    Rounding errors of terms are independent: the root of the sum of their squares is what they come to.
+    """
+    weight = graph.to_dense()[:, None]
+    out, lse = graph_attention_dense(q, k, v, weight[:, 0], scale=scale, keep=keep, keep_prob=keep_prob)
+    probability = torch.exp((q @ k.mT) * scale * weight - lse[..., None]).masked_fill(weight == 0, 0)
+    q, k, v, out, dout = (t.square() for t in (q, k, v, out, dout))
+    kept = torch.ones_like(probability) if keep is None else keep / keep_prob
+    delta = (dout * out).sum(-1) + (0 if dlse is None else dlse.square())
+    dscore = probability.square() * ((dout @ v.mT) * kept.square() + delta[..., None])
+    squares = dict(
+        dq=(dscore * weight.square()) @ k, dk=(dscore * weight.square()).mT @ q, dweight=(dscore * (q @ k.mT)).sum(1)
+    )
+    return {name: abs(scale) * square.nan_to_num(0, 0, 0).max().sqrt().item() for name, square in squares.items()}
