@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/benchmarks
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup quickstart test bench bench-smoke gpu-check lint clean
+.PHONY: setup quickstart test test-numerics sanitize bench bench-smoke gpu-check lint clean
 
 setup: $(VENV)/.built
 
@@ -29,6 +29,39 @@ quickstart: setup
 test: setup
 	$(BIN)/python -m pytest
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m triton_interpret tests
+
+# The tests that compare numbers, with other rounding, other inputs and other threads than in `make test`. Each setting
+# can be given: make test-numerics ATEN_CPU_CAPABILITY=avx2 STGT_CPU_ISA=avx2 STGT_TEST_SEED=7
+NUMERIC := tests/test_losses.py tests/training/test_trainer.py tests/benchmarks/test_agreement.py \
+  $(addprefix tests/kernels/test_, $(addsuffix .py, fuzz golden graph graph_attention graph_attention_dropout \
+    graph_attention_rows released_stgt spatio_temporal_graph)) \
+  $(addprefix tests/models/test_, $(addsuffix .py, cross_frame golden_blocks golden_model graph_transformer qformer stgt \
+    vqa)) \
+  $(addprefix tests/evaluation/test_, $(addsuffix .py, encode figures retrieval))
+test-numerics: export ATEN_CPU_CAPABILITY ?= default
+test-numerics: export STGT_CPU_ISA ?= portable
+test-numerics: export STGT_TEST_SEED ?= 1
+test-numerics: export STGT_TEST_THREADS ?= 2
+test-numerics: setup
+	$(BIN)/python -m pytest $(NUMERIC)
+
+# The C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer, built beside the real ones and imported from
+# there; Python itself has no sanitizer, so that the process has to preload them. Needs g++.
+SANITIZED := build/sanitize
+SANITIZERS = $(shell $${CXX:-c++} -print-file-name=libasan.so) $(shell $${CXX:-c++} -print-file-name=libstdc++.so)
+sanitize: export ASAN_OPTIONS := detect_leaks=0
+sanitize: export UBSAN_OPTIONS := print_stacktrace=1
+sanitize: export STGT_TEST_THREADS := 2
+sanitize: export STGT_TEST_SEED := 2
+sanitize: setup
+	STGT_BUILD_CUDA=0 STGT_SANITIZE=1 $(BIN)/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
+	cd $(SANITIZED)/lib && for isa in portable ""; do \
+	  export STGT_CPU_ISA=$$isa; \
+	  LD_PRELOAD="$(SANITIZERS)" $(CURDIR)/$(BIN)/python -c \
+	    'from stgt_kernels import _C; info = _C.build_info(); assert "-fsanitize=" in info["flags"]; print(info["cpu_isa"])' && \
+	  LD_PRELOAD="$(SANITIZERS)" $(CURDIR)/$(BIN)/python -m pytest --capture=sys -p no:cacheprovider \
+	    $(CURDIR)/tests/kernels/test_fuzz.py || exit 1; \
+	done
 
 bench: setup
 	$(BIN)/python -m benchmarks --out $(OUT)

@@ -1,6 +1,7 @@
 """Builds stgt_kernels._C, and stgt_kernels._cuda as STGT_BUILD_CUDA=auto|0|1 says (auto: where nvcc and CUDA are).
 
-TORCH_CUDA_ARCH_LIST names the GPUs that _cuda is built for, as for PyTorch's own extensions.
+TORCH_CUDA_ARCH_LIST names the GPUs that _cuda is built for, as for PyTorch's own extensions. STGT_SANITIZE=1 builds _C
+with sanitizers, for `make sanitize`: only a process that preloads them can import it.
 """
 
 import os
@@ -19,6 +20,8 @@ major, minor = TORCH_TARGET.split(".")
 target = f"-DTORCH_TARGET_VERSION=0x{int(major):02x}{int(minor):02x}000000000000"
 warnings = ["-Wall", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-maybe-uninitialized"]
 flags = ["-O3", "-std=c++20", "-fvisibility=hidden", "-g0", *warnings, target]
+# The first fault ends the process. More optimization would make these builds take many minutes.
+sanitizer_flags = ["-O1", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 # No --use_fast_math: float32 is exact. The line numbers, which cost nothing, are for profilers and sanitizers.
 nvcc_flags = ["-O3", "-std=c++20", "-lineinfo", "--threads=2", "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden", target]
 
@@ -108,6 +111,8 @@ def main() -> None:
     cpp_extension, pybind11_include = build_tools()
     with_cuda = builds_cuda(cpp_extension)
     architectures = cuda_architectures(os.environ.get("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)) if with_cuda else []
+    sanitized = os.environ.get("STGT_SANITIZE") == "1"
+    cpu_flags = [*flags, *sanitizer_flags] if sanitized else flags
     version = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True, check=True).stdout
 
     def macros(**values: str) -> list[tuple[str, str]]:
@@ -120,11 +125,12 @@ def main() -> None:
             include_dirs=[pybind11_include],
             define_macros=macros(
                 STGT_COMPILER=version.splitlines()[0],
-                STGT_FLAGS=" ".join(flags),
+                STGT_FLAGS=" ".join(cpu_flags),
                 STGT_CUDA_ARCHITECTURES=" ".join(architectures),
                 STGT_TORCH_TARGET=TORCH_TARGET,
             ),
-            extra_compile_args=flags,
+            extra_compile_args=cpu_flags,
+            extra_link_args=sanitizer_flags if sanitized else [],
         )
     ]
     if with_cuda:

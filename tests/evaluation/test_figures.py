@@ -120,8 +120,12 @@ def test_pooling_positions_are_those_of_the_values_that_the_model_keeps(layers):
     grid = tokens[:, 1:].view(4, 4, 4, 16)
     for t, row, column in ((0, 0, 0), (2, 1, 3), (3, 3, 2)):
         patch = grid[t, row, column]
-        assert of_rows[t, row, column] == (patch == grid[t, row].amax(0)).float().mean()
-        assert of_columns[t, row, column] == (patch == grid[t, :, column].amax(0)).float().mean()
+        for share, rivals in ((of_rows, grid[t, row]), (of_columns, grid[t, :, column])):
+            largest = rivals == rivals.amax(
+                0
+            )  # of equal values, which tokens of a second layer have, either may be taken
+            alone = (patch == rivals.amax(0)) & (largest.sum(0) == 1)
+            assert alone.float().mean() <= share[t, row, column] <= (patch == rivals.amax(0)).float().mean()
     torch.testing.assert_close(of_rows.sum(2), torch.ones(4, 4))
     torch.testing.assert_close(of_columns.sum(1), torch.ones(4, 4))
 

@@ -1,5 +1,6 @@
 """Shapes, dtypes, layouts, windows, thresholds and dropout together, as nobody would think of combining them."""
 
+import os
 from random import Random
 
 import pytest
@@ -23,8 +24,9 @@ from stgt_kernels.testing import assert_close, assert_graph_close, video_like_to
 
 ALIGNED_LAYOUTS = [layout for layout in LAYOUTS if layout != "padded"]
 EXAMPLES = {"cpu": 60, "cuda": 500, "triton": 100}  # Triton compiles its kernels anew for nearly every one
+FIRST = 1000 * int(os.environ.get("STGT_TEST_SEED", "0"))
 each_example = pytest.mark.parametrize(
-    ("backend", "seed"), [(backend, seed) for backend in KERNELS for seed in range(EXAMPLES[backend])]
+    ("backend", "seed"), [(backend, FIRST + example) for backend in KERNELS for example in range(EXAMPLES[backend])]
 )
 
 

@@ -17,12 +17,6 @@ if torch.cuda.is_available():
     BACKENDS += [(name, "cuda") for name in ("triton", "cuda") if dispatch.why_not(name, "cuda") is None]
 
 
-@pytest.fixture(autouse=True)
-def one_thread(threads):
-    """Two would spend their time waiting for each other: everything here is tiny."""
-    threads(1)
-
-
 @pytest.fixture(params=BACKENDS, ids=lambda backend: "-".join(backend))
 def backend(request):
     return request.param
