@@ -9,11 +9,11 @@ import pytest
 import torch
 from cases import KERNELS, device_of, each_kernel
 from released import CrossGraphTransformer
+from settled import settled
 from test_golden import recorded
 from torch import nn
 
 from stgt_kernels import SpatioTemporalGraph
-from stgt_kernels.graph import live_tiles
 from stgt_kernels.integrations.released_stgt import accelerate
 from stgt_kernels.testing import video_like_tokens
 
@@ -84,12 +84,12 @@ def test_what_was_recorded_from_the_release(name, accelerated):
         with pytest.raises(RuntimeError, match="must match the size"):
             model(x)
         return
+    graphs = exact_graphs(model, x)
     if accelerated is not None:
-        graphs = reference_graphs(model, x)
         handle = accelerate(model, backend=accelerated)
         assert handle.blocks == tuple(f"resblocks.{i}" for i in range(len(model.resblocks)))
-        for block, graph in zip(model.resblocks, graphs, strict=True):
-            settle_edges(block, graph)
+    for block, graph in zip(model.resblocks, graphs, strict=True):
+        block.build_graph = settled(block.build_graph, graph, block.sim_th)
     out = model(x)
     near(out, tensors["output"], 1e-5)
     out.backward(tensors["output_grad"].to(device))
@@ -99,33 +99,18 @@ def test_what_was_recorded_from_the_release(name, accelerated):
             near(parameter.grad, tensors["grad." + key], 5e-5)
 
 
-def reference_graphs(model, x):
-    """The graphs of all blocks, in the arithmetic that gives what was recorded."""
-    graphs = []
+def exact_graphs(model, x):
+    """The graphs of all blocks in float64."""
+    model, graphs = copy.deepcopy(model).cpu().double(), []
 
     def keep(module, args, kwargs):
         graphs.append(kwargs["graph_mask"])
 
-    hooks = [block.graphattn.register_forward_pre_hook(keep, with_kwargs=True) for block in model.resblocks]
+    for block in model.resblocks:
+        block.graphattn.register_forward_pre_hook(keep, with_kwargs=True)
     with torch.no_grad(), accelerate(model, backend="reference"):
-        model(x)
-    for hook in hooks:
-        hook.remove()
+        model(x.cpu().double())
     return graphs
-
-
-def settle_edges(block, expected):
-    """Decide the few edges at the threshold, where float32 may round to either side, as the recording did."""
-    build_graph = block.build_graph
-
-    def settled(x, t):
-        weight = build_graph(x, t).weight
-        flipped = (weight != 0) != (expected.weight != 0)
-        assert flipped.sum() <= 4 and (((weight + expected.weight)[flipped] - block.sim_th).abs() < 1e-6).all()
-        weight = torch.where(flipped, expected.weight, weight)
-        return SpatioTemporalGraph(weight, live_tiles(weight))
-
-    block.build_graph = settled
 
 
 def near(actual, expected, tolerance):

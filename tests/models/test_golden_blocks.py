@@ -2,15 +2,11 @@
 
 import pytest
 import torch
+from settled import settled
 
 from stgt.config import GraphConfig
 from stgt.models.graph_transformer import GraphTransformer
 from stgt.models.names import released_name
-from stgt_kernels import SpatioTemporalGraph
-from stgt_kernels.graph import live_tiles
-
-# Cosines in float32 differ by less than this between two ways of adding up; this near the threshold either is right.
-BAND = 1e-6
 
 FILES = ["video_t3_h05", "video_t4_h01_b2_l2", "video_t5_of_8_h03", "image_t1_h05"]
 
@@ -37,50 +33,35 @@ def recorded(name):
 def test_outputs_and_gradients(name, backend, golden, assert_near):
     tensors, meta = golden(name)
     run, device = backend
-    model = build(tensors, meta, backend=run).to(device)
-    for block, graph in zip(model.blocks, reference_graphs(tensors, meta), strict=True):
-        settle_edges(block, graph.to(device))
-    check_outputs_and_gradients(model, tensors, device, assert_near)
+    check_outputs_and_gradients(build(tensors, meta, backend=run).to(device), tensors, meta, assert_near)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_dense_attention_gives_the_same(name, golden, assert_near):
     tensors, meta = golden(name)
-    check_outputs_and_gradients(build(tensors, meta, attention="dense"), tensors, "cpu", assert_near)
+    check_outputs_and_gradients(build(tensors, meta, attention="dense"), tensors, meta, assert_near)
 
 
 def test_gradient_checkpointing_gives_the_same(golden, assert_near):
     tensors, meta = golden("video_t4_h01_b2_l2")
     model = build(tensors, meta, checkpointing=True, dropout=0.0, backend="reference").train()
-    check_outputs_and_gradients(model, tensors, "cpu", assert_near)
+    check_outputs_and_gradients(model, tensors, meta, assert_near)
 
 
-def reference_graphs(tensors, meta):
-    """The graphs of all blocks, as the backend builds them that reproduces the recording without help."""
-    model, graphs = build(tensors, meta, backend="reference"), []
+def exact_graphs(tensors, meta):
+    """The graphs of all blocks in float64, whose edges are the recording's."""
+    model, graphs = build(tensors, meta, backend="reference").double(), []
     for block in model.blocks:
         block.build_graph = lambda local, build_graph=block.build_graph: graphs.append(build_graph(local)) or graphs[-1]
     with torch.no_grad():
-        model(tensors["input"])
+        model(tensors["input"].double())
     return graphs
 
 
-def settle_edges(block, expected):
-    """Decide the few edges that lie on the threshold as in the recording; all others must already agree."""
-    build_graph, threshold = block.build_graph, block.config.threshold
-
-    def settled(local):
-        weight = build_graph(local).weight
-        flipped = (weight != 0) != (expected.weight != 0)
-        distance = ((weight + expected.weight)[flipped] - threshold).abs()
-        assert len(distance) <= 4 and bool((distance < BAND).all())
-        weight = torch.where(flipped, expected.weight, weight)
-        return SpatioTemporalGraph(weight, live_tiles(weight))
-
-    block.build_graph = settled
-
-
-def check_outputs_and_gradients(model, tensors, device, assert_near):
+def check_outputs_and_gradients(model, tensors, meta, assert_near):
+    for block, graph in zip(model.blocks, exact_graphs(tensors, meta), strict=True):
+        block.build_graph = settled(block.build_graph, graph, block.config.threshold)
+    device = next(model.parameters()).device
     x = tensors["input"].clone().to(device).requires_grad_()
     output, _ = model(x)
     assert_near(output, tensors["output"], "output")
