@@ -18,7 +18,7 @@ MOST = 4  # An edge between two tokens is two entries of a graph.
 
 
 def settled(build_graph: Callable[..., Graph], exact: SpatioTemporalGraph, threshold: float) -> Callable[..., Graph]:
-    """``build_graph`` with exact's edges, for graphs banded or dense; away from the threshold they must agree already."""
+    """``build_graph`` with exact's edges, for graphs banded or dense; away from the threshold they must agree."""
 
     def build(*args) -> Graph:
         graph = build_graph(*args)
