@@ -22,6 +22,9 @@ _STORES_TIMES = {"mov", "matroska", "mpegts", "mpeg", "flv", "asf", "nut", "ivf"
 # of all packets, only the neighbourhood of the wanted frames is scanned.
 LONG = 4096
 
+# No frame is shown more than this many frames after it was decoded.
+_REORDERED = 16
+
 _KEYFRAME, _HIDDEN = 1, 2  # the flags of an entry of FFmpeg's own table
 
 
@@ -136,8 +139,8 @@ class PacketTable:
     tells their presentation times.
     """
 
-    def __init__(self, entries: IndexEntries, scan: Callable[[int, int], list[PacketTimes]]) -> None:
-        """entries: `index_entries` of a stream. scan(dts, count): `count` packets from the keyframe at `dts` on."""
+    def __init__(self, entries: IndexEntries, scan: Callable[[int, int, int], list[PacketTimes]]) -> None:
+        """entries: `index_entries` of a stream. scan(near, dts, count): see `PyAVReader._scan`."""
         self._entries, self._scan = entries, scan
         flags = np.fromiter((entry.flags for entry in entries), np.int64, len(entries))
         self._keys = np.flatnonzero(flags & _KEYFRAME)
@@ -164,7 +167,9 @@ class PacketTable:
         for group in groups.tolist():
             first = int(self._keys[group])
             last = int(self._keys[group + 1]) if group + 1 < len(self._keys) else len(self._entries)
-            packets = self._scan(self._entries[first].timestamp, last - first)
+            # A seek to the keyframe's own decoding time would arrive at the group before: its picture is shown later.
+            near = self._entries[min(first + _REORDERED, last - 1)].timestamp
+            packets = self._scan(near, self._entries[first].timestamp, last - first)
             if len(packets) != last - first or any(packet.keyframe for packet in packets[1:]):
                 raise UnusableTimesError("the container's table of packets does not fit its packets")
             _require_usable_group(packets)

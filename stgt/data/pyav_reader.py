@@ -136,11 +136,11 @@ class PyAVReader:
         # The packet at the end of a file is empty, and only tells the decoder so.
         return index_of((file.times(packet) for packet in file.packets() if packet.size), file.container.format.name)
 
-    def _scan(self, dts: int, count: int) -> list[PacketTimes]:
-        """`count` packets from the keyframe that is decoded at `dts` on."""
-        self._file.seek(dts)
+    def _scan(self, near: int, dts: int, count: int) -> list[PacketTimes]:
+        """`count` packets from the one that is decoded at `dts` on, which a seek to `near` does not miss."""
+        self._file.seek(near)
         packets = (self._file.times(packet) for packet in self._file.packets() if packet.size)
-        return list(itertools.islice(packets, count))
+        return list(itertools.islice(itertools.dropwhile(lambda packet: packet.dts != dts, packets), count))
 
     def _by_seeking(self, numbers: np.ndarray) -> Iterator[Numbered]:
         """Frames of the index: decoding begins at the keyframe before one, or goes on where the last one was near."""

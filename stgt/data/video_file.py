@@ -65,7 +65,7 @@ class VideoFile:
         with self.complaints():
             try:
                 self.container = av.open(path, options=dict(_OPTIONS), metadata_errors="replace")
-            except av.error.InvalidDataError as error:
+            except (av.error.InvalidDataError, av.error.ArgumentError) as error:
                 raise VideoError(f"{self.path}: {_what_it_is(path)}") from error
             try:
                 self.stream = self._video_stream()
@@ -120,8 +120,9 @@ class VideoFile:
         self.container.seek(time, stream=self.stream)
 
     def seek_times(self, key: Keyframe) -> tuple[int | None, ...]:
-        """Times that lead to a keyframe: Matroska's table has presentation times, most others have decoding times."""
-        return (key.pts, key.dts) if "matroska" in self.container.format.name else (key.dts, key.pts)
+        """Times to seek to for a keyframe, the best first: FFmpeg takes them for presentation times in some formats."""
+        by_pts = {"mov", "matroska"} & set(self.container.format.name.split(","))
+        return (key.pts, key.dts) if by_pts else (key.dts, key.pts)
 
     def packets(self) -> Iterator[Packet]:
         """The packets from the current position on; the last one is empty, and makes the decoder give what it kept."""
@@ -130,9 +131,23 @@ class VideoFile:
             yield packet
 
     def frames(self, packets: Iterator[Packet]) -> Iterator[VideoFrame]:
-        """Decode packets; frames come in the order in which they are shown."""
+        """Decode packets; frames come in the order in which they are shown.
+
+        A stream that was cut out of a longer one begins with packets that cannot be decoded. They are passed over.
+        """
+        unreadable, begun = None, False
         for packet in packets:
-            yield from packet.decode()
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError as error:
+                if begun:
+                    raise
+                unreadable = error
+                continue
+            begun = begun or bool(frames)
+            yield from frames
+        if unreadable is not None and not begun:
+            raise unreadable
 
     def times(self, packet: Packet) -> PacketTimes:
         """What a packet tells without being decoded."""

@@ -80,11 +80,11 @@ KINDS = [
 ]
 
 
-def picture(number: int, size: tuple[int, int]) -> np.ndarray:
+def picture(number: int, size: tuple[int, int], bits: int = BITS) -> np.ndarray:
     """A frame (H, W, 3) of vertical bars: bar k is white where bit k of the number is set."""
     width, height = size
-    bars = np.array([number >> bit & 1 for bit in range(BITS)], np.uint8) * 255
-    row = bars[np.arange(width) * BITS // width]
+    bars = np.array([number >> bit & 1 for bit in range(bits)], np.uint8) * 255
+    row = bars[np.arange(width) * bits // width]
     return np.broadcast_to(row[None, :, None], (height, width, 3)).copy()
 
 
@@ -96,7 +96,7 @@ def number_in(frame: np.ndarray, bits: int = BITS) -> int:
     return sum(int(middle[centre] > 127) << bit for bit, centre in enumerate(centres))
 
 
-def write_numbered(path, kind: Kind, count: int = 60):
+def write_numbered(path, kind: Kind, count: int = 60, bits: int = BITS):
     """Encode frames 0 to count-1; returns the path."""
     if kind.codec not in av.codecs_available:
         pytest.skip(f"this FFmpeg has no encoder {kind.codec}")
@@ -109,7 +109,9 @@ def write_numbered(path, kind: Kind, count: int = 60):
         if kind.uneven:
             stream.codec_context.time_base = Fraction(1, 1000)
         for number in range(count):
-            frame = av.VideoFrame.from_ndarray(picture(number, kind.size), format="rgb24").reformat(format=kind.pix_fmt)
+            frame = av.VideoFrame.from_ndarray(picture(number, kind.size, bits), format="rgb24").reformat(
+                format=kind.pix_fmt
+            )
             if kind.uneven:
                 frame.time_base, frame.pts = Fraction(1, 1000), 40 * number + 7 * (number % 3)
             container.mux(stream.encode(frame))
