@@ -128,7 +128,8 @@ def test_replacements_are_counted_across_workers(make):
     assert batch["replaced"] >= 2
     assert batch["video"].shape == (3, 4, 3, 16, 16)
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, 12)
-    assert batch["index"].dtype == torch.int64 and len(batch["path"]) == len(batch["caption"]) == 3
+    assert batch["index"].dtype == batch["video_index"].dtype == torch.int64
+    assert len(batch["path"]) == len(batch["caption"]) == 3
 
 
 @pytest.mark.parametrize("cache", [False, True])
