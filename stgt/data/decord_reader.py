@@ -71,17 +71,17 @@ class DecordReader:
         try:
             yield
         except self._errors as error:
-            raise VideoError(f"{self._path}: decord: {_cause(error, self._codec)}") from error
+            raise VideoError(f"{self._path}: {_cause(error, self._codec)}") from error
 
 
 def _cause(error: Exception, codec: str) -> str:
     """decord's message as one line that a person understands. It calls every file broken that it cannot read."""
     text = str(error)
     if "cannot find video stream" in text:
-        return f"its FFmpeg has no decoder for {codec}"
+        return f"decord has no decoder for {codec}"
     if text.startswith("Error reading"):  # all that decord says of a container it cannot open
-        return "not a video file that it can read, or one that is cut short"
+        return "decord cannot open the file, which may be cut short"
     if "Failed to measure duration" in text:
-        return "the file does not tell how long it is"
+        return "decord cannot read a file that does not tell how long it is"
     # decord puts the time and its own source line before each message, once per thread that passes it on.
-    return "it cannot read the file: " + re.sub(r"\[[\d:]+\] \S+:\d+: ", "", text.splitlines()[0])[:200]
+    return "decord cannot read the file: " + re.sub(r"\[[\d:]+\] \S+:\d+: ", "", text.splitlines()[0])[:200]

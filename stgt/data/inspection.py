@@ -133,12 +133,14 @@ def _require_same(path: str | Path, decoder: Decoder, whole: _Whole, max_pixels:
 def _require_shown(path: str | Path, decoder: Decoder, shown: np.ndarray, max_pixels: int, count: int) -> None:
     """The frames that a reader gives by leaps are those that a player shows."""
     if count != len(shown):
-        raise VideoError(f"{path}: other frames: it finds {count} of them, and players show {len(shown)}")
+        raise VideoError(f"{path}: other frames: {decoder} finds {count} of them, and players show {len(shown)}")
     numbers = sample_indices(count, _SAMPLED)
     clip = read_clip(path, _SAMPLED, decoder=decoder, max_pixels=max_pixels, deadline=None)
     for number, frame in zip(numbers, clip.frames.numpy(), strict=True):
         if (other := other_frame(number, frame, shown)) is not None:
-            raise VideoError(f"{path}: other frames: its frame {number} is the one that players show as {other}")
+            raise VideoError(
+                f"{path}: other frames: frame {number} of {decoder} is the one that players show as {other}"
+            )
 
 
 def other_frame(number: int, frame: np.ndarray, shown: np.ndarray) -> int | None:

@@ -38,7 +38,7 @@ def test_the_bad_list_is_of_the_reader_that_training_uses(tmp_path):
     files = {"report": tmp_path / "report.json", "bad_list": tmp_path / "bad.json"}
     entries = write_report(["cut_3.3.mp4", "logo.png"], CLIPS, decoder="decord", **files)
     assert json.loads(files["report"].read_text()) == entries
-    cause = "other frames: it finds 135 of them, and players show 102"
+    cause = "other frames: decord finds 135 of them, and players show 102"
     assert json.loads(files["bad_list"].read_text()) == {"cut_3.3.mp4": cause}
     assert [bad_cause(entry, "auto") for entry in entries.values()] == [None, None]
 

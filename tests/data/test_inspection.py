@@ -48,11 +48,11 @@ def test_files_of_other_encoders_are_read_right(name, codec, frames):
 @pytest.mark.parametrize(
     "name, cause",
     [
-        ("x264_g50.avi", "other frames: its frame 62 is the one that players show as 12"),
-        ("cut_3.3.mp4", "other frames: it finds 135 of them, and players show 102"),
-        ("x264_g50.ts", "other frames: its frame 0 is the one that players show as 50"),
-        ("av1.webm", "decord: its FFmpeg has no decoder for av1"),
-        ("live8.webm", "decord: the file does not tell how long it is"),
+        ("x264_g50.avi", "other frames: frame 62 of decord is the one that players show as 12"),
+        ("cut_3.3.mp4", "other frames: decord finds 135 of them, and players show 102"),
+        ("x264_g50.ts", "other frames: frame 0 of decord is the one that players show as 50"),
+        ("av1.webm", "decord has no decoder for av1"),
+        ("live8.webm", "decord cannot read a file that does not tell how long it is"),
     ],
 )
 def test_what_decord_makes_of_a_file_is_told_by_its_cause(name, cause):
