@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.inputs import Problem
+from benchmarks.questions import decoding
 from benchmarks.rows import Row
 from benchmarks.tables import number, spoken
 from stgt.markdown import table
@@ -103,6 +104,23 @@ def cpu_claims() -> list[Claim]:
             lambda found: found.row("frames", turns, f"{ours}, T=64").peak_memory / 2**30,
             at_most=4,
         ),
+        *decoding_claims(),
+    ]
+
+
+def decoding_claims() -> list[Claim]:
+    """Reading 8 frames of a file, on one thread."""
+
+    def times(case: str, ours: str, theirs: str) -> Callable[[Found], float]:
+        return lambda found: found.seconds("decoding", case, ours) / found.seconds("decoding", case, theirs)
+
+    clips = [case.name for case in decoding.cases("cpu", quick=False) if case.name != decoding.LONG]
+    return [
+        *(
+            Claim(clip, "uint8", "decord's time", times(clip, decoding.OURS, decoding.DECORD), at_most=1.2)
+            for clip in clips
+        ),
+        Claim(decoding.LONG, "uint8", "the clip's time", times(decoding.LONG, decoding.FILM, decoding.CLIP), at_most=3),
     ]
 
 

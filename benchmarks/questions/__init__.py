@@ -13,6 +13,7 @@ QUESTIONS = (
     "density",
     "inference",
     "overhead",
+    "decoding",
 )
 
 

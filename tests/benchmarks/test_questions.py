@@ -9,7 +9,7 @@ from samples import ABOUT, bench
 
 from benchmarks import claims, models, parts
 from benchmarks.inputs import Problem
-from benchmarks.questions import QUESTIONS, module
+from benchmarks.questions import QUESTIONS, decoding, module
 from benchmarks.questions.training_step import DENSE, KERNELS, RELEASED, Training
 from benchmarks.rows import Row
 from stgt.config import GraphConfig, ModelConfig, QFormerConfig, VisionConfig
@@ -35,21 +35,27 @@ def test_every_question_has_an_answer(question, monkeypatch):
         if hasattr(asked, name):
             monkeypatch.setattr(asked, name, small)
     cases = asked.cases("cpu", True)
-    assert asked.__doc__[0] == str(QUESTIONS.index(question) + 1)[0] and len({case.name for case in cases}) == len(
-        cases
-    )
+    number = QUESTIONS.index(question) + 1
+    assert asked.__doc__.startswith(f"{number}. ") and len({case.name for case in cases}) == len(cases)
     for case in cases:
         rows = case.run(question, bench(quick=True))
         assert {(row.question, row.case) for row in rows} == {(question, case.name)}
         assert len({row.provider for row in rows}) == len(rows)
         assert any(row.median for row in rows) and all((row.median is None) == bool(row.missing) for row in rows)
-        assert any("stgt_kernels" in row.provider and row.median for row in rows)
+        assert any("stgt" in row.provider and row.median for row in rows)
 
 
 def possible_rows(device):
     """A row for each provider there might be, of each case of the full suite."""
     kinds = ["eager dense", "compiled dense", "FlexAttention", "FlexAttention, banded weights", "stgt_kernels"]
-    kinds += ["released model", "released graph attention, fused tower"]
+    kinds += [
+        decoding.OURS,
+        decoding.DECORD,
+        decoding.CLIP,
+        decoding.FILM,
+        "released model",
+        "released graph attention, fused tower",
+    ]
     kinds += [f"stgt_kernels {backend}{T}" for backend in ("cpu", "triton", "cuda") for T in ("", ", T=8", ", T=64")]
     fields = dict(median=1.0, tflops=2.0, peak_memory=2**30, details={"clips/s": 3.0})
     return [

@@ -1,0 +1,59 @@
+"""11. How long does reading 8 frames of a file take, against decord, and does the length of the file matter?"""
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.case import Bench, Case
+from benchmarks.clips import repeat_clip, write_clip
+from benchmarks.rows import Row
+from stgt.data.video import read_frames, sample_indices
+
+OURS, DECORD = "stgt, PyAV", "decord"
+CLIP, FILM = "stgt, clip of 1 minute", "stgt, film of 2 hours"
+LONG = "a film and a clip with the same groups of pictures, in turns"
+FRAMES = 8
+
+
+def cases(device: str, quick: bool) -> list[Case]:
+    sizes = [(10, 320, 240, 250)] if quick else [(10, 320, 240, 250), (20, 320, 240, 50), (30, 640, 360, 250)]
+    clips = [Case(name_of(*size), partial(compare, size=size)) for size in sizes]
+    return [*clips, Case(LONG, partial(length, minutes=4 if quick else 120))]
+
+
+def name_of(seconds: int, width: int, height: int, gop: int) -> str:
+    return f"H.264 in MP4, {seconds} s of {width}x{height}, a keyframe every {gop} frames"
+
+
+def compare(bench: Bench, *, size: tuple[int, int, int, int]) -> list[Row]:
+    """Both readers of one clip, one thread each."""
+    seconds, width, height, gop = size
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_clip(Path(folder) / "clip.mp4", seconds=seconds, width=width, height=height, gop=gop)
+        functions = {OURS: partial(read_frames, path, FRAMES), DECORD: partial(with_decord, path)}
+        apart = np.abs(functions[OURS]().numpy().astype(int) - functions[DECORD]())
+        if apart.mean() > 2:  # they convert colours with other rounding
+            raise ValueError(f"the readers give other frames: {apart.mean():g} of 255 apart")
+        return rows_of(bench, functions)
+
+
+def length(bench: Bench, *, minutes: int) -> list[Row]:
+    """A film takes longer than a clip by what its table of packets takes to read."""
+    with tempfile.TemporaryDirectory() as folder:
+        clip = write_clip(Path(folder) / "clip.mp4", seconds=60, width=320, height=240, gop=50)
+        film = repeat_clip(clip, Path(folder) / "film.mp4", minutes)
+        return rows_of(bench, {CLIP: partial(read_frames, clip, FRAMES), FILM: partial(read_frames, film, FRAMES)})
+
+
+def rows_of(bench: Bench, functions: dict) -> list[Row]:
+    return [Row.timed(name, "uint8", {}, timing) for name, timing in bench.measure(functions, bench.seconds).items()]
+
+
+def with_decord(path: Path) -> np.ndarray:
+    """What the released pipeline does, with one thread."""
+    import decord
+
+    reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+    return reader.get_batch(sample_indices(len(reader), FRAMES).tolist()).asnumpy()
