@@ -11,7 +11,7 @@ import torch
 import stgt_kernels
 from stgt_kernels import dispatch
 
-PACKAGES = ("torch", "triton", "transformers", "open_clip_torch", "timm", "decord", "safetensors")
+PACKAGES = ("torch", "triton", "transformers", "open_clip_torch", "timm", "av", "decord", "safetensors")
 
 
 def print_info() -> None:

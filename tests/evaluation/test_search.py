@@ -168,7 +168,7 @@ def test_a_file_that_never_ends_costs_its_time_limit_and_no_other_file(workers, 
     ("make", "message"),
     [
         (lambda folder: None, "is no folder, expected one with videos in it"),
-        (lambda folder: folder.mkdir(), "holds no video, expected files ending in .3g2, .3gp, .avi"),
+        (lambda folder: folder.mkdir(), "holds no video, expected files ending in .3g2, .3gp, .asf"),
         (
             lambda folder: (folder.mkdir(), (folder / "a.mp4").touch()),
             "holds no video that can be read; .*: the file is",
