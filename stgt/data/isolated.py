@@ -17,7 +17,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 # A new process is forked from a server without threads: those of torch and of the decoders may hold locks, which a fork
 # would copy. The server has the decoders loaded, so that a new process is there at once.
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["stgt.data.clip"])
+_processes.set_forkserver_preload(["stgt.data.pixels"])
 
 
 class Failure(NamedTuple):

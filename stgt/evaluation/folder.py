@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from stgt.data.clip import read_clip_array
 from stgt.data.files import VIDEOS
 from stgt.data.folders import find_files
 from stgt.data.isolated import Failure, call_each
+from stgt.data.pixels import read_pixels_array
 from stgt.evaluation.store import Store, digest
 from stgt.terminal import printable
 from stgt.training.distributed import World
@@ -85,7 +85,7 @@ def _encode_each(
 ) -> dict[Path, str]:
     """Write what the model makes of each video; returns why others cannot be read."""
     data, size = run.config.data, run.config.model.vision.image_size
-    read = partial(read_clip_array, frames=data.frames, image_size=size, **data.decoding)
+    read = partial(read_pixels_array, frames=data.frames, image_size=size, **data.decoding)
     results = call_each(read, list(videos.values()), timeout=timeout, jobs=max(1, data.workers))
     broken: dict[Path, str] = {}
     readable: dict[str, torch.Tensor] = {}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from stgt.data.annotations import load_captions
-from stgt.data.clip import read_clip
 from stgt.data.files import read_lines
+from stgt.data.pixels import read_pixels
 from stgt.data.video import read_frames
 from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest
 from stgt.evaluation.folder import index_folder
@@ -107,7 +107,7 @@ def search_captions(
         raise ValueError(f"{folder} holds a model and knows no captions, expected --captions with a file of them")
     sentences = read_sentences(captions or run.config.data.test)
     device = next(run.model.parameters()).device
-    pixels = read_clip(video, run.config.data.frames, run.config.model.vision.image_size, **run.config.data.decoding)
+    pixels = read_pixels(video, run.config.data.frames, run.config.model.vision.image_size, **run.config.data.decoding)
     with precision(run):
         clip, texts = run.model.encode_video(pixels[None].to(device)), tokenize(run, sentences)
         kept = _kept(run, features or folder / "features")

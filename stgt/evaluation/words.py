@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stgt.data.clip import read_clip
+from stgt.data.pixels import read_pixels
 from stgt.evaluation.load import open_run, precision, require_retrieval
 from stgt.models.captioning import beam_captions, sample_captions
 from stgt.terminal import say
@@ -61,5 +61,5 @@ def ask(folder: Path, video: Path, question: str, beams: int = 5, device: str = 
 
 def _pixels(video: Path, run: Run) -> Tensor:
     """(1, T, 3, S, S) of a video file, as evaluation sees it."""
-    pixels = read_clip(video, run.config.data.frames, run.config.model.vision.image_size, **run.config.data.decoding)
+    pixels = read_pixels(video, run.config.data.frames, run.config.model.vision.image_size, **run.config.data.decoding)
     return pixels[None].to(next(run.model.parameters()).device)
