@@ -271,6 +271,8 @@ class DataConfig:
     """Random crop, flip and RandAugment; otherwise training sees frames as evaluation does"""
     flip: bool = True
     """False where captions say left or right"""
+    check_contents: bool = False
+    """Know videos by the SHA-256 of their contents as well as by size and time of change, which reads all of them"""
     cache: bool = False
     """Keep decoded frames in memory: for small data sets whose decoding takes longer than the model"""
     workers: int = 4
@@ -346,6 +348,8 @@ class TrainConfig:
     """Steps between checkpoints; there is one after the last step in any case"""
     keep: int = 2
     """Checkpoints that are kept, newest first"""
+    accept_changed_data: bool = False
+    """Go on although annotations, videos or the decoder are not those that the run or its feature cache began with"""
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -359,12 +363,14 @@ _FREE = (
     "out",
     "data.workers",
     "data.cache",
+    "data.check_contents",
     "data.test",
     "data.max_pixels",
     "data.deadline",
     "log_every",
     "save_every",
     "keep",
+    "accept_changed_data",
 )
 
 

@@ -16,7 +16,7 @@ from stgt.models.weights import WEIGHT_FILES
 from stgt.ownership import owned
 from stgt.terminal import say
 from stgt.training.randomness import seed_everything
-from stgt.training.run import load_run
+from stgt.training.run import load_run, save_tokenizer
 
 
 def convert(
@@ -35,7 +35,7 @@ def convert(
         with owned(out, beside=True), atomic_folder(out) as partial:
             converted.save_pretrained(partial)
             if tokenizer is not None:
-                tokenizer.save(partial / "tokenizer")
+                save_tokenizer(tokenizer, partial / "tokenizer")
     numbers = sum(tensor.numel() for tensor in converted.state_dict().values())
     say(f"{out}: {numbers:,} numbers, {'with the' if converted.vision is not None else 'without a'} vision tower")
 

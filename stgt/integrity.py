@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -28,17 +29,21 @@ _ZEROS = "0" * 64
 
 
 class DamagedError(ValueError):
-    """A file or a row whose bytes are not those that were written."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path, self.reason = path, reason
+    """A file or a row whose bytes are not those that were written; the message begins with the file."""
 
 
 def sealed(values: Mapping[str, object]) -> str:
     """A JSON object whose first value, "sha256", is the checksum of the text with 64 zeros in that place."""
-    text = json.dumps({"sha256": _ZEROS, **values}, indent=1)
+    text = json.dumps({"sha256": _ZEROS, **values}, indent=1) + "\n"
     return text.replace(_ZEROS, hashlib.sha256(text.encode()).hexdigest(), 1)
+
+
+def seal_of(content: bytes) -> bool | None:
+    """Whether the bytes of a JSON file agree with the checksum that `sealed` put into them, None if there is none."""
+    if (seal := _SEAL.match(content)) is None:
+        return None
+    zeroed = content[: seal.start(1)] + _ZEROS.encode() + content[seal.end(1) :]
+    return hashlib.sha256(zeroed).hexdigest().encode() == seal[1]
 
 
 def read_sealed(path: Path) -> tuple[dict, bool]:
@@ -47,15 +52,13 @@ def read_sealed(path: Path) -> tuple[dict, bool]:
     Raises DamagedError if the file is no JSON object or its checksum is another, OSError if it cannot be read.
     """
     content = path.read_bytes()
-    seal = _SEAL.match(content)
-    if seal:
-        zeroed = content[: seal.start(1)] + _ZEROS.encode() + content[seal.end(1) :]
-        if hashlib.sha256(zeroed).hexdigest().encode() != seal[1]:
-            raise DamagedError(path, _CHANGED)
+    seal = seal_of(content)
+    if seal is False:
+        raise DamagedError(f"{path}: {_CHANGED}")
     try:
         values = parse_json(content.decode(), str(path), dict)
     except ValueError as error:
-        raise DamagedError(path, str(error).removeprefix(f"{path}: ")) from None
+        raise DamagedError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
     if seal:
         del values["sha256"]
     return values, bool(seal)
@@ -64,9 +67,9 @@ def read_sealed(path: Path) -> tuple[dict, bool]:
 def require_hash(path: Path, expected: str) -> None:
     """Raise DamagedError unless the file is there and has this SHA-256."""
     if not path.is_file():
-        raise DamagedError(path, "there is no such file, expected one whose checksum was recorded")
+        raise DamagedError(f"{path}: there is no such file, expected one whose checksum was recorded")
     if (found := file_hash(path)) != expected:
-        raise DamagedError(path, f"{_CHANGED}; its SHA-256 is {found[:12]}…, expected {expected[:12]}…")
+        raise DamagedError(f"{path}: {_CHANGED}; its SHA-256 is {found[:12]}…, expected {expected[:12]}…")
 
 
 def checksum_lines(folder: Path, names: Iterable[str] | None = None) -> str:
@@ -89,9 +92,12 @@ def verify_checksums(folder: Path) -> None:
     path = folder / CHECKSUMS
     lines = [_LINE.fullmatch(line) for line in path.read_bytes().splitlines(keepends=True)]
     if not lines or None in lines:
-        raise DamagedError(path, "the list of checksums was damaged, expected lines of a SHA-256 and a file's name")
+        raise DamagedError(f"{path}: the list of checksums was damaged, expected lines of a SHA-256 and a file's name")
     for line in lines:
-        require_hash(folder / line[2].decode(errors="surrogateescape"), line[1].decode())
+        try:
+            require_hash(folder / os.fsdecode(line[2]), line[1].decode())
+        except DamagedError as error:
+            raise DamagedError(f"{error}; if it was changed on purpose, remove {path}") from None
 
 
 def row_digests(rows: Tensor) -> Tensor:
@@ -124,4 +130,15 @@ def require_finite(tensors: Mapping[str, Tensor], where: object) -> None:
     """Raise ValueError that names `where` and the tensors that hold a NaN or an infinity."""
     if names := nonfinite(tensors):
         more = f" and {len(names) - 3} tensors more" if len(names) > 3 else ""
-        raise ValueError(f"{where}: {', '.join(names[:3])}{more} holds NaN or infinite numbers, expected finite ones")
+        verb = "holds" if len(names) == 1 else "hold"
+        raise ValueError(f"{where}: {', '.join(names[:3])}{more} {verb} NaN or infinite numbers, expected finite ones")
+
+
+def require_finite_rows(rows: Tensor, items: Sequence[object], what: str) -> None:
+    """Raise ValueError that names the first item whose row of a tensor (n, …) holds a NaN or an infinity.
+
+    items: what each row was made of; what: what the rows are, for the message.
+    """
+    for row, item in zip(rows, items, strict=True):
+        if not torch.isfinite(row).all():
+            raise ValueError(f"{item}: {what} hold NaN or infinite numbers, expected finite ones; is the model whole?")

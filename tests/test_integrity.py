@@ -14,6 +14,7 @@ from stgt.integrity import (
     nonfinite,
     read_sealed,
     require_finite,
+    require_finite_rows,
     row_digests,
     sealed,
     verify_checksums,
@@ -107,6 +108,10 @@ def test_tensors_that_are_not_finite_are_named():
     tensors = {"good": torch.ones(2), "ids": torch.arange(3), "nan": torch.tensor([0.0, float("nan")])}
     tensors["inf"] = torch.tensor([float("inf")], dtype=torch.bfloat16)
     assert nonfinite(tensors) == ["inf", "nan"]
-    with pytest.raises(ValueError, match="weights: inf, nan holds NaN or infinite numbers"):
+    with pytest.raises(ValueError, match="weights: inf, nan hold NaN or infinite numbers"):
         require_finite(tensors, "weights")
     require_finite({"good": torch.ones(2)}, "weights")
+    rows = torch.tensor([[1.0, 2.0], [0.0, float("inf")]])
+    with pytest.raises(ValueError, match="b.mp4: its tokens hold NaN or infinite numbers"):
+        require_finite_rows(rows, ["a.mp4", "b.mp4"], "its tokens")
+    require_finite_rows(rows[:1], ["a.mp4"], "its tokens")

@@ -179,5 +179,6 @@ def features(recipe: TrainConfig, out: Path, views: int = 1, batch_size: int = 1
     store = write_features(
         out, videos, tower, tower_hash=digest, views=views, seed=recipe.seed,
         batch_size=batch_size, workers=data.workers, device=device,
+        contents=data.check_contents, accept_changed=recipe.accept_changed_data,
     )  # fmt: skip
     say(f"{out}: {len(videos)} videos × {store.views} views, tokens {store.shape[2:]}, bfloat16")

@@ -22,7 +22,7 @@ from stgt.data.features import FeatureStore
 from stgt.data.files import is_image
 from stgt.data.images import stills
 from stgt.data.text import Tokenizer
-from stgt.data.video import Sampling, VideoError, read_frames, sample_indices
+from stgt.data.video import Sampling, VideoError, decoder_version, read_frames, sample_indices
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,11 @@ class VideoDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.videos)
+
+    @property
+    def decoder_version(self) -> str:
+        """The decoder that reads the videos, with its version; a part of the key of what is made of them."""
+        return decoder_version(self.decoding.get("decoder", "auto"))
 
     def __getitem__(self, index: int) -> dict:
         return self.clip(index)

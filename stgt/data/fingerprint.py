@@ -11,6 +11,7 @@ tar and some file systems drop it in copying.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,8 @@ from safetensors import SafetensorError, safe_open
 
 from stgt.files import file_hash, tensors_hash, write_tensors
 from stgt.integrity import DamagedError
+
+logger = logging.getLogger(__name__)
 
 FINGERPRINT = "data.safetensors"
 SHOWN = 8
@@ -83,13 +86,14 @@ class Fingerprint:
 
     def summary(self) -> dict:
         """The fingerprint in short, as JSON values: the files' hashes, the decoder, the number of videos and a hash."""
+        return {"files": dict(self.files), "decoder": self.decoder, "videos": len(self.names), "sha256": self.sha256()}
+
+    def sha256(self) -> str:
+        """One hash of the fingerprint; times of change are no part of it if the contents of all videos were hashed."""
         description, tensors = self._parts()
-        return {
-            "files": dict(self.files),
-            "decoder": self.decoder,
-            "videos": len(self.names),
-            "sha256": tensors_hash(tensors, description),
-        }
+        if self.hashes.any(1).all():
+            del tensors["times"]
+        return tensors_hash(tensors, description)
 
     def save(self, path: Path) -> None:
         """Write the fingerprint as a file that `load` reads."""
@@ -104,10 +108,10 @@ class Fingerprint:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
         except SafetensorError as error:
-            raise DamagedError(path, f"cannot be read: {error}") from None
+            raise DamagedError(f"{path}: cannot be read: {error}") from None
         description = metadata.get("data", "")
         if metadata.get("sha256") != tensors_hash(tensors, description):
-            raise DamagedError(path, "the file was changed or damaged after it was written")
+            raise DamagedError(f"{path}: the file was changed or damaged after it was written")
         values = json.loads(description)
         arrays = {name: tensors[name].numpy() for name in ("sizes", "times", "hashes")}
         return cls(values["files"], values["decoder"], json.loads(bytes(tensors["names"].numpy())), **arrays)
@@ -134,7 +138,22 @@ class Fingerprint:
         return replace(self, hashes=hashes)
 
 
-def differences(now: Fingerprint, then: Fingerprint, *, absent_is_same: bool = False) -> list[str]:
+def require_same(what: str, changes: list[str], *, accept: bool) -> None:
+    """Raise ValueError that says what differs, unless nothing does, or `accept` is given: then it is a warning.
+
+    what: the sentence that the data_differences follow.
+    """
+    if not changes:
+        return
+    listed = "\n  ".join([f"{what}:", *changes])
+    if not accept:
+        raise ValueError(
+            f"{listed}\nput the data back, or repeat the command with --accept-changed-data to go on with it"
+        )
+    logger.warning("%s\n--accept-changed-data is given, so the command goes on", listed)
+
+
+def data_differences(now: Fingerprint, then: Fingerprint, *, absent_is_same: bool = False) -> list[str]:
     """What differs between two fingerprints, in lines of the form "name: value now, value then there".
 
     absent_is_same: whether a video that is not here now counts as the one that was there.

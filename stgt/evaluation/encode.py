@@ -7,6 +7,7 @@ in the same way for any number of processes, and so are their results, to the la
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,10 +19,14 @@ from tqdm import tqdm
 
 from stgt.config import to_dict
 from stgt.data.datasets import VideoDataset, collate
+from stgt.data.fingerprint import FINGERPRINT, Fingerprint, data_differences
 from stgt.data.transforms import describe
 from stgt.evaluation.store import Store, batches, digest
 from stgt.files import tensors_hash
+from stgt.integrity import DamagedError, require_finite_rows
 from stgt.training.distributed import World
+
+logger = logging.getLogger(__name__)
 
 TEXTS, PAIRS = 8, 4
 """How many texts, and how many pairs for the matching head, make a batch for each video in one of videos"""
@@ -39,33 +44,69 @@ def model_digest(model: nn.Module, precision: str) -> str:
     return tensors_hash(model.state_dict(), json.dumps([to_dict(model.config), precision]))[:16]
 
 
-def clips_digest(clips: VideoDataset) -> str:
-    """A name for clips as the model sees them. Files count as the same while name, size and time of change are."""
-    stats = [(video, (clips.root / video).stat()) for video in clips.videos]
-    files = [(video, stat.st_size, stat.st_mtime_ns) for video, stat in stats]
-    return digest(files, clips.frames, clips.sampling, describe(clips.transform))
+def clips_digest(clips: VideoDataset, contents: bool = False) -> str:
+    """A name for clips as the model sees them: their files, their decoder, frames and transform.
+
+    contents: whether files are known by what is in them instead of by their time of change.
+    """
+    return _name_of(clips, _fingerprint(clips, contents))
+
+
+def _fingerprint(clips: VideoDataset, contents: bool) -> Fingerprint:
+    return Fingerprint.take({}, clips.videos, clips.root, decoder=clips.decoder_version, contents=contents)
+
+
+def _name_of(clips: VideoDataset, fingerprint: Fingerprint) -> str:
+    return digest(fingerprint.sha256(), clips.videos, clips.frames, clips.sampling, describe(clips.transform))
 
 
 @torch.inference_mode()
 def encode_videos(
-    model: nn.Module, clips: VideoDataset, folder: Path, world: World, *, batch_size: int = 32, workers: int = 0
+    model: nn.Module,
+    clips: VideoDataset,
+    folder: Path,
+    world: World,
+    *,
+    batch_size: int = 32,
+    workers: int = 0,
+    contents: bool = False,
 ) -> Store:
     """Encode every clip: embeds (V, S, C), what the matching head reads, and queries (V, Q, E), unit vectors.
 
-    Raises VideoError at a video that cannot be read; the batches before it are kept.
+    contents: whether files are known by what is in them instead of by their time of change.
+    Raises VideoError at a video that cannot be read, ValueError that names one of which the model makes numbers that
+    are not finite; the batches before it are kept. What was made of files that have changed since, or was read by
+    another decoder, is not used, and a warning says what differs.
     """
-    store = Store(folder / f"videos-{clips_digest(clips)}-{batch_size}", batches(len(clips.videos), batch_size))
+    fingerprint = _fingerprint(clips, contents)
+    place = folder / f"videos-{_name_of(clips, fingerprint)}-{batch_size}"
+    if world.is_main and not (place / FINGERPRINT).exists():
+        _warn_of_others(folder, fingerprint)
+        fingerprint.save(place / FINGERPRINT)
+    store = Store(place, batches(len(clips.videos), batch_size))
     names = store.missing(world)
     loader = DataLoader(
         clips, batch_sampler=[store.items(name) for name in names], num_workers=workers, collate_fn=collate
     )
-    with store.owned(world, names):
-        for name, batch in zip(names, _shown(loader, "videos", world), strict=True):
-            inputs = {key: batch[key].to(_device(model)) for key in ("video", "tokens") if key in batch}
-            features = model.encode_video(**inputs)
-            store.write(name, embeds=features.embeds, queries=features.queries)
-        store.finish(world)
+    for name, batch in zip(names, _shown(loader, "videos", world), strict=True):
+        inputs = {key: batch[key].to(_device(model)) for key in ("video", "tokens") if key in batch}
+        features = model.encode_video(**inputs)
+        require_finite_rows(features.queries, batch["path"], "the model's queries")
+        store.write(name, embeds=features.embeds, queries=features.queries)
+    store.finish(world)
     return store
+
+
+def _warn_of_others(folder: Path, fingerprint: Fingerprint) -> None:
+    """Say why encoded videos of the same names, which are there already, are not used."""
+    for place in sorted(folder.glob("videos-*")):
+        try:
+            then = Fingerprint.load(place / FINGERPRINT)
+        except (OSError, DamagedError):
+            logger.warning("%s has no readable record of its videos and of its decoder, and is not used", place)
+            continue
+        if then.names == fingerprint.names and (changes := data_differences(fingerprint, then)):
+            logger.warning("%s is not used, since its videos were others:\n  %s", place, "\n  ".join(changes))
 
 
 @torch.inference_mode()

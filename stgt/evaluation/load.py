@@ -11,6 +11,7 @@ import torch
 
 from stgt.config import DataConfig, TrainConfig
 from stgt.data.text import Tokenizer
+from stgt.integrity import has_checksums, verify_checksums
 from stgt.models.pretrained import is_pretrained
 from stgt.models.stgt import STGT
 from stgt.training.distributed import choose_device
@@ -45,6 +46,8 @@ def _tokenizer(folder: Path, name: str | None) -> Tokenizer:
         return Tokenizer.from_pretrained(name)
     for place in (folder / "tokenizer", folder):
         if any((place / file).is_file() for file in ("vocab.txt", "tokenizer.json")):
+            if has_checksums(place):
+                verify_checksums(place)
             return Tokenizer.load(place)
     try:
         return Tokenizer.from_pretrained("bert-base-uncased")

@@ -113,7 +113,7 @@ def _evaluate_retrieval(
 
     model, place = run.model, dict(folder=folder, world=world, batch_size=batch_size)
     texts = tokenize(run, [caption for _, caption in clips.captions])
-    videos = encode_videos(model, clips, **place, workers=data.workers)
+    videos = encode_videos(model, clips, **place, workers=data.workers, contents=data.check_contents)
     similarity = similarities(model, videos, encode_texts(model, texts, **place), **place)
     found = retrieval_figures(
         similarity,

@@ -160,7 +160,9 @@ def _videos(run: Run, videos: Path | None, features: Path) -> tuple[list[Path], 
     data = data_of(run)
     clips = evaluation_data(data, run.config.model.vision.image_size)
     world = World(0, 1, next(run.model.parameters()).device)
-    store = encode_videos(run.model, clips, _kept(run, features), world, workers=data.workers)
+    store = encode_videos(
+        run.model, clips, _kept(run, features), world, workers=data.workers, contents=data.check_contents
+    )
     return [clips.root / video for video in clips.videos], store
 
 

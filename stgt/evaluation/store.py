@@ -2,13 +2,15 @@
 
 Each batch is a safetensors file that is there in full or not at all, so that a killed evaluation goes on where it was,
 and processes that see one folder share its batches between them. Files are memory-mapped: reading some rows of some
-items reads nothing else.
+items reads nothing else. Beside each tensor `key` a file holds `key.sha256`, the checksum of each row, with which a row
+is compared when it is read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,8 +21,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stgt.files import write_tensors
+from stgt.integrity import DamagedError, damaged_row, require_finite_rows, row_digests
 from stgt.ownership import owned
 from stgt.training.distributed import World
+
+logger = logging.getLogger(__name__)
+
+_CHECKSUMS = ".sha256"
 
 
 def digest(*parts: object) -> str:
@@ -73,9 +80,16 @@ class Store:
             yield
 
     def write(self, name: str, **tensors: Tensor) -> None:
-        """Write one batch, a row of each tensor per item. Raises OSError, and leaves nothing, if the disk refuses."""
+        """Write one batch, a row of each tensor per item.
+
+        Raises ValueError for a row that is not finite, OSError if the disk refuses, and leaves nothing of the batch.
+        """
         assert all(len(tensor) == len(self._items[name]) for tensor in tensors.values())
-        write_tensors(self._path(name), tensors)
+        items = [f"{self.folder.name}, item {item}" for item in self._items[name]]
+        for key, tensor in tensors.items():
+            require_finite_rows(tensor, items, f"its {key}")
+        checksums = {f"{key}{_CHECKSUMS}": row_digests(tensor) for key, tensor in tensors.items()}
+        write_tensors(self._path(name), tensors | checksums)
 
     def finish(self, world: World) -> None:
         """Wait for the other processes' batches. Raises OSError where they wrote them out of this one's sight."""
@@ -93,29 +107,50 @@ class Store:
                 path.unlink()
 
     def rows(self, key: str, items: Sequence[int]) -> Tensor:
-        """The rows of some items, in their order; best in ascending order, since each turn of files opens one."""
+        """The rows of some items, in their order; best in ascending order, since each turn of files opens one.
+
+        Raises DamagedError at a row that is not as it was written.
+        """
         parts = []
         for name, group in itertools.groupby(items, lambda item: self._names[bisect_right(self._starts, item) - 1]):
             first = self.items(name).start
-            with safe_open(self._path(name), "pt") as file:
-                table = file.get_slice(key)
-                parts += [table[item - first : item - first + 1] for item in group]
+            parts += self._read(name, key, [slice(item - first, item - first + 1) for item in group])
         return torch.cat(parts)
 
     def all(self, key: str) -> Tensor:
-        """Every row: for what is small."""
-        parts = []
-        for name in self._names:
-            with safe_open(self._path(name), "pt") as file:
-                parts.append(file.get_tensor(key))
-        return torch.cat(parts)
+        """Every row: for what is small. Raises DamagedError at a row that is not as it was written."""
+        return torch.cat([part for name in self._names for part in self._read(name, key, [slice(None)])])
+
+    def _read(self, name: str, key: str, parts: Sequence[slice]) -> list[Tensor]:
+        path, read = self._path(name), []
+        try:
+            with safe_open(path, "pt") as file:
+                rows, checksums = file.get_slice(key), file.get_slice(key + _CHECKSUMS)
+                for part in parts:
+                    read.append(rows[part])
+                    if damaged_row(read[-1], checksums[part]) is not None:
+                        raise DamagedError(f"{path}: {key} was changed or damaged after it was written")
+        except (SafetensorError, DamagedError) as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            raise DamagedError(f"{path}: {reason}; remove the file, and the same command computes it again") from None
+        return read
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 
     def _is_whole(self, name: str) -> bool:
+        """Whether a batch is there, by its names; its rows are compared when they are read."""
+        path = self._path(name)
         try:
-            with safe_open(self._path(name), "pt"):
-                return True
-        except (FileNotFoundError, SafetensorError):  # the latter for one that a failing disk cut off
+            with safe_open(path, "pt") as file:
+                names = set(file.keys())
+        except FileNotFoundError:
             return False
+        except SafetensorError as error:  # for one that a failing disk cut off
+            logger.warning("%s is damaged and is computed again: %s", path, error)
+            return False
+        keys = {name for name in names if not name.endswith(_CHECKSUMS)}
+        if whole := names == keys | {key + _CHECKSUMS for key in keys}:
+            return whole
+        logger.warning("%s is damaged, or of an earlier version without checksums, and is computed again", path)
+        return False

@@ -51,7 +51,8 @@ def find_examples(run: Run, features: Path, count: int, top: int = 5) -> tuple[l
         return Example(clips.videos[video], answers, place, len(order), frames(video))
 
     with precision(run):
-        texts, videos = tokenize(run, captions), encode_videos(model, clips, kept, world, workers=data.workers)
+        texts = tokenize(run, captions)
+        videos = encode_videos(model, clips, kept, world, workers=data.workers, contents=data.check_contents)
         similarity = similarities(model, videos, encode_texts(model, texts, kept, world), kept, world)
         return (
             [for_text(text) for text in spread(len(captions), count)],

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stgt.files import atomic_file, write_tensors
+from stgt.integrity import require_finite
 from stgt.models.names import released_name
 from stgt.models.position import nearest
 from stgt.models.weights import POSITION_IDS, TIED, Source, Weights, begins, read_weights, summary
@@ -147,5 +148,6 @@ def _copy(weights: Weights, found: Mapping[str, Source], ours: Mapping[str, Tens
     if lines:
         verb = "does" if len(weights.files) == 1 else "do"
         raise MisfitError("\n".join([f"{weights} {verb} not fit the model:", *lines]))
+    require_finite({found[name].name: found[name].tensor for name in ours}, weights)
     for name, tensor in ours.items():
         tensor.copy_(found[name].tensor)

@@ -1,8 +1,12 @@
-"""A model as a folder, here or on the Hugging Face hub: `config.json` and `model.safetensors`, complete in itself."""
+"""A model as a folder, here or on the Hugging Face hub: `config.json` and `model.safetensors`, complete in itself.
+
+`config.json` has the checksum of the weights, which are refused if they are others, and its own: a configuration that
+was changed after it was written may be meant so, and is read with a warning.
+"""
 
 from __future__ import annotations
 
-import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +14,13 @@ import safetensors.torch
 from torch import nn
 
 from stgt.config import ModelConfig, from_dict, to_dict
-from stgt.files import atomic_file, write_tensors
+from stgt.files import atomic_file, file_hash, write_tensors
+from stgt.integrity import require_finite, require_hash, seal_of, sealed
 from stgt.models.checkpoint import TOWER, load_weights
 from stgt.models.weights import read_weights
 from stgt.structure import read_json
+
+logger = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _KIND = {"model_type": "stgt"}
@@ -29,25 +36,34 @@ def is_pretrained(folder: Path) -> bool:
 
 
 def save(model: nn.Module, folder: str | Path) -> None:
-    """Write a model's configuration and every tensor of it; a tower that it has is inside, and not fetched again."""
+    """Write a model's configuration and every tensor of it; a tower that it has is inside, and not fetched again.
+
+    Raises ValueError for weights that are not finite.
+    """
     folder, config = Path(folder), model.config
     if model.vision is not None:
         config = replace(config, vision=replace(config.vision, pretrained=None))
+    require_finite(model.state_dict(), f"the model that was to be written to {folder}")
     with atomic_file(folder / CONFIG) as described:  # it takes its place last: without it, the folder is no model
-        described.write_text(json.dumps(_KIND | to_dict(config), indent=1) + "\n", "utf-8")
         write_tensors(folder / WEIGHTS, model.state_dict(), metadata={"format": "pt"})
+        files = {WEIGHTS: file_hash(folder / WEIGHTS)}
+        described.write_text(sealed(_KIND | {"files": files} | to_dict(config)), "utf-8")
 
 
 def has_tower(folder: Path) -> bool:
-    """Whether the vision tower's weights are in a folder that `save` wrote."""
-    with safetensors.safe_open(folder / WEIGHTS, "pt") as file:
-        return any(name.startswith(TOWER) for name in file.keys())  # noqa: SIM118 (it is no dictionary)
+    """Whether the vision tower's weights are in a folder that `save` wrote. Raises ValueError for a damaged file."""
+    try:
+        with safetensors.safe_open(folder / WEIGHTS, "pt") as file:
+            return any(name.startswith(TOWER) for name in file.keys())  # noqa: SIM118 (it is no dictionary)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS}: cannot be read: {error}") from None
 
 
 def load(cls: type[nn.Module], name: str | Path, tower: bool, revision: str | None) -> nn.Module:
     """The model of class `cls` in a folder or on the hub; see `STGT.from_pretrained`."""
     config_file, weights_file = find(name, revision)
-    config, weights = read_config(config_file), read_weights([weights_file])
+    config, files = _read(config_file)
+    weights = read_weights([weights_file])
     stored = any(tensor.startswith(TOWER) for tensor in weights.sources)
     if tower and not stored and config.vision.pretrained is None:
         raise ValueError(
@@ -56,6 +72,7 @@ def load(cls: type[nn.Module], name: str | Path, tower: bool, revision: str | No
         )
     model = cls(config, tower=tower)
     load_weights(model, weights, allow_missing=() if stored else (TOWER,))
+    _require_whole(weights_file, files)
     return model.eval()
 
 
@@ -89,11 +106,27 @@ def find(name: str | Path, revision: str | None = None) -> tuple[Path, Path]:
 
 def read_config(file: Path) -> ModelConfig:
     """The model that a folder holds; ValueError, naming the file, if its configuration is not one of ours."""
+    return _read(file)[0]
+
+
+def _read(file: Path) -> tuple[ModelConfig, object]:
+    """The configuration of a folder, and the checksums of its files, None in a folder of version 0.1.0."""
     values = read_json(file, dict)
     kind = values.pop("model_type", None)
     if kind != _KIND["model_type"]:
         raise ValueError(f"{file} describes a model of type {kind!r}, expected 'stgt'")
+    files, own = values.pop("files", None), values.pop("sha256", None)
+    if own is not None and not seal_of(file.read_bytes()):
+        logger.warning("%s was changed after it was written; remove its value sha256 if that is meant", file)
     try:
-        return from_dict(ModelConfig, values)
+        return from_dict(ModelConfig, values), files
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+def _require_whole(weights_file: Path, files: object) -> None:
+    if files is None:
+        return
+    if not isinstance(files, dict) or not isinstance(files.get(WEIGHTS), str):
+        raise ValueError(f"{weights_file}: its checksum is missing among the values 'files' of {CONFIG}")
+    require_hash(weights_file, files[WEIGHTS])

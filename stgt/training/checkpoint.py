@@ -168,7 +168,7 @@ def _read_state(checkpoint: Path) -> tuple[dict, dict[str, str] | None]:
     if has_checksum and version != FORMAT:
         raise CheckpointError(f"{path}: has format {version!r}, expected {FORMAT}: another version of stgt wrote it")
     if not has_checksum and version is not None:
-        raise _unreadable(path, DamagedError(path, "its own checksum is missing, so that the file was damaged"))
+        raise _unreadable(path, DamagedError(f"{path}: its own checksum is missing, so that the file was damaged"))
     if not has_checksum:
         _warn_of_no_checksums(checkpoint)
     _require_fields(state, path)
@@ -200,7 +200,7 @@ def _has_checksums(checkpoint: Path) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    reason = error.reason if isinstance(error, DamagedError) else error
+    reason = str(error).removeprefix(f"{path}: ")
     return CheckpointError(f"{path}: cannot be read: {reason}; remove its folder to use the one before")
 
 

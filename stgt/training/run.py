@@ -12,10 +12,12 @@ from stgt.config import DataConfig, ModelConfig, TrainConfig, differences, from_
 from stgt.data.annotations import load_captions, load_questions
 from stgt.data.datasets import PairDataset, QuestionDataset, RetrievalDataset, collate
 from stgt.data.features import FeatureStore, tower_hash
+from stgt.data.fingerprint import require_same
 from stgt.data.prompts import LanguageTokenizer
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import describe, test_transform, train_transform
-from stgt.files import write_json
+from stgt.files import write_json, write_text
+from stgt.integrity import CHECKSUMS, checksum_lines, has_checksums, require_finite, verify_checksums
 from stgt.models.checkpoint import load_released
 from stgt.models.encoder import VideoEncoder
 from stgt.models.pretrained import CONFIG, is_pretrained, read_config
@@ -25,6 +27,7 @@ from stgt.ownership import owned
 from stgt.structure import read_json
 from stgt.training import checkpoint as ckpt
 from stgt.training.distributed import World, choose_device, start_world
+from stgt.training.inputs import fingerprint_file, require_same_data
 from stgt.training.randomness import seed_everything
 from stgt.training.trainer import Trainer
 from stgt.training.validation import Validation
@@ -64,15 +67,18 @@ def _train(config: TrainConfig, world: World) -> None:
     seed_everything(config.seed)
     model = make_model(config.model)
     if features is not None:
-        require_features(features, items, model)
+        changed = dict(contents=config.data.check_contents, accept_changed=config.accept_changed_data)
+        require_features(features, items, model, **changed)
     if not ckpt.checkpoints(config.out) and config.init is not None:
         start_from(model, config.init)
     batch = collate if config.model.language is None else tokenizer.collate
     validation = None if config.data.val is None else Validation(config, tokenizer, features)
-    trainer = Trainer(config, model, items, batch, world, validation)
+    data = require_same_data(config, items, validation) if world.is_main else None
+    trainer = Trainer(config, model, items, batch, world, validation, data and data.summary())
     if world.is_main:
         if not (config.out / "config.json").exists():  # it is written last, and then the tokenizer is whole
-            tokenizer.save(config.out / "tokenizer")
+            save_tokenizer(tokenizer, config.out / "tokenizer")
+        data.save(fingerprint_file(config.out))
         write_json(config.out / "config.json", to_dict(config))
     trainer.fit()
 
@@ -98,8 +104,10 @@ def saved_config(checkpoint: Path) -> TrainConfig:
 
 
 def make_model(config: ModelConfig) -> STGT | VideoQA:
-    """The model; ValueError or OSError if its pretrained tower or its language model cannot be had."""
-    return STGT(config) if config.language is None else VideoQA(config)
+    """The model; ValueError or OSError if its pretrained tower or its language model cannot be had or is not finite."""
+    model = STGT(config) if config.language is None else VideoQA(config)
+    require_finite(model.state_dict(), "the model's weights, before any training")
+    return model
 
 
 def make_tokenizer(config: TrainConfig) -> Tokenizer | LanguageTokenizer:
@@ -118,8 +126,16 @@ def make_tokenizer(config: TrainConfig) -> Tokenizer | LanguageTokenizer:
 
 
 def _saved_tokenizer(config: TrainConfig, folder: Path) -> Tokenizer | LanguageTokenizer:
-    kind = Tokenizer.load if config.model.language is None else LanguageTokenizer.from_pretrained
-    return kind(folder / "tokenizer")
+    place = folder / "tokenizer"
+    if has_checksums(place):  # a run of version 0.1.0 has none
+        verify_checksums(place)
+    return (Tokenizer.load if config.model.language is None else LanguageTokenizer.from_pretrained)(place)
+
+
+def save_tokenizer(tokenizer: Tokenizer | LanguageTokenizer, folder: Path) -> None:
+    """Save a tokenizer with the checksums of its files."""
+    tokenizer.save(folder)
+    write_text(folder / CHECKSUMS, checksum_lines(folder))
 
 
 def fit_to_tokenizer(config: TrainConfig, tokenizer: Tokenizer | LanguageTokenizer) -> TrainConfig:
@@ -184,8 +200,19 @@ def question_data(data: DataConfig, image_size: int) -> QuestionDataset:
     return QuestionDataset(data.test, data.videos, answers=data.answers, **options)
 
 
-def require_features(features: FeatureStore, items: PairDataset, model: VideoEncoder) -> None:
-    """Raise ValueError unless the cache holds what the frozen tower would give for these items."""
+def require_features(
+    features: FeatureStore,
+    items: PairDataset,
+    model: VideoEncoder,
+    *,
+    contents: bool = False,
+    accept_changed: bool = False,
+) -> None:
+    """Raise ValueError unless the cache holds what the frozen tower would give for these items.
+
+    contents: whether the videos are compared with the cache's by what is in them, too. accept_changed: whether other
+    videos, and another decoder, are a warning only.
+    """
     vision = model.config.vision
     if vision.open_blocks != 0:
         raise ValueError(f"data.features is given, but vision.open_blocks={vision.open_blocks} trains the tower")
@@ -195,6 +222,10 @@ def require_features(features: FeatureStore, items: PairDataset, model: VideoEnc
         frames=items.frames,
         sampling=items.sampling,
     )
+    changes = features.changed_videos(items.root, contents=contents)
+    if (here := items.decoder_version) != features.key.decoder:
+        changes.insert(0, f"decoder: {here}, there {features.key.decoder}")
+    require_same(f"{features.folder} was made of other data", changes, accept=accept_changed)
 
 
 def start_from(model: STGT | VideoQA, init: Path) -> None:

@@ -45,6 +45,7 @@ class Trainer:
     the "path" of its video; `collate` makes a batch of a list of them. What decides the result of a step is the
     weights, the optimizer's state, the generators and the step's number: all of it is in a checkpoint, so a run that
     was killed ends with the same bits as one that was not.
+    `data` is the summary of the data's fingerprint, which is kept in each checkpoint.
     `validation` is called after each epoch, in every process alike: what it gives decides which checkpoint is kept as
     the best one, and nothing else.
     """
@@ -57,6 +58,7 @@ class Trainer:
         collate: Callable[[list], dict],
         world: World,
         validation: Validation | None = None,
+        data: dict | None = None,
     ) -> None:
         self.config, self.world, self.run = config, world, config.out
         self.model = model.to(world.device)
@@ -74,7 +76,7 @@ class Trainer:
             raise ValueError(f"optim.accumulate={config.optim.accumulate} is more batches than the whole run has")
         self.step = 0
         self.replaced = 0
-        self.validation, self.best = validation, None
+        self.validation, self.best, self.data = validation, None, data
         self.tower, self.language = ckpt.tower_reference(model), ckpt.language_reference(model)
         self.parallel = torch.compile(self.model) if config.compile else self.model
 
@@ -212,6 +214,7 @@ class Trainer:
                 "scaler": self.scaler.state_dict(),
                 "tower": self.tower,
                 "language": self.language,
+                "data": self.data,
                 "config": to_dict(self.config),
             }
             ckpt.write_checkpoint(self.run, self.step, groups, state, keep=self.config.keep)

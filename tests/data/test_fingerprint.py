@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from stgt.data.fingerprint import Fingerprint, differences
+from stgt.data.fingerprint import Fingerprint, data_differences
 from stgt.integrity import DamagedError
 
 NAMES = ["b.mp4", "a.mp4", "c/d.mp4"]
@@ -34,7 +34,7 @@ def test_nothing_differs_from_the_same_data_also_when_it_was_written_and_read(ro
         before = take(root, contents=contents)
         before.save(tmp_path / "data.safetensors")
         again = Fingerprint.load(tmp_path / "data.safetensors")
-        assert differences(take(root, contents=contents), again) == []
+        assert data_differences(take(root, contents=contents), again) == []
         assert again.summary() == before.summary() and again.names == sorted(NAMES)
 
 
@@ -43,7 +43,7 @@ def test_an_empty_fingerprint_and_odd_names_are_written_and_read(root, tmp_path)
         before = take(root, names)
         before.save(tmp_path / "data.safetensors")
         again = Fingerprint.load(tmp_path / "data.safetensors")
-        assert again.names == sorted(names) and differences(before, again) == []
+        assert again.names == sorted(names) and data_differences(before, again) == []
 
 
 def test_each_kind_of_difference_is_named(root):
@@ -52,17 +52,17 @@ def test_each_kind_of_difference_is_named(root):
     (root / "a.mp4").write_bytes(b"longer" * 100)
     os.utime(root / "b.mp4", ns=(0, 10**18))
     (root / "c" / "d.mp4").unlink()
-    lines = differences(take(root, decoder="PyAV 19"), before)
+    lines = data_differences(take(root, decoder="PyAV 19"), before)
     assert lines[0] == "decoder: PyAV 19, there PyAV 18"
     assert lines[1].startswith("data.train: SHA-256 ") and ", there SHA-256 " in lines[1]
     assert lines[2].startswith("a.mp4: 600 bytes of ") and ", there 100 bytes of " in lines[2]
     assert lines[3].startswith("b.mp4: 100 bytes of ") and lines[4].startswith("c/d.mp4: no file, there 100 bytes of ")
     assert len(lines) == 5
-    assert len(differences(take(root, decoder="PyAV 19"), before, absent_is_same=True)) == 4
+    assert len(data_differences(take(root, decoder="PyAV 19"), before, absent_is_same=True)) == 4
 
 
 def test_videos_that_are_left_out_or_new_are_counted(root):
-    lines = differences(take(root, ["a.mp4", "e.mp4"]), take(root))
+    lines = data_differences(take(root, ["a.mp4", "e.mp4"]), take(root))
     assert lines == [
         "videos: 1 of 2 are new, the first is e.mp4",
         "videos: 2 of 3 are left out, the first is b.mp4",
@@ -74,7 +74,7 @@ def test_two_videos_that_changed_places_are_noticed(root):
     (root / "a.mp4").rename(root / "x")
     (root / "b.mp4").rename(root / "a.mp4")
     (root / "x").rename(root / "b.mp4")
-    assert [line.split(":")[0] for line in differences(take(root), before)] == ["a.mp4", "b.mp4"]
+    assert [line.split(":")[0] for line in data_differences(take(root), before)] == ["a.mp4", "b.mp4"]
 
 
 def test_a_long_list_is_cut(root):
@@ -84,7 +84,7 @@ def test_a_long_list_is_cut(root):
     before = take(root, names)
     for name in names:
         (root / name).write_bytes(b"more")
-    lines = differences(take(root, names), before)
+    lines = data_differences(take(root, names), before)
     assert len(lines) == 9 and lines[-1] == "and 4 videos more"
 
 
@@ -93,11 +93,11 @@ def test_a_copy_is_known_by_its_contents_where_they_were_hashed(root, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(root, copy, copy_function=shutil.copyfile)
     now = Fingerprint.take({"data.train": tmp_path / "train.json"}, NAMES, copy, decoder="PyAV 18")
-    assert len(differences(now, unhashed)) == 3
+    assert len(data_differences(now, unhashed)) == 3
     completed = now.completed(hashed, copy)
-    assert differences(completed, hashed) == [] and np.array_equal(completed.hashes, hashed.hashes)
+    assert data_differences(completed, hashed) == [] and np.array_equal(completed.hashes, hashed.hashes)
     (copy / "a.mp4").write_bytes(b"x" * 100)
-    assert [line.split(":")[0] for line in differences(now.completed(hashed, copy), hashed)] == ["a.mp4"]
+    assert [line.split(":")[0] for line in data_differences(now.completed(hashed, copy), hashed)] == ["a.mp4"]
 
 
 def test_hashes_of_contents_outlive_a_sitting_that_does_not_read_them(root):
@@ -110,15 +110,15 @@ def test_contents_that_changed_behind_the_same_size_and_time_are_found_on_reques
     time = (root / "a.mp4").stat().st_mtime_ns
     (root / "a.mp4").write_bytes(b"y" * 100)
     os.utime(root / "a.mp4", ns=(0, time))
-    assert differences(take(root), before) == []
-    assert [line.split(":")[0] for line in differences(take(root, contents=True), hashed)] == ["a.mp4"]
+    assert data_differences(take(root), before) == []
+    assert [line.split(":")[0] for line in data_differences(take(root, contents=True), hashed)] == ["a.mp4"]
 
 
 def test_a_copy_that_lost_the_fraction_of_a_second_counts_as_the_same(root):
     before = take(root)
     for name in NAMES:
         os.utime(root / name, ns=(0, (root / name).stat().st_mtime_ns // 10**9 * 10**9))
-    assert differences(take(root), before) == []
+    assert data_differences(take(root), before) == []
 
 
 def test_a_flipped_byte_in_the_file_is_noticed_wherever_it_is(root, tmp_path):

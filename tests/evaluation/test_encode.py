@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,52 @@ def test_files_are_known_by_name_size_and_time(run, clips, tmp_path):
     names.append(encode.clips_digest(evaluation_data(data, 32)))
     os.utime(video, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert len(set(names)) == 4 and encode.clips_digest(evaluation_data(data, 32)) == names[1]
+
+
+def test_videos_exchanged_under_their_names_are_encoded_again_and_named(run, clips, tmp_path, caplog, monkeypatch):
+    opened, root = open_run(run, "cpu"), tmp_path / "videos"
+    shutil.copytree(clips / "videos", root)
+    opened.config.data.videos = root
+    clips = evaluation_data(opened.config.data, 32)
+    place = dict(folder=tmp_path / "kept", world=ALONE)
+    first = encode_videos(opened.model, clips, **place)
+    one, other = (root / clips.videos[number] for number in (0, 1))
+    one.rename(root / "x")
+    other.rename(one)
+    (root / "x").rename(other)
+    again = encode_videos(opened.model, clips, **place)
+    assert "is not used, since its videos were others:\n  " + clips.videos[0] in caplog.text
+    queries = first.all("queries")
+    torch.testing.assert_close(again.all("queries"), torch.cat([queries[[1, 0]], queries[2:]]), atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(type(clips), "decoder_version", "PyAV 99")
+    encode_videos(opened.model, clips, **place)
+    assert "decoder: PyAV 99, there " in caplog.text
+    assert len(list((tmp_path / "kept").iterdir())) == 3
+
+
+def test_encoded_videos_of_version_0_1_0_are_not_used(run, tmp_path, caplog):
+    opened = open_run(run, "cpu")
+    (tmp_path / "videos-0123456789abcdef-32").mkdir()
+    encode_videos(opened.model, evaluation_data(opened.config.data, 32), tmp_path, ALONE)
+    assert "videos-0123456789abcdef-32 has no readable record of its videos and of its decoder" in caplog.text
+
+
+def test_copied_videos_keep_their_name_where_contents_are_asked_for(run, clips, tmp_path):
+    data = open_run(run, "cpu").config.data
+    names = [encode.clips_digest(evaluation_data(data, 32), contents) for contents in (False, True)]
+    shutil.copytree(clips / "videos", tmp_path / "videos", copy_function=shutil.copyfile)
+    data.videos = tmp_path / "videos"
+    again = [encode.clips_digest(evaluation_data(data, 32), contents) for contents in (False, True)]
+    assert again[0] != names[0] and again[1] == names[1]
+
+
+def test_a_model_that_gives_no_finite_numbers_is_refused_with_the_video(run, tmp_path):
+    opened = open_run(run, "cpu")
+    with torch.no_grad():
+        opened.model.vision_proj.bias.fill_(float("nan"))
+    clips = evaluation_data(opened.config.data, 32)
+    with pytest.raises(ValueError, match=f"{clips.videos[0]}: the model's queries hold NaN"):
+        encode_videos(opened.model, clips, tmp_path, ALONE)
 
 
 class Heavy(nn.Module):

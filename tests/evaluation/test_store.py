@@ -1,13 +1,16 @@
 """Batches on the disk: the rows that were written, each batch whole or not there, shared by processes without gaps."""
 
 import multiprocessing
+import random
 import resource
 import signal
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from stgt.evaluation.store import Store, batches, digest
+from stgt.integrity import DamagedError
 from stgt.training.distributed import World
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -46,6 +49,42 @@ def test_what_is_damaged_is_computed_again_and_what_is_there_is_not(tmp_path):
     assert store.missing() == ["000001"]
     store.write("000001", table=torch.tensor([7.0, 8.0]))
     assert store.all("table").tolist() == [0, 1, 7, 8, 4, 5]
+
+
+def test_a_flipped_byte_is_refused_or_computed_again_and_never_read(tmp_path):
+    table, other = torch.randn(6, 4), torch.randn(6, 2, 3).bfloat16()
+    store, draw = Store(tmp_path, batches(6, 3)), random.Random(0)
+    for name in store.missing():
+        items = store.items(name)
+        store.write(name, table=table[items.start : items.stop], other=other[items.start : items.stop])
+    path = tmp_path / "000001.safetensors"
+    whole, refused = path.read_bytes(), 0
+    for place in [*range(8), *draw.sample(range(8, len(whole)), 120)]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << draw.randrange(8))]) + whole[place + 1 :])
+        again = Store(tmp_path, batches(6, 3))
+        if again.missing() == ["000001"]:
+            continue
+        for key, rows in {"table": table, "other": other}.items():
+            for read, expected in ((again.all, rows), (lambda key: again.rows(key, [1, 4, 5]), rows[[1, 4, 5]])):  # noqa: B023
+                try:
+                    assert torch.equal(read(key), expected)
+                except DamagedError as error:
+                    assert "000001.safetensors: " in str(error) and "remove the file" in str(error)
+                    refused += 1
+    assert refused > 60
+
+
+def test_batches_without_checksums_are_computed_again(tmp_path, caplog):
+    store = Store(tmp_path, batches(2, 2))
+    save_file({"table": torch.zeros(2)}, tmp_path / "000000.safetensors")
+    assert store.missing() == ["000000"] and "of an earlier version without checksums" in caplog.text
+
+
+def test_rows_that_are_not_finite_are_not_kept(tmp_path):
+    store = Store(tmp_path / "videos", batches(4, 2))
+    with pytest.raises(ValueError, match="videos, item 3: its table hold NaN or infinite numbers"):
+        store.write("000001", table=torch.tensor([1.0, float("inf")]))
+    assert not (tmp_path / "videos").exists()
 
 
 def test_batches_that_other_processes_write_elsewhere_are_missed(tmp_path):

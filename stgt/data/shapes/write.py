@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +15,11 @@ from stgt.data.shapes import language
 from stgt.data.shapes.render import FPS, Rendering, encode, render
 from stgt.data.shapes.scene import BACKGROUNDS, Scene, Track, draw_scene, simulate
 from stgt.files import atomic_folder
+from stgt.integrity import CHECKSUMS, checksum_lines, has_checksums, verify_checksums
 from stgt.ownership import owned
 from stgt.structure import field, read_json, shown
+
+logger = logging.getLogger(__name__)
 
 NOTE = "Simulated: computer-drawn shapes with generated sentences. No camera saw these clips, nobody described them."
 README = f"""# Simulated clips
@@ -39,8 +43,9 @@ def render_shapes(
 ) -> Path:
     """Render `train` + `test` clips into `out_dir`, unless they are there; the same arguments give the same files.
 
-    Raises ValueError for a number of clips, size or frames out of range, for a folder that holds anything else, and if
-    `test` asks for more scenes than can be told apart.
+    Clips that are there are compared with their checksums. Raises DamagedError that names a file which is not as it was
+    rendered, ValueError for a number of clips, size or frames out of range, for a folder that holds anything else, and
+    if `test` asks for more scenes than can be told apart.
     """
     settings = {"train": train, "test": test, "seed": seed, "size": size, "frames": frames}
     _require(settings)
@@ -51,6 +56,7 @@ def render_shapes(
     with owned(out, beside=True), atomic_folder(out) as unfinished:
         (unfinished / "videos").mkdir()
         _write(unfinished, settings)
+        (unfinished / CHECKSUMS).write_text(checksum_lines(unfinished), "utf-8")
     return out
 
 
@@ -66,6 +72,8 @@ def _require(settings: dict[str, int]) -> None:
 
 
 def _require_same(out: Path, settings: dict[str, int]) -> None:
+    if has_checksums(out):
+        verify_checksums(out)
     file = out / "scenes.json"
     if not file.is_file():
         raise ValueError(f"{out} holds no simulated clips, expected a folder of them or none at all")
@@ -73,6 +81,8 @@ def _require_same(out: Path, settings: dict[str, int]) -> None:
     if differing := [name for name in settings if there.get(name) != settings[name]]:
         differing = [f"{name} is {shown(there.get(name))} there, not {settings[name]}" for name in differing]
         raise ValueError(f"{out} holds other simulated clips: {', '.join(differing)}")
+    if not has_checksums(out):
+        logger.warning("%s has no checksums, as version 0.1.0 wrote none: damage to its clips may go unnoticed", out)
 
 
 def _write(out: Path, settings: dict[str, int]) -> None:

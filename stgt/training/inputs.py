@@ -1,0 +1,79 @@
+"""The data of a run, by whose fingerprint two sittings are known to have the same."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stgt.config import TrainConfig
+from stgt.data.datasets import PairDataset
+from stgt.data.features import INDEX
+from stgt.data.fingerprint import FINGERPRINT, Fingerprint, data_differences, require_same
+from stgt.integrity import DamagedError
+from stgt.training import checkpoint as ckpt
+
+if TYPE_CHECKING:
+    from stgt.training.validation import Validation
+
+logger = logging.getLogger(__name__)
+
+
+def fingerprint_file(run: Path) -> Path:
+    """Where a run keeps the fingerprint of its data: beside the checkpoints, which were made of them."""
+    return run / "checkpoints" / FINGERPRINT
+
+
+def require_same_data(config: TrainConfig, items: PairDataset, validation: Validation | None) -> Fingerprint:
+    """The fingerprint of the data; ValueError that says what differs if the run was started with other data.
+
+    With `config.accept_changed_data` that is a warning, and so it always is for a run of version 0.1.0, which has no
+    fingerprint. Tokens of a feature cache take the place of videos and decoder.
+    """
+    data, cached = config.data, items.features is not None
+    paths = {
+        "data.train": data.train,
+        "data.val": data.val,
+        "data.answers": data.answers,
+        "data.bad_list": data.bad_list,
+    }
+    if cached:
+        paths["data.features"] = data.features / INDEX
+    now = Fingerprint.take(
+        {label: path for label, path in paths.items() if path is not None},
+        [] if cached else {*items.videos, *(validation.clips.videos if validation else ())},
+        data.videos,
+        decoder=f"that of {data.features}" if cached else items.decoder_version,
+        contents=data.check_contents,
+    )
+    if not (config.out / "config.json").exists():
+        return now
+    try:
+        then = Fingerprint.load(fingerprint_file(config.out))
+    except (FileNotFoundError, DamagedError) as error:
+        _require_old_run(config, error)
+        return now
+    now = now.completed(then, data.videos)
+    require_same(
+        f"{config.out} holds a run that was started with other data",
+        data_differences(now, then),
+        accept=config.accept_changed_data,
+    )
+    return now
+
+
+def _require_old_run(config: TrainConfig, error: Exception) -> None:
+    """Raise ValueError for a run whose fingerprint cannot be read, unless it is of version 0.1.0, which wrote none."""
+    newest = ckpt.newest_checkpoint(config.out)
+    if newest is None:
+        return
+    if isinstance(error, FileNotFoundError) and "data" not in ckpt.read_state(newest):
+        logger.warning(
+            "%s was started by version 0.1.0, which did not record its data: they are taken as they are", config.out
+        )
+        return
+    require_same(
+        f"{config.out}: it cannot be told whether the data are the same",
+        [str(error)],
+        accept=config.accept_changed_data,
+    )

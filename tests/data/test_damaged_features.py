@@ -1,0 +1,125 @@
+"""A feature cache that is not what was written, or not of these videos, is refused with the reason."""
+
+import json
+import os
+import random
+import shutil
+
+import pytest
+import torch
+from clips import grey, write_video
+from torch import nn
+from torch.utils.data import DataLoader
+
+from stgt.data.datasets import VideoDataset
+from stgt.data.features import FeatureStore, write_features
+from stgt.data.transforms import test_transform as plain
+from stgt.integrity import DamagedError
+
+VIDEOS = ["a.mp4", "b.mp4"]
+
+
+def tower(video):
+    """(B, T, 3, 16, 16) → (B, T, 1+4, 3): the mean and four patches' means."""
+    patches = nn.functional.avg_pool2d(video.flatten(0, 1), 8).flatten(2).transpose(1, 2)
+    return torch.cat([patches.mean(1, keepdim=True), patches], 1).unflatten(0, video.shape[:2])
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for number, name in enumerate(VIDEOS):
+        write_video(tmp_path / "videos" / name, [frame + 20 * number for frame in grey(12)])
+    return tmp_path / "videos"
+
+
+@pytest.fixture
+def videos(root):
+    return VideoDataset(VIDEOS, root, frames=2, transform=plain(16), random=True)
+
+
+@pytest.fixture
+def store(videos, tmp_path):
+    return write_features(tmp_path / "features", videos, tower, tower_hash="abc", views=2)
+
+
+def read_all(folder, root):
+    store = FeatureStore(folder)
+    assert store.changed_videos(root) == []
+    return [store.read(video, view) for video in VIDEOS for view in range(2)]
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "checksums.bin", "features.json", "data.safetensors"])
+def test_a_flipped_byte_is_noticed_wherever_it_is(name, store, root):
+    path, draw = store.folder / name, random.Random(name)
+    whole = path.read_bytes()
+    for place in draw.sample(range(len(whole)), min(25, len(whole))):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << draw.randrange(8))]) + whole[place + 1 :])
+        with pytest.raises(DamagedError, match=name):
+            read_all(store.folder, root)
+    path.write_bytes(whole)
+    read_all(store.folder, root)
+
+
+def test_damage_is_told_by_the_workers_too(store, videos):
+    path = store.folder / "tokens.bin"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    clips = VideoDataset(VIDEOS, videos.root, frames=2, transform=None, features=FeatureStore(store.folder))
+    clips[0]
+    with pytest.raises(DamagedError, match="view 1 of b.mp4 was changed or damaged"):
+        store.read("b.mp4", 1)
+    clips.random = True
+    with pytest.raises(DamagedError, match="view 1 of b.mp4 was changed or damaged"):
+        list(DataLoader(clips, num_workers=1, sampler=[1] * 20, generator=torch.Generator().manual_seed(0)))
+
+
+def test_a_cache_of_version_0_1_0_is_refused_with_what_to_do(store):
+    index = json.loads((store.folder / "features.json").read_text())
+    del index["key"]["decoder"]
+    for key in ("sha256", "format", "checksums"):
+        del index[key]
+    (store.folder / "features.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="another version of stgt, whose decoder may have read other frames: remove"):
+        FeatureStore(store.folder)
+
+
+def test_another_decoder_is_refused_by_name(store, videos, monkeypatch):
+    monkeypatch.setattr(type(videos), "decoder_version", "PyAV 99")
+    with pytest.raises(ValueError, match="decoder is '.+' in the cache and 'PyAV 99' in this run"):
+        write_features(store.folder, videos, tower, tower_hash="abc", views=2)
+
+
+def test_videos_exchanged_under_the_same_names_are_named_unless_they_are_accepted(store, videos, root, caplog):
+    shutil.move(root / "a.mp4", root / "x.mp4")
+    shutil.move(root / "b.mp4", root / "a.mp4")
+    shutil.move(root / "x.mp4", root / "b.mp4")
+    arguments = dict(tower_hash="abc", views=2)
+    with pytest.raises(ValueError, match=r"was made of other videos:\n  a.mp4: \d+ bytes of .*, there \d+ bytes of "):
+        write_features(store.folder, videos, tower, **arguments)
+    again = write_features(store.folder, videos, tower, accept_changed=True, **arguments)
+    assert again.key == store.key and "was made of other videos" in caplog.text
+    (root / "a.mp4").unlink()
+    (root / "b.mp4").unlink()
+    assert store.changed_videos(root) == []  # videos that are not there cannot be others
+
+
+def test_a_copied_data_set_is_known_by_its_contents(videos, root, tmp_path):
+    store = write_features(tmp_path / "features", videos, tower, tower_hash="abc", contents=True)
+    for name in VIDEOS:
+        os.utime(root / name, ns=(0, 0))
+    assert store.changed_videos(root) == []
+    content = bytearray((root / "a.mp4").read_bytes())
+    content[-1] ^= 1
+    (root / "a.mp4").write_bytes(content)
+    assert [line.split(":")[0] for line in store.changed_videos(root)] == ["a.mp4"]
+
+
+def test_tokens_that_are_not_finite_are_refused_with_their_video(videos, tmp_path):
+    def broken(video):
+        tokens = tower(video).clone()
+        tokens[-1, 0, 0, 0] = float("nan")
+        return tokens
+
+    with pytest.raises(ValueError, match="b.mp4: the tower's tokens hold NaN"):
+        write_features(tmp_path / "features", videos, broken, tower_hash="abc", batch_size=4)
+    assert not (tmp_path / "features").exists()
