@@ -1,5 +1,6 @@
 import json
 import os
+import random
 
 import huggingface_hub
 import pytest
@@ -128,3 +129,43 @@ def test_a_hub_that_cannot_be_reached(monkeypatch):
         STGT.from_pretrained("someone/no-such-stgt")
     with pytest.raises(OSError, match="'/no/such/folder' is no folder here"):
         STGT.from_pretrained("/no/such/folder")
+
+
+def test_a_flipped_byte_in_the_weights_is_refused_wherever_it_is(folder):
+    path, draw = folder / "model.safetensors", random.Random(0)
+    whole = path.read_bytes()
+    for place in [*range(8), *draw.sample(range(8, len(whole)), 12)]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << draw.randrange(8))]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="model.safetensors"):
+            STGT.from_pretrained(folder, tower=pretrained.has_tower(folder))
+    path.write_bytes(whole)
+    STGT.from_pretrained(folder)
+
+
+def test_a_configuration_that_was_changed_is_read_with_a_warning(folder, caplog):
+    STGT.from_pretrained(folder)
+    assert "was changed after it was written" not in caplog.text
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"threshold": 0.1', '"threshold": 0.3'))
+    assert STGT.from_pretrained(folder).config.graph.threshold == 0.3
+    assert "config.json was changed after it was written; remove its value sha256 if that is meant" in caplog.text
+
+
+def test_a_folder_of_version_0_1_0_has_no_checksums_and_is_read(folder):
+    content = json.loads((folder / "config.json").read_text())
+    del content["sha256"], content["files"]
+    (folder / "config.json").write_text(json.dumps(content))
+    STGT.from_pretrained(folder)
+
+
+def test_weights_that_are_not_finite_are_neither_written_nor_read(folder, tmp_path):
+    model = tiny_model()
+    torch.nn.init.constant_(model.ln_vision.bias, float("nan"))
+    with pytest.raises(ValueError, match="ln_vision.bias holds NaN"):
+        model.save_pretrained(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    weights = load_file(folder / "model.safetensors")
+    weights["ln_vision.bias"][0] = float("inf")
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="model.safetensors: ln_vision.bias holds NaN or infinite numbers"):
+        STGT.from_pretrained(folder)

@@ -220,7 +220,7 @@ def test_something_else_in_a_checkpoints_place_is_an_error_and_stays(tmp_path):
 
 
 def test_a_best_checkpoint_that_is_gone_is_named(run):
-    state, groups = {"step": 6, "best": {"step": 3}}, {"model": {"x": torch.ones(1)}}
+    state, groups = {"step": 6, "best": {"step": 3}, "config": {"model": {}}}, {"model": {"x": torch.ones(1)}}
     ckpt.write_checkpoint(run, 6, groups, state, keep=9)
     with pytest.raises(
         ckpt.CheckpointError, match="step-00000003: there is no such checkpoint, but .*step-00000006 says"
