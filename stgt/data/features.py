@@ -23,16 +23,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-<<<<<<< HEAD
 from stgt.config import VisionConfig
-from stgt.data.transforms import describe
-from stgt.fields import from_dict, require_types
-from stgt.files import atomic_folder, tensors_hash
-=======
-from stgt.config import VisionConfig, from_dict
 from stgt.data.fingerprint import FINGERPRINT, Fingerprint, data_differences, require_same
 from stgt.data.transforms import describe
-from stgt.fields import require_types
+from stgt.fields import from_dict, require_types
 from stgt.files import atomic_folder, file_hash, tensors_hash
 from stgt.integrity import (
     DamagedError,
@@ -43,7 +37,6 @@ from stgt.integrity import (
     row_digests,
     sealed,
 )
->>>>>>> ce248f2 (Feature caches, encoded videos, converted folders and simulated clips are compared with their checksums, runs with their data)
 from stgt.ownership import owned
 from stgt.structure import field, shown
 from stgt.training.randomness import seeded
