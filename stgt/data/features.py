@@ -1,7 +1,7 @@
 """A frozen tower's tokens, computed once: training then runs without the tower in the loop.
 
 A cache is a folder of tokens.bin, bfloat16 (videos, views, T, 1+P, C), which is memory-mapped; checksums.bin, the
-SHA-256 of each view of each video; data.safetensors, the fingerprint of the videos; and features.json, which names the
+SHA-256 of each view of each video; data.fingerprint, the fingerprint of the videos; and features.json, which names the
 videos, the key, which is everything else that decides the tokens, and the checksums of the others. It is written under
 another name and renamed when it is whole, so what has the name is never half written. A view is compared with its
 checksum when it is read, everything else when the cache is opened.

@@ -28,7 +28,7 @@ from stgt.integrity import DamagedError
 
 logger = logging.getLogger(__name__)
 
-FINGERPRINT = "data.safetensors"
+FINGERPRINT = "data.fingerprint"
 SHOWN = 8
 """How many differences of videos are listed one by one"""
 _THREADS = 16  # a network's file system answers many questions in the time of one
@@ -98,7 +98,8 @@ class Fingerprint:
     def save(self, path: Path) -> None:
         """Write the fingerprint as a file that `load` reads."""
         description, tensors = self._parts()
-        write_tensors(path, tensors, {"data": description, "sha256": tensors_hash(tensors, description)})
+        # One value: the order of several would differ from file to file.
+        write_tensors(path, tensors, {"data": f"{tensors_hash(tensors, description)} {description}"})
 
     @classmethod
     def load(cls, path: Path) -> Fingerprint:
@@ -109,8 +110,8 @@ class Fingerprint:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
         except SafetensorError as error:
             raise DamagedError(f"{path}: cannot be read: {error}") from None
-        description = metadata.get("data", "")
-        if metadata.get("sha256") != tensors_hash(tensors, description):
+        checksum, _, description = metadata.get("data", "").partition(" ")
+        if checksum != tensors_hash(tensors, description):
             raise DamagedError(f"{path}: the file was changed or damaged after it was written")
         values = json.loads(description)
         arrays = {name: tensors[name].numpy() for name in ("sizes", "times", "hashes")}
@@ -153,10 +154,13 @@ def require_same(what: str, changes: list[str], *, accept: bool) -> None:
     logger.warning("%s\n--accept-changed-data is given, so the command goes on", listed)
 
 
-def data_differences(now: Fingerprint, then: Fingerprint, *, absent_is_same: bool = False) -> list[str]:
+def data_differences(
+    now: Fingerprint, then: Fingerprint, *, absent_is_same: bool = False, count_names: bool = True
+) -> list[str]:
     """What differs between two fingerprints, in lines of the form "name: value now, value then there".
 
     absent_is_same: whether a video that is not here now counts as the one that was there.
+    count_names: whether to tell how many videos only one of the two has.
     """
     lines = []
     if now.decoder != then.decoder:
@@ -167,17 +171,15 @@ def data_differences(now: Fingerprint, then: Fingerprint, *, absent_is_same: boo
         )
         if now.files.get(label) != then.files.get(label):
             lines.append(f"{label}: {ours}, there {theirs}")
+    if count_names and now.names != then.names:
+        for ours, theirs, what in ((now, then, "new"), (then, now, "left out")):
+            if only := sorted({*ours.names} - {*theirs.names}):
+                lines.append(f"videos: {len(only)} of {len(ours.names)} are {what}, the first is {only[0]}")
     return lines + _video_differences(now, then, absent_is_same)
 
 
 def _video_differences(now: Fingerprint, then: Fingerprint, absent_is_same: bool) -> list[str]:
     lines = []
-    if now.names != then.names:
-        added, removed = sorted({*now.names} - {*then.names}), sorted({*then.names} - {*now.names})
-        lines += [f"videos: {len(added)} of {len(now.names)} are new, the first is {added[0]}"] if added else []
-        lines += (
-            [f"videos: {len(removed)} of {len(then.names)} are left out, the first is {removed[0]}"] if removed else []
-        )
     ours, theirs = _rows_in_common(now, then)
     sizes = now.sizes[ours], then.sizes[theirs]
     hashed = now.hashes[ours].any(1) & then.hashes[theirs].any(1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -11,13 +14,18 @@ import torch
 from tqdm import tqdm
 
 from stgt.data.files import VIDEOS
+from stgt.data.fingerprint import Fingerprint, data_differences
 from stgt.data.folders import find_files
 from stgt.data.isolated import Failure, call_each
 from stgt.data.pixels import read_pixels_array
+from stgt.data.video import decoder_version
 from stgt.evaluation.store import Store, digest
+from stgt.integrity import DamagedError, require_finite_rows
 from stgt.terminal import printable
 from stgt.training.distributed import World
 from stgt.training.run import Run
+
+logger = logging.getLogger(__name__)
 
 
 class Index(NamedTuple):
@@ -48,16 +56,24 @@ def find_videos(folder: Path) -> tuple[list[Path], dict[Path, str]]:
 def index_folder(run: Run, folder: Path, kept: Path, *, batch_size: int = 32, timeout: float = 60.0) -> Index:
     """Encode the videos of a folder that `kept`/folder-… does not have yet, and drop there those that are gone.
 
-    A file is known by path, size and time of change. One that cannot be read, or not within `timeout` seconds, is left
-    out, and tried again the next time. Raises ValueError if there is no video, or none that can be read.
+    A file is known by path, size, time of change (or contents, with `data.check_contents`) and decoder. One that cannot
+    be read, or not within `timeout` seconds, is left out, and tried again the next time. What was encoded and has
+    changed since is encoded again, and a warning says what differs. Raises ValueError if there is no video, or none
+    that can be read, DamagedError at a row of the index that is not as it was written, once it is read.
     """
     videos, broken = find_videos(folder)
-    names = _names(videos, run, broken)
+    data = run.config.data
+    decoder = decoder_version(data.decoder)
+    now = Fingerprint.take({}, map(str, videos), "", decoder=decoder, contents=data.check_contents)
+    names = _names(videos, now, run, broken)
     store = Store(kept / f"folder-{digest(str(folder.resolve()))}", dict.fromkeys(names, 1))
+    record = store.folder.with_suffix(".fingerprint")
+    _warn_of_changes(folder, store.folder, record, now)
     store.keep_only()
     missing = store.missing()
     with store.owned(World(0, 1, next(run.model.parameters()).device), missing):
         broken |= _encode_each(run, {name: names[name] for name in missing}, store, batch_size, timeout, f"{folder}")
+    now.save(record)
     whole = {name: path for name, path in names.items() if path not in broken}
     if not whole:
         raise ValueError(f"{folder} holds no video that can be read{_first(broken)}")
@@ -69,15 +85,39 @@ def _first(broken: dict[Path, str]) -> str:
     return "" if path is None else f"; {path}: {cause}"
 
 
-def _names(videos: list[Path], run: Run, broken: dict[Path, str]) -> dict[str, Path]:
+def _names(videos: list[Path], now: Fingerprint, run: Run, broken: dict[Path, str]) -> dict[str, Path]:
     """The name of each video in the store; a file that several links lead to is one video. Adds faults to `broken`."""
     names: dict[str, Path] = {}
+    rows = {name: row for row, name in enumerate(now.names)}
     for path in videos:
+        row = rows[str(path)]
         try:
-            names.setdefault(_name(path, run), path)
+            if now.sizes[row] < 0:
+                path.open("rb").close()  # which says what is wrong
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            version = bytes(now.hashes[row]) if now.hashes[row].any() else int(now.times[row])
+            key = (str(path.resolve()), int(now.sizes[row]), version, now.decoder, run.config.data.frames)
+            names.setdefault(digest(*key), path)
         except OSError as error:
             broken[path] = str(error.strerror)
     return names
+
+
+def _warn_of_changes(folder: Path, place: Path, record: Path, now: Fingerprint) -> None:
+    """Say why what was encoded before, in `place`, is encoded again."""
+    try:
+        then = Fingerprint.load(record)
+    except FileNotFoundError:
+        if place.is_dir():
+            logger.warning(
+                "%s was indexed by version 0.1.0, which did not record its decoder: it is indexed anew", folder
+            )
+        return
+    except DamagedError as error:
+        logger.warning("%s; it only tells which videos have changed, and is written anew", error)
+        return
+    if changes := data_differences(now, then, count_names=False):
+        logger.warning("%s has changed and is indexed anew where it has:\n  %s", folder, "\n  ".join(changes))
 
 
 def _encode_each(
@@ -97,21 +137,17 @@ def _encode_each(
             else:
                 readable[name] = torch.from_numpy(result)
             if len(readable) == batch_size:
-                _encode(run, readable, store)
+                _encode(run, readable, videos, store)
                 readable.clear()
-        _encode(run, readable, store)
+        _encode(run, readable, videos, store)
     return broken
 
 
-def _name(path: Path, run: Run) -> str:
-    stat = path.stat()
-    return digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns, run.config.data.frames)
-
-
-def _encode(run: Run, clips: dict[str, torch.Tensor], store: Store) -> None:
-    """Write what the model makes of each clip (T, 3, S, S)."""
+def _encode(run: Run, clips: dict[str, torch.Tensor], videos: dict[str, Path], store: Store) -> None:
+    """Write what the model makes of each clip (T, 3, S, S); ValueError that names one whose queries are not finite."""
     if clips:
         device = next(run.model.parameters()).device
         features = run.model.encode_video(torch.stack(list(clips.values())).to(device))
+        require_finite_rows(features.queries, [videos[name] for name in clips], "the model's queries")
         for name, embeds, queries in zip(clips, features.embeds, features.queries, strict=True):
             store.write(name, embeds=embeds[None], queries=queries[None])

@@ -49,7 +49,7 @@ def read_all(folder, root):
     return [store.read(video, view) for video in VIDEOS for view in range(2)]
 
 
-@pytest.mark.parametrize("name", ["tokens.bin", "checksums.bin", "features.json", "data.safetensors"])
+@pytest.mark.parametrize("name", ["tokens.bin", "checksums.bin", "features.json", "data.fingerprint"])
 def test_a_flipped_byte_is_noticed_wherever_it_is(name, store, root):
     path, draw = store.folder / name, random.Random(name)
     whole = path.read_bytes()

@@ -32,8 +32,8 @@ def take(root, names=NAMES, decoder="PyAV 18", **options):
 def test_nothing_differs_from_the_same_data_also_when_it_was_written_and_read(root, tmp_path):
     for contents in (False, True):
         before = take(root, contents=contents)
-        before.save(tmp_path / "data.safetensors")
-        again = Fingerprint.load(tmp_path / "data.safetensors")
+        before.save(tmp_path / "data.fingerprint")
+        again = Fingerprint.load(tmp_path / "data.fingerprint")
         assert data_differences(take(root, contents=contents), again) == []
         assert again.summary() == before.summary() and again.names == sorted(NAMES)
 
@@ -41,8 +41,8 @@ def test_nothing_differs_from_the_same_data_also_when_it_was_written_and_read(ro
 def test_an_empty_fingerprint_and_odd_names_are_written_and_read(root, tmp_path):
     for names in ([], ["\udcff.mp4", "a\0b.mp4", "naïve\n.mp4"]):
         before = take(root, names)
-        before.save(tmp_path / "data.safetensors")
-        again = Fingerprint.load(tmp_path / "data.safetensors")
+        before.save(tmp_path / "data.fingerprint")
+        again = Fingerprint.load(tmp_path / "data.fingerprint")
         assert again.names == sorted(names) and data_differences(before, again) == []
 
 
@@ -122,7 +122,7 @@ def test_a_copy_that_lost_the_fraction_of_a_second_counts_as_the_same(root):
 
 
 def test_a_flipped_byte_in_the_file_is_noticed_wherever_it_is(root, tmp_path):
-    path = tmp_path / "data.safetensors"
+    path = tmp_path / "data.fingerprint"
     take(root, contents=True).save(path)
     whole, draw = path.read_bytes(), random.Random(0)
     header = 8 + int.from_bytes(whole[:8], "little")
@@ -132,5 +132,5 @@ def test_a_flipped_byte_in_the_file_is_noticed_wherever_it_is(root, tmp_path):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << draw.randrange(8)
         path.write_bytes(damaged)
-        with pytest.raises(DamagedError, match="data.safetensors"):
+        with pytest.raises(DamagedError, match="data.fingerprint"):
             Fingerprint.load(path)

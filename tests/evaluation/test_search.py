@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from stgt.evaluation.load import open_run
 from stgt.evaluation.retrieval import retrieval_figures
 from stgt.evaluation.run import evaluate
 from stgt.evaluation.search import rank, read_sentences, search_captions, search_videos
+from stgt.integrity import DamagedError
 
 
 @settings(deadline=None)
@@ -149,6 +151,48 @@ def test_a_test_split_with_absolute_paths_and_paths_upwards_is_searched(run, cli
     hits = search_videos(run, "a green triangle", figure=tmp_path / "top.png", features=tmp_path / "kept")
     assert {hit.found for hit in hits} == {clips / "videos" / pair["video"] for pair in pairs}
     assert (tmp_path / "top.png").is_file()
+
+
+def test_exchanged_videos_and_another_decoder_are_named_and_encoded_again(run, videos, tmp_path, monkeypatch, caplog):
+    run = open_run(run, "cpu")
+    first = indexed(run, videos, tmp_path).store.all("queries")
+    assert caplog.text.count("indexed anew") == 0
+    (videos / "a.MP4").rename(videos / "x")
+    (videos / "b.mp4").rename(videos / "a.MP4")
+    (videos / "x").rename(videos / "b.mp4")
+    again = indexed(run, videos, tmp_path).store.all("queries")
+    torch.testing.assert_close(again, first[[1, 0, 2, 3]], atol=1e-5, rtol=1e-5)
+    assert f"has changed and is indexed anew where it has:\n  {videos / 'a.MP4'}: " in caplog.text
+    monkeypatch.setattr(folders, "decoder_version", lambda decoder: f"PyAV 99 as {decoder}")
+    assert len(indexed(run, videos, tmp_path).store) == 4
+    assert "decoder: PyAV 99 as auto, there PyAV" in caplog.text
+
+
+def test_a_flipped_byte_in_an_index_is_refused_or_encoded_again(run, videos, tmp_path):
+    run, draw = open_run(run, "cpu"), random.Random(0)
+    expected = [indexed(run, videos, tmp_path).store.all(key) for key in ("queries", "embeds")]
+    refused = 0
+    for path in sorted(path for path in (tmp_path / "kept").rglob("*") if path.is_file()):
+        whole = path.read_bytes()
+        for place in [9, *draw.sample(range(len(whole)), 4)]:
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << draw.randrange(8))]) + whole[place + 1 :])
+            try:
+                store = indexed(run, videos, tmp_path).store
+                for key, rows in zip(("queries", "embeds"), expected, strict=True):
+                    torch.testing.assert_close(store.all(key), rows, atol=1e-5, rtol=1e-5)
+            except DamagedError as error:
+                refused += 1
+                assert path.name in str(error)
+            path.write_bytes(whole)
+    assert refused >= 8
+
+
+def test_an_index_of_version_0_1_0_is_not_used(run, videos, tmp_path, caplog):
+    run = open_run(run, "cpu")
+    place = indexed(run, videos, tmp_path).store.folder
+    place.with_suffix(".fingerprint").unlink()
+    indexed(run, videos, tmp_path)
+    assert "was indexed by version 0.1.0, which did not record its decoder" in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 3])
