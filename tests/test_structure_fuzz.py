@@ -167,5 +167,5 @@ def test_an_odd_line_of_a_journal(line, tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n' + line + "\n", "utf-8")
     assert read_log(tmp_path)[:1] == [{"step": 1, "loss": 2.0}]
     assert all(isinstance(record, dict) and isinstance(record["step"], int) for record in read_log(tmp_path))
-    (tmp_path / "bad.json.partial").write_text(f'"/videos"\n["a.mp4", null]\n{line}\n', "utf-8")
-    assert_named(lambda path: check._verdicts(path, "/videos"), tmp_path / "bad.json.partial")
+    (tmp_path / "check.json.partial").write_text(f'["/videos"]\n{line}\n', "utf-8")
+    assert_named(lambda path: check._found_before(path, ["/videos"]), tmp_path / "check.json.partial")
