@@ -5,22 +5,21 @@ import shutil
 
 import pytest
 import torch
+from bounds import assert_attention_errors
 from cases import (
     assert_same_bits,
     dtype_name,
     heads,
-    run_attention,
     same_bits,
     video_graph,
-    with_gradients,
 )
 from emulated import Attention, library
 from torch import Tensor
 
 from stgt_kernels import SpatioTemporalGraph, spatio_temporal_graph
 from stgt_kernels.graph import live_tiles, storage_dtype
-from stgt_kernels.ops.graph_attention import philox, reference
-from stgt_kernels.testing import assert_close, exact_attention, video_like_tokens
+from stgt_kernels.ops.graph_attention import philox
+from stgt_kernels.testing import video_like_tokens
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the emulator is built with g++")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # numbered as in attention_emulated.cpp
@@ -63,16 +62,7 @@ def run(q, k, v, graph, dout, dlse=None, *, eager=False, **options) -> dict[str,
 def check(q, k, v, graph, dlse=None, *, eager=False, scale=None) -> dict[str, Tensor]:
     dout = heads(*q.shape, dtype=q.dtype, seed=7)
     actual = run(q, k, v, graph, dout, dlse, eager=eager, scale=scale)
-    plain = run_attention(q, k, v, graph, dout, dlse, backend="reference", scale=scale)
-    exact = with_gradients(
-        lambda *tensors: exact_attention(*tensors, scale=scale),
-        *(t.double() for t in (q, k, v)),
-        SpatioTemporalGraph(graph.weight.double(), graph.live),
-        dout.double(),
-        None if dlse is None else dlse.double(),
-    )
-    for name in actual:
-        assert_close(actual[name], plain[name], exact[name], name)
+    assert_attention_errors(actual, q, k, v, graph, dout, dlse, scale=scale)
     return actual
 
 
@@ -217,15 +207,8 @@ def test_gradients_with_dropout(P, D, dtype):
     q, k, v = inputs(2, 1, 2 * P, D, dtype)
     dout = heads(*q.shape, dtype=dtype, seed=7)
     actual = run(q, k, v, graph, dout, dropout_p=0.3, seed=seed)
-
-    def attend(*tensors):
-        return reference.graph_attention(*tensors, D**-0.5, 0.3, seed)
-
-    plain = with_gradients(attend, q, k, v, graph, dout, None)
-    wide = SpatioTemporalGraph(graph.weight.double(), graph.live)
-    exact = with_gradients(attend, *(t.double() for t in (q, k, v)), wide, dout.double(), None)
-    for name in actual:
-        assert_close(actual[name], plain[name], exact[name], name)
+    keep, keep_prob = philox.keep_mask(seed, 2, 1, 2, P, 0.3)
+    assert_attention_errors(actual, q, k, v, graph, dout, keep=keep, keep_prob=keep_prob)
 
 
 @all_dtypes

@@ -5,14 +5,14 @@ import shutil
 
 import pytest
 import torch
-from cases import assert_same_bits, dtype_name, heads, run_attention, video_graph, with_gradients
+from bounds import assert_attention_errors
+from cases import assert_same_bits, dtype_name, heads, video_graph
 from emulated import Attention, library
 from torch import Tensor
 
 from stgt_kernels import SpatioTemporalGraph
 from stgt_kernels.graph import live_tiles
-from stgt_kernels.ops.graph_attention import reference
-from stgt_kernels.testing import assert_close, exact_attention
+from stgt_kernels.ops.graph_attention import philox
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the emulator is built with g++")
 HALF = (torch.bfloat16, torch.float16)
@@ -35,16 +35,7 @@ def run(q, k, v, graph, dout, *, eager=False, **options) -> dict[str, Tensor]:
 def check(q, k, v, graph, *, eager=False, scale=None) -> dict[str, Tensor]:
     dout = heads(*q.shape, dtype=q.dtype, seed=7)
     actual = run(q, k, v, graph, dout, eager=eager, scale=scale)
-    plain = run_attention(q, k, v, graph, dout, backend="reference", scale=scale)
-    exact = with_gradients(
-        lambda *tensors: exact_attention(*tensors, scale=scale),
-        *(t.double() for t in (q, k, v)),
-        SpatioTemporalGraph(graph.weight.double(), graph.live),
-        dout.double(),
-        None,
-    )
-    for name in actual:
-        assert_close(actual[name], plain[name], exact[name], name)
+    assert_attention_errors(actual, q, k, v, graph, dout, scale=scale)
     return actual
 
 
@@ -114,15 +105,8 @@ def test_dropout_is_the_reference_mask(P, D, dtype):
     q, k, v = inputs(2, 1, 2 * P, D, dtype)
     dout = heads(*q.shape, dtype=dtype, seed=7)
     actual = run(q, k, v, graph, dout, dropout_p=0.3, seed=seed)
-
-    def attend(*tensors):
-        return reference.graph_attention(*tensors, D**-0.5, 0.3, seed)
-
-    plain = with_gradients(attend, q, k, v, graph, dout, None)
-    wide = SpatioTemporalGraph(graph.weight.double(), graph.live)
-    exact = with_gradients(attend, *(t.double() for t in (q, k, v)), wide, dout.double(), None)
-    for name in actual:
-        assert_close(actual[name], plain[name], exact[name], name)
+    keep, keep_prob = philox.keep_mask(seed, 2, 1, 2, P, 0.3)
+    assert_attention_errors(actual, q, k, v, graph, dout, keep=keep, keep_prob=keep_prob)
 
 
 @pytest.mark.parametrize("dtype", [*HALF, torch.float32], ids=dtype_name)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from bounds import assert_attention_errors
 from cases import (
     DTYPES,
     GPU_BACKENDS,
-    assert_close,
     dtype_name,
     each_backend,
     each_kernel,
@@ -15,12 +15,10 @@ from cases import (
     run_attention,
     same_bits,
     video_graph,
-    with_gradients,
 )
 
-from stgt_kernels import SpatioTemporalGraph, graph_attention
+from stgt_kernels import graph_attention
 from stgt_kernels.ops.graph_attention import philox
-from stgt_kernels.ops.graph_attention.reference import graph_attention_dense
 
 
 def probabilities(q, k, graph, p, backend, seed):
@@ -75,19 +73,9 @@ def test_forward_and_backward_against_the_definition(dtype, backend):
     graph = video_graph(2, 3, 70, dtype=dtype)
     q, k, v, dout = (heads(2, 2, 210, 24, dtype=dtype, seed=seed) for seed in range(4))
     keep, keep_prob = mask_after(0, 2, 2, 3, 70, 0.3, backend)
-
-    def definition(q, k, v, graph):
-        weight = graph.to_dense().to(q.dtype)
-        out, lse = graph_attention_dense(q, k, v, weight, scale=24**-0.5, keep=keep, keep_prob=keep_prob)
-        return out, lse if lse.dtype == torch.float64 else lse.float()
-
-    wide = SpatioTemporalGraph(graph.weight.double(), graph.live)
-    expected = with_gradients(definition, q.double(), k.double(), v.double(), wide, dout.double(), None)
-    plain = with_gradients(definition, q, k, v, graph, dout, None)
     torch.manual_seed(0)
     actual = run_attention(q, k, v, graph, dout, backend=backend, dropout_p=0.3)
-    for name in expected:
-        assert_close(actual[name], plain[name], expected[name], name)
+    assert_attention_errors(actual, q, k, v, graph, dout, keep=keep, keep_prob=keep_prob)
 
 
 @each_backend
