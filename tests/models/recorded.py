@@ -47,7 +47,7 @@ def recorded_batch(tensors):
 
 
 def check_losses_and_gradients(stage, model, batch, tensors, assert_near, monkeypatch):
-    monkeypatch.setattr(losses, "hard_negatives", lambda logits, draw, offset: NEXT.to(logits.device))
+    monkeypatch.setattr(losses, "hard_negatives", lambda logits, draw, offset, same: NEXT.to(logits.device))
     out = model(batch, LossConfig(stage=stage))
     contrast = "vtc" if stage == 1 else "csal"
     assert_near(out[contrast], tensors["loss_" + contrast], contrast)
