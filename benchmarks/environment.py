@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from stgt.info import hardware
+from stgt_kernels.report import hardware
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from stgt import __main__ as cli
+from stgt import cli
 from stgt.files import atomic_file
 
 
@@ -66,6 +66,6 @@ def test_a_lack_of_memory_while_writing_names_the_file(tmp_path):
 
 
 def test_the_program_ends_so_as_well():
-    code = "import sys; from stgt import __main__ as cli; cli.app.cli = lambda **_: {}['key']; cli.main()"
+    code = "import sys; from stgt import cli; cli.app.cli = lambda **_: {}['key']; cli.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.splitlines()[-1] == cli.REPORT

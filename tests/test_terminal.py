@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from stgt import __main__ as cli
-from stgt import terminal
+from stgt import cli, terminal
 
 HOSTILE = "a\x1b[2Jb\x07\r\n\t\x9b31m\x7f\u202ec\u2028\x85\udcff\ud800.mp4"
 SHOWN = r"a\x1b[2Jb\x07\r\n\t\x9b31m\x7f\u202ec\u2028\x85\xff\ud800.mp4"
@@ -108,7 +107,7 @@ def test_a_broken_pipe_elsewhere_is_an_error():
 
 def test_a_closed_pipe_ends_the_command_line_quietly():
     process = python(
-        "import sys; sys.argv = ['stgt', '--help']; input(); from stgt.__main__ import main; main()",
+        "import sys; sys.argv = ['stgt', '--help']; input(); from stgt.cli import main; main()",
         "ascii",
         stdin=subprocess.PIPE,
     )

@@ -16,11 +16,11 @@ from stgt.evaluation.cost import Cost, count
 from stgt.evaluation.efficiency import in_turns, median_ratio
 from stgt.evaluation.sizes import Size, model_config
 from stgt.files import write_json
-from stgt.info import hardware
 from stgt.markdown import table
 from stgt.models.stgt import STGT
 from stgt.terminal import say
 from stgt.training.distributed import choose_device
+from stgt_kernels.report import hardware
 
 KERNELS, DENSE, BASELINE = "STGT, kernels", "STGT, dense attention", "CCT+MIT baseline"
 MODELS = {KERNELS: {}, DENSE: {"attention": "dense"}, BASELINE: {"kind": "cross_frame"}}

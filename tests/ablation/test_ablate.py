@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stgt import __main__ as cli
+from stgt import cli
 from stgt.ablation import grid, run
 from stgt.ablation.grid import Measured
 from stgt.ablation.plot import draw

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_quickstart import SMALL
 
-from stgt import __main__ as cli
+from stgt import cli
 from stgt.data.shapes import render_shapes
 
 

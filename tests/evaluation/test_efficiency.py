@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stgt import __main__ as cli
+from stgt import cli
 from stgt.evaluation import table6
 from stgt.evaluation.cost import count
 from stgt.evaluation.efficiency import in_turns, median_ratio

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_figures import tiny_model
 
-from stgt import __main__ as cli
+from stgt import cli
 from stgt.config import LossConfig
 from stgt.data import commands
 from stgt.data.shapes import render_shapes

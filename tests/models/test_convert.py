@@ -15,7 +15,7 @@ from recorded import (
 from safetensors.torch import load_file
 from tiny import tiny_batch, tiny_config, tiny_model
 
-from stgt.__main__ import main
+from stgt.cli import main
 from stgt.convert import convert
 from stgt.models.checkpoint import export_released, load_released
 from stgt.models.convert import convert_files

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from test_run import TINY
 
-from stgt import __main__ as cli
+from stgt import cli
 from stgt.config import TrainConfig, from_dict
 from stgt.data import commands
 from stgt.data.shapes import render_shapes

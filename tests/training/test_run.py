@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stgt import __main__ as cli
+from stgt import cli
 from stgt.config import DataConfig
 from stgt.data.shapes import render_shapes
 from stgt.files import file_hash

@@ -1,0 +1,46 @@
+"""The packages that `stgt` needs beside torch, and what to install where one of them is missing."""
+
+import sys
+
+# Which extra brings a module that stgt imports. The extra [train] contains [search].
+EXTRAS = {
+    "av": "search",
+    "huggingface_hub": "search",
+    "matplotlib": "search",
+    "numpy": "search",
+    "open_clip": "search",
+    "PIL": "search",
+    "safetensors": "search",
+    "timm": "search",
+    "tokenizers": "search",
+    "torchvision": "search",
+    "tqdm": "search",
+    "transformers": "search",
+    "tyro": "search",
+    "decord": "train",
+    "tensorboard": "train",
+    "peft": "lora",
+}
+PURPOSE = {
+    "search": "[search] serves stgt search, ask, caption and evaluate; [train] serves every command",
+    "train": "[train] serves every command",
+    "lora": "[lora] serves language models that are tuned with LoRA",
+}
+
+
+def exit_if_missing(error: Exception) -> None:
+    """End the program with one line and status 2 if the error says that a package of an extra is not installed."""
+    if message := missing_package(error):
+        print(f"stgt: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def missing_package(error: Exception) -> str | None:
+    """What to install, in one line, if the error says that a package of an extra is not installed; else None."""
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    module = (error.name or "").partition(".")[0]
+    extra = EXTRAS.get(module)
+    if extra is None:
+        return None
+    return f"{module} is not installed; run: pip install 'stgt-kernels[{extra}]' ({PURPOSE[extra]})"

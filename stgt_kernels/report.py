@@ -1,0 +1,82 @@
+"""A report of what is installed and what can run here. It needs torch alone; bug reports should contain it."""
+
+import importlib
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+import stgt_kernels
+from stgt_kernels import dispatch
+
+# These variables change which kernels run, and how; the report shows those that are set.
+VARIABLES = ("ATEN_CPU_CAPABILITY", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TRITON_INTERPRET")
+
+
+def report() -> str:
+    """Versions, devices, how the kernels were built, and for each backend where it runs or why it cannot.
+
+    Returns several lines, without a newline at the end.
+    """
+    variables = [f"{name}={value}" for name, value in sorted(os.environ.items()) if _matters(name)]
+    lines = [
+        f"stgt_kernels {stgt_kernels.__version__}, Python {platform.python_version()}, {platform.platform()}",
+        f"torch {torch.__version__}, built for CUDA {torch.version.cuda or '-'}; triton {package_version('triton')}",
+        f"cpu: {hardware(torch.device('cpu'))}, {platform.machine()}, {torch.get_num_threads()} threads, "
+        f"PyTorch uses {torch.backends.cpu.get_cpu_capability()}",
+        *(f"{device}: {_gpu(device)}" for device in _gpus()),
+        *(_extension(module) for module in ("_C", "_cuda")),
+        *(f"backend {name:9}: {_availability(name)}" for name in dispatch.BACKENDS),
+        f"environment: {', '.join(variables) or '-'}",
+    ]
+    return "\n".join(lines)
+
+
+def package_version(package: str) -> str:
+    """The version of an installed package, or the words "(not installed)"."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def hardware(device: torch.device) -> str:
+    """The name of a GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
+
+
+def _matters(variable: str) -> bool:
+    return variable in VARIABLES or variable.startswith("STGT_")
+
+
+def _gpus() -> list[str]:
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+
+
+def _gpu(device: str) -> str:
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
+
+
+def _extension(module: str) -> str:
+    """How a compiled extension was built, or why it cannot be loaded."""
+    if error := dispatch.extension_error(module):
+        return f"{module}: {error}"
+    extension = importlib.import_module(f"stgt_kernels.{module}")
+    return f"{module}: " + ", ".join(f"{name} {value or '-'}" for name, value in extension.build_info().items())
+
+
+def _availability(backend: str) -> str:
+    """The devices of this machine that a backend runs on, or why it runs on none."""
+    able = [device for device in ("cpu", *_gpus()) if dispatch.why_not(backend, device) is None]
+    if able:
+        return f"yes, on {', '.join(able)}"
+    home = "cpu" if backend == "cpu" else "cuda"
+    return f"no: {dispatch.why_not(backend, home) or 'PyTorch finds no CUDA device'}"
