@@ -174,7 +174,8 @@ def errors_named(path: Path, *others: Path) -> Iterator[None]:
         ours = name is None or str(name) in folders or str(name).startswith(tuple(map(str, written)))
         if error.errno is None or not ours:
             raise
-        named = type(error)(f"{path}: could not be written ({error.strerror}); what was there before is unchanged")
+        kind = type(error) if type(error).__module__ == "builtins" else OSError  # others ask for arguments of their own
+        named = kind(f"{path}: could not be written ({error.strerror}); what was there before is unchanged")
         named.errno = error.errno
         raise named from error
     except MemoryError as error:

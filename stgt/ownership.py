@@ -55,6 +55,14 @@ def owned(path: str | Path, *, beside: bool = False) -> Iterator[None]:
                 folder.rmdir()
 
 
+def remove_dead_lock(path: Path) -> None:
+    """Remove the lock file beside `path` that a process left there when it was killed after its last step."""
+    lock = path.with_name(f".{path.name}{LOCK}")
+    if lock.exists():
+        with suppress(OSError), owned(path, beside=True):
+            pass
+
+
 def _acquire(lock: Path, path: Path) -> int | None:
     """The descriptor that holds the lock, or None where the file system has no locks."""
     while True:

@@ -7,8 +7,16 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from stgt.ablation.run import Size, ablate
+from stgt.config import TrainConfig
+from stgt.data.benchmarks import convert
+from stgt.data.shapes import render_shapes
+from stgt.evaluation.store import Store
 from stgt.ownership import LOCK, OwnedError, owned
+from stgt.training.distributed import World
+from stgt.training.run import train
 
 HOLD = """
 import os, sys, time
@@ -64,6 +72,46 @@ def test_a_process_does_not_own_a_folder_twice(tmp_path):
         pass
     with owned(tmp_path):
         pass
+
+
+def train_tiny(out):
+    train(TrainConfig(out=out, device="cpu"))
+
+
+def ablate_tiny(out):
+    ablate(["table2"], Size(seeds=1, epochs=1, clips=1000, test_clips=1), out, "cpu")
+
+
+def convert_msvd(out):
+    for split in ("train", "val", "test"):
+        (out.parent / f"{split}_list.txt").write_text(f"{split}\n")
+    (out.parent / "raw-captions.json").write_text('{"train": ["a"], "val": ["b"], "test": ["c"]}')
+    convert("msvd", out.parent, out, any_size=True)
+
+
+@pytest.mark.parametrize("command", [train_tiny, ablate_tiny, convert_msvd])
+def test_a_command_that_writes_into_a_folder_asks_for_it_first(command, tmp_path):
+    out = tmp_path / "out"
+    with owned(out):
+        with pytest.raises(OwnedError, match=f"{out}: another command is writing there"):
+            command(out)
+        assert os.listdir(out) == [LOCK]
+
+
+def test_a_command_that_makes_a_folder_asks_for_its_place_first(tmp_path):
+    with owned(tmp_path / "shapes", beside=True), pytest.raises(OwnedError, match="shapes: another command"):
+        render_shapes(tmp_path / "shapes", train=1, test=1, size=32, frames=2)
+    assert not (tmp_path / "shapes").exists()
+
+
+def test_a_store_is_read_by_many_and_written_by_one(tmp_path):
+    world, store = World(0, 1, torch.device("cpu")), Store(tmp_path / "texts", {"000000": 1})
+    with store.owned(world, store.missing()):
+        with pytest.raises(OwnedError), store.owned(world, store.missing()):
+            pass
+        store.write("000000", features=torch.ones(1, 2))
+        with store.owned(world, store.missing()):
+            assert store.all("features").tolist() == [[1.0, 1.0]]
 
 
 def test_nothing_is_left_behind(tmp_path):

@@ -37,7 +37,7 @@ from stgt.integrity import (
     row_digests,
     sealed,
 )
-from stgt.ownership import owned
+from stgt.ownership import owned, remove_dead_lock
 from stgt.structure import field, shown
 from stgt.training.randomness import seeded
 
@@ -195,6 +195,7 @@ def write_features(
         tower_hash, describe(videos.transform), videos.frames, videos.sampling, views, videos.decoder_version
     )
     if folder.exists():
+        remove_dead_lock(folder)
         store = FeatureStore(folder)
         store.require(**dataclasses.asdict(key))
         if missing := [video for video in videos.videos if video not in store]:

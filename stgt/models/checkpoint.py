@@ -95,7 +95,10 @@ def export_released(model: nn.Module, path: str | Path) -> None:
         write_tensors(path, state)
     else:
         with atomic_file(path) as partial, open(partial, "wb") as file:
-            torch.save({"model": state}, file)
+            try:
+                torch.save({"model": state}, file)
+            except RuntimeError as error:  # closing the archive fails as well, and hides the operating system's error
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def _without_idle_tower(sources: Mapping[str, Source], ours: Collection[str]) -> dict[str, Source]:

@@ -16,7 +16,7 @@ from stgt.data.shapes.render import FPS, Rendering, encode, render
 from stgt.data.shapes.scene import BACKGROUNDS, Scene, Track, draw_scene, simulate
 from stgt.files import atomic_folder
 from stgt.integrity import CHECKSUMS, checksum_lines, has_checksums, verify_checksums
-from stgt.ownership import owned
+from stgt.ownership import owned, remove_dead_lock
 from stgt.structure import field, read_json, shown
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ def render_shapes(
     _require(settings)
     out = Path(out_dir)
     if out.exists():
+        remove_dead_lock(out)
         _require_same(out, settings)
         return out
     with owned(out, beside=True), atomic_folder(out) as unfinished:

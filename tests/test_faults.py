@@ -1,0 +1,57 @@
+"""Killed at each write, and without room: what is there is whole, and the same command then does the rest."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FAULTS = Path(__file__).with_name("faults.py")
+COMMANDS = ("pretrained", "released", "annotation", "shapes", "features", "store", "pictures")
+
+
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory):
+    """The trials of each command, as faults.py reports them."""
+    done = subprocess.run([sys.executable, FAULTS, tmp_path_factory.mktemp("faults")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return {command: [trial for trial in found if trial["command"] == command] for command in COMMANDS}
+
+
+def is_hidden(name):
+    return any(part.startswith(".") for part in Path(name).parts)
+
+
+def assert_whole_or_absent(left, whole):
+    """Of what the finished command writes, every file that is seen has its final bytes, if it is there at all."""
+    assert {name: content for name, content in left.items() if name in whole and whole[name] != content} == {}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_killed_command_leaves_whole_files_and_goes_on_when_repeated(command, trials):
+    whole, *others = trials[command]
+    assert whole["status"] == 0, whole["said"]
+    killed = [trial for trial in others if trial["kind"] == "killed"]
+    assert len(killed) >= 4
+    for trial in killed:
+        assert trial["status"] == -signal.SIGKILL
+        assert_whole_or_absent(trial["left"], whole["left"])
+        assert trial["again"] == 0, trial["said"]
+        assert trial["whole"] == whole["left"]  # so that nothing hidden is left behind either
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_without_room_the_file_is_named_and_nothing_is_left_behind(command, trials):
+    whole, *others = trials[command]
+    for trial in (trial for trial in others if trial["kind"] == "full"):
+        if trial["status"]:  # all files of some commands are smaller than the room
+            assert trial["status"] == 2 and trial["out"] in trial["said"], trial["said"]
+            assert trial["said"].split()[0] == "OSError", trial["said"]
+            assert trial["said"].count("\n") == 1
+        assert_whole_or_absent(trial["left"], whole["left"])
+        assert not any(is_hidden(name) for name in trial["left"])
+        assert trial["again"] == 0 and trial["whole"] == whole["left"]
+    assert any(trial["status"] == 2 for trial in others if trial["kind"] == "full")
