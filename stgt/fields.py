@@ -53,7 +53,7 @@ def from_dict(cls: type, values: object) -> object:
         raise ValueError(f"{cls.__name__} is {shown(values)}, expected an object with its fields")
     kinds = hints(cls)
     if unknown := sorted(map(str, values.keys() - kinds.keys())):
-        raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}")
+        raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)[:80]}")
     return cls(**{name: _convert(kinds[name], value) for name, value in values.items()})
 
 
