@@ -5,6 +5,7 @@ import json
 import pytest
 
 from stgt.config import LossConfig, ModelConfig, OptimConfig, TrainConfig, VisionConfig, from_dict, to_dict
+from stgt.data.shapes import render_shapes
 from stgt.structure import DEEPEST, field, parse_json, read_json
 
 
@@ -83,3 +84,13 @@ def test_a_configuration_is_of_its_types_and_of_sane_sizes(cls, values, message)
 def test_a_configuration_comes_back():
     config = TrainConfig(model=ModelConfig(), csal_from=3)
     assert from_dict(TrainConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    "setting", [{"frames": 10**12}, {"size": 10**6}, {"train": 10**9}, {"test": 20_001}, {"seed": -1}]
+)
+def test_absurd_sizes_of_simulated_clips_are_refused_before_anything_is_drawn(setting, tmp_path):
+    name, value = next(iter(setting.items()))
+    with pytest.raises(ValueError, match=f"{name} is {value}, expected at least .* and at most"):
+        render_shapes(tmp_path / "clips", **{"train": 1, "test": 1} | setting)
+    assert not (tmp_path / "clips").exists()

@@ -62,14 +62,18 @@ def render_shapes(
 
 
 def _require(settings: dict[str, int]) -> None:
-    lowest = {"train": 1, "test": 0, "seed": 0, "size": 32, "frames": 2}
-    for name, low in lowest.items():
-        if settings[name] < low:
-            raise ValueError(f"{name} is {settings[name]}, expected at least {low}")
+    ranges = {
+        "train": (1, 1_000_000),
+        "test": (0, 20_000),  # beyond that, scenes that differ in meaning run out
+        "seed": (0, 2**63 - 1),
+        "size": (32, 4096),
+        "frames": (2, 10_000),
+    }
+    for name, (low, high) in ranges.items():
+        if not low <= settings[name] <= high:
+            raise ValueError(f"{name} is {settings[name]}, expected at least {low} and at most {high}")
     if settings["size"] % 2:
         raise ValueError(f"size is {settings['size']}, expected an even number: H.264 halves the colours' resolution")
-    if settings["test"] > 20_000:
-        raise ValueError(f"test is {settings['test']}, expected at most 20000: scenes that differ in meaning run out")
 
 
 def _require_same(out: Path, settings: dict[str, int]) -> None:
