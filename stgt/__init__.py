@@ -1,1 +1,24 @@
 """STGT: video-language alignment with a spatio-temporal graph transformer, trained and evaluated end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stgt.retriever import Retriever
+
+__all__ = ["load"]
+
+
+def load(name: str | Path, *, device: str = "auto", tokenizer: str | None = None) -> Retriever:
+    """A trained retrieval model, ready to embed videos and texts and to compare them.
+
+    name: a run's folder, a folder that `stgt convert` or `save_pretrained` wrote, or a model on the Hugging Face hub.
+    device: "auto" is a GPU where there is one. tokenizer: a folder or a hub's name, for models that come without one.
+    Raises ValueError, OSError or CheckpointError for a name that leads to no such model, saying what was expected.
+    """
+    # `import stgt` takes no time, and the rest is loaded where it is needed.
+    from stgt.retriever import Retriever
+
+    return Retriever(name, device=device, tokenizer=tokenizer)

@@ -1,0 +1,75 @@
+"""A trained model and all that it needs, for use from Python: files and sentences in, comparable vectors out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stgt.data.pixels import read_pixels
+from stgt.evaluation.load import open_run, precision, require_retrieval
+from stgt.models.pretrained import find
+
+
+class Retriever:
+    """Embeds videos and texts with a retrieval model, as `stgt evaluate` and `stgt search` do.
+
+    `run` has the parts: `run.model`, `run.tokenizer` and `run.config`.
+    """
+
+    def __init__(self, name: str | Path, *, device: str = "auto", tokenizer: str | None = None) -> None:
+        """See `stgt.load`."""
+        folder = Path(name) if Path(name).exists() else find(name)[0].parent
+        self.run = open_run(folder, device, tokenizer)
+        require_retrieval(self.run, folder)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.run.model.parameters()).device
+
+    def to(self, device: torch.device | str) -> Retriever:
+        """Move the model to another device."""
+        self.run.model.to(device)
+        return self
+
+    @torch.inference_mode()
+    def embed_videos(self, paths: Sequence[str | Path], *, batch_size: int = 8) -> Tensor:
+        """Unit vectors of videos, Q for each: float32 (V, Q, E), on the CPU.
+
+        Images are videos of one frame. Raises VideoError for a file that cannot be read, ValueError for a single path.
+        """
+        _require_list("paths", paths)
+        data, size = self.run.config.data, self.run.config.model.vision.image_size
+        clips = (read_pixels(path, data.frames, size, **data.decoding) for path in paths)
+        found = []
+        with precision(self.run):
+            for _, alike in itertools.groupby(clips, key=lambda clip: len(clip)):  # an image has one frame
+                while batch := list(itertools.islice(alike, batch_size)):
+                    found.append(self.run.model.encode_video(torch.stack(batch).to(self.device)).queries.float().cpu())
+        return torch.cat(found)
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:
+        """Unit vectors of sentences: float32 (N, E), on the CPU. Raises ValueError for a single string."""
+        _require_list("texts", texts)
+        length = self.run.config.model.qformer.max_text_length
+        found = []
+        with precision(self.run):
+            for start in range(0, len(texts), batch_size):
+                words = self.run.tokenizer.encode(list(texts[start : start + batch_size]), length)
+                found.append(self.run.model.encode_text(*(part.to(self.device) for part in words)).float().cpu())
+        return torch.cat(found)
+
+    @torch.inference_mode()
+    def similarity(self, videos: Tensor, texts: Tensor) -> Tensor:
+        """How well videos (V, Q, E) and texts (N, E) fit: float32 (V, N), the best of a video's queries, at most 1."""
+        return self.run.model.similarity(videos.to(self.device), texts.to(self.device)).float().cpu()
+
+
+def _require_list(name: str, values: object) -> None:
+    if isinstance(values, (str, Path)) or not len(values):
+        raise ValueError(f"{name} is {values!r}, expected a list with at least one entry")
