@@ -85,7 +85,7 @@ def test_a_gpus_results_come_before_a_cpus(tmp_path):
     options = {"results": "results", "report": "REPORT.md", "readme": "README.md"}
     assert report.main([word for name, path in options.items() for word in (f"--{name}", str(tmp_path / path))]) == 0
     readme = (tmp_path / "README.md").read_text()
-    assert "NVIDIA H200" in readme and "a CPU" not in readme and "0.3" in readme
+    assert "NVIDIA H200" in readme and "a CPU" not in readme and "300 µs" in readme
 
 
 def test_without_results_or_markers_nothing_is_written(tmp_path):
