@@ -83,8 +83,6 @@ def test_one_node(backend):
     torch.testing.assert_close(result["dv"], dout)
     torch.testing.assert_close(result["lse"], (q * k).sum(-1) * 88**-0.5 * 0.5)
     assert_attention_errors(result, q, k, v, graph, dout)  # dq, dk and dweight are 0 but for rounding.
-        result, q, k, v, graph, dout
-    )  # dq, dk and dweight are 0 but for the rounding of their terms.
 
 
 @each_kernel
