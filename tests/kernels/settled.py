@@ -7,10 +7,12 @@ PyTorch's other instruction sets, find it above.
 from collections.abc import Callable
 
 import torch
+from released import CrossGraphTransformer
 from torch import Tensor
 
 from stgt_kernels import SpatioTemporalGraph
 from stgt_kernels.graph import live_tiles
+from stgt_kernels.integrations.released_stgt import accelerate
 from stgt_kernels.testing import THRESHOLD_BAND
 
 Graph = SpatioTemporalGraph | Tensor
@@ -31,3 +33,25 @@ def settled(build_graph: Callable[..., Graph], exact: SpatioTemporalGraph, thres
         return weight if isinstance(graph, Tensor) else SpatioTemporalGraph(weight, live_tiles(weight))
 
     return build
+
+
+def recorded_model(tensors: dict[str, Tensor], meta: dict[str, str]) -> CrossGraphTransformer:
+    """The stand-in of the released model with a recording's weights."""
+    sizes = (int(meta[name]) for name in ("width", "layers", "heads", "frames_model"))
+    model = CrossGraphTransformer(*sizes, float(meta["threshold"])).eval()
+    model.load_state_dict({key[6:]: value for key, value in tensors.items() if key.startswith("param.")})
+    return model
+
+
+def exact_graphs(tensors: dict[str, Tensor], meta: dict[str, str]) -> list[SpatioTemporalGraph]:
+    """The graphs of all blocks of a recorded model in float64."""
+    model, graphs = recorded_model(tensors, meta).double(), []
+
+    def keep(module, args, kwargs):
+        graphs.append(kwargs["graph_mask"])
+
+    for block in model.resblocks:
+        block.graphattn.register_forward_pre_hook(keep, with_kwargs=True)
+    with torch.no_grad(), accelerate(model, backend="reference"):
+        model(tensors["input"].double())
+    return graphs

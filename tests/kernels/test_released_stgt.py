@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases import KERNELS, device_of, each_kernel
 from released import CrossGraphTransformer
-from settled import settled
+from settled import exact_graphs, recorded_model, settled
 from test_golden import recorded
 from torch import nn
 
@@ -74,21 +74,18 @@ def assert_outputs_same(actual, expected):
 def test_what_was_recorded_from_the_release(name, accelerated):
     """Of the stand-in, and of the stand-in with our kernels, also where its mask is of another number of frames."""
     tensors, meta = recorded(name)
-    frames, threshold = int(meta["frames_model"]), float(meta["threshold"])
-    model = CrossGraphTransformer(int(meta["width"]), int(meta["layers"]), int(meta["heads"]), frames, threshold)
-    model.load_state_dict({key[6:]: value for key, value in tensors.items() if key.startswith("param.")})
+    frames, model = int(meta["frames_model"]), recorded_model(tensors, meta)
     device = device_of(accelerated)
-    model.to(device).eval()
+    model.to(device)
     x = tensors["input"].to(device).requires_grad_()
     if accelerated is None and x.shape[1] not in (1, frames):
         with pytest.raises(RuntimeError, match="must match the size"):
             model(x)
         return
-    graphs = exact_graphs(model, x)
     if accelerated is not None:
         handle = accelerate(model, backend=accelerated)
         assert handle.blocks == tuple(f"resblocks.{i}" for i in range(len(model.resblocks)))
-    for block, graph in zip(model.resblocks, graphs, strict=True):
+    for block, graph in zip(model.resblocks, exact_graphs(tensors, meta), strict=True):
         block.build_graph = settled(block.build_graph, graph, block.sim_th)
     out = model(x)
     near(out, tensors["output"], 1e-5)
@@ -97,20 +94,6 @@ def test_what_was_recorded_from_the_release(name, accelerated):
     for key, parameter in model.named_parameters():
         if parameter.requires_grad:
             near(parameter.grad, tensors["grad." + key], 5e-5)
-
-
-def exact_graphs(model, x):
-    """The graphs of all blocks in float64."""
-    model, graphs = copy.deepcopy(model).cpu().double(), []
-
-    def keep(module, args, kwargs):
-        graphs.append(kwargs["graph_mask"])
-
-    for block in model.resblocks:
-        block.graphattn.register_forward_pre_hook(keep, with_kwargs=True)
-    with torch.no_grad(), accelerate(model, backend="reference"):
-        model(x.cpu().double())
-    return graphs
 
 
 def near(actual, expected, tolerance):

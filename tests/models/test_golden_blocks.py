@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from settled import settled
+from settled import exact_graphs, settled
 
 from stgt.config import GraphConfig
 from stgt.models.graph_transformer import GraphTransformer
@@ -46,16 +46,6 @@ def test_gradient_checkpointing_gives_the_same(golden, assert_near):
     tensors, meta = golden("video_t4_h01_b2_l2")
     model = build(tensors, meta, checkpointing=True, dropout=0.0, backend="reference").train()
     check_outputs_and_gradients(model, tensors, meta, assert_near)
-
-
-def exact_graphs(tensors, meta):
-    """The graphs of all blocks in float64, whose edges are the recording's."""
-    model, graphs = build(tensors, meta, backend="reference").double(), []
-    for block in model.blocks:
-        block.build_graph = lambda local, build_graph=block.build_graph: graphs.append(build_graph(local)) or graphs[-1]
-    with torch.no_grad():
-        model(tensors["input"].double())
-    return graphs
 
 
 def check_outputs_and_gradients(model, tensors, meta, assert_near):

@@ -227,7 +227,7 @@ def test_checkpoints_hold_what_was_trained_and_name_the_rest(folders, folder, tu
 
 
 def save(folder, model, tensors, reference):
-    state = {"tower": None, "language": reference, "config": {"model": {}}}
+    state = {"step": 1, "tower": None, "language": reference, "config": {"model": {}}}
     return ckpt.write_checkpoint(folder, 1, {"model": tensors}, state, keep=1)
 
 
