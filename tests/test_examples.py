@@ -1,0 +1,62 @@
+"""Runs the examples as a reader would, on simulated clips and at tiny sizes."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from stgt.data.shapes import render_shapes
+from stgt.evaluation.load import open_run
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def example(name: str) -> dict:
+    """The names that an example defines; its main() is not called yet."""
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    return render_shapes(tmp_path_factory.mktemp("data") / "shapes", train=8, test=1, size=32, frames=4) / "videos"
+
+
+@pytest.fixture(scope="module")
+def trained(videos, tmp_path_factory) -> tuple[Path, dict]:
+    """The run's folder of your_own_data_set.py, and the result that it measured."""
+    out = tmp_path_factory.mktemp("runs") / "mine"
+    clips = json.loads((videos.parent / "train.json").read_text())
+    sentences = out.with_name("sentences.tsv")
+    sentences.write_text("".join(f"{clip['video']}\t{clip['caption']}\n" for clip in clips))
+    return out, example("your_own_data_set")["main"](videos, sentences, out, epochs=1)
+
+
+def test_the_kernels_train_a_model_of_ones_own(capsys):
+    first, second = example("kernels_in_your_model")["main"]()
+    assert second < first
+    assert "of the pairs within the window are edges" in capsys.readouterr().out
+
+
+def test_clips_of_ones_own_are_trained_on_and_evaluated(trained):
+    out, result = trained
+    assert result["split"]["videos"] == 2 and result["split"]["captions"] == 2
+    assert result["step"] == 1 and result["threshold"] == 0.3
+    assert json.loads((out / "evaluation.json").read_text()) == result
+    names = [{clip["video"] for clip in json.loads(path.read_text())} for path in out.with_name("mine-data").iterdir()]
+    assert sorted(map(len, names)) == [2, 6] and not names[0] & names[1]
+
+
+def test_clips_are_listed_in_the_order_of_their_similarity_to_a_sentence(trained, videos, capsys):
+    out, _ = trained
+    search = example("embed_and_search")
+    found = search["main"](out, videos, "a green triangle grows", top=3)
+    assert len(found) == 3 and [score for _, score in found] == sorted((score for _, score in found), reverse=True)
+    run = open_run(out)
+    paths = sorted(videos.iterdir())
+    vectors = search["embed_videos"](run, paths)
+    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(vectors.shape[:2]))
+    cosines = vectors @ search["embed_texts"](run, ["a green triangle grows"])[0]
+    assert found[0] == (paths[int(cosines.amax(1).argmax())], pytest.approx(float(cosines.max()), abs=1e-6))
+    assert capsys.readouterr().out.count(".mp4") == 3
