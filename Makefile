@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/benchmarks
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup quickstart test test-numerics sanitize bench bench-smoke gpu-check lint clean
+.PHONY: setup quickstart test test-numerics sanitize bench bench-smoke gpu-check docs lint clean
 
 setup: $(VENV)/.built
 
@@ -19,7 +19,7 @@ $(VENV)/.packages: constraints.txt pyproject.toml
 
 $(VENV)/.built: $(VENV)/.packages setup.py $(shell find csrc -type f)
 	@echo "Building stgt_kernels"
-	@$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt --editable '.[train,dev,samples]'
+	@$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt --editable '.[train,dev,docs,samples]'
 	@touch $@
 
 quickstart: setup
@@ -73,6 +73,10 @@ bench-smoke: setup
 # On a machine with a GPU, with the Python in use: its PyTorch is the one for that GPU. PARTS="build tests" for some.
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check $(PARTS)
+
+# This site, into build/docs/index.html. -n: a reference that leads nowhere is a warning, and each warning is an error.
+docs: setup
+	$(BIN)/python -m sphinx -q -W --keep-going -n docs build/docs
 
 lint: setup
 	$(BIN)/ruff check .
