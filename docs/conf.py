@@ -1,5 +1,7 @@
 """Sphinx's settings for this site. `make docs` builds it, and every warning is an error."""
 
+import re
+
 import stgt_kernels
 
 project = "stgt-kernels"
@@ -25,3 +27,13 @@ nitpick_ignore_regex = [
     ("py:class", r"torch\..*|Tensor|nn\.Module|optional|pathlib\..*|collections\..*|contextlib\..*"),
     ("py:obj", r"torch\..*"),
 ]
+
+
+def _fields(app, what, name, obj, options, lines):
+    """Turns the lines "weight: …" and "live: …" of a class's docstring into a list of fields."""
+    if name == "stgt_kernels.SpatioTemporalGraph":
+        lines[:] = [re.sub(r"^(weight|live): +", r":\1: ", line) for line in lines]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", _fields)
