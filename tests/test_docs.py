@@ -1,0 +1,95 @@
+"""The pages of docs/ agree with the code: commands, file names, environment variables and snippets."""
+
+import re
+import shlex
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from stgt import __main__ as cli
+from stgt.recipes import RECIPES
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "examples/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TAKE_A_RECIPE = {("train",), ("data", "features")}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every `stgt …` in the page's shell snippets, from the command's name on."""
+    lines = (line for block in blocks(page, "sh") for line in block.splitlines())
+    calls = (re.search(r"(?:^|/|-m |-- )stgt (.*)", line) for line in lines)
+    return [shlex.split(call[1], comments=True) for call in calls if call]
+
+
+@cache
+def help_text(*command: str) -> str:
+    """What `stgt COMMAND --help` prints. Fails if there is no such command."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        printed: list[str] = []
+        patch.setattr(sys, "argv", ["stgt", *command, "--help"])
+        patch.setattr(sys.stdout, "write", printed.append)
+        cli.main()
+    assert stop.value.code == 0, f"stgt {' '.join(command)} is no command"
+    return "".join(printed)
+
+
+def parsed(words: list[str]) -> tuple[tuple[str, ...], list[tuple[str, tuple[str, ...]]]]:
+    """The command with its subcommands, and each option with what it is for: the (sub)command last named before it."""
+    command: tuple[str, ...] = ()
+    options = []
+    for word in words:
+        if word.startswith("--"):
+            options.append((word, command))
+        elif not command or command == ("data",) or (command in TAKE_A_RECIPE and word in RECIPES):
+            command += (word,)
+    return command, options
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_and_option_on_a_page_exists(page):
+    for words in commands(page):
+        line = f"stgt {' '.join(words)}"
+        command, options = parsed(words)
+        assert command not in TAKE_A_RECIPE, f"{line}: it names no recipe"
+        help_text(*command)
+        for option, place in options:
+            exists = re.search(rf"{re.escape(option)}(?![\w-])", help_text(*place))
+            assert exists, f"{line}: {' '.join(place)} has no {option}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_that_a_page_names_exists(page):
+    named = re.findall(
+        r"`((?:benchmarks|csrc|docs|examples|stgt|stgt_kernels|tests)/[\w./-]+)`", page.read_text("utf-8")
+    )
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_every_environment_variable_of_this_project_is_documented_and_no_other():
+    page = set(re.findall(r"`(STGT_\w+)`", (ROOT / "docs/environment.md").read_text("utf-8")))
+    files = [path for folder in ("stgt", "stgt_kernels", "benchmarks", "csrc") for path in (ROOT / folder).rglob("*")]
+    files = [path for path in files if path.suffix in (".py", ".cpp", ".h", ".cu", ".cuh")]
+    files += [ROOT / "setup.py", ROOT / "tests/conftest.py"]
+    read = r"""(?:getenv\(|environ(?:\.get\(|\[))["'](STGT_\w+)["']"""
+    assert page == {name for path in files for name in re.findall(read, path.read_text("utf-8"))}
+
+
+# Snippets on other pages need a trained run or a film, which the tests of these commands have.
+@pytest.mark.parametrize(
+    "page", ["install.md", "architecture.md", "backends.md", "extending/data_set.md", "extending/recipe.md"]
+)
+def test_snippets_of_python_run(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    snippets = blocks(ROOT / "docs" / page, "python")
+    assert snippets
+    scope: dict = {}
+    for snippet in snippets:
+        if "train(config)" not in snippet:
+            exec(compile(snippet, page, "exec"), scope)
