@@ -146,6 +146,7 @@ def match_in(megabytes, said, *task):
     lines = Path("/proc/self/status").read_text().splitlines()
     limit = (megabytes << 20) + (next(int(line.split()[1]) for line in lines if line.startswith("VmData")) << 10)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    torch.set_num_threads(1)  # The threads of the process that this one was forked from are not here.
     said.send(match_logits(Heavy(), *task, batch_size=2)[:, 1].tolist())
 
 
