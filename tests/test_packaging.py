@@ -29,7 +29,7 @@ def setup_py(tmp_path):
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         env = {k: v for k, v in os.environ.items() if k not in ("CXX", "STGT_BUILD_CUDA")} | environment
         command = [sys.executable, "setup.py", *(arguments or ("--version",))]
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
 
     return run
 

@@ -27,7 +27,7 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=False)
 
 def run_without_extras(module: str, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", WITHOUT_EXTRAS, module, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
 
 
 def verdicts(text: str) -> dict[str, str]:

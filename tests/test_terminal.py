@@ -80,7 +80,7 @@ def test_an_ascii_terminal_shows_escapes():
         "from stgt import terminal; import logging; terminal.prepare()\n"
         "terminal.say('naïve 日 \\udcff'); print('“quoted”'); logging.warning('é')"
     )
-    out, err = python(code, "ascii").communicate(timeout=120)
+    out, err = python(code, "ascii").communicate(timeout=500)
     assert out.split(b"\n")[:2] == [rb"na\xefve \u65e5 \xff", rb"\u201cquoted\u201d"] and err == b"\\xe9\n"
 
 
@@ -101,7 +101,7 @@ def test_a_reader_that_leaves_ends_the_process_quietly(write):
 
 def test_a_broken_pipe_elsewhere_is_an_error():
     code = "import os; r, w = os.pipe(); os.close(r); os.write(w, b'1')"
-    out, err = python(WRITING + code, "utf-8").communicate(timeout=120)
+    out, err = python(WRITING + code, "utf-8").communicate(timeout=500)
     assert out == b"" and b"BrokenPipeError" in err
 
 

@@ -5,7 +5,7 @@ import sys
 
 
 def run(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500)
 
 
 def test_transforms_import_and_work():

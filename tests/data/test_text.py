@@ -83,7 +83,7 @@ def test_training_gives_the_same_ids_in_every_process(tmp_path):
     )
     digests = set()
     for run in range(4):
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / str(run))], check=True, timeout=120)
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / str(run))], check=True, timeout=500)
         digests.add(hashlib.sha256((tmp_path / str(run) / "vocab.txt").read_bytes()).hexdigest())
     assert len(digests) == 1
 

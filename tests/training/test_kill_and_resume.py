@@ -30,7 +30,7 @@ def start(out, *settings, launcher=()):
 
 
 def finish(process):
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=500)
     return process.returncode, output
 
 

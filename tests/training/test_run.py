@@ -230,7 +230,7 @@ def test_the_real_model_killed_from_outside_ends_with_the_same_bits(run, clips, 
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     process = start(*words)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=500)
     assert process.returncode == 0, output
     for group in ("model", "optimizer"):
         one, other = (ckpt.read_tensors(ckpt.latest_checkpoint(r), group) for r in (run, tmp_path / "killed"))
@@ -241,7 +241,7 @@ def test_the_real_model_killed_from_outside_ends_with_the_same_bits(run, clips, 
 def test_two_processes_train_the_real_model(clips, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "stgt")
     words = command(clips, tmp_path / "two", "--batch-size", "2")
-    output, _ = start(*words, launcher=launcher).communicate(timeout=240)
+    output, _ = start(*words, launcher=launcher).communicate(timeout=500)
     records = read_log(tmp_path / "two")
     assert [record["step"] for record in records] == [2, 4, 6, 8, 10, 12], output
     assert ckpt.read_state(ckpt.latest_checkpoint(tmp_path / "two"))["world"] == 2
