@@ -13,6 +13,11 @@ from stgt.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "examples/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMANDS = [
+    *([name] for name in ("evaluate", "search", "caption", "ask", "visualize", "convert", "ablate", "efficiency")),
+    *(["data", name] for name in ("shapes", "convert", "merge", "check", "features")),
+    *(["train", name] for name in ("quickstart", "finetune_msrvtt_qa")),
+]
 TAKE_A_RECIPE = {("train",), ("data", "features")}
 
 
@@ -93,3 +98,16 @@ def test_snippets_of_python_run(page, tmp_path, monkeypatch, capsys):
     for snippet in snippets:
         if "train(config)" not in snippet:
             exec(compile(snippet, page, "exec"), scope)
+
+
+# Options of other programs that pages name in their text.
+OF_OTHERS = {"--no-build-isolation"}
+
+
+def test_every_option_in_the_text_of_a_page_is_an_option_of_some_command():
+    """Snippets are checked above for their own commands; here are the options that sentences name."""
+    texts = "".join(help_text(*command) for command in COMMANDS)
+    for page in PAGES:
+        for option in re.findall(r"`(--[\w.-]+)", page.read_text("utf-8")):
+            exists = option in OF_OTHERS or re.search(rf"{re.escape(option)}(?![\w-])", texts)
+            assert exists, f"{page}: no command has {option}"
