@@ -1,8 +1,8 @@
 """Embeds clips and a sentence with a trained model, and prints the clips in the order in which they fit the sentence.
 
 Run it with `python examples/embed_and_search.py MODEL VIDEOS "a sentence"`. MODEL is the folder of a run, a folder that
-`stgt convert` wrote, or the name of a model on the Hugging Face hub. `stgt search` does the same with more: it keeps the
-vectors, leaves out files that cannot be read, and re-ranks with the matching head.
+`stgt convert` wrote, or the name of a model on the Hugging Face hub. `stgt search` does more: it keeps the vectors,
+leaves out files that cannot be read, and re-ranks with the matching head.
 """
 
 from pathlib import Path
