@@ -1,1 +1,1 @@
-"""How much faster and smaller the kernels are than what one would use instead."""
+"""Benchmarks: the time and memory of the kernels, compared with the alternatives."""

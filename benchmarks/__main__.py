@@ -1,4 +1,4 @@
-"""python -m benchmarks [question ...]: how much faster and smaller the kernels are than what one would use instead."""
+"""python -m benchmarks [question ...]: compares the time and memory of the kernels with those of the alternatives."""
 
 import argparse
 import os
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-# Read when torch is loaded, as `stgt` has it: threads that spin while they wait starve each other on a busy machine.
+# OpenMP reads this variable when torch is loaded, so it is set first. Waiting threads that spin would starve each other
+# on a busy machine. `stgt` sets the same policy.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device(options.device)
     if device.type == "cpu" and options.threads:
         torch.set_num_threads(options.threads)
-    torch._dynamo.config.fail_on_recompile_limit_hit = True  # rather than time something that was not compiled
+    torch._dynamo.config.fail_on_recompile_limit_hit = True  # otherwise eager code would be timed as compiled
 
     asked = options.questions or QUESTIONS
     cases = [(question, case) for question in asked for case in module(question).cases(device.type, options.quick)]
@@ -57,12 +58,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--quick", action="store_true", help="small sizes, nothing compiled: under two minutes on two cores")
     p.add_argument("--threads", type=int, help="threads that torch may use on a CPU (default: all cores)")
-    p.add_argument("--out", type=Path, help="folder to keep the rows in; they are only printed without it")
+    p.add_argument("--out", type=Path, help="folder to keep the rows in; without it, they are only printed")
     return p
 
 
 def hardware_name(about: dict) -> str:
-    """A folder's name: "cpu", or a GPU's name without the vendor, as in "h200"."""
+    """The name of the folder for the results of this hardware: "cpu", or the GPU's name without its vendor ("h200")."""
     return "cpu" if "threads" in about else str(about["hardware"]).removeprefix("NVIDIA ").lower().replace(" ", "-")
 
 

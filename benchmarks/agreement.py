@@ -1,4 +1,7 @@
-"""No report where providers disagree: each is held against float64, within the tolerances of stgt_kernels.testing."""
+"""Checks that the providers agree: each is compared with float64, within the tolerances of stgt_kernels.testing.
+
+If a provider disagrees, its case gives no rows.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -11,17 +14,18 @@ from stgt_kernels import SpatioTemporalGraph
 from stgt_kernels.ops.spatio_temporal_graph import reference
 from stgt_kernels.testing import assert_close, assert_graph_close
 
-# How far a model's output may lie from that of the released attention, as a share of its length. Most of it comes from
-# similarities at the threshold: the released model rounds them to the compute dtype before it compares.
+# The largest norm of the difference between a model's output and the released attention's, relative to the latter's
+# norm. Most of the difference comes from similarities near the threshold: the released model rounds them to the compute
+# dtype before it compares them.
 MODEL_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
 
 
 class DisagreementError(Exception):
-    """Providers computed different things, so that their times cannot be compared."""
+    """The providers computed different results, so their times cannot be compared."""
 
 
 def forward_backward(attention: Callable[..., Tensor], *tensors: Tensor) -> tuple[Tensor, ...]:
-    """out, dq, dk, dv; tensors: q, k, v, dout."""
+    """Returns (out, dq, dk, dv) for tensors (q, k, v, dout)."""
     *inputs, dout = tensors
     leaves = [t.detach().requires_grad_() for t in inputs]
     out = attention(*leaves)
@@ -29,7 +33,7 @@ def forward_backward(attention: Callable[..., Tensor], *tensors: Tensor) -> tupl
 
 
 class AttentionOracle:
-    """What attention has to give: in float64, and in plain PyTorch, of the first head and the last."""
+    """The expected results of attention for the first and the last head: in float64, and in plain PyTorch."""
 
     NAMES = ("out", "dq", "dk", "dv")
 
@@ -46,7 +50,7 @@ class AttentionOracle:
         return (band_attention(*tensors[:3], weight),)
 
     def check(self, provider: str, results: Sequence[Tensor]) -> None:
-        """Raises DisagreementError if the results, out and maybe its gradients, are not what they have to be."""
+        """Raises DisagreementError if the results (out, or out and its gradients) exceed the tolerance."""
         for name, actual, plain, exact in zip(self.NAMES, results, self.plain, self.exact, strict=False):
             try:
                 assert_close(actual[:, self.heads], plain, exact, name)
@@ -55,10 +59,10 @@ class AttentionOracle:
 
 
 def check_graph(provider: str, graph: SpatioTemporalGraph, x: Tensor, threshold: float, ours: bool) -> None:
-    """Raises DisagreementError if a graph is not that of x (B, T, P, C).
+    """Raises DisagreementError if a graph is not the graph of x (B, T, P, C).
 
-    Kernels compare with the threshold before they round. Plain PyTorch rounds similarities to x's dtype first, so that
-    its edges may differ wherever that error reaches the threshold.
+    The kernels compare similarities with the threshold before they round them. Plain PyTorch rounds them to x's dtype
+    first, so its edges may differ where a similarity is within this rounding error of the threshold.
     """
     try:
         if ours or x.dtype == torch.float32:
@@ -78,7 +82,7 @@ def check_graph(provider: str, graph: SpatioTemporalGraph, x: Tensor, threshold:
 
 
 def check_model(provider: str, actual: Tensor, expected: Tensor, dtype: str) -> None:
-    """Raises DisagreementError if a model's output is further from another's than MODEL_TOLERANCE."""
+    """Raises DisagreementError if the relative difference of two models' outputs exceeds MODEL_TOLERANCE."""
     error = ((actual.double() - expected.double()).norm() / expected.double().norm()).item()
     if not error <= MODEL_TOLERANCE[dtype]:
-        raise DisagreementError(f"{provider}: off by {error:.2g} of its length, allowed {MODEL_TOLERANCE[dtype]:.2g}")
+        raise DisagreementError(f"{provider}: off by {error:.2g} of its norm, allowed {MODEL_TOLERANCE[dtype]:.2g}")

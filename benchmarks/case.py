@@ -1,4 +1,7 @@
-"""A case: one comparison of a question. What times it is handed to it, so that pytest or a plain loop can run it."""
+"""A case is one comparison that a question makes. It gets its timing function as an argument.
+
+So the same case can run under pytest-benchmark or in a plain loop.
+"""
 
 import gc
 from collections.abc import Callable
@@ -13,17 +16,17 @@ from benchmarks.timing import Functions, Timing
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a case runs, and what times it."""
+    """The device that a case runs on, and the function that times it."""
 
     device: torch.device
     quick: bool
     measure: Callable[[Functions, float], dict[str, Timing]]
-    """Times functions in turns, for about so many seconds; once per case"""
+    """Takes functions and seconds, and times the functions in turns for about that long. A case calls it once."""
     limits: Limits
 
     @property
     def seconds(self) -> float:
-        """To spend on the rounds of a case."""
+        """Seconds to spend on the rounds of a case."""
         return 0.5 if self.quick else 4.0
 
 
@@ -33,7 +36,7 @@ class Case:
     compute: Callable[[Bench], list[Row]]
 
     def run(self, question: str, bench: Bench) -> list[Row]:
-        """Raises DisagreementError, and gives no row at all, where providers disagree."""
-        gc.collect()  # models of the case before
-        torch._dynamo.reset()  # or the compiler gives up after eight sizes of the same function, and runs it eagerly
+        """Returns the rows of the case. Raises DisagreementError, and so gives no rows, if the providers disagree."""
+        gc.collect()  # frees the models of the previous case
+        torch._dynamo.reset()  # otherwise the compiler gives up after eight sizes of a function
         return [replace(row, question=question, case=self.name) for row in self.compute(bench)]

@@ -1,4 +1,4 @@
-"""What is claimed of the kernels: ratios of rows, each with the bound that it is held against."""
+"""The claims about the kernels: ratios of rows, each with the bound that it has to meet."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ HEADER = ("", "dtype", "against", "value", "bound", "met")
 
 
 class Found:
-    """The rows of a run, by what they are. Lookups raise LookupError where there is no such row, or no time in it."""
+    """The rows of a run by question, case and provider. Lookups raise LookupError if a row or its time is missing."""
 
     def __init__(self, rows: list[Row], about: dict[str, Any]) -> None:
         self.rows, self.limits = {row.key: row for row in rows}, about["limits"]
@@ -46,7 +46,7 @@ class Claim:
 
 
 def claims(about: dict[str, Any]) -> list[Claim]:
-    """Those for the machine that an environment is of."""
+    """The claims for the kind of machine (CPU or GPU) that an environment describes."""
     return cpu_claims() if "threads" in about else [*gpu_claims(), *model_claims()]
 
 
@@ -62,7 +62,7 @@ def claims_table(rows: list[Row], about: dict[str, Any]) -> str:
 
 
 def faster(question: str, problem: Problem, ours: str, than: str, at_least: float, what: str = "") -> Claim:
-    """How many times faster one provider is than another, of one case, where both took turns."""
+    """A claim of how many times faster one provider is than another in one case, in which the two took turns."""
 
     def value(found: Found) -> float:
         return found.seconds(question, problem, than) / found.seconds(question, problem, ours)
@@ -71,7 +71,7 @@ def faster(question: str, problem: Problem, ours: str, than: str, at_least: floa
 
 
 def cpu_claims() -> list[Claim]:
-    """One sample at the paper's shape."""
+    """Claims for one sample at the paper's shape."""
     fp32, bf16 = Problem(), Problem(dtype="bf16")
     ours, both, turns = "stgt_kernels cpu", "attention_forward_backward", f"{Problem(T=64)} and T=8 in turns"
     name = spoken(both)
@@ -109,7 +109,7 @@ def cpu_claims() -> list[Claim]:
 
 
 def decoding_claims() -> list[Claim]:
-    """Reading 8 frames of a file, on one thread."""
+    """Claims for reading 8 frames of a file on one thread."""
 
     def times(case: str, ours: str, theirs: str) -> Callable[[Found], float]:
         return lambda found: found.seconds("decoding", case, ours) / found.seconds("decoding", case, theirs)
@@ -125,7 +125,7 @@ def decoding_claims() -> list[Claim]:
 
 
 def gpu_claims() -> list[Claim]:
-    """The paper's shape with its batch of 20, on an H200."""
+    """Claims for the paper's shape with its batch of 20 on an H200."""
     paper, long = Problem(B=20, dtype="bf16"), Problem(B=4, T=64, dtype="bf16")
     ours, forward, both = "stgt_kernels cuda", "attention_forward", "attention_forward_backward"
     flex = ("FlexAttention", "FlexAttention, banded weights", "FlexAttention, max-autotune")
@@ -182,7 +182,7 @@ def gpu_claims() -> list[Claim]:
 
 
 def model_claims() -> list[Claim]:
-    """A training step at the paper's size, each variant with its largest batch of at most 20 clips."""
+    """Claims for a training step at the paper's size. Each variant runs with its largest batch of at most 20 clips."""
     released, attention, ours = "released model", "released graph attention, fused tower", "stgt_kernels"
 
     def claim(T: int, setting: str, than: str, at_least: float) -> Claim:

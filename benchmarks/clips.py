@@ -1,4 +1,4 @@
-"""Video files to time readers on: moving noise, as hard to encode as a film, made by FFmpeg's usual encoders."""
+"""Video files to time readers on. They hold moving noise, which is as hard to encode as a film."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def write_clip(path: Path, *, seconds: int, width: int, height: int, gop: int, rate: int = 25) -> Path:
-    """H.264 with B-frames, as x264's defaults have it, of smooth patterns that drift."""
+    """Writes smooth, drifting patterns as H.264 with B-frames, which are on by default in x264."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (height // 8 + 9, width // 8 + 9, 3), dtype=np.uint8)
     pattern = coarse.repeat(8, 0).repeat(8, 1)
@@ -23,7 +23,7 @@ def write_clip(path: Path, *, seconds: int, width: int, height: int, gop: int, r
 
 
 def repeat_clip(source: Path, path: Path, times: int) -> Path:
-    """The same packets `times` times in a row: a film whose groups of pictures are those of the clip."""
+    """Writes the packets of a clip `times` times in a row: a film with the same groups of pictures as the clip."""
     with av.open(str(source)) as clip, av.open(str(path), "w") as film:
         stream = clip.streams.video[0]
         copy = film.add_stream_from_template(stream)

@@ -1,6 +1,7 @@
-"""python -m benchmarks.compare A B: two result files, folders of them or commits, side by side, with ratios and noise.
+"""python -m benchmarks.compare A B: compares two sets of results, and prints ratios and noise.
 
-Exits with 1 if B is slower than A, or takes more memory, beyond what the rounds of either scatter.
+A and B are result files, folders of them, or commits. The exit code is 1 if B is slower than A, or takes more memory,
+by more than the noise of the two measurements.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from benchmarks.tables import duration, nbytes
 from stgt.markdown import table
 
 LEAST_NOISE = 0.05
-"""What two runs of the same code on a quiet machine may differ by, however little each of them scatters"""
+"""Two runs of the same code on a quiet machine may differ by this share, even if the rounds of each scatter less."""
 HEADER = ("question", "case", "provider", "A", "B", "B/A", "noise", "memory A", "memory B", "")
 
 
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         p.error(str(error))
     if a.hardware != b.hardware:
-        print(f"Other hardware, so that nothing follows: {', '.join(a.hardware)} and {', '.join(b.hardware)}\n")
+        machines = f"{', '.join(a.hardware)} and {', '.join(b.hardware)}"
+        print(f"The hardware differs, so the ratios prove nothing: {machines}\n")
     pairs = [Pair(a.rows[key], b.rows[key]) for key in a.rows if key in b.rows]
     pairs = [pair for pair in pairs if pair.a.median and pair.b.median]
     if not pairs:
@@ -59,7 +61,7 @@ class Pair:
 
     @property
     def noise(self) -> float:
-        """Half of what lies between the 20% and 80% quantiles, of both, as a share of the median."""
+        """The sum over both rows of half the distance between the 20% and 80% quantiles, relative to the median."""
         scatter = sum((row.high - row.low) / row.median / 2 for row in (self.a, self.b))
         return max(scatter, LEAST_NOISE)
 
@@ -69,7 +71,7 @@ class Pair:
 
     @property
     def larger(self) -> bool:
-        """Memory scatters only by what the allocator keeps: a twentieth, and a few MiB."""
+        """Whether B takes more memory. Memory scatters only by what the allocator keeps: a twentieth, and a few MiB."""
         if self.a.peak_memory is None or self.b.peak_memory is None:
             return False
         return self.b.peak_memory > self.a.peak_memory * 1.05 + 8 * 2**20
@@ -90,7 +92,7 @@ class Pair:
 
 
 def read(what: str) -> Side:
-    """Raises ValueError if it is neither a result file, nor a folder or a commit that holds some."""
+    """Reads a result file, or all result files of a folder or a commit. Raises ValueError if there are none."""
     path = Path(what)
     if path.is_file():
         results = [Results.load(path)]
@@ -102,18 +104,19 @@ def read(what: str) -> Side:
         raise ValueError(f"{what} holds no results")
     hardware = sorted({str(result.environment["hardware"]) for result in results})
     rows = {(str(result.environment["hardware"]), *row.key): row for result in results for row in result.rows}
-    # On one machine each, A's and B's rows are compared whatever the machines; on several, machine by machine.
+    # If a side has results of one machine only, its rows are keyed without the machine, so that A and B can be compared
+    # across machines. If it has several machines, the rows of each machine are compared separately.
     return Side(rows if len(hardware) > 1 else {key[1:]: row for key, row in rows.items()}, hardware)
 
 
 def committed(commit: str) -> dict[str, str]:
-    """The result files of a commit of this repository, and what is in them."""
+    """The names and contents of the result files of a commit of this repository."""
     names = git("ls-tree", "-r", "--name-only", commit, "--", "benchmarks/results").splitlines()
     return {name: git("show", f"{commit}:{name}") for name in names if is_result(Path(name).name)}
 
 
 def is_result(file: str) -> bool:
-    """Whether a file's name is that of a question's results."""
+    """Whether a file with this name holds the results of a question."""
     return file.removesuffix(".json") in QUESTIONS
 
 

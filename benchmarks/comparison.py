@@ -1,4 +1,4 @@
-"""Providers of attention on one problem: checked, weighed and timed."""
+"""Compares the providers of attention on one problem: checks their results, and measures their memory and time."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from benchmarks.rows import Row
 from benchmarks.timing import Timing, rotated
 
 IN_CACHE = 256 * 2**20
-"""Inputs of fewer bytes are rotated on a GPU, so that no call finds them in a cache"""
+"""Inputs with fewer bytes are rotated on a GPU, so that no call finds its inputs in a cache"""
 
 
 def attention_case(problem: Problem, providers: Iterable[Provider], *, backward: bool, name: str | None = None) -> Case:
@@ -36,7 +36,7 @@ def compare_attention(bench: Bench, *, problem: Problem, providers: tuple[Provid
         try:
             with out_of_memory_is_an_error(bench.device):
                 calls = [call(provider.prepare(each), each, backward) for each in sets]
-                results = calls[0]()  # this compiles, too
+                results = calls[0]()  # the first call also compiles
                 if not provider.bound:
                     oracle.check(provider.name, results)
                 del results
@@ -68,7 +68,7 @@ def compare_attention(bench: Bench, *, problem: Problem, providers: tuple[Provid
 def timed_row(
     bench: Bench, problem: Problem, provider: str, timing: Timing, work: tuple[float, float], **fields: Any
 ) -> Row:
-    """work: FLOPs and bytes of what was asked."""
+    """A row with rates. work: the FLOPs and bytes of the problem, whatever the provider computes."""
     flops, nbytes = work
     limit = bench.limits.seconds(flops, nbytes, problem.dtype)
     return Row.timed(
@@ -77,7 +77,7 @@ def timed_row(
 
 
 def call(attention: Attention, inputs: AttentionInputs, backward: bool) -> Callable[[], tuple[torch.Tensor, ...]]:
-    """What is timed: (out,), or (out, dq, dk, dv)."""
+    """The function that is timed. It returns (out,), or (out, dq, dk, dv) with backward."""
     if backward:
         return lambda: forward_backward(attention, *inputs.tensors)
 
@@ -90,12 +90,12 @@ def call(attention: Attention, inputs: AttentionInputs, backward: bool) -> Calla
 
 def why_not(provider: Provider, problem: Problem, bench: Bench, backward: bool = False) -> str | None:
     if provider.compiled and bench.quick:
-        return "left out by --quick: it takes its time to compile"
+        return "left out by --quick: it takes long to compile"
     return provider.why_not(problem, bench.device, backward)
 
 
 def further_inputs(nbytes: int, device: torch.device) -> int:
-    """How many more sets of inputs it takes that a GPU's cache holds none of them when its turn comes."""
+    """The number of copies of the inputs to rotate, so that a GPU's cache no longer holds a set when its turn comes."""
     return min(IN_CACHE // nbytes, 16) if device.type == "cuda" else 0
 
 

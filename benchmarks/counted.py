@@ -1,7 +1,7 @@
-"""python -m benchmarks.counted: what can be counted, against what was counted before. No clock, so CI can run it.
+"""python -m benchmarks.counted: compares counts of work with earlier counts. It uses no clock, so CI can run it.
 
-FLOPs, operators, allocations, the bytes they take and the most that live at once, and Triton's kernel launches. Exits
-with 1 if there is more of anything than counted.json says; --update writes it anew.
+It counts FLOPs, operators, the bytes that they move, allocations, the peak of live bytes, and Triton's kernel launches.
+The exit code is 1 if any count is higher than in counted.json. --update writes counted.json anew.
 """
 
 import argparse
@@ -36,7 +36,7 @@ Counts = dict[str, dict[str, int]]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m benchmarks.counted", description=__doc__)
-    p.add_argument("--update", action="store_true", help="write what was counted to counted.json")
+    p.add_argument("--update", action="store_true", help="write the new counts to counted.json")
     p.add_argument("--file", type=Path, default=COUNTED)
     options = p.parse_args(arguments)
     torch.set_num_threads(1)
@@ -52,12 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     columns = list(dict.fromkeys(name for counts in now.values() for name in counts))
     print(table(["", *columns], [[what, *(str(c.get(name, "")) for name in columns)] for what, c in now.items()]))
-    print("\n".join(["", "More than before:", *more] if more else ["", "No more of anything than before"]))
+    print("\n".join(["", "More than before:", *more] if more else ["", "No count is higher than before"]))
     return 1 if more else 0
 
 
 def count() -> Counts:
-    """Of small problems: what is counted grows with their size in known ways."""
+    """Counts for small problems. The counts of larger ones follow, since they grow with the size in known ways."""
     inputs, x = AttentionInputs.make(PROBLEM), real_tokens(PROBLEM.B, PROBLEM.T, PROBLEM.P, PROBLEM.C)
     config = model_config("quickstart")
     layer = GraphTransformer(config.graph, config.vision.width, config.vision.grid)
@@ -78,14 +78,14 @@ def count() -> Counts:
     }
     counts = {}
     for what, function in functions.items():
-        function()  # what happens once is not counted
+        function()  # the work of the first call alone is not counted
         layer.zero_grad(set_to_none=True)
         counts[what] = {"FLOPs": count_flops(function), **operators(function), **memory(function)}
     return counts | triton_launches(inputs, x)
 
 
 def operators(function: Callable[[], object]) -> dict[str, int]:
-    """Operators that reach a device, and the bytes of the tensors that they read and write."""
+    """The number of operators that reach a device, and the bytes of the tensors that they read and write."""
 
     class Counter(TorchDispatchMode):
         operators, moved = 0, 0
@@ -104,7 +104,7 @@ def operators(function: Callable[[], object]) -> dict[str, int]:
 
 
 def memory(function: Callable[[], object]) -> dict[str, int]:
-    """Allocations by torch, and the most bytes of them that live at once."""
+    """The number of torch's allocations, and the peak of the bytes that are allocated at the same time."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         function()
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -116,7 +116,7 @@ def memory(function: Callable[[], object]) -> dict[str, int]:
 
 
 def triton_launches(inputs: AttentionInputs, x: Tensor) -> Counts:
-    """How many kernels the ops launch on Triton; none of them runs."""
+    """How many kernels the ops launch on Triton. The launches are only recorded, and no kernel runs."""
     q, k, v = (t.detach().requires_grad_() for t in (inputs.q, inputs.k, inputs.v))
     weight = inputs.graph.weight.clone().requires_grad_()
     counts = {}
@@ -136,7 +136,7 @@ def triton_launches(inputs: AttentionInputs, x: Tensor) -> Counts:
 
 @contextmanager
 def launches() -> Iterator[list[str]]:
-    """Within the block Triton's launches are written down in place of running."""
+    """Within the block, Triton's launches are recorded and not run. Yields the list of the kernels' names."""
     import triton
 
     names: list[str] = []

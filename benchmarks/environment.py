@@ -1,4 +1,4 @@
-"""What a figure depends on: hardware, versions, commit, date, and how busy the machine was."""
+"""The environment that results depend on: hardware, versions, commit, date, and how busy the machine was."""
 
 import importlib.metadata
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def environment(device: torch.device) -> dict[str, object]:
-    """Of this process and machine, as JSON values."""
+    """The environment of this process and machine, as JSON values."""
     return {
         **(_gpu() if device.type == "cuda" else _cpu()),
         "load": round(os.getloadavg()[0], 2),
@@ -41,7 +41,7 @@ def _cpu() -> dict[str, object]:
 
 
 def _gpu() -> dict[str, object]:
-    """The clocks are read, never set."""
+    """Only reads the clocks, and does not set them."""
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     found = {
         "hardware": properties.name,
@@ -64,7 +64,7 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    """The commit, with "+" behind it where code has changed since; of a copy without git, what STGT_COMMIT says."""
+    """The commit, with "+" after it if the code has changed since. Without git, STGT_COMMIT gives the commit."""
     try:
         command = ["git", "-C", str(ROOT)]
         commit = subprocess.run([*command, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The figures of the report, one for each question that has a curve or a breakdown to show."""
+"""The figures of the report: one for each question that has curves or a breakdown."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ OURS = "stgt_kernels"
 
 
 def draw(results: dict[str, Results], folder: Path) -> dict[str, Path]:
-    """Draws what there is to draw into a folder; question to file."""
+    """Draws the figures of the questions that have results into a folder. Returns each question's file."""
     drawn = {}
     for question, (make, height) in FIGURES.items():
         if question in results and any(row.median for row in results[question].rows):
@@ -28,7 +28,7 @@ def draw(results: dict[str, Results], folder: Path) -> dict[str, Path]:
 
 
 def frames(axes: tuple[Axes, Axes], rows: list[Row]) -> None:
-    """Time and memory against frames; a cross from where on a provider is out of memory."""
+    """Draws time and memory against frames. A cross marks the length at which a provider runs out of memory."""
     rows = [row for row in rows if " in turns" not in row.case]
     curves(axes[0], rows, "T", lambda row: row.median * 1e3)
     curves(axes[1], rows, "T", lambda row: row.peak_memory and row.peak_memory / 2**30)
@@ -51,7 +51,7 @@ def frames(axes: tuple[Axes, Axes], rows: list[Row]) -> None:
 
 
 def density(axes: tuple[Axes, Axes], rows: list[Row]) -> None:
-    """Our time against the threshold, and how much of the band is left, in edges and in tiles."""
+    """Draws our time against the threshold, and the shares of the band's pairs and tiles that still have an edge."""
     ours = [row for row in rows if row.provider.startswith(OURS) and row.median]
     real = [row for row in ours if row.case.startswith("real")]
     curves(axes[0], real, "threshold", lambda row: row.median * 1e3)
@@ -68,7 +68,7 @@ def density(axes: tuple[Axes, Axes], rows: list[Row]) -> None:
 
 
 def training_step(axes: tuple[Axes, Axes], rows: list[Row]) -> None:
-    """Time per clip by what it is spent on, as a share of the slowest of each case."""
+    """Draws the time per clip, split into the parts of a step, relative to the slowest provider of each case."""
     rows = [row for row in rows if row.median]
     parts = list(dict.fromkeys(part for row in rows for part in row.parts))
     slowest: dict[str, float] = {}

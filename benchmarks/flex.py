@@ -15,7 +15,10 @@ BLOCK = 128
 def prepare(
     inputs: AttentionInputs, *, banded: bool = False, mode: str | None = None, backend: str | None = None
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """FlexAttention on the graph's weights, in the dtype that the kernels store: dense, or as the band they are."""
+    """Compiled FlexAttention with the graph's weights, in the dtype that the kernels store.
+
+    banded: whether its score_mod reads the weights in banded storage, or else as a dense matrix.
+    """
     p = inputs.problem
     score_mod = banded_score(inputs.graph.weight) if banded else dense_score(inputs.graph.to_dense())
     mask = band_mask(p.T, p.P, p.band, inputs.q.device)
@@ -25,7 +28,7 @@ def prepare(
 
 
 def dense_score(weight: Tensor) -> Callable:
-    """weight: (B, N, N)."""
+    """A score_mod that reads dense weights. weight: (B, N, N)."""
 
     def score_mod(score, b, h, i, j):
         w = weight[b, i, j]
@@ -35,7 +38,10 @@ def dense_score(weight: Tensor) -> Callable:
 
 
 def banded_score(weight: Tensor) -> Callable:
-    """weight: (B, T, P, 2w+1, P), which FlexAttention may read at any index: outside the band it has to be held in."""
+    """A score_mod that reads banded weights. weight: (B, T, P, 2w+1, P).
+
+    FlexAttention evaluates it for pairs outside the band as well, so the offset is clamped before it is an index.
+    """
     P, O = weight.shape[2:4]
 
     def score_mod(score, b, h, i, j):
@@ -47,7 +53,7 @@ def banded_score(weight: Tensor) -> Callable:
 
 
 def band_mask(T: int, P: int, window: int, device: torch.device | str = "cpu") -> BlockMask:
-    """The blocks that touch the band. All count as full, since score_mod itself hides pairs without an edge."""
+    """The blocks that touch the band. All are marked as full, since score_mod masks the pairs without an edge."""
     blocks = -(-T * P // BLOCK)
     start = torch.arange(blocks) * BLOCK
     first, last = start // P, (start + BLOCK - 1).clamp(max=T * P - 1) // P
@@ -68,7 +74,7 @@ def why_not(problem: Problem, device: torch.device, backward: bool) -> str | Non
 
 def why_not_autotuned(problem: Problem, device: torch.device, backward: bool) -> str | None:
     if device.type == "cpu":
-        return "on the CPU FlexAttention has one kernel, and nothing to tune"
+        return "FlexAttention has only one kernel on the CPU, so there is nothing to tune"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Time that a GPU takes for a call, without the host's share of it."""
+"""Times the GPU's share of a call, without the host's share."""
 
 import time
 
@@ -6,14 +6,14 @@ import torch
 
 from benchmarks.timing import Functions, Timing, rounds_within
 
-CLOCK = 2e9  # cycles per second, about
+CLOCK = 2e9  # approximate cycles per second
 
 
 def queued_times(functions: Functions, seconds: float) -> dict[str, Timing]:
-    """Time between CUDA events around each call, in turns, for about so many seconds; the L2 cache is cold.
+    """Times functions in turns for about this many seconds, by CUDA events around each call and with a cold L2 cache.
 
-    The GPU is kept spinning while the host launches, so that kernels run one after the other even where a launch takes
-    longer than the kernel.
+    The GPU spins while the host launches a call's kernels. So the kernels run back to back even if a launch takes
+    longer than its kernel.
     """
     l2 = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
     flush = torch.empty(4 * l2, dtype=torch.int8, device="cuda")
@@ -34,7 +34,7 @@ def queued_times(functions: Functions, seconds: float) -> dict[str, Timing]:
 
 
 def host_seconds(function, calls: int = 5) -> float:
-    """What the host spends on a call; at most 20 ms, for longer ones wait for the GPU."""
+    """Seconds that the host spends on a call, at most 0.02: a call that takes longer waits for the GPU."""
     torch.cuda.synchronize()
     begin = time.perf_counter()
     for _ in range(calls):

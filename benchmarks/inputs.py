@@ -1,6 +1,7 @@
-"""What is timed: problems of a stated size, with the edge density of real video.
+"""The inputs of the benchmarks: problems of a given size, with the edge density of real video.
 
-Patch tokens of real clips, tiled to size. Gaussian noise would give a graph of self-loops, which flatters sparse code.
+The tokens are patch tokens of real clips, repeated to the problem's size. Gaussian noise would give a graph of
+self-loops only, on which sparse code looks faster than it is on video.
 """
 
 import functools
@@ -21,7 +22,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Problem:
-    """A size of graph and attention; by default one sample of the paper's."""
+    """The size of a graph and its attention. The default is one sample of the paper's size."""
 
     B: int = 1
     T: int = 8
@@ -33,7 +34,7 @@ class Problem:
     threshold: float = 0.5
     dtype: str = "fp32"
     tokens: str = "real"
-    """"real", or "noise": standard normal numbers"""
+    """"real" for tokens of real clips, or "noise" for standard normal numbers"""
 
     def __str__(self) -> str:
         return f"B={self.B} T={self.T} P={self.P} C={self.C} H={self.H} D={self.D} {self.dtype}"
@@ -44,7 +45,7 @@ class Problem:
 
     @property
     def band(self) -> int:
-        """Frames to either side that a token can see."""
+        """The number of frames to either side that a token can see."""
         return min(self.window, self.T - 1)
 
     @property
@@ -53,7 +54,7 @@ class Problem:
 
     @property
     def pairs(self) -> int:
-        """Token pairs of a sample within the window and the clip."""
+        """The number of token pairs of a sample that lie within the window."""
         return sum(self.T - abs(o) for o in range(-self.band, self.band + 1)) * self.P**2
 
     @property
@@ -61,26 +62,30 @@ class Problem:
         return self.B * self.pairs * self.itemsize
 
     def attention_flops(self, backward: bool) -> float:
-        """Two products over the band's pairs, forward; five more in the backward pass, which recomputes one."""
+        """FLOPs of two products over the band's pairs. The backward pass adds five: one recomputes the scores."""
         return 2.0 * self.B * self.H * self.D * self.pairs * (7 if backward else 2)
 
     def attention_bytes(self, backward: bool) -> float:
-        """Every input read once and every output written once; the backward pass reads q, k, v and weights again."""
+        """Bytes to read each input and write each output once. The backward pass reads q, k, v and weights again."""
         operand = self.B * self.H * self.N * self.D * self.itemsize
         return operand * (4 + 8 if backward else 4) + self.weight_bytes * (2 if backward else 1)
 
     def graph_flops(self) -> float:
-        """One product of each pair of frames: the other half is its mirror image."""
+        """FLOPs of one product per unordered pair of frames. The graph is symmetric, so the other half is a copy."""
         return 2.0 * self.B * self.C * sum(self.T - o for o in range(self.band + 1)) * self.P**2
 
     def graph_bytes(self) -> float:
+        """Bytes to read the tokens and write the weights once."""
         return self.B * self.N * self.C * self.itemsize + self.weight_bytes
 
 
 @functools.cache
 def clips() -> Tensor:
-    """(2, 8, 256, 384) float32: a self-supervised ViT-S/14's patch tokens of two clips, 16 x 16 patches a frame."""
-    raw = TOKENS.read_bytes()  # safetensors: length of the header, header, data; read here for want of the package
+    """(2, 8, 256, 384) float32: patch tokens of two clips by a self-supervised ViT-S/14, with 16 x 16 patches a frame.
+
+    The GPU check does not require the safetensors package, so this parses the file: header length, header and data.
+    """
+    raw = TOKENS.read_bytes()
     begin = 8 + int.from_bytes(raw[:8], "little")
     entries = {name: entry for name, entry in json.loads(raw[8:begin]).items() if name != "__metadata__"}
     types = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -95,9 +100,10 @@ def clips() -> Tensor:
 def real_tokens(
     B: int, T: int, P: int, C: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """(B, T, P, C): the clips played back and forth, their grid resampled to P patches, channels repeated up to C.
+    """(B, T, P, C) tokens of the clips, played back and forth, resampled to P patches, with channels repeated up to C.
 
-    Repeating channels keeps every cosine similarity nearly as it is, hence the density. P other than 256 is a square.
+    Repeating channels hardly changes the cosine similarities, and so keeps the density. Raises ValueError if P is not a
+    square.
     """
     sample = clips()[torch.arange(B) % len(clips())]
     there_and_back = torch.cat([sample, sample.flip(1)], 1)
@@ -114,7 +120,7 @@ def real_tokens(
 
 
 def tokens_of(problem: Problem, device: torch.device | str = "cpu") -> Tensor:
-    """(B, T, P, C) tokens of the problem's kind."""
+    """(B, T, P, C) tokens for the problem, from real clips or from noise."""
     size, dtype = (problem.B, problem.T, problem.P, problem.C), DTYPES[problem.dtype]
     if problem.tokens == "real":
         return real_tokens(*size, dtype=dtype, device=device)
@@ -124,7 +130,7 @@ def tokens_of(problem: Problem, device: torch.device | str = "cpu") -> Tensor:
 def heads(
     B: int, N: int, H: int, D: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> list[Tensor]:
-    """q, k, v and an output gradient, (B, H, N, D) as a projection leaves them: views of (B, N, H, D)."""
+    """Random q, k, v and output gradient, each (B, H, N, D). They are views of (B, N, H, D), as after a projection."""
     generator = torch.Generator(device).manual_seed(0)
     shape = (B, N, H, D)
     return [torch.randn(shape, generator=generator, device=device).to(dtype).transpose(1, 2) for _ in range(4)]
@@ -132,7 +138,7 @@ def heads(
 
 @dataclass(frozen=True)
 class AttentionInputs:
-    """q, k, v, dout (B, H, N, D), the graph, and the problem that they are an instance of."""
+    """An instance of a problem: q, k, v and dout (B, H, N, D), and the graph."""
 
     problem: Problem
     graph: SpatioTemporalGraph
@@ -144,7 +150,7 @@ class AttentionInputs:
     @classmethod
     def make(cls, problem: Problem, device: torch.device | str = "cpu") -> "AttentionInputs":
         p = problem
-        # On the CPU, so that what is timed depends on no other kernel of the GPU.
+        # The graph is built on the CPU, so that the timed inputs do not depend on another kernel of the GPU.
         graph = spatio_temporal_graph(tokens_of(p), threshold=p.threshold, window=p.band).to(device)
         return cls(p, graph, *heads(p.B, p.N, p.H, p.D, DTYPES[p.dtype], device))
 
@@ -157,12 +163,12 @@ class AttentionInputs:
         return sum(t.nbytes for t in (*self.tensors, self.graph.weight))
 
     def copy(self) -> "AttentionInputs":
-        """The same numbers elsewhere in memory."""
+        """A copy with the same values elsewhere in memory."""
         graph = SpatioTemporalGraph(self.graph.weight.clone(), self.graph.live.clone())
         return AttentionInputs(self.problem, graph, *(t.clone() for t in self.tensors))
 
     def live_share(self) -> float:
-        """Share of the band's 64 x 64 tiles that hold an edge."""
+        """The share of the band's 64 x 64 tiles that hold an edge."""
         graph = self.graph
         tiles = sum(rows.stop - rows.start for _, rows in frame_pairs(graph.frames, graph.window))
         return graph.live.sum().item() / (graph.batch * tiles * (-(-graph.patches // TILE)) ** 2)

@@ -1,4 +1,4 @@
-"""What this machine can do at most: multiply-adds and bytes per second, measured. Times are shares of these limits."""
+"""The limits of this machine, measured: multiply-adds and bytes per second. Results are stated as shares of them."""
 
 import ctypes
 import functools
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-# Multiply-adds that wait for nothing: no memory, and enough of them in flight.
+# These multiply-adds use no memory, and enough of them are in flight that none waits for another.
 PROBE = r"""
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
@@ -47,20 +47,20 @@ extern "C" double bf16(long n, float* seed) {
 @dataclass(frozen=True)
 class Limits:
     flops: dict[str, float]
-    """FLOP/s by dtype: of the multiply-add units of all threads (CPU), of a large matrix product (GPU)"""
+    """FLOP/s by dtype. On a CPU: the multiply-add units of all threads. On a GPU: a large matrix product."""
     gemm: dict[str, float]
     """FLOP/s of a large matrix product in torch"""
     bandwidth: float
-    """Bytes/s of a large copy, read and written"""
+    """Bytes/s of a large copy, counting both reads and writes"""
 
     def seconds(self, flops: float, nbytes: float, dtype: str) -> float:
-        """The least time that so many operations and bytes can take."""
+        """The least time in which this machine can do this many FLOPs and move this many bytes."""
         return max(flops / self.flops[dtype], nbytes / self.bandwidth)
 
 
 @functools.cache
 def measure(device: torch.device) -> Limits:
-    """Takes a second or two."""
+    """Measures the limits of a device, which takes a second or two."""
     dtypes = dict(fp32=torch.float32, bf16=torch.bfloat16)
     size, repeats = (8192, 10) if device.type == "cuda" else (2048, 3)
     gemm = {}
@@ -89,7 +89,7 @@ def _best(function: Callable[[], object], device: torch.device, repeats: int) ->
 
 
 def _multiply_adds() -> dict[str, float]:
-    """FLOP/s of torch's threads, all at once; bf16 as fp32 where the CPU has no instruction for it."""
+    """FLOP/s of all of torch's threads together. bf16 has the rate of fp32 if the CPU has no instruction for it."""
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder) / "probe.cpp", Path(folder) / "probe.so"

@@ -1,4 +1,4 @@
-"""How much memory a call adds at its peak to what there was before."""
+"""Measures how much memory a call adds at its peak."""
 
 import contextlib
 import ctypes
@@ -13,11 +13,11 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class OutOfMemoryError(Exception):
-    """A call needs more memory than there is."""
+    """A call needs more memory than is available."""
 
 
 def peak_memory(function: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes; on the CPU of the whole process, scratch included (None where the system is not Linux)."""
+    """Bytes that a call adds at its peak: those of the whole process on a CPU, or None if the system is not Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -27,8 +27,8 @@ def peak_memory(function: Callable[[], object], device: torch.device) -> int | N
     if not CLEAR.exists():
         function()
         return None
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, or it would hide what comes
-    CLEAR.write_text("5")  # the peak starts again from here
+    ctypes.CDLL(None).malloc_trim(0)  # returns freed memory to the system; reusing it would hide new allocations
+    CLEAR.write_text("5")  # resets the peak
     before = _status("VmRSS")
     function()
     return max(_status("VmHWM") - before, 0)
@@ -36,7 +36,7 @@ def peak_memory(function: Callable[[], object], device: torch.device) -> int | N
 
 @contextlib.contextmanager
 def out_of_memory_is_an_error(device: torch.device) -> Iterator[None]:
-    """Within the block what does not fit raises OutOfMemoryError; Linux would end the process, or swap."""
+    """Within the block, running out of memory raises OutOfMemoryError. Linux alone would kill the process, or swap."""
     limit = resource.RLIMIT_DATA
     before = resource.getrlimit(limit)
     if device.type == "cpu" and STATUS.exists():

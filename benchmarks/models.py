@@ -1,4 +1,4 @@
-"""The whole model at several sizes, randomly initialised, and the ways to compute its attention."""
+"""Randomly initialised models for the benchmarks, and the released model's way to compute their attention."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +15,14 @@ from stgt.models.stgt import STGT
 from stgt_kernels import GraphAttention
 
 WORDS = 32
-"""Length of a text"""
+"""Tokens of a text"""
 
 
 class RealTokens(nn.Module):
-    """A frozen tower that does all its work, and then returns tokens of real density: its own weights are random."""
+    """A frozen tower that does all its work, and then returns tokens of real clips.
+
+    The tower's weights are random, so its own tokens would give a graph of arbitrary density.
+    """
 
     def __init__(self, tower: nn.Module) -> None:
         super().__init__()
@@ -35,12 +38,12 @@ class RealTokens(nn.Module):
 
 
 def with_cls(tokens: Tensor) -> Tensor:
-    """(B, T, P, C) to (B, T, 1+P, C): each frame's mean in front, for want of a [CLS] token."""
+    """(B, T, P, C) to (B, T, 1+P, C): puts the mean of each frame first, where the model expects a [CLS] token."""
     return torch.cat([tokens.mean(2, keepdim=True), tokens], 2)
 
 
 def make_model(config: ModelConfig, device: torch.device, cached: bool) -> STGT:
-    """Randomly initialised; without its tower where features are cached."""
+    """A randomly initialised model. It has no tower if features are cached."""
     torch.manual_seed(0)
     model = STGT(config, tower=not cached).to(device)
     if model.vision is not None and config.vision.open_blocks == 0:
@@ -49,7 +52,7 @@ def make_model(config: ModelConfig, device: torch.device, cached: bool) -> STGT:
 
 
 def make_batch(config: ModelConfig, B: int, T: int, cached: bool, device: torch.device) -> dict[str, Tensor]:
-    """Clips, or a tower's tokens for them, each with a text."""
+    """A batch of B clips, or of a tower's tokens for B clips if features are cached, each with a text."""
     vision, words = config.vision, config.qformer
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(words.vocab_size, (B, min(WORDS, words.max_text_length)), generator=generator).to(device)
@@ -62,7 +65,7 @@ def make_batch(config: ModelConfig, B: int, T: int, cached: bool, device: torch.
 
 @dataclass(frozen=True)
 class DenseGraph:
-    """A dense weight matrix where the model expects a graph. The released model counts no edges."""
+    """A dense weight matrix in place of a graph. Its degree is always 0, since the released model counts no edges."""
 
     weight: Tensor
 
@@ -71,14 +74,14 @@ class DenseGraph:
 
 
 class ReleasedAttention(nn.Module):
-    """The released model's eager attention, with another module's projections."""
+    """The released model's eager attention, which uses the projections of another module."""
 
     def __init__(self, kernels: GraphAttention) -> None:
         super().__init__()
         self.kernels = kernels
 
     def forward(self, x: Tensor, graph: DenseGraph) -> Tensor:
-        """x: (B, N, C). Returns the same."""
+        """(B, N, C) to (B, N, C)."""
         own = self.kernels
         q, k, v = (p(x).unflatten(-1, (own.heads, -1)).transpose(1, 2) for p in (own.q_proj, own.k_proj, own.v_proj))
         out = dense_attention(q, k, v, graph.weight, own.dropout if own.training else 0.0)
@@ -86,13 +89,13 @@ class ReleasedAttention(nn.Module):
 
 
 def released_graph(block: GraphBlock, mask: Tensor) -> Callable[[Tensor], DenseGraph]:
-    """What builds a block's graph in the released model, which keeps its mask of frames. mask: (N, N)."""
+    """A function that builds a block's graph as the released model does. mask: (N, N), which is made only once."""
     return lambda local: DenseGraph(dense_graph(local.detach(), mask, block.config.threshold))
 
 
 @contextmanager
 def as_released(graph: GraphTransformer, frames: int, device: torch.device) -> Iterator[None]:
-    """Within the block the graph layer computes as the released model does, on the same weights."""
+    """Within the block, the graph layer computes as the released model does, with the same weights."""
     own = [block.graph_attention for block in graph.blocks]
     patches = len(graph.position.spatial) - 1
     mask = frame_mask(frames, patches, min(graph.config.window, frames - 1), device)
@@ -109,7 +112,7 @@ def as_released(graph: GraphTransformer, frames: int, device: torch.device) -> I
 
 @contextmanager
 def eager_tower(model: STGT) -> Iterator[None]:
-    """Within the block the tower's own attention is the released tower's: whole score matrices, nothing fused."""
+    """Within the block, the tower's attention is eager as in the released model: it stores whole score matrices."""
     layers = [m for m in model.modules() if getattr(m, "fused_attn", False)]
     for layer in layers:
         layer.fused_attn = False

@@ -1,4 +1,4 @@
-"""Which part of a training step takes how much of its time, forward and backward, from torch.profiler."""
+"""Measures each part's share of the time of a training step, forward and backward, with torch.profiler."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ BACKWARD = "autograd::engine::evaluate_function: "
 
 
 def shares(step: Callable[[], object], model: STGT, optimizer: torch.optim.Optimizer, device: torch.device) -> dict:
-    """Each part's share of a step: of CPU time on the CPU, of the kernels' time on a GPU.
+    """Each part's share of the time of a step. On the CPU this is CPU time, and on a GPU the time of the kernels.
 
     A backward operation belongs to the part whose forward operation recorded it.
     """
@@ -35,7 +35,7 @@ def shares(step: Callable[[], object], model: STGT, optimizer: torch.optim.Optim
 def recorded(
     step: Callable[[], object], model: STGT, optimizer: torch.optim.Optimizer, device: torch.device
 ) -> list[FunctionEvent]:
-    """What torch.profiler records of one step on the host, with every part of the step under its name."""
+    """The events that torch.profiler records on the host during one step. Each part of the step is a named event."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with profile(activities=activities):  # The first profile of a process is slow in odd places.
         torch.ones(1, device=device).add_(1)
@@ -47,7 +47,7 @@ def recorded(
 
 
 def times(events: list[FunctionEvent], time: Callable[[FunctionEvent], float]) -> dict[str, float]:
-    """Time of each part; what runs within a part within another counts for the inner one alone."""
+    """The time of each part. If a part runs within another, its time counts for the inner part alone."""
     seconds: dict[str, float] = defaultdict(float)
     part_of: dict[int, str] = {}
     for event in events:
@@ -59,14 +59,17 @@ def times(events: list[FunctionEvent], time: Callable[[FunctionEvent], float]) -
         elif part and event.sequence_nr >= 0 and not event.name.startswith(BACKWARD):
             part_of[event.sequence_nr] = part
     for event in events:
-        # Under a part itself is only what that part's own code sends backward: nothing, in a training step.
+        # Backward events are not enclosed by a part, since no part of a training step calls backward() itself.
         if event.name.startswith(BACKWARD):
             seconds[part_of.get(event.sequence_nr, OTHER)] += time(event)
     return seconds
 
 
 def kernel_time(event: FunctionEvent) -> float:
-    """Of what it launched; the profiler gives a part's own name to what its kernels span, which is none of them."""
+    """The time of the kernels that an event and its children launched.
+
+    The profiler also lists the whole span of a part's kernels as a kernel with the part's name. It is left out.
+    """
     own = sum(kernel.duration for kernel in event.kernels if kernel.name not in PARTS)
     return own + sum(kernel_time(child) for child in event.cpu_children)
 
@@ -80,7 +83,10 @@ def enclosing_part(event: FunctionEvent) -> str | None:
 
 @contextmanager
 def named_parts(model: STGT, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Within the block every part of a step runs under its name; what has no other is the Q-Former's and the heads'."""
+    """Within the block, every part of a step runs as a named event of the profiler.
+
+    The rest of the model's forward pass belongs to the Q-Former and the heads.
+    """
     with ExitStack() as stack:
 
         def name(owner: object, attribute: str, part: str) -> None:

@@ -1,4 +1,4 @@
-"""What the kernels are compared with. Each provider computes the same thing, and is checked to before it is timed."""
+"""The kernels, and the alternatives that they are compared with. Each is checked before it is timed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Provider:
-    """A way to compute something. ``prepare`` makes what is timed from the inputs; what it does is not timed itself."""
+    """One way to compute a result. ``prepare`` makes the function that is timed; ``prepare`` itself is not timed."""
 
     name: str
     prepare: Callable
@@ -26,19 +26,19 @@ class Provider:
     """The reason why it cannot compute a problem on a device, with or without a backward pass; None if it can"""
     compiled: bool = False
     bound: bool = False
-    """It computes less than was asked, so that its time is only a bound for what could be had"""
+    """It computes less than the problem asks, so its time is only a lower bound."""
     backend: str | None = None
-    """One of stgt_kernels' own"""
+    """The name of the backend of stgt_kernels, or None if the provider is an alternative"""
 
 
 def frame_mask(T: int, P: int, window: int, device: torch.device | str = "cpu") -> Tensor:
-    """(T*P, T*P) bool: pairs of tokens at most ``window`` frames apart."""
+    """(T*P, T*P) bool: which pairs of tokens are at most ``window`` frames apart."""
     frame = torch.arange(T, device=device).repeat_interleave(P)
     return (frame[:, None] - frame[None, :]).abs() <= window
 
 
 def dense_graph(x: Tensor, mask: Tensor, threshold: float) -> Tensor:
-    """The graph as the released model builds it: normalise, all pairs, threshold and mask. mask: made once."""
+    """The graph as the released model builds it: (B, T, P, C) to (B, N, N) weights of all pairs. mask: (N, N)."""
     unit = F.normalize(x.flatten(1, 2), dim=-1)
     similarity = unit @ unit.transpose(1, 2)
     return torch.where((similarity >= threshold) & mask, similarity, 0)
@@ -55,13 +55,13 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, dropout_p: 
 
 
 def released_attention(q: Tensor, k: Tensor, v: Tensor, weight: Tensor) -> Tensor:
-    """The same as the released model runs it: in half precision under autocast, which widens the softmax."""
+    """``dense_attention`` as the released model runs it: in half precision under autocast, with a float32 softmax."""
     with torch.autocast(q.device.type, q.dtype, enabled=q.dtype != torch.float32):
         return dense_attention(q, k, v, weight)
 
 
 def neighbours(x: Tensor, window: int) -> Tensor:
-    """(B, ..., T, P, D) to (B, ..., T, (2w+1)*P, D): each frame's tokens and those around it, zeros beyond the clip."""
+    """(B, ..., T, P, D) to (B, ..., T, (2w+1)*P, D): tokens of each frame and its neighbours; zeros beyond the clip."""
     padded = F.pad(x, (0, 0, 0, 0, window, window))
     return padded.unfold(-3, 2 * window + 1, 1).movedim(-1, -3).flatten(-3, -2)
 
@@ -178,7 +178,7 @@ GRAPH = (
 
 
 def as_banded(graph: SpatioTemporalGraph | Tensor, problem: Problem) -> SpatioTemporalGraph:
-    """What any provider of the graph returned, in banded storage."""
+    """Converts the result of any provider of the graph to banded storage."""
     if isinstance(graph, SpatioTemporalGraph):
         return graph
     if graph.ndim == 3:

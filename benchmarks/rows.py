@@ -1,4 +1,4 @@
-"""Result rows, and the files that they are kept in."""
+"""Result rows, and the files that hold them."""
 
 import csv
 import dataclasses
@@ -14,16 +14,16 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Row:
-    """One provider at one size. The rows of a case compute the same thing, in turns, in one process."""
+    """The result of one provider at one size. The providers of a case take turns in one process."""
 
     provider: str
     dtype: str
     shape: dict[str, float]
-    """B, T, P, C, H, D, window, threshold: as many of them as matter"""
+    """Those of B, T, P, C, H, D, window and threshold that the question depends on"""
     question: str = ""
     case: str = ""
     median: float | None = None
-    """Seconds, as are low and high, the 20% and 80% quantiles; None where the provider did not run"""
+    """Seconds; None if the provider did not run. low and high are the 20% and 80% quantiles, in seconds too."""
     low: float | None = None
     high: float | None = None
     rounds: int = 0
@@ -32,21 +32,21 @@ class Row:
     live_tiles: float | None = None
     """Share of the band's 64 x 64 tiles that hold an edge"""
     tflops: float | None = None
-    """10^12 FLOP/s, counting the band's pairs alone, whatever the provider computes"""
+    """10^12 FLOP/s, counting only the band's pairs, whatever the provider computes"""
     gbytes: float | None = None
     """10^9 bytes/s, counting each input and output once"""
     limit_share: float | None = None
-    """The least time that this work can take on this machine (`limits`), over the median"""
+    """The least time that this work can take on this machine (`limits`), divided by the median"""
     peak_memory: int | None = None
     """Bytes that the call adds to its inputs at its peak"""
     missing: str | None = None
-    """Why there is no time"""
+    """The reason why there is no time"""
     bound: bool = False
-    """It computes less than was asked: a bound, not a rival"""
+    """The provider computes less than the problem asks, so its time is only a lower bound."""
     details: dict[str, float] = field(default_factory=dict)
-    """What only this question asks"""
+    """Values that only this question reports, by name"""
     parts: dict[str, float] = field(default_factory=dict)
-    """Shares of the time by what it is spent on"""
+    """Each part's share of the time, by the part's name"""
 
     @classmethod
     def timed(
@@ -61,7 +61,7 @@ class Row:
         nbytes: float | None = None,
         **fields: Any,
     ) -> "Row":
-        """A row with its rates. flops, nbytes: what has to be done; limit: the seconds it takes at least."""
+        """A row with its rates. flops, nbytes: the work of the problem; limit: the least seconds that it can take."""
         median = timing.median
         return cls(
             provider,
@@ -84,13 +84,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """The rows of one run of one question, and what they depend on."""
+    """The rows of one run of one question, with the environment that they depend on."""
 
     environment: dict[str, Any]
     rows: list[Row]
 
     def save(self, path: Path) -> None:
-        """As JSON, a line for each row, and the same as CSV beside it, each row with its environment."""
+        """Writes JSON with one line per row, and beside it a CSV file with the environment in each row."""
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = ",\n".join(json.dumps(dataclasses.asdict(row)) for row in self.rows)
         path.write_text(f'{{"environment": {json.dumps(self.environment)},\n"rows": [\n{rows}\n]}}\n')
@@ -103,7 +103,7 @@ class Results:
 
     @classmethod
     def parse(cls, text: str, name: str) -> "Results":
-        """The content of a file of this name. Raises ValueError for one that is not ours."""
+        """Parses the content of the file with this name. Raises ValueError if it is not a file of results."""
         try:
             content = json.loads(text)
             return cls(content["environment"], [Row(**row) for row in content["rows"]])

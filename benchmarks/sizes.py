@@ -1,4 +1,4 @@
-"""The sizes that questions are asked at."""
+"""The sizes that the questions use."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ from benchmarks.inputs import Problem
 
 
 def base(device: str, quick: bool) -> Problem:
-    """The paper's shape: a batch of 20 in bf16 on a GPU, one sample in fp32 on a CPU; --quick takes a small one."""
+    """The paper's shape: a batch of 20 in bf16 on a GPU, or one sample in fp32 on a CPU. quick: a small shape."""
     dtype = "bf16" if device == "cuda" else "fp32"
     if quick:
         return Problem(T=4, P=64, C=384, H=4, dtype=dtype)

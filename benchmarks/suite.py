@@ -1,6 +1,6 @@
-"""What pytest runs: one test per case, timed by pytest-benchmark on a CPU and by CUDA events on a GPU.
+"""The file that pytest runs: one test per case, timed by pytest-benchmark on a CPU and by CUDA events on a GPU.
 
-Not collected by `make test`; `python -m benchmarks` hands this file to pytest together with a Run.
+`make test` does not collect it. `python -m benchmarks` passes this file to pytest together with a Run.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def test_case(question: str, case: Case, bench: Bench, publish: Callable[[list[R
 
 
 class Run:
-    """A pytest plugin: which cases there are, what times them, and the rows that came out."""
+    """A pytest plugin that holds the cases, gives them their timing function, and collects their rows."""
 
     def __init__(self, cases: list[tuple[str, Case]], device: torch.device, quick: bool, show: Callable) -> None:
         self.cases, self.device, self.quick, self.show = cases, device, quick, show
@@ -34,7 +34,7 @@ class Run:
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         done = report.passed and report.when == "call"
-        return ("passed", "", "") if done else None  # the table of rows says it
+        return ("passed", "", "") if done else None  # the table of rows shows it
 
     @pytest.fixture
     def bench(self, request: pytest.FixtureRequest) -> Bench:
@@ -46,7 +46,7 @@ class Run:
     def publish(self, capfd: pytest.CaptureFixture) -> Callable[[list[Row]], None]:
         def publish(rows: list[Row]) -> None:
             self.rows += rows
-            with capfd.disabled():  # compilers and profilers have much to say, which only matters where they fail
+            with capfd.disabled():  # output of compilers and profilers stays captured, and shows on failure
                 self.show(rows)
 
         return publish

@@ -1,4 +1,4 @@
-"""Rows as tables that read well as plain text and as Markdown."""
+"""Tables of rows that are readable as plain text and as Markdown."""
 
 from benchmarks.rows import Row
 from stgt.markdown import table
@@ -7,7 +7,7 @@ HEADER = ("provider", "median (20-80%)", "TFLOP/s", "GB/s", "of the limit", "pea
 
 
 def case_table(rows: list[Row]) -> str:
-    """The rows of one case that have a time; columns without a single value are left out."""
+    """A table of those rows of one case that have a time. Columns without any value are left out."""
     here = [row for row in rows if row.median is not None]
     details = list(dict.fromkeys(name for row in here for name in row.details))
     lines = [[*cells(row), *(number(row.details.get(name)) for name in details)] for row in here]
@@ -19,7 +19,7 @@ def case_table(rows: list[Row]) -> str:
 
 
 def caption(rows: list[Row]) -> str:
-    """The case, and how dense its graph is where that is known."""
+    """The name of the case, and the density of its graph if it is known."""
     row = next((row for row in rows if row.edge_density is not None), None)
     if row is None:
         return rows[0].case
@@ -28,7 +28,7 @@ def caption(rows: list[Row]) -> str:
 
 
 def overview(cases: list[list[Row]]) -> str:
-    """Time and memory of many cases, a line for each, a column for each provider."""
+    """A table of the time and memory of many cases, with a line per case and a column per provider."""
     providers = list(dict.fromkeys(row.provider for rows in cases for row in rows if row.median is not None))
     lines = []
     for rows in cases:
@@ -45,7 +45,7 @@ def share(value: float | None) -> str:
 
 
 def summary(row: Row | None) -> str:
-    """Time, share of the limit and memory, or why there is none."""
+    """The time, the share of the limit and the memory, or the reason why there is no time."""
     if row is None:
         return ""
     if row.median is None:
@@ -54,7 +54,7 @@ def summary(row: Row | None) -> str:
 
 
 def missing_list(rows: list[Row]) -> str:
-    """Who did not run, and why; each once."""
+    """A list of the providers that did not run with their reasons, without repetitions."""
     return "\n".join(dict.fromkeys(f"- {row.provider}: {row.missing}" for row in rows if row.missing))
 
 
@@ -78,7 +78,7 @@ def spoken(question: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits."""
+    """Formats a number with three digits."""
     if value is None:
         return ""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

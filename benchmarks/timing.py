@@ -1,4 +1,4 @@
-"""Times of competing functions, taken in turns, so that a noisy machine is noisy for all of them alike."""
+"""Times competing functions in turns, so that the noise of a machine affects all of them alike."""
 
 import itertools
 import time
@@ -27,12 +27,12 @@ class Timing:
         return cls(median, low, high, len(seconds))
 
     def per(self, calls: int) -> "Timing":
-        """Of one call, where so many were timed at once."""
+        """The time of one call, if this many calls were timed together."""
         return Timing(self.median / calls, self.low / calls, self.high / calls, self.rounds)
 
 
 def rounds_within(functions: Functions, seconds: float) -> int:
-    """How many rounds of all functions fit into so many seconds; this calls each once."""
+    """How many rounds of all functions fit into this many seconds. It calls each function once to find out."""
     begin = time.perf_counter()
     for function in functions.values():
         function()
@@ -41,16 +41,16 @@ def rounds_within(functions: Functions, seconds: float) -> int:
 
 
 def cpu_times(benchmark, functions: Functions, seconds: float) -> dict[str, Timing]:
-    """Wall time. benchmark: pytest-benchmark's fixture, whose rounds go to the functions in turns."""
+    """Wall times. benchmark: pytest-benchmark's fixture, whose rounds call the functions in turns."""
     turns, rounds = itertools.cycle(functions.values()), rounds_within(functions, seconds) * len(functions)
     benchmark.pedantic(lambda function: function(), setup=lambda: ((next(turns),), {}), rounds=rounds)
     taken = benchmark.stats.stats.data
-    assert len(taken) == rounds  # or a time could be another's
+    assert len(taken) == rounds  # otherwise times would be assigned to the wrong functions
     return {name: Timing.of(taken[i :: len(functions)]) for i, name in enumerate(functions)}
 
 
 def wall_times(functions: Functions, seconds: float) -> dict[str, Timing]:
-    """Wall time until the device is done: of calls so small that a GPU waits for the host."""
+    """Wall times until the device is done, for calls that are so small that a GPU waits for the host."""
     rounds = rounds_within(functions, seconds)
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
@@ -63,7 +63,7 @@ def wall_times(functions: Functions, seconds: float) -> dict[str, Timing]:
 
 
 def rotated(functions: list[Callable[[], object]]) -> Callable[[], object]:
-    """Each call calls the next of them: the same work on other inputs, which no cache still holds."""
+    """A function that calls the given ones in turns. They do the same work on different inputs, so no cache helps."""
     turns = itertools.cycle(functions)
     return lambda: next(turns)()
 

@@ -1,1 +1,1 @@
-"""One command that builds the CUDA kernels on a GPU, tests them, and times them against their rivals and the limit."""
+"""A command that builds the CUDA kernels, tests them on a GPU, and compares them with alternatives and limits."""

@@ -1,16 +1,17 @@
 """python -m benchmarks.gpu_check [PART ...] [--out FOLDER]: builds, tests and times the kernels on this machine's GPU.
 
-Parts, each under nine minutes on an H200; all of them, in this order, if none is named:
+The parts run in this order, and all of them run if none is named. Each should take less than nine minutes on an H200:
 
-    build      compiles the extensions in place, and asks them whether they can run here
-    tests      tests/kernels on the GPU's backends, in as many processes as there are cores
-    sanitizer  compute-sanitizer's four tools over small shapes
-    speed      the kernels against their rivals, the targets, and the limit
-    backends   CUDA against Triton: the table of stgt_kernels/measured.py
-    ncu        Nsight Compute's summary of every kernel
+    build      compiles the extensions in place, and checks that the backends can run on this GPU
+    tests      runs tests/kernels on the GPU's backends, in several processes
+    sanitizer  runs compute-sanitizer's four tools on every kernel at small shapes
+    speed      compares the kernels with alternatives, with the targets, and with the limit of the GPU
+    backends   compares CUDA with Triton, and writes the table of stgt_kernels/measured.py
+    ncu        prints Nsight Compute's summary of every kernel
 
-Results go to benchmarks/results/<GPU>, or to FOLDER: those of tests and times as they come (*.jsonl). One table is
-printed last; the exit code is 1 if it has a NO. Of a copy without git, STGT_COMMIT says the commit.
+Results go to benchmarks/results/<GPU>, or to FOLDER. The results of single tests and times are written as they come
+(*.jsonl). A table of all checks is printed last. The exit code is 1 if a check is not met ("NO" in the table). In a
+copy without git, the variable STGT_COMMIT gives the commit.
 """
 
 import argparse
@@ -30,19 +31,22 @@ Part = Callable[[Path], tuple[list[Check], dict]]
 
 
 def part(name: str) -> Part:
-    """A part's ``run(out)``: its checks, and what else its file shall hold. Imported when it runs, as it may build."""
+    """The function ``run(out)`` of a part. It returns the part's checks, and further entries for its JSON file.
+
+    The part is imported only when it runs, since an earlier part may build the extension that it needs.
+    """
     return importlib.import_module(f"benchmarks.gpu_check.{name}").run
 
 
 def run(names: list[str], out: Path, device: torch.device, find: Callable[[str], Part] = part) -> bool:
-    """Runs parts, also those after one that fails; True if all that was wanted was met."""
+    """Runs the parts, and continues after one that fails. Returns whether all checks are met."""
     found: dict[str, list[Check]] = {}
     for name in names:
         print(f"== {name}", flush=True)
         begin = time.monotonic()
         try:
             checks, more = find(name)(out)
-        except Exception as error:  # the other parts may still have something to say
+        except Exception as error:  # the other parts still run
             traceback.print_exc()
             checks, more = [Check("runs to its end", f"{type(error).__name__}: {error}".splitlines()[0], "", False)], {}
         seconds = time.monotonic() - begin

@@ -1,4 +1,4 @@
-"""CUDA against Triton at a training step of each op: the table that ``auto`` reads (stgt_kernels/measured.py)."""
+"""Compares CUDA with Triton on each op: the table that the backend ``auto`` reads (stgt_kernels/measured.py)."""
 
 import re
 from dataclasses import replace
@@ -14,13 +14,13 @@ from benchmarks.gpu_check.speed import BOTH, CONSTRUCTION, PAPER, described, mea
 from benchmarks.inputs import DTYPES, Problem
 from stgt_kernels.measured import size_class
 
-Measured = dict[tuple[str, str, str], dict[str, float]]  # seconds by backend, by (capability, dtype, class of sizes)
+Measured = dict[tuple[str, str, str], dict[str, float]]  # (capability, dtype, class of sizes): seconds by backend
 MEASURED = ROOT / "stgt_kernels" / "measured.py"
 QUICK = True
 
 
 def problems() -> list[tuple[str, str, Problem]]:
-    """Op, class of sizes, and the problem that stands for it."""
+    """Lists (op, class of sizes, the problem that represents the class)."""
     sizes = [
         (BOTH, size_class("D", 64), replace(PAPER, D=64)),
         (BOTH, size_class("D", 88), PAPER),
@@ -46,13 +46,16 @@ def run(out: Path) -> tuple[list[Check], dict]:
         seconds = {backend: rows[f"{size} {problem.dtype} {backend}"].median for backend in ("cuda", "triton")}
         table[capability, str(DTYPES[problem.dtype]), size] = {b: s for b, s in seconds.items() if s is not None}
     (out / "measured.py").write_text(rewritten(MEASURED.read_text(), table))
-    print(f"copy {out / 'measured.py'} over {MEASURED} to have auto choose by it")
+    print(f"copy {out / 'measured.py'} over {MEASURED} so that the backend auto chooses by these measurements")
     checks = [Check(name, described(row)) for name, row in rows.items()]
     return checks, {"measured": {" ".join(key): seconds for key, seconds in table.items()}}
 
 
 def rewritten(source: str, measured: Measured) -> str:
-    """measured.py, whose table comes last, with these measurements in place of those of the same GPU."""
+    """The source of measured.py with these measurements in its table, which is the last statement of the file.
+
+    They replace the entries of the same compute capability.
+    """
     head, _, old = source.rpartition("= frozenset(")
     entries = re.findall(r'\("([\d.]+)", ([\w.]+), "(.+)"\)', old)
     capabilities = {capability for capability, _, _ in measured}

@@ -1,4 +1,4 @@
-"""Builds the extensions in place, with the Python that runs this, and asks whether they can run here."""
+"""Builds the extensions in place with the Python that runs this, and checks that the backends can run here."""
 
 import os
 import subprocess
@@ -24,14 +24,14 @@ def run(out: Path) -> tuple[list[Check], dict]:
     begin = time.monotonic()
     with (out / "build.log").open("w") as log:
         command = [sys.executable, "setup.py", "build_ext", "--inplace"]
-        own = ".".join(map(str, torch.cuda.get_device_capability()))  # for this GPU alone, which halves the time
+        own = ".".join(map(str, torch.cuda.get_device_capability()))  # building for this GPU alone halves the time
         environment = {"TORCH_CUDA_ARCH_LIST": own, **os.environ, "STGT_BUILD_CUDA": "1"}
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
     if done.returncode:
         tail = (out / "build.log").read_text()[-6000:]
-        raise RuntimeError(f"the build failed, see build.log\n{tail}")
+        raise RuntimeError(f"the build failed; build.log ends with:\n{tail}")
     checks = [Check("compiles", f"{time.monotonic() - begin:.0f} s", "", True)]
-    answers = subprocess.run([sys.executable, "-c", ASK], cwd=ROOT, capture_output=True, text=True)  # afresh
+    answers = subprocess.run([sys.executable, "-c", ASK], cwd=ROOT, capture_output=True, text=True)
     if answers.returncode:
         raise RuntimeError(answers.stderr[-2000:])
     for line in answers.stdout.splitlines():

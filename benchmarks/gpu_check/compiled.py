@@ -1,4 +1,4 @@
-"""What nvcc makes of csrc/cuda, without a GPU: registers, spills and instructions of every kernel."""
+"""Compiles csrc/cuda, and reports the registers, spills and instructions of every kernel. It needs no GPU."""
 
 import functools
 import hashlib
@@ -24,18 +24,18 @@ class Kernel:
     """A kernel, compiled for one architecture."""
 
     name: str
-    """As C++ writes it, without namespaces and arguments: graph_attention_fwd_sm90<bf16, 88, 4, false>"""
+    """The C++ name without namespaces and arguments, such as graph_attention_fwd_sm90<bf16, 88, 4, false>"""
     mangled: str
     architecture: str
     """sm_80 or sm_90a"""
     registers: int
     stack: int
     spilled: int
-    """Bytes per thread, as the stack"""
+    """Bytes per thread; the stack is in bytes per thread as well"""
     shared: int
-    """Bytes per block known to the compiler; what a launch asks for comes on top"""
+    """Static bytes per block; a launch may ask for dynamic shared memory in addition"""
     instructions: Counter = field(default_factory=Counter)
-    """How often each opcode stands in the machine code, without its modifiers: HGMMA, LDGSTS, ..."""
+    """The count of each opcode in the machine code, without modifiers: HGMMA, LDGSTS, ..."""
 
     @property
     def function(self) -> str:
@@ -43,12 +43,12 @@ class Kernel:
 
     @property
     def arguments(self) -> list[str]:
-        """Of its template."""
+        """The arguments of the kernel's template."""
         return self.name.partition("<")[2].rstrip(">").split(", ")
 
 
 def setup_py() -> ModuleType:
-    """setup.py, for the flags that it builds with."""
+    """Imports setup.py, which defines the build flags."""
     spec = importlib.util.spec_from_file_location("stgt_setup", ROOT / "setup.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -57,7 +57,7 @@ def setup_py() -> ModuleType:
 
 @functools.cache
 def command() -> list[str]:
-    """nvcc and its options: setup.py's, those that torch's build adds, and a report of registers."""
+    """The nvcc command: the options of setup.py, those that torch's build adds, and the report of registers."""
     from torch.utils import cpp_extension
 
     build = setup_py()
@@ -69,7 +69,10 @@ def command() -> list[str]:
 
 
 def compile_all(jobs: int = 2) -> tuple[list[Path], str]:
-    """Objects of all sources, in build/cuda, and what nvcc said. Compiles what changed since it last did."""
+    """Compiles the sources that have changed into build/cuda. Returns all objects and nvcc's whole output.
+
+    Raises RuntimeError with nvcc's output if a source does not compile.
+    """
     sources = sorted(SOURCES.glob("*.cu"))
     with ThreadPoolExecutor(jobs) as pool:
         objects = list(pool.map(_compile, sources))
@@ -98,7 +101,7 @@ def _compile(source: Path) -> Path:
 
 
 def included(source: Path) -> set[Path]:
-    """A source and all of ours that it includes."""
+    """The paths of a source file and of all our files that it includes, directly or indirectly."""
     found, new = set(), {source.resolve()}
     while new:
         found |= new
@@ -122,7 +125,7 @@ def kernels(objects: list[Path], log: str) -> list[Kernel]:
 
 
 def reported(log: str) -> Iterator[Kernel]:
-    """What ``-Xptxas -v`` says of each kernel."""
+    """Parses the report of ``-Xptxas -v`` on each kernel."""
     entry = re.compile(
         r"Compiling entry function '(?P<mangled>\w+)' for '(?P<architecture>\w+)'.*?"
         r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
@@ -148,14 +151,14 @@ def demangled(names: list[str]) -> list[str]:
 
 
 def short(name: str) -> str:
-    """A demangled kernel without its type, namespaces and arguments."""
+    """A demangled kernel's name without its return type, namespaces and arguments."""
     name = re.sub(r"\(anonymous namespace\)::|\b_GLOBAL__N__\w+::|\b(?:\w+::)+", "", name.removeprefix("void "))
-    name = re.sub(r"\((?:bool|int|unsigned int)\)", "", name)  # (bool)1 in a template's arguments
+    name = re.sub(r"\((?:bool|int|unsigned int)\)", "", name)  # removes casts in template arguments: (bool)1
     return name.partition("(")[0].replace("> >", ">>")
 
 
 def disassembled(path: Path) -> Iterator[tuple[str, str, Counter]]:
-    """Architecture, mangled name and opcodes of each kernel in an object or library."""
+    """Yields the architecture, mangled name and opcode counts of each kernel in an object or library."""
     process = subprocess.Popen([cuobjdump(), "--dump-sass", str(path)], stdout=subprocess.PIPE, text=True)
     architecture, function, opcodes = "", "", Counter()
     opcode = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9]*)")
@@ -177,7 +180,7 @@ def disassembled(path: Path) -> Iterator[tuple[str, str, Counter]]:
 
 @functools.cache
 def cuobjdump() -> str:
-    """CUDA's, or else the one that comes with Triton."""
+    """The path of CUDA's cuobjdump, or else of the one that comes with Triton."""
     if found := shutil.which("cuobjdump"):
         return found
     import triton

@@ -1,6 +1,6 @@
-"""Which launches the ops make on which GPU, without one: the host's side of csrc/cuda, run on CPU tensors.
+"""Finds out which launches the ops make on a given GPU, without having it: runs csrc/cuda's host code on CPU tensors.
 
-The CUDA runtime's place is taken by runtime.cpp, which refuses what a GPU would refuse, and writes down the rest.
+runtime.cpp replaces the CUDA runtime. It refuses the launches that a GPU would refuse, and records the others.
 """
 
 import ctypes
@@ -24,23 +24,23 @@ KB = 1024
 
 @dataclass(frozen=True)
 class Gpu:
-    """Limits, of the CUDA programming guide's table of technical specifications per compute capability."""
+    """Limits of a GPU, from the CUDA programming guide's table of technical specifications per compute capability."""
 
     capability: tuple[int, int]
     multiprocessors: int
     shared_per_block: int
     shared: int
-    """Bytes per multiprocessor; each block takes 1 KB beside what it asks for"""
+    """Bytes per multiprocessor; each block takes 1 KB more than it asks for"""
     threads: int
     blocks: int
 
     @property
     def architecture(self) -> str:
-        """Whose code runs: GPUs newer than Hopper compile the PTX of sm_80."""
+        """The architecture whose code runs on this GPU. GPUs newer than Hopper compile the PTX of sm_80."""
         return "sm_90a" if self.capability == (9, 0) else "sm_80"
 
     def blocks_at_once(self, threads: int, registers: int, shared: int) -> int:
-        """Blocks that fit on a multiprocessor at the same time. A warp's registers come in portions of 256."""
+        """How many blocks fit on a multiprocessor at the same time. A warp gets its registers in units of 256."""
         warps = -(-threads // 32)
         by_registers = 65536 // (warps * -(-registers * 32 // 256) * 256)
         return min(self.blocks, self.threads // (32 * warps), by_registers, self.shared // (shared + KB))
@@ -66,9 +66,12 @@ class Launch:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """csrc/cuda linked with the stand-in. Loading it registers the kernels, so that _cuda must not be loaded too."""
+    """csrc/cuda linked with the replacement runtime. Loading it registers the kernels, so _cuda must not be loaded too.
+
+    Raises RuntimeError if torch is a CUDA build.
+    """
     if torch.version.cuda is not None:
-        raise RuntimeError("this torch has CUDA, and a runtime of its own")
+        raise RuntimeError("launches can only be examined with a CPU build of torch; this torch has a CUDA runtime")
     objects, _ = compiled.compile_all()
     path = objects[0].parent / "launches.so"
     cuda = Path(compiled.setup_py().cuda_home()) / "include"
@@ -83,9 +86,10 @@ def library() -> ctypes.CDLL:
 
 
 def run(gpu: Gpu, op: str, *arguments) -> tuple[tuple[Tensor, ...], list[Launch]]:
-    """What an op returns for CPU tensors as if they were on this GPU (nothing is computed), and its launches.
+    """Runs an op's host code on CPU tensors as if they were on this GPU. Returns its results and its launches.
 
-    Raises RuntimeError, with the reason, if a GPU would refuse one of them.
+    The kernels do not run, so the results are uninitialised. Raises RuntimeError with the reason if this GPU would
+    refuse a launch.
     """
     stand_in = library()
     stand_in.become(*gpu.capability, gpu.multiprocessors, gpu.shared_per_block)
@@ -111,7 +115,7 @@ def _parsed(line: str) -> Launch:
 def attention_arguments(
     dtype: torch.dtype, B: int = 1, H: int = 2, T: int = 3, P: int = 256, D: int = 88, W: int = 1, dropout_p: float = 0
 ) -> tuple:
-    """Arguments of graph_attention_fwd. The tensors are not written, so that large ones cost nothing."""
+    """Arguments of graph_attention_fwd. The tensors are never written, so even large ones take no memory."""
     q, k, v = (torch.empty(B, T * P, H, D, dtype=dtype).transpose(1, 2) for _ in range(3))
     tiles, band = -(-P // 64), 2 * W + 1
     weight = torch.empty(B, T, P, band, P, dtype=storage_dtype(dtype))
@@ -131,7 +135,7 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def problems() -> Iterator[tuple[str, tuple]]:
-    """Calls of all ops that between them launch every kernel: (op, arguments)."""
+    """Calls (op, arguments) of all ops. Together they launch every kernel."""
     sizes = itertools.product(DTYPES, (20, 64, 88, 100, 128), (256, 196, 72, 49), (0.0, 0.1))
     for dtype, D, P, dropout_p in sizes:
         arguments = attention_arguments(dtype, D=D, P=P, dropout_p=dropout_p)

@@ -1,4 +1,4 @@
-"""Nsight Compute's summary of every kernel at the paper's shape. The clocks are left as they are."""
+"""Runs Nsight Compute on every kernel at the paper's shape. It does not change the GPU's clocks."""
 
 import csv
 import shutil
@@ -11,7 +11,7 @@ from benchmarks.gpu_check.processes import finish, start
 from benchmarks.gpu_check.report import Check
 
 SECONDS = 240
-"""For each backend"""
+"""The time limit for each backend"""
 
 SECTIONS = (
     "SpeedOfLight",
@@ -22,7 +22,7 @@ SECTIONS = (
     "SchedulerStats",
     "WarpStateStats",
 )
-SHOWN = {  # metric: how the table names it
+SHOWN = {  # metric: its label in the table
     "Duration": "",
     "Compute (SM) Throughput": "SM",
     "DRAM Throughput": "DRAM",
@@ -60,7 +60,7 @@ def command(backend: str) -> list[str]:
 
 
 def kernels(output: str) -> list[tuple[str, str]]:
-    """Each kernel of ncu's CSV, in order of launch, and what the table shows of it."""
+    """The name and the table's text for each kernel in ncu's CSV, in the order of launches."""
     lines = output.splitlines()
     begin = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), len(lines))
     found: dict[str, dict[str, str]] = {}
@@ -74,5 +74,5 @@ def kernels(output: str) -> list[tuple[str, str]]:
 
 
 def described(metrics: dict[str, str]) -> str:
-    """``SHOWN`` of it, in that order."""
+    """The values of the metrics in ``SHOWN``, in that order."""
     return ", ".join(f"{label} {metrics[name]}".strip() for name, label in SHOWN.items() if name in metrics)

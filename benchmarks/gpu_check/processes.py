@@ -1,4 +1,4 @@
-"""Commands that run beside each other until a deadline, with a log each."""
+"""Runs commands in parallel until a deadline. Each has its own log."""
 
 import os
 import signal
@@ -13,14 +13,14 @@ import torch
 from benchmarks.environment import ROOT
 
 GPU_IS_LOST = 70
-"""Exit code of a process that leaves the rest of its work to another"""
+"""Exit code of a process that can no longer use the GPU, so that a new process does the rest of its work"""
 DIED = (1, GPU_IS_LOST)
-"""1 is Python's, for exceptions and for record.py's limit of time"""
+"""Exit codes after which a process is restarted. Python exits with 1 after an exception or a timeout (record.py)."""
 MOST_STARTS = 12
 
 
 def start(command: list[str], log: Path, **environment: str) -> subprocess.Popen:
-    """A command at the root of the repository, in a session of its own, so that it ends with all that it started."""
+    """Starts a command in the root of the repository. It has its own session, so it can be killed with its children."""
     with log.open("a") as file:
         return subprocess.Popen(
             command,
@@ -33,7 +33,7 @@ def start(command: list[str], log: Path, **environment: str) -> subprocess.Popen
 
 
 def finish(process: subprocess.Popen, deadline: float) -> int:
-    """Its exit code; when time.monotonic() is past the deadline it is ended."""
+    """Waits for a process and returns its exit code. Kills it when time.monotonic() reaches the deadline."""
     try:
         return process.wait(max(deadline - time.monotonic(), 0))
     except subprocess.TimeoutExpired:
@@ -44,10 +44,10 @@ def finish(process: subprocess.Popen, deadline: float) -> int:
 def run_to_end(
     commands: list[list[str]], logs: Path, deadline: float, show: Callable[[], None], **environment: str
 ) -> int:
-    """Runs commands beside each other, starts again those that died, and says how many exited with 0 in the end.
+    """Runs commands in parallel, restarts those that died, and returns how many exited with 0 in the end.
 
-    They have to know themselves what they did before (record.py). logs: a folder; command i logs to i.log. show: called
-    every second.
+    A restarted command has to find out by itself what it has already done (record.py). logs: a folder, in which command
+    i writes i.log. show: is called every second.
     """
 
     def begin(i: int) -> subprocess.Popen:
@@ -74,7 +74,7 @@ def run_to_end(
 
 
 def leave_if_the_gpu_is_lost() -> None:
-    """After an illegal access every call of a process fails: ends this one, for another to go on."""
+    """Ends this process if its GPU calls fail, as they all do after an illegal access. A new process then continues."""
     if not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return
     try:

@@ -1,4 +1,4 @@
-"""Pieces of work for processes that may die: what each piece gave is on disk at once, and the next process goes on."""
+"""A record of the pieces of work of processes that may die. Results are on disk at once, so a new process continues."""
 
 import faulthandler
 import json
@@ -6,25 +6,25 @@ import os
 from pathlib import Path
 from typing import Any
 
-STDERR = os.dup(2)  # pytest is going to take the other one
+STDERR = os.dup(2)  # a copy, since pytest captures file descriptor 2
 
 
 class Record:
-    """A file of JSON lines, [piece, result], of all processes that share the work.
+    """A file of JSON lines [piece, result], to which all processes that share the work append.
 
-    A result is null from a piece's beginning to its end, and stays null if the process died of it.
+    The result of a piece is null until the piece ends. It stays null if the process dies during the piece.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> dict[str, Any]:
-        """Every piece that was begun, with its result."""
+        """Every piece that has begun, with its result."""
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         return dict(json.loads(line) for line in lines)
 
     def begin(self, piece: str, seconds: float) -> None:
-        """If the piece has not ended after so many seconds, this process does, even one that waits for a GPU."""
+        """Records that a piece begins. If it does not end in time, this process exits, even if it waits for a GPU."""
         self.add(piece, None)
         faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)
 
@@ -35,5 +35,5 @@ class Record:
     def add(self, piece: str, result: Any) -> None:
         line = json.dumps([piece, result]) + "\n"
         file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.write(file, line.encode())  # all of it, or processes beside this one could write between
+        os.write(file, line.encode())  # one write for the whole line, so that lines of parallel processes do not mix
         os.close(file)

@@ -1,4 +1,4 @@
-"""What a part of the check found, the table that it prints as, and where it is kept."""
+"""The checks of a part, their table, and the file that holds them."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ class Check:
     found: str
     wanted: str = ""
     met: bool | None = None
-    """None where nothing was asked for"""
+    """None if there is no target"""
 
     def cells(self, part: str) -> tuple[str, ...]:
         return part, self.what, self.found, self.wanted, {None: "", True: "yes", False: "NO"}[self.met]
@@ -36,12 +36,12 @@ def table(parts: dict[str, list[Check]]) -> str:
 
 
 def folder(name: str) -> Path:
-    """Where results of a GPU of this name are kept: h200 for NVIDIA H200."""
+    """The folder for the results of a GPU with this name: benchmarks/results/h200 for "NVIDIA H200"."""
     return RESULTS / re.sub(r"[^a-z0-9]+", "-", name.lower().removeprefix("nvidia").strip()).strip("-")
 
 
 def save(path: Path, checks: list[Check], seconds: float, device: torch.device, **more: Any) -> None:
-    """As JSON, with what the figures depend on; the clocks are read when the part is over."""
+    """Writes the checks as JSON with their environment. The clocks are read now, at the end of the part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "environment": environment(device),

@@ -1,6 +1,6 @@
-"""python -m benchmarks.gpu_check.resources: what every kernel takes of a GPU, and how many blocks then fit at once.
+"""python -m benchmarks.gpu_check.resources: lists every kernel's resources, and how many of its blocks fit at once.
 
-Needs nvcc, and no GPU. Kept in benchmarks/results/compile/kernels.md.
+It needs nvcc but no GPU, and writes benchmarks/results/compile/kernels.md.
 """
 
 import subprocess
@@ -26,16 +26,16 @@ class Resources:
     gpu: str
     threads: int
     shared: int
-    """Bytes, the largest of any launch"""
+    """The largest number of bytes per block of any launch"""
 
     @property
     def blocks(self) -> int:
-        """On a multiprocessor at the same time."""
+        """How many blocks fit on a multiprocessor at the same time."""
         return launches.GPUS[self.gpu].blocks_at_once(self.threads, self.kernel.registers, self.shared)
 
 
 def resources(gpus: tuple[str, ...] = tuple(launches.GPUS)) -> list[Resources]:
-    """Of every kernel that any of launches.problems() launches on these GPUs."""
+    """The resources of every kernel that launches.problems() launch on these GPUs."""
     kernels = {(k.architecture, k.mangled): k for k in compiled.kernels(*compiled.compile_all())}
     found = []
     for name in gpus:
@@ -50,7 +50,7 @@ def resources(gpus: tuple[str, ...] = tuple(launches.GPUS)) -> list[Resources]:
 
 
 def stages() -> dict[str, int]:
-    """Stages of the kernels that have a pipeline of them, by name and those template arguments that matter."""
+    """The number of stages of each pipelined kernel, by its name and its numeric template arguments."""
     source, emulator = Path(__file__).with_name("stages.cpp"), ROOT / "tests" / "cuda" / "emulator.h"
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "stages"
@@ -65,7 +65,7 @@ def stages_of(kernel: Kernel, known: dict[str, int]) -> str:
 
 
 def table(found: list[Resources], known: dict[str, int]) -> str:
-    """Of bfloat16 for both half precisions, which take the same."""
+    """A Markdown table of resources. float16 is left out, since its kernels take the same resources as bfloat16's."""
     lines = [HEADER]
     for r in found:
         if "f16" in r.kernel.arguments:
@@ -82,7 +82,7 @@ def table(found: list[Resources], known: dict[str, int]) -> str:
 
 
 def kept() -> dict[tuple[str, str], int]:
-    """Blocks by kernel and GPU, as the table in the repository has them."""
+    """The numbers of blocks by (kernel, GPU) in the table of the repository."""
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in TABLE.read_text().splitlines()]
     blocks = HEADER.index("blocks")
     return {(row[0], row[1]): int(row[blocks]) for row in rows if len(row) == len(HEADER) and row[blocks].isdigit()}
@@ -92,12 +92,12 @@ def main() -> None:
     text = table(resources(SHOWN), stages())
     TABLE.parent.mkdir(parents=True, exist_ok=True)
     TABLE.write_text(
-        "# What the CUDA kernels take of a GPU\n\n`python -m benchmarks.gpu_check.resources` writes this table; no GPU "
-        "is needed. Registers are per thread, as\nthe compiler gives them out at a launch; blocks and warps are those "
-        "that fit on a multiprocessor at the same\ntime; products and copies are counts of instructions in the machine "
-        "code. Nothing spills.\n\n" + text
+        "# Resources of the CUDA kernels\n\n`python -m benchmarks.gpu_check.resources` writes this table and needs no "
+        "GPU. Registers are per thread, as\nreported by the compiler. Blocks and warps are the numbers that fit on a "
+        "multiprocessor at the same time.\nProducts and copies are counts of instructions in the machine code. No "
+        "kernel spills registers.\n\n" + text
     )
-    print(text + f"\nkept in {TABLE}")
+    print(text + f"\nwritten to {TABLE}")
 
 
 if __name__ == "__main__":

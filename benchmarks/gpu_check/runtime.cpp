@@ -1,7 +1,7 @@
-// Stands in for the CUDA runtime and for the parts of torch that ask it, so that the host's side of csrc/cuda runs
-// without a GPU, on CPU tensors: a launch is refused as a GPU would refuse it, or written down, but nothing is launched.
+// This file replaces the CUDA runtime and the parts of torch that call it, so that the host code of csrc/cuda runs on
+// CPU tensors without a GPU. It refuses a launch if a GPU would refuse it, and otherwise records it. Nothing runs.
 //
-// Linked with nvcc's objects into one library (launches.py), which binds to its own functions (-Bsymbolic).
+// launches.py links it with nvcc's objects into one library, which binds to its own functions (-Bsymbolic).
 #include <cuda.h>
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -23,9 +23,9 @@ struct Configuration {
   void* stream;
 } pushed;
 
-std::map<const void*, std::string> names;  // of kernels, as mangled, by the address of their host stubs
-std::map<const void*, int> shared_limits;  // of kernels that were granted more than 48 KB
-std::ostringstream written;                // a line per launch, and per tensor map
+std::map<const void*, std::string> names;  // mangled names of the kernels, by the address of their host stubs
+std::map<const void*, int> shared_limits;  // of the kernels that may use more than 48 KB
+std::ostringstream written;                // one line per launch, per tensor map and per refusal
 cudaError_t last_error = cudaSuccess;
 int guards = 0;
 void* const STREAM = reinterpret_cast<void*>(0x5712ea);
@@ -50,7 +50,7 @@ size_t element_size(CUtensorMapDataType type) {
   }
 }
 
-// Refuses what cuda.h says of this function's arguments, and strides of 0, of which it does not say anything.
+// Refuses the arguments that cuda.h excludes for this function. It also refuses strides of 0, which cuda.h leaves open.
 CUresult encode_tiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* address,
                       const cuuint64_t* sizes, const cuuint64_t* strides, const cuuint32_t* box,
                       const cuuint32_t* steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
@@ -97,7 +97,7 @@ cudaError_t launch(const void* kernel, Configuration c) {
 
 extern "C" {
 
-// For the tests: which GPU it is, and what was launched since this was last asked.
+// For launches.py: become() sets the GPU, and launches() returns the lines since its last call.
 void become(int major, int minor, int multiprocessors, int shared_limit) {
   gpu = {major, minor, multiprocessors, shared_limit};
   shared_limits.clear();
@@ -109,7 +109,7 @@ const char* launches() {
   return text.c_str();
 }
 
-// What nvcc's code calls to register kernels, and for <<< >>>.
+// The functions that nvcc's code calls to register kernels, and those for <<< >>>.
 void** __cudaRegisterFatBinary(void*) { return nullptr; }
 void __cudaRegisterFatBinaryEnd(void**) {}
 void __cudaUnregisterFatBinary(void**) {}
@@ -134,13 +134,13 @@ cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 blocks, dim3 threads, v
   return launch(kernel, {blocks, threads, shared, s});
 }
 
-// The runtime's functions that csrc/cuda calls.
+// The functions of the CUDA runtime that csrc/cuda calls.
 cudaError_t cudaGetLastError() {
   const cudaError_t error = last_error;
   last_error = cudaSuccess;
   return error;
 }
-const char* cudaGetErrorString(cudaError_t) { return "refused by the stand-in for the CUDA runtime"; }
+const char* cudaGetErrorString(cudaError_t) { return "refused by the replacement of the CUDA runtime (runtime.cpp)"; }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
   switch (which) {
     case cudaDevAttrComputeCapabilityMajor: *value = gpu.major; return cudaSuccess;
@@ -171,7 +171,7 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, 
   return cudaSuccess;
 }
 
-// torch's, of which a build without CUDA has none, or which would say that the tensors are on the CPU.
+// Functions of torch that a build without CUDA lacks, or that would report the tensors' device as the CPU.
 AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
   *stream = STREAM;
   return 0;

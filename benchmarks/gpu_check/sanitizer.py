@@ -1,4 +1,4 @@
-"""compute-sanitizer's four tools over every kernel at small sizes (small.py), at the same time."""
+"""Runs compute-sanitizer's four tools in parallel, each on every kernel at small sizes (small.py)."""
 
 import re
 import shutil
@@ -11,10 +11,10 @@ from benchmarks.gpu_check.processes import finish, start
 from benchmarks.gpu_check.report import Check
 
 SECONDS = 480
-OURS = ["--kernel-name", "kns=graph"]  # the CUDA kernels' names, and most of Triton's; torch's own would take long
-# initcheck has to see torch's kernels, too, or it would not know what they wrote.
+OURS = ["--kernel-name", "kns=graph"]  # matches our CUDA kernels and most Triton ones; torch's would take long
+# initcheck has to see torch's kernels too; otherwise it would not know which memory they wrote.
 TOOLS = {"memcheck": OURS, "racecheck": OURS, "initcheck": [], "synccheck": OURS}
-# Every tensor an allocation of its own, so that what lies beyond it belongs to nobody.
+# Each tensor is a separate allocation, so an access beyond its end is an error.
 ENVIRONMENT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 
 
@@ -43,12 +43,12 @@ def run(out: Path) -> tuple[list[Check], dict]:
 
 def command(tool: str, backend: str) -> list[str]:
     driver = [sys.executable, "-m", "benchmarks.gpu_check.small", backend]
-    options = ["--print-limit", "20", "--target-processes", "application-only"]  # not Triton's assembler, too
+    options = ["--print-limit", "20", "--target-processes", "application-only"]  # leaves out Triton's assembler
     return ["compute-sanitizer", "--tool", tool, *options, *TOOLS[tool], *driver]
 
 
 def verdict(log: str) -> tuple[str, bool]:
-    """What a tool's log says, and whether that is a clean pass of the whole driver."""
+    """Summarises a tool's log. Returns the summary, and whether the driver ran to its end without errors."""
     summary = re.findall(r"(?:ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard)", log)
     ended = re.search(r"^done$", log, re.MULTILINE) is not None
     if not summary:

@@ -1,7 +1,7 @@
-"""A pytest plugin for one of several processes that share the tests: of STGT_SHARD=2/8 every eighth, from the third on.
+"""A pytest plugin for several processes that share the tests. With STGT_SHARD=2/8 it runs tests 2, 10, 18, ...
 
-Tests of backends that need no GPU are left out. Outcomes go to the record STGT_RECORD; what was begun there is not run
-again.
+Tests of backends that need no GPU are left out. Outcomes go to the record in the file STGT_RECORD. A test that has
+begun according to the record does not run again.
 """
 
 import os
@@ -13,17 +13,17 @@ from benchmarks.gpu_check.processes import leave_if_the_gpu_is_lost
 from benchmarks.gpu_check.record import Record
 
 SECONDS = 150
-"""For one test; most of it is for compilers"""
+"""The time limit for one test, most of which is for compiling"""
 SHARD = os.environ["STGT_SHARD"]
 record = Record(Path(os.environ["STGT_RECORD"]))
 reports: list[pytest.TestReport] = []
 
 
-@pytest.hookimpl(trylast=True)  # after markers have chosen
+@pytest.hookimpl(trylast=True)  # after pytest has selected tests by marker
 def pytest_collection_modifyitems(config, items) -> None:
     first, step = map(int, SHARD.split("/"))
     wanted = [item for item in items if backend_of(item) not in ("cpu", "reference")]
-    chosen = sorted(wanted, key=lambda item: backend_of(item) == "triton")[first::step]  # Triton's take longest
+    chosen = sorted(wanted, key=lambda item: backend_of(item) == "triton")[first::step]  # Triton's tests take longest
     record.add(f"collected {SHARD}", len(chosen))
     begun = record.read()
     chosen = [item for item in chosen if item.nodeid not in begun]
@@ -55,7 +55,7 @@ def pytest_runtest_logreport(report) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session, exitstatus) -> None:
-    """Of failures and empty shards the record tells; any other code but 0 means that there is more to run."""
+    """Exits with 0 for failed tests and empty shards, which are recorded. Other nonzero codes restart this shard."""
     if exitstatus in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = pytest.ExitCode.OK
 
@@ -65,7 +65,7 @@ def backend_of(item) -> str | None:
 
 
 def message(failed: list[pytest.TestReport | pytest.CollectReport]) -> str:
-    """What went wrong, the error's own words first."""
+    """The message of the first error, followed by the end of its traceback."""
     if not failed:
         return ""
     crash = getattr(failed[0].longrepr, "reprcrash", None)

@@ -1,6 +1,6 @@
-"""python -m benchmarks.gpu_check.small BACKEND: every kernel once, at sizes that a sanitizer gets through.
+"""python -m benchmarks.gpu_check.small BACKEND: runs every kernel at sizes that are small enough for a sanitizer.
 
-Inputs come from the CPU, so that a sanitizer which watches our kernels alone knows where they were written.
+The inputs are made on the CPU and copied, so a sanitizer that watches only our kernels knows that they were written.
 """
 
 import sys
@@ -13,7 +13,7 @@ from stgt_kernels.graph import storage_dtype
 from stgt_kernels.testing import video_like_tokens
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-# Tiles that are full, that are not, and sizes that only the kernels for any size take; D of each width.
+# (T, P, D): full tiles, partial tiles, and sizes that only the general kernels support. D covers each kernel width.
 SIZES = ((2, 264, 88), (3, 72, 64), (2, 136, 128), (3, 49, 20))
 
 
@@ -21,7 +21,7 @@ def attention(backend: str, dtype: torch.dtype, T: int, P: int, D: int, dropout_
     tokens = video_like_tokens(1, T, P, 32)
     graph = spatio_temporal_graph(tokens, threshold=0.5, backend="reference")
     weight, live = graph.weight.to(storage_dtype(dtype)), graph.live
-    live[:, :, :, 0] = False  # tiles to skip
+    live[:, :, :, 0] = False  # makes empty tiles, which kernels skip
     weight[:, :, :, 0] = 0
     q, k, v, dout = (torch.randn(1, T * P, 2, D).to(dtype).to(device).transpose(1, 2) for _ in range(4))
     leaves = [t.requires_grad_() for t in (q, k, v, weight.to(device))]

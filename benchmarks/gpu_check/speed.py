@@ -1,4 +1,4 @@
-"""The kernels at the paper's shape against their rivals, the targets, and the limit of the GPU."""
+"""Compares the kernels at the paper's shape with alternatives, with the targets, and with the limit of the GPU."""
 
 import gc
 from dataclasses import asdict, replace
@@ -40,7 +40,7 @@ CONSTRUCTION, FORWARD, BACKWARD, BOTH, LONG_BOTH = (
 )
 QUESTIONS = {CONSTRUCTION: PAPER, FORWARD: PAPER, BACKWARD: PAPER, BOTH: PAPER, LONG_BOTH: LONG}
 SECONDS = {CONSTRUCTION: 0.14e-3, FORWARD: 0.35e-3, BACKWARD: 1.2e-3}
-"""The most that each may take on an H200"""
+"""The targets on an H200"""
 QUICK = False
 FLEXES = (FLEX, FLEX_BANDED, FLEX_AUTOTUNED, FLEX_FLASH)
 RIVALS = {
@@ -61,7 +61,10 @@ def run(out: Path) -> tuple[list[Check], dict]:
 
 
 def pieces(backends: tuple[str, ...] = ("cuda", "triton")) -> timed.Pieces:
-    """Of each question our backends, then the rivals: those that take long to compile come after all else."""
+    """The measurements by name: for each question, our backends and then the alternatives.
+
+    Providers that take long to compile come last.
+    """
     chosen = [
         partial(measured, question=question, problem=problem, provider=provider)
         for question, problem in QUESTIONS.items()
@@ -77,7 +80,7 @@ def ours(question: str, backends: tuple[str, ...]) -> list[Provider]:
 
 
 def measured(bench: Bench, question: str, problem: Problem, provider: Provider) -> Row:
-    """A provider that cannot run, or is wrong, gets a row that says so."""
+    """The row of one provider. If it cannot run, or its result is wrong, the row says so."""
     gc.collect()
     torch._dynamo.reset()
     if bench.device.type == "cuda":
@@ -115,7 +118,7 @@ def construction(bench: Bench, problem: Problem, provider: Provider) -> Row:
 
 
 def backward(bench: Bench, problem: Problem, provider: Provider) -> Row:
-    """The backward pass alone, again and again after one forward pass."""
+    """Times only the backward pass, which is repeated after a single forward pass."""
     if reason := provider.why_not(problem, bench.device, True):
         return Row(provider.name, problem.dtype, shape_of(problem), missing=reason)
     inputs = AttentionInputs.make(problem, bench.device)
@@ -139,7 +142,7 @@ def described(row: Row) -> str:
 
 
 def targets(rows: list[Row]) -> list[Check]:
-    """What issue and README promise on an H200."""
+    """Checks the performance targets on an H200."""
     by_key = {(row.question, row.provider): row for row in rows}
     dense, compiled = DENSE.name, COMPILED_DENSE.name
 
@@ -148,7 +151,7 @@ def targets(rows: list[Row]) -> list[Check]:
         return row if row is not None and row.median is not None else None
 
     def at_least(what: str, value: float | None, bound: float, unit: str = "x") -> Check:
-        """A ratio; None where there is nothing to compare with."""
+        """A check of a ratio. value: None if it was not measured."""
         text = "not measured" if value is None else f"{value:.2f}{unit}"
         return Check(what, text, f">= {bound:g}{unit}", None if value is None else value >= bound)
 

@@ -1,4 +1,4 @@
-// Prints how many stages each pipelined kernel has, as its own header says: "kernel, template arguments that matter".
+// Prints the number of stages of each pipelined kernel, which its header defines: "kernel numeric arguments: stages".
 #include "../../csrc/cuda/graph_attention_bwd_sm90.cuh"
 #include "../../csrc/cuda/graph_attention_fwd_sm90.cuh"
 #include "../../csrc/cuda/spatio_temporal_graph_fwd_sm80.cuh"

@@ -1,4 +1,4 @@
-"""The kernel tests on the GPU's backends, shared out to processes, for most of their time goes into compiling."""
+"""Runs the kernel tests on the GPU's backends in several processes, since most of their time goes into compiling."""
 
 import os
 import sys
@@ -15,12 +15,12 @@ from benchmarks.gpu_check.report import Check
 SECONDS = 450
 PYTEST = ["-m", "pytest", "-vv", "--continue-on-collection-errors"]
 PYTEST += ["-p", "benchmarks.gpu_check.shard", "-p", "no:cacheprovider"]
-# What Triton's compiler makes for other GPUs is tested without one.
+# This file compiles Triton's kernels for given GPUs, and needs none.
 TESTS = ["tests/kernels", "--ignore=tests/kernels/test_triton_compile.py"]
 
 
 def run(out: Path) -> tuple[list[Check], dict]:
-    """Outcomes are in tests.jsonl as they come, logs in tests.log at the end."""
+    """Runs the tests. Outcomes are written to tests.jsonl as they come, and logs to tests.log at the end."""
     out.mkdir(parents=True, exist_ok=True)
     record = Record(out / "tests.jsonl")
     record.path.unlink(missing_ok=True)
@@ -47,7 +47,7 @@ def run(out: Path) -> tuple[list[Check], dict]:
 
 
 class Progress:
-    """Prints failures as they come, and every half minute how far the tests are."""
+    """Prints failures as they come, and the progress every half minute."""
 
     def __init__(self, record: Record) -> None:
         self.record, self.shown, self.begin, self.last = record, set(), time.monotonic(), 0.0
@@ -64,9 +64,9 @@ class Progress:
 
 
 def count(pieces: dict[str, Any], finished: bool = True) -> tuple[Counter, dict[str, str], int]:
-    """Of a record: tests by (backend, outcome), what each failure says, and how many tests were never begun.
+    """Returns counts of tests by (backend, outcome), the message of each failure, and the number of tests not begun.
 
-    finished: a test that has no outcome yet is never going to have one.
+    finished: whether the processes have ended, so that a test without an outcome has died.
     """
     counts, failures, missing = Counter(), {}, 0
     for name, result in pieces.items():

@@ -1,6 +1,6 @@
-"""python -m benchmarks.gpu_check.timed PART RECORD: times a part's pieces that the record has not yet, one by one.
+"""python -m benchmarks.gpu_check.timed PART RECORD: times those pieces of a part that are not in the record yet.
 
-A process of its own, as a kernel that hangs or reads out of bounds takes the process with it.
+It runs in a separate process, since a kernel that hangs or reads out of bounds ends its process.
 """
 
 import importlib
@@ -24,15 +24,15 @@ from benchmarks.gpu_timing import queued_times
 from benchmarks.rows import Row
 
 Pieces = dict[str, partial[Row]]
-"""speed.measured by name, with all but the bench"""
+"""Calls of speed.measured by name, which lack only the bench"""
 PIECE_SECONDS = 150
-"""Of which most go to compilers"""
+"""The time limit for one piece, most of which is for compiling"""
 SECONDS = 480
 LIMITS = "limits"
 
 
 def run(part: str, out: Path) -> dict[str, Any]:
-    """All of a part's results, and the limits of this GPU, from a process that is started again when it dies."""
+    """Times a part in a process that is restarted when it dies. Returns all results and the limits of this GPU."""
     out.mkdir(parents=True, exist_ok=True)
     record = Record(out / f"{part}.jsonl")
     record.path.unlink(missing_ok=True)
@@ -45,7 +45,7 @@ def run(part: str, out: Path) -> dict[str, Any]:
 
 
 def rows(pieces: Pieces, found: dict[str, Any]) -> dict[str, Row]:
-    """The row of each piece; of one that left none a row that says why."""
+    """The row of each piece. A piece without a result gets a row with the reason."""
 
     def row(name: str, piece: partial[Row]) -> Row:
         if found.get(name) is not None:
@@ -75,7 +75,7 @@ def main(part: str, path: str) -> None:
 
 
 def clocks() -> dict[str, float]:
-    """Read, never set, right after the GPU was busy."""
+    """Reads the clocks, which are still those of a busy GPU. It does not set them."""
     if not shutil.which("nvidia-smi"):
         return {}
     command = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem", "--format=csv,noheader,nounits"]

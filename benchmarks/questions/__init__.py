@@ -1,4 +1,4 @@
-"""One module per question: its docstring asks, ``cases(device, quick)`` lists the comparisons that answer."""
+"""One module per question: its docstring is the question, and ``cases(device, quick)`` lists its comparisons."""
 
 import importlib
 
@@ -18,5 +18,5 @@ QUESTIONS = (
 
 
 def module(question: str):
-    """Imported when it is asked: those about the model need more than stgt_kernels does."""
+    """The module of a question. It is imported on demand, since those about the model need more than stgt_kernels."""
     return importlib.import_module(f"benchmarks.questions.{question}")

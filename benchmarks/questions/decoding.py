@@ -1,4 +1,4 @@
-"""11. How long does reading 8 frames of a file take, against decord, and does the length of the file matter?"""
+"""11. How long does reading 8 frames of a file take, compared with decord, and does the file's length matter?"""
 
 import tempfile
 from functools import partial
@@ -28,19 +28,19 @@ def name_of(seconds: int, width: int, height: int, gop: int) -> str:
 
 
 def compare(bench: Bench, *, size: tuple[int, int, int, int]) -> list[Row]:
-    """Both readers of one clip, one thread each."""
+    """Compares both readers on one clip, with one thread each."""
     seconds, width, height, gop = size
     with tempfile.TemporaryDirectory() as folder:
         path = write_clip(Path(folder) / "clip.mp4", seconds=seconds, width=width, height=height, gop=gop)
         functions = {OURS: partial(read_frames, path, FRAMES), DECORD: partial(with_decord, path)}
         apart = np.abs(functions[OURS]().numpy().astype(int) - functions[DECORD]())
-        if apart.mean() > 2:  # they convert colours with other rounding
-            raise ValueError(f"the readers give other frames: {apart.mean():g} of 255 apart")
+        if apart.mean() > 2:  # smaller differences come from rounding in the conversion of colours
+            raise ValueError(f"the readers return different frames: they are {apart.mean():g} of 255 apart on average")
         return rows_of(bench, functions)
 
 
 def length(bench: Bench, *, minutes: int) -> list[Row]:
-    """A film takes longer than a clip by what its table of packets takes to read."""
+    """Compares a film with a clip. The film takes longer only because its table of packets is longer."""
     with tempfile.TemporaryDirectory() as folder:
         clip = write_clip(Path(folder) / "clip.mp4", seconds=60, width=320, height=240, gop=50)
         film = repeat_clip(clip, Path(folder) / "film.mp4", minutes)
@@ -52,7 +52,7 @@ def rows_of(bench: Bench, functions: dict) -> list[Row]:
 
 
 def with_decord(path: Path) -> np.ndarray:
-    """What the released pipeline does, with one thread."""
+    """Reads frames as the released pipeline does, with one thread."""
     import decord
 
     reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)

@@ -1,7 +1,7 @@
-"""8. How does cost depend on density? Thresholds on real tokens, and why noise flatters.
+"""8. How does the cost depend on the density: the threshold on real tokens, and noise in place of real tokens?
 
-Real tokens leave an edge in nearly every tile, whatever the threshold, so that attention has to run at dense speed.
-Gaussian noise leaves nothing but self-loops: a kernel that skips empty tiles looks far faster than it is on video.
+Real tokens leave an edge in nearly every tile at any threshold, so attention does the work of a dense band.
+Gaussian noise leaves only self-loops, so a kernel that skips empty tiles looks far faster than it is on video.
 """
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ def cases(device: str, quick: bool) -> list[Case]:
 
 
 def case(problem: Problem) -> Case:
-    everyone = (DENSE, BAND, *KERNELS)  # of which the others take the same time at every threshold
+    everyone = (DENSE, BAND, *KERNELS)  # DENSE and BAND take the same time at every threshold
     providers = everyone if problem.threshold == 0.5 else KERNELS
     name = f"{problem.tokens} tokens, h={problem.threshold:g}, {problem.dtype}"
     return attention_case(problem, providers, backward=False, name=name)

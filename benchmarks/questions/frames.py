@@ -1,4 +1,4 @@
-"""6. How does cost grow with frames, in time and in memory, and where does dense attention die?"""
+"""6. How do time and memory grow with the number of frames, and where does dense attention run out of memory?"""
 
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,7 @@ def cases(device: str, quick: bool) -> list[Case]:
 def providers(device: str, problem: Problem) -> tuple[Provider, ...]:
     if device == "cuda":
         return DENSE, COMPILED_DENSE, FLEX, FLEX_BANDED, BAND, COMPILED_BAND, *KERNELS
-    # Where dense attention runs out of memory it does so soon.
+    # For longer clips dense attention is not left out: it runs out of memory right away.
     return left_out(DENSE, problem.N == 32 * 256), left_out(BAND, problem.N > 32 * 256), *KERNELS
 
 
@@ -37,7 +37,7 @@ def left_out(provider: Provider, slow: bool) -> Provider:
 
 
 def linearity(bench: Bench, *, problem: Problem) -> list[Row]:
-    """Our own backends, with the memory that building the graph takes as well."""
+    """Compares two lengths on our own backends. The memory includes the graph's weights."""
     functions, memory, sizes, rows = {}, {}, {}, []
     for provider in KERNELS:
         if reason := provider.why_not(problem, bench.device, True):

@@ -1,4 +1,4 @@
-"""1. How fast is the graph built: normalise, multiply, threshold and mask?"""
+"""1. How fast is building the graph: normalising, multiplying, thresholding and masking?"""
 
 from functools import partial
 

@@ -44,7 +44,7 @@ def compare(bench: Bench, *, size: str, B: int, T: int, dtype: str) -> list[Row]
     steps, memory, rows, expected = {}, {}, [], None
     for name, (context, compiled) in contexts.items():
         reason = reasons.get(name.removesuffix(", compiled"))
-        reason = reason or ("left out by --quick: it takes its time to compile" if compiled and bench.quick else None)
+        reason = reason or ("left out by --quick: it takes long to compile" if compiled and bench.quick else None)
         if reason:
             rows.append(Row(name, dtype, shape, missing=reason))
             continue
@@ -64,7 +64,7 @@ Context = Callable[[], AbstractContextManager]
 
 @torch.no_grad()
 def outputs(layer: nn.Module, context: Context, x: Tensor, dtype: str) -> Tensor:
-    """Without dropout, so that they can be compared."""
+    """The layer's output without dropout, so that outputs can be compared."""
     layer.eval()
     with context(), torch.autocast(x.device.type, DTYPES[dtype], enabled=dtype != "fp32"):
         out, _ = layer(x)

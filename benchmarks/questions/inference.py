@@ -1,7 +1,8 @@
-"""9. How many videos a second does the model embed? As the paper's Table 6 asks of 1000 clips of 8 frames.
+"""9. How many videos per second does the model embed? The paper's Table 6 reports this for 1000 clips of 8 frames.
 
-Against the paper's baseline, X-CLIP's cross-frame transformers (CCT+MIT) in place of the graph, and against the graph
-as the released model computes it. Decoding is left out; with cached features the tower is, too.
+The model is compared with the paper's baseline, which has X-CLIP's cross-frame transformers (CCT+MIT) in place of the
+graph, and with the released model's way to compute the graph. Decoding is left out. With cached features, the vision
+tower is left out too.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""10. What does a call cost where there is next to nothing to compute? Microseconds per call, and small shapes."""
+"""10. What does a call cost if there is hardly anything to compute: microseconds per call, and small shapes?"""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from benchmarks.sizes import base
 from benchmarks.timing import wall_times
 
 CALLS = 100
-"""Timed at once: a single one is too short for the clock"""
+"""The number of calls that are timed together, since a single one is too short for the clock"""
 
 
 def cases(device: str, quick: bool) -> list[Case]:
@@ -40,7 +40,8 @@ def one_call(bench: Bench, *, problem: Problem) -> list[Row]:
             functions |= {name: call(prepared, inputs, name == names[1]) for name in names}
         else:
             functions[names[0]] = partial(provider.prepare(problem, bench.device), x)
-    measure = wall_times if bench.device.type == "cuda" else bench.measure  # elsewhere the host's share is left out
+    # On a GPU wall times are taken, since CUDA events would leave out the host's share.
+    measure = wall_times if bench.device.type == "cuda" else bench.measure
     times = measure({name: partial(repeat, function) for name, function in functions.items()}, bench.seconds)
     return rows + [
         Row.timed(name, problem.dtype, shape_of(problem), timing.per(CALLS)) for name, timing in times.items()

@@ -1,4 +1,4 @@
-"""7. Does it hold at other batches, head dimensions and numbers of patches?"""
+"""7. How fast is attention at other batch sizes, head dimensions and numbers of patches?"""
 
 from dataclasses import replace
 

@@ -1,7 +1,7 @@
-"""5. How much faster is a training step of the whole model, and which part of it takes how much of its time?
+"""5. How much faster is a training step of the whole model, and what share of its time does each part take?
 
-Honest about Amdahl: a frozen tower takes most of a step and is the same whatever the graph does. So the step is timed
-with the tower in the loop, and on cached features, where only what trains is left.
+A frozen tower may take most of a step, and a faster graph does not change its time. So the step is timed twice: with
+the tower in the loop, and on cached features, where only the trained parts run.
 """
 
 from collections.abc import Iterator
@@ -25,14 +25,14 @@ from stgt.models.stgt import STGT
 from stgt.training.optim import make_optimizer, set_learning_rate
 
 FEWEST = 2
-"""Clips of a batch: matching needs a wrong one for each"""
+"""The smallest batch: matching needs a wrong clip for each text"""
 
 
 @dataclass(frozen=True)
 class Variant:
     name: str
     dense: bool
-    """Graph and graph attention as the released model computes them"""
+    """Whether the graph and its attention are computed as in the released model"""
     eager_tower: bool
 
 
@@ -63,7 +63,7 @@ def name_of(size: str, dtype: str, T: int, cached: bool) -> str:
 
 
 def compare(bench: Bench, *, size: str, dtype: str, B: int, T: int, cached: bool) -> list[Row]:
-    """Every variant at the largest batch, of B and its halves, that fits."""
+    """Times every variant at its largest batch that fits in memory, of B, B/2, B/4, ..."""
     config, device = model_config(size), bench.device
     training = Training(make_model(config, device, cached), T, dtype, device)
     batch = make_batch(config, B, T, cached, device)
@@ -100,7 +100,7 @@ def clips(batch: dict[str, Tensor], count: int) -> dict[str, Tensor]:
 
 @dataclass
 class Training:
-    """A model and its optimizer, whose learning rate is 0: the work of a step, on weights that stay as they are."""
+    """A model and its optimizer. The learning rate is 0: a step does all its work, but does not change the weights."""
 
     model: STGT
     frames: int
@@ -137,7 +137,7 @@ class Training:
             self.run(batch)
 
     def run(self, batch: dict[str, Tensor]) -> None:
-        """What the trainer does with a batch, from its pixels to the optimizer's step."""
+        """Does one training step as the trainer does, from the batch to the optimizer's step."""
         with self.autocast():
             loss = self.model(batch, LossConfig())["loss"]
         loss.backward()
@@ -146,7 +146,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
 
     def largest_batch(self, variant: Variant, batch: dict[str, Tensor]) -> int:
-        """Raises OutOfMemoryError if not even the smallest fits."""
+        """The largest batch that fits. Raises OutOfMemoryError if not even FEWEST clips fit."""
         count = len(batch["input_ids"])
         while True:
             try:

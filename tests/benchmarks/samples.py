@@ -1,4 +1,4 @@
-"""Rows of a run that never was, and a bench that measures nothing."""
+"""Made-up rows of a run, and a bench that returns a constant time."""
 
 import torch
 
@@ -28,7 +28,7 @@ def results(*rows):
 
 
 def bench(quick=False):
-    """A bench whose clock is a single call."""
+    """A bench that calls each function once, and returns the same made-up time for all."""
     limits = Limits({"fp32": 1e11, "bf16": 2e11}, {"fp32": 5e10}, 1e10)
     return Bench(torch.device("cpu"), quick, one_call_each, limits)
 

@@ -1,4 +1,4 @@
-"""No times where providers disagree; the providers that there are do agree, with each other and the definition."""
+"""Providers that disagree get no times; the existing providers agree with each other and with the definition."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ OFF = Provider("slightly off", lambda inputs: lambda q, k, v: 1.001 * BAND.prepa
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_who_computes_something_else_stops_the_report(backward):
+def test_a_provider_with_a_wrong_result_stops_the_report(backward):
     with pytest.raises(DisagreementError, match="slightly off: out: off by"):
         compare_attention(bench(), problem=TINY, providers=(DENSE, OFF, *KERNELS), backward=backward)
 
@@ -55,14 +55,14 @@ def test_a_bound_is_timed_without_being_compared():
     ]
 
 
-def test_who_cannot_run_is_listed_with_the_reason():
+def test_a_provider_that_cannot_run_is_listed_with_the_reason():
     rows = compare_attention(bench(quick=True), problem=TINY, providers=(COMPILED_DENSE, *KERNELS), backward=False)
     missing = {row.provider: row.missing for row in rows}
     assert missing["stgt_kernels cpu"] is None
     assert "--quick" in missing["compiled dense"] and "CUDA tensors" in missing["stgt_kernels triton"]
 
 
-def test_a_peer_that_does_not_compile_is_missing_and_one_of_ours_an_error():
+def test_an_alternative_that_does_not_compile_is_listed_as_missing_and_an_error_of_ours_is_raised():
     def prepare(inputs):
         raise RuntimeError("no such\nkernel")
 
@@ -75,7 +75,7 @@ def test_a_peer_that_does_not_compile_is_missing_and_one_of_ours_an_error():
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("T, P, window", [(1, 16, 1), (4, 49, 1), (5, 16, 2)])
-def test_eager_providers_give_what_the_definition_gives(dtype, T, P, window):
+def test_eager_providers_agree_with_the_definition(dtype, T, P, window):
     inputs = AttentionInputs.make(replace(TINY, T=T, P=P, window=window, dtype=dtype))
     oracle = AttentionOracle(inputs, backward=True)
     exact, _ = exact_attention(inputs.q, inputs.k, inputs.v, inputs.graph)
@@ -87,7 +87,7 @@ def test_eager_providers_give_what_the_definition_gives(dtype, T, P, window):
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("banded", [False, True])
 @pytest.mark.parametrize("T, P, window", [(1, 16, 1), (3, 256, 1), (5, 49, 1), (9, 49, 2)])
-def test_flex_attention_is_asked_for_the_same(monkeypatch, banded, T, P, window):
+def test_flex_attention_gets_the_same_graph(monkeypatch, banded, T, P, window):
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     inputs = AttentionInputs.make(replace(TINY, T=T, P=P, window=window))
     out = flex.prepare(inputs, banded=banded)(inputs.q, inputs.k, inputs.v)
@@ -105,7 +105,7 @@ def test_the_block_mask_holds_the_blocks_of_the_band_and_no_others(T, P, window)
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("provider", [p for p in providers.GRAPH if not p.compiled and p.backend in (None, "cpu")])
-def test_graphs_agree(provider, dtype):
+def test_graphs_of_all_providers_agree(provider, dtype):
     problem = replace(TINY, T=4, P=49, C=384, dtype=dtype)
     x = tokens_of(problem)
     graph = as_banded(provider.prepare(problem, CPU)(x), problem)
@@ -115,7 +115,7 @@ def test_graphs_agree(provider, dtype):
         check_graph(provider.name, graph, x, problem.threshold, ours=provider.backend is not None)
 
 
-def test_models_may_differ_by_a_share_of_their_length():
+def test_outputs_of_models_may_differ_by_a_share_of_their_norm():
     x = torch.randn(4, 8)
     check_model("model", x * (1 + 5e-4), x, "fp32")
     for wrong in (x * 1.002, x * float("nan")):

@@ -1,4 +1,4 @@
-"""Two runs side by side: what counts as a regression, and the exit code."""
+"""The comparison of two runs: which differences are regressions, and the exit code."""
 
 import json
 import subprocess
@@ -17,18 +17,18 @@ def exit_code(tmp_path, before, after):
     return compare.main([str(path) for path in paths])
 
 
-def test_the_same_is_no_regression(tmp_path, capsys):
+def test_equal_results_are_no_regression(tmp_path, capsys):
     assert exit_code(tmp_path, row(), row()) == 0
     assert "1 rows, 0 regressions" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("median, scatter, code", [(1.04, 0.01, 0), (1.2, 0.01, 1), (1.2, 0.15, 0), (0.5, 0.01, 0)])
-def test_slower_counts_beyond_the_noise_alone(tmp_path, median, scatter, code):
+def test_a_slower_result_is_a_regression_only_beyond_the_noise(tmp_path, median, scatter, code):
     assert exit_code(tmp_path, row(scatter=scatter), row(median=median, scatter=scatter)) == code
 
 
 @pytest.mark.parametrize("memory, code", [(2**30 + 2**20, 0), (2**31, 1), (2**29, 0), (None, 0)])
-def test_more_memory_counts(tmp_path, memory, code):
+def test_more_memory_is_a_regression(tmp_path, memory, code):
     assert exit_code(tmp_path, row(), row(peak_memory=memory)) == code
 
 
@@ -40,18 +40,18 @@ def test_one_regression_among_many_is_named(tmp_path, capsys):
     assert [line.rstrip(" |").endswith("faster") for line in lines if "| a " in line] == [True]
 
 
-def test_rows_that_one_side_does_not_have_or_did_not_time_are_nothing_to_compare(tmp_path, capsys):
+def test_rows_that_one_side_lacks_or_did_not_time_are_not_compared(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         exit_code(tmp_path, results(row("a"), row("b")), results(row("c"), row("b", median=None, missing="no GPU")))
     assert stopped.value.code == 2 and "no row in common" in capsys.readouterr().err
 
 
-def test_another_machine_is_said(tmp_path, capsys):
+def test_different_hardware_is_reported(tmp_path, capsys):
     assert exit_code(tmp_path, row(), Results(ABOUT | {"hardware": "a faster CPU"}, [row(median=0.1)])) == 0
-    assert "Other hardware" in capsys.readouterr().out
+    assert "The hardware differs" in capsys.readouterr().out
 
 
-def test_a_folder_and_a_commit_hold_results_as_a_file_does(tmp_path, monkeypatch):
+def test_results_are_read_from_a_file_a_folder_and_a_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "ROOT", tmp_path)
     folder = tmp_path / "benchmarks" / "results" / "cpu"
     results(row()).save(folder / "frames.json")

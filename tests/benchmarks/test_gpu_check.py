@@ -1,4 +1,4 @@
-"""The GPU check, as far as it goes without a GPU: its parts, tables, logs that it reads, and what it concludes."""
+"""Those parts of the GPU check that need no GPU: running parts, tables, reading logs, and conclusions."""
 
 import json
 import subprocess
@@ -19,12 +19,12 @@ CPU = torch.device("cpu")
 TINY = Problem(T=2, P=16, C=32, H=2, D=8, dtype="bf16")
 
 
-def test_parts_can_be_imported_and_run():
+def test_every_part_can_be_imported_and_has_a_run_function():
     for name in gpu_check.PARTS:
         assert callable(gpu_check.part(name))
 
 
-def test_a_part_that_fails_leaves_the_others_alone(tmp_path, capsys):
+def test_the_other_parts_run_after_one_that_fails(tmp_path, capsys):
     parts = {
         "build": lambda out: ([Check("compiles", "3 s", "", True)], {"more": 1}),
         "tests": lambda out: 1 / 0,
@@ -50,8 +50,8 @@ def test_an_unmet_target_fails_the_check(tmp_path):
     assert not gpu_check.run(["speed"], tmp_path, CPU, missed.get)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="tells how a machine without a GPU is answered")
-def test_without_a_gpu_it_says_so():
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it tests the error on a machine without a GPU")
+def test_the_check_exits_with_a_message_without_a_gpu():
     done = subprocess.run([sys.executable, "-m", "benchmarks.gpu_check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "finds no CUDA GPU" in done.stderr
     done = subprocess.run(
@@ -60,7 +60,7 @@ def test_without_a_gpu_it_says_so():
     assert done.returncode == 2 and "there is no part nonsense" in done.stderr
 
 
-def test_table():
+def test_the_table_has_one_line_per_check():
     text = report.table({"speed": [Check("forward", "0.3 ms", "<= 0.35 ms", True), Check("memory", "1 GiB")]})
     lines = text.splitlines()
     assert lines[0] == "| part  | what    | found  | wanted     | met |"
@@ -71,7 +71,7 @@ def test_table():
 @pytest.mark.parametrize(
     ("name", "folder"), [("NVIDIA H200", "h200"), ("NVIDIA A100-SXM4-80GB", "a100-sxm4-80gb"), ("Tesla T4", "tesla-t4")]
 )
-def test_folder_of_a_gpu(name, folder):
+def test_the_folder_is_named_after_the_gpu(name, folder):
     assert report.folder(name).name == folder
 
 
@@ -99,7 +99,7 @@ INVALID = """========= COMPUTE-SANITIZER
         ("", "did not end: said nothing", False),
     ],
 )
-def test_verdicts_on_logs_of_the_sanitizer(log, found, met):
+def test_verdicts_follow_from_the_logs_of_the_sanitizer(log, found, met):
     text, passed = sanitizer.verdict(log)
     assert text.startswith(found) and passed == met
 
@@ -118,7 +118,7 @@ NCU = """==PROF== Connected
 """
 
 
-def test_ncu_s_output_is_read():
+def test_the_output_of_ncu_is_parsed():
     assert ncu.kernels(NCU) == [
         ("fwd_sm90<bf16, 88>", "310.2 us, DRAM 20.1 %"),
         ("delta<bf16>", "registers 32 register/thread"),
@@ -148,13 +148,13 @@ def test_rivals_are_measured_and_a_backend_that_cannot_run_says_why(monkeypatch)
     assert speed.described(cuda).startswith("missing: it runs on CUDA tensors")
 
 
-def test_a_provider_that_is_wrong_is_not_timed(monkeypatch):
+def test_a_provider_with_a_wrong_result_is_not_timed(monkeypatch):
     wrong = replace(speed.DENSE, prepare=lambda inputs: lambda q, k, v: q + k + v)
     (found,) = measure(speed.BOTH, monkeypatch, [wrong], []).values()
     assert found.median is None and found.missing.startswith("DisagreementError: eager dense: out: off by")
 
 
-def test_what_takes_long_to_compile_comes_last():
+def test_providers_that_take_long_to_compile_come_last():
     compiled = [piece.keywords["provider"].compiled for piece in speed.pieces().values()]
     assert compiled == sorted(compiled) and len(compiled) == 26
 
@@ -162,7 +162,7 @@ def test_what_takes_long_to_compile_comes_last():
 def test_a_piece_without_a_result_is_a_row_with_the_reason():
     pieces = speed.pieces()
     first, second, *others = pieces
-    result = json.loads(json.dumps(asdict(row("a", question=speed.BOTH))))  # as the record keeps it
+    result = json.loads(json.dumps(asdict(row("a", question=speed.BOTH))))  # as it is read from the record
     rows = timed.rows(pieces, {first: result, second: None, timed.LIMITS: {}})
     assert rows[first] == row("a", question=speed.BOTH)
     assert "its process died" in rows[second].missing and "no time left" in rows[others[0]].missing
@@ -175,8 +175,8 @@ def took(question, provider, milliseconds, **fields):
     )
 
 
-def test_targets():
-    """The numbers that issue and README name, met and missed."""
+def test_targets_are_met_or_missed():
+    """Each target is tried once with numbers that meet it and once with numbers that miss it."""
     cuda, triton, dense = "stgt_kernels cuda", "stgt_kernels triton", speed.DENSE.name
     rows = [
         took(speed.CONSTRUCTION, cuda, 0.1),
@@ -245,7 +245,7 @@ def test_the_measured_table_is_rewritten(tmp_path):
     assert formatted.returncode == 0
 
 
-def test_problems_of_the_measured_table():
+def test_every_class_of_sizes_of_the_measured_table_has_a_problem():
     found = {(op, size, problem.dtype) for op, size, problem in backends.problems()}
     assert len(found) == 12 and {size for _, size, _ in found} == {"D<=64", "D>64", "P<=64", "P>64"}
     assert len(backends.pieces()) == 24 and "D>64 bf16 triton" in backends.pieces()

@@ -1,4 +1,4 @@
-"""The processes of the GPU check: what each did is kept when it dies, and the next goes on."""
+"""The processes of the GPU check: the results of a process are kept when it dies, and the next process continues."""
 
 import os
 import sys
@@ -16,14 +16,14 @@ from benchmarks.gpu_check.record import Record
 from benchmarks.limits import Limits
 from benchmarks.rows import Row
 
-PATIENCE = 500  # Seconds that a process may take on a machine that is busy with other things.
+PATIENCE = 500  # seconds that a process may take on a busy machine
 
 
 def outcome(name, backend="cuda", message=""):
     return {"outcome": name, "backend": backend, "message": message}
 
 
-def test_counts_of_tests(tmp_path):
+def test_tests_are_counted_by_backend_and_outcome(tmp_path):
     record = Record(tmp_path / "record")
     record.add("collected 0/2", 4)
     record.add("collected 1/2", 1)
@@ -57,7 +57,7 @@ def test_that_is_not_wanted():
 """
 
 
-def test_shards_run_every_test_once_also_after_one_that_kills_its_process(tmp_path):
+def test_shards_run_every_test_once_even_if_a_test_kills_its_process(tmp_path):
     (tmp_path / "test_it.py").write_text(SUITE)
     (tmp_path / "test_bad.py").write_text("import nowhere")
     record = Record(tmp_path / "record")
@@ -97,7 +97,7 @@ for piece in ("a", "b", "c"):
 """
 
 
-def test_a_piece_that_hangs_ends_its_process_and_the_next_goes_on(tmp_path):
+def test_a_piece_that_hangs_ends_its_process_and_the_next_process_continues(tmp_path):
     record = Record(tmp_path / "record")
     command = [sys.executable, "-c", WAITS, str(record.path)]
     assert processes.run_to_end([command], tmp_path, time.monotonic() + PATIENCE, lambda: None) == 1
@@ -105,7 +105,7 @@ def test_a_piece_that_hangs_ends_its_process_and_the_next_goes_on(tmp_path):
     assert 'File "<string>", line 9' in (tmp_path / "0.log").read_text()  # where it hung
 
 
-def test_processes_end_at_the_deadline_with_what_they_started(tmp_path):
+def test_processes_and_their_children_end_at_the_deadline(tmp_path):
     log = tmp_path / "log"
     quick = processes.start([sys.executable, "-c", "import os; print(os.environ['NAME'])"], log, NAME="value")
     assert processes.finish(quick, time.monotonic() + PATIENCE) == 0 and log.read_text() == "value\n"
@@ -113,12 +113,12 @@ def test_processes_end_at_the_deadline_with_what_they_started(tmp_path):
     slow = processes.start([sys.executable, "-c", script], log)
     assert processes.finish(slow, time.monotonic() + 0.5) < 0
     with pytest.raises(ProcessLookupError):
-        while True:  # The system collects the killed processes when it comes to it.
+        while True:  # the system may take a while to reap the killed processes
             os.killpg(slow.pid, 0)
             time.sleep(0.1)
 
 
-def test_what_the_record_has_not_yet_is_timed(tmp_path, monkeypatch):
+def test_only_pieces_that_are_not_in_the_record_are_timed(tmp_path, monkeypatch):
     limits = Limits({"bf16": 1e15}, {"bf16": 1e15}, 4e12)
     pieces = {"a": lambda bench: 1 / 0, "b": lambda bench: row("b", median=bench.limits.bandwidth)}
     monkeypatch.setattr(
@@ -128,7 +128,7 @@ def test_what_the_record_has_not_yet_is_timed(tmp_path, monkeypatch):
     monkeypatch.setattr(timed, "clocks", lambda: {"SM MHz": 1980.0})
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     record = Record(tmp_path / "record")
-    record.add("a", None)  # the process before died of it
+    record.add("a", None)  # the previous process died while it ran this piece
     timed.main("speed", str(record.path))
     assert record.read()[timed.LIMITS] == asdict(limits)
     assert Row(**record.read()["b"]) == row("b", median=4e12, details={"SM MHz": 1980.0})

@@ -1,4 +1,4 @@
-"""GPU times with a stand-in for CUDA, whose clock counts what is queued: a millisecond for each piece of work."""
+"""GPU times with a stand-in for CUDA. Its clock advances by a millisecond for each queued piece of work."""
 
 import itertools
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from benchmarks.gpu_timing import host_seconds, queued_times
 
 @pytest.fixture
 def queue(monkeypatch):
-    """What was queued, in order."""
+    """The list of queued pieces of work, in order."""
     queued = []
 
     class Event:
@@ -49,4 +49,5 @@ def test_the_gpu_spins_for_as_long_as_the_host_takes_to_launch(queue, monkeypatc
     clock = itertools.count()
     monkeypatch.setattr(gpu_timing.time, "perf_counter", lambda: 0.01 * next(clock))
     assert host_seconds(lambda: None, calls=5) == pytest.approx(0.002)
-    assert host_seconds(lambda: [next(clock) for _ in range(1000)], calls=5) == 0.02  # it waited for the GPU
+    # A call that takes longer than this limit waits for the GPU.
+    assert host_seconds(lambda: [next(clock) for _ in range(1000)], calls=5) == 0.02

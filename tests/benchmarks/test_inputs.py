@@ -1,4 +1,4 @@
-"""What is timed is as dense as real video, and counted as it should be."""
+"""The inputs of the benchmarks are as dense as real video, and their work is counted correctly."""
 
 import pytest
 import torch
@@ -8,11 +8,11 @@ from benchmarks.inputs import TOKENS, AttentionInputs, Problem, clips, real_toke
 from stgt_kernels import spatio_temporal_graph
 
 
-def test_the_clips_are_those_of_the_file():
+def test_the_clips_equal_the_tensors_of_the_file():
     assert torch.equal(clips(), torch.stack([tensor.float() for tensor in load_file(TOKENS).values()]))
 
 
-def test_the_work_at_the_papers_size():
+def test_flops_and_bytes_at_the_papers_size_are_counted_correctly():
     paper = Problem(B=20)
     forward, both = paper.attention_flops(False), paper.attention_flops(True)
     assert paper.graph_flops() / 1e9 == pytest.approx(55.4, abs=0.1)
@@ -41,7 +41,7 @@ def test_noise_leaves_self_loops_and_empty_tiles():
     assert noise.graph.degree().eq(1).all() and noise.live_share() == 0.125
 
 
-def test_a_copy_is_the_same_elsewhere():
+def test_a_copy_has_the_same_values_elsewhere_in_memory():
     inputs = AttentionInputs.make(Problem(T=2, P=16, C=64, H=2, D=8))
     copy = inputs.copy()
     for a, b in zip((*inputs.tensors, inputs.graph.weight), (*copy.tensors, copy.graph.weight), strict=True):

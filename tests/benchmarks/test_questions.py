@@ -1,4 +1,4 @@
-"""Every question runs, at a size that means nothing, and every claim finds the rows that it is about."""
+"""Every question runs at a tiny size, and every claim finds its rows."""
 
 import gc
 from types import SimpleNamespace
@@ -28,9 +28,9 @@ def tiny_config(size="tiny", open_blocks=0):
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_every_question_has_an_answer(question, monkeypatch):
+def test_every_question_gives_rows(question, monkeypatch):
     asked = module(question)
-    monkeypatch.setattr(gc, "collect", lambda: 0)  # a quarter of a second for each of the cases
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # it would take a quarter of a second for each case
     for name, small in (("base", lambda device, quick: TINY), ("model_config", tiny_config)):
         if hasattr(asked, name):
             monkeypatch.setattr(asked, name, small)
@@ -46,7 +46,7 @@ def test_every_question_has_an_answer(question, monkeypatch):
 
 
 def possible_rows(device):
-    """A row for each provider there might be, of each case of the full suite."""
+    """One row for each possible provider and each case of the full suite."""
     kinds = ["eager dense", "compiled dense", "FlexAttention", "FlexAttention, banded weights", "stgt_kernels"]
     kinds += [
         decoding.OURS,
@@ -101,7 +101,7 @@ def test_variants_of_a_model_compute_the_same_and_leave_it_as_it_was(training):
     assert any(getattr(m, "fused_attn", False) for m in training.model.modules())
 
 
-def test_a_step_does_all_the_work_and_leaves_the_weights(training):
+def test_a_step_does_all_the_work_and_does_not_change_the_weights(training):
     before = {name: p.clone() for name, p in training.model.named_parameters()}
     training.step(KERNELS, models.make_batch(tiny_config(), 2, 2, False, training.device))
     assert all(torch.equal(p, before[name]) for name, p in training.model.named_parameters())
@@ -110,41 +110,42 @@ def test_a_step_does_all_the_work_and_leaves_the_weights(training):
 
 
 def operations(event):
-    """The number of operations that an event of the profiler spans: a stand-in for its time that no clock measures."""
+    """The number of operations within an event of the profiler. It replaces the event's time, so no clock matters."""
     return 1 + sum(operations(child) for child in event.cpu_children)
 
 
 @pytest.fixture
 def recorded(training):
-    """recorded() -> the profiler's events of one training step."""
+    """A function that returns the profiler's events of one training step."""
     batch = models.make_batch(tiny_config(), 2, 2, False, training.device)
     training.run(batch)  # The first step also creates the optimizer's state.
     return lambda: parts.recorded(lambda: training.run(batch), training.model, training.optimizer, training.device)
 
 
-def test_parts_of_a_step_are_all_of_it(training, recorded):
+def test_the_parts_of_a_step_cover_all_of_its_operations(training, recorded):
     events = recorded()
     counts = parts.times(events, operations)
     assert counts.keys() == set(parts.PARTS) and all(count > 0 for count in counts.values())
     outside = [event for event in events if event.cpu_parent is None and event.name not in parts.PARTS]
     outside = [event.name for event in outside if not event.name.startswith(parts.BACKWARD)]
-    assert sorted(outside) == ["Optimizer.zero_grad#AdamW.zero_grad", "aten::ones_like"]  # the gradient of the loss
+    # aten::ones_like makes the gradient of the loss.
+    assert sorted(outside) == ["Optimizer.zero_grad#AdamW.zero_grad", "aten::ones_like"]
     whole = sum(operations(event) for event in events if event.cpu_parent is None and event.name not in outside)
     assert sum(counts.values()) == whole
-    # Only the sums of the weights' gradients belong to no part's forward pass.
+    # The sums of the weights' gradients are the only operations that belong to the forward pass of no part.
     sums = [event for event in events if event.name == parts.BACKWARD + "torch::autograd::AccumulateGrad"]
     assert counts[parts.OTHER] == sum(map(operations, sums))
     assert "forward" not in vars(training.model) and "forward" not in vars(training.model.graph)
 
 
-def test_shares_are_of_the_whole_step(training):
+def test_the_shares_of_a_step_add_up_to_one(training):
     batch = models.make_batch(tiny_config(), 2, 2, False, training.device)
     shares = parts.shares(lambda: training.run(batch), training.model, training.optimizer, training.device)
     assert shares.keys() == set(parts.PARTS) and sum(shares.values()) == pytest.approx(1.0)
 
 
-def test_what_runs_backward_belongs_to_its_forward_part(training, recorded):
-    """Let one part's backward pass run more operations: that part has exactly those more, and no other part has any."""
+def test_backward_operations_belong_to_the_part_of_their_forward_operation(training, recorded):
+    """If the backward pass of one part runs more operations, the count of this part alone grows by their number."""
 
     class Busy(torch.autograd.Function):
         @staticmethod
@@ -159,7 +160,7 @@ def test_what_runs_backward_belongs_to_its_forward_part(training, recorded):
 
     attention = training.model.graph.blocks[0].graph_attention
     forward, counts = attention.forward, []
-    for function in (lambda x: Busy.apply(Busy.apply(x)), Busy.apply):  # one more Busy before, and one
+    for function in (lambda x: Busy.apply(Busy.apply(x)), Busy.apply):  # first with two Busy functions, then with one
         attention.forward = lambda *args, function=function: function(forward(*args))
         events = recorded()
         nodes = [operations(event) for event in events if event.name == parts.BACKWARD + "BusyBackward"]
@@ -185,7 +186,7 @@ def test_the_largest_batch_is_found_by_halving(training, monkeypatch):
     assert training.largest_batch(KERNELS, batch) == 2 and tried == [20, 10, 5, 2]
 
 
-def test_real_tokens_stand_in_for_a_random_towers(training):
+def test_real_tokens_replace_those_of_a_random_tower(training):
     config = tiny_config()
     tokens = training.model.visual_tokens(models.make_batch(config, 2, 3, False, training.device)["video"])
     cached = models.make_batch(config, 2, 3, True, training.device)["tokens"]
@@ -194,7 +195,7 @@ def test_real_tokens_stand_in_for_a_random_towers(training):
     assert not isinstance(open_tower.vision, models.RealTokens)
 
 
-def test_on_a_gpu_a_parts_time_is_that_of_its_kernels():
+def test_the_time_of_a_part_on_a_gpu_is_the_time_of_its_kernels():
     def event(name, *children, kernels=()):
         kernels = [SimpleNamespace(name=kernel, duration=duration) for kernel, duration in kernels]
         made = SimpleNamespace(name=name, sequence_nr=-1, cpu_parent=None, cpu_children=children, kernels=kernels)

@@ -1,4 +1,4 @@
-"""The report and the README's table come from result files alone; counts decide an exit code; the command runs."""
+"""The report and the README's table come from result files alone; counts set the exit code; the command runs."""
 
 import json
 import subprocess
@@ -46,7 +46,7 @@ def write_results(folder: Path) -> None:
     results(*step).save(folder / "cpu" / "training_step.json")
 
 
-def test_everything_is_generated_from_the_files(tmp_path):
+def test_the_report_and_the_readme_are_generated_from_the_files(tmp_path):
     write_results(tmp_path / "results")
     (tmp_path / "README.md").write_text(README)
     paths = ["--results", "results", "--report", "REPORT.md", "--readme", "README.md"]
@@ -75,7 +75,7 @@ def test_everything_is_generated_from_the_files(tmp_path):
     assert report.main(paths) == 0 and (tmp_path / "README.md").read_text() == readme
 
 
-def test_a_gpus_results_come_before_a_cpus(tmp_path):
+def test_the_readme_prefers_the_results_of_a_gpu(tmp_path):
     write_results(tmp_path / "results")
     about = {name: value for name, value in ABOUT.items() if name != "threads"} | {"hardware": "NVIDIA H200"}
     paper = str(Problem(B=20, dtype="bf16"))
@@ -88,7 +88,7 @@ def test_a_gpus_results_come_before_a_cpus(tmp_path):
     assert "NVIDIA H200" in readme and "a CPU" not in readme and "300 µs" in readme
 
 
-def test_without_results_or_markers_nothing_is_written(tmp_path):
+def test_nothing_is_written_without_results_or_markers(tmp_path):
     (tmp_path / "results").mkdir()
     assert report.main(["--results", str(tmp_path / "results")]) == 1
     readme = tmp_path / "README.md"
@@ -103,7 +103,7 @@ def test_the_readme_has_the_markers():
 
 
 @pytest.mark.parametrize("more, code", [(0, 0), (1, 1), (-1, 0)])
-def test_more_of_anything_fails(tmp_path, monkeypatch, capsys, more, code):
+def test_a_higher_count_fails(tmp_path, monkeypatch, capsys, more, code):
     file = tmp_path / "counted.json"
     monkeypatch.setattr(counted, "count", lambda: {"op": {"FLOPs": 100, "launches": 2}})
     assert counted.main(["--update", "--file", str(file)]) == 0
@@ -112,11 +112,11 @@ def test_more_of_anything_fails(tmp_path, monkeypatch, capsys, more, code):
     assert ("op: 3 launches, there were 2" in capsys.readouterr().out) == bool(code)
 
 
-def test_counts_are_kept_for_what_is_counted():
+def test_counts_are_kept_for_every_counted_function():
     kept = json.loads(counted.COUNTED.read_text())
     forward = counted.PROBLEM.attention_flops(False)
     assert kept["graph_attention, forward"]["FLOPs"] == forward
-    # The kernels compute products of the scores again in the backward pass: 2 products, then 5.
+    # There are 2 products forward and 5 backward, one of which computes the scores again.
     assert kept["graph_attention, forward and backward"]["FLOPs"] == 3.5 * forward
     assert kept["spatio_temporal_graph"]["FLOPs"] == counted.PROBLEM.graph_flops()
 

@@ -1,4 +1,4 @@
-"""Result rows, their files and tables."""
+"""Result rows, the files that hold them, and tables of them."""
 
 import csv
 
@@ -12,14 +12,14 @@ from benchmarks.timing import Timing
 TIMING = Timing(0.5, 0.4, 0.6, 7)
 
 
-def test_rates_are_of_the_work_that_was_asked():
+def test_rates_count_the_work_of_the_problem():
     timed = Row.timed("ours", "fp32", {"T": 8}, TIMING, flops=1e12, nbytes=2e9, limit=0.1, edge_density=0.8)
     assert (timed.median, timed.low, timed.high, timed.rounds) == (0.5, 0.4, 0.6, 7)
     assert (timed.tflops, timed.gbytes, timed.limit_share, timed.edge_density) == (2.0, 4.0, 0.2, 0.8)
     assert Row.timed("ours", "fp32", {}, TIMING).tflops is None
 
 
-def test_rows_come_back_from_their_file_and_stand_in_a_csv_with_their_environment(tmp_path):
+def test_rows_are_read_back_from_their_file_and_the_csv_holds_their_environment(tmp_path):
     rows = [row(details={"clips/s": 3.0}, parts={"losses": 0.1}), row("gone", median=None, missing="out of memory")]
     path = tmp_path / "cpu" / "frames.json"
     results(*rows).save(path)
@@ -32,14 +32,14 @@ def test_rows_come_back_from_their_file_and_stand_in_a_csv_with_their_environmen
 
 
 @pytest.mark.parametrize("content", ["{}", "[", '{"environment": {}, "rows": [{"time": 1}]}'])
-def test_other_files_are_refused_by_name(tmp_path, content):
+def test_other_files_are_refused_with_an_error_that_names_them(tmp_path, content):
     path = tmp_path / "frames.json"
     path.write_text(content)
     with pytest.raises(ValueError, match="frames.json is not a file of benchmark results"):
         Results.load(path)
 
 
-def test_a_table_has_the_columns_that_hold_something_and_lists_who_is_missing():
+def test_a_table_leaves_out_empty_columns_and_lists_the_providers_that_are_missing():
     rows = [row(tflops=1.5), row("SDPA", bound=True), row("gone", median=None, missing="no GPU")]
     table = case_table(rows)
     assert "TFLOP/s" in table and "GB/s" not in table and "1 GiB" in table and "gone" not in table

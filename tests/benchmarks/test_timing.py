@@ -1,4 +1,4 @@
-"""Clocks, memory, and the machine's limits."""
+"""The measurements of time, of memory, and of the machine's limits."""
 
 import itertools
 import resource
@@ -15,7 +15,7 @@ from benchmarks.timing import Timing, cpu_times, rotated, wall_times
 CPU = torch.device("cpu")
 
 
-def test_quantiles_of_the_rounds():
+def test_a_timing_holds_quantiles_of_the_rounds():
     measured = Timing.of([float(second) for second in range(1, 12)])
     assert (measured.median, measured.low, measured.high, measured.rounds) == (6.0, 3.0, 9.0, 11)
     assert measured.per(2) == Timing(3.0, 1.5, 4.5, 11)
@@ -23,14 +23,14 @@ def test_quantiles_of_the_rounds():
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands still but for what is added to ``clock.now``, in seconds."""
+    """A clock that only moves when a test adds seconds to ``clock.now``."""
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
     return clock
 
 
 def functions_of(clock, **seconds):
-    """Functions that take so many seconds of the clock, and the order in which they were called."""
+    """Returns functions that move the clock by the given seconds, and the list of their names in the order of calls."""
     called = []
 
     def make(name):
@@ -44,7 +44,7 @@ def functions_of(clock, **seconds):
 
 
 class Benchmark:
-    """Of pytest-benchmark's fixture what is used of it; the real one reports at the end of the tests."""
+    """The used part of pytest-benchmark's fixture. The real fixture would report at the end of the tests."""
 
     def pedantic(self, target, setup, rounds):
         data = []
@@ -67,9 +67,8 @@ each_clock = pytest.mark.parametrize("measure", [pedantic_times, wall_times])
 def test_functions_take_turns_and_each_has_its_own_times(measure, clock):
     functions, called = functions_of(clock, slow=2.0, fast=0.25, free=0.0)
     times = measure(functions, 9.0)
-    assert called == ["slow", "fast", "free"] * (
-        1 + 4
-    )  # Once to see how many rounds of 2.25 s fit into 9 s, and then those.
+    # Each function is called once to see how many rounds of 2.25 s fit into 9 s, and then in each of the 4 rounds.
+    assert called == ["slow", "fast", "free"] * (1 + 4)
     assert times == {name: Timing(s, s, s, 4) for name, s in (("slow", 2.0), ("fast", 0.25), ("free", 0.0))}
 
 
@@ -81,12 +80,12 @@ def test_rounds_are_neither_too_few_nor_too_many(measure, seconds, rounds, clock
     assert called == ["a", "b"] * (1 + rounds) and all(t.rounds == rounds for t in times.values())
 
 
-def test_rotation_gives_each_its_turn():
+def test_rotated_functions_are_called_in_turns():
     function = rotated([lambda: 1, lambda: 2])
     assert [function() for _ in range(4)] == [1, 2, 1, 2]
 
 
-def test_memory_is_what_a_call_adds_at_its_peak():
+def test_peak_memory_is_the_amount_that_a_call_adds_at_its_peak():
     def call():
         large = torch.ones(25 * 2**20)  # 100 MiB
         del large
@@ -98,7 +97,7 @@ def test_memory_is_what_a_call_adds_at_its_peak():
     del before
 
 
-def test_what_does_not_fit_is_an_error_and_the_limit_is_lifted_again():
+def test_running_out_of_memory_is_an_error_and_the_limit_is_restored():
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with pytest.raises(OutOfMemoryError, match="out of memory"), out_of_memory_is_an_error(CPU):
         torch.ones(2**42)
@@ -108,19 +107,19 @@ def test_what_does_not_fit_is_an_error_and_the_limit_is_lifted_again():
 
 
 def test_limits_are_amounts_of_work_per_second(monkeypatch):
-    """A product or a copy is said to take two seconds; for the multiply-adds the clock ticks one at each reading."""
+    """A product and a copy take two made-up seconds. For the multiply-adds, each reading of the clock adds a second."""
     ticks = itertools.count()
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
     monkeypatch.setattr(limits, "_best", lambda function, device, repeats: 2.0)
     found = limits.measure.__wrapped__(CPU)
     assert found.gemm == {"fp32": 2048**3, "bf16": 2048**3}
-    assert found.bandwidth == 4 * 2**26  # float32, each read and written
+    assert found.bandwidth == 4 * 2**26  # each float32 is read and written
     threads, chains, lanes, steps = torch.get_num_threads(), 16, 16, 5_000_000
     fp32 = 2.0 * lanes * chains * steps * threads
-    assert found.flops["fp32"] == fp32 and found.flops["bf16"] in (fp32, 2 * fp32)  # with instructions for it, double
+    assert found.flops["fp32"] == fp32 and found.flops["bf16"] in (fp32, 2 * fp32)  # double with bf16 instructions
 
 
-def test_the_best_of_several_calls_is_the_fastest_after_the_first(clock):
+def test_the_best_time_is_that_of_the_fastest_call_after_the_first(clock):
     seconds = iter([0.1, 3.0, 1.0, 2.0])
 
     def function():
@@ -129,7 +128,7 @@ def test_the_best_of_several_calls_is_the_fastest_after_the_first(clock):
     assert limits._best(function, CPU, 3) == pytest.approx(1.0)
 
 
-def test_the_least_time_is_that_of_the_scarcer_of_arithmetic_and_bytes():
+def test_the_least_time_is_the_larger_of_the_times_for_arithmetic_and_bytes():
     found = limits.Limits({"fp32": 8e12}, {"fp32": 6e12}, 2e11)
     assert found.seconds(8e12, 0, "fp32") == 1.0 and found.seconds(0, 6e11, "fp32") == 3.0
     assert found.seconds(8e12, 6e11, "fp32") == 3.0
