@@ -23,7 +23,7 @@ _STORES_TIMES = {"mov", "matroska", "mpegts", "mpeg", "flv", "asf", "nut", "ivf"
 LONG = 4096
 
 # No frame is shown more than this many frames after it was decoded.
-_REORDERED = 16
+REORDERED = 16
 
 _KEYFRAME, _HIDDEN = 1, 2  # the flags of an entry of FFmpeg's own table
 
@@ -168,7 +168,7 @@ class PacketTable:
             first = int(self._keys[group])
             last = int(self._keys[group + 1]) if group + 1 < len(self._keys) else len(self._entries)
             # A seek to the keyframe's own decoding time would arrive at the group before: its picture is shown later.
-            near = self._entries[min(first + _REORDERED, last - 1)].timestamp
+            near = self._entries[min(first + REORDERED, last - 1)].timestamp
             packets = self._scan(near, self._entries[first].timestamp, last - first)
             if len(packets) != last - first or any(packet.keyframe for packet in packets[1:]):
                 raise UnusableTimesError("the container's table of packets does not fit its packets")

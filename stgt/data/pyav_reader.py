@@ -7,12 +7,22 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from stgt.data.errors import VideoError
-from stgt.data.frame_index import LONG, FrameIndex, PacketTable, PacketTimes, UnusableTimesError, index_of, stores_times
+from stgt.data.frame_index import (
+    LONG,
+    REORDERED,
+    FrameIndex,
+    PacketTable,
+    PacketTimes,
+    UnusableTimesError,
+    index_of,
+    stores_times,
+)
 from stgt.data.orientation import turns_sideways, upright
 from stgt.data.video_file import VideoFile
 
@@ -20,6 +30,8 @@ from stgt.data.video_file import VideoFile
 NEAR = 16
 # Frames that had to be decoded to be counted are kept, up to this many bytes, so that they need not be decoded again.
 KEPT_BYTES = 2**27
+# FFmpeg rounds the time at which a file begins to a microsecond, so that a frame may seem to begin before the file.
+_START_ROUNDING = 1e-6
 
 Numbered = tuple[VideoFrame, float]  # a frame and its time of presentation in seconds
 
@@ -101,7 +113,7 @@ class PyAVReader:
         """Numbers of the first frame shown at or after `start` and of the first shown at or after `end`, in seconds."""
         if self._index is None:
             times = np.array([seconds for _, seconds in self._counted])
-            return tuple(np.searchsorted(times, np.array([start, end]) - 1e-6).tolist())
+            return tuple(np.searchsorted(times, np.array([start, end]) - _START_ROUNDING).tolist())
         with self._file.complaints():
             return tuple(self._index.first_rank_from(self._pts(seconds)) for seconds in (start, end))
 
@@ -113,9 +125,11 @@ class PyAVReader:
                 pts.append(frame.pts)
                 kept += sum(plane.buffer_size for plane in frame.planes)
                 frames = [*frames, frame] if kept <= KEPT_BYTES else []
-        if None in pts or any(later <= earlier for earlier, later in itertools.pairwise(pts)):
+        if None in pts or len(set(pts)) < len(pts) or _longest_move(pts) > REORDERED:
             times = [number / self._rate for number in range(len(pts))]
         else:
+            # A container without presentation times tells those of neighbouring frames in the order of decoding.
+            pts.sort()
             late = 0.0 if stores_times(self._file.container.format.name) else self._seconds(pts[0])
             times = [self._seconds(value) - late for value in pts]
         self._counted = list(zip(frames or [None] * len(times), times, strict=True))
@@ -178,7 +192,10 @@ class PyAVReader:
         wanted, earlier = index.keyframes[key], index.keyframes[max(key - 1, 0)]
         times = [*self._file.seek_times(wanted), earlier.dts]
         for time in dict.fromkeys(time for time in times if time is not None):
-            self._file.seek(time)
+            try:
+                self._file.seek(time)
+            except av.error.FFmpegError:
+                break  # this container can only be read from its start to its end
             packets = itertools.dropwhile(lambda packet: packet.size and not packet.is_keyframe, self._file.packets())
             first = next(packets)
             if first.pts is not None and first.pts <= wanted.pts:
@@ -224,8 +241,14 @@ class PyAVReader:
 
     def _seconds(self, pts: int) -> float:
         """A presentation time on the clock of a player, which starts with the file."""
-        return pts * float(self._file.stream.time_base) - self._file.start
+        seconds = pts * float(self._file.stream.time_base) - self._file.start
+        return 0.0 if abs(seconds) < _START_ROUNDING else seconds
 
     def _pts(self, seconds: float) -> int:
         """The earliest presentation time that is not before `seconds`, to a microsecond."""
-        return math.ceil((seconds + self._file.start - 1e-6) / self._file.stream.time_base)
+        return math.ceil((seconds + self._file.start - _START_ROUNDING) / self._file.stream.time_base)
+
+
+def _longest_move(times: list[int]) -> int:
+    """By how many places sorting moves the time that it moves farthest; 0 of times that increase."""
+    return int(np.abs(np.argsort(times) - np.arange(len(times))).max(initial=0))

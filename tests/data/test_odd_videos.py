@@ -2,13 +2,14 @@
 
 import os
 import shutil
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 import torch
 from clips import noise, write_video
-from numbered import Kind, number_in, write_numbered
+from numbered import Kind, number_in, picture, write_numbered
 
 from stgt.data import video_file
 from stgt.data.video import VideoError, read_clip, read_frames, sample_indices
@@ -233,3 +234,49 @@ def test_decord_refuses_what_is_too_large_before_it_decodes(tmp_path):
     path = write_video(tmp_path / "noise.mp4", noise(4))
     with pytest.raises(VideoError, match="expected at most max_pixels=100"):
         read_frames(path, 2, decoder="decord", max_pixels=100)
+
+
+def test_a_container_that_cannot_seek_is_read_from_its_start(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise av.error.ArgumentError(22, "Invalid argument")
+
+    path = write_numbered(tmp_path / "clip.mkv", X264._replace(suffix=".mkv"), 40)
+    monkeypatch.setattr(video_file.VideoFile, "seek", refuse)
+    assert numbers(read_frames(path, None)) == list(range(40))
+    assert numbers(read_frames(path, 4)) == [0, 10, 20, 30]
+
+
+def test_a_window_may_begin_at_the_time_of_the_first_frame(tmp_path):
+    # The first of these frames begins at 1/7 s, which FFmpeg rounds up to the next microsecond for the file as a whole.
+    path = tmp_path / "clip.ts"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p"
+        for number in range(8):
+            frame = av.VideoFrame.from_ndarray(picture(number, (128, 64)), format="rgb24")
+            frame.pts = number
+            for packet in stream.encode(frame):
+                packet.pts, packet.dts = (int(time * 3600 + 48003) for time in (packet.pts, packet.dts))
+                packet.time_base = Fraction(1, 90000)
+                container.mux(packet)
+    begins = read_clip(path, None).times.tolist()
+    assert begins[0] == 0
+    assert numbers(read_frames(path, None, start=begins[0], end=begins[2])) == [0, 1]
+
+
+def test_frames_that_an_avi_file_shows_for_longer_keep_their_times(tmp_path):
+    path = tmp_path / "screen.avi"
+    shown = [*range(10), *range(20, 300, 10)]  # the time of each frame in 25ths of a second
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "2"})
+        stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p"
+        for number, time in enumerate(shown):
+            frame = av.VideoFrame.from_ndarray(picture(number, (128, 64)), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    clip = read_clip(path, None)
+    assert numbers(clip.frames) == list(range(len(shown)))
+    # The file does not store when a frame is shown, only when it is decoded, which is up to two frames earlier.
+    times = (clip.times * 25).round().tolist()
+    assert all(shown[max(n - 2, 0)] <= time <= shown[min(n + 2, len(shown) - 1)] for n, time in enumerate(times))
