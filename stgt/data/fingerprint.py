@@ -149,9 +149,9 @@ def require_same(what: str, changes: list[str], *, accept: bool) -> None:
     listed = "\n  ".join([f"{what}:", *changes])
     if not accept:
         raise ValueError(
-            f"{listed}\nput the data back, or repeat the command with --accept-changed-data to go on with it"
+            f"{listed}\n  put the data back, or repeat the command with --accept-changed-data to go on with it"
         )
-    logger.warning("%s\n--accept-changed-data is given, so the command goes on", listed)
+    logger.warning("%s\n  --accept-changed-data is given, so the command goes on", listed)
 
 
 def data_differences(

@@ -94,7 +94,11 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 def _state_dict(content: object, path: Path) -> Mapping:
     """The dictionary of tensors inside a checkpoint, however deep it is wrapped."""
+    opened = []
     while isinstance(content, Mapping):
+        if any(content is outer for outer in opened):
+            raise ValueError(f"{path} holds a dictionary that contains itself, expected tensors inside it")
+        opened.append(content)
         found = [key for key in (*_WRAPPERS, *_AVERAGES) if isinstance(content.get(key), Mapping) and content[key]]
         if not found:
             return content

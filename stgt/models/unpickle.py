@@ -59,6 +59,11 @@ def unpickle(path: Path) -> object:
                 "with the program that wrote it, and save its state dict alone, in torch.save's own pickle protocol"
             ) from error
         raise ValueError(f"{path} is not a checkpoint of plain tensors: {str(error).splitlines()[0]}") from error
+    except (EOFError, MemoryError, OSError, RuntimeError):
+        raise
+    except Exception as error:  # PyTorch's unpickler follows damaged bytes wherever they lead
+        cause = f"its pickled part is damaged ({type(error).__name__})"
+        raise ValueError(f"{path} is not a checkpoint of plain tensors: {cause}") from error
 
 
 def _foreign_names(path: Path) -> set[str]:

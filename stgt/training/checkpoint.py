@@ -99,6 +99,16 @@ def _candidates(run: Path) -> Iterator[tuple[Path, str | None]]:
             yield path, f"it has no {missing[0]}" if missing else None
 
 
+def require_free_names(run: Path, first: int, last: int) -> None:
+    """Raise CheckpointError if what is no checkpoint has the name of one that is to be written, of these steps."""
+    for path, reason in _candidates(run):
+        if reason is not None and (step := _step(path)) is not None and first <= step <= last:
+            raise CheckpointError(
+                f"{path} is no checkpoint: {reason}; the run cannot go on until it is moved away, "
+                f"since the checkpoint of step {step} needs its name"
+            )
+
+
 def write_checkpoint(
     run: Path, step: int, groups: dict[str, dict[str, torch.Tensor]], state: dict, *, keep: int
 ) -> Path:

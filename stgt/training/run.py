@@ -153,6 +153,11 @@ def require_same_run(config: TrainConfig) -> None:
     """Raise ValueError if the run folder was started with a configuration whose result would be another."""
     path = config.out / "config.json"
     if not path.exists():
+        if found := ckpt.checkpoints(config.out):
+            raise ValueError(
+                f"{path}: there is no such file, but there are checkpoints, so that it was removed: put it back, "
+                f"or choose another folder with --out; {found[-1] / ckpt.STATE} has its contents as the value 'config'"
+            )
         return
     try:
         started = from_dict(TrainConfig, read_json(path, dict))
@@ -161,7 +166,7 @@ def require_same_run(config: TrainConfig) -> None:
     if differing := differences(to_dict(config), to_dict(started)):
         listed = "\n  ".join(differing)
         raise ValueError(
-            f"{config.out} holds a run of another configuration:\n  {listed}\n"
+            f"{config.out} holds a run of another configuration:\n  {listed}\n  "
             "repeat the command with the values there to go on with that run, or choose another folder with --out"
         )
 

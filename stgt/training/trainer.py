@@ -91,7 +91,8 @@ class Trainer:
         if resumed is not None:
             self._load(resumed)
             logger.info("going on from %s, step %d of %d", resumed, self.step, self.total)
-        else:
+        ckpt.require_free_names(self.run, self.step, self.total)
+        if resumed is None:
             self._save()
         log = RunLog(self.run, self.step, self.total) if self.world.is_main else None
         batches = self._batches()
@@ -192,7 +193,7 @@ class Trainer:
             return
         files = "\n  ".join(paths)
         raise NonFiniteError(
-            f"{what} is {value} at step {self.step + 1}, on these files:\n  {files}\n"
+            f"{what} is {value} at step {self.step + 1}, on these files:\n  {files}\n  "
             f"{ckpt.latest_checkpoint(self.run)} is from before; --init {self.run} starts another run from its weights"
         )
 

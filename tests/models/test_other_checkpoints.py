@@ -6,6 +6,7 @@ import enum
 import json
 import os
 import pathlib
+import random
 import warnings
 from dataclasses import dataclass
 
@@ -182,6 +183,32 @@ def test_what_cannot_be_read_is_refused_in_one_line(content, options, message, t
         read_tensors(tmp_path / "file.pth")
     assert "\n" not in str(error.value) and "save its state dict alone" in str(error.value)
     assert "weights_only" not in str(error.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_damaged_file_is_read_or_refused_with_its_name(zipped, tmp_path):
+    path, draw = tmp_path / "model.pth", random.Random(0)
+    torch.save({"model": WEIGHTS, "step": 7}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    start = whole.index(b"step") - 100
+    for _ in range(150):
+        place = start + draw.randrange(200)
+        path.write_bytes(whole[:place] + bytes([draw.randrange(256)]) + whole[place + 1 :])
+        try:
+            read_tensors(path)
+        except ValueError as error:
+            assert str(error).startswith(str(path))
+
+
+def test_text_and_a_dictionary_that_contains_itself_are_refused(tmp_path):
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(ValueError, match=r"text.pth is not a checkpoint of plain tensors: .* damaged \(KeyError\)"):
+        read_tensors(tmp_path / "text.pth")
+    content = {"temp": torch.tensor(1.0)}
+    content["model"] = content
+    torch.save(content, tmp_path / "circle.pth")
+    with pytest.raises(ValueError, match="circle.pth holds a dictionary that contains itself"):
+        read_tensors(tmp_path / "circle.pth")
 
 
 def test_torchscript_and_partitioned_weights_are_refused(tmp_path):

@@ -114,9 +114,10 @@ def test_what_differs_is_named_and_accepted_on_request(change, more, expected, d
     error = capsys.readouterr().err
     assert f"{run} holds a run that was started with other data:" in error and "--accept-changed-data" in error
     assert all(f"\n  {line}" in error for line in expected), error
+    assert "\\n" not in error  # every line break of the message is one that the terminal shows
     assert ckpt.latest_checkpoint(run).name == before
     assert train(monkeypatch, data, run, "--accept-changed-data", *more) == 0
-    assert "so the command goes on" in caplog.text
+    assert "\n  --accept-changed-data is given, so the command goes on" in caplog.text
     assert train(monkeypatch, data, run, *more) == 0  # these are its data from now on
 
 
@@ -144,6 +145,21 @@ def test_a_run_whose_record_is_gone_or_damaged_is_refused(data, run, monkeypatch
     assert train(monkeypatch, data, run) == 2
     assert train(monkeypatch, data, run, "--accept-changed-data") == 0
     assert record.is_file() and train(monkeypatch, data, run) == 0
+
+
+def test_a_run_whose_configuration_is_gone_is_refused(data, run, monkeypatch, capsys):
+    content = (run / "config.json").read_bytes()
+    (run / "config.json").unlink()
+    replace_captions(data)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert train(monkeypatch, data, run, "--optim.lr", "0.5") == 2
+    error = capsys.readouterr().err
+    assert f"{run / 'config.json'}: there is no such file, but there are checkpoints" in error
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    (run / "config.json").write_bytes(content)
+    assert train(monkeypatch, data, run, "--optim.lr", "0.5") == 2
+    error = capsys.readouterr().err
+    assert "\n  optim.lr: 0.5, there" in error and "\n  repeat the command with the values there" in error
 
 
 def test_a_run_of_version_0_1_0_goes_on_with_a_warning(data, run, monkeypatch, caplog):

@@ -194,6 +194,18 @@ def test_what_only_looks_like_a_checkpoint_is_passed_over_with_a_warning_and_kep
     assert left == sorted([*lookalikes, "step-00000010"])
 
 
+@pytest.mark.parametrize("absent", ["state.json", "model.safetensors"])
+def test_what_has_the_name_of_a_checkpoint_to_come_is_refused_before_the_first_step(absent, run):
+    (run / "checkpoints" / "step-00000005" / absent).unlink()
+    before = sorted(run.rglob("*"))
+    with pytest.raises(ckpt.CheckpointError, match=f"step-00000005 is no checkpoint: it has no {absent}; .*moved away"):
+        trainer(config(run, epochs=2)).fit()
+    assert sorted(run.rglob("*")) == before
+    (run / "checkpoints" / "step-00000005").rename(run / "damaged")
+    trainer(config(run, epochs=2)).fit()
+    assert ckpt.latest_checkpoint(run).name == "step-00000010"
+
+
 def test_a_checkpoint_that_cannot_be_read_is_never_removed_nor_counted(run, caplog):
     folder = run / "checkpoints"
     (folder / "step-00000004" / "state.json").write_text("{")
