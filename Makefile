@@ -4,9 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Where `make bench` keeps its rows.
 OUT ?= runs/benchmarks
+# The torch that `make wheel` tries its wheel with.
+TORCH ?= 2.13.0
+PINS := -c constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup quickstart test test-numerics sanitize bench bench-smoke gpu-check docs lint clean
+.PHONY: setup quickstart test test-numerics sanitize bench bench-smoke gpu-check docs lint cross wheel newest clean
 
 setup: $(VENV)/.built
 
@@ -14,12 +17,12 @@ $(VENV)/.packages: constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"needs Python 3.11 or later, this is {sys.version.split()[0]}; set PYTHON=...")'
 	@echo "Installing the pinned packages into $(VENV) (a few minutes the first time)"
 	@$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	@$(BIN)/python -m pip install --quiet -c constraints.txt setuptools wheel ninja pybind11 numpy torch
+	@$(BIN)/python -m pip install --quiet $(PINS) setuptools wheel ninja pybind11 numpy torch
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.packages setup.py $(shell find csrc -type f)
 	@echo "Building stgt_kernels"
-	@$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt --editable '.[train,dev,docs,samples]'
+	@$(BIN)/python -m pip install --quiet --no-build-isolation $(PINS) --editable '.[train,dev,docs,samples]'
 	@touch $@
 
 quickstart: setup
@@ -81,6 +84,22 @@ docs: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+# The C++ sources compiled for aarch64, and its kernels run where qemu-user is installed. Needs g++-aarch64-linux-gnu.
+cross: setup
+	tools/aarch64/build.sh $(BIN)/python
+
+# One wheel for this Python in dist/, tagged manylinux by auditwheel, and tried beside torch alone:
+# make wheel TORCH=2.10.0
+wheel: setup
+	tools/wheel.sh $(BIN)/python $(TORCH)
+
+# The tests of the model with the newest packages in place of the pinned ones, above the bounds of pyproject.toml, too.
+newest:
+	$(MAKE) setup VENV=build/newest PINS=
+	build/newest/bin/python -m pip install --upgrade transformers open_clip_torch
+	build/newest/bin/python -m pytest tests/models tests/data tests/evaluation
 
 clean:
 	rm -rf build dist *.egg-info stgt_kernels/*.so

@@ -107,7 +107,7 @@ def main() -> None:
     if int(setuptools.__version__.split(".")[0]) < 77:
         raise SystemExit(f"stgt_kernels: building needs setuptools >= 77, here is {setuptools.__version__}")
     compiler = os.environ.get("CXX", "c++")
-    require(compiler.split()[0], "a C++20 compiler (g++ 11 or later)")
+    require(compiler.split()[0], "a C++20 compiler (g++ 12 or later)")
     cpp_extension, pybind11_include = build_tools()
     with_cuda = builds_cuda(cpp_extension)
     architectures = cuda_architectures(os.environ.get("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)) if with_cuda else []

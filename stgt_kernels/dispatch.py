@@ -64,9 +64,8 @@ def compute_capability(device: torch.device) -> tuple[int, int] | None:
 @functools.cache
 def architecture_error(device: torch.device) -> str | None:
     """Why the kernels of _cuda, which were compiled for some GPUs, do not run on this one (None: they do)."""
-    from stgt_kernels import _cuda
-
-    built, capability = _cuda.build_info()["architectures"], compute_capability(device)
+    extension = importlib.import_module("stgt_kernels._cuda")
+    built, capability = extension.build_info()["architectures"], compute_capability(device)
     if capability is None:
         return "no CUDA device is available"
     if any(runs_on(architecture, capability) for architecture in built.split()):
@@ -80,7 +79,10 @@ def runs_on(architecture: str, capability: tuple[int, int]) -> bool:
 
     8.6 is machine code for 8.6 and later 8.x, 9.0a for 9.0 alone; drivers compile 8.0+PTX for all from 8.0 on.
     """
-    major, minor, letter, ptx = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", architecture).groups()
+    known = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", architecture)
+    if known is None:
+        raise ValueError(f"architecture must be like 8.6, 8.6+PTX or 9.0a, got {architecture!r}")
+    major, minor, letter, ptx = known.groups()
     own = int(major), int(minor)
     if own == capability or (ptx and own < capability):
         return True
@@ -126,7 +128,8 @@ why_not._dynamo_marked_constant = True
 
 def faster_in_triton(device: torch.device, dtype: torch.dtype, size: str) -> bool:
     """Whether it was measured to be, on GPUs like this one and at this class of sizes (measured.py)."""
-    return (".".join(map(str, compute_capability(device))), dtype, size) in FASTER_IN_TRITON
+    capability = compute_capability(device)
+    return capability is not None and (".".join(map(str, capability)), dtype, size) in FASTER_IN_TRITON
 
 
 faster_in_triton._dynamo_marked_constant = True

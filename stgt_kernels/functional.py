@@ -1,6 +1,7 @@
 """The public ops. Their docstrings are the contract that every backend keeps."""
 
 import math
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -50,6 +51,34 @@ def token_similarity(
     return _build("token_similarity", x, None, window, differentiable, backend)
 
 
+@overload
+def graph_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    graph: SpatioTemporalGraph,
+    *,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    return_lse: Literal[False] = False,
+    backend: str = "auto",
+) -> Tensor: ...
+
+
+@overload
+def graph_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    graph: SpatioTemporalGraph,
+    *,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    return_lse: Literal[True],
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]: ...
+
+
 def graph_attention(
     q: Tensor,
     k: Tensor,
@@ -89,21 +118,21 @@ def graph_attention(
     """
     q, k, v, graph = _autocast_attention(q, k, v, graph)
     _check_attention(q, k, v, graph)
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    if not -math.inf < scale < math.inf:  # as torch.compile can ask of a symbol, too
-        raise ValueError(f"graph_attention: scale must be finite, got {scale}")
+    factor: float = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    if not -math.inf < factor < math.inf:  # as torch.compile can ask of a symbol, too
+        raise ValueError(f"graph_attention: scale must be finite, got {factor}")
     if not 0 <= dropout_p < 1:
         raise ValueError(f"graph_attention: dropout_p must satisfy 0 <= dropout_p < 1, got {dropout_p}")
     seed = torch.randint(2**63 - 1, (1,), device=q.device) if dropout_p > 0 else None
     backend = dispatch.choose(backend, q.device, q.dtype, "graph_attention", size_class("D", q.shape[-1]))
     if backend == "reference":
         with torch.autocast(q.device.type, enabled=False):  # q, k and v already are in its dtype
-            out, lse = graph_attention_reference.graph_attention(q, k, v, graph, scale, dropout_p, seed)
+            out, lse = graph_attention_reference.graph_attention(q, k, v, graph, factor, dropout_p, seed)
     else:
         if torch.compiler.is_compiling():  # torch.compile refuses one tensor in two places, as q and k may be
             k, v = k.view_as(k), v.view_as(v)
         out, lse = GraphAttentionFunction.apply(
-            q, k, v, graph.weight, graph.live, seed, scale, float(dropout_p), backend
+            q, k, v, graph.weight, graph.live, seed, factor, float(dropout_p), backend
         )
     return (out, lse) if return_lse else out
 

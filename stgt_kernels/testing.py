@@ -63,7 +63,8 @@ def assert_graph_close(graph: SpatioTemporalGraph, x: Tensor, threshold: float |
         certain = (distance > THRESHOLD_BAND[x.dtype]) & representable
         assert not (differs & certain).any(), f"{int((differs & certain).sum())} edges differ away from the threshold"
     plain = graph_reference.spatio_temporal_graph(x, threshold, window).weight
-    assert_close(*(w.masked_fill(differs, 0) for w in (graph.weight, plain, exact)), "weight")
+    actual, plain, exact = (weight.masked_fill(differs, 0) for weight in (graph.weight, plain, exact))
+    assert_close(actual, plain, exact, "weight")
     return int(differs.sum())
 
 
@@ -71,9 +72,9 @@ def exact_attention(
     q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph, *, scale: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """The float64 oracle: output (B, H, N, D) and log-sum-exp (B, H, N), differentiable in the tensors given."""
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    factor: float = q.shape[-1] ** -0.5 if scale is None else scale
     wide = SpatioTemporalGraph(graph.weight.double(), graph.live)
-    return attention_reference.graph_attention(q.double(), k.double(), v.double(), wide, scale, 0.0, None)
+    return attention_reference.graph_attention(q.double(), k.double(), v.double(), wide, factor, 0.0, None)
 
 
 def video_like_tokens(

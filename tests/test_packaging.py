@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Literal, get_overloads, get_type_hints
 
 import pytest
 import torch
@@ -50,6 +51,21 @@ def test_versions_agree():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == stgt_kernels.__version__
     assert [d for d in project["dependencies"] if not d.startswith("torch")] == []
+
+
+def test_both_packages_are_marked_as_typed():
+    assert (ROOT / "stgt" / "py.typed").exists() and (ROOT / "stgt_kernels" / "py.typed").exists()
+    plain, with_lse = (get_type_hints(overload) for overload in get_overloads(stgt_kernels.graph_attention))
+    assert plain["return_lse"] == Literal[False] and plain["return"] == torch.Tensor
+    assert with_lse["return_lse"] == Literal[True] and with_lse["return"] == tuple[torch.Tensor, torch.Tensor]
+
+
+def test_packages_whose_next_major_version_may_break_us_are_bounded():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for package in ("transformers", "open_clip_torch"):
+        [line] = [line for line in extras["search"] if line.startswith(package)]
+        pinned = re.search(rf"^{package}==(\d+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
+        assert line == f"{package}>={pinned},<{int(pinned) + 1}"
 
 
 def test_the_library_needs_no_symbol_of_torch_s_unstable_c_plus_plus():

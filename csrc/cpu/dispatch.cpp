@@ -13,7 +13,7 @@ extern const Kernels kernels_avx2, kernels_avx512, kernels_avx512_bf16;
 
 static const Kernels& best() {
   const char* asked = std::getenv("STGT_CPU_ISA");
-  const auto allowed = [&](const char* name) { return !asked || !*asked || std::strcmp(asked, name) == 0; };
+  [[maybe_unused]] const auto allowed = [&](const char* name) { return !asked || !*asked || std::strcmp(asked, name) == 0; };
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
   __builtin_cpu_init();
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

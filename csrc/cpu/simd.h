@@ -27,7 +27,11 @@ template <class T> using vec = typename Vector<T>::type;
 template <class T> inline constexpr int lanes = STGT_VECTOR_BYTES / sizeof(T);
 
 struct bfloat16 { uint16_t bits; };
+#ifdef __aarch64__
+typedef __fp16 float16;  // g++ knows _Float16 in C++ there from version 13 on
+#else
 typedef _Float16 float16;
+#endif
 
 // Two consecutive bfloat16 of a contraction, multiplied and added in one instruction where the machine has it.
 struct bfloat16x2 { bfloat16 low, high; };
