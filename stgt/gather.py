@@ -1,4 +1,4 @@
-"""Tensors of all processes in one, so that losses see the global batch; a single process gets back what it gave."""
+"""Gathers tensors of all processes, so that losses see the global batch. In a single process, tensors are unchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def rank() -> int:
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenate along the first dimension; the gradient of a process's part is summed over all processes."""
+    """Concatenates along the first dimension. The gradient of a process's part is summed over all processes."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -34,9 +34,9 @@ class _Gather(torch.autograd.Function):
 def gather(x: Tensor, gradients: bool = True) -> Tensor:
     """Every process's x, concatenated along the first dimension in the order of ranks.
 
-    x: (n, …), of the same shape everywhere; returns (world·n, …). With gradients, dx adds up what all processes send
-    back, so that averaging parameter gradients over processes, as DDP does, gives those of the mean of all losses.
-    Without, the result is a constant wherever there is more than one process (as in the released model).
+    x: (n, …), of the same shape in all processes. Returns (world·n, …). With gradients, dx is the sum of the gradients
+    from all processes. DDP averages parameter gradients over processes, so they become those of the mean of all losses.
+    Without gradients, the result is a constant if there is more than one process, as in the released model.
     """
     if world_size() == 1:
         return x
@@ -44,22 +44,22 @@ def gather(x: Tensor, gradients: bool = True) -> Tensor:
 
 
 def gather_texts(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Every process's token ids and masks, padded to the longest text of them all.
+    """Every process's token ids and masks, padded to the longest text of all processes.
 
-    input_ids, attention_mask: (n, L) int64, L may differ between processes. Returns two (world·n, max L).
+    input_ids, attention_mask: (n, L) int64; L may differ between processes. Returns both as (world·n, max L).
     """
     if world_size() == 1:
         return input_ids, attention_mask
     longest = torch.tensor(input_ids.shape[1], device=input_ids.device)
     dist.all_reduce(longest, dist.ReduceOp.MAX)
     missing = int(longest) - input_ids.shape[1]
-    # The mask hides the padding, so that any id will do.
+    # The mask hides the padding, so the id of the padding does not matter.
     both = torch.nn.functional.pad(torch.stack([input_ids, attention_mask], 1), (0, missing))
     return gather(both).unbind(1)
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean of a tensor over processes; no gradient."""
+    """The mean of a tensor over processes, without gradients."""
     if world_size() == 1:
         return x
     total = x.detach().clone()
@@ -68,9 +68,9 @@ def mean(x: Tensor) -> Tensor:
 
 
 def shared_uniform(*shape: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-    """Uniform numbers in [0, 1), the same in every process: drawn on the CPU by rank 0.
+    """Uniform numbers in [0, 1) that rank 0 draws on the CPU, and that are the same in every process.
 
-    generator: a CPU generator; None takes the default one. Every process draws, so that their states stay alike.
+    generator: a CPU generator; None takes the default one. Every process draws, so that all generators keep one state.
     """
     numbers = torch.rand(*shape, generator=generator).to(device)
     if world_size() > 1:

@@ -1,10 +1,11 @@
-"""The training objectives of STGT (paper Eq. 16-21) as pure functions; each computes in float32 whatever autocast says.
+"""The training objectives of STGT (paper Eq. 16-21) as pure functions. Each computes in float32, even under autocast.
 
-n is the batch of this process, N the global batch, `offset` where this process's rows begin in it (0 and n = N in one
-process). Every loss is this process's share: the mean over processes is the loss of the global batch.
+n is the number of pairs of this process, N that of the global batch, and `offset` the place of this process's first
+row in the global batch (in a single process, offset = 0 and n = N). Every loss is this process's share: the mean over
+processes is the loss of the global batch.
 
-`same` tells which pairs are right for each other, bool (n, N): those of one video or with one text, each row's own pair
-among them. None means that each pair is right for itself only.
+`same`, bool (n, N), says which pairs are positives for each other: those with the same video or the same text, and each
+row's own pair. None means that each pair is a positive for itself only.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Far enough below every logit that softmax gives exactly 0, and finite, so that no row can turn into NaN.
+# Softmax of this value is exactly 0, since it is far below every logit. It is finite, so no row can turn into NaN.
 _MASKED = -100.0
 
 
 def _in_float32(function: Callable) -> Callable:
-    """Leave autocast and widen every half-precision argument."""
+    """Run a function outside autocast, with its half-precision arguments converted to float32."""
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
@@ -48,10 +49,11 @@ def similarity(video: Tensor, text: Tensor) -> Tensor:
 def vtc_loss(
     v2t: Tensor, t2v: Tensor, *, smoothing: float = 0.1, offset: int = 0, same: Tensor | None = None
 ) -> Tensor:
-    """Video-text contrastive loss: cross-entropy of both directions against the true pairs, mean of the two, Eq. 17.
+    """Video-text contrastive loss (Eq. 17): the mean of the cross-entropies of both directions against the true pairs.
 
-    v2t: (n, N) logits of this process's videos against all texts, t2v: (n, N) of its texts against all videos; row i
-    belongs to column offset + i, and with `same` to each of its columns there in equal parts. Returns a scalar.
+    v2t: (n, N) logits of this process's videos against all texts; t2v: (n, N) logits of its texts against all videos.
+    The target of row i is column offset + i. With `same`, all columns of its positives are targets in equal parts.
+    Returns a scalar.
     """
     if same is None:
         target = offset + torch.arange(len(v2t), device=v2t.device)
@@ -74,11 +76,11 @@ def csal_targets(
 ) -> Tensor:
     """Soft targets of cross-similarity alignment: softmax over j of γ·S_ij with S = relu(V)·relu(Tt), Eq. 18-19.
 
-    V is the cosine of videos' renormalised mean query features, Tt the cosine of texts. Pairs that cannot be a target
-    have S = -100: those with S < 0.05 (mask "release") or with V and Tt both at most 0 ("paper"). Pairs in `same` have
-    S = 1, as each pair has with itself.
+    V is the cosine of the videos' renormalised mean query features, and Tt that of the texts. Pairs that cannot be
+    a target have S = -100: those with S < 0.05 (mask "release") or with V and Tt both at most 0 ("paper"). Pairs in
+    `same` have S = 1, like each pair with itself.
     video: (n, Q, E), text: (n, E), unit vectors of this process; all_video: (N, Q, E), all_text: (N, E), those of the
-    global batch. Returns (n, N); S is symmetric, so that the same targets serve both directions. Differentiable.
+    global batch. Returns (n, N). S is symmetric, so both directions have the same targets. Gradients reach the inputs.
     """
     V = F.relu(_mean_direction(video) @ _mean_direction(all_video).T)
     Tt = F.relu(text @ all_text.T)
@@ -94,9 +96,10 @@ def _mean_direction(video: Tensor) -> Tensor:
 
 @_in_float32
 def csal_loss(v2t: Tensor, t2v: Tensor, targets: Tensor, *, smoothing: float = 0.01) -> Tensor:
-    """Cross-similarity alignment loss: cross-entropy of VTC's logits against soft targets, both directions, Eq. 20.
+    """Cross-similarity alignment loss (Eq. 20): the mean cross-entropy of both directions against soft targets.
 
-    v2t, t2v, targets: (n, N). Returns a scalar; gradients reach the targets too, unless they are detached.
+    v2t, t2v: (n, N) logits as in `vtc_loss`; targets: (n, N). Returns a scalar. Gradients reach the targets too, unless
+    they are detached.
     """
     both = [F.cross_entropy(logits, targets, label_smoothing=smoothing) for logits in (v2t, t2v)]
     return sum(both) / 2
@@ -105,12 +108,11 @@ def csal_loss(v2t: Tensor, t2v: Tensor, targets: Tensor, *, smoothing: float = 0
 @_in_float32
 @torch.no_grad()
 def hard_negatives(logits: Tensor, uniform: Tensor, *, offset: int = 0, same: Tensor | None = None) -> Tensor:
-    """Draw one wrong partner per row with probability softmax(logits), the true partner excluded.
+    """Draw one wrong partner per row with probability softmax(logits), leaving out the true partners.
 
-    logits: (n, N), row i's true partner is column offset + i, and all columns of its row in `same`.
-    uniform: (n,) numbers in [0, 1) that decide the draw (inverse of the cumulative distribution: the result depends on
-    nothing else). Returns (n,) int64 columns.
-    Raises ValueError if there is nothing to choose from.
+    logits: (n, N). The true partner of row i is column offset + i, or with `same` all columns of its positives.
+    uniform: (n,) numbers in [0, 1), which alone decide the draw, by the inverse of the cumulative distribution.
+    Returns (n,) int64 columns. Raises ValueError if a row has no wrong partner.
     """
     n, N = logits.shape
     if N < 2:
@@ -119,20 +121,20 @@ def hard_negatives(logits: Tensor, uniform: Tensor, *, offset: int = 0, same: Te
         same = torch.arange(N, device=logits.device) == offset + torch.arange(n, device=logits.device)[:, None]
     elif same.all(1).any():
         raise ValueError(f"same: a row has no wrong partner among {N} pairs, expected a batch of at least 2 videos")
-    # Whole numbers, because their running sums are exact: no order of addition changes the draw, a true partner's
-    # share is exactly 0, and u·total stays below the total for every u < 1.
+    # Probabilities become whole numbers with exact running sums. So the order of addition does not change the draw,
+    # the share of a true partner is exactly 0, and u·total is below the total for every u < 1.
     probability = logits.double().masked_fill(same, float("-inf")).softmax(-1)
     cumulative = (probability * 2.0**52).long().cumsum(-1)
     draw = (uniform.double()[:, None] * cumulative[:, -1:]).long()
-    # Only non-finite logits could point beyond the last column; the loss is then not finite either.
+    # Only non-finite logits can point beyond the last column, and then the loss is not finite either.
     return torch.searchsorted(cumulative, draw, right=True).squeeze(1).clamp(max=N - 1)
 
 
 @_in_float32
 def vtm_loss(logits: Tensor, matched: int) -> Tensor:
-    """Video-text matching loss: two-class cross-entropy, mean over pairs.
+    """Video-text matching loss: the two-class cross-entropy, averaged over pairs.
 
-    logits: (M, 2), of which the first `matched` rows are true pairs (class 1) and the rest are not. Returns a scalar.
+    logits: (M, 2). The first `matched` rows are true pairs (class 1), and the others are not. Returns a scalar.
     """
     target = (torch.arange(len(logits), device=logits.device) < matched).long()
     return F.cross_entropy(logits, target)
@@ -147,10 +149,10 @@ def vtg_loss(
     smoothing: float = 0.1,
     words: Tensor | None = None,
 ) -> Tensor:
-    """Video-grounded text generation loss: cross-entropy of the next word, mean over words, padding ignored.
+    """Video-grounded text generation loss: the cross-entropy of the next word, averaged over words without padding.
 
-    logits: (n, L, V), position i predicts word i+1. input_ids, attention_mask: (n, L). words: what to divide by, the
-    mean over processes of their number of predicted words; None counts those given. Returns a scalar.
+    logits: (n, L, V); position i predicts word i+1. input_ids, attention_mask: (n, L). words: the divisor, which is the
+    mean number of predicted words per process; None counts the words of this process. Returns a scalar.
     """
     target = input_ids.masked_fill(attention_mask == 0, -100)[:, 1:]
     total = F.cross_entropy(
@@ -160,5 +162,5 @@ def vtg_loss(
 
 
 def predicted_words(attention_mask: Tensor) -> Tensor:
-    """How many words `vtg_loss` averages over: all but the first of each text, a float32 scalar."""
+    """The number of words that `vtg_loss` averages over: all but the first of each text, as a float32 scalar."""
     return (attention_mask[:, 1:] != 0).sum().float()

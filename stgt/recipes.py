@@ -1,6 +1,7 @@
-"""Runs by name: each is a function that returns its whole configuration (paper section 4.1 and its released settings).
+"""Recipes: functions that return the whole configuration of a run.
 
-Where neither the paper nor its code gives a number (warm-up, clipping, frames of augmentation) it is ours.
+The numbers come from section 4.1 of the paper and from its released settings. Where neither gives a number (warm-up,
+clipping, frames of augmentation), we chose it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from stgt.config import (
 
 
 def quickstart() -> TrainConfig:
-    """A 1.1M-parameter model on simulated 64×64 clips, from nothing to retrieval in minutes on two CPU cores."""
+    """Trains a 1.1M-parameter model from scratch on simulated 64×64 clips, in minutes on two CPU cores."""
     return TrainConfig(
         model=ModelConfig(
             vision=VisionConfig(
@@ -44,8 +45,8 @@ def quickstart() -> TrainConfig:
         data=_data("shapes", tokenizer="train", augment=False, cache=True, workers=0),
         optim=OptimConfig(lr=1e-3, min_lr=1e-5, warmup_steps=50),
         out=Path("runs/quickstart"),
-        # First stage only: one more epoch with CSAL took R@1 from 32% to 20%. Its soft targets are for captions that
-        # overlap in meaning, while here two scenes may differ in one word that matters.
+        # There is no second stage: an epoch with CSAL lowered R@1 from 32% to 20%. Its soft targets suit captions that
+        # overlap in meaning, but here two scenes may differ in a single important word.
         epochs=10,
         batch_size=32,
         precision="fp32",
@@ -54,7 +55,7 @@ def quickstart() -> TrainConfig:
 
 
 def pretrain_stage1() -> TrainConfig:
-    """First stage: VTC, VTM and VTG on WebVid with EVA-CLIP-g frozen; the paper trained on 48 A100s."""
+    """First stage: VTC, VTM and VTG on WebVid with a frozen EVA-CLIP-g. The paper trained on 48 A100 GPUs."""
     return TrainConfig(
         model=ModelConfig(
             vision=VisionConfig(tower="EVA01-g-14", pretrained="laion400m_s11b_b41k"),
@@ -69,7 +70,7 @@ def pretrain_stage1() -> TrainConfig:
 
 
 def pretrain_stage2() -> TrainConfig:
-    """Second stage: CSAL takes VTC's place, from the weights of the first."""
+    """Second stage: starts from the weights of the first stage, with CSAL in place of VTC."""
     return replace(
         pretrain_stage1(),
         loss=LossConfig(stage=2),
@@ -81,7 +82,7 @@ def pretrain_stage2() -> TrainConfig:
 
 
 def finetune_msrvtt() -> TrainConfig:
-    """MSRVTT: 9k training videos, the 1k test split of JSFusion.
+    """MSRVTT: 9k training videos, and the 1k test split of JSFusion.
 
     There is no validation split: `stgt data convert msrvtt-1ka … --hold-out 500` makes one for --data.val.
     """
@@ -89,7 +90,7 @@ def finetune_msrvtt() -> TrainConfig:
 
 
 def finetune_didemo() -> TrainConfig:
-    """DiDeMo: a video's sentences joined to one paragraph."""
+    """DiDeMo: the sentences of a video are joined to one paragraph."""
     return _finetune("didemo", max_text_length=55, val=True)
 
 
@@ -104,19 +105,19 @@ def finetune_msvd() -> TrainConfig:
 
 
 def finetune_msrvtt_qa() -> TrainConfig:
-    """MSRVTT-QA with OPT-2.7B; `--model.language.model lmsys/vicuna-7b-v1.5` for Vicuna-7B."""
+    """MSRVTT-QA with OPT-2.7B. Use `--model.language.model lmsys/vicuna-7b-v1.5` for Vicuna-7B."""
     return _finetune_qa("msrvtt")
 
 
 def finetune_msvd_qa() -> TrainConfig:
-    """MSVD-QA with OPT-2.7B, or another language model as for MSRVTT-QA."""
+    """MSVD-QA with OPT-2.7B. Another language model is chosen as for MSRVTT-QA."""
     return _finetune_qa("msvd")
 
 
 def vqa_shapes() -> TrainConfig:
-    """Questions about the simulated clips: what `stgt quickstart` trained, before a small language model from nothing.
+    """Questions about simulated clips: the model that `stgt quickstart` trained, with a small new language model.
 
-    As in the paper, the vision tower and the graph stay as retrieval has left them.
+    As in the paper, the vision tower and the graph are frozen after the training for retrieval.
     """
     base = quickstart()
     return replace(

@@ -1,6 +1,6 @@
-"""Captions from the generation head, word after word: beam search and nucleus sampling.
+"""Captions from the generation head, word by word: beam search and nucleus sampling.
 
-Each word is one pass over the whole text so far, as in training: a caption is short, and nothing has to be cached.
+For each word the model reads the whole text so far, as in training. Captions are short, so nothing is cached.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ def beam_captions(
     min_length: int = 1,
     length_penalty: float = 1.0,
 ) -> Tensor:
-    """The best of the `beams` most likely texts of each video; with one beam it is greedy.
+    """The best caption that beam search finds for each video. With one beam the search is greedy.
 
-    Texts are compared by log-probability / length ** length_penalty. A text that has ended stays among the beams and
-    costs nothing more. embeds: (B, S, C) of `encode_video`; end: the token that ends a text, [SEP].
+    Texts are compared by log-probability / length ** length_penalty. A text that has ended stays among the beams, and
+    its log-probability no longer changes. embeds: (B, S, C) from `encode_video`; end: the last token of a text, [SEP].
     Returns token ids int64 (B, at most max_length), without the begin token, filled up with `end`.
     Raises ValueError for beams or a length below 1.
     """
     _require(beams=beams, max_length=max_length)
     B = len(embeds)
     embeds = embeds.repeat_interleave(beams, 0)
-    ids = torch.full((B * beams, 1), end, device=embeds.device)  # whatever is first is read as [DEC]
-    # All beams begin alike: only the first may be continued, or they would stay alike.
+    ids = torch.full((B * beams, 1), end, device=embeds.device)  # the model replaces the first token by [DEC]
+    # All beams begin with the same text, so only the first is continued; otherwise all would stay the same.
     scores = torch.full((B, beams), -torch.inf, device=embeds.device)
     scores[:, 0] = 0
     done = torch.zeros(B, beams, dtype=torch.bool, device=embeds.device)
@@ -65,9 +65,9 @@ def sample_captions(
     min_length: int = 1,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """One text of each video, each word drawn from the fewest that together have probability `top_p`.
+    """One caption for each video. Each word is drawn from the fewest words whose total probability is `top_p` or more.
 
-    embeds, end and what is returned are as in `beam_captions`; generator: on the device of embeds.
+    embeds, end and the result are as in `beam_captions`; generator: a generator on the device of embeds.
     Raises ValueError for a top_p outside (0, 1] or a length below 1.
     """
     _require(max_length=max_length)
@@ -89,7 +89,7 @@ def sample_captions(
 
 
 def _next_word(model: STGT, embeds: Tensor, ids: Tensor, end: int, *, ended: bool) -> Tensor:
-    """Log-probabilities (B, V) of the word after `ids` (B, L); the end only where `ended` allows it."""
+    """Log-probabilities (B, V) of the word after `ids` (B, L). ended: whether the text may end here."""
     logits = model.generate_logits(embeds, ids, torch.ones_like(ids))[:, -1].float()
     if not ended:
         logits[:, end] = -torch.inf

@@ -1,4 +1,4 @@
-"""Weights into a model with every tensor accounted for, and out under the names of released checkpoints."""
+"""Loads weights into a model, accounting for every tensor, and writes them under the names of released checkpoints."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 TOWER, TIME, SPATIAL = "vision.tower.", "graph.position.temporal", "graph.position.spatial"
 WORDS, _WORD_BIAS = "qformer.embeddings.word_embeddings.weight", "qformer.word_head.bias"
 
-# What a whole tower has beyond the blocks that are run, and further blocks.
+# Tensors of a whole tower: those of its blocks, and those after the blocks, which the model does not run.
 _BLOCK = re.compile(r"vision\.tower\.(?:transformer\.res)?blocks\.(\d+)\.")
 _HEAD = re.compile(r"vision\.tower\.(?:(?:norm|fc_norm|ln_post|head|attn_pool)\.|(?:proj|mask_token)$)")
 
 
 class MisfitError(ValueError):
-    """Tensors that are missing, left over, or of another shape than the model's."""
+    """The tensors in the files do not fit the model: some are missing, unexpected, or have another shape."""
 
 
 def load_released(
@@ -36,23 +36,25 @@ def load_released(
     *,
     allow_missing: Iterable[str] = (released_name(TOWER), released_name(SPATIAL)),
 ) -> list[str]:
-    """Load a checkpoint of any known kind, above all a released one, into an STGT model; see `load_weights`.
+    """Load a released checkpoint, or one of any other known kind, into an STGT model; see `load_weights`.
 
-    By default what released checkpoints leave out may be missing: the frozen tower and the spatial embedding.
-    ("graph_cross_model.", …) loads a BLIP-2 checkpoint.
+    By default the frozen tower and the spatial embedding may be missing, since released checkpoints leave them out. To
+    load a BLIP-2 checkpoint, add "graph_cross_model." to allow_missing.
     """
     return load_weights(model, read_weights([path]), allow_missing=allow_missing)
 
 
 def load_weights(model: nn.Module, weights: Weights, *, allow_missing: Iterable[str] = ()) -> list[str]:
-    """Put weights into a model that has a ModelConfig as `config`.
+    """Copy weights into a model that has a ModelConfig as `config`.
 
-    A temporal embedding of another length is resized as the model itself does for other clips; a vocabulary without
-    [DEC] leaves the model's own vector for it. A tower's last blocks and heads, which are not run, are passed over.
+    A temporal embedding of another length is resized, as the model itself does for longer or shorter clips. If the
+    vocabulary lacks [DEC], the model keeps its own vector for it. The last blocks and heads of a tower are ignored if
+    the model does not run them.
 
-    allow_missing: beginnings of names (see `begins`), ours, released or as in the first file; a group that the files
-    have nothing of stays as it is (the spatial embedding not with pos2d="load"). Returns the groups left as they were.
-    Raises MisfitError, which lists missing, unexpected and mis-shaped names; the model is then unchanged.
+    allow_missing: beginnings of names (see `begins`): our names, the released names or the names in the first file. If
+    the files have no tensor of such a group, the model keeps its own tensors. The exception is the spatial embedding
+    with pos2d="load", which must be present. Returns the groups that were kept.
+    Raises MisfitError, which lists missing, unexpected and mis-shaped names. The model is then unchanged.
     """
     ours = model.state_dict()
     absent = []
@@ -62,7 +64,7 @@ def load_weights(model: nn.Module, weights: Weights, *, allow_missing: Iterable[
         if names == [SPATIAL] and model.config.graph.pos2d == "load":
             continue
         if names and not any(name in weights.sources for name in names):
-            logger.warning("no %s in %s: it stays as it was", group, weights)
+            logger.warning("%s is not in %s: the model keeps its own", group, weights)
             absent.append(group)
             for name in names:
                 ours.pop(name, None)
@@ -73,10 +75,10 @@ def load_weights(model: nn.Module, weights: Weights, *, allow_missing: Iterable[
 
 
 def load_tower(tower: nn.Module, path: str | Path) -> None:
-    """Load a vision tower from a file of its own, of a whole CLIP model or of a checkpoint that contains one.
+    """Load a vision tower from a file of the tower alone, of a whole CLIP model, or of a checkpoint with a tower.
 
-    Parts that are not run (last blocks, final norm, heads, the text side) are passed over.
-    Raises MisfitError, which lists missing, unexpected and mis-shaped names; the tower is then unchanged.
+    Parts that the tower does not run are ignored: last blocks, the final norm, heads, and the text model.
+    Raises MisfitError, which lists missing, unexpected and mis-shaped names. The tower is then unchanged.
     """
     weights = read_weights([path])
     ours = {TOWER + name: tensor for name, tensor in tower.state_dict().items()}
@@ -85,11 +87,14 @@ def load_tower(tower: nn.Module, path: str | Path) -> None:
 
 
 def export_released(model: nn.Module, path: str | Path) -> None:
-    """Write a model under released names, tied and derived tensors included: `{"model": …}`, or .safetensors flat."""
+    """Write a model under released names, including tied and derived tensors.
+
+    A path that ends with .safetensors gets a flat file of tensors, and any other path a pickled `{"model": …}`.
+    """
     path = Path(path)
     state = {released_name(name): tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     state[POSITION_IDS] = torch.arange(model.config.qformer.max_positions)[None]
-    # Clones, since safetensors refuses two names of one storage.
+    # These are clones, since safetensors refuses two names for one storage.
     state |= {name: state[twin].clone() for name, twin in TIED.items()}
     if path.suffix == ".safetensors":
         write_tensors(path, state)
@@ -97,12 +102,12 @@ def export_released(model: nn.Module, path: str | Path) -> None:
         with atomic_file(path) as partial, open(partial, "wb") as file:
             try:
                 torch.save({"model": state}, file)
-            except RuntimeError as error:  # closing the archive fails as well, and hides the operating system's error
+            except RuntimeError as error:  # closing the archive fails too, which hides the OSError
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def _without_idle_tower(sources: Mapping[str, Source], ours: Collection[str]) -> dict[str, Source]:
-    """All but the tensors of a tower that the model does not run: its last blocks and heads, or all of it."""
+    """The tensors without those of a tower that the model does not run: last blocks and heads, or the whole tower."""
     depth = max((int(match[1]) + 1 for match in map(_BLOCK.match, ours) if match), default=0)
 
     def idle(name: str) -> bool:
@@ -115,7 +120,7 @@ def _without_idle_tower(sources: Mapping[str, Source], ours: Collection[str]) ->
 
 
 def _fit_sizes(found: dict[str, Source], ours: Mapping[str, Tensor], bos_token_id: int) -> None:
-    """Give tensors the model's sizes in the two cases where this has one meaning."""
+    """Change the size of a tensor to the model's in the two cases in which this has only one meaning."""
     for name in (TIME, WORDS, _WORD_BIAS):
         if name not in found or name not in ours:
             continue
@@ -126,13 +131,13 @@ def _fit_sizes(found: dict[str, Source], ours: Mapping[str, Tensor], bos_token_i
             logger.warning("the temporal embedding of %d frames is resized to %d", len(tensor), len(own))
             found[name] = found[name]._replace(tensor=nearest(tensor.float(), len(own)))
         elif len(tensor) == bos_token_id == len(own) - 1:
-            logger.warning("%s has %d words, without [DEC]: what the model has for it stays", name, len(tensor))
+            logger.warning("%s has %d words without [DEC]: the model keeps its own values for [DEC]", name, len(tensor))
             found[name] = found[name]._replace(tensor=torch.cat([tensor, own[-1:].to(tensor)]))
 
 
 @torch.no_grad()
 def _copy(weights: Weights, found: Mapping[str, Source], ours: Mapping[str, Tensor]) -> None:
-    """Copy tensor by tensor once all names and shapes fit; the model's dtypes stay."""
+    """Copy the tensors if all names and shapes fit. The model keeps its dtypes."""
     missing = [weights.naming.theirs(name) for name in ours.keys() - found.keys()]
     present = [weights.naming.theirs(name) for name in found]
     unexpected = [source.name for source in [*weights.unknown, *(found[name] for name in found.keys() - ours.keys())]]

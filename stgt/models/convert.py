@@ -1,4 +1,4 @@
-"""A model from weight files of other kinds: the sizes are the files', the rest of the configuration the caller's."""
+"""Makes a model from weight files of other kinds. The files determine the sizes, and the caller the other settings."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from stgt.models.weights import Source, read_weights
 
 logger = logging.getLogger(__name__)
 
-# BERT's vocabulary, before [DEC] is added.
+# The size of BERT's vocabulary before [DEC] is added.
 BERT_WORDS = 30522
 
-# What a field's value is the size of: a dimension of a tensor, or the number of layers that have names. A gap between
-# their numbers leaves names over, which loading refuses.
+# A field's value is the size of a dimension of a tensor, or the number of layers in the tensors' names. If there is a
+# gap between the numbers of layers, some names are left over, and loading refuses them.
 _SIZES = {
     "graph.frames": (TIME, 0),
     "qformer.queries": ("qformer.query_tokens", 1),
@@ -44,14 +44,14 @@ def convert_files(
     fresh: Collection[str] = (),
     drop: Collection[str] = (),
 ) -> STGT:
-    """The model that weight files make together: released STGT, BLIP-2 of LAVIS or Hugging Face, vision towers.
+    """Make one model from weight files: released STGT, BLIP-2 of LAVIS or Hugging Face, or vision towers.
 
-    config: of what no tensor tells: the tower, heads, threshold, dropout. Frames, graph blocks and the Q-Former's sizes
-    are the files'; a vocabulary of BERT's 30522 words gets [DEC] as its 30523rd. Without a tower in the files the model
-    has none (`tower=False`).
-    fresh: beginnings of names that the files have nothing of and that stay as initialised.
+    config: the settings that no tensor shows, such as the tower, heads, threshold and dropout. The numbers of frames
+    and graph blocks and the Q-Former's sizes come from the files. A vocabulary with BERT's 30522 words gets [DEC] as
+    word 30523. If the files have no tower, the model has none (`tower=False`).
+    fresh: beginnings of names that the files lack; these tensors keep their initial values.
     drop: beginnings of names in the files to leave out.
-    Raises ValueError, naming each tensor, unless everything else is there and nothing is left over.
+    Raises ValueError, which names each tensor, if another tensor is missing or a tensor is left over.
     """
     weights = read_weights(files, drop=drop)
     config = fit_config(config, weights.sources)
@@ -62,15 +62,15 @@ def convert_files(
     try:
         absent = load_weights(model, weights, allow_missing=(released_name(SPATIAL), *fresh))
     except MisfitError as error:
-        hint = "--fresh NAME lets what begins so stay as initialised, --drop NAME leaves it out of the files"
+        hint = "--fresh NAME keeps initial values where a name begins with NAME, --drop NAME ignores it in the files"
         raise MisfitError(f"{error}\n  ({hint})") from None
     if vain := [group for group in fresh if group not in absent]:
-        raise ValueError(f"{vain[0]!r} was to stay as initialised, but {weights} has some of it, or the model nothing")
+        raise ValueError(f"fresh is {vain[0]!r}, but {weights} has such tensors, or the model has none")
     return model
 
 
 def fit_config(config: ModelConfig, sources: Mapping[str, Source]) -> ModelConfig:
-    """The configuration with the sizes that tensors show, under our names; what they do not show stays as it is."""
+    """The configuration with the sizes that the tensors show; all other fields stay. sources: tensors by our names."""
     sizes = {}
     for field, (name, dimension) in _SIZES.items():
         if name in sources and sources[name].tensor.ndim > dimension:
@@ -92,11 +92,11 @@ def fit_config(config: ModelConfig, sources: Mapping[str, Source]) -> ModelConfi
         part, name = field.split(".")
         parts[part][name] = size
         if size != (configured := getattr(getattr(config, part), name)):
-            logger.info("%s is %d, as the files have it, not %d", field, size, configured)
+            logger.info("%s is %d as in the files, not %d", field, size, configured)
     return replace(config, **{part: replace(getattr(config, part), **fields) for part, fields in parts.items()})
 
 
 def _numbers(pattern: re.Pattern, names: Collection[str]) -> list[int]:
-    """The numbers of layers in names, in order; a number with more digits than a layer can have counts as none."""
+    """The numbers of layers in the names, in order. Numbers with five digits or more are not numbers of layers."""
     found = {match[1] for match in map(pattern.match, names) if match}
     return sorted(int(number) for number in found if len(number) < 5)

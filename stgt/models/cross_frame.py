@@ -10,10 +10,11 @@ from stgt.models.transformer import MLP, DropPath, LayerNorm, ResidualAttentionB
 
 
 class CrossFrameBlock(nn.Module):
-    """One layer of each in place of a graph block (X-CLIP, arXiv 2208.02816).
+    """One layer of communication and one of integration, in place of a graph block (X-CLIP, arXiv 2208.02816).
 
-    Communication: every frame's [CLS] becomes a message; messages attend to each other, and each joins its frame's
-    tokens while these attend. Integration: [CLS] tokens attend across frames, with learned positions and a residual.
+    Communication: the [CLS] token of each frame becomes a message. The messages attend to each other. Each then joins
+    the tokens of its frame, which attend to each other. Integration: the [CLS] tokens attend across frames, with
+    learned positions and a residual.
     """
 
     def __init__(self, width: int, heads: int, frames: int, drop_path: float = 0.0) -> None:
@@ -30,7 +31,7 @@ class CrossFrameBlock(nn.Module):
         self.integration = ResidualAttentionBlock(width, heads, drop_path)
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """x: (B, T, 1+P, C), [CLS] first. Returns the same shape; None stands for the edges that there are not."""
+        """x: (B, T, 1+P, C), [CLS] first. Returns the same shape, and None, since there are no edges to count."""
         message = self.message_fc(x[:, :, 0])
         message = message + self.drop_path(attend(self.message_attn, self.message_ln(message)))
         joined = torch.cat([x, message[:, :, None].to(x.dtype)], 2)

@@ -1,4 +1,4 @@
-"""From pixels to video tokens: the part that retrieval and question answering share."""
+"""The encoder from pixels to video tokens, which retrieval and question answering share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stgt.models.vision import VisionTower
 
 
 class VideoEncoder(Float32Module):
-    """Vision tower, graph transformer and the norm that the Q-Former reads through.
+    """The vision tower, the graph transformer, and the norm before the Q-Former.
 
     tower=False leaves out the vision tower, for runs that read its tokens from a cache.
     """
@@ -26,13 +26,16 @@ class VideoEncoder(Float32Module):
         self.ln_vision = LayerNorm(width)
 
     def visual_tokens(self, video: Tensor) -> Tensor:
-        """The tower's tokens of every frame. video: (B, T, 3, S, S), normalised. Returns (B, T, 1+P, C) float32."""
+        """The tower's tokens of every frame. video: (B, T, 3, S, S), normalised. Returns (B, T, 1+P, C) float32.
+
+        Raises ValueError if the model has no tower.
+        """
         if self.vision is None:
             raise ValueError("video was given to a model that was made with tower=False, expected tokens")
         return self.vision(video)
 
     def _embed(self, video: Tensor | None, tokens: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Video tokens (B, S, C) and statistics, of video (B, T, 3, S, S) or of the tower's tokens (B, T, 1+P, C)."""
+        """Video tokens (B, S, C) and statistics, from video (B, T, 3, S, S) or the tower's tokens (B, T, 1+P, C)."""
         if (video is None) == (tokens is None):
             raise ValueError("expected either video or tokens, got " + ("neither" if video is None else "both"))
         tokens = self.visual_tokens(video) if tokens is None else tokens.float()

@@ -17,7 +17,7 @@ from stgt_kernels.ops.spatio_temporal_graph.reference import spatio_temporal_gra
 
 
 class DenseGraphAttention(GraphAttention):
-    """Graph attention as the released model computes it: whole (B, H, N, N) matrices in eager PyTorch."""
+    """Graph attention as the released model computes it, with (B, H, N, N) score matrices in eager PyTorch."""
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         """x: (B, N, C), weight: (B, N, N), 0 where there is no edge. Returns (B, N, C)."""
@@ -33,7 +33,7 @@ class DenseGraphAttention(GraphAttention):
 
 
 class GraphBlock(nn.Module):
-    """[CLS] tokens across frames, patches along the graph, then all of them within a frame or clip (Eq. 4-14)."""
+    """[CLS] tokens attend across frames, patches along the graph, then all tokens within a frame or clip (Eq. 4-14)."""
 
     def __init__(self, config: GraphConfig, width: int, drop_path: float) -> None:
         super().__init__()
@@ -45,7 +45,10 @@ class GraphBlock(nn.Module):
         self.residual_block = ResidualAttentionBlock(width, config.heads, drop_path)
 
     def build_graph(self, local: Tensor) -> SpatioTemporalGraph | Tensor:
-        """The graph of this block's patches (Eq. 6-7), dense (B, T·P, T·P) where attention is. local: (B, T, P, C)."""
+        """The graph of this block's patches (Eq. 6-7). local: (B, T, P, C).
+
+        Returns a dense matrix (B, T·P, T·P) if `config.attention` is "dense".
+        """
         c = self.config
         window = min(c.window, local.shape[1] - 1)
         threshold = c.threshold if c.edges else None
@@ -78,9 +81,9 @@ class GraphBlock(nn.Module):
 
 
 def max_pool_sampling(x: Tensor) -> Tensor:
-    """Each frame's [CLS], the maximum of every row and of every column of its patches (Eq. 15); an image is kept whole.
+    """Keeps each frame's [CLS], and the maxima over the rows and over the columns of its patches (Eq. 15).
 
-    x: (B, T, 1+g², C). Returns (B, T·(1+2g), C), frame after frame; (B, 1+g², C) for T=1.
+    x: (B, T, 1+g², C). Returns (B, T·(1+2g), C), frame after frame. An image (T=1) keeps all tokens: (B, 1+g², C).
     """
     if x.shape[1] == 1:
         return x[:, 0]
@@ -90,9 +93,10 @@ def max_pool_sampling(x: Tensor) -> Tensor:
 
 
 class GraphTransformer(Float32Module):
-    """Position, blocks, max-pool sampling, norm and projection: what turns frames into one sequence of video tokens.
+    """Turns the tokens of frames into one sequence of video tokens.
 
-    `config.kind` "cross_frame" puts X-CLIP's blocks in place of graph blocks, "none" leaves the blocks out.
+    It consists of positions, blocks, max-pool sampling, a norm and a projection. With `config.kind` "cross_frame" the
+    blocks are X-CLIP's in place of graph blocks, and with "none" there are no blocks.
     """
 
     def __init__(self, config: GraphConfig, width: int, grid: int) -> None:
@@ -111,9 +115,9 @@ class GraphTransformer(Float32Module):
         self.proj = nn.Parameter(width**-0.5 * torch.randn(width, width))
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """x: (B, T, 1+P, C), [CLS] first; T is any. Returns (B, T·(1+2·√P), C) or (B, 1+P, C) for T=1, and statistics.
+        """x: (B, T, 1+P, C), [CLS] first, for any T. Returns (B, T·(1+2·√P), C) or (B, 1+P, C) for T=1, and statistics.
 
-        Raises ValueError for tokens of another width or number of patches than the model's.
+        Raises ValueError if the width or the number of patches of the tokens is not the model's.
         """
         expected = tuple(self.position.spatial.shape)
         if x.ndim != 4 or tuple(x.shape[2:]) != expected or x.shape[1] < 1:

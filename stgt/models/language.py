@@ -1,4 +1,4 @@
-"""Causal language models from transformers, frozen, with LoRA beside them, or open."""
+"""Causal language models from transformers: frozen, with LoRA, or fully trained."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from stgt.data.prompts import language_errors
 
 
 def load_language_model(config: LanguageConfig) -> PreTrainedModel:
-    """The language model of a configuration, with gradients where `config.tune` wants them.
+    """The language model of a configuration. Those parameters have gradients that `config.tune` selects.
 
-    Raises OSError for a name or folder that has no model, ValueError for LoRA without peft.
+    Raises OSError if the name or folder has no model, and ValueError for LoRA without peft.
     """
     model = _small_opt(config) if config.model == "opt" else _pretrained(config)
-    # What its makers chose for free text, such as sampling or a penalty on repetition, is not for short answers.
+    # The model's own settings for generation, such as sampling, are meant for free text and not for short answers.
     model.generation_config = GenerationConfig()
     model.requires_grad_(config.tune == "all")
     if config.tune == "lora":
@@ -29,7 +29,7 @@ def _pretrained(config: LanguageConfig) -> PreTrainedModel:
 
 
 def _small_opt(config: LanguageConfig) -> PreTrainedModel:
-    """An OPT of the config's sizes, without dropout."""
+    """A randomly initialised OPT with the config's sizes and without dropout."""
     sizes = OPTConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.hidden,
@@ -44,7 +44,7 @@ def _small_opt(config: LanguageConfig) -> PreTrainedModel:
 
 
 def _add_lora(model: PreTrainedModel, rank: int) -> None:
-    """Put trained low-rank matrices beside every linear map but the output's."""
+    """Add trained low-rank matrices to every linear layer except the output layer."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:

@@ -1,7 +1,7 @@
-"""What other checkpoints call our tensors: STGT's releases and LAVIS's BLIP-2, Hugging Face's BLIP-2, vision towers.
+"""The names of our tensors in other checkpoints: STGT's releases, BLIP-2 of LAVIS or Hugging Face, and vision towers.
 
-A naming is a table of beginnings (or whole names), ours and theirs side by side, read in either direction: the first
-row that fits decides. "#" stands for a number.
+A naming is a table of pairs of beginnings of names (or whole names), ours and theirs. It is read in both directions,
+and the first row that matches decides. "#" stands for a number.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ def _inside(parts: tuple[str, str], *rows: tuple[str, str]) -> tuple[tuple[str, 
 
 @dataclass(frozen=True)
 class Naming:
-    """One kind of checkpoint: what it is called, its names, and the beginnings of tensors that STGT has no use for."""
+    """One kind of checkpoint: its title, its table of names, and the beginnings of names that STGT does not use."""
 
     title: str
     rows: tuple[tuple[str, str], ...]
     unused: tuple[str, ...] = ()
 
     def ours(self, name: str) -> str | None:
-        """Our name of one of their tensors; None where this kind has no such tensor."""
+        """Our name for one of their tensors, or None if this kind has no such tensor."""
         return _substitute(name, tuple((theirs, ours) for ours, theirs in self.rows))
 
     def theirs(self, name: str) -> str:
-        """Their name of one of our tensors; of a part that this kind does not have, the released name."""
+        """Their name for one of our tensors, or the released name if this kind does not have the tensor's part."""
         return _substitute(name, self.rows) or _substitute(name, RELEASED.rows) or name
 
 
@@ -69,7 +69,7 @@ RELEASED = Naming(
         ("qformer.word_head.layernorm.", "Qformer.cls.predictions.transform.LayerNorm."),
         *_HEADS,
     ),
-    # The language models of LAVIS's second stage, and what leads there.
+    # The language models of LAVIS's second stage, and the projections to them.
     unused=("opt_model.", "opt_proj.", "t5_model.", "t5_proj.", "llm_model.", "llm_proj."),
 )
 
@@ -100,14 +100,14 @@ HUGGING_FACE = Naming(
 
 OURS = Naming("this package's", tuple((name, name) for name in ("vision.tower.", "graph.", "qformer.")) + _HEADS)
 
-# EVA-CLIP's and timm's blocks, open_clip's own; and what else there is in a CLIP model.
+# The first block of EVA-CLIP and timm, and of open_clip. Then the other parts of a CLIP model.
 _FIRST_BLOCKS = ("blocks.0.", "transformer.resblocks.0.")
 _CLIP_REST = ("text.", "transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
 _CLIP_REST += ("logit_scale", "logit_bias", "attn_mask", "visual.head.")
 
 
 def recognise(names: Collection[str]) -> Naming:
-    """The naming that a checkpoint's names are of. Raises ValueError for names of no kind known here."""
+    """The naming that a checkpoint's names follow. Raises ValueError if the names follow none of the known namings."""
 
     def has(*beginnings: str) -> bool:
         return any(name.startswith(beginnings) for name in names)
@@ -129,7 +129,7 @@ def recognise(names: Collection[str]) -> Naming:
 
 
 def released_name(name: str) -> str:
-    """The name that released checkpoints use for one of our tensors."""
+    """The released checkpoints' name for one of our tensors."""
     return RELEASED.theirs(name)
 
 
@@ -142,6 +142,6 @@ def _substitute(name: str, rows: tuple[tuple[str, str], ...]) -> str | None:
 
 @functools.cache
 def _pattern(beginning: str) -> re.Pattern:
-    """A beginning ends with a dot, or is empty; anything else is a whole name."""
+    """A pattern for an entry of a table. An entry that is empty or ends with a dot is a beginning, or else a name."""
     end = "" if beginning.endswith(".") or not beginning else "$"
     return re.compile(re.escape(beginning).replace(r"\#", r"(\d+)") + end)

@@ -1,4 +1,4 @@
-"""Which pairs of a global batch are about one video, or say one text word for word."""
+"""Finds the pairs of a global batch that have the same video or exactly the same text."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from stgt import gather
 
 
 def same_pairs(batch: dict[str, Tensor]) -> Tensor:
-    """Which of all processes' pairs are right for each pair of this process, bool (n, N); its own pair always is.
+    """Which of all processes' pairs are positives for each pair of this process: bool (n, N). Its own pair always is.
 
-    batch: video_index (n,) int64, a number of each video that all processes share; input_ids and attention_mask (n, L)
-    int64. Two texts are one if their tokens are. Raises ValueError for a batch without video_index.
+    batch: video_index (n,) int64, a number for each video that is the same in all processes; input_ids and
+    attention_mask (n, L) int64. Two texts are equal if their tokens are. Raises ValueError without video_index.
     """
     if "video_index" not in batch:
-        raise ValueError(
-            "batch has no 'video_index', expected a number of each video, by which multi_positive knows it"
-        )
+        raise ValueError("batch has no 'video_index', expected a number for each video, which multi_positive needs")
     video, n = batch["video_index"], len(batch["input_ids"])
     ids, mask = gather.gather_texts(batch["input_ids"], batch["attention_mask"])
     words = ids.masked_fill(mask == 0, -1)

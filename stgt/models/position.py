@@ -1,4 +1,4 @@
-"""Where a token is: spatial and temporal embeddings, paper Eq. 1-3."""
+"""Position embeddings of tokens: spatial and temporal (paper Eq. 1-3)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def sincos_2d(grid: int, width: int) -> Tensor:
     """2-D sine/cosine table: half of the channels for x, half for y, each [sin | cos] of position · 10000^(-4k/width).
 
-    Returns float32 (1 + grid², width), rows in raster order after a zero row for [CLS].
+    Returns float32 (1 + grid², width): a zero row for [CLS], and then the patches in raster order.
     """
     frequency = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     angle = torch.arange(grid, dtype=torch.float64)[:, None] * frequency
@@ -23,15 +23,15 @@ def sincos_2d(grid: int, width: int) -> Tensor:
 
 
 def nearest(embedding: Tensor, frames: int) -> Tensor:
-    """Resize a temporal embedding (T_model, C) to (frames, C), each frame taking the nearest row at or before it."""
+    """Resize a temporal embedding (T_model, C) to (frames, C). Each frame takes the nearest row at or before it."""
     return F.interpolate(embedding.T[None], size=frames, mode="nearest")[0].T
 
 
 class Position(nn.Module):
     """Adds a fixed spatial embedding to each token and a learned temporal embedding to each frame.
 
-    pos2d: "sincos"; "random", a frozen draw of standard deviation 0.02 as in the released model; "load", zeros until a
-    checkpoint brings it. Checkpoints always contain it.
+    pos2d: "sincos" for a sine/cosine table; "random" for a frozen draw of standard deviation 0.02 as in the released
+    model; "load" for zeros until a checkpoint is loaded. Our checkpoints always contain the spatial embedding.
     """
 
     def __init__(self, width: int, grid: int, frames: int, pos2d: Literal["sincos", "random", "load"]) -> None:
@@ -46,5 +46,5 @@ class Position(nn.Module):
         self.temporal = nn.Parameter(nn.init.trunc_normal_(torch.empty(frames, width), std=0.02))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, T, 1+P, C). Returns the same shape; the nearest temporal embedding is taken where T differs."""
+        """x: (B, T, 1+P, C). Returns the same shape. If T is not the model's, temporal embeddings are resized."""
         return x + self.spatial + nearest(self.temporal, x.shape[1])[:, None]

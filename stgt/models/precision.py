@@ -1,4 +1,4 @@
-"""The precision of weights: float32, and half precision by autocast."""
+"""The precision of weights: float32 always. Autocast gives half precision where it is wanted."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 class Float32Module(nn.Module):
-    """A module that refuses to have its weights converted from float32, by `half`, `to(torch.bfloat16)` and the like.
+    """A module that refuses to convert its weights from float32, as `half` and `to(torch.bfloat16)` do.
 
-    In half precision the steps of training would be lost, and edges near the threshold would come and go. Autocast
-    saves as much time, and what is large and frozen is stored in bfloat16 by the configuration.
+    In half precision, small training steps would be rounded away, and edges near the threshold would change. Autocast
+    saves as much time, and the configuration can store large frozen parts in bfloat16.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Float32Module:
-        """Every conversion and move of a module comes through here, also those of a module that contains it."""
+        """PyTorch calls this for every conversion and move of the module, and of any module that contains it."""
         dtype = fn(torch.empty(1, dtype=torch.float32, device="cpu")).dtype
         if dtype != torch.float32:
             raise ValueError(

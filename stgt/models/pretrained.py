@@ -1,7 +1,7 @@
-"""A model as a folder, here or on the Hugging Face hub: `config.json` and `model.safetensors`, complete in itself.
+"""Saves and loads a complete model as a folder of `config.json` and `model.safetensors`, also on the Hugging Face hub.
 
-`config.json` has the checksum of the weights, which are refused if they are others, and its own: a configuration that
-was changed after it was written may be meant so, and is read with a warning.
+`config.json` has the checksum of the weights, and loading refuses other weights. It also has a checksum of itself. If
+the configuration was changed, that may be on purpose, so it is read with a warning.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def is_pretrained(folder: Path) -> bool:
 
 
 def save(model: nn.Module, folder: str | Path) -> None:
-    """Write a model's configuration and every tensor of it; a tower that it has is inside, and not fetched again.
+    """Write a model's configuration and all its tensors, including those of its tower, which is then not fetched again.
 
     Raises ValueError for weights that are not finite.
     """
     folder, config = Path(folder), model.config
     if model.vision is not None:
         config = replace(config, vision=replace(config.vision, pretrained=None))
-    require_finite(model.state_dict(), f"the model that was to be written to {folder}")
-    with atomic_file(folder / CONFIG) as described:  # it takes its place last: without it, the folder is no model
+    require_finite(model.state_dict(), f"the model to write to {folder}")
+    with atomic_file(folder / CONFIG) as described:  # it is put in place last, since it makes the folder a model
         write_tensors(folder / WEIGHTS, model.state_dict(), metadata={"format": "pt"})
         files = {WEIGHTS: file_hash(folder / WEIGHTS)}
         described.write_text(sealed(_KIND | {"files": files} | to_dict(config)), "utf-8")
@@ -54,7 +54,7 @@ def has_tower(folder: Path) -> bool:
     """Whether the vision tower's weights are in a folder that `save` wrote. Raises ValueError for a damaged file."""
     try:
         with safetensors.safe_open(folder / WEIGHTS, "pt") as file:
-            return any(name.startswith(TOWER) for name in file.keys())  # noqa: SIM118 (it is no dictionary)
+            return any(name.startswith(TOWER) for name in file.keys())  # noqa: SIM118 (the file is not a dictionary)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS}: cannot be read: {error}") from None
 
@@ -77,9 +77,9 @@ def load(cls: type[nn.Module], name: str | Path, tower: bool, revision: str | No
 
 
 def find(name: str | Path, revision: str | None = None) -> tuple[Path, Path]:
-    """The configuration's and the weights' files of a folder, or of a model on the hub, which is fetched.
+    """The paths of the configuration and the weights of a folder, or of a model on the hub, which is downloaded.
 
-    Raises ValueError for what holds no such model, OSError where the hub does not give it.
+    Raises ValueError if the folder or file is not such a model, and OSError if the hub does not have it.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -87,11 +87,13 @@ def find(name: str | Path, revision: str | None = None) -> tuple[Path, Path]:
             if not (folder / file).is_file():
                 raise ValueError(
                     f"{folder} has no {file}, expected a folder that save_pretrained or `stgt convert` wrote; "
-                    "`stgt convert` makes one of a run's folder"
+                    "`stgt convert` makes one from a run's folder"
                 )
         return folder / CONFIG, folder / WEIGHTS
     if folder.exists():
-        raise ValueError(f"{folder} is a file, expected a folder; `stgt convert {folder} --out FOLDER` makes one of it")
+        raise ValueError(
+            f"{folder} is a file, expected a folder; `stgt convert {folder} --out FOLDER` makes one from it"
+        )
     from huggingface_hub import hf_hub_download
 
     try:
@@ -105,19 +107,19 @@ def find(name: str | Path, revision: str | None = None) -> tuple[Path, Path]:
 
 
 def read_config(file: Path) -> ModelConfig:
-    """The model that a folder holds; ValueError, naming the file, if its configuration is not one of ours."""
+    """The configuration in a file. Raises ValueError, which names the file, if it is not a configuration of STGT."""
     return _read(file)[0]
 
 
 def _read(file: Path) -> tuple[ModelConfig, object]:
-    """The configuration of a folder, and the checksums of its files, None in a folder of version 0.1.0."""
+    """The configuration of a folder and the checksums of its files, or None in folders that version 0.1.0 wrote."""
     values = read_json(file, dict)
     kind = values.pop("model_type", None)
     if kind != _KIND["model_type"]:
         raise ValueError(f"{file} describes a model of type {kind!r}, expected 'stgt'")
     files, own = values.pop("files", None), values.pop("sha256", None)
     if own is not None and not seal_of(file.read_bytes()):
-        logger.warning("%s was changed after it was written; remove its value sha256 if that is meant", file)
+        logger.warning("%s was changed after it was written; remove its value sha256 if you did so on purpose", file)
     try:
         return from_dict(ModelConfig, values), files
     except ValueError as error:

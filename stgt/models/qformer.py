@@ -1,4 +1,4 @@
-"""The Q-Former: one BERT with learned queries for video, text and both together (BLIP-2), with its three masks."""
+"""The Q-Former of BLIP-2: one BERT with learned queries that reads video, text or both."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 from stgt.config import QFormerConfig
 from stgt.models.precision import Float32Module
 
-# Added to the score of a pair that must not attend: BERT's own number, 0 after softmax and finite in every dtype.
+# This number is added to the score of a pair that must not attend. BERT uses it too. It gives 0 after softmax, and it
+# is finite in every dtype.
 _HIDDEN = -1e4
 
 
 def attention_bias(attention_mask: Tensor, queries: int = 0, causal: bool = False) -> Tensor:
-    """What is added to attention scores so that queries and words see what they may.
+    """The bias to add to attention scores, which hides pairs of positions that must not attend.
 
-    Bidirectional: everything sees the queries and every word that is not padding. Causal (generation): queries see
-    queries, a word sees the queries and the words up to itself.
+    Bidirectional: every position sees the queries and all words that are not padding. Causal (generation): queries see
+    the queries, and a word sees the queries and the words up to itself.
     attention_mask: (B, L), 0 at padding. Returns float32 (B, 1, Q+L, Q+L), 0 where attention is allowed.
     """
     B, L = attention_mask.shape
     allowed = F.pad(attention_mask != 0, (queries, 0), value=True)[:, None, :].expand(B, queries + L, queries + L)
     if causal:
-        place = torch.arange(queries + L, device=attention_mask.device).sub(queries - 1).clamp(min=0)  # queries share 0
+        # The queries share position 0.
+        place = torch.arange(queries + L, device=attention_mask.device).sub(queries - 1).clamp(min=0)
         allowed = allowed & (place[None, :] <= place[:, None])
-    # transformers takes a float mask of four dimensions as it is; a boolean one it misreads in eager attention.
+    # transformers uses a 4-D float mask unchanged, but its eager attention misreads a boolean one.
     return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, _HIDDEN)[:, None]
 
 
@@ -46,9 +48,9 @@ class WordHead(nn.Module):
 
 
 class QFormer(Float32Module):
-    """Queries and words through one BERT; only queries see the video, by cross-attention in every second layer.
+    """Queries and words go through one BERT. Only queries see the video, by cross-attention in every second layer.
 
-    text=False leaves out what only words pass through: `video` is then all that it can do.
+    text=False leaves out the layers that only words pass through. Then only the method `video` works.
     """
 
     def __init__(self, config: QFormerConfig, encoder_width: int, text: bool = True) -> None:
@@ -80,27 +82,27 @@ class QFormer(Float32Module):
             nn.init.zeros_(self.word_head.dense.bias)
 
     def video(self, embeds: Tensor) -> Tensor:
-        """Queries alone. embeds: (B, S, C). Returns (B, Q, hidden)."""
+        """Runs the queries alone. embeds: (B, S, C). Returns (B, Q, hidden)."""
         queries = self.query_tokens.expand(len(embeds), -1, -1)
         return self.bert(query_embeds=queries, encoder_hidden_states=embeds).last_hidden_state
 
     def text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Words alone, each seeing all. input_ids, attention_mask: (B, L). Returns (B, L, hidden)."""
+        """Runs the words alone; each sees all words. input_ids, attention_mask: (B, L). Returns (B, L, hidden)."""
         return self._words(None, None, input_ids, attention_mask, causal=False)
 
     def fused(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Queries and words see each other (matching). Returns (B, Q+L, hidden)."""
+        """Runs queries and words, which all see each other (for matching). Returns (B, Q+L, hidden)."""
         return self._words(self.query_tokens, embeds, input_ids, attention_mask, causal=False)
 
     def causal(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Words see the queries and earlier words, queries see queries (generation). Returns (B, Q+L, hidden).
+        """Runs queries, and words that see the queries and earlier words (for generation). Returns (B, Q+L, hidden).
 
-        The queries come out as from `video`, since no word reaches them: one pass serves both.
+        The queries do not see words, so their output is the same as from `video`.
         """
         return self._words(self.query_tokens, embeds, input_ids, attention_mask, causal=True)
 
     def word_logits(self, hidden: Tensor) -> Tensor:
-        """hidden: (B, L, hidden), position i predicting word i+1. Returns (B, L, V)."""
+        """Logits of words. hidden: (B, L, hidden); position i predicts word i+1. Returns (B, L, V)."""
         return self.word_head(hidden, self.embeddings.word_embeddings.weight)
 
     def _words(

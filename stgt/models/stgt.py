@@ -1,4 +1,4 @@
-"""STGT: vision tower, graph transformer and Q-Former, aligned with text by contrast, matching and generation."""
+"""The model STGT: vision tower, graph transformer and Q-Former, trained with contrast, matching and generation."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from stgt.models.rows import select_rows
 
 
 class VideoFeatures(NamedTuple):
-    """What the model knows of a batch of videos."""
+    """The model's output for a batch of videos."""
 
     embeds: Tensor
-    """(B, S, C) video tokens, what the Q-Former's cross-attention reads"""
+    """(B, S, C) video tokens, which the Q-Former's cross-attention reads"""
     queries: Tensor
-    """(B, Q, E) unit vectors, what texts are compared with"""
+    """(B, Q, E) unit vectors, which are compared with texts"""
     stats: dict[str, Tensor]
-    """Scalars to watch, e.g. "edges_per_token" """
+    """Statistics as scalars, such as "edges_per_token" """
 
 
 class STGT(VideoEncoder):
@@ -43,23 +43,23 @@ class STGT(VideoEncoder):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, tower: bool = True, revision: str | None = None) -> STGT:
-        """A model that `save_pretrained` or `stgt convert` wrote, on the CPU and in evaluation mode.
+        """Load a model that `save_pretrained` or `stgt convert` wrote, on the CPU and in evaluation mode.
 
-        name: its folder, or its name on the Hugging Face hub (revision: which one of it). tower=False leaves out the
-        vision tower; a folder without one names a tower of open_clip's, which is fetched.
-        Raises ValueError for what is no such folder, or whose tensors do not fit its configuration, and OSError where
-        the hub does not give it.
+        name: its folder, or its name on the Hugging Face hub; revision: its revision on the hub. tower=False leaves out
+        the vision tower. If the folder has no tower but names one of open_clip's, that one is downloaded.
+        Raises ValueError if it is not such a folder or if its tensors do not fit its configuration, and OSError if the
+        hub does not have it.
         """
         return pretrained.load(cls, name, tower, revision)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`, all that `from_pretrained` needs; what was there is replaced."""
+        """Write `config.json` and `model.safetensors`, which `from_pretrained` loads. Existing files are replaced."""
         pretrained.save(self, folder)
 
     def encode_video(self, video: Tensor | None = None, *, tokens: Tensor | None = None) -> VideoFeatures:
-        """Video tokens and query vectors of videos, or of the tower's tokens where these are at hand.
+        """Video tokens and query vectors of videos, or of tokens that the tower made before.
 
-        video: (B, T, 3, S, S) or tokens: (B, T, 1+P, C); T is any, 1 for images.
+        video: (B, T, 3, S, S) or tokens: (B, T, 1+P, C), for any T; T=1 for images. Exactly one of them is given.
         """
         embeds, stats = self._embed(video, tokens)
         return VideoFeatures(embeds, self._queries(self.qformer.video(embeds)), stats)
@@ -79,7 +79,7 @@ class STGT(VideoEncoder):
         return self.itm_head(hidden[:, : self.config.qformer.queries]).mean(1)
 
     def generate_logits(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits of the next word at each place; the first token of each text is taken as [DEC]. Returns (B, L, V)."""
+        """Logits (B, L, V) of the next word at each position. The first token of each text is replaced by [DEC]."""
         hidden = self._joint(embeds, input_ids, attention_mask)
         return self.qformer.word_logits(hidden[:, self.config.qformer.queries :])
 
@@ -89,8 +89,8 @@ class STGT(VideoEncoder):
         """The training objective, L = (VTC or CSAL) + VTM + VTG (Eq. 21), over the pairs of all processes.
 
         batch: video (n, T, 3, S, S) or tokens (n, T, 1+P, C); input_ids and attention_mask (n, L); with
-        `loss.multi_positive` also video_index (n,), a number of each video. n is the same in every process.
-        generator: a CPU generator for the draw of hard negatives, rank 0's decides.
+        `loss.multi_positive` also video_index (n,), a number for each video. n is the same in every process.
+        generator: a CPU generator for drawing hard negatives; the numbers of rank 0 are used everywhere.
         Returns scalars: "loss", whose mean over processes is the loss of the global batch, its parts "vtc" (in
         stage 2 "csal"), "vtm", "vtg", and statistics. A part with weight 0 is neither computed nor returned.
         """
@@ -99,7 +99,7 @@ class STGT(VideoEncoder):
         if len(ids) != len(embeds):
             raise ValueError(f"input_ids has {len(ids)} texts for {len(embeds)} videos, expected one each")
 
-        # Words do not reach the queries, so that one pass gives what contrast and generation need.
+        # The queries do not see words in this pass, so it serves both contrast and generation.
         hidden = self._joint(embeds, ids, mask) if loss.vtg else self.qformer.video(embeds)
         count = self.config.qformer.queries
         queries, texts = self._queries(hidden[:, :count]), self.encode_text(ids, mask)
@@ -137,7 +137,7 @@ class STGT(VideoEncoder):
         return {"loss": total, **{name: value.detach() for name, value in (parts | stats).items()}}
 
     def _joint(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Queries and, causally, [DEC] and the words after it: (B, Q+L, hidden)."""
+        """Output for the queries, and for [DEC] and the words after it with a causal mask: (B, Q+L, hidden)."""
         begin = torch.full_like(input_ids[:, :1], self.config.qformer.bos_token_id)
         return self.qformer.causal(embeds, torch.cat([begin, input_ids[:, 1:]], 1), attention_mask)
 
@@ -147,9 +147,9 @@ class STGT(VideoEncoder):
     def _match_with_negatives(
         self, embeds: Tensor, ids: Tensor, mask: Tensor, wrong_video: Tensor, wrong_text: Tensor
     ) -> Tensor:
-        """Matching logits (3n, 2): the pairs, wrong videos with their texts, the videos with wrong texts.
+        """Matching logits (3n, 2) of the true pairs, of wrong videos with the texts, and of videos with wrong texts.
 
-        wrong_video, wrong_text: (n,) places in the global batch.
+        wrong_video, wrong_text: (n,) positions in the global batch.
         """
         n, first = len(ids), gather.rank() * len(ids)
         all_ids, all_mask = gather.gather_texts(ids, mask)

@@ -1,4 +1,4 @@
-"""The tensors of weight files as other people's training saved them. No code that a file names is ever run."""
+"""Reads tensors from the weight files of many training programs. It never runs code that a file names."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from stgt.structure import field, read_json, shown
 
 logger = logging.getLogger(__name__)
 
-# Under these keys training scripts keep a state dict beside other things: plain PyTorch, Lightning, DeepSpeed.
+# Under these keys, training programs save a state dict beside other values: plain PyTorch, Lightning, DeepSpeed.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-# Under these keys they keep an average of the weights over training.
+# Under these keys, they save an average of the weights over training.
 _AVERAGES = ("model_ema", "ema", "ema_state_dict", "state_dict_ema")
 
-# DDP, Lightning and torch.compile put these before all names of a model, in any order.
+# DDP, Lightning and torch.compile put these prefixes before all names of a model, in any order.
 _BEFORE = re.compile(r"^(?:(?:module|model|_orig_mod|online_model)\.)+")
 _AVERAGE = re.compile(r"^(?:(?:module|model|_orig_mod)\.)*(?:ema_model|model_ema|ema)\.")
-# torch.compile, FSDP and activation checkpointing put these before the names of a submodule.
+# torch.compile, FSDP and activation checkpointing put these prefixes before the names of a submodule.
 _INSIDE = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-# How many models torch.optim.swa_utils.AveragedModel has averaged; it is a tensor beside the weights.
+# torch.optim.swa_utils.AveragedModel saves the number of averaged models under this name, beside the weights.
 _AVERAGED = "n_averaged"
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint on the CPU, under the names that the model itself has for them.
+    """All tensors of a checkpoint on the CPU, under the names that the model itself uses.
 
-    path: a file; or a folder of Hugging Face's, in one piece or several; or the index of its pieces. Pickled files are
-    read with `weights_only`: of what lies beside the tensors, NumPy's numbers and objects of any class become empty
-    placeholders. The state dict is found under "state_dict", "model", "module" and the like, nested in any order, and
-    what DDP, Lightning, torch.compile, FSDP and averaged models put before names is taken off.
-    Raises FileNotFoundError, or ValueError for what is no such file.
+    path: a file; a folder in Hugging Face's format, with one or several weight files; or the index of several files.
+    Pickled files are read with `weights_only`. NumPy's numbers and objects of other classes become empty placeholders.
+    The state dict is found under "state_dict", "model", "module" and similar keys, nested in any order. The prefixes
+    that DDP, Lightning, torch.compile, FSDP and averaged models put before names are removed.
+    Raises FileNotFoundError if there is no such file, and ValueError if it is not a checkpoint.
     """
     content: dict[str, Tensor] = {}
     for file in _files(Path(path)):
@@ -45,7 +45,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def _files(path: Path) -> list[Path]:
-    """The file itself, or those that a folder's weights are in."""
+    """The file itself, or the weight files of a folder."""
     if path.is_file():
         return _pieces(path) if path.name.endswith(".index.json") else [path]
     for name in ("model.safetensors", "pytorch_model.bin"):
@@ -58,7 +58,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _pieces(index: Path) -> list[Path]:
-    """The files that an index of Hugging Face's names, which lie beside it."""
+    """The files that an index of Hugging Face lists. They are in the same folder as the index."""
     pieces = field(read_json(index, dict), "weight_map", dict, str(index))
     for tensor, name in pieces.items():
         if not isinstance(name, str) or Path(name).name != name or "\0" in name:
@@ -67,7 +67,7 @@ def _pieces(index: Path) -> list[Path]:
     files = [index.parent / name for name in names]
     for name, file in zip(names, files, strict=True):
         if not file.is_file():
-            raise FileNotFoundError(f"{index} names the file {name}, and there is no such file beside it")
+            raise FileNotFoundError(f"{index} lists the file {name}, but there is no such file beside it")
     return files
 
 
@@ -79,15 +79,13 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     content = _state_dict(content, path)
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise ValueError(
-            f"{path} holds no dictionary of tensors, expected what model.state_dict() gives, saved as it is"
-        )
+        raise ValueError(f"{path} holds no dictionary of tensors, expected the saved value of model.state_dict()")
     if others := [str(name) for name in content if str(name) not in tensors]:
-        logger.info("%s: passing over what is no tensor: %s", path, ", ".join(others))
+        logger.info("%s: ignoring values that are not tensors: %s", path, ", ".join(others))
     if all(tensor.numel() == 0 for tensor in tensors.values()):
         raise ValueError(
-            f"{path} holds only empty tensors, as DeepSpeed's ZeRO stage 3 leaves them; zero_to_fp32.py, which lies "
-            "beside DeepSpeed's files, makes one file of all weights"
+            f"{path} holds only empty tensors, as DeepSpeed's ZeRO stage 3 saves them; run zero_to_fp32.py, which lies "
+            "beside DeepSpeed's files, to make one file of all weights"
         )
     return tensors
 
@@ -103,17 +101,17 @@ def _state_dict(content: object, path: Path) -> Mapping:
         if not found:
             return content
         if found[0] in _WRAPPERS and found[-1] in _AVERAGES:
-            logger.warning("%s: the weights are those of %r, not their average %r", path, found[0], found[-1])
+            logger.warning("%s: reading the weights under %r, not their average under %r", path, found[0], found[-1])
         content = content[found[0]]
     return {}
 
 
 def _own_names(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Tensors without what wrappers put before their names, and without averages of tensors that are there as well."""
+    """Tensors by their names without prefixes of wrappers. Averages are left out if the plain weights are there too."""
     averages = [name for name in tensors if _AVERAGE.match(name)]
     others = [name for name in tensors if not _AVERAGE.match(name) and name != _AVERAGED]
     if averages and others:
-        logger.warning("%s: passing over averages of the weights: %s, …", path, averages[0])
+        logger.warning("%s: ignoring averages of the weights: %s, …", path, averages[0])
     names: dict[str, str] = {}
     for name in others or averages:
         own = _BEFORE.sub("", _AVERAGE.sub("", _INSIDE.sub("", name)))

@@ -1,4 +1,4 @@
-"""CLIP's transformer block, which the graph transformer and the cross-frame baseline are made of."""
+"""CLIP's transformer block, from which the graph transformer and the cross-frame baseline are built."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer norm computed in float32 whatever the input's dtype is, which it returns."""
+    """Layer norm that computes in float32 and returns the input's dtype."""
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.float(), self.bias.float()
@@ -16,7 +16,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class MLP(nn.Module):
-    """Two linear maps, four times as wide inside, with CLIP's QuickGELU x·σ(1.702x)."""
+    """Two linear layers with a hidden width of 4·width, and CLIP's QuickGELU x·σ(1.702x) between them."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class DropPath(nn.Module):
 
 
 class ResidualAttentionBlock(nn.Module):
-    """x + attention(norm(x)), then x + MLP(norm(x)); attention mixes the last but one dimension only."""
+    """x + attention(norm(x)), then x + MLP(norm(x)). Attention is over the second-to-last dimension only."""
 
     def __init__(self, width: int, heads: int, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -60,6 +60,6 @@ class ResidualAttentionBlock(nn.Module):
 
 
 def attend(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """Self-attention over the last but one dimension of x: (…, S, C); the others are batch."""
+    """Self-attention over the second-to-last dimension of x (…, S, C). The dimensions before it are the batch."""
     flat = x.flatten(0, -3)
     return attn(flat, flat, flat, need_weights=False)[0].view(x.shape)

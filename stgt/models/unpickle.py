@@ -1,4 +1,4 @@
-"""What `torch.save` wrote, without running any code that the file names."""
+"""Reads files that `torch.save` wrote, without running any code that a file names."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from pathlib import Path
 
 import torch
 
-# What scripts save beside the weights. Files of PyTorch before 1.6, which are no ZIP archives, may name nothing else.
+# Classes and functions that scripts often save beside the weights. Files of PyTorch before 1.6 are not ZIP archives,
+# and may name no others.
 _USUAL = (
     "argparse.Namespace",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     *("numpy.dtype", "numpy.ndarray"),
 )
 
-# The cause in an error of the unpickler, which surrounds it with advice to run the file's code.
+# This matches the cause in an error of the unpickler. The rest of the error advises to run the file's code.
 _CAUSE = re.compile(
     r"(GLOBAL \S+ was not an allowed|Unsupported|Trying to|Can only|must be imported)[^.\n]*(\.\w[^.\n]*)*"
 )
 
 
 class _Empty:
-    """Stands for a class or function that a file names. A call, whatever its arguments, gives an empty Counter.
+    """Replaces a class or function that a file names. A call with any arguments returns an empty Counter.
 
-    Of the types that PyTorch's unpickler lets a file fill, Counter is the one that takes both items and attributes.
+    PyTorch's unpickler lets a file fill objects of a few types. Counter alone accepts both items and attributes.
     """
 
     def __new__(cls, *args: object) -> Counter:
@@ -33,7 +34,7 @@ class _Empty:
 
 
 class _EmptyArray:
-    """Stands for NumPy's arrays, numbers and types, whose state is neither items nor attributes."""
+    """Replaces NumPy's arrays, numbers and types, whose state is neither items nor attributes."""
 
     def __new__(cls, *args: object) -> _EmptyArray:
         return super().__new__(cls)
@@ -43,11 +44,11 @@ class _EmptyArray:
 
 
 def unpickle(path: Path) -> object:
-    """The content of a file on the CPU: tensors and plain values as they are, all other objects empty.
+    """The content of a file on the CPU, with its tensors and plain values. All other objects become empty.
 
-    It is read by PyTorch's `weights_only` unpickler, which calls only what it is given for the names in the file: its
-    own tensor functions, and here an empty class for every other name. The modules that it never allows, such as os,
-    are refused. Raises ValueError, in one line, for what cannot be read so.
+    PyTorch's `weights_only` unpickler reads the file. It only calls its own tensor functions, and the empty classes
+    that replace all other names here. It refuses modules that it never allows, such as os.
+    Raises ValueError with one line if the file cannot be read in this way.
     """
     try:
         with torch.serialization.safe_globals([(_stand_in(name), name) for name in _foreign_names(path)]):
@@ -55,7 +56,7 @@ def unpickle(path: Path) -> object:
     except (pickle.UnpicklingError, ValueError) as error:
         if cause := _CAUSE.search(str(error)):
             raise ValueError(
-                f"{path} cannot be read without running code that it names ({cause[0]}); where you trust it, load it "
+                f"{path} cannot be read without running code that it names ({cause[0]}); if you trust it, load it "
                 "with the program that wrote it, and save its state dict alone, in torch.save's own pickle protocol"
             ) from error
         raise ValueError(f"{path} is not a checkpoint of plain tensors: {str(error).splitlines()[0]}") from error

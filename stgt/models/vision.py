@@ -1,4 +1,4 @@
-"""The image tower: frames to patch tokens, through any open_clip model with a square grid of patches."""
+"""The vision tower, which turns frames into patch tokens: any open_clip model with a square grid of patches."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from stgt.models.weights import WEIGHT_FILES
 class VisionTower(Float32Module):
     """Runs every frame through the first `layers` blocks of a vision transformer, without its final norm and head.
 
-    Frozen blocks keep the matrices of their linear maps in `config.dtype` and pass no gradients; the last
-    `config.open_blocks` are trained. Both compute in `config.dtype` with float32 norms and residuals where the tower
-    keeps them. A tower without a [CLS] token gets the mean of its patches in that place.
-    Raises ValueError where the tower is not as the config says, or has no square grid of patches.
+    Frozen blocks store the matrices of their linear layers in `config.dtype` and have no gradients. The last
+    `config.open_blocks` blocks are trained. All blocks compute in `config.dtype`, except for norms and residuals that
+    the tower keeps in float32. If a tower has no [CLS] token, the mean of its patches replaces it.
+    Raises ValueError if the tower is not as the config says, or has no square grid of patches.
     """
 
     def __init__(self, config: VisionConfig) -> None:
@@ -50,14 +50,14 @@ class VisionTower(Float32Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> VisionTower:
-        """Frozen blocks stay in evaluation mode."""
+        """Sets the mode of the trained blocks. Frozen blocks stay in evaluation mode."""
         super().train(mode)
         for module in self.tower.modules():
             module.training = mode and any(p.requires_grad for p in module.parameters())
         return self
 
     def forward(self, video: Tensor) -> Tensor:
-        """video: (B, T, 3, S, S), normalised; T is any. Returns float32 (B, T, 1+P, C), [CLS] first."""
+        """video: (B, T, 3, S, S), normalised, for any T. Returns float32 (B, T, 1+P, C), [CLS] first."""
         size = self.config.image_size
         if video.ndim != 5 or tuple(video.shape[2:]) != (3, size, size) or not video.is_floating_point():
             raise ValueError(
@@ -74,7 +74,7 @@ class VisionTower(Float32Module):
         return tokens.float().unflatten(0, (B, T))
 
     def _tokens(self, images: Tensor) -> Tensor:
-        """(n, 3, S, S) to (n, 1+P, C): the same question in open_clip's words and in timm's."""
+        """(n, 3, S, S) to (n, 1+P, C). The interfaces of open_clip and timm differ."""
         options = dict(indices=[self.config.layers - 1], stop_early=True, intermediates_only=True, output_fmt="NLC")
         if isinstance(self.tower, open_clip.transformer.VisionTransformer):
             out = self.tower.forward_intermediates(images, **options, output_extra_tokens=True)
@@ -88,7 +88,7 @@ class VisionTower(Float32Module):
 
 
 def _small_vit(config: VisionConfig) -> nn.Module:
-    """A plain ViT of the config's sizes, built as EVA01-g is; its tensors have the names of released checkpoints."""
+    """A plain ViT with the config's sizes and EVA01-g's architecture, so its tensors have the released names."""
     return Eva(
         img_size=config.image_size,
         patch_size=config.patch_size,
@@ -102,14 +102,14 @@ def _small_vit(config: VisionConfig) -> nn.Module:
 
 
 def _open_clip_tower(config: VisionConfig, from_file: bool) -> nn.Module:
-    """The vision half of an open_clip model; of a timm model the part inside open_clip's wrapper."""
+    """The vision part of an open_clip model. If it is a timm model, this is the part inside open_clip's wrapper."""
     if config.tower not in open_clip.list_models():
         raise ValueError(f"VisionConfig.tower is {config.tower!r}, expected 'vit' or one of open_clip.list_models()")
     try:
         visual = open_clip.create_model(
             config.tower,
             pretrained=None if from_file else config.pretrained,
-            # Everywhere else a module is made where the caller's default device says, so this one is as well.
+            # open_clip would choose a device itself. The default device is used, as in the constructors of nn.Module.
             device=torch.get_default_device(),
             force_image_size=config.image_size,
             pretrained_text=False,
@@ -126,7 +126,7 @@ def _blocks(tower: nn.Module) -> nn.ModuleList:
 
 
 def _check_shape(tower: nn.Module, config: VisionConfig) -> None:
-    """Compare the tower with what the config says of it."""
+    """Raise ValueError if the tower's grid, width or depth differs from the config's."""
     grid = getattr(tower, "grid_size", None) or getattr(getattr(tower, "patch_embed", None), "grid_size", None)
     if grid is None or grid[0] != grid[1] or not hasattr(tower, "prune_intermediate_layers"):
         found = "no patches" if grid is None else f"a grid of {grid[0]} by {grid[1]} patches"

@@ -1,4 +1,4 @@
-"""Video question answering: the Q-Former's queries, projected, are the first words that a language model reads."""
+"""Video question answering: a language model reads the projected queries of the Q-Former before the question."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from stgt.models.qformer import QFormer
 
 
 class VideoQA(VideoEncoder):
-    """STGT's video side before a causal language model: queries → Linear → words (SPEC section 6).
+    """STGT's video encoder and Q-Former, followed by a linear projection to the words of a causal language model.
 
-    Trained are `ln_vision`, the queries, the Q-Former, the projection and what `config.language` adds to them; what is
-    frozen stays in evaluation mode. Parts have the names that they have in `STGT`.
+    Training changes `ln_vision`, the queries, the Q-Former, the projection, and the parts that `config.language`
+    selects. Frozen parts stay in evaluation mode. Parts have the same names as in `STGT`.
     """
 
     def __init__(self, config: ModelConfig, tower: bool = True) -> None:
@@ -38,9 +38,9 @@ class VideoQA(VideoEncoder):
         return self
 
     def encode_video(self, video: Tensor | None = None, *, tokens: Tensor | None = None) -> tuple[Tensor, dict]:
-        """What the language model reads of videos (B, T, 3, S, S), or of the tower's tokens (B, T, 1+P, C).
+        """The language model's input for videos (B, T, 3, S, S), or for the tower's tokens (B, T, 1+P, C).
 
-        Returns (B, Q, E), E the width of its word embeddings, and scalars to watch.
+        Returns (B, Q, E), where E is the width of the language model's word embeddings, and statistics as scalars.
         """
         embeds, stats = self._embed(video, tokens)
         return self.language_proj(self.qformer.video(embeds)), stats
@@ -49,8 +49,8 @@ class VideoQA(VideoEncoder):
         """Next-word loss on the answers, averaged over the answer tokens of all processes.
 
         batch: video (n, T, 3, S, S) or tokens (n, T, 1+P, C); input_ids, attention_mask, labels (n, L) as
-        `LanguageTokenizer.collate` makes them. `loss` is what every model of the trainer gets; nothing here depends on
-        it. Returns scalars: "loss", "words_right" (the share of answer tokens that come first), and statistics.
+        `LanguageTokenizer.collate` makes them. The trainer passes `loss` to every model; it is not used here. Returns
+        scalars: "loss", "words_right" (the share of answer tokens that have the largest logit), and statistics.
         """
         queries, stats = self.encode_video(batch.get("video"), tokens=batch.get("tokens"))
         ids, labels = batch["input_ids"], batch["labels"]
@@ -58,7 +58,7 @@ class VideoQA(VideoEncoder):
             raise ValueError(f"input_ids has {len(ids)} prompts for {len(queries)} videos, expected one each")
         embeds, mask = self._read(queries, ids, batch["attention_mask"])
         logits = self.language(inputs_embeds=embeds, attention_mask=mask, use_cache=False).logits
-        # The last query predicts the first token of the text, so place i of these predicts token i.
+        # The last query predicts the first token of the text, so entry i of `predictions` predicts token i.
         predictions = logits[:, queries.shape[1] - 1 : -1]
         answer = labels != IGNORED
         predicted, wanted = predictions[answer].float(), labels[answer]
@@ -79,14 +79,14 @@ class VideoQA(VideoEncoder):
         max_tokens: int = 10,
         length_penalty: float = 0.0,
     ) -> Tensor:
-        """Answers by beam search, which with one beam is greedy.
+        """Answers by beam search. With one beam the search is greedy.
 
-        queries: (B, Q, E) of `encode_video`; input_ids, attention_mask: prompts (B, L), padded anywhere; end: the token
-        that ends an answer. Defaults are those of BLIP-2's question answering. Returns token ids (B, at most
-        max_tokens), filled up with `end`; each row is what its prompt alone would give.
+        queries: (B, Q, E) from `encode_video`; input_ids, attention_mask: prompts (B, L), padded anywhere; end: the
+        token that ends an answer. The defaults are those of BLIP-2's question answering. Returns token ids (B, at most
+        max_tokens), filled up with `end`. An answer does not depend on the other prompts of the batch.
         """
         embeds, mask = self._read(queries, input_ids, attention_mask, room=max_tokens)
-        # Padding goes to the left of all, so that prompts end together and places count from the first query.
+        # All padding is moved to the left, so prompts end together, and positions count from the first query.
         order = mask.sort(dim=1, stable=True).indices
         embeds, mask = embeds.gather(1, order[..., None].expand_as(embeds)), mask.gather(1, order)
         decoding = GenerationConfig(
@@ -101,12 +101,12 @@ class VideoQA(VideoEncoder):
         return self.language.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=decoding)
 
     def _read(self, queries: Tensor, input_ids: Tensor, attention_mask: Tensor, room: int = 0) -> tuple[Tensor, Tensor]:
-        """Queries and then text as embeddings (B, Q+L, E) of the language model's dtype, and their mask."""
+        """Embeddings (B, Q+L, E) of the queries and then the text, in the language model's dtype, and their mask."""
         length = queries.shape[1] + input_ids.shape[1] + room
         most = getattr(self.language.config, "max_position_embeddings", length)
         if length > most:
-            parts = f"{queries.shape[1]} queries, {input_ids.shape[1]} tokens of text and {room} of an answer to come"
-            raise ValueError(f"{parts} are {length}, expected at most {most}, which the language model has places for")
+            parts = f"{queries.shape[1]} queries, {input_ids.shape[1]} tokens of text and {room} tokens of an answer"
+            raise ValueError(f"{parts} are {length} positions, expected at most the language model's {most}")
         words = self.language.get_input_embeddings()(input_ids)
         embeds = torch.cat([queries.to(words.dtype), words], 1)
         return embeds, F.pad(attention_mask, (queries.shape[1], 0), value=1)

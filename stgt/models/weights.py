@@ -1,4 +1,4 @@
-"""Weight files of every kind as tensors under our names."""
+"""Reads weight files of all known kinds as tensors under our names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 
-# Tensors of released files that repeat another, and which; and one that counts from 0.
+# Redundant tensors in released files. TIED maps a duplicate to the tensor that it must equal. POSITION_IDS is the name
+# of a tensor that only counts from 0.
 TIED = {
     "Qformer.cls.predictions.decoder.weight": "Qformer.bert.embeddings.word_embeddings.weight",
     "Qformer.cls.predictions.decoder.bias": "Qformer.cls.predictions.bias",
@@ -29,11 +30,11 @@ POSITION_IDS = "Qformer.bert.embeddings.position_ids"
 
 
 class Source(NamedTuple):
-    """A tensor and where it was found."""
+    """A tensor, its file and its name in that file."""
 
     file: Path
     name: str
-    """Its name in that file"""
+    """The tensor's name in the file"""
     tensor: Tensor
 
 
@@ -43,20 +44,20 @@ class Weights:
 
     files: tuple[Path, ...]
     naming: Naming
-    """The first file's, which messages speak in"""
+    """The naming of the first file, which messages use"""
     sources: dict[str, Source]
     unknown: list[Source]
-    """Tensors that a file of its kind does not have"""
+    """Tensors that are not expected in a file of its kind"""
 
     def __str__(self) -> str:
         return " and ".join(map(str, self.files))
 
 
 def read_weights(paths: Sequence[str | Path], *, drop: Collection[str] = ()) -> Weights:
-    """Read files of any known kind (names.py): together they are one model.
+    """Read files of any known kind (names.py) that together make one model.
 
-    drop: beginnings of names, as messages have them, to leave out; see `begins`. Raises ValueError for a file of
-    unknown kind, a tensor that two files have, tied tensors that differ, and a name to leave out that is not there.
+    drop: beginnings of names in the files to leave out; see `begins`. Raises ValueError for a file of unknown kind, a
+    tensor that is in two files, tied tensors that differ, and a beginning in `drop` that matches no tensor.
     """
     naming, sources, unknown, left_out = None, {}, [], []
     for path in map(Path, paths):
@@ -69,7 +70,7 @@ def read_weights(paths: Sequence[str | Path], *, drop: Collection[str] = ()) -> 
             raise ValueError(f"{path} {error}") from None
         naming = naming or kind
         if idle := [name for name in tensors if name.startswith(kind.unused)]:
-            logger.info("%s: passing over what STGT has no part for: %s", path, summary(idle, tensors.keys() - idle))
+            logger.info("%s: ignoring tensors that STGT does not use: %s", path, summary(idle, tensors.keys() - idle))
         for name, tensor in _plain(tensors, kind, path).items():
             source, ours = Source(path, name, tensor), kind.ours(name)
             if name.startswith(kind.unused):
@@ -81,18 +82,18 @@ def read_weights(paths: Sequence[str | Path], *, drop: Collection[str] = ()) -> 
             else:
                 sources[ours] = source
     if vain := [group for group in drop if not any(begins(name, [group]) for name in left_out)]:
-        raise ValueError(f"no tensor's name begins with {vain[0]!r}, which was to be left out")
+        raise ValueError(f"drop is {vain[0]!r}, but no tensor in the files has a name that begins with it")
     return Weights(tuple(map(Path, paths)), naming, sources, unknown)
 
 
 def begins(name: str, beginnings: Iterable[str]) -> bool:
-    """Whether a name has one of these beginnings, in which * stands for anything between two dots."""
+    """Whether a name has one of these beginnings. In a beginning, * stands for any text without a dot."""
     patterns = (re.escape(beginning).replace(r"\*", "[^.]*") for beginning in beginnings)
     return any(re.match(pattern, name) for pattern in patterns)
 
 
 def summary(names: Iterable[str], others: Collection[str], most: int = 12) -> str:
-    """A list of names; a long one by their shortest beginnings that none of the others has, with counts."""
+    """A list of names as text. A long list shows the shortest beginnings that no other name has, with counts."""
     names = sorted(names)
     if len(names) <= most:
         return ", ".join(names)
@@ -109,7 +110,7 @@ def _own_beginning(name: str, others: Collection[str]) -> str:
 
 
 def _plain(tensors: dict[str, Tensor], kind: Naming, path: Path) -> dict[str, Tensor]:
-    """The same weights with every tensor once and one by one, as our model has them."""
+    """The same weights without duplicates and with combined tensors split, as in our model."""
     if kind is RELEASED:
         for name, twin in TIED.items():
             if name in tensors and twin in tensors and not torch.equal(tensors[name], tensors[twin]):
@@ -119,7 +120,8 @@ def _plain(tensors: dict[str, Tensor], kind: Naming, path: Path) -> dict[str, Te
         plain = {}
         for name, tensor in tensors.items():
             if name.endswith("self_attn.qkv.bias"):
-                # Of the three, a bias of keys shifts all scores of a query alike: softmax does not see it.
+                # This tensor holds the biases of queries, keys and values. A bias of keys adds the same number to all
+                # scores of a query, which softmax cancels, so our model has none.
                 query, _, value = tensor.chunk(3)
                 before = name.removesuffix("qkv.bias")
                 plain |= {before + "q_bias": query, before + "v_bias": value}

@@ -17,7 +17,7 @@ from stgt.models.vision import VisionTower
 
 VIT = dict(tower="vit", image_size=28, patch_size=7, width=32, layers=2, heads=2, mlp_ratio=2.0, dtype="float32")
 CONFIG = ModelConfig(VisionConfig(**VIT), GraphConfig(heads=2), QFormerConfig(heads=2))
-# What Hugging Face's BLIP-2 has no part for.
+# The parts that Hugging Face's BLIP-2 does not have.
 FRESH = ["graph_cross_model.", "temp", "Qformer.cls."]
 
 

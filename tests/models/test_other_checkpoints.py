@@ -90,7 +90,7 @@ def test_wrapped_state_dicts(content, tmp_path):
 @pytest.mark.parametrize("content", [{"ema": {"a": 1}}, {"model": Settings()}, {"model": {"epoch": 3}}, Settings()])
 def test_files_without_tensors_are_refused(content, tmp_path):
     torch.save(content, tmp_path / "file.pth")
-    with pytest.raises(ValueError, match=r"file\.pth holds no dictionary of tensors, expected what model.state_dict"):
+    with pytest.raises(ValueError, match=r"file\.pth holds no dictionary of tensors, expected the saved value"):
         read_tensors(tmp_path / "file.pth")
 
 
@@ -103,7 +103,7 @@ def test_two_names_that_become_one_are_refused(tmp_path):
 def test_an_average_beside_the_weights_is_mentioned(tmp_path, caplog):
     torch.save({"model": WEIGHTS, "ema": WEIGHTS}, tmp_path / "file.pth")
     read_tensors(tmp_path / "file.pth")
-    assert "the weights are those of 'model', not their average 'ema'" in caplog.text
+    assert "reading the weights under 'model', not their average under 'ema'" in caplog.text
 
 
 NUMPY = {
@@ -231,7 +231,7 @@ def test_pieces_and_their_index(whole, write, tmp_path):
     index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
     assert same(read_tensors(tmp_path)) and same(read_tensors(index))
     (tmp_path / second).unlink()
-    with pytest.raises(FileNotFoundError, match=f"index.json names the file {second}, and there is no such file"):
+    with pytest.raises(FileNotFoundError, match=f"index.json lists the file {second}, but there is no such file"):
         read_tensors(tmp_path)
     index.write_text(json.dumps({"weight_map": {"a": "../outside.bin"}}))
     with pytest.raises(

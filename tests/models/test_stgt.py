@@ -139,7 +139,7 @@ def test_a_video_that_is_twice_in_a_batch_is_not_its_own_negative(stage):
 
 
 def test_which_pairs_are_the_same_needs_the_videos_numbers():
-    with pytest.raises(ValueError, match="batch has no 'video_index', expected a number of each video"):
+    with pytest.raises(ValueError, match="batch has no 'video_index', expected a number for each video"):
         tiny_model()(tiny_batch(), LossConfig(multi_positive=True))
 
 
