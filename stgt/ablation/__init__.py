@@ -1,1 +1,1 @@
-"""The paper's ablations on simulated clips: what is varied, the grid of runs, its table and its plot."""
+"""The paper's ablations on simulated clips: the studies, the grid of runs, its table and its plot."""

@@ -1,4 +1,4 @@
-"""Every run of a grid, trained and measured once: what is there already is read, what was interrupted goes on."""
+"""Trains and evaluates every run of a grid once. Finished runs are read, and interrupted runs are resumed."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from stgt.training.run import train
 
 
 class Measured(NamedTuple):
-    """What came out of one run."""
+    """The results of one run."""
 
     seed: int
     folder: Path
     links: float | None
-    """Links per token at the end of training; None without a graph"""
+    """Edges per token at the end of training; None without a graph"""
     figures: list[dict]
-    """What `stgt evaluate` found, for each threshold that was tested with"""
+    """The results of `stgt evaluate` for each threshold that was tested"""
 
 
 def measure(study: Study, base: TrainConfig, seeds: Sequence[int]) -> list[list[Measured]]:
-    """Of each of a study's variants, the runs of all seeds.
+    """The runs of all seeds for each variant of a study.
 
-    Raises StoppedError if a signal came while a run was trained; the same call goes on from there.
+    Raises StoppedError if a signal stops the training of a run. The same call then resumes from there.
     """
     runs: list[list[Measured]] = [[] for _ in study.variants]
-    for seed in seeds:  # outermost: an interrupted grid has whole columns of the table
+    for seed in seeds:  # seeds come first, so that an interrupted grid has every variant
         for variant, measured in zip(study.variants, runs, strict=True):
             print(f"\n{study.title}: {variant.title}, seed {seed} of {len(seeds)}", flush=True)
             measured.append(_run(variant, base, seed, study.values if study.tested else (None,)))
@@ -40,13 +40,13 @@ def measure(study: Study, base: TrainConfig, seeds: Sequence[int]) -> list[list[
 
 def _run(variant: Variant, base: TrainConfig, seed: int, thresholds: Sequence[float | None]) -> Measured:
     config = variant.config(base, seed)
-    train(config)  # does nothing for a run that has ended, but says if its settings were others
+    train(config)  # only checks the settings if the run has ended
     figures = [_evaluated(config.out, threshold, config.device) for threshold in thresholds]
     return Measured(seed, config.out, read_log(config.out)[-1].get("edges_per_token"), figures)
 
 
 def _evaluated(run: Path, threshold: float | None, device: str) -> dict:
-    # Not evaluation.json, which `stgt evaluate` may write anew with other options.
+    # The file is not evaluation.json, which `stgt evaluate` may overwrite with other options.
     path = run / ("ablation.json" if threshold is None else f"ablation_h{threshold:g}.json")
     if path.exists():
         return read_json(path, dict)

@@ -1,4 +1,4 @@
-"""R-mean of every variant, with its spread over seeds: one panel for each study."""
+"""A plot of the R-mean of every variant with its spread over seeds. Each study has a panel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Results = Sequence[tuple[Study, Sequence[Sequence[Measured]]]]
 
 @paper
 def draw(results: Results, out: Path) -> None:
-    """Write the picture; a dot is a seed, a bar one standard deviation to each side of the mean."""
+    """Write the picture. A dot is a seed, and a bar is one standard deviation to each side of the mean."""
     figure = Figure(figsize=(WIDTH, sum(map(_height, results))), layout="constrained")
     panels = figure.subplots(len(results), squeeze=False, height_ratios=list(map(_height, results)))[:, 0]
     for axes, (study, runs) in zip(panels, results, strict=True):
@@ -39,7 +39,7 @@ def draw(results: Results, out: Path) -> None:
 
 
 def _height(result: tuple[Study, Sequence[Sequence[Measured]]]) -> float:
-    """Inches."""
+    """The height of a panel in inches."""
     study, _ = result
     return 0.6 + 0.22 * len(study.variants) if study.axis is None else 2.2
 

@@ -1,4 +1,4 @@
-"""`stgt ablate`: simulated clips, the grid of runs, and what came out as Markdown, JSON and a picture."""
+"""The command `stgt ablate`: simulates clips, trains the grid of runs, and writes Markdown, JSON and a picture."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stgt.training.distributed import choose_device
 
 @dataclass(frozen=True)
 class Size:
-    """How much is trained and tested."""
+    """The size of the ablations: seeds, epochs, and clips for training and for testing."""
 
     seeds: int
     epochs: int
@@ -39,7 +39,7 @@ class Size:
 
 
 def ablate(names: Sequence[str], size: Size, out: Path, device: str = "auto") -> None:
-    """Run the named studies, all if none is named, and print their tables; see `stgt ablate --help`."""
+    """Run the named studies, or all if none is named, and print their tables; see `stgt ablate --help`."""
     chosen = list(dict.fromkeys(names)) or list(STUDIES)
     base = base_run(out / "clips", size.epochs, out, device)
     size.require(base.batch_size)
@@ -70,13 +70,14 @@ def _page(results: Results, names: Sequence[str], size: Size, base: TrainConfig)
         f"- Trained from scratch on {size.clips} simulated clips, tested on {size.test_clips} others; epochs: "
         f"{size.epochs}, batches of {base.batch_size}, {base.data.frames} frames of {vision.grid}×{vision.grid} "
         f"patches, {vision.width} channels.\n"
-        f"- {seeds}. Percent, text to video unless it says otherwise, the 32 best re-ranked.\n"
+        f"- {seeds}. Values are percentages of text-to-video retrieval unless stated otherwise; the 32 best are "
+        "re-ranked.\n"
         f"- Guessing has an R-mean of {chance(size.test_clips):.1f}. Differences within the spread mean nothing.",
     ]
     if any(variant.paper is not None for study, _ in results for variant in study.variants):
         parts.append(
-            "The paper's own numbers stand beside them where we know of one. They are zero-shot retrieval on MSRVTT "
-            "after pre-training on WebVid-10M at full size: compare the order of the rows, not the values."
+            "The paper's own numbers are listed where we know them. They are for zero-shot retrieval on MSRVTT after "
+            "pre-training on WebVid-10M at full size, so compare the order of the rows and not the values."
         )
     for study, runs in results:
         parts.append(f"## {study.title}\n\n{study_table(study, runs)}")

@@ -1,4 +1,4 @@
-"""What each ablation of the paper varies (its Tables 2 and 3, Fig. 7), and the numbers that it reports itself."""
+"""The ablations of the paper (Tables 2 and 3, Fig. 7) as studies, with the numbers that the paper reports."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ GAMMAS = (1.0, 3.0, 5.0, 10.0, 20.0)
 
 @dataclass(frozen=True)
 class Variant:
-    """One row: how it differs from the base run."""
+    """One row of a table: the differences from the base run."""
 
     title: str
     graph: dict[str, object] = field(default_factory=dict)
-    """Fields of GraphConfig"""
+    """Fields of GraphConfig that differ"""
     gamma: float | None = None
-    """CSAL takes VTC's place for the last third of the epochs, with this γ; the paper's 6 epochs after 12"""
+    """CSAL with this γ replaces VTC in the last third of the epochs, as in the paper's 6 epochs after 12"""
     paper: float | None = None
     """The paper's R-mean: zero-shot text-to-video retrieval on MSRVTT, pre-trained on WebVid-10M"""
 
     def config(self, base: TrainConfig, seed: int) -> TrainConfig:
-        """The run, in a folder below `base.out` that is named after what decides its result."""
+        """The configuration of the run. Its folder is below `base.out` and named after the settings that differ."""
         graph = replace(base.model.graph, **self.graph)
         if graph.kind == "graph":
             words = [f"h{graph.threshold:g}" if graph.edges else "band", *([] if graph.weights else ["unweighted"])]
@@ -46,11 +46,11 @@ class Study:
     title: str
     variants: tuple[Variant, ...]
     axis: str | None = None
-    """What a curve is drawn over; None for rows that have no order"""
+    """The label of the horizontal axis of a curve; None if the rows have no order"""
     values: tuple[float, ...] = ()
-    """The axis's: one for each variant, or the thresholds that each of them is tested with"""
+    """The values on that axis: one for each variant, or the thresholds with which each variant is tested"""
     tested: bool = False
-    """Whether they are thresholds to test with"""
+    """Whether `values` are thresholds with which each variant is tested"""
 
 
 BASELINE = Variant("CCT+MIT baseline", {"kind": "cross_frame"}, paper=45.57)
@@ -95,7 +95,7 @@ STUDIES: dict[str, tuple[Study, ...]] = {
 
 
 def base_run(clips: Path, epochs: int, out: Path, device: str) -> TrainConfig:
-    """The quickstart's run with a quarter of its patches and half its Q-Former's width: a third of the work."""
+    """The quickstart's run with a quarter of its patches and half of its Q-Former's width: a third of the work."""
     run = quickstart()
     return replace(
         run,

@@ -1,4 +1,4 @@
-"""Mean and spread over seeds, as Markdown."""
+"""Markdown tables of the mean and the spread over seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RECALLS = ("R@1", "R@5", "R@10", "mean")
 
 
 class Spread(NamedTuple):
-    """Mean and sample standard deviation (n−1) of some seeds' values; no deviation of a single one."""
+    """Mean and sample standard deviation (n−1) of the values of several seeds. A single seed has no deviation."""
 
     mean: float
     std: float | None
@@ -29,7 +29,7 @@ class Spread(NamedTuple):
 
 
 def r_mean(runs: Sequence[Measured], place: int = 0) -> list[float]:
-    """Each seed's R-mean, text to video and re-ranked, at one of the thresholds it was tested with."""
+    """Each seed's R-mean, text to video and re-ranked, at one of the tested thresholds."""
     return recalls(runs, TEXT_TO_VIDEO, "mean", place)
 
 
@@ -38,19 +38,19 @@ def recalls(runs: Sequence[Measured], direction: str, name: str, place: int = 0)
 
 
 def chance(videos: int) -> float:
-    """R-mean of a model that knows nothing, in percent."""
+    """The expected R-mean of guessing, in percent."""
     return statistics.mean(100 * min(k, videos) / videos for k in (1, 5, 10))
 
 
 def study_table(study: Study, runs: Sequence[Sequence[Measured]]) -> str:
-    """One study: a row for each variant."""
+    """The table of one study, with a row for each variant."""
     header, *rows = _tested(study, runs) if study.tested else _compared(study, runs)
     return table(header, rows)
 
 
 def _compared(study: Study, runs: Sequence[Sequence[Measured]]) -> list[list[str]]:
     papers = any(variant.paper is not None for variant in study.variants)
-    header = ["", "R@1", "R@5", "R@10", "R-mean", "R-mean, video to text", "links per token"]
+    header = ["", "R@1", "R@5", "R@10", "R-mean", "R-mean, video to text", "edges per token"]
     rows = [header + (["the paper's R-mean, on other data"] if papers else [])]
     for variant, measured in zip(study.variants, runs, strict=True):
         values = [recalls(measured, TEXT_TO_VIDEO, name) for name in RECALLS]

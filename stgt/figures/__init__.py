@@ -1,1 +1,1 @@
-"""Pictures of what a trained model sees in a clip, and of what it finds."""
+"""Pictures of a trained model: its graph and attention for one clip, and its retrieval results."""

@@ -1,4 +1,4 @@
-"""What `stgt visualize` does: the paper's figures of one clip and one of its tokens, and a page that holds them."""
+"""The command `stgt visualize`: draws the paper's figures for one clip and one of its tokens, and a page with them."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def visualize(
     features: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Draw the figures of a clip into a folder, or its links alone into a .png; see `stgt visualize --help`."""
+    """Draw the figures of a clip into a folder, or its edges alone into a .png; see `stgt visualize --help`."""
     alone = out is not None and out.suffix == ".png"
     out = out or folder / "figures" / folder_name(video)
     if out.is_file() and not alone:
-        raise ValueError(f"{out} is a file, expected a folder for all figures, or a .png for the links alone")
+        raise ValueError(f"{out} is a file, expected a folder for all figures, or a .png for the edges alone")
     if examples < 0:
         raise ValueError(f"examples is {examples}, expected at least 0")
     run = _open(folder, device)
@@ -45,29 +45,29 @@ def visualize(
     token = "frame {}, row {}, column {}".format(*scene.token)
     if alone:
         draw_links(scene, out)
-        say(f"links of the patch at {token}: {out}")
+        say(f"edges of the patch at {token}: {out}")
         return
     pictures = draw_scene(scene, out)
     retrieved, absent = _examples(run, features or folder / "features", examples, out)
     settings = {
         **_settings(run, folder, video, scene, layer),
-        "token": f"{token}, from 0" + ("" if None not in place else ", where most moves"),
+        "token": f"{token}, counted from 0" + ("" if None not in place else ", the patch that moves most"),
         "retrieved examples": absent
-        or f"evenly spread over {run.config.data.test}, the {K_TEST} most similar re-ranked",
+        or f"evenly spread over {run.config.data.test}; the {K_TEST} most similar are re-ranked",
     }
-    write_page(out / "index.html", f"What STGT sees in {video.name}", settings, pictures + retrieved)
+    write_page(out / "index.html", f"STGT on the clip {video.name}", settings, pictures + retrieved)
     say(f"figures of the patch at {token}: {out / 'index.html'}")
     if absent:
         say(f"no retrieved examples: {absent}")
 
 
 def folder_name(video: Path) -> str:
-    """The video's name without its ending; the whole name if nothing but dots is left."""
+    """The video's name without its ending, or the whole name if only dots would be left."""
     return video.stem if video.stem.strip(".") else video.name
 
 
 def _examples(run: Run, features: Path, count: int, out: Path) -> tuple[list[Picture], str | None]:
-    """Pictures of what the run retrieves, or why there are none: other files than the clip may be gone or broken."""
+    """Pictures of the run's retrieval results, or the reason why there are none, such as a missing or broken file."""
     if absent := why_no_examples(run, count):
         return [], absent
     try:
@@ -77,7 +77,7 @@ def _examples(run: Run, features: Path, count: int, out: Path) -> tuple[list[Pic
 
 
 def _open(folder: Path, device: str) -> Run:
-    """A run, or a folder of `save_pretrained`, whose words are not needed here."""
+    """Open a run or a folder of `save_pretrained`. The latter has no tokenizer, which is not needed here."""
     if not is_pretrained(folder):
         return load_run(folder, device)
     model = STGT.from_pretrained(folder).to(choose_device(device))
@@ -86,7 +86,7 @@ def _open(folder: Path, device: str) -> Run:
 
 
 def look_at(run: Run, video: Path, place: tuple[int | None, int | None, int | None], layer: int) -> Scene:
-    """What a run's model sees in a video; of the token's place, what is None is that of the patch that moves most."""
+    """Run a run's model on a video. Parts of `place` that are None come from the patch that moves most."""
     vision = run.config.model.vision
     frames = read_frames(video, run.config.data.frames, **run.config.data.decoding)
     shown = squares(frames)
@@ -99,23 +99,23 @@ def look_at(run: Run, video: Path, place: tuple[int | None, int | None, int | No
 
 
 def why_no_examples(run: Run, count: int) -> str | None:
-    """Why there are no examples of retrieval, if there are none."""
+    """The reason why there can be no examples of retrieval, or None."""
     if run.config.model.language is not None:
-        return "this model answers questions"
+        return "this model answers questions and does not retrieve"
     if run.tokenizer is None:
-        return "a model without a run knows no test split"
+        return "a model without a run has no test split"
     if count and not run.config.data.test.is_file():
-        return f"the run's test split, {run.config.data.test}, is not here"
-    return None if count else "none were asked for"
+        return f"the run's test split, {run.config.data.test}, does not exist"
+    return None if count else "examples is 0"
 
 
 def _settings(run: Run, folder: Path, video: Path, scene: Scene, layer: int) -> dict[str, str]:
-    """What has to be known to draw the same page again."""
+    """The settings that are needed to draw the same page again."""
     inside, config = scene.inside, run.config.model
     step = "" if run.checkpoint == folder else f", {run.checkpoint.name}"
     parameters = sum(p.numel() for p in run.model.parameters())
     return {
-        "video": f"{video}, {inside.frames} frames, squashed to squares as the model sees them",
+        "video": f"{video}, {inside.frames} frames, resized to squares as for the model",
         "model": f"{folder}{step}, {parameters:,} parameters",
         "graph layer": f"{layer + 1} of {config.graph.layers}, {config.graph.heads} heads",
         "threshold h": "none" if inside.threshold is None else f"{inside.threshold:g}",

@@ -1,4 +1,4 @@
-"""Which clips a model finds for captions of its test split, and which captions for clips: ranked as by evaluation."""
+"""Examples of retrieval from a model's test split, ranked as in evaluation: clips for captions, captions for clips."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from stgt.training.run import Run, evaluation_data
 
 @torch.inference_mode()
 def find_examples(run: Run, features: Path, count: int, top: int = 5) -> tuple[list[Example], list[Example]]:
-    """Text-to-video and video-to-text examples: `count` of each, evenly spread over the split, not chosen by result.
+    """Text-to-video and video-to-text examples: `count` of each, evenly spread over the split whatever their results.
 
-    What is encoded is kept in `features`, and read from it, as `stgt evaluate` does.
+    Encoded clips and captions are kept in the folder `features` and read from it, as in `stgt evaluate`.
     """
     model, data = run.model, run.config.data
     clips = evaluation_data(data, run.config.model.vision.image_size)
@@ -61,5 +61,5 @@ def find_examples(run: Run, features: Path, count: int, top: int = 5) -> tuple[l
 
 
 def spread(items: int, count: int) -> list[int]:
-    """`count` of so many items at equal distances; all of them if they are fewer."""
+    """The numbers of `count` items at equal distances among `items`, or of all items if there are fewer."""
     return [number * items // min(count, items) for number in range(min(count, items))]

@@ -1,4 +1,4 @@
-"""What a trained model computes on its way through one clip: graph, attention, and who wins the max-pools."""
+"""Intermediate values of a trained model for one clip: the graph, the attention, and the winners of max-pooling."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stgt_kernels import SpatioTemporalGraph, spatio_temporal_graph, token_simil
 
 
 class Token(NamedTuple):
-    """A patch of a clip: frame, row and column, from 0."""
+    """A patch of a clip: its frame, row and column, counted from 0."""
 
     frame: int
     row: int
@@ -22,21 +22,21 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True)
 class Inside:
-    """One graph layer at work on one clip, on the CPU. N = T·P tokens, P = rows·columns patches in raster order."""
+    """Values of one graph layer for one clip, on the CPU. N = T·P tokens, P = rows·columns patches in raster order."""
 
     local: Tensor
-    """(T, P, C), the patches that the graph is built from"""
+    """(T, P, C) patches from which the graph is built"""
     graph: SpatioTemporalGraph
-    """Of one sample"""
+    """The graph of this clip, a batch of one"""
     q: Tensor
     """(H, N, D) float32"""
     k: Tensor
     tokens: Tensor
-    """(T, 1+P, C), [CLS] first: what max-pool sampling reads, behind the last layer"""
+    """(T, 1+P, C), [CLS] first: the output of the last layer, which max-pool sampling reads"""
     window: int
-    """Frames that an edge may bridge, at most T-1"""
+    """The largest number of frames between the ends of an edge, at most T-1"""
     threshold: float | None
-    """None where every pair of the band is an edge (ablation)"""
+    """None if every pair of the band is an edge (ablation)"""
 
     @property
     def frames(self) -> int:
@@ -52,7 +52,7 @@ class Inside:
         return (token.frame * self.grid + token.row) * self.grid + token.column
 
     def maps(self, row: Tensor) -> Tensor:
-        """One value for each token as one map for each frame: (N,) → (T, rows, columns)."""
+        """Reshapes values of all tokens to one map per frame: (N,) → (T, rows, columns)."""
         return row.view(self.frames, self.grid, self.grid)
 
     def similarity(self) -> Tensor:
@@ -69,17 +69,17 @@ class Inside:
         return self.distance() <= self.window
 
     def weights(self) -> Tensor:
-        """The edges' weights (Eq. 7) as the model has them, (N, N) float32, 0 where there is no edge."""
+        """The model's edge weights (Eq. 7), (N, N) float32, 0 where there is no edge."""
         return self.graph.to_dense()[0].float()
 
     def at_threshold(self, threshold: float) -> Tensor:
-        """What `weights` would be if the similarity had to be at least `threshold`."""
+        """The weights (N, N) that the graph would have with this threshold."""
         return spatio_temporal_graph(self.local[None], threshold=threshold, window=self.window).to_dense()[0].float()
 
     def attention(self, weight: Tensor) -> Tensor:
-        """softmax over edges of (q·k/√D)·W (Eq. 10-11), mean of the heads; weights of 1 make it plain attention.
+        """The softmax over edges of (q·k/√D)·W (Eq. 10-11), averaged over heads. Weights of 1 give plain attention.
 
-        weight: (N, N), 0 where there is no edge. Returns (N, N) float32; a row without edges is 0, others sum to 1.
+        weight: (N, N), 0 where there is no edge. Returns (N, N) float32. A row without edges is 0; others sum to 1.
         """
         mean = torch.zeros_like(weight, dtype=torch.float32)
         for q, k in zip(self.q, self.k, strict=True):
@@ -90,13 +90,13 @@ class Inside:
 
 @torch.inference_mode()
 def look_inside(model: nn.Module, video: Tensor, *, layer: int = 0) -> Inside:
-    """Run a clip through a model and keep what one of its graph layers sees.
+    """Run a model on a clip and return the values of one of its graph layers.
 
-    video: (T, 3, S, S) normalised. Raises ValueError for a layer that the model does not have, or one without a graph.
+    video: (T, 3, S, S), normalised. Raises ValueError if the model has no such layer, or its layers have no graph.
     """
     config = model.config.graph
     if config.kind != "graph":
-        raise ValueError(f"the model joins frames by {config.kind!r}, expected 'graph': it has no links to draw")
+        raise ValueError(f"the model joins frames by {config.kind!r}, expected 'graph': it has no edges to draw")
     if not 0 <= layer < config.layers:
         raise ValueError(f"layer is {layer}, expected 0 to {config.layers - 1}")
     attention, seen, last = model.graph.blocks[layer].graph_attention, [], []
@@ -130,10 +130,10 @@ def look_inside(model: nn.Module, video: Tensor, *, layer: int = 0) -> Inside:
 
 
 def moving_token(frames: Tensor, grid: int) -> Token:
-    """The patch that differs most from what is mostly in its place: part of something that moves, not what it leaves.
+    """The patch that differs most from the median of its place over time, so it shows something that moves.
 
-    frames: (T, H, W, 3) uint8. Neither in the first nor in the last frame of more than two, so that it has neighbours
-    on both sides; where nothing moves in the others, it is the middle of the middle frame.
+    frames: (T, H, W, 3) uint8. With more than two frames, the patch is not in the first or last frame, so it has
+    neighbours on both sides. If nothing moves there, it is the middle patch of the middle frame.
     """
     first = 1 if len(frames) > 2 else 0
     change = (frames.float() - frames.float().median(0).values).abs().mean(-1)[first : len(frames) - first]
@@ -145,17 +145,17 @@ def moving_token(frames: Tensor, grid: int) -> Token:
 
 
 def require_token(token: Token, frames: int, grid: int) -> None:
-    """Raise ValueError for a token outside of a clip of `frames` frames of `grid`² patches."""
+    """Raise ValueError if a token is outside a clip of `frames` frames with `grid`² patches each."""
     for name, place, size in zip(Token._fields, token, (frames, grid, grid), strict=True):
         if not 0 <= place < size:
             raise ValueError(f"{name} is {place}, expected 0 to {size - 1}")
 
 
 def pool_winners(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Where max-pool sampling (Eq. 15) takes its values: of each patch, in which share of the channels it is taken.
+    """For each patch, the share of the channels in which max-pool sampling (Eq. 15) takes its value.
 
-    tokens: (T, 1+g², C), [CLS] first. Returns (T, g, g) float32 for the maximum of each row, which sums to 1 over a
-    row, and for the maximum of each column, which sums to 1 over a column.
+    tokens: (T, 1+g², C), [CLS] first. Returns two (T, g, g) float32: the shares for the maximum of each row, which sum
+    to 1 over a row, and the shares for the maximum of each column, which sum to 1 over a column.
     """
     side = round((tokens.shape[1] - 1) ** 0.5)
     grid = tokens[:, 1:].unflatten(1, (side, side))  # (T, row, column, C)

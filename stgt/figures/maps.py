@@ -1,4 +1,4 @@
-"""What one token has to do with every patch of the clip, frame by frame: similarity, links, attention, thresholds."""
+"""Figures of one token and all patches of a clip, frame by frame: similarity, edges, attention, thresholds."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from stgt.figures.inside import Inside, Token, pool_winners
 from stgt.figures.style import ATTENTION, REFERENCE, SIMILARITY, Strip, paper, write
 
 SHOWN = 8
-"""Frames next to each other on a page"""
+"""The largest number of frames side by side"""
 TINT = 0.7
-"""How much of a map is seen over a frame"""
+"""The opacity of a map over a frame"""
 STRONGEST = 6
-"""Curves from the token to each other frame"""
+"""The number of curves from the token to each other frame"""
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A clip, what the model saw in it, and the token that the figures are about."""
+    """A clip, the model's values for it, and the token that the figures show."""
 
     frames: Tensor
-    """(T, S, S, 3) uint8, squares as the model sees them, of any size"""
+    """(T, S, S, 3) uint8, resized to squares as for the model, for any S"""
     inside: Inside
     token: Token
 
     def shown(self) -> range:
-        """The frames that are drawn: all, or as many as fit with the token's among them."""
+        """The frames that are drawn: all, or the SHOWN ones around the token's frame."""
         first = min(max(self.token.frame - SHOWN // 2, 0), max(len(self.frames) - SHOWN, 0))
         return range(first, min(first + SHOWN, len(self.frames)))
 
     def near(self, most: int) -> range:
-        """The frames that the token can have links to, at most `most` before and behind."""
+        """The frames that the token can have edges to, at most `most` on either side."""
         reach = min(self.inside.window, most)
         return range(max(self.token.frame - reach, 0), min(self.token.frame + reach + 1, len(self.frames)))
 
@@ -52,19 +52,19 @@ class Scene:
         return maps.masked_fill(maps == 0, torch.nan)
 
     def strip(self, rows: Sequence[str], frames: range) -> Strip:
-        """A strip with a column for each of these frames."""
+        """A strip with one column for each of these frames."""
         bold = self.token.frame - frames[0] if self.token.frame in frames else None
         return Strip(rows, [f"frame {t}" for t in frames], self.inside.grid, bold=bold)
 
     def mark(self, strip: Strip, axis: Axes, frame: int) -> None:
-        """The token's place, in the frame that it is in."""
+        """Mark the token if it is in this frame."""
         if frame == self.token.frame:
             strip.mark(axis, self.token.row, self.token.column)
 
 
 @paper
 def draw_similarity(scene: Scene, out: Path) -> None:
-    """Fig. 4: how similar the token is to all patches; what of it the frame band leaves; what the threshold leaves."""
+    """Fig. 4: the similarity of the token to all patches, to those within the window, and to those with an edge."""
     inside, similarity = scene.inside, scene.inside.similarity()
     row = inside.maps(similarity[inside.node(scene.token)])
     links, scale = scene.row(inside.weights()), Normalize(min(_tenth_below(row.min()), 0.0), 1.0)
@@ -92,7 +92,7 @@ def _tenth_below(value: Tensor) -> float:
 
 @paper
 def draw_links(scene: Scene, out: Path) -> None:
-    """Fig. 4, 8: the patches that the token is linked to, tinted by edge weight, with curves to the strongest."""
+    """Fig. 4, 8: the patches that have an edge to the token, coloured by edge weight, with curves to the strongest."""
     links, frames, scale = scene.row(scene.inside.weights()), scene.near(SHOWN // 2), Normalize(0, 1)
     strip = scene.strip(["", ""], frames)
     own = strip.axes[1][scene.token.frame - frames[0]]
@@ -109,13 +109,16 @@ def draw_links(scene: Scene, out: Path) -> None:
 
 
 def strongest_links(links: Tensor, count: int) -> list[tuple[int, int]]:
-    """(Row, column) of the `count` largest of (rows, columns) weights, NaN where there is no edge; fewer if fewer."""
+    """(Row, column) of the `count` largest weights, or of all if there are fewer.
+
+    links: (rows, columns) weights, NaN where there is no edge.
+    """
     value, place = links.nan_to_num(0.0).flatten().topk(min(count, links.numel()))
     return [divmod(int(p), links.shape[1]) for v, p in zip(value, place, strict=True) if v > 0]
 
 
 def _join(own: Axes, other: Axes, token: Token, places: list[tuple[int, int]]) -> None:
-    """Curves from the token to patches of another frame."""
+    """Draw curves from the token to patches of another frame."""
     start = (token.column + 0.5, token.row + 0.5)
     bend = 0.2 if other.get_position().x0 > own.get_position().x0 else -0.2
     for row, column in places:
@@ -128,9 +131,9 @@ def _join(own: Axes, other: Axes, token: Token, places: list[tuple[int, int]]) -
 
 @paper
 def draw_attention(scene: Scene, attention: dict[str, Tensor], out: Path) -> None:
-    """Fig. 8: where the token attends to, by name of the (N, N) attention; 1 is as much as if it were uniform over all.
+    """Fig. 8: the attention of the token to all patches, where 1 is uniform attention over all tokens.
 
-    The scale is logarithmic: a few patches have most of the attention.
+    attention: (N, N) matrices by title. The scale is logarithmic, since a few patches get most of the attention.
     """
     rows = {name: scene.row(matrix) * len(matrix) for name, matrix in attention.items()}
     largest = max(float(row.nan_to_num(0.0).max()) for row in rows.values())
@@ -151,10 +154,10 @@ def draw_attention(scene: Scene, attention: dict[str, Tensor], out: Path) -> Non
 
 @paper
 def draw_thresholds(scene: Scene, out: Path) -> None:
-    """Fig. 15: the token's links at other thresholds; the model's own is marked if it is one of them."""
+    """Fig. 15: the token's edges at several thresholds. The model's own threshold is marked if it is one of them."""
     frames, scale = scene.near(2), Normalize(0, 1)
     links = {h: scene.row(scene.inside.at_threshold(h)) for h in THRESHOLDS}
-    titles = [f"h = {h:g}\n{int((~maps.isnan()).sum())} links" for h, maps in links.items()]
+    titles = [f"h = {h:g}\n{int((~maps.isnan()).sum())} edges" for h, maps in links.items()]
     own = THRESHOLDS.index(scene.inside.threshold) if scene.inside.threshold in THRESHOLDS else None
     strip = Strip([f"frame {t}" for t in frames], titles, scene.inside.grid, bold=own)
     for axes, t in zip(strip.axes, frames, strict=True):
@@ -168,7 +171,7 @@ def draw_thresholds(scene: Scene, out: Path) -> None:
 
 @paper
 def draw_pooling(scene: Scene, out: Path) -> None:
-    """Fig. 9: the patches that max-pool sampling (Eq. 15) takes its values from."""
+    """Fig. 9: the patches from which max-pool sampling (Eq. 15) takes its values."""
     of_rows, of_columns = pool_winners(scene.inside.tokens)
     names = ["clip", "(a) maximum\nof each row", "(b) maximum\nof each column", "(c) both"]
     maps = (of_rows, of_columns, (of_rows + of_columns) / 2)

@@ -1,4 +1,4 @@
-"""All pairs of tokens of a clip at once: similarity, frame band, edges, attention; and how the weights are spread."""
+"""Figures of all pairs of tokens of a clip: similarity, frame band, edges, attention, and the spread of weights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from stgt.figures.maps import Scene
 from stgt.figures.style import ATTENTION, REFERENCE, SIMILARITY, WIDTH, paper, write
 
 PIXELS = 640
-"""Along one side of a matrix on the page; of larger ones blocks of tokens are averaged"""
+"""The largest number of pixels along a side of a matrix; in larger matrices, blocks of tokens are averaged"""
 
 
 @paper
 def draw_adjacency(scene: Scene, out: Path) -> None:
-    """Fig. 4, 8: similarity of all pairs, the frame band, and the weights of the edges that both leave."""
+    """Fig. 4, 8: similarity of all pairs, the frame band, and the weights of the edges."""
     inside, similarity = scene.inside, scene.inside.similarity()
     scale = Normalize(min(float(similarity.min()), 0.0), 1.0)
     figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
@@ -36,7 +36,10 @@ def draw_adjacency(scene: Scene, out: Path) -> None:
 
 @paper
 def draw_attention_matrices(scene: Scene, attention: dict[str, Tensor], out: Path) -> None:
-    """Fig. 8a, b: who attends to whom, by name of the (N, N) attention; 1 is as much as if it were uniform over all."""
+    """Fig. 8a, b: the attention of all tokens (rows) to all tokens, where 1 is uniform attention over all tokens.
+
+    attention: (N, N) matrices by title.
+    """
     figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
     axes, uniform = figure.subplots(1, len(attention), squeeze=False)[0], 1 / len(scene.inside.weights())
     scale = LogNorm(0.1, max(10.0, *(np.quantile(matrix, 0.999) / uniform for matrix in attention.values())))
@@ -49,7 +52,7 @@ def draw_attention_matrices(scene: Scene, attention: dict[str, Tensor], out: Pat
 
 
 def _show(axis: Axes, scene: Scene, matrix: Tensor, title: str, **style):
-    """A matrix with a tick at each frame's middle, and the token's row marked."""
+    """Draw a matrix with a tick at each frame's middle and a mark at the token's row."""
     T, P = scene.inside.local.shape[:2]
     drawn = axis.imshow(shrink(matrix, P), extent=(0, T * P, T * P, 0), interpolation="nearest", **style)
     ticks, labels = [(t + 0.5) * P for t in range(T)], [str(t) if T <= 16 or t % 8 == 0 else "" for t in range(T)]
@@ -66,9 +69,9 @@ def _show(axis: Axes, scene: Scene, matrix: Tensor, title: str, **style):
 
 
 def shrink(matrix: Tensor, patches: int) -> np.ndarray:
-    """(N, N) → the means of square blocks that divide a frame's patches, so that at most `PIXELS` are along a side.
+    """Average square blocks of an (N, N) matrix, so that at most `PIXELS` remain along a side.
 
-    NaN, which stands for no edge, is left out of the means.
+    The size of a block divides a frame's number of patches. NaN marks a missing edge and is left out of the means.
     """
     fitting = [d for d in range(1, patches + 1) if patches % d == 0 and len(matrix) // d <= PIXELS]
     block = fitting[0] if fitting else patches
@@ -78,7 +81,7 @@ def shrink(matrix: Tensor, patches: int) -> np.ndarray:
 
 @paper
 def draw_weights(scene: Scene, out: Path) -> None:
-    """Fig. 8, 15: how similar the pairs of the band are, and how many of them a threshold leaves to a token."""
+    """Fig. 8, 15: the similarities of the pairs in the band, and the edges per token at each threshold."""
     inside, similarity = scene.inside, scene.inside.similarity()
     figure = Figure(figsize=(WIDTH, 2.0), layout="constrained")
     spread, kept = figure.subplots(1, 2)
@@ -95,7 +98,7 @@ def draw_weights(scene: Scene, out: Path) -> None:
     own = similarity[node, inside.band()[node]].numpy()
     kept.plot(thresholds, reaching(band, thresholds) / len(similarity), color="black", label="mean of all tokens")
     kept.plot(thresholds, reaching(own, thresholds), color=REFERENCE, ls="--", label="marked token")
-    kept.set(xlabel="threshold h", ylabel="links per token", title="(b) links that a threshold leaves", ylim=(0, None))
+    kept.set(xlabel="threshold h", ylabel="edges per token", title="(b) edges at a threshold", ylim=(0, None))
     kept.set_xlim(thresholds[[0, -1]])
     for axis in (spread, kept):
         if inside.threshold is not None:
@@ -106,7 +109,7 @@ def draw_weights(scene: Scene, out: Path) -> None:
 
 
 def reaching(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """How many values reach each threshold."""
+    """How many values are at least as large as each threshold."""
     return len(values) - np.searchsorted(np.sort(values), thresholds)
 
 

@@ -1,4 +1,4 @@
-"""All figures of a clip on one page that needs nothing but itself: pictures inside, no scripts, nothing fetched."""
+"""A single HTML page with all figures of a clip. It embeds the pictures, and has no scripts or external files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ figcaption { margin-top: .6rem; font-size: .9rem; color: #333; max-width: 52rem;
 
 
 class Picture(NamedTuple):
-    """A figure of the page: its file, a title, and a sentence or two that say what it shows."""
+    """A figure of the page: its file, its title, and a caption of a few sentences."""
 
     file: Path
     title: str
@@ -34,7 +34,7 @@ class Picture(NamedTuple):
 
 
 def write_page(out: Path, title: str, settings: Mapping[str, str], pictures: Sequence[Picture]) -> None:
-    """Write the page, in UTF-8; settings are what the reader has to know to make it again."""
+    """Write the page in UTF-8. settings: the names and values that a reader needs to make the page again."""
     rows = "\n".join(f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>" for name, value in settings.items())
     figures = "\n".join(
         f'<figure id="{_text(picture.file.stem)}">\n<h2>{_text(picture.title)}</h2>\n'
@@ -52,12 +52,15 @@ def write_page(out: Path, title: str, settings: Mapping[str, str], pictures: Seq
 
 
 def _text(value: object) -> str:
-    """Text as it is: no tags, no control characters, nothing that UTF-8 cannot hold."""
+    """Text that is safe in HTML: without tags, control characters, and characters that UTF-8 cannot encode."""
     return escape(printable(value))
 
 
 def _embedded(file: Path) -> str:
-    """The picture as WebP, which takes a tenth of the PNG's bytes, at half its size: sharp on fine screens, too."""
+    """Attributes that embed the picture as WebP, which takes a tenth of the PNG's bytes.
+
+    The picture is shown at half its size, so it is sharp on high-resolution screens too.
+    """
     data = io.BytesIO()
     with Image.open(file) as picture:
         picture.convert("RGB").save(data, "WEBP", quality=90)

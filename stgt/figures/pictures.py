@@ -1,4 +1,4 @@
-"""Every figure of a page, with the sentences that go below it."""
+"""All figures of a page, with their captions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stgt.figures.retrieved import STILLS, Example, draw_text_to_video, draw_vid
 
 
 def draw_scene(scene: Scene, out: Path) -> list[Picture]:
-    """Draw a scene's figures into a folder; of a single frame, which is not pooled, without the pooling positions.
+    """Draw a scene's figures into a folder. A single frame is not pooled, so it has no figure of pooling positions.
 
     Memory grows with the square of the number of tokens: 2 GiB for 24 frames of 256 patches.
     """
@@ -29,7 +29,7 @@ def draw_scene(scene: Scene, out: Path) -> list[Picture]:
     tokens, window = len(weights), _frames(inside.window)
     links = int((weights[inside.node(scene.token)] != 0).sum())
     condition = (
-        f"at least h = {inside.threshold:g}" if inside.threshold is not None else "whatever it is (no threshold)"
+        f"at least h = {inside.threshold:g}" if inside.threshold is not None else "any number (there is no threshold)"
     )
     attention = {
         "(a) all tokens": inside.attention(torch.ones(tokens, tokens)),
@@ -37,67 +37,68 @@ def draw_scene(scene: Scene, out: Path) -> list[Picture]:
         "(c) along\nthe graph": inside.attention(weights),
     }
     plain = (
-        f"softmax(q·k/√D), the mean of {len(inside.q)} heads, (a) over all {tokens} tokens and (b) over those at most "
-        f"{window} away; (c) the model's own, along the graph, each score multiplied by its edge weight. 1 is uniform "
-        f"attention over all tokens; the scale is logarithmic"
+        f"softmax(q·k/√D), averaged over {len(inside.q)} heads: (a) over all {tokens} tokens, (b) over the tokens at "
+        f"most {window} away, (c) the model's attention along the graph, where each score is multiplied by its edge "
+        "weight. The value 1 is uniform attention over all tokens, and the scale is logarithmic"
     )
     figures = [
         (
             draw_similarity,
             "similarity",
-            "Similarity and links of a token",
-            f"Cosine similarity of the marked token to every patch (a), what of it lies at most {window} away (b), and "
-            f"the {links} links, where it is {condition} (c). Hatched frames are out of reach. Compare Fig. 4 and 8.",
+            "Similarity and edges of a token",
+            f"Cosine similarity of the marked token to every patch (a), to the patches at most {window} away (b), and "
+            f"to those among them with an edge ({links} in all), where it is {condition} (c). Hatched frames are "
+            "outside the window. Compare Fig. 4 and 8.",
         ),
         (
             draw_links,
             "links",
-            "Links across frames",
-            f"The patches that the marked token is linked to, tinted by edge weight; curves lead to the {STRONGEST} "
-            "strongest in each other frame. Compare Fig. 4 and 8.",
+            "Edges across frames",
+            "The patches that have an edge to the marked token, coloured by edge weight. Curves lead to the "
+            f"{STRONGEST} strongest edges in each other frame. Compare Fig. 4 and 8.",
         ),
         (
             draw_adjacency,
             "adjacency",
             "Adjacency matrix",
             f"Similarity of all pairs of the clip's {tokens} patches (a), the pairs at most {window} apart (b), and "
-            f"the weights of the edges, those of these pairs whose similarity is {condition} (c). The triangle marks "
-            "the token's row. Compare Fig. 4.",
+            f"the weights of the edges (c). An edge is a pair of (b) whose similarity is {condition}. The triangle "
+            "marks the token's row. Compare Fig. 4.",
         ),
         (
             draw_weights,
             "weights",
             "Edge weights",
-            f"How similar the pairs at most {window} apart are (a), and how many links per token each threshold would "
-            "leave (b).",
+            f"Similarities of the pairs at most {window} apart (a), and the number of edges per token at each "
+            "threshold (b).",
         ),
         (
             lambda scene, file: draw_attention(scene, attention, file),
             "attention",
             "Attention of a token, without and with the graph",
-            f"Where the marked token attends to: {plain}. Compare Fig. 8g.",
+            f"Attention of the marked token: {plain}. Compare Fig. 8g.",
         ),
         (
             lambda scene, file: draw_attention_matrices(scene, attention, file),
             "attention_matrices",
             "Attention of all tokens, without and with the graph",
-            f"Who (row) attends to whom (column): {plain}. Compare Fig. 8a, b.",
+            f"Attention of each token (row) to each token (column): {plain}. Compare Fig. 8a, b.",
         ),
         (
             draw_thresholds,
             "thresholds",
-            "Links at other thresholds",
-            "The marked token's links if the threshold h were another one, tinted by edge weight, and how many there "
-            "are; the model's own is in bold. Compare Fig. 15.",
+            "Edges at other thresholds",
+            "The edges of the marked token for several thresholds h, coloured by edge weight, and their number. The "
+            "model's own threshold is in bold. Compare Fig. 15.",
         ),
     ]
     if inside.frames > 1:
         caption = (
-            "Max-pool sampling keeps the maximum of each row and each column of a frame's patches, channel by channel: "
-            "the share of the channels in which a patch is the maximum of its row (a), of its column (b), and the mean "
-            "of both (c). Compare Fig. 9."
+            "Max-pool sampling keeps the maximum of each row and each column of a frame's patches in each channel. The "
+            "figure shows the share of the channels in which a patch is the maximum of its row (a), of its column (b), "
+            "and the mean of both (c). Compare Fig. 9."
         )
-        figures.append((draw_pooling, "pooling", "Positions that max-pool sampling takes", caption))
+        figures.append((draw_pooling, "pooling", "Positions that max-pool sampling keeps", caption))
     pictures = []
     for draw, name, title, caption in figures:
         pictures.append(Picture(out / f"{name}.png", title, caption))
@@ -106,8 +107,8 @@ def draw_scene(scene: Scene, out: Path) -> list[Picture]:
 
 
 def draw_examples(by_text: list[Example], by_video: list[Example], out: Path) -> list[Picture]:
-    """Draw what was found for sentences and for clips into a folder."""
-    score = "The score is the similarity plus the matching probability; a tick and blue mark what is right."
+    """Draw the retrieved clips for sentences and the retrieved sentences for clips into a folder."""
+    score = "The score is the similarity plus the matching probability. Right answers are blue and have a tick."
     text_to_video = Picture(
         out / "text_to_video.png",
         "Clips found for a sentence",

@@ -1,4 +1,4 @@
-"""Which clips answer a sentence."""
+"""A picture of the clips that a search finds for a sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model retrieves: clips for a sentence and sentences for a clip, the right ones marked (paper Fig. 13-14)."""
+"""Pictures of retrieval: clips for a sentence, and sentences for a clip, with right answers marked (Fig. 13-14)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from stgt.figures.text import put_text
 from stgt.terminal import printable
 
 STILLS = 4
-"""Frames that stand for a clip"""
+"""The number of frames that are shown of a clip"""
 
 
 class Answer(NamedTuple):
-    """What was found for a query, at one of the first places."""
+    """One of the first results for a query."""
 
     name: str
     """A clip's file or a sentence"""
     score: float
     right: bool
     frames: Tensor | None = None
-    """(4, S, S, 3) uint8 of a clip"""
+    """(4, S, S, 3) uint8 if it is a clip"""
 
 
 class Example(NamedTuple):
@@ -38,10 +38,10 @@ class Example(NamedTuple):
     """A sentence, or a clip's file"""
     answers: list[Answer]
     place: int
-    """Of the best right answer among all, from 1"""
+    """The rank of the best right answer, counted from 1"""
     among: int
     frames: Tensor | None = None
-    """(4, S, S, 3) uint8 of a clip"""
+    """(4, S, S, 3) uint8 if it is a clip"""
 
     def verdict(self) -> str:
         return f"right one at place {self.place} of {self.among}"

@@ -1,4 +1,4 @@
-"""How every picture looks: sizes and fonts of a two-column page, colours that everyone can tell apart."""
+"""The style of all pictures: sizes and fonts for a two-column page, and colours that everyone can tell apart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from stgt.files import atomic_file
 
 WIDTH = 7.16
-"""Inches: both columns of a page"""
+"""The width of both columns of a page in inches"""
 DPI = 300
 RIGHT, WRONG = "#0072b2", "#757575"
 REFERENCE = "#e6007e"
@@ -42,7 +42,7 @@ paper = matplotlib.rc_context(
         "lines.linewidth": 1,
     }
 )
-"""Decorates what draws"""
+"""A decorator for functions that draw"""
 
 
 class Strip:
@@ -54,7 +54,7 @@ class Strip:
     LEFT, RIGHT, TOP, GAP, WIDEST = 0.85, 0.62, 0.18, 0.04, 1.6
 
     def __init__(self, rows: Sequence[str], titles: Sequence[str], grid: int, *, bold: int | None = None) -> None:
-        """titles: one above each column, the same number of lines each; bold: which one stands out."""
+        """titles: one above each column, all with the same number of lines; bold: the number of the title in bold."""
         lines = 1 + titles[0].count("\n")
         left, top = self.LEFT if any(rows) else self.GAP, self.TOP + 0.11 * (lines - 1)
         side = min((WIDTH - left - self.RIGHT) / len(titles), self.WIDEST)
@@ -72,7 +72,7 @@ class Strip:
             axis.set_title(title, pad=4, **(dict(color=REFERENCE, fontweight="bold") if number == bold else {}))
 
     def colour_bar(self, first: int, last: int, cmap: Colormap, norm: Normalize, label: str, **options) -> None:
-        """One bar for the rows from `first` to `last`."""
+        """Draw one colour bar for the rows from `first` to `last`."""
         above, below = (self.axes[row][-1].get_position() for row in (first, last))
         width = self.figure.get_figwidth()
         axis = self.figure.add_axes((above.x1 + 0.08 / width, below.y0, 0.08 / width, above.y1 - below.y0))
@@ -80,7 +80,7 @@ class Strip:
         bar.set_label(label, labelpad=2)
 
     def show_frame(self, axis: Axes, frame: Tensor, *, grey: bool = False) -> None:
-        """frame: (S, S, 3) uint8; grey where something is to be painted over it."""
+        """frame: (S, S, 3) uint8; grey: whether to draw it in light grey, so that a map over it is visible."""
         shown = frame.numpy()
         if grey:
             light = shown @ np.array([0.299, 0.587, 0.114]) / 255
@@ -88,33 +88,33 @@ class Strip:
         axis.imshow(shown, extent=(0, self.grid, self.grid, 0), aspect="auto", interpolation="auto")
 
     def show_map(self, axis: Axes, values: Tensor, cmap: Colormap, norm: Normalize, alpha: float = 1.0) -> None:
-        """values: (rows, columns); NaN is left out."""
+        """values: (rows, columns); NaN is transparent."""
         options = dict(extent=(0, self.grid, self.grid, 0), aspect="auto", interpolation="nearest")
         axis.imshow(values.numpy(), cmap=cmap, norm=norm, alpha=alpha, **options)
 
     def show_nothing(self, axis: Axes) -> None:
-        """What lies beyond the window."""
+        """Hatch the frame, since it is outside the window."""
         axis.set_facecolor("0.93")
         axis.add_patch(Rectangle((0, 0), 1, 1, transform=axis.transAxes, fill=False, hatch="////", ec="0.8", lw=0))
 
     def mark(self, axis: Axes, row: int, column: int) -> None:
-        """A frame around the reference token."""
+        """Draw a border around the reference token."""
         halo = [withStroke(linewidth=2.2, foreground="white")]
         style = dict(fill=False, ec=REFERENCE, lw=1.2, path_effects=halo, zorder=5, clip_on=False)
         axis.add_patch(Rectangle((column - 0.15, row - 0.15), 1.3, 1.3, **style))
 
 
 def write(figure: Figure, out: Path) -> None:
-    """Write a figure into a file, whose ending names the format; without one it is PNG."""
-    FigureCanvasAgg(figure)  # no display is asked for
+    """Write a figure to a file. The ending of the name gives the format; without an ending it is PNG."""
+    FigureCanvasAgg(figure)  # this canvas needs no display
     with atomic_file(out) as partial:
         figure.savefig(partial, dpi=DPI, format=out.suffix.removeprefix(".") or "png")
 
 
 def squares(frames: Tensor, side: int = 320) -> Tensor:
-    """Frames as the model sees them, squashed to squares, but sharper: uint8 (T, H, W, 3) → (T, S, S, 3).
+    """Resize frames to squares as for the model, but larger: uint8 (T, H, W, 3) → (T, S, S, 3).
 
-    S is `side`, or that of the frames themselves where they are smaller.
+    S is `side`, or the longer side of the frames if that is smaller.
     """
     side = min(side, max(frames.shape[1:3]))
     resized = F.interpolate(frames.permute(0, 3, 1, 2).float(), (side, side), mode="bilinear", antialias=True)

@@ -1,4 +1,4 @@
-"""Text from files in pictures: it appears as it is, whatever signs and letters it has."""
+"""Draws text from files in pictures, so that all its characters appear as they are."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def put_title(figure: Figure, title: str, **style: object) -> None:
 
 
 def _as_it_is(lines: Iterable[str]) -> tuple[str, dict[str, object]]:
-    """The text and the style with which `$` is no mathematics and nothing runs TeX.
+    """The text and a style in which `$` does not start mathematics and TeX is not used.
 
-    Letters that the usual font lacks come from another installed font, or appear as escapes, e.g. \\u65e5, if none
-    has them. So do control characters.
+    Letters that the usual font lacks come from another installed font. If no font has them, they appear as escapes,
+    such as \\u65e5. Control characters appear as escapes too.
     """
     text = "\n".join(map(printable, lines))
     fonts, missing = _fonts(text)
@@ -39,11 +39,11 @@ def _as_it_is(lines: Iterable[str]) -> tuple[str, dict[str, object]]:
 
 
 def _fonts(text: str) -> tuple[list[str], set[str]]:
-    """Names of installed fonts that have what the usual font lacks, and the letters that none of them has."""
+    """Names of installed fonts that have letters which the usual font lacks, and the letters that no font has."""
     missing = set(text) - _letters("sans-serif") - {"\n"}
     chosen = []
     for name in sorted({font.name for font in fontManager.ttflist}) if missing else ():
-        # The font of last resort has a box for every letter, which tells less than the letter's number.
+        # The font of last resort draws a box for every letter, which says less than the letter's escape.
         if not name.startswith("Last Resort") and missing & _letters(name):
             chosen.append(name)
             missing -= _letters(name)

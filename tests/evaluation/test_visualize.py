@@ -100,7 +100,7 @@ def test_a_folder_of_save_pretrained_is_drawn_without_examples(run, clips, stgt,
     open_run(run, "cpu").model.save_pretrained(tmp_path / "model")
     status, printed = stgt("visualize", clip(clips), "--run", tmp_path / "model")
     page = tmp_path / "model" / "figures" / clip(clips).stem / "index.html"
-    assert status == 0 and "knows no test split" in printed and str(page) in printed
+    assert status == 0 and "has no test split" in printed and str(page) in printed
     assert set(Page(page.read_text()).figures) == FIGURES
 
 
@@ -108,7 +108,7 @@ def test_a_run_whose_test_split_is_elsewhere_has_no_examples(run, tmp_path):
     opened = open_run(run, "cpu")
     assert why_no_examples(opened, 3) is None and "asked" in why_no_examples(opened, 0)
     data = replace(opened.config.data, test=tmp_path / "gone.json")
-    assert f"{tmp_path / 'gone.json'}, is not here" in why_no_examples(
+    assert f"{tmp_path / 'gone.json'}, does not exist" in why_no_examples(
         opened._replace(config=replace(opened.config, data=data)), 3
     )
 
