@@ -51,7 +51,7 @@ def test_vtc_prefers_the_true_pairs():
     assert losses.vtc_loss(20 * torch.eye(4), 20 * torch.eye(4).flip(0), smoothing=0.0) > 5
 
 
-# Rows 2 and 3 of a batch of 6: pairs 2 and 5 are of one video, pairs 3 and 0 have one text.
+# These are rows 2 and 3 of a batch of 6. Pairs 2 and 5 have the same video, and pairs 3 and 0 have the same text.
 SAME = torch.tensor([[0, 0, 1, 0, 0, 1], [1, 0, 0, 1, 0, 0]]).bool()
 
 
@@ -60,7 +60,7 @@ def test_pairs_of_one_video_share_the_contrastive_target():
     loss = losses.vtc_loss(v2t, t2v, smoothing=0.1, offset=2, same=SAME)
     rows = [smoothed(sim[i], SAME[i].float() / 2, 0.1) for sim in (v2t, t2v) for i in range(2)]
     torch.testing.assert_close(loss, torch.stack(rows).mean())
-    # Two copies of a video that a model finds equally right cost log 2, and no further preference is asked for.
+    # If the model scores two copies of a video equally, the loss is log 2, and its gradient asks for no preference.
     even = torch.tensor([[50.0, 50.0, 0.0]])
     same = torch.tensor([[True, True, False]])
     assert losses.vtc_loss(even, even, smoothing=0.0, same=same).item() == pytest.approx(math.log(2))
@@ -90,7 +90,7 @@ def test_pairs_of_one_video_are_never_hard_negatives():
 
 
 @pytest.mark.parametrize("offset", [0, 2])
-def test_pairs_that_share_nothing_are_each_right_for_themselves(offset):
+def test_without_shared_videos_or_texts_each_pair_is_its_only_positive(offset):
     own = F.one_hot(offset + torch.arange(3), 6).bool()
     v2t, t2v = logits(3, 6)
     video, text = features(n=6)
@@ -117,14 +117,14 @@ def test_csal_targets_by_hand(mask):
                 S[-1] = -100
         expected = torch.softmax(3 * torch.tensor(S), 0)
         torch.testing.assert_close(targets[row], expected, rtol=1e-5, atol=1e-6)
-    assert (targets == 0).any()  # some pair is masked, or the test shows nothing
+    assert (targets == 0).any()  # at least one pair is masked, so the test covers masks
     paper, release = (losses.csal_targets(video, text, video, text, mask=m) for m in ("paper", "release"))
     assert not torch.equal(paper, release)
 
 
 def test_csal_targets_are_sharper_with_gamma_and_largest_on_the_diagonal():
     video, text = features(n=5, width=3)
-    video, text = video.abs(), text.abs()  # all alike enough that no pair is masked
+    video, text = video.abs(), text.abs()  # similar enough that no pair is masked
     peaks = [losses.csal_targets(video, text, video, text, gamma=g).diagonal() for g in (1.0, 5.0, 10.0)]
     assert (peaks[0] < peaks[1]).all() and (peaks[1] < peaks[2]).all()
     targets = losses.csal_targets(video, text, video, text)
@@ -199,7 +199,7 @@ def test_vtg_by_hand():
     assert losses.predicted_words(mask) == 4
 
 
-def test_vtg_ignores_what_is_behind_the_padding():
+def test_vtg_ignores_the_ids_at_padding():
     words, ids = torch.randn(2, 4, 5), torch.tensor([[1, 2, 3, 4], [1, 4, 0, 0]])
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     changed_words, changed_ids = words.clone(), ids.clone()

@@ -1,4 +1,4 @@
-"""`stgt ablate` on a handful of clips: the numbers of its table, the grid that goes on, and what is refused."""
+"""`stgt ablate` on a few clips: the numbers of its table, resuming the grid, and refused arguments."""
 
 import json
 import signal
@@ -55,12 +55,12 @@ def test_mean_and_spread_are_those_of_the_seeds():
     assert chance(100) == pytest.approx(16 / 3) and chance(5) == pytest.approx((20 + 100 + 100) / 3)
 
 
-def test_a_sweep_has_a_column_for_each_threshold_tested_with():
+def test_a_sweep_has_a_column_for_each_tested_threshold():
     head, _, row = map(cells, study_table(SWEEP, [[measured(0, 10.0, 30.0), measured(1, 20.0, 30.0)]]).splitlines())
     assert head == ["R-mean", "tested at 0.1", "tested at 0.9"] and row == ["at 0.1", "15.0 ± 7.1", "30.0 ± 0.0"]
 
 
-def test_studies_change_what_their_titles_say_and_share_runs():
+def test_studies_change_the_settings_in_their_titles_and_share_runs():
     base = base_run(Path("clips"), 9, Path("out"), "cpu")
     configs = {v.title: v.config(base, 1) for studies in STUDIES.values() for s in studies for v in s.variants}
     graphs = {title: config.model.graph for title, config in configs.items()}
@@ -70,7 +70,7 @@ def test_studies_change_what_their_titles_say_and_share_runs():
     assert configs["γ = 3"].loss.gamma == 3 and configs["γ = 3"].csal_from == 6
     assert configs["A and W_s"].csal_from is None and configs["A and W_s"].loss.stage == 1
     assert {c.seed for c in configs.values()} == {1}
-    # The same folder means the same run, and only that.
+    # Two runs have the same folder only if their configurations are equal.
     assert configs["A and W_s"] == configs["trained at h = 0.5"] and configs["A and W_s, CSAL"] == configs["γ = 5"]
     assert len({c.out for c in configs.values()}) == len(configs) - 2
     for studies in STUDIES.values():
@@ -78,7 +78,7 @@ def test_studies_change_what_their_titles_say_and_share_runs():
             assert study.axis is None or study.tested or len(study.values) == len(study.variants)
 
 
-def test_a_small_grid_that_was_stopped_goes_on(tmp_path, monkeypatch, capsys):
+def test_a_stopped_grid_resumes(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(STUDIES, "table2", (TWO, SWEEP))
     started = []
     train = grid.train
@@ -138,7 +138,7 @@ def test_curves_are_drawn_for_one_seed_too(tmp_path):
         (["--device", "abacus"], "device is 'abacus'"),
     ],
 )
-def test_a_wrong_word_is_told_before_anything_is_done(words, expected, monkeypatch, capsys, tmp_path):
+def test_a_wrong_argument_is_refused_before_any_work(words, expected, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["stgt", "ablate", *words])
     monkeypatch.setattr(run, "measure", lambda *_: pytest.fail("it was started"))

@@ -176,7 +176,7 @@ def test_every_figure_of_a_clip_is_sharp_enough_for_print(frames, edges, conditi
     names = {"similarity", "links", "adjacency", "weights", "attention", "attention_matrices", "thresholds", "pooling"}
     assert {picture.file.stem for picture in pictures} == names - ({"pooling"} if frames == 1 else set())
     links = int((scene.inside.weights()[scene.inside.node(scene.token)] != 0).sum())
-    assert f"the {links} links" in pictures[0].caption and condition in pictures[0].caption
+    assert f"an edge ({links} in all)" in pictures[0].caption and condition in pictures[0].caption
     for picture in pictures:
         with Image.open(picture.file) as image:
             assert image.info["dpi"][0] >= 200 and image.width <= 7.2 * image.info["dpi"][0]

@@ -35,7 +35,7 @@ def golden():
 
 @pytest.fixture
 def assert_near():
-    """Compare with recorded float32 values, whose own distance from float64 was measured.
+    """Compare with recorded float32 values, whose distance from float64 was measured.
 
     Outputs: 1e-5 of the largest value (the recorded ones are up to 4e-6 off). Gradients: 5e-5 (up to 4.3e-5 off). Both:
     2e-7 for sums that cancel, such as the gradient of a key's bias, which is 0 but for rounding.

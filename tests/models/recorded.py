@@ -1,4 +1,4 @@
-"""The recorded model: its configuration, its batch, and what its losses and gradients must be."""
+"""The recorded model: its configuration, its batch, and its expected losses and gradients."""
 
 import torch
 
@@ -6,7 +6,7 @@ from stgt import losses
 from stgt.config import GraphConfig, LossConfig, ModelConfig, QFormerConfig, VisionConfig
 from stgt.models.names import released_name
 
-# Which sample's text or video each sample was recorded with as its negative.
+# The sample whose text or video was recorded as the negative of each sample.
 NEXT = torch.tensor([1, 2, 0])
 
 
@@ -41,7 +41,7 @@ def recorded_weights(tensors):
 
 
 def recorded_batch(tensors):
-    # Recorded as (B, 3, T, 28, 28): each pixel stands for 8 by 8.
+    # The record is (B, 3, T, 28, 28). Each of its pixels is repeated to 8 by 8.
     video = tensors["video_28"].transpose(1, 2).repeat_interleave(8, -1).repeat_interleave(8, -2)
     return {"video": video, "input_ids": tensors["input_ids"], "attention_mask": tensors["attention_mask"]}
 
@@ -66,7 +66,7 @@ def check_losses_and_gradients(stage, model, batch, tensors, assert_near, monkey
 
 
 def check_words_and_matching(model, embeds, tensors, assert_near):
-    """What the Q-Former and its heads make of the recorded texts and of video embeddings."""
+    """The outputs of the Q-Former and its heads for the recorded texts and for video embeddings."""
     ids, mask = (tensors[key].to(embeds.device) for key in ("input_ids", "attention_mask"))
     assert_near(model.encode_text(ids, mask), tensors["text_feats"], "text features")
     assert_near(model.generate_logits(embeds, ids, mask), tensors["lm_logits"], "next-word logits")

@@ -1,4 +1,4 @@
-"""Captions against every text that there is: a vocabulary so small that they can be counted."""
+"""Captions are compared with all possible texts of a tiny vocabulary."""
 
 from itertools import product
 
@@ -15,7 +15,7 @@ END = 2
 def make(**qformer):
     model = tiny_model(qformer=qformer)
     for parameter in model.qformer.parameters():
-        if parameter.ndim > 1:  # with BERT's initial weights words hardly depend on the video
+        if parameter.ndim > 1:  # larger weights than BERT's initial ones, so words depend on the video
             torch.nn.init.normal_(parameter, std=0.3)
     return model
 
@@ -26,7 +26,7 @@ def model():
 
 
 def tokens_of(n=4):
-    """A frozen tower's tokens of videos that differ more than a random tower could tell."""
+    """Made-up tokens of a tower. They differ more between videos than those of a random tower."""
     return torch.randn(n, 2, 17, 16, generator=torch.Generator().manual_seed(3))
 
 
@@ -38,14 +38,14 @@ def embeds(model):
 
 @torch.inference_mode()
 def log_probability(model, embeds, words):
-    """Of one text about one video, word by word."""
+    """The log-probability of one text about one video, word by word."""
     ids = torch.tensor([[END, *words]])
     logits = model.generate_logits(embeds, ids, torch.ones_like(ids))[0].log_softmax(-1)
     return sum(logits[place, word].item() for place, word in enumerate(words))
 
 
 def texts(length):
-    """Every text of at most `length` tokens: it ends with END, or at the length."""
+    """All texts of at most `length` tokens. A text ends with END or at the length."""
     words = [word for word in range(6) if word != END]
     for n in range(1, length + 1):
         yield from product(words, repeat=n) if n == length else ((*text, END) for text in product(words, repeat=n))
@@ -79,13 +79,13 @@ def test_one_beam_is_greedy(model, embeds):
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_a_batch_gives_what_its_videos_give_alone(model, embeds, beams):
+def test_captions_of_a_batch_equal_those_of_each_video_alone(model, embeds, beams):
     together = beam_captions(model, embeds, end=END, beams=beams, max_length=6)
     for row, embed in zip(together, embeds, strict=True):
         assert stripped(row) == stripped(beam_captions(model, embed[None], end=END, beams=beams, max_length=6)[0])
 
 
-def test_lengths_are_kept(model, embeds):
+def test_lengths_stay_within_their_limits(model, embeds):
     assert beam_captions(model, embeds, end=END, max_length=4).shape[1] <= 4
     assert all(len(stripped(row)) >= 3 for row in beam_captions(model, embeds, end=END, max_length=5, min_length=3))
     assert all(len(stripped(row)) >= 3 for row in sample_captions(model, embeds, end=END, max_length=5, min_length=3))
@@ -110,7 +110,7 @@ def test_nucleus_sampling_draws_with_the_models_probabilities_inside_the_nucleus
     assert (share - expected).abs().max() < 4 * 0.5 / n**0.5
 
 
-def test_a_tiny_nucleus_is_greedy_and_a_seed_repeats_itself(model, embeds):
+def test_a_tiny_nucleus_is_greedy_and_a_seed_repeats_the_result(model, embeds):
     greedy = beam_captions(model, embeds, end=END, beams=1, max_length=5)
     sampled = sample_captions(model, embeds, end=END, top_p=1e-6, max_length=5)
     assert [stripped(row) for row in sampled] == [stripped(row) for row in greedy]
@@ -121,7 +121,7 @@ def test_a_tiny_nucleus_is_greedy_and_a_seed_repeats_itself(model, embeds):
     assert torch.equal(first, again) and first.tolist() != other.tolist()
 
 
-def test_a_trained_head_says_what_it_was_taught():
+def test_a_trained_head_generates_the_captions_of_its_training():
     model, batch = make().train(), {"tokens": tokens_of()}
     ids = torch.tensor([[1, 7, 8, 2], [1, 9, 2, 0], [1, 8, 7, 2], [1, 10, 9, 2]])
     batch |= {"input_ids": ids, "attention_mask": (ids != 0).long()}
@@ -134,7 +134,7 @@ def test_a_trained_head_says_what_it_was_taught():
     assert [stripped(row) for row in beam_captions(model, embeds, end=2)] == [[7, 8], [9], [8, 7], [10, 9]]
 
 
-def test_mistakes_are_named(model, embeds):
+def test_errors_name_the_bad_argument(model, embeds):
     for options, message in [
         (dict(beams=0), "beams is 0, expected at least 1"),
         (dict(max_length=0), "max_length is 0, expected at least 1"),

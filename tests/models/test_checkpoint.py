@@ -14,7 +14,7 @@ FROZEN = ("visual_encoder.", "graph_cross_model.pos_2D_embed")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_there_and_back(suffix, tmp_path):
+def test_an_exported_model_loads_again(suffix, tmp_path):
     path = tmp_path / f"released{suffix}"
     source, target = tiny_model(seed=0), tiny_model(seed=1)
     export_released(source, path)
@@ -27,7 +27,7 @@ def test_there_and_back(suffix, tmp_path):
 def test_exported_names_are_the_released_ones(golden, tmp_path):
     tensors, _ = golden("official_model_tiny")
     expected = {key[6:] for key in tensors if key.startswith("param.")}
-    # Two layers of the recorded Q-Former's four, the same names otherwise.
+    # The model has two layers of the recorded Q-Former's four. Otherwise the names are the same.
     expected = {name for name in expected if ".layer.2." not in name and ".layer.3." not in name}
     derived = {
         "Qformer.bert.embeddings.position_ids",
@@ -42,7 +42,7 @@ def test_exported_names_are_the_released_ones(golden, tmp_path):
 
 @pytest.fixture
 def released(tmp_path):
-    """released(drop) -> a file without the names that begin so, and the model it was made from."""
+    """A function released(drop) that returns a file without the names that begin with `drop`, and its model."""
 
     def make(*drop, **replace):
         model, path = tiny_model(seed=0), tmp_path / "released.pth"
@@ -101,7 +101,7 @@ def test_every_misfit_is_listed_and_nothing_is_loaded(released):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_long_lists_are_told_by_what_their_names_begin_with(released):
+def test_long_lists_of_names_are_shortened_to_their_beginnings(released):
     path, _ = released("Qformer.", "temp")
     with pytest.raises(ValueError, match=r"64 missing: Qformer\.\* \(63\), temp$"):
         load_released(tiny_model(), path)
@@ -148,7 +148,7 @@ def test_a_pickle_is_never_run(content, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["broken.pth", "broken.safetensors"])
-def test_broken_files(name, tmp_path):
+def test_broken_files_are_refused(name, tmp_path):
     path = tmp_path / name
     for content in (b"", b"not a checkpoint, but long enough to be read as one"):
         path.write_bytes(content)

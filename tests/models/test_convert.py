@@ -1,4 +1,4 @@
-"""Released weights become a folder, which gives the recorded numbers, and released weights again."""
+"""Released weights are converted to a folder that gives the recorded numbers, and back to released weights."""
 
 import json
 import sys
@@ -31,12 +31,12 @@ TIED = {
 
 @pytest.fixture
 def released(golden, tmp_path):
-    """The recorded model's tensors, its weights as a released file, and its configuration but for the sizes."""
+    """The recorded model's tensors, its weights as a released file, and its configuration without the sizes."""
     tensors, meta = golden("official_model_tiny")
     path = tmp_path / "released.pth"
     torch.save({"model": recorded_weights(tensors), "epoch": 3}, path)
     config = recorded_config(meta)
-    base = tiny_config()  # other sizes everywhere, which the file knows better
+    base = tiny_config()  # all its sizes differ from the file's
     base.vision = config.vision
     base.graph.heads, base.graph.threshold = config.graph.heads, config.graph.threshold
     base.qformer.heads = config.qformer.heads
@@ -44,7 +44,7 @@ def released(golden, tmp_path):
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_the_recorded_outputs_losses_and_gradients(stage, released, tmp_path, assert_near, monkeypatch):
+def test_a_converted_model_gives_the_recorded_numbers(stage, released, tmp_path, assert_near, monkeypatch):
     tensors, path, config = released
     convert([path], tmp_path / "folder", config, (), (), seed=0)
     model, batch = STGT.from_pretrained(tmp_path / "folder"), recorded_batch(tensors)
@@ -57,7 +57,7 @@ def test_the_recorded_outputs_losses_and_gradients(stage, released, tmp_path, as
 
 
 @pytest.mark.parametrize("name", ["again.pth", "again.safetensors"])
-def test_and_back_again_bit_for_bit(name, released, tmp_path):
+def test_converting_back_gives_the_same_bits(name, released, tmp_path):
     tensors, path, config = released
     convert([path], tmp_path / "folder", config, (), (), seed=0)
     convert([tmp_path / "folder"], tmp_path / name, config, (), (), seed=0)
@@ -70,7 +70,7 @@ def test_and_back_again_bit_for_bit(name, released, tmp_path):
 
 @torch.no_grad()
 def test_lavis_and_eva_clip_make_one_model(released, tmp_path, assert_near):
-    """The recorded Q-Former and tower, in files of the names and with the extra tensors of the ones to download."""
+    """The recorded Q-Former and tower are in files with the names and the extra tensors of the public files."""
     tensors, _, config = released
     weights = recorded_weights(tensors)
     blip2 = {k: v for k, v in weights.items() if not k.startswith(("graph_cross_model.", "visual_encoder."))}
@@ -120,14 +120,14 @@ def test_frozen_tensors_may_be_absent_and_the_folder_then_names_the_tower(tmp_pa
     assert torch.equal(loaded.encode_video(batch["video"]).queries, source.eval().encode_video(batch["video"]).queries)
 
 
-def test_wrapped_in_ddp(tmp_path):
+def test_weights_wrapped_in_ddp_are_converted(tmp_path):
     model = convert_files([save(tmp_path, prefix="module.")], tiny_config())
     assert torch.equal(model.temp, tiny_model(seed=0).temp)
 
 
 @pytest.mark.parametrize("frames", [1, 5, 12])
-def test_any_number_of_frames(frames, tmp_path, caplog):
-    """The converted model has the file's temporal embeddings; another model resizes them as it would for a clip."""
+def test_files_with_any_number_of_frames_are_converted(frames, tmp_path, caplog):
+    """The converted model has the file's temporal embeddings. Another model resizes them, as it would for a clip."""
     source = tiny_model(graph={"frames": frames}).eval()
     export_released(source, tmp_path / "released.pth")
     model = convert_files([tmp_path / "released.pth"], tiny_config()).eval()
@@ -141,8 +141,8 @@ def test_any_number_of_frames(frames, tmp_path, caplog):
         torch.testing.assert_close(loaded.encode_video(video).queries, expected)
 
 
-def test_both_vocabularies(tmp_path, caplog):
-    """BERT's 30522 words get [DEC], as LAVIS adds it; 30523 are left as they are."""
+def test_both_vocabularies_are_converted(tmp_path, caplog):
+    """A vocabulary with BERT's 30522 words gets [DEC], as in LAVIS. One with 30523 words is unchanged."""
     sizes = dict(hidden=8, intermediate=8, vocab_size=30523, bos_token_id=30522)
     source = tiny_model(qformer=sizes)
     export_released(source, tmp_path / "with.pth")
@@ -157,7 +157,7 @@ def test_both_vocabularies(tmp_path, caplog):
         assert torch.equal(words[30522], expected[30522]) == (name == "with.pth")
         assert words[30522].any() and words.shape == expected.shape
         assert ("has 30522 words without [DEC]" in caplog.text) == (name == "without.pth")
-    # Without a [DEC] there would be no word to begin with.
+    # Without [DEC] there would be no first word.
     small = tiny_model(qformer=sizes | dict(vocab_size=30522, bos_token_id=101))
     with pytest.raises(ValueError, match=r"word_embeddings.weight: \(30523, 8\) in the file, \(30522, 8\) in the"):
         load_released(small, tmp_path / "with.pth")
@@ -176,7 +176,7 @@ def test_position_tables_of_another_size_are_refused_by_name(name, shape, tmp_pa
         convert_files([path], tiny_config())
 
 
-def test_text_positions_are_the_file_s_but_no_model_s_of_another_number(tmp_path):
+def test_the_number_of_text_positions_comes_from_the_file_and_another_model_refuses_it(tmp_path):
     name = "Qformer.bert.embeddings.position_embeddings.weight"
     path = save(tmp_path, **{name: torch.zeros(20, 24)})
     assert convert_files([path], tiny_config()).config.qformer.max_positions == 20
@@ -199,13 +199,13 @@ def test_every_tensor_is_accounted_for(tmp_path):
     assert torch.equal(model.temp, tiny_model(seed=0).temp)
 
 
-def test_a_layer_that_is_missing_in_the_middle_is_missed(tmp_path):
+def test_a_missing_layer_in_the_middle_is_an_error(tmp_path):
     path = save(tmp_path, drop=("Qformer.bert.encoder.layer.0.",))
     with pytest.raises(ValueError, match=r"missing: Qformer.bert.encoder.layer.0.\* \(\d+\)\n"):
         convert_files([path], tiny_config())
 
 
-def test_what_makes_no_sense_together(tmp_path):
+def test_contradicting_options_are_refused(tmp_path):
     path, twin = save(tmp_path), save(tmp_path, name="twin.pth")
     with pytest.raises(ValueError, match=r"is in .*twin.pth and in .*released.pth, expected in one of them"):
         convert_files([path, twin], tiny_config())
@@ -219,7 +219,7 @@ def test_what_makes_no_sense_together(tmp_path):
 
 
 @pytest.mark.parametrize("naming", [RELEASED, HUGGING_FACE, OURS], ids=lambda naming: naming.title)
-def test_every_name_reads_back(naming):
+def test_every_name_is_mapped_there_and_back(naming):
     names = list(tiny_model().state_dict())
     theirs = [naming.theirs(name) for name in names]
     assert len(set(theirs)) == len(names)
@@ -227,7 +227,7 @@ def test_every_name_reads_back(naming):
     assert all(naming.ours(t) == name for name, t in zip(names, theirs, strict=True) if not name.startswith(lacking))
 
 
-def test_the_command_line(tmp_path, monkeypatch, capsys):
+def test_the_command_line_converts_files(tmp_path, monkeypatch, capsys):
     path = save(tmp_path)
     config = tiny_config()
     flags = [

@@ -1,4 +1,4 @@
-"""Weights of the implementations that they come from give those implementations' outputs here."""
+"""Weights of other implementations give the same outputs here as in those implementations."""
 
 import json
 
@@ -26,7 +26,7 @@ def close(actual, expected):
 
 
 def randomise(model):
-    """Nothing is left at 0 or 1, so that a tensor in the wrong place shows."""
+    """Set all tensors to random values, so that a tensor in the wrong place changes the output."""
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         nn.init.normal_(parameter, mean=1.0 if "orm" in name and name.endswith("weight") else 0.0, std=0.1)
@@ -51,7 +51,7 @@ def blip2(kind, **switches):
 
 @torch.no_grad()
 @pytest.mark.parametrize("pieces", [1, 2])
-def test_hugging_face_retrieval(pieces, tmp_path):
+def test_a_hugging_face_retrieval_model_gives_the_same_outputs(pieces, tmp_path):
     theirs = blip2(Blip2ForImageTextRetrieval, use_qformer_text_input=True)
     theirs.save_pretrained(tmp_path, max_shard_size="1GB" if pieces == 1 else "200KB")
     assert len(list(tmp_path.glob("*.safetensors"))) == pieces
@@ -67,7 +67,7 @@ def test_hugging_face_retrieval(pieces, tmp_path):
     expected = theirs(**pair, use_image_text_matching_head=False)
     embeds = ours.ln_vision(ours.visual_tokens(images[:, None])[:, 0])
     close(embeds, expected.vision_model_output.last_hidden_state)
-    embeds = expected.vision_model_output.last_hidden_state  # the Q-Former's norms make much of small differences
+    embeds = expected.vision_model_output.last_hidden_state  # the Q-Former's norms enlarge small differences
     queries = F.normalize(ours.vision_proj(ours.qformer.video(embeds)), dim=-1)
     close(queries, expected.image_embeds)
     close(ours.encode_text(ids, mask), expected.text_embeds)
@@ -77,8 +77,8 @@ def test_hugging_face_retrieval(pieces, tmp_path):
 
 
 @torch.no_grad()
-def test_hugging_face_without_texts(tmp_path):
-    """The language model is passed over; what words pass through in the Q-Former is named, and may be fresh."""
+def test_a_hugging_face_model_without_text_layers_needs_fresh_ones(tmp_path):
+    """The language model is ignored. The error names the missing text layers of the Q-Former, which may be fresh."""
     theirs = blip2(Blip2Model)
     theirs.save_pretrained(tmp_path)
     with pytest.raises(ValueError) as error:
@@ -121,7 +121,7 @@ def tower_tokens(path, **config):
 @torch.no_grad()
 @pytest.mark.parametrize("prefix", ["", "visual.", "visual.trunk.", "visual_encoder."])
 def test_eva_clip(prefix, tmp_path):
-    """timm's Eva, a block deeper than is run, with its norm and head, in half precision as eva_vit_g.pth has it."""
+    """timm's Eva with one block more than is run, with its norm and head, in half precision as in eva_vit_g.pth."""
     theirs = randomise(
         Eva(img_size=28, patch_size=7, num_classes=5, global_pool="token", embed_dim=32, depth=3, num_heads=2,
             mlp_ratio=2.0)
@@ -157,7 +157,7 @@ def test_the_paper_s_tower_has_the_names_of_eva_vit_g():
 
 @pytest.fixture
 def clip(tmp_path, monkeypatch):
-    """A tiny model of open_clip's own, under a name that it knows."""
+    """A tiny model with open_clip's own architecture, registered under a name."""
     vision = dict(image_size=28, patch_size=7, width=32, layers=3, head_width=16, mlp_ratio=2.0)
     text = dict(context_length=8, vocab_size=20, width=16, heads=2, layers=1)
     (tmp_path / "tiny-clip.json").write_text(json.dumps(dict(embed_dim=8, vision_cfg=vision, text_cfg=text)))
@@ -170,7 +170,7 @@ def clip(tmp_path, monkeypatch):
 @torch.no_grad()
 @pytest.mark.parametrize("part", ["whole", "tower"])
 def test_open_clip(part, clip, tmp_path):
-    """Whole models, as training saves them and wrapped in DDP, and their vision half alone."""
+    """Whole models, as training saves them and wrapped in DDP, and their vision part alone."""
     if part == "whole":
         state = {"epoch": 3, "state_dict": {"module." + name: value for name, value in clip.state_dict().items()}}
     else:

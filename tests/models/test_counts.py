@@ -1,4 +1,4 @@
-"""The model has the sizes that the paper prints."""
+"""The model has the numbers of parameters that the paper reports."""
 
 import pytest
 import torch
@@ -22,14 +22,14 @@ def test_the_whole_model_with_a_frozen_tower(tower, weights):
 
 
 def test_the_cross_frame_baseline():
-    # The paper prints 60.4M. One layer of each of X-CLIP's two transformers, between this model's own temporal
-    # embedding and projection, is 30 C² + 51 C; what the other 0.9M may be, neither paper nor release says.
+    # The paper reports 60.4M. One layer of each of X-CLIP's two transformers, with this model's own temporal embedding
+    # and projection, has 30 C² + 51 C parameters. Neither the paper nor the release explains the other 0.9M.
     with torch.device("meta"):
         baseline = GraphTransformer(GraphConfig(kind="cross_frame"), width=1408, grid=16)
     assert trained(baseline) == 30 * 1408**2 + 51 * 1408 == 59_545_728
 
 
-def test_depth_repeats_the_block_only():
+def test_more_depth_only_adds_blocks():
     with torch.device("meta"):
         one, two = (GraphTransformer(GraphConfig(layers=n), width=1408, grid=16) for n in (1, 2))
     assert trained(two) - trained(one) == trained(one.blocks)

@@ -6,7 +6,7 @@ from stgt.models.cross_frame import CrossFrameBlock
 from stgt.models.graph_transformer import GraphTransformer
 
 
-def test_follows_x_clip():
+def test_a_block_follows_the_equations_of_x_clip():
     torch.manual_seed(0)
     block = CrossFrameBlock(16, heads=2, frames=3)
     B, T, S, C = 2, 3, 5, 16
@@ -31,7 +31,7 @@ def test_follows_x_clip():
 
 
 @pytest.mark.parametrize("frames", [1, 4, 9])
-def test_in_place_of_the_graph(frames):
+def test_cross_frame_blocks_replace_graph_blocks(frames):
     model = GraphTransformer(GraphConfig(kind="cross_frame", heads=2, frames=4), 16, 3).train()
     out, stats = model(torch.randn(2, frames, 10, 16))
     assert out.shape == (2, 10 if frames == 1 else 7 * frames, 16) and stats == {}

@@ -1,4 +1,4 @@
-"""Two processes with a batch of n are one process with a batch of 2n: the same loss, the same gradients."""
+"""Two processes with a batch of n give the same loss and gradients as one process with a batch of 2n."""
 
 import pytest
 import torch
@@ -28,10 +28,10 @@ def build():
 
 def whole_batch():
     batch = tiny_batch(WORLD * N, length=8)
-    # The second process's texts are short, so that processes differ in padding and in words to predict.
+    # The second process has short texts, so the processes differ in padding and in the number of predicted words.
     batch["attention_mask"][N:, 4:] = 0
     batch["input_ids"][N:, 4:] = 0
-    # A video of both processes, and a text of both.
+    # One video and one text are in both processes.
     batch["video_index"] = torch.tensor([0, 1, 2, 3, 0, 4])
     batch["attention_mask"][1] = batch["attention_mask"][N]
     batch["input_ids"][1] = batch["input_ids"][N]
@@ -53,7 +53,7 @@ def build_answering():
 
 
 def questions(batch):
-    """As if the first word of each text asked for the others."""
+    """Treats the first word of each text as the question, and the others as the answer."""
     unasked = (batch["attention_mask"] == 0) | (torch.arange(batch["input_ids"].shape[1]) == 0)
     return batch | {"labels": batch["input_ids"].masked_fill(unasked, -100)}
 
@@ -64,7 +64,7 @@ def worker(rank, folder):
     results = {}
     for name, settings in CASES.items():
         model = DistributedDataParallel(build(), find_unused_parameters=name.startswith("cut"))
-        # Another seed in the other process: rank 0's draw decides.
+        # The other process has another seed, since the numbers of rank 0 are used.
         out = model(own_batch(rank), LossConfig(**settings), torch.Generator().manual_seed(rank))
         out["loss"].backward()
         gradients = {n: p.grad for n, p in model.module.named_parameters() if p.grad is not None}
@@ -106,12 +106,12 @@ def test_the_same_loss_and_gradients(results, name):
 
 
 def test_pairs_are_shared_across_processes(results):
-    """Without what the other process has, nothing would be shared, and the loss would be the released one."""
+    """Within one process no video or text is shared, so without gathering the loss would be the released one."""
     for rank in range(WORLD):
         assert results[rank]["shared videos"][0]["vtc"] != results[rank]["stage 1"][0]["vtc"]
 
 
-def test_answers_of_all_processes_weigh_alike(results):
+def test_answers_of_all_processes_have_the_same_weight(results):
     model, batch = build_answering(), questions(whole_batch())
     counts = (batch["labels"] != -100).unflatten(0, (WORLD, N)).sum((1, 2))
     assert counts[0] != counts[1]

@@ -12,7 +12,7 @@ FILES = ["video_t3_h05", "video_t4_h01_b2_l2", "video_t5_of_8_h03", "image_t1_h0
 
 
 def build(tensors, meta, **switches):
-    """The recorded model; names inside a block file are the released ones without "graph_cross_model."."""
+    """The recorded model. The names in a block's file are the released ones without "graph_cross_model."."""
     config = GraphConfig(
         layers=int(meta["layers"]),
         heads=int(meta["heads"]),
@@ -62,7 +62,7 @@ def check_outputs_and_gradients(model, tensors, meta, assert_near):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_graph_and_what_flows_along_it(name, backend, golden, assert_near):
+def test_the_graph_and_its_attention_are_as_recorded(name, backend, golden, assert_near):
     tensors, meta = golden(name)
     run, device = backend
     block = build(tensors, meta, backend=run).to(device).blocks[0]

@@ -17,7 +17,7 @@ from stgt.models.stgt import STGT
 
 @pytest.fixture
 def recorded(golden, tmp_path):
-    """recorded(backend, **switches) -> model with the recorded weights, its batch, and everything recorded."""
+    """A function recorded(backend, **switches) that returns the recorded model, its batch, and the record."""
     tensors, meta = golden("official_model_tiny")
     path = tmp_path / "released.safetensors"
     save_file(recorded_weights(tensors), path)

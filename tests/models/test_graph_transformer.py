@@ -20,7 +20,7 @@ def build(seed=0, **switches):
 
 
 def tokens(B=2, T=3, seed=1):
-    """Tokens of a few directions and some noise, so that a good part of the pairs are edges."""
+    """Tokens with a few directions and some noise, so that many pairs are edges."""
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(3, WIDTH, generator=generator)
     which = torch.randint(3, (B, T, 1 + GRID**2), generator=generator)
@@ -37,7 +37,7 @@ def test_any_batch_number_of_frames_and_window(B, T, window):
 
 
 def oracle(model, x):
-    """The equations, token by token where that is simplest."""
+    """The paper's equations, computed token by token where that is simplest."""
     c = model.config
     x = x + model.position.spatial + model.position.temporal[: x.shape[1], None]
     for block in model.blocks:
@@ -144,7 +144,7 @@ def test_differentiable_graphs_agree_between_attentions():
 @pytest.mark.parametrize("switches", [{}, {"attention": "dense"}, {"kind": "cross_frame"}, {"scope": "clip"}], ids=str)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("token", [0, 4], ids=["cls", "patch"])
-def test_a_broken_sample_stays_alone_and_is_noticed(token, bad, switches):
+def test_a_broken_sample_does_not_change_others_and_is_noticed(token, bad, switches):
     model, x = build(**switches).train(), tokens(B=3)
     x[1, 1, token, 2] = bad
     x.requires_grad_()
@@ -153,7 +153,7 @@ def test_a_broken_sample_stays_alone_and_is_noticed(token, bad, switches):
     torch.testing.assert_close(out[[0, 2]], clean, rtol=1e-5, atol=1e-6)
     (gradient,) = torch.autograd.grad(out[[0, 2]].square().sum(), x, retain_graph=True)
     assert gradient[[0, 2]].isfinite().all()
-    # A broken patch has no edges, so that it can be invisible in the output; the weights' gradients still show it.
+    # A broken patch has no edges, so the output may not show it. The gradients of the weights do.
     out.square().sum().backward()
     assert not all(p.grad.isfinite().all() for p in model.parameters())
 

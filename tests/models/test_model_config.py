@@ -45,7 +45,7 @@ def test_defaults_are_the_papers_sizes():
     ],
     ids=str,
 )
-def test_an_error_names_the_field_what_came_and_what_was_expected(kind, values):
+def test_an_error_names_the_field_the_value_and_the_expectation(kind, values):
     with pytest.raises(ValueError) as error:
         kind(**values)
     name, value = next(iter(values.items()))

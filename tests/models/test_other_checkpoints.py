@@ -1,4 +1,4 @@
-"""Checkpoints as other people's training writes them: wrapped, nested, and with foreign objects beside the weights."""
+"""Checkpoints of other training programs: wrapped, nested, and with foreign objects beside the weights."""
 
 import argparse
 import collections
@@ -42,7 +42,7 @@ class Slots:
 
 
 class Attributes(dict):
-    """As EasyDict and AttrDict are."""
+    """A dictionary whose items are attributes too, like EasyDict and AttrDict."""
 
     def __init__(self, **values):
         super().__init__(values)
@@ -129,7 +129,7 @@ def test_numbers_and_options_beside_the_weights(beside, zipped, tmp_path):
     ],
     ids=lambda beside: type(beside).__name__,
 )  # fmt: skip
-def test_foreign_objects_beside_the_weights_stay_unmade(beside, tmp_path, monkeypatch):
+def test_foreign_objects_beside_the_weights_are_not_created(beside, tmp_path, monkeypatch):
     torch.save({"state_dict": WEIGHTS, "config": beside}, tmp_path / "file.pth")
     for name in ("__init__", "__new__", "__setstate__"):
         if isinstance(beside, Settings):
@@ -138,7 +138,7 @@ def test_foreign_objects_beside_the_weights_stay_unmade(beside, tmp_path, monkey
 
 
 class Command:
-    """Asks for a call when it is unpickled."""
+    """An object whose pickle asks for a call."""
 
     def __init__(self, call, *arguments):
         self.call = call, arguments
@@ -161,7 +161,7 @@ def test_nothing_that_a_file_asks_for_is_called(tmp_path, monkeypatch):
 
 
 class Sequence(list):
-    """PyTorch's unpickler fills no list but Python's own."""
+    """A subclass of list. PyTorch's unpickler only fills plain lists."""
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ class Sequence(list):
     ],
     ids=["list", "legacy", "protocol"],
 )
-def test_what_cannot_be_read_is_refused_in_one_line(content, options, message, tmp_path):
+def test_unreadable_files_are_refused_with_one_line(content, options, message, tmp_path):
     torch.save({"model": WEIGHTS} | content, tmp_path / "file.pth", **options)
     with pytest.raises(ValueError, match=message) as error:
         read_tensors(tmp_path / "file.pth")
@@ -247,7 +247,7 @@ def test_pieces_and_their_index(whole, write, tmp_path):
 
 
 def test_a_model_from_a_lightning_checkpoint(tmp_path):
-    """What Lightning keeps of other parts of its module is named, not passed over."""
+    """Tensors of other parts of a Lightning module are named in an error, and not ignored."""
     source, target = tiny_model(seed=0), tiny_model(seed=1)
     state = {f"model._orig_mod.{released_name(name)}": tensor for name, tensor in source.state_dict().items()}
     torch.save({"state_dict": state, "epoch": np.int64(3), "hparams": Settings()}, tmp_path / "last.ckpt")

@@ -1,4 +1,4 @@
-"""Weights stay in float32 however a model is asked to convert them; half precision comes by autocast."""
+"""A model refuses to convert its weights from float32. Half precision comes from autocast."""
 
 import pytest
 import torch

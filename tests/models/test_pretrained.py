@@ -18,7 +18,7 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
-def test_there_and_back(folder):
+def test_a_saved_model_loads_again(folder):
     source, loaded = tiny_model(seed=0), STGT.from_pretrained(folder)
     assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
     assert os.stat(folder / "model.safetensors").st_mode == os.stat(folder / "config.json").st_mode
@@ -36,7 +36,7 @@ def test_saving_again_replaces(folder):
     assert loaded.config.graph.frames == 3 and torch.equal(loaded.ln_vision.weight, tiny_model(seed=1).ln_vision.weight)
 
 
-def test_a_tower_that_is_inside_is_not_fetched(tmp_path):
+def test_a_tower_in_the_folder_is_not_downloaded(tmp_path):
     torch.save(tiny_model(seed=3).vision.tower.state_dict(), tmp_path / "tower.pth")
     tiny_model(vision={"pretrained": str(tmp_path / "tower.pth")}).save_pretrained(tmp_path / "model")
     os.remove(tmp_path / "tower.pth")
@@ -57,7 +57,7 @@ def test_without_a_tower(folder):
         STGT.from_pretrained(folder)
 
 
-def test_the_tower_to_fetch_is_named_if_it_cannot_be_had(folder, monkeypatch):
+def test_the_error_names_a_tower_that_cannot_be_downloaded(folder, monkeypatch):
     STGT.from_pretrained(folder, tower=False).save_pretrained(folder)
     content = json.loads((folder / "config.json").read_text())
     content["vision"] |= dict(tower="ViT-B-32", pretrained="no-such-tag", width=768, patch_size=32, image_size=224)
@@ -100,7 +100,7 @@ def test_configurations_that_are_not_ours(content, message, folder):
         STGT.from_pretrained(folder)
 
 
-def test_what_is_no_such_folder(folder):
+def test_other_folders_are_refused(folder):
     with pytest.raises(ValueError, match="is a file, expected a folder; `stgt convert"):
         STGT.from_pretrained(folder / "model.safetensors")
     os.remove(folder / "model.safetensors")

@@ -24,7 +24,7 @@ def test_images_and_videos_of_any_length(frames):
     assert model(batch, LossConfig())["loss"].isfinite()
 
 
-def test_tokens_stand_for_their_video():
+def test_tokens_give_the_same_result_as_their_video():
     model, batch = tiny_model().eval(), tiny_batch()
     tokens = model.visual_tokens(batch["video"])
     assert torch.equal(model.encode_video(tokens=tokens).queries, model.encode_video(batch["video"]).queries)
@@ -99,7 +99,7 @@ def test_the_loss_follows_the_public_parts():
 
 
 def twice(batch):
-    """The first video also in the third place, and the second text also in the fourth."""
+    """A batch in which the third video repeats the first, and the fourth text repeats the second."""
     batch["video"][2] = batch["video"][0]
     for key in ("input_ids", "attention_mask"):
         batch[key][3] = batch[key][1]
@@ -107,10 +107,10 @@ def twice(batch):
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_a_video_that_is_twice_in_a_batch_is_not_its_own_negative(stage):
+def test_a_video_that_occurs_twice_in_a_batch_is_not_its_own_negative(stage):
     model, batch = tiny_model().eval(), twice(tiny_batch())
     model.temp.data.fill_(0.01)
-    for parameter in model.qformer.parameters():  # with small initial weights all pairs would be nearly alike
+    for parameter in model.qformer.parameters():  # small initial weights would make all pairs similar
         if parameter.ndim > 1:
             parameter.data.normal_(std=0.5)
     ids, mask = batch["input_ids"], batch["attention_mask"]
@@ -138,7 +138,7 @@ def test_a_video_that_is_twice_in_a_batch_is_not_its_own_negative(stage):
     assert not torch.allclose(released["loss"], out["loss"], rtol=1e-5, atol=0)
 
 
-def test_which_pairs_are_the_same_needs_the_videos_numbers():
+def test_multi_positive_needs_the_numbers_of_the_videos():
     with pytest.raises(ValueError, match="batch has no 'video_index', expected a number for each video"):
         tiny_model()(tiny_batch(), LossConfig(multi_positive=True))
 

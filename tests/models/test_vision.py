@@ -24,7 +24,7 @@ def test_tokens_of_any_number_of_frames(frames):
     torch.testing.assert_close(tokens[1, -1], alone[0, 0], rtol=0.02, atol=0.02)  # bfloat16
 
 
-# One of each kind: open_clip's own ViT, attention-pooled, timm's with rotary positions, without [CLS], with a stem.
+# open_clip's own ViT, one with attention pooling, and timm's: with rotary positions, without [CLS], with a stem.
 @pytest.mark.parametrize(
     "name, width, patch, size, layers",
     [
@@ -86,7 +86,7 @@ def test_the_last_blocks_are_trained(dtype):
     assert model.tower.blocks[2].training and not model.tower.blocks[1].training
 
 
-def test_all_of_it_is_trained():
+def test_a_fully_open_tower_is_trained():
     model = tower(open_blocks=-1)
     model(torch.randn(1, 2, 3, 32, 32)).square().sum().backward()
     assert all(p.grad is not None for p in model.parameters())

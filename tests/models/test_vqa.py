@@ -31,13 +31,13 @@ def make(folder, seed=0, **language):
     torch.manual_seed(seed)
     model = VideoQA(config)
     for parameter in (*model.qformer.parameters(), model.language_proj.weight):
-        if parameter.ndim > 1:  # with BERT's initial weights queries hardly see the video
+        if parameter.ndim > 1:  # larger weights than BERT's initial ones, so queries depend on the video
             torch.nn.init.normal_(parameter, std=0.3)
     return model
 
 
 def tokens_of(n=3):
-    """A frozen tower's tokens of videos that differ more than a random tower could tell."""
+    """Made-up tokens of a tower. They differ more between videos than those of a random tower."""
     return torch.randn(n, 2, 17, 16, generator=torch.Generator().manual_seed(3))
 
 
@@ -91,10 +91,10 @@ def test_answers_of_a_batch_are_those_of_its_questions_alone(folder, beams):
     right = tokenizer.collate([{"question": question, "answer": "red"} for question in QUESTIONS])
     prompts = right["labels"] == IGNORED
     moved = model.answer(queries, right["input_ids"], right["attention_mask"] * prompts, **options)
-    assert torch.equal(moved, together)  # wherever the padding was
+    assert torch.equal(moved, together)  # the place of the padding does not matter
 
 
-def test_a_greedy_answer_is_the_likeliest_next_word_again_and_again(folder):
+def test_a_greedy_answer_takes_the_likeliest_next_word_each_time(folder):
     model, tokenizer = make(folder).eval(), LanguageTokenizer.from_pretrained(folder)
     queries, _ = model.encode_video(tokens=tokens_of())
     found = model.answer(queries, *tokenizer.encode_prompts(QUESTIONS), end=tokenizer.eos_token_id, beams=1)
@@ -104,7 +104,7 @@ def test_a_greedy_answer_is_the_likeliest_next_word_again_and_again(folder):
             embeds = torch.cat([queries[i : i + 1], model.language.get_input_embeddings()(ids)], 1)
             logits = model.language(inputs_embeds=embeds).logits[:, -1]
             if place == 0:
-                logits[:, tokenizer.eos_token_id] = -torch.inf  # an answer has a word
+                logits[:, tokenizer.eos_token_id] = -torch.inf  # an answer has at least one word
             ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
             assert ids[0, -1] == found[i, place]
             if ids[0, -1] == tokenizer.eos_token_id:
@@ -119,7 +119,7 @@ def test_another_video_gets_another_answer(folder):
     assert len({tuple(row) for row in answers.tolist()}) > 1
 
 
-def test_video_and_tokens_are_the_same_question(folder):
+def test_video_and_tokens_give_the_same_loss(folder):
     model, batch = make(folder).eval(), batch_of(folder)
     tokens = model.visual_tokens(batch["video"])
     other = {name: value for name, value in batch.items() if name != "video"} | {"tokens": tokens}
@@ -139,7 +139,7 @@ def test_its_queries_are_those_of_the_retrieval_model(folder):
 
 @pytest.mark.parametrize("tune", ["frozen", "lora", "all"])
 @pytest.mark.parametrize("train_graph", [False, True])
-def test_what_is_trained_gets_gradients_and_nothing_else(folder, tune, train_graph):
+def test_exactly_the_trained_parameters_get_gradients(folder, tune, train_graph):
     if tune == "lora":
         pytest.importorskip("peft")
     model = make(folder, tune=tune, train_graph=train_graph).train()
@@ -190,7 +190,7 @@ def test_a_few_steps_teach_it_to_answer(folders, kind, tune):
     assert tokenizer.decode(model.answer(queries, *prompts, end=tokenizer.eos_token_id)) == ANSWERS
 
 
-def test_lora_starts_as_the_model_it_is_beside(folders):
+def test_lora_does_not_change_the_model_at_the_start(folders):
     pytest.importorskip("peft")
     plain, lora = (make(folders["llama"], tune=tune).eval() for tune in ("frozen", "lora"))
     lora.load_state_dict(plain.state_dict(), strict=False)
@@ -205,7 +205,7 @@ def test_lora_without_peft_says_what_to_install(folders, monkeypatch):
 
 
 @pytest.mark.parametrize("tune", ["frozen", "lora", "all"])
-def test_checkpoints_hold_what_was_trained_and_name_the_rest(folders, folder, tune, tmp_path):
+def test_checkpoints_hold_the_trained_parts_and_name_the_others(folders, folder, tune, tmp_path):
     if tune == "lora":
         pytest.importorskip("peft")
     model, batch = make(folder, tune=tune).eval(), batch_of(folder)
@@ -231,7 +231,7 @@ def save(folder, model, tensors, reference):
     return ckpt.write_checkpoint(folder, 1, {"model": tensors}, state, keep=1)
 
 
-def test_mistakes_are_named(folders, tmp_path):
+def test_errors_name_the_bad_argument(folders, tmp_path):
     with pytest.raises(ValueError, match="ModelConfig.language is None"):
         VideoQA(tiny_config())
     with pytest.raises(OSError, match="model is '/nowhere/opt', and there is no such folder; expected a folder that"):
@@ -257,4 +257,4 @@ def test_the_small_model_has_the_configs_sizes():
     assert model.language.config.num_hidden_layers == 3
     assert model.language.get_input_embeddings().weight.shape == (40, 16)
     assert ckpt.language_reference(model) is None
-    assert Path("opt").exists() is False  # it is made, not looked up
+    assert Path("opt").exists() is False  # the model is created and not read from a folder
