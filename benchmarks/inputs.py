@@ -164,7 +164,7 @@ class AttentionInputs:
 
     def copy(self) -> "AttentionInputs":
         """A copy with the same values elsewhere in memory."""
-        graph = SpatioTemporalGraph(self.graph.weight.clone(), self.graph.live.clone())
+        graph = self.graph.to(self.graph.weight.device, copy=True)
         return AttentionInputs(self.problem, graph, *(t.clone() for t in self.tensors))
 
     def live_share(self) -> float:

@@ -11,7 +11,6 @@ from torch import Tensor
 from benchmarks import flex
 from benchmarks.inputs import DTYPES, AttentionInputs, Problem
 from stgt_kernels import SpatioTemporalGraph, dispatch, graph_attention, spatio_temporal_graph
-from stgt_kernels.graph import live_tiles
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -184,4 +183,4 @@ def as_banded(graph: SpatioTemporalGraph | Tensor, problem: Problem) -> SpatioTe
     if graph.ndim == 3:
         return SpatioTemporalGraph.from_dense(graph, problem.T, problem.band)
     weight = graph.unflatten(-1, (2 * problem.band + 1, problem.P))
-    return SpatioTemporalGraph(weight, live_tiles(weight))
+    return SpatioTemporalGraph(weight)

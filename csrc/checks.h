@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <exception>
 #include <initializer_list>
 
 namespace stgt {
@@ -28,13 +29,34 @@ inline void check_dtype(const char* op, const char* name, const Tensor& x, Scala
   STGT_CHECK(op, x.scalar_type() == dtype, name, " has the wrong dtype");
 }
 
-// Edge weights are kept in half precision for half-precision features, whichever half that is.
-inline ScalarType weight_dtype(ScalarType features) {
-  return features == ScalarType::Float || features == ScalarType::Double ? features : ScalarType::Half;
-}
-
 inline ScalarType accumulator_dtype(ScalarType features) {
   return features == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// Weights of half-precision features, whichever half that is, are kept in float16, or in float32 where they are
+// differentiable, for their gradients have the weights' dtype and would vanish in float16.
+inline ScalarType weight_dtype(ScalarType features, bool differentiable) {
+  const bool half = features != ScalarType::Float && features != ScalarType::Double;
+  return half && !differentiable ? ScalarType::Half : accumulator_dtype(features);
+}
+
+inline void check_weight_dtype(const char* op, const Tensor& weight, ScalarType features) {
+  const ScalarType dtype = weight.scalar_type();
+  STGT_CHECK(op, dtype == weight_dtype(features, false) || dtype == weight_dtype(features, true),
+             "weight has the wrong dtype");
+}
+
+// A new tensor on the device of `like`. Where there is no memory for it, the error says how much was asked for.
+inline Tensor new_tensor(const char* op, const char* name, const Tensor& like, std::initializer_list<int64_t> sizes,
+                         ScalarType dtype) {
+  try {
+    return torch::stable::new_empty(like, sizes, dtype);
+  } catch (const std::exception& error) {
+    double bytes = dtype == ScalarType::Bool ? 1 : dtype == ScalarType::Double ? 8 : dtype == ScalarType::Float ? 4 : 2;
+    for (int64_t size : sizes) bytes *= double(size);
+    STGT_CHECK(op, false, "out of memory: ", name, " needs ", int64_t(bytes), " bytes (", error.what(), ")");
+    throw;
+  }
 }
 
 }  // namespace stgt

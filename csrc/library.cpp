@@ -5,7 +5,9 @@
 #include "cpu/args.h"
 
 STABLE_TORCH_LIBRARY(stgt_kernels, m) {
-  m.def("spatio_temporal_graph_fwd(Tensor x, float threshold, int window) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "spatio_temporal_graph_fwd(Tensor x, float threshold, int window, bool differentiable) "
+      "-> (Tensor, Tensor, Tensor)");
   m.def("spatio_temporal_graph_bwd(Tensor dweight, Tensor x, Tensor weight, Tensor inv_norm) -> Tensor");
   m.def(
       "graph_attention_fwd(Tensor q, Tensor k, Tensor v, Tensor weight, Tensor live, Tensor? seed, float scale, "

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -155,6 +155,18 @@ def choose(backend: str, device: torch.device, dtype: torch.dtype, op: str, size
         _announced.add((op, chosen))
         logger.info("%s runs on backend %s", op, chosen)
     return chosen
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The dtype that autocast gives on tensors of this device, None where it is off; meta tensors have none."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
+def without_autocast(device: torch.device):
+    """A context in which nothing is cast."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def available(backend: str, device: torch.device, dtype: torch.dtype) -> bool:

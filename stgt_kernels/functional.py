@@ -13,6 +13,7 @@ from stgt_kernels.ops.graph_attention import reference as graph_attention_refere
 from stgt_kernels.ops.graph_attention.function import GraphAttentionFunction
 from stgt_kernels.ops.spatio_temporal_graph import reference as spatio_temporal_graph_reference
 from stgt_kernels.ops.spatio_temporal_graph.function import SpatioTemporalGraphFunction
+from stgt_kernels.rounding import compared_threshold
 
 
 def spatio_temporal_graph(
@@ -25,15 +26,21 @@ def spatio_temporal_graph(
     float32 (float64 for float64).
 
     Args:
-        x: (B, T, P, C), any strides; float32, bfloat16, float16, and float64 on the CPU. A zero token has similarity 0
-            to all (norms count as 1e-12 at least); a token with NaN or infinity has no edges.
-        threshold: -1 <= threshold <= 1.
+        x: (B, T, P, C), any strides; float32, bfloat16, float16, and float64 on the CPU. A token of zeros has
+            similarity 0 to all, a token with NaN or infinity has no edges. The size of all other tokens does not
+            matter, from the smallest number to the largest.
+        threshold: -1 <= threshold <= 1. The similarity of identical tokens is 1 but for rounding, so a threshold within
+            ``stgt_kernels.rounding.similarity_error(C, dtype)`` of 1 (2e-6 to 7e-6 for C up to 1408) is taken as 1 less
+            that error, and identical tokens are linked at 1.0 as well. -1 keeps every pair of finite tokens.
         window: 0 <= window < T, in frames; a single frame also takes the default of 1.
         differentiable: send gradients to x through the kept edges. Off, the graph is a constant, as in the release.
+            Edges of a token whose channels all lie below its accumulator's smallest normal number (1.2e-38 for all but
+            float64) carry no gradient, for it would not be finite.
         backend: ``auto``, ``cuda``, ``triton``, ``cpu`` or ``reference``.
 
     Returns:
-        SpatioTemporalGraph; its weights are float32 for float32, float64 for float64, else float16.
+        SpatioTemporalGraph; its weights are float32 for float32, float64 for float64, and for bfloat16 and float16 they
+        are float16, or float32 if the graph is differentiable.
 
     Raises:
         ValueError: x of another rank or dtype, threshold or window out of range, or a named backend that cannot run.
@@ -98,8 +105,8 @@ def graph_attention(
         q, k, v: (B, H, N, D) with N = T*P of the graph and 1 <= D <= 128; any strides (a contiguous last dimension is
             read in place, so views of (B, N, H, D) projections or of a packed QKV cost nothing). float32, bfloat16,
             float16, and float64 on the CPU. Scores, softmax and sums are computed in float32 (float64 for float64).
-        graph: weights in float32 for float32, float64 for float64, else float16, as ``spatio_temporal_graph`` and
-            ``SpatioTemporalGraph.from_dense`` make them.
+        graph: weights in float32 for float32, float64 for float64, and in float16 or float32 for bfloat16 and float16.
+            Weights that require gradients must be float32 or float64. Under autocast they stay as they are.
         scale: factor of the scores, default ``D ** -0.5``.
         dropout_p: probability, 0 <= dropout_p < 1, of dropping an edge after the softmax. The mask is a function of a
             seed drawn from the device's default generator and of (b, h, i, j), the same on every backend.
@@ -116,7 +123,7 @@ def graph_attention(
         ValueError: shapes, dtypes or devices that do not fit each other or the graph, D > 128, scale not finite,
             dropout_p out of range, or a named backend that cannot run.
     """
-    q, k, v, graph = _autocast_attention(q, k, v, graph)
+    q, k, v = _autocast_attention(q, k, v, graph)
     _check_attention(q, k, v, graph)
     factor: float = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if not -math.inf < factor < math.inf:  # as torch.compile can ask of a symbol, too
@@ -126,14 +133,13 @@ def graph_attention(
     seed = torch.randint(2**63 - 1, (1,), device=q.device) if dropout_p > 0 else None
     backend = dispatch.choose(backend, q.device, q.dtype, "graph_attention", size_class("D", q.shape[-1]))
     if backend == "reference":
-        with torch.autocast(q.device.type, enabled=False):  # q, k and v already are in its dtype
+        with dispatch.without_autocast(q.device):  # q, k and v already are in its dtype
             out, lse = graph_attention_reference.graph_attention(q, k, v, graph, factor, dropout_p, seed)
     else:
         if torch.compiler.is_compiling():  # torch.compile refuses one tensor in two places, as q and k may be
             k, v = k.view_as(k), v.view_as(v)
-        out, lse = GraphAttentionFunction.apply(
-            q, k, v, graph.weight, graph.live, seed, factor, float(dropout_p), backend
-        )
+        weight, live = graph.weight, graph.live
+        out, lse = GraphAttentionFunction.apply(q, k, v, weight, live, seed, factor, float(dropout_p), backend)
     return (out, lse) if return_lse else out
 
 
@@ -142,8 +148,8 @@ def _build(
 ) -> SpatioTemporalGraph:
     if not isinstance(x, Tensor) or x.ndim != 4:
         raise ValueError(f"{op}: x must be a tensor (B, T, P, C), got {_describe(x)}")
-    if torch.is_autocast_enabled(x.device.type) and x.dtype == torch.float32:
-        x = x.to(torch.get_autocast_dtype(x.device.type))
+    if x.dtype == torch.float32 and (autocast := dispatch.autocast_dtype(x.device)) is not None:
+        x = x.to(autocast)
     _check_dtype(op, "x", x)
     if 0 in x.shape:
         raise ValueError(f"{op}: x must not be empty, got {tuple(x.shape)}")
@@ -153,11 +159,14 @@ def _build(
     window = min(window, frames - 1)
     if not differentiable:
         x = x.detach()
+    if threshold is not None:
+        threshold = compared_threshold(threshold, x.shape[-1], x.dtype)
     backend = dispatch.choose(backend, x.device, x.dtype, op, size_class("P", x.shape[2]))
     if backend == "reference":
-        with torch.autocast(x.device.type, enabled=False):  # similarities are computed in float32 whatever x's dtype
-            return spatio_temporal_graph_reference.spatio_temporal_graph(x, threshold, window)
-    return SpatioTemporalGraph(*SpatioTemporalGraphFunction.apply(x, threshold, window, backend))
+        with dispatch.without_autocast(x.device):  # similarities are computed in float32 whatever x's dtype
+            return spatio_temporal_graph_reference.spatio_temporal_graph(x, threshold, window, differentiable)
+    weight, live = SpatioTemporalGraphFunction.apply(x, threshold, window, differentiable, backend)
+    return SpatioTemporalGraph._with_live(weight, live)
 
 
 def _checked_threshold(threshold: float) -> float:
@@ -170,20 +179,15 @@ def _checked_threshold(threshold: float) -> float:
     return value
 
 
-def _autocast_attention(
-    q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph
-) -> tuple[Tensor, Tensor, Tensor, SpatioTemporalGraph]:
+def _autocast_attention(q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph) -> tuple[Tensor, Tensor, Tensor]:
     tensors = (q, k, v)
     if not all(isinstance(t, Tensor) for t in tensors) or not isinstance(graph, SpatioTemporalGraph):
         got = ", ".join(_describe(t) for t in (*tensors, graph))
         raise ValueError(f"graph_attention: q, k, v must be tensors and graph a SpatioTemporalGraph, got {got}")
-    device = q.device.type
-    if torch.is_autocast_enabled(device) and all(t.dtype in dispatch.FLOAT_DTYPES for t in tensors):
-        dtype = torch.get_autocast_dtype(device)
+    dtype = dispatch.autocast_dtype(q.device)
+    if dtype is not None and all(t.dtype in dispatch.FLOAT_DTYPES for t in tensors):
         q, k, v = (t.to(dtype) for t in tensors)
-        if graph.weight.dtype == torch.float32:
-            graph = graph.to(storage_dtype(dtype))
-    return q, k, v, graph
+    return q, k, v
 
 
 def _check_attention(q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph) -> None:
@@ -212,15 +216,18 @@ def _check_attention(q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph
         )
     if weight.device != q.device:
         raise ValueError(f"{op}: the graph must be on q's device {q.device}, got {weight.device}")
-    if weight.dtype != storage_dtype(q.dtype):
+    accepted = {storage_dtype(q.dtype), storage_dtype(q.dtype, differentiable=True)}
+    if weight.dtype not in accepted:
+        names = " or ".join(sorted(map(str, accepted)))
         raise ValueError(
-            f"{op}: q in {q.dtype} takes a graph with weights in {storage_dtype(q.dtype)}, got {weight.dtype}; "
+            f"{op}: q in {q.dtype} takes a graph with weights in {names}, got {weight.dtype}; "
             "build it from features of q's dtype, or convert it with graph.to(...)"
         )
-    tiles = -(-graph.patches // 64)
-    expected = (B, graph.frames, tiles, weight.shape[3], tiles)
-    if graph.live.shape != expected or graph.live.dtype != torch.bool or graph.live.device != q.device:
-        raise ValueError(f"{op}: graph.live must be bool {expected} on {q.device}, got {_describe(graph.live)}")
+    if weight.requires_grad and torch.is_grad_enabled() and weight.dtype == torch.float16:
+        raise ValueError(
+            f"{op}: graph weights that require gradients must be float32, got {weight.dtype}, in which most of the "
+            "gradients would become 0; q, k and v may stay in half precision"
+        )
 
 
 def _check_dtype(op: str, name: str, tensor: Tensor) -> None:

@@ -1,18 +1,24 @@
 """The spatio-temporal graph, stored as a band of frame pairs."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 TILE = 64
+WEIGHT_DTYPES = (torch.float16, torch.float32, torch.float64)
 
 
-def storage_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Weights lie in [-1, 1], where float16 resolves 8 times finer than bfloat16."""
-    return torch.float16 if dtype in (torch.bfloat16, torch.float16) else dtype
+def storage_dtype(dtype: torch.dtype, differentiable: bool = False) -> torch.dtype:
+    """The dtype of the weights of a graph that is built from features of ``dtype``.
+
+    Similarities lie in [-1, 1], where float16 resolves 8 times finer than bfloat16. Their gradients do not: they are
+    often smaller than float16's smallest number, so weights that require gradients are float32 at least.
+    """
+    if dtype not in (torch.bfloat16, torch.float16):
+        return dtype
+    return torch.float32 if differentiable else torch.float16
 
 
 def live_tiles(weight: Tensor) -> Tensor:
@@ -32,7 +38,11 @@ def frame_pairs(frames: int, window: int) -> Iterator[tuple[int, slice]]:
         yield o, slice(max(-o, 0), frames - max(o, 0))
 
 
-@dataclass(frozen=True)
+def _version(x: Tensor) -> int | None:
+    """How often x was changed in place; None for a tensor made in inference mode, where PyTorch does not count."""
+    return None if x.is_inference() else x._version
+
+
 class SpatioTemporalGraph:
     """Edges between tokens of the same or neighbouring frames, in banded storage.
 
@@ -41,20 +51,53 @@ class SpatioTemporalGraph:
     Memory grows linearly with the number of frames.
 
     weight: (B, T, P, 2*window+1, P), contiguous; float32, float64, or float16 (for bfloat16 and float16 features).
+            Weights that require gradients are float32 or float64.
     live:   (B, T, ceil(P/64), 2*window+1, ceil(P/64)) bool, which 64x64 tiles hold an edge; attention skips the others.
-            A tile marked False must hold no edge.
+            It is derived from ``weight`` when it is first read, and anew after ``weight`` was changed in place. PyTorch
+            does not report such changes inside ``torch.inference_mode`` and to code that ``torch.compile`` has
+            compiled: there, make a new graph instead of changing the weights of one.
     """
 
-    weight: Tensor
-    live: Tensor
+    def __init__(self, weight: Tensor):
+        self._weight = weight
+        self._live: Tensor | None = None
+        self._live_version: int | None = None
+
+    @classmethod
+    def _with_live(cls, weight: Tensor, live: Tensor) -> "SpatioTemporalGraph":
+        """A graph whose tile map is known: a kernel wrote it, or the edges are those of another graph."""
+        graph = cls(weight)
+        graph._live = live
+        graph._live_version = (
+            0 if torch.compiler.is_compiling() else _version(weight)
+        )  # compiled code returns it as new
+        return graph
+
+    @property
+    def weight(self) -> Tensor:
+        return self._weight
+
+    @property
+    def live(self) -> Tensor:
+        if torch.compiler.is_compiling():
+            return live_tiles(self._weight.detach()) if self._live is None else self._live
+        version = _version(self._weight)
+        if self._live is None or self._live_version != version:
+            self._live, self._live_version = live_tiles(self._weight.detach()), version
+        return self._live
+
+    def __reduce__(self):
+        return SpatioTemporalGraph, (self._weight,)
 
     @classmethod
     def from_dense(cls, weight: Tensor, frames: int = 1, window: int | None = None) -> "SpatioTemporalGraph":
         """Stores a dense weight matrix; ``frames=1`` keeps any graph whatever, video or not. Differentiable.
 
-        weight: (B, N, N) with N = frames * P, 0 where there is no edge. window: defaults to ``frames - 1``, everything.
-        Raises ValueError if N is not a multiple of frames, or if an edge lies outside the window (not under
-        torch.compile).
+        weight: (B, N, N) with N = frames * P, 0 where there is no edge. float16 is kept as it is if it does not require
+        gradients, float32 and float64 are kept in any case, and all else becomes float32, which holds every value of
+        it; ``graph.to(torch.float16)`` then halves the memory where the values allow it. window: defaults to
+        ``frames - 1``, everything. Raises ValueError if N is not a multiple of frames, or if an edge lies outside the
+        window (not under torch.compile).
         """
         window = frames - 1 if window is None else window
         if weight.ndim != 3 or weight.shape[1] != weight.shape[2]:
@@ -67,15 +110,16 @@ class SpatioTemporalGraph:
         if not 0 <= window < frames:
             raise ValueError(f"from_dense: window must satisfy 0 <= window < frames={frames}, got {window}")
         P = N // frames
-        dense = weight.to(storage_dtype(weight.dtype)).view(B, frames, P, frames, P)
+        keeps = weight.dtype in WEIGHT_DTYPES and not (weight.dtype == torch.float16 and weight.requires_grad)
+        dense = (weight if keeps else weight.float()).reshape(B, frames, P, frames, P)
         banded = dense.new_zeros(B, frames, P, 2 * window + 1, P)
         for o, rows in frame_pairs(frames, window):
             banded[:, rows, :, o + window] = dense.diagonal(o, 1, 3).permute(0, 3, 1, 2)
-        if not torch.compiler.is_compiling() and window < frames - 1:
+        if not torch.compiler.is_compiling() and not weight.is_meta and window < frames - 1:
             outside = int(torch.count_nonzero(dense.detach()) - torch.count_nonzero(banded.detach()))
             if outside:
                 raise ValueError(f"from_dense: weight has {outside} edges of frames more than window={window} apart")
-        return cls(banded, live_tiles(banded.detach()))
+        return cls(banded)
 
     @property
     def batch(self) -> int:
@@ -140,12 +184,35 @@ class SpatioTemporalGraph:
         return torch.count_nonzero(self.weight.detach()) / (self.batch * pairs)
 
     def to(self, *args, **kwargs) -> "SpatioTemporalGraph":
-        """Moves the weights as ``Tensor.to`` does and the tile map along with them."""
+        """Moves or converts the weights as ``Tensor.to`` does.
+
+        Raises ValueError for another dtype than float16, float32 and float64, for float16 weights that would require
+        gradients, and if a finite weight would become infinite or an edge's weight 0 in the new dtype, which
+        torch.compile cannot look at: compiled code must not narrow weights.
+        """
         weight = self.weight.to(*args, **kwargs)
-        return SpatioTemporalGraph(weight, self.live.to(weight.device))
+        if weight.dtype not in WEIGHT_DTYPES:
+            raise ValueError(f"graph.to: weights are kept in float16, float32 or float64, got {weight.dtype}")
+        if weight.dtype == torch.float16 and weight.requires_grad:
+            raise ValueError(
+                "graph.to: weights that require gradients stay in float32, for in float16 most of their gradients "
+                "would become 0; half-precision q, k and v take a float32 graph as it is, or detach() the graph first"
+            )
+        if torch.finfo(weight.dtype).bits < torch.finfo(self.weight.dtype).bits:
+            _check_narrowed(self.weight.detach(), weight.detach())
+        return self._same_edges(weight)
 
     def detach(self) -> "SpatioTemporalGraph":
-        return SpatioTemporalGraph(self.weight.detach(), self.live)
+        return self._same_edges(self.weight.detach())
+
+    def unweighted(self) -> "SpatioTemporalGraph":
+        """The same edges, each with weight 1; carries no gradients."""
+        return self._same_edges((self.weight != 0).to(self.weight.dtype))
+
+    def _same_edges(self, weight: Tensor) -> "SpatioTemporalGraph":
+        if self._live is None:
+            return SpatioTemporalGraph(weight)
+        return self._with_live(weight, self.live.to(weight.device))
 
     def __repr__(self) -> str:
         w = self.weight
@@ -155,9 +222,29 @@ class SpatioTemporalGraph:
         )
 
 
+def _check_narrowed(wide: Tensor, narrow: Tensor) -> None:
+    """Raises ValueError where a conversion made a finite weight infinite, or took an edge away."""
+    name = str(narrow.dtype).removeprefix("torch.")
+    if torch.compiler.is_compiling():
+        raise ValueError(f"graph.to: code that torch.compile compiles cannot convert weights to {name}; do it outside")
+    if narrow.is_meta:
+        return
+    overflows = int((narrow.isinf() & wide.isfinite()).sum())
+    vanishes = int(((narrow == 0) & (wide != 0)).sum())
+    if overflows or vanishes:
+        size = wide[wide.isfinite() & (wide != 0)].abs()
+        info = torch.finfo(narrow.dtype)
+        raise ValueError(
+            f"graph.to: {overflows} weights would become infinite and {vanishes} edges would vanish in {name}, which "
+            f"holds sizes from {info.smallest_normal * info.eps:.3g} to {info.max:.3g}; these weights' sizes are from "
+            f"{size.min().item():.3g} to {size.max().item():.3g}. Keep the graph as it is, or scale its weights"
+        )
+
+
 pytree.register_pytree_node(
     SpatioTemporalGraph,
-    lambda graph: ([graph.weight, graph.live], None),
+    lambda graph: ([graph.weight], None),
     lambda children, _: SpatioTemporalGraph(*children),
     serialized_type_name="stgt_kernels.SpatioTemporalGraph",
+    flatten_with_keys_fn=lambda graph: ([(pytree.GetAttrKey("weight"), graph.weight)], None),
 )

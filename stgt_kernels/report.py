@@ -70,7 +70,11 @@ def _extension(module: str) -> str:
     if error := dispatch.extension_error(module):
         return f"{module}: {error}"
     extension = importlib.import_module(f"stgt_kernels.{module}")
-    return f"{module}: " + ", ".join(f"{name} {value or '-'}" for name, value in extension.build_info().items())
+    try:
+        info = extension.build_info()
+    except RuntimeError as error:  # an instruction set that is not known
+        return f"{module}: {error}"
+    return f"{module}: " + ", ".join(f"{name} {value or '-'}" for name, value in info.items())
 
 
 def _availability(backend: str) -> str:

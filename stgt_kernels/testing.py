@@ -10,13 +10,12 @@ from torch import Tensor
 from stgt_kernels.graph import SpatioTemporalGraph
 from stgt_kernels.ops.graph_attention import reference as attention_reference
 from stgt_kernels.ops.spatio_temporal_graph import reference as graph_reference
+from stgt_kernels.rounding import similarity_error
 
 # Share of the largest exact magnitude that rounding alone may cost: 4 units in the last place, and for float64, where
 # plain PyTorch is the oracle itself and shows no error to compare with, the sum of a long row.
 FLOOR = {dtype: 4 * torch.finfo(dtype).eps for dtype in (torch.float32, torch.float16, torch.bfloat16)}
 FLOOR[torch.float64] = 1e-13
-# How far from the threshold a similarity must lie for its edge to be certain: the accumulator's rounding.
-THRESHOLD_BAND = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 2e-6, torch.bfloat16: 2e-6}
 
 
 def assert_close(
@@ -50,6 +49,7 @@ def assert_close(
 def assert_graph_close(graph: SpatioTemporalGraph, x: Tensor, threshold: float | None, window: int) -> int:
     """Fails if an edge differs from the float64 definition where the threshold is not in doubt, or a weight is off.
 
+    The threshold is in doubt where the exact similarity lies within ``stgt_kernels.rounding.similarity_error`` of it.
     Returns the number of edges that differ because their similarity lies at the threshold.
     """
     exact = graph_reference.spatio_temporal_graph(x.double(), threshold, window).weight
@@ -60,7 +60,7 @@ def assert_graph_close(graph: SpatioTemporalGraph, x: Tensor, threshold: float |
         distance = similarity.abs() if threshold is None else (similarity - threshold).abs()
         # A similarity that storage rounds to zero is no edge either.
         representable = similarity.abs() > torch.finfo(graph.weight.dtype).smallest_normal
-        certain = (distance > THRESHOLD_BAND[x.dtype]) & representable
+        certain = (distance > similarity_error(x.shape[-1], x.dtype)) & representable
         assert not (differs & certain).any(), f"{int((differs & certain).sum())} edges differ away from the threshold"
     plain = graph_reference.spatio_temporal_graph(x, threshold, window).weight
     actual, plain, exact = (weight.masked_fill(differs, 0) for weight in (graph.weight, plain, exact))
@@ -73,7 +73,7 @@ def exact_attention(
 ) -> tuple[Tensor, Tensor]:
     """The float64 oracle: output (B, H, N, D) and log-sum-exp (B, H, N), differentiable in the tensors given."""
     factor: float = q.shape[-1] ** -0.5 if scale is None else scale
-    wide = SpatioTemporalGraph(graph.weight.double(), graph.live)
+    wide = graph.to(torch.float64)
     return attention_reference.graph_attention(q.double(), k.double(), v.double(), wide, factor, 0.0, None)
 
 

@@ -113,18 +113,28 @@ def _parsed(line: str) -> Launch:
 
 
 def attention_arguments(
-    dtype: torch.dtype, B: int = 1, H: int = 2, T: int = 3, P: int = 256, D: int = 88, W: int = 1, dropout_p: float = 0
+    dtype: torch.dtype,
+    B: int = 1,
+    H: int = 2,
+    T: int = 3,
+    P: int = 256,
+    D: int = 88,
+    W: int = 1,
+    dropout_p: float = 0,
+    differentiable: bool = False,
 ) -> tuple:
     """Arguments of graph_attention_fwd. The tensors are never written, so even large ones take no memory."""
     q, k, v = (torch.empty(B, T * P, H, D, dtype=dtype).transpose(1, 2) for _ in range(3))
     tiles, band = -(-P // 64), 2 * W + 1
-    weight = torch.empty(B, T, P, band, P, dtype=storage_dtype(dtype))
+    weight = torch.empty(B, T, P, band, P, dtype=storage_dtype(dtype, differentiable))
     live = torch.empty(B, T, tiles, band, tiles, dtype=torch.bool)
     seed = torch.tensor([1]) if dropout_p else None
     return q, k, v, weight, live, seed, D**-0.5, dropout_p
 
 
-def backward_arguments(forward: tuple, need_dweight: bool = True) -> tuple:
+def backward_arguments(forward: tuple, need_dweight: bool | None = None) -> tuple:
+    """Of graph_attention_bwd; the gradient of the weights is asked for by default if they can have one."""
+    need_dweight = forward[3].dtype == torch.float32 if need_dweight is None else need_dweight
     *tensors, scale, dropout_p = forward
     q = tensors[0]
     lse, dlse = (torch.empty(q.shape[:3], dtype=torch.float32) for _ in range(2))
@@ -138,12 +148,13 @@ def problems() -> Iterator[tuple[str, tuple]]:
     """Calls (op, arguments) of all ops. Together they launch every kernel."""
     sizes = itertools.product(DTYPES, (20, 64, 88, 100, 128), (256, 196, 72, 49), (0.0, 0.1))
     for dtype, D, P, dropout_p in sizes:
-        arguments = attention_arguments(dtype, D=D, P=P, dropout_p=dropout_p)
-        yield "graph_attention_fwd", arguments
-        for need_dweight in (False, True):
-            yield "graph_attention_bwd", backward_arguments(arguments, need_dweight)
+        for differentiable in (False, True):
+            arguments = attention_arguments(dtype, D=D, P=P, dropout_p=dropout_p, differentiable=differentiable)
+            yield "graph_attention_fwd", arguments
+            yield "graph_attention_bwd", backward_arguments(arguments, differentiable)
     for dtype, C, P in itertools.product(DTYPES, (1408, 88, 13), (256, 196, 49)):
         x = torch.empty(1, 3, P, C, dtype=dtype)
-        weight = torch.empty(1, 3, P, 3, P, dtype=storage_dtype(dtype))
-        yield "spatio_temporal_graph_fwd", (x, 0.5, 1)
+        weight = torch.empty(1, 3, P, 3, P)
+        for differentiable in (False, True):
+            yield "spatio_temporal_graph_fwd", (x, 0.5, 1, differentiable)
         yield "spatio_temporal_graph_bwd", (weight, x, weight, torch.empty(1, 3, P))

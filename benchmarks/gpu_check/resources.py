@@ -61,7 +61,8 @@ def stages() -> dict[str, int]:
 
 def stages_of(kernel: Kernel, known: dict[str, int]) -> str:
     numbers = [argument for argument in kernel.arguments if argument.isdigit()]
-    return str(known.get(" ".join([kernel.function, ", ".join(numbers)]).strip(), ""))
+    weights = kernel.arguments[-1:]  # in float32 or not
+    return str(known.get(f"{kernel.function} {', '.join(numbers + weights)}", ""))
 
 
 def table(found: list[Resources], known: dict[str, int]) -> str:

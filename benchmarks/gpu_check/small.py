@@ -20,14 +20,14 @@ SIZES = ((2, 264, 88), (3, 72, 64), (2, 136, 128), (3, 49, 20))
 def attention(backend: str, dtype: torch.dtype, T: int, P: int, D: int, dropout_p: float, device: str = "cuda") -> None:
     tokens = video_like_tokens(1, T, P, 32)
     graph = spatio_temporal_graph(tokens, threshold=0.5, backend="reference")
-    weight, live = graph.weight.to(storage_dtype(dtype)), graph.live
-    live[:, :, :, 0] = False  # makes empty tiles, which kernels skip
-    weight[:, :, :, 0] = 0
     q, k, v, dout = (torch.randn(1, T * P, 2, D).to(dtype).to(device).transpose(1, 2) for _ in range(4))
-    leaves = [t.requires_grad_() for t in (q, k, v, weight.to(device))]
-    graph = SpatioTemporalGraph(leaves[3], live.to(device))
-    out = graph_attention(*leaves[:3], graph, dropout_p=dropout_p, backend=backend)
-    finite(out, *torch.autograd.grad(out, leaves, dout))
+    leaves = [t.requires_grad_() for t in (q, k, v)]
+    for differentiable in (False, True):
+        weight = graph.weight.to(storage_dtype(dtype, differentiable)).to(device)
+        weight[:, :, :, 0] = 0  # tiles to skip
+        weight.requires_grad_(differentiable)
+        out = graph_attention(*leaves, SpatioTemporalGraph(weight), dropout_p=dropout_p, backend=backend)
+        finite(out, *torch.autograd.grad(out, [*leaves, weight] if differentiable else leaves, dout))
 
 
 def construction(backend: str, dtype: torch.dtype, T: int, P: int, C: int, device: str = "cuda") -> None:

@@ -6,16 +6,20 @@
 
 #include <cstdio>
 
-template <int N> void attention() {
+template <int N, bool WIDE> void attention() {
   using namespace stgt::sm90;
-  std::printf("graph_attention_fwd_sm90 %d, 2: %d\n", N, Forward<N, 2>::STAGES);
-  std::printf("graph_attention_fwd_sm90 %d, 4: %d\n", N, Forward<N, 4>::STAGES);
-  std::printf("graph_attention_bwd_dq_sm90 %d: %d\n", N, BackwardRows<N>::STAGES);
-  std::printf("graph_attention_bwd_dkdv_sm90 %d: %d\n", N, BackwardColumns<N>::STAGES);
+  const char* const wide = WIDE ? "true" : "false";
+  std::printf("graph_attention_fwd_sm90 %d, 2, %s: %d\n", N, wide, Forward<N, 2, WIDE>::STAGES);
+  if (!WIDE) std::printf("graph_attention_fwd_sm90 %d, 4, %s: %d\n", N, wide, Forward<N, 4, WIDE>::STAGES);
+  std::printf("graph_attention_bwd_dq_sm90 %d, %s: %d\n", N, wide, BackwardRows<N, WIDE>::STAGES);
+  std::printf("graph_attention_bwd_dkdv_sm90 %d, %s: %d\n", N, wide, BackwardColumns<N, WIDE>::STAGES);
 }
 
 int main() {
-  attention<64>(), attention<88>(), attention<128>();
-  std::printf("spatio_temporal_graph_fwd_sm80 : %d\n", stgt::graph::ForwardSm80::STAGES);
-  std::printf("spatio_temporal_graph_fwd_sm90 : %d\n", stgt::graph::ForwardSm90::STAGES);
+  attention<64, false>(), attention<88, false>(), attention<128, false>();
+  attention<64, true>(), attention<88, true>(), attention<128, true>();
+  for (const char* wide : {"false", "true"}) {
+    std::printf("spatio_temporal_graph_fwd_sm80 %s: %d\n", wide, stgt::graph::ForwardSm80<false>::STAGES);
+    std::printf("spatio_temporal_graph_fwd_sm90 %s: %d\n", wide, stgt::graph::ForwardSm90::STAGES);
+  }
 }

@@ -23,12 +23,13 @@ struct Heads {
 
 struct AttentionArgs {
   Dtype dtype;
+  bool half_weight;          // weight is float16, and not of the accumulator's type
   int64_t B, H, T, P, W, D;  // W: the window; the band has 2W+1 frames
   double scale;
   uint32_t drop_threshold;   // of 65536; 0: no dropout
   uint64_t seed;
   Heads q, k, v;
-  const void* weight;        // (B, T, P, 2W+1, P) contiguous: float, double, or float16 for half-precision q
+  const void* weight;        // (B, T, P, 2W+1, P) contiguous: float, double, or float16 if q is half-precision as well
   const bool* live;          // (B, T, tiles, 2W+1, tiles) contiguous
   Heads out;                 // written forward, read backward
   void* lse;                 // (B, H, N) contiguous, float or double: written forward, read backward
@@ -36,7 +37,7 @@ struct AttentionArgs {
   const void* dlse;          // (B, H, N) contiguous, like lse; null: zero
   void* delta;               // (B, H, N) contiguous, like lse; written, for dweight to read
   Heads dq, dk, dv;          // written
-  void* dweight;             // like weight, zeroed before; null: not asked
+  void* dweight;             // like weight, which is not float16 then; zeroed before; null: not asked
 
   int64_t tiles() const { return ceil_div(P, TILE); }
   int64_t band() const { return 2 * W + 1; }
@@ -49,12 +50,14 @@ struct AttentionArgs {
 
 struct GraphArgs {
   Dtype dtype;
+  bool half_weight;          // weight is float16, and not of the accumulator's type: forward only
   int64_t B, T, P, C, W;
   double threshold;
   const void* x;             // (B, T, P, C) contiguous
   void* weight;              // (B, T, P, 2W+1, P)
   bool* live;                // (B, T, tiles, 2W+1, tiles)
-  void* inv_norm;            // (B, T, P), float or double
+  void* inv_norm;            // (B, T, P), float or double; 0 for a token of zeros and for one that is not finite
+  bool* out_of_range;        // forward: set if squares of a finite token over- or underflow
   const void* dweight;       // backward, like weight
   void* dx;                  // like x
 
@@ -73,6 +76,8 @@ struct Kernels {
   void (*attention_dweight)(const AttentionArgs&, int64_t begin, int64_t end, char* workspace);
   int64_t (*graph_forward_workspace)(const GraphArgs&);
   void (*graph_forward)(const GraphArgs&, int64_t begin, int64_t end, char* workspace);
+  void (*graph_scale_tokens)(const GraphArgs&, void* scaled, int64_t begin, int64_t end);
+  void (*graph_scale_norms)(const GraphArgs&, int64_t begin, int64_t end);
   int64_t (*graph_backward_workspace)(const GraphArgs&);
   void (*graph_backward)(const GraphArgs&, int64_t begin, int64_t end, char* workspace);
 };

@@ -169,14 +169,23 @@ inline WeightTile<WT> weight_tile(const WT* weight, int64_t stride, int64_t rows
 // Columns of a tile rounded up to whole vectors.
 template <class A> constexpr int64_t vector_columns(int64_t columns) { return round_up(columns, lanes<A>); }
 
-// Calls f with the storage type S, the accumulator type A and the type WT of the weights.
+// Calls f with the storage type S and the accumulator type A.
 template <class F> inline void by_dtype(Dtype dtype, F f) {
   switch (dtype) {
-    case Dtype::f32: return f.template operator()<float, float, float>();
-    case Dtype::f64: return f.template operator()<double, double, double>();
-    case Dtype::bf16: return f.template operator()<bfloat16, float, float16>();
-    case Dtype::f16: return f.template operator()<float16, float, float16>();
+    case Dtype::f32: return f.template operator()<float, float>();
+    case Dtype::f64: return f.template operator()<double, double>();
+    case Dtype::bf16: return f.template operator()<bfloat16, float>();
+    case Dtype::f16: return f.template operator()<float16, float>();
   }
+}
+
+// The same with the type WT of the weights: the accumulator's, or float16.
+template <class Args, class F> inline void by_dtypes(const Args& args, F f) {
+  by_dtype(args.dtype, [&]<class S, class A>() {
+    if constexpr (sizeof(S) == 2)
+      if (args.half_weight) return f.template operator()<S, A, float16>();
+    f.template operator()<S, A, A>();
+  });
 }
 
 }  // namespace stgt::STGT_ISA

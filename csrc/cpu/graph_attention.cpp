@@ -27,8 +27,9 @@ Tensor last_contiguous(const Tensor& x) { return x.size(3) == 1 || x.stride(3) =
 Heads heads(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.stride(1), x.stride(2)}; }
 
 // (B, H, N, D) in the memory order of (B, N, H, D), so that merging the heads copies nothing.
-Tensor heads_last(const Tensor& like) {
-  Tensor x = in_huge_pages(torch::stable::new_empty(like, {like.size(0), like.size(2), like.size(1), like.size(3)}));
+Tensor heads_last(const char* op, const char* name, const Tensor& like) {
+  Tensor x = in_huge_pages(
+      new_tensor(op, name, like, {like.size(0), like.size(2), like.size(1), like.size(3)}, like.scalar_type()));
   return torch::stable::transpose(x, 1, 2);
 }
 
@@ -48,7 +49,8 @@ AttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, const Te
   check_shape(op, "live", live, {args.B, args.T, args.tiles(), args.band(), args.tiles()});
   check_dtype(op, "k", k, q.scalar_type());
   check_dtype(op, "v", v, q.scalar_type());
-  check_dtype(op, "weight", weight, weight_dtype(q.scalar_type()));
+  check_weight_dtype(op, weight, q.scalar_type());
+  args.half_weight = weight.scalar_type() == ScalarType::Half;
   check_dtype(op, "live", live, ScalarType::Bool);
   if (dropout_p > 0) {
     STGT_CHECK(op, dropout_p < 1 && seed.has_value(), "dropout needs a seed and a probability below 1");
@@ -62,15 +64,16 @@ AttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, const Te
 
 std::tuple<Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, Tensor weight, Tensor live, std::optional<Tensor> seed,
                                    double scale, double dropout_p) {
-  AttentionArgs args = checked("graph_attention_fwd", q, k, v, weight, live, seed, scale, dropout_p);
+  const char* op = "graph_attention_fwd";
+  AttentionArgs args = checked(op, q, k, v, weight, live, seed, scale, dropout_p);
   q = last_contiguous(q), k = last_contiguous(k), v = last_contiguous(v);
   weight = torch::stable::contiguous(weight), live = torch::stable::contiguous(live);
-  Tensor out = heads_last(q);
-  Tensor lse = torch::stable::new_empty(q, {args.B, args.H, args.T * args.P}, accumulator_dtype(q.scalar_type()));
+  Tensor out = heads_last(op, "out", q);
+  Tensor lse = new_tensor(op, "lse", q, {args.B, args.H, args.T * args.P}, accumulator_dtype(q.scalar_type()));
   args.q = heads(q), args.k = heads(k), args.v = heads(v), args.out = heads(out);
   args.weight = weight.data_ptr(), args.live = static_cast<const bool*>(live.data_ptr()), args.lse = lse.data_ptr();
   const Kernels& cpu = kernels();
-  run_tasks(args.B * args.H * args.T * args.row_blocks(), cpu.attention_forward_workspace(args),
+  run_tasks(op, args.B * args.H * args.T * args.row_blocks(), cpu.attention_forward_workspace(args),
             [&](int64_t begin, int64_t end, char* workspace) { cpu.attention_forward(args, begin, end, workspace); });
   return {out, lse};
 }
@@ -97,20 +100,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tenso
   dout = last_contiguous(dout), out = last_contiguous(out);
   weight = torch::stable::contiguous(weight), live = torch::stable::contiguous(live);
   lse = torch::stable::contiguous(lse);
-  Tensor delta = torch::stable::new_empty(lse, {args.B, args.H, args.T * args.P});
-  Tensor dq = heads_last(q), dk = heads_last(q), dv = heads_last(q);
+  Tensor delta = new_tensor(op, "delta", lse, {args.B, args.H, args.T * args.P}, lse.scalar_type());
+  Tensor dq = heads_last(op, "dq", q), dk = heads_last(op, "dk", q), dv = heads_last(op, "dv", q);
   args.q = heads(q), args.k = heads(k), args.v = heads(v), args.dout = heads(dout);
   args.dq = heads(dq), args.dk = heads(dk), args.dv = heads(dv), args.out = heads(out);
   args.weight = weight.data_ptr(), args.live = static_cast<const bool*>(live.data_ptr());
   args.lse = lse.data_ptr(), args.delta = delta.data_ptr();
   const Kernels& cpu = kernels();
-  run_tasks(args.B * args.H, cpu.attention_backward_workspace(args),
+  run_tasks(op, args.B * args.H, cpu.attention_backward_workspace(args),
             [&](int64_t begin, int64_t end, char* workspace) { cpu.attention_backward(args, begin, end, workspace); });
   Tensor dweight = torch::stable::new_zeros(weight, {0});
   if (need_dweight) {
-    dweight = torch::stable::new_zeros(weight, {args.B, args.T, args.P, args.band(), args.P});
+    STGT_CHECK(op, !args.half_weight, "gradients of weights need weights in float32, got float16");
+    dweight = new_tensor(op, "dweight", weight, {args.B, args.T, args.P, args.band(), args.P}, weight.scalar_type());
+    dweight = torch::stable::zero_(dweight);
     args.dweight = dweight.data_ptr();
-    run_tasks(args.B * args.T * args.tiles(), cpu.attention_dweight_workspace(args),
+    run_tasks(op, args.B * args.T * args.tiles(), cpu.attention_dweight_workspace(args),
               [&](int64_t begin, int64_t end, char* workspace) { cpu.attention_dweight(args, begin, end, workspace); });
   }
   return {dq, dk, dv, dweight};

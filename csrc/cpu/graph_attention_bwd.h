@@ -173,14 +173,15 @@ template <class E, class A> struct WeightGradientBlocks {
 };
 
 // Tasks: (b, frame, tile of rows). The heads share a weight; their gradients add up in order, inside one task.
-template <class S, class A, class WT>
+// Weights and their gradients have the accumulator's type.
+template <class S, class A>
 void attention_dweight_tasks(const AttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
   typedef typename Operand<S, A>::type E;
   Arena arena{workspace};
   WeightGradientBlocks<E, A> block(arena, args);
   const int64_t P = args.P, D = args.D, T = args.T, W = args.W, tiles = args.tiles(), band = args.band();
   const int64_t depth = steps<E>(D);
-  WT padded[TILE * TILE];
+  A padded[TILE * TILE];
   for (int64_t task = begin; task < end; ++task) {
     const int64_t i0 = task % tiles * TILE, t = task / tiles % T, b = task / tiles / T;
     const int64_t rows = least(TILE, P - i0), row = t * P + i0;
@@ -188,7 +189,7 @@ void attention_dweight_tasks(const AttentionArgs& args, int64_t begin, int64_t e
       for (int64_t tile = 0, j0 = 0; tile < tiles; ++tile, j0 += TILE) {
         const int64_t o = frame - t + W, columns = least(TILE, P - j0), wide = vector_columns<A>(columns);
         if (!args.live[(task * band + o) * tiles + tile]) continue;
-        const WT* edges = args.edges<WT>(b, row, o, j0);
+        const A* edges = args.edges<A>(b, row, o, j0);
         const auto weight = weight_tile(edges, band * P, rows, columns, padded);
         memset(block.dweight, 0, rows * TILE * sizeof(A));
         for (int64_t h = 0; h < args.H; ++h) {
@@ -202,28 +203,27 @@ void attention_dweight_tasks(const AttentionArgs& args, int64_t begin, int64_t e
           softmax_backward(args, head, row, frame, j0, rows, weight, (const A*)args.lse + head * T * P + row,
                            (const A*)args.delta + head * T * P + row, block.scores, block.dp, block.dweight);
         }
-        WT* dweight = (WT*)args.dweight + (edges - (const WT*)args.weight);
-        for (int64_t r = 0; r < rows; ++r)
-          for (int64_t c = 0; c < columns; ++c) dweight[r * band * P + c] = narrow<WT>(block.dweight[r * TILE + c]);
+        A* dweight = (A*)args.dweight + (edges - (const A*)args.weight);
+        for (int64_t r = 0; r < rows; ++r) memcpy(dweight + r * band * P, block.dweight + r * TILE, columns * sizeof(A));
       }
   }
 }
 
 inline int64_t attention_backward_workspace(const AttentionArgs& args) {
   Arena arena{nullptr};
-  by_dtype(args.dtype, [&]<class S, class A, class WT>() { BackwardBlocks<typename Operand<S, A>::type, A>(arena, args); });
+  by_dtype(args.dtype, [&]<class S, class A>() { BackwardBlocks<typename Operand<S, A>::type, A>(arena, args); });
   return arena.used;
 }
 inline void attention_backward(const AttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
-  by_dtype(args.dtype, [&]<class S, class A, class WT>() { attention_backward_tasks<S, A, WT>(args, begin, end, workspace); });
+  by_dtypes(args, [&]<class S, class A, class WT>() { attention_backward_tasks<S, A, WT>(args, begin, end, workspace); });
 }
 inline int64_t attention_dweight_workspace(const AttentionArgs& args) {
   Arena arena{nullptr};
-  by_dtype(args.dtype, [&]<class S, class A, class WT>() { WeightGradientBlocks<typename Operand<S, A>::type, A>(arena, args); });
+  by_dtype(args.dtype, [&]<class S, class A>() { WeightGradientBlocks<typename Operand<S, A>::type, A>(arena, args); });
   return arena.used;
 }
 inline void attention_dweight(const AttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
-  by_dtype(args.dtype, [&]<class S, class A, class WT>() { attention_dweight_tasks<S, A, WT>(args, begin, end, workspace); });
+  by_dtype(args.dtype, [&]<class S, class A>() { attention_dweight_tasks<S, A>(args, begin, end, workspace); });
 }
 
 }  // namespace stgt::STGT_ISA

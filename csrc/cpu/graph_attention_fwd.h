@@ -133,11 +133,11 @@ void attention_forward_tasks(const AttentionArgs& args, int64_t begin, int64_t e
 
 inline int64_t attention_forward_workspace(const AttentionArgs& args) {
   Arena arena{nullptr};
-  by_dtype(args.dtype, [&]<class S, class A, class WT>() { ForwardBlocks<typename Operand<S, A>::type, A>(arena, args); });
+  by_dtype(args.dtype, [&]<class S, class A>() { ForwardBlocks<typename Operand<S, A>::type, A>(arena, args); });
   return arena.used;
 }
 inline void attention_forward(const AttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
-  by_dtype(args.dtype, [&]<class S, class A, class WT>() { attention_forward_tasks<S, A, WT>(args, begin, end, workspace); });
+  by_dtypes(args, [&]<class S, class A, class WT>() { attention_forward_tasks<S, A, WT>(args, begin, end, workspace); });
 }
 
 }  // namespace stgt::STGT_ISA

@@ -13,6 +13,7 @@ const Kernels STGT_TABLE = {
     STGT_ISA::attention_backward_workspace, STGT_ISA::attention_backward,
     STGT_ISA::attention_dweight_workspace,  STGT_ISA::attention_dweight,
     STGT_ISA::graph_forward_workspace,      STGT_ISA::graph_forward,
+    STGT_ISA::graph_scale_tokens,           STGT_ISA::graph_scale_norms,
     STGT_ISA::graph_backward_workspace,     STGT_ISA::graph_backward,
 };
 }  // namespace stgt

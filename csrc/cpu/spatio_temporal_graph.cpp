@@ -5,6 +5,7 @@
 #include "tasks.h"
 
 #include <tuple>
+#include <utility>
 
 namespace stgt {
 namespace {
@@ -24,19 +25,41 @@ GraphArgs checked(const char* op, const Tensor& x, int64_t window) {
   return args;
 }
 
-std::tuple<Tensor, Tensor, Tensor> forward(Tensor x, double threshold, int64_t window) {
-  GraphArgs args = checked("spatio_temporal_graph_fwd", x, window);
+// Where squares of some token over- or underflow, which no features do, all is computed again from tokens that powers of
+// two have brought into range.
+void forward_in_range(const char* op, GraphArgs args, const Tensor& x) {
+  const Kernels& cpu = kernels();
+  const auto run = [&] {
+    run_tasks(op, args.B * args.T, cpu.graph_forward_workspace(args),
+              [&](int64_t begin, int64_t end, char* workspace) { cpu.graph_forward(args, begin, end, workspace); });
+  };
+  const auto run_tokens = [&](auto f) {
+    run_tasks(op, args.B * args.T, 0, [&](int64_t begin, int64_t end, char*) { f(begin * args.P, end * args.P); });
+  };
+  bool out_of_range = false;
+  args.out_of_range = &out_of_range;
+  run();
+  if (!out_of_range) return;
+  const Tensor scaled = new_tensor(op, "a copy of x", x, {args.B, args.T, args.P, args.C}, x.scalar_type());
+  run_tokens([&](int64_t begin, int64_t end) { cpu.graph_scale_tokens(args, scaled.data_ptr(), begin, end); });
+  const void* const tokens = std::exchange(args.x, scaled.data_ptr());
+  run();
+  args.x = tokens;
+  run_tokens([&](int64_t begin, int64_t end) { cpu.graph_scale_norms(args, begin, end); });
+}
+
+std::tuple<Tensor, Tensor, Tensor> forward(Tensor x, double threshold, int64_t window, bool differentiable) {
+  const char* op = "spatio_temporal_graph_fwd";
+  GraphArgs args = checked(op, x, window);
   x = torch::stable::contiguous(x);
-  const ScalarType dtype = x.scalar_type();
-  Tensor weight = in_huge_pages(
-      torch::stable::new_empty(x, {args.B, args.T, args.P, args.band(), args.P}, weight_dtype(dtype)));
-  Tensor live = torch::stable::new_empty(x, {args.B, args.T, args.tiles(), args.band(), args.tiles()}, ScalarType::Bool);
-  Tensor inv_norm = torch::stable::new_empty(x, {args.B, args.T, args.P}, accumulator_dtype(dtype));
+  const ScalarType dtype = weight_dtype(x.scalar_type(), differentiable);
+  Tensor weight = in_huge_pages(new_tensor(op, "weight", x, {args.B, args.T, args.P, args.band(), args.P}, dtype));
+  Tensor live = new_tensor(op, "live", x, {args.B, args.T, args.tiles(), args.band(), args.tiles()}, ScalarType::Bool);
+  Tensor inv_norm = new_tensor(op, "inv_norm", x, {args.B, args.T, args.P}, accumulator_dtype(x.scalar_type()));
+  args.half_weight = dtype == ScalarType::Half;
   args.threshold = threshold, args.x = x.data_ptr(), args.weight = weight.data_ptr();
   args.live = static_cast<bool*>(live.data_ptr()), args.inv_norm = inv_norm.data_ptr();
-  const Kernels& cpu = kernels();
-  run_tasks(args.B * args.T, cpu.graph_forward_workspace(args),
-            [&](int64_t begin, int64_t end, char* workspace) { cpu.graph_forward(args, begin, end, workspace); });
+  forward_in_range(op, args, x);
   return {weight, live, inv_norm};
 }
 
@@ -46,17 +69,17 @@ Tensor backward(Tensor dweight, Tensor x, Tensor weight, Tensor inv_norm) {
   GraphArgs args = checked(op, x, weight.size(3) / 2);
   for (const auto& [name, tensor] : {std::pair{"weight", &weight}, std::pair{"dweight", &dweight}}) {
     check_shape(op, name, *tensor, {args.B, args.T, args.P, args.band(), args.P});
-    check_dtype(op, name, *tensor, weight_dtype(x.scalar_type()));
+    check_dtype(op, name, *tensor, accumulator_dtype(x.scalar_type()));
   }
   check_shape(op, "inv_norm", inv_norm, {args.B, args.T, args.P});
   check_dtype(op, "inv_norm", inv_norm, accumulator_dtype(x.scalar_type()));
   x = torch::stable::contiguous(x), weight = torch::stable::contiguous(weight);
   dweight = torch::stable::contiguous(dweight), inv_norm = torch::stable::contiguous(inv_norm);
-  Tensor dx = torch::stable::new_empty(x, x.sizes());
+  Tensor dx = new_tensor(op, "dx", x, {args.B, args.T, args.P, args.C}, x.scalar_type());
   args.x = x.data_ptr(), args.weight = weight.data_ptr(), args.dweight = dweight.data_ptr();
   args.inv_norm = inv_norm.data_ptr(), args.dx = dx.data_ptr();
   const Kernels& cpu = kernels();
-  run_tasks(args.B * args.T * args.tiles(), cpu.graph_backward_workspace(args),
+  run_tasks(op, args.B * args.T * args.tiles(), cpu.graph_backward_workspace(args),
             [&](int64_t begin, int64_t end, char* workspace) { cpu.graph_backward(args, begin, end, workspace); });
   return dx;
 }

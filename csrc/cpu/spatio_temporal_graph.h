@@ -6,13 +6,70 @@ namespace stgt::STGT_ISA {
 
 inline constexpr int64_t DEPTH = 256;  // channels per pass over a tile, so that the packed operand stays in the cache
 
-template <class A, class S> inline A sum_of_squares(const S* x, int64_t C) {
-  vec<A> sum = {};
-  int64_t c = 0;
-  for (; c + lanes<A> <= C; c += lanes<A>) sum += load_wide<A>(x + c) * load_wide<A>(x + c);
-  A total = horizontal_sum<A>(sum);
-  for (; c < C; ++c) total += A(widen(x[c])) * A(widen(x[c]));
-  return total;
+// |x|^2 of the TILE tokens that are packed as columns, summed in the order of gemm and of the sums of its results: two
+// identical tokens then have this very number as their product, and miss a similarity of 1 by the last three roundings.
+template <class E, class A> inline void sums_of_squares(const E* packed, int64_t C, A* squares) {
+  memset(squares, 0, TILE * sizeof(A));
+  for (int64_t c0 = 0; c0 < C; c0 += DEPTH, packed += steps<E>(DEPTH) * TILE) {
+    vec<A> sums[TILE / lanes<A>] = {};
+    for (int64_t k = 0; k < steps<E>(least(DEPTH, C - c0)); ++k)
+#pragma GCC unroll 32
+      for (int n = 0; n < TILE / lanes<A>; ++n) {
+        const vec<E> x = load(packed + k * TILE + n * lanes<E>);
+        sums[n] = multiply_add(sums[n], x, x);
+      }
+    for (int n = 0; n < TILE / lanes<A>; ++n)
+      store(squares + n * lanes<A>, c0 ? load(squares + n * lanes<A>) + sums[n] : sums[n]);
+  }
+}
+
+// The e with 2^(e-1) <= max |x| < 2^e; 0 for a token of zeros and for one that is not finite.
+template <class S> inline int token_exponent(const S* x, int64_t C) {
+  double peak = 0;
+  for (int64_t c = 0; c < C; ++c) {
+    const double size = fabs(double(widen(x[c])));
+    if (!finite(size)) return 0;
+    peak = size > peak ? size : peak;
+  }
+  int exponent = 0;
+  frexp(peak, &exponent);
+  return exponent;
+}
+
+// Products of tokens whose squares lie between these neither overflow nor lose what counts in them.
+template <class A> inline constexpr A LEAST_SQUARE = sizeof(A) == 4 ? A(0x1p-80) : A(0x1p-800);
+template <class A> inline constexpr A LARGEST_SQUARE = sizeof(A) == 4 ? A(0x1p100) : A(0x1p800);
+
+template <class S> inline bool is_finite_and_not_zero(const S* x, int64_t C) {
+  bool zero = true;
+  for (int64_t c = 0; c < C; ++c) {
+    if (!finite(widen(x[c]))) return false;
+    zero &= widen(x[c]) == 0;
+  }
+  return !zero;
+}
+
+// Tokens [begin, end), times powers of two that bring their largest channels between 1/2 and 1.
+inline void graph_scale_tokens(const GraphArgs& args, void* scaled, int64_t begin, int64_t end) {
+  by_dtype(args.dtype, [&]<class S, class A>() {
+    for (int64_t token = begin; token < end; ++token) {
+      const S* x = (const S*)args.x + token * args.C;
+      S* to = (S*)scaled + token * args.C;
+      const int exponent = token_exponent(x, args.C);
+      for (int64_t c = 0; c < args.C; ++c) to[c] = narrow<S>(A(ldexp(double(widen(x[c])), -exponent)));
+    }
+  });
+}
+// From the scaled tokens' inverse norms to the tokens' own; 0 where all channels are denormal, for theirs may overflow.
+inline void graph_scale_norms(const GraphArgs& args, int64_t begin, int64_t end) {
+  by_dtype(args.dtype, [&]<class S, class A>() {
+    constexpr int SMALLEST = sizeof(A) == 4 ? -125 : -1021;  // the exponent of the smallest normal number
+    for (int64_t token = begin; token < end; ++token) {
+      const int exponent = token_exponent((const S*)args.x + token * args.C, args.C);
+      A& inverse = ((A*)args.inv_norm)[token];
+      inverse = exponent < SMALLEST ? A(0) : A(ldexp(double(inverse), -exponent));
+    }
+  });
 }
 
 // Frames t..t+W, transposed once while t moves through the clip, with their tokens' inverse norms.
@@ -37,11 +94,15 @@ template <class E, class A> struct TransposedFrames {
     for (int64_t tile = 0, j0 = 0; tile < tiles; ++tile, j0 += TILE) {
       const int64_t rows = least(TILE, args.P - j0);
       A* inverse = inv_norm + (s * tiles + tile) * TILE;
-      pack_right_transposed(x + j0 * C, C, rows, C, tokens + (s * tiles + tile) * steps<E>(C) * TILE);
+      E* packed = tokens + (s * tiles + tile) * steps<E>(C) * TILE;
+      pack_right_transposed(x + j0 * C, C, rows, C, packed);
+      sums_of_squares(packed, C, inverse);
       for (int64_t j = 0; j < TILE; ++j) {
-        // Not below 1e-12, as torch's normalize: 1 / (|x_i| |x_j|) of smaller ones would overflow. NaN passes.
-        const A norm = j < rows ? A(sqrt(sum_of_squares<A>(x + (j0 + j) * C, C))) : A(1);
-        inverse[j] = A(1) / (norm < A(1e-12) ? A(1e-12) : norm);
+        const A square = inverse[j];
+        const bool in_range = square >= LEAST_SQUARE<A> && square <= LARGEST_SQUARE<A>;
+        inverse[j] = in_range ? A(1) / A(sqrt(square)) : A(0);
+        if (!in_range && j < rows && is_finite_and_not_zero(x + (j0 + j) * C, C))
+          __atomic_store_n(args.out_of_range, true, __ATOMIC_RELAXED);
       }
     }
     return s;
@@ -133,15 +194,20 @@ template <class A> struct GraphBackwardBlocks {
 };
 
 // dx_i = (g_i - (g_i . x^_i) x^_i) / |x_i|  with  g_i = sum_j (dW_ij + dW_ji) x^_j over edges and x^ = x / |x|.
-// Tasks: (b, frame, tile of rows).
-template <class S, class A, class WT>
+// Tasks: (b, frame, tile of rows). Weights and their gradients have the accumulator's type.
+template <class S, class A>
 void graph_backward_tasks(const GraphArgs& args, int64_t begin, int64_t end, char* workspace) {
   Arena arena{workspace};
   GraphBackwardBlocks<A> block(arena, args);
   const int64_t P = args.P, C = args.C, T = args.T, W = args.W, tiles = args.tiles(), band = args.band();
   const int64_t stride = band * P, width = block.columns;
   const auto edge = [&](const void* base, int64_t frame, int64_t p, int64_t o) {
-    return (const WT*)base + (frame * P + p) * stride + o * P;
+    return (const A*)base + (frame * P + p) * stride + o * P;
+  };
+  const auto normalized = [&](int64_t token, int64_t rows) {  // the tokens from this one on, into block.tokens
+    pack_right((const S*)args.x + token * C, C, rows, C, block.tokens, width);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < width; ++c) block.tokens[r * width + c] *= ((const A*)args.inv_norm)[token + r];
   };
   for (int64_t task = begin; task < end; ++task) {
     const int64_t i0 = task % tiles * TILE, t = task / tiles % T, frame = task / tiles, rows = least(TILE, P - i0);
@@ -150,49 +216,47 @@ void graph_backward_tasks(const GraphArgs& args, int64_t begin, int64_t end, cha
       const int64_t other = frame + o - W;
       for (int64_t j0 = 0; j0 < P; j0 += TILE) {
         const int64_t columns = least(TILE, P - j0);
-        const A* norm = (const A*)args.inv_norm + other * P + j0;
         bool any = false;
         for (int64_t r = 0; r < rows; ++r)
           for (int64_t c = 0; c < columns; ++c) {
             const bool kept = edge(args.weight, frame, i0 + r, o)[j0 + c] != 0;
-            const A gradient = kept ? widen(edge(args.dweight, frame, i0 + r, o)[j0 + c]) +
-                                          widen(edge(args.dweight, other, j0 + c, band - 1 - o)[i0 + r])
-                                    : A(0);
-            block.edges[r * TILE + c] = kept ? gradient * norm[c] : A(0);
+            block.edges[r * TILE + c] = kept ? edge(args.dweight, frame, i0 + r, o)[j0 + c] +
+                                                   edge(args.dweight, other, j0 + c, band - 1 - o)[i0 + r]
+                                             : A(0);
             any |= kept;
           }
         if (!any) continue;
-        pack_right((const S*)args.x + (other * P + j0) * C, C, columns, C, block.tokens, width);
+        normalized(other * P + j0, columns);
         gemm(rows, width, columns, block.edges, TILE, 1, block.tokens, width, block.sums, width, true);
       }
     }
-    pack_right((const S*)args.x + (frame * P + i0) * C, C, rows, C, block.tokens, width);
+    normalized(frame * P + i0, rows);
     for (int64_t r = 0; r < rows; ++r) {
-      const A norm = ((const A*)args.inv_norm)[frame * P + i0 + r], inverse = finite(norm) ? norm : A(0);
-      const A *x = block.tokens + r * width, *g = block.sums + r * width;
+      const A inverse = ((const A*)args.inv_norm)[frame * P + i0 + r];
+      const A *y = block.tokens + r * width, *g = block.sums + r * width;
       A radial = 0;
-      for (int64_t c = 0; c < C; ++c) radial += g[c] * x[c];
+      for (int64_t c = 0; c < C; ++c) radial += g[c] * y[c];
       S* dx = (S*)args.dx + (frame * P + i0 + r) * C;
-      for (int64_t c = 0; c < C; ++c) dx[c] = narrow<S>(inverse * (g[c] - radial * inverse * inverse * x[c]));
+      for (int64_t c = 0; c < C; ++c) dx[c] = narrow<S>(inverse * (g[c] - radial * y[c]));
     }
   }
 }
 
 inline int64_t graph_forward_workspace(const GraphArgs& args) {
   Arena arena{nullptr};
-  by_dtype(args.dtype, [&]<class S, class A, class WT>() { GraphForwardBlocks<typename Operand<S, A>::type, A>(arena, args); });
+  by_dtype(args.dtype, [&]<class S, class A>() { GraphForwardBlocks<typename Operand<S, A>::type, A>(arena, args); });
   return arena.used;
 }
 inline void graph_forward(const GraphArgs& args, int64_t begin, int64_t end, char* workspace) {
-  by_dtype(args.dtype, [&]<class S, class A, class WT>() { graph_forward_tasks<S, A, WT>(args, begin, end, workspace); });
+  by_dtypes(args, [&]<class S, class A, class WT>() { graph_forward_tasks<S, A, WT>(args, begin, end, workspace); });
 }
 inline int64_t graph_backward_workspace(const GraphArgs& args) {
   Arena arena{nullptr};
-  by_dtype(args.dtype, [&]<class S, class A, class WT>() { GraphBackwardBlocks<A>(arena, args); });
+  by_dtype(args.dtype, [&]<class S, class A>() { GraphBackwardBlocks<A>(arena, args); });
   return arena.used;
 }
 inline void graph_backward(const GraphArgs& args, int64_t begin, int64_t end, char* workspace) {
-  by_dtype(args.dtype, [&]<class S, class A, class WT>() { graph_backward_tasks<S, A, WT>(args, begin, end, workspace); });
+  by_dtype(args.dtype, [&]<class S, class A>() { graph_backward_tasks<S, A>(args, begin, end, workspace); });
 }
 
 }  // namespace stgt::STGT_ISA

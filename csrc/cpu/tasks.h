@@ -1,19 +1,23 @@
 // Runs tasks on torch's threads, each range with a workspace of its own.
 #pragma once
-#include <torch/csrc/stable/ops.h>
+#include "../checks.h"
 
+#include <atomic>
 #include <memory>
 #include <new>
 
 namespace stgt {
 
-inline void run_tasks(int64_t tasks, int64_t workspace_bytes, auto&& run) {
+inline void run_tasks(const char* op, int64_t tasks, int64_t workspace_bytes, auto&& run) {
+  std::atomic<bool> lacks_memory = false;
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
     constexpr std::align_val_t alignment{64};
     const auto free = [](char* p) { ::operator delete(p, alignment); };
-    std::unique_ptr<char, decltype(free)> workspace(static_cast<char*>(::operator new(workspace_bytes + 64, alignment)), free);
-    run(begin, end, workspace.get());
+    void* const memory = ::operator new(workspace_bytes + 64, alignment, std::nothrow);
+    std::unique_ptr<char, decltype(free)> workspace(static_cast<char*>(memory), free);
+    memory ? run(begin, end, workspace.get()) : lacks_memory.store(true);
   });
+  STGT_CHECK(op, !lacks_memory, "out of memory: a thread's workspace needs ", workspace_bytes, " bytes");
 }
 
 }  // namespace stgt

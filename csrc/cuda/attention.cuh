@@ -17,7 +17,7 @@ struct AttentionParams {
   const int64_t* seed;       // one element on the device; null without dropout
   const void *q, *k, *v;     // (B, H, N, D)
   Strides q_at, k_at, v_at;
-  const void* weight;        // (B, T, P, 2W+1, P) contiguous: float16 for half-precision q, else float32
+  const void* weight;        // (B, T, P, 2W+1, P) contiguous: float32, or float16 if q is half-precision as well
   const bool* live;          // (B, T, tiles, 2W+1, tiles) contiguous
   void* out;                 // forward, written: (B, N, H, D) contiguous
   float* lse;                // (B, H, N) contiguous: written forward, read backward
@@ -25,7 +25,7 @@ struct AttentionParams {
   Strides dout_at;
   const float* delta;        // backward: (B, H, N) contiguous
   void *dq, *dk, *dv;        // backward, written: (B, N, H, D) contiguous
-  void* dweight;             // backward, written: like weight
+  void* dweight;             // backward, written: like weight, which is float32 then
 
   STGT_DEVICE int tiles() const { return (P + TILE - 1) / TILE; }
   STGT_DEVICE int band() const { return 2 * W + 1; }

@@ -3,14 +3,17 @@
 #pragma once
 #include "attention.cuh"
 #include "ptx_sm90.cuh"
+#include "weights.cuh"
 
 namespace stgt::sm90 {
 
-constexpr int WEIGHT_BYTES = TILE * TILE * 2;  // a tile of weights: rows of 128 bytes, 128-byte swizzle
+// A tile of weights: rows of 128 bytes, 128-byte swizzle; of float32 ones (WIDE), two panels of 32 columns.
+template <bool WIDE> constexpr int WEIGHT_BYTES = TILE * TILE * (WIDE ? 4 : 2);
 constexpr int PANEL_BYTES = TILE * 64;         // 64 tokens by 32 features: rows of 64 bytes, 64-byte swizzle
 constexpr int SHARED_LIMIT = 227 * 1024;
 
-// The tensors as the copy engine sees them. Boxes: 32 features by 64 tokens; 64 columns by 64 rows of weights.
+// The tensors as the copy engine sees them. Boxes: 32 features by 64 tokens; 64 columns of float16 weights, or 32 of
+// float32 ones, by 64 rows.
 struct AttentionMaps {
   ptx::TensorMap q, k, v, dout;    // (B, H, T, P, D)
   ptx::TensorMap weight;           // (B T, P, 2W+1, P)
@@ -62,10 +65,18 @@ STGT_DEVICE void row_weights(uint32_t (&pairs)[4], const char* tile, int block) 
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16 + lane % 16;
   ptx::load_matrices(pairs, tile + ((row * 128 + ((lane / 16 ^ (row & 7)) << 4)) ^ (block << 5)));
 }
+STGT_DEVICE void row_weights(float2 (&pairs)[4], const char* tile, int block) {
+  WideTile<TILE, TILE>{int(tile - ptx::shared_memory())}.read_down(pairs, threadIdx.x / 32 % 4 * 16, 2 * block);
+}
 // The same for an accumulator (columns, rows), of rows 16 * block on; the tile is (rows, columns) still.
 STGT_DEVICE void column_weights(uint32_t (&pairs)[4], const char* tile, int block) {
   const int lane = threadIdx.x % 32, row = lane / 16 * 8 + lane % 8, chunk = threadIdx.x / 32 % 4 * 2 + lane / 8 % 2;
   ptx::load_matrices<true>(pairs, tile + row * 128 + ((chunk ^ (row & 7)) << 4) + block * 2048);
+}
+
+STGT_DEVICE void column_weights(float2 (&pairs)[4], const char* tile, int block) {
+  const WideTile<TILE, TILE> weights{int(tile - ptx::shared_memory())};
+  weights.read_across<true>(pairs, 16 * block, threadIdx.x / 32 % 4 * 2);
 }
 
 // Which thread of a warpgroup has what of an accumulator: rows row() and row() + 8, columns 8 n + column() and the next.
@@ -120,6 +131,15 @@ STGT_DEVICE void load_tile(char* tile, const ptx::TensorMap& map, uint64_t* barr
 #pragma unroll
   for (int panel = 0; panel < Shape<N>::PANELS; ++panel)
     ptx::tma_load(tile + panel * PANEL_BYTES, map, barrier, 32 * panel, token, t, h, b);
+}
+
+// Loads a tile of weights; the barrier counts WEIGHT_BYTES<WIDE>.
+template <bool WIDE>
+STGT_DEVICE void load_weights(char* tile, const ptx::TensorMap& map, uint64_t* barrier, int column, int offset, int row,
+                              int frame) {
+#pragma unroll
+  for (int panel = 0; panel < (WIDE ? 2 : 1); ++panel)
+    ptx::tma_load(tile + panel * WEIGHT_BYTES<false>, map, barrier, column + 32 * panel, offset, row, frame);
 }
 
 // Writes factor[r] * d to the tile of tokens in global memory, through this warpgroup's tile of shared memory. `group`

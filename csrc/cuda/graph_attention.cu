@@ -19,8 +19,8 @@ Strides strides(const Tensor& x) {
 }
 
 // (B, H, N, D) in the memory order of (B, N, H, D), so that merging the heads copies nothing.
-Tensor heads_last(const Tensor& like) {
-  Tensor x = torch::stable::new_empty(like, {like.size(0), like.size(2), like.size(1), like.size(3)});
+Tensor heads_last(const char* op, const char* name, const Tensor& like) {
+  Tensor x = new_tensor(op, name, like, {like.size(0), like.size(2), like.size(1), like.size(3)}, like.scalar_type());
   return torch::stable::transpose(x, 1, 2);
 }
 
@@ -39,7 +39,7 @@ AttentionParams checked(const char* op, const Tensor& q, const Tensor& k, const 
   const int64_t N = int64_t(p.T) * p.P, tiles = (p.P + TILE - 1) / TILE, band = 2 * p.W + 1;
   check_shape(op, "q", q, {p.B, p.H, N, p.D});
   check_shape(op, "weight", weight, {p.B, p.T, p.P, band, p.P});
-  check_dtype(op, "weight", weight, weight_dtype(dtype));
+  check_weight_dtype(op, weight, dtype);
   check_shape(op, "live", live, {p.B, p.T, tiles, band, tiles});
   check_dtype(op, "live", live, ScalarType::Bool);
   for (const auto& [name, tensor] : {std::pair{"k", &k}, std::pair{"v", &v}}) {
@@ -62,6 +62,11 @@ AttentionParams checked(const char* op, const Tensor& q, const Tensor& k, const 
   return p;
 }
 
+// float32 weights of half-precision q have kernels of their own.
+bool is_wide(const Tensor& q, const Tensor& weight) {
+  return q.scalar_type() != ScalarType::Float && weight.scalar_type() == ScalarType::Float;
+}
+
 void point_at_inputs(AttentionParams& p, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weight,
                      const Tensor& live) {
   p.q = q.data_ptr(), p.k = k.data_ptr(), p.v = v.data_ptr();
@@ -76,11 +81,11 @@ std::tuple<Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, Tensor weight, 
   const Launcher launch(op, q);
   q = last_contiguous(q), k = last_contiguous(k), v = last_contiguous(v);
   weight = torch::stable::contiguous(weight), live = torch::stable::contiguous(live);
-  Tensor out = heads_last(q);
-  Tensor lse = torch::stable::new_empty(q, {p.B, p.H, int64_t(p.T) * p.P}, ScalarType::Float);
+  Tensor out = heads_last(op, "out", q);
+  Tensor lse = new_tensor(op, "lse", q, {p.B, p.H, int64_t(p.T) * p.P}, ScalarType::Float);
   point_at_inputs(p, q, k, v, weight, live);
   p.out = out.data_ptr(), p.lse = static_cast<float*>(lse.data_ptr());
-  const AttentionCall call{op, launch, q.scalar_type(), p};
+  const AttentionCall call{op, launch, q.scalar_type(), is_wide(q, weight), p};
   if (call.dtype == ScalarType::Float)
     forward_fp32(call);
   else if (fits_sm90(call))
@@ -122,18 +127,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tenso
   q = last_contiguous(q), k = last_contiguous(k), v = last_contiguous(v), dout = last_contiguous(dout);
   weight = torch::stable::contiguous(weight), live = torch::stable::contiguous(live);
   lse = torch::stable::contiguous(lse), out = torch::stable::contiguous(torch::stable::transpose(out, 1, 2));
-  Tensor dq = heads_last(q), dk = heads_last(q), dv = heads_last(q);
-  Tensor delta = torch::stable::new_empty(lse, {p.B, p.H, N});
+  Tensor dq = heads_last(op, "dq", q), dk = heads_last(op, "dk", q), dv = heads_last(op, "dv", q);
+  Tensor delta = new_tensor(op, "delta", lse, {p.B, p.H, N}, ScalarType::Float);
   Tensor dweight = torch::stable::new_empty(weight, {0});
   point_at_inputs(p, q, k, v, weight, live);
   p.dout = dout.data_ptr(), p.dout_at = strides(dout), p.out = out.data_ptr();
   p.lse = static_cast<float*>(lse.data_ptr()), p.delta = static_cast<const float*>(delta.data_ptr());
   p.dq = dq.data_ptr(), p.dk = dk.data_ptr(), p.dv = dv.data_ptr();
   if (need_dweight) {
-    dweight = torch::stable::new_empty(weight, {p.B, p.T, p.P, 2 * p.W + 1, p.P});
+    STGT_CHECK(op, weight.scalar_type() == ScalarType::Float,
+               "gradients of weights need weights in float32, got float16");
+    dweight = new_tensor(op, "dweight", weight, {p.B, p.T, p.P, 2 * p.W + 1, p.P}, ScalarType::Float);
     p.dweight = dweight.data_ptr();
   }
-  const AttentionCall call{op, launch, q.scalar_type(), p};
+  const AttentionCall call{op, launch, q.scalar_type(), is_wide(q, weight), p};
   compute_delta(call, dlse ? static_cast<const float*>(dlse->data_ptr()) : nullptr, static_cast<float*>(delta.data_ptr()));
   if (call.dtype == ScalarType::Float) {
     backward_fp32(call);

@@ -19,17 +19,18 @@ constexpr int BACKWARD_THREADS = 128;
 
 // Shared memory: two buffers; then v, if it is not kept in registers. The own operands pass through the second buffer
 // on their way into registers, and the gradients on their way out.
-template <int D, bool OF_COLUMNS> struct Backward {
+template <int D, bool OF_COLUMNS, bool WIDE> struct Backward {
   static constexpr bool KEEPS_BOTH = !OF_COLUMNS || D <= 88;
   static constexpr int TOKENS = KEEPS_BOTH ? 64 : 32;  // in a buffer
   static constexpr int STEP = KEEPS_BOTH ? 32 : 16;
 
   struct Buffer {
     Tile<TOKENS, DEPTH<D>> a, b;                                          // q and dout, or k and v
-    Tile<OF_COLUMNS ? TOKENS : TILE, OF_COLUMNS ? TILE : TOKENS> weight;  // (rows, columns)
+    using Weight = WeightTile<WIDE, OF_COLUMNS ? TOKENS : TILE, OF_COLUMNS ? TILE : TOKENS>;
+    Weight weight;                                                        // (rows, columns)
     float *lse, *delta;                                                   // of the rows, if they are here
 
-    static constexpr int BYTES = 2 * (2 * TOKENS * DEPTH<D> + TOKENS * TILE) + (OF_COLUMNS ? 2 * TOKENS * 4 : 0);
+    static constexpr int BYTES = 4 * TOKENS * DEPTH<D> + Weight::BYTES + (OF_COLUMNS ? 2 * TOKENS * 4 : 0);
 
     STGT_DEVICE explicit Buffer(int number)
         : a{number * BYTES}, b{a.end()}, weight{b.end()},
@@ -55,9 +56,11 @@ STGT_DEVICE void draw_columns(uint32_t (&words)[N][2], const AttentionParams& p,
   }
 }
 
-template <class T, int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backward(const AttentionParams& p) {
-  using S = Backward<D, OF_COLUMNS>;
+template <class T, int D, bool DROPOUT, bool WIDE, bool OF_COLUMNS>
+STGT_DEVICE void backward(const AttentionParams& p) {
+  using S = Backward<D, OF_COLUMNS, WIDE>;
   using Buffer = typename S::Buffer;
+  using Weight = typename Buffer::Weight;
   constexpr int STEP = S::STEP, THREADS = BACKWARD_THREADS;
   const Place place(p, TILE);
   const int b = place.b, h = place.h, t = place.t, first = place.first, head = b * p.H + h;
@@ -77,7 +80,7 @@ template <class T, int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backwa
     if (OF_COLUMNS) {
       to.a.template copy_async<THREADS>(tokens<uint16_t>(p, p.q, p.q_at, b, h, frame, token));
       to.b.template copy_async<THREADS>(tokens<uint16_t>(p, p.dout, p.dout_at, b, h, frame, token));
-      to.weight.template copy_async<THREADS>(edges<const uint16_t>(p, p.weight, b, frame, token, walk.offset, first));
+      to.weight.template copy_async<THREADS>(edges<const typename Weight::Element>(p, p.weight, b, frame, token, walk.offset, first));
       const int row = token + threadIdx.x % S::TOKENS;
       if (threadIdx.x < 2 * S::TOKENS)
         ptx::copy_async<4>(to.lse + threadIdx.x,
@@ -85,7 +88,7 @@ template <class T, int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backwa
     } else {
       to.a.template copy_async<THREADS>(tokens<uint16_t>(p, p.k, p.k_at, b, h, frame, token));
       to.b.template copy_async<THREADS>(tokens<uint16_t>(p, p.v, p.v_at, b, h, frame, token));
-      to.weight.template copy_async<THREADS>(edges<const uint16_t>(p, p.weight, b, t, first, walk.offset, token));
+      to.weight.template copy_async<THREADS>(edges<const typename Weight::Element>(p, p.weight, b, t, first, walk.offset, token));
     }
     ptx::copy_async_commit();
   };
@@ -148,8 +151,8 @@ template <class T, int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backwa
       uint32_t probability[STEP / 16][4], dz[STEP / 16][4];  // as dropout leaves it; times W
 #pragma unroll
       for (int n = 0; n < STEP / 8; n += 2) {
-        uint32_t weights[4];
-        if (OF_COLUMNS)
+        typename Weight::Pair weights[4];
+        if constexpr (OF_COLUMNS)
           from.weight.below(step).template read_across<true>(weights, 8 * n, own / 8);
         else
           from.weight.below(own).read_down(weights, 0, step / 8 + n);
@@ -162,7 +165,7 @@ template <class T, int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backwa
             lse = *reinterpret_cast<const float2*>(from.lse + row);
             delta = *reinterpret_cast<const float2*>(from.delta + row);
           }
-          const float2 pair = ptx::unpack<ptx::f16>(weights[i]);
+          const float2 pair = values(weights[i]);
           const float w[2] = {pair.x, pair.y}, off[2] = {lse.x * LOG2E, lse.y * LOG2E}, d[2] = {delta.x, delta.y};
           float kept_p[2], dz_w[2];
 #pragma unroll
@@ -214,18 +217,18 @@ template <class T, int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backwa
   if (OF_COLUMNS) own_b.template store<THREADS>(result<uint16_t>(p, p.dv, b, h, t, first));
 }
 
-// T: ptx::bf16 or ptx::f16. D: 64, 88 or 128, at least the head dimension. Launch H * ceil(P / 64) * T * B blocks of
-// BACKWARD_THREADS threads, with Backward<D, true>::SHARED_BYTES.
-template <class T, int D, bool DROPOUT>
+// T: ptx::bf16 or ptx::f16. D: 64, 88 or 128, at least the head dimension. WIDE: float32 weights. Launch
+// H * ceil(P / 64) * T * B blocks of BACKWARD_THREADS threads, with Backward<D, true, WIDE>::SHARED_BYTES.
+template <class T, int D, bool DROPOUT, bool WIDE>
 __global__ void __launch_bounds__(BACKWARD_THREADS, 2)
     graph_attention_bwd_dkdv_sm80(const __grid_constant__ AttentionParams p) {
-  backward<T, D, DROPOUT, true>(p);
+  backward<T, D, DROPOUT, WIDE, true>(p);
 }
-// The same, with Backward<D, false>::SHARED_BYTES.
-template <class T, int D, bool DROPOUT>
+// The same, with Backward<D, false, WIDE>::SHARED_BYTES.
+template <class T, int D, bool DROPOUT, bool WIDE>
 __global__ void __launch_bounds__(BACKWARD_THREADS, 2)
     graph_attention_bwd_dq_sm80(const __grid_constant__ AttentionParams p) {
-  backward<T, D, DROPOUT, false>(p);
+  backward<T, D, DROPOUT, WIDE, false>(p);
 }
 
 }  // namespace stgt::sm80

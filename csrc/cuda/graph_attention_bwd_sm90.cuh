@@ -16,17 +16,17 @@ namespace stgt::sm90 {
 
 constexpr int GROUPS = 2;
 
-template <int N> struct BackwardRows {  // dq
+template <int N, bool WIDE> struct BackwardRows {  // dq
   static constexpr int THREADS = 128 * (GROUPS + 1);
-  static constexpr int STAGE_BYTES = 2 * Shape<N>::TILE_BYTES + GROUPS * WEIGHT_BYTES;  // K, V, W
+  static constexpr int STAGE_BYTES = 2 * Shape<N>::TILE_BYTES + GROUPS * WEIGHT_BYTES<WIDE>;  // K, V, W
   static constexpr int FIXED_BYTES = 2 * GROUPS * Shape<N>::TILE_BYTES;                 // Q, later dq; dO
   static constexpr int STAGES = stages(FIXED_BYTES, STAGE_BYTES);
   static constexpr int SHARED_BYTES = FIXED_BYTES + STAGES * STAGE_BYTES + Ring<STAGES>::BYTES + 8;
 };
 
-template <int N> struct BackwardColumns {  // dk and dv
+template <int N, bool WIDE> struct BackwardColumns {  // dk and dv
   static constexpr int THREADS = 128 * (GROUPS + 1);
-  static constexpr int LOADED_BYTES = 2 * Shape<N>::TILE_BYTES + GROUPS * WEIGHT_BYTES;  // Q, dO, W
+  static constexpr int LOADED_BYTES = 2 * Shape<N>::TILE_BYTES + GROUPS * WEIGHT_BYTES<WIDE>;  // Q, dO, W
   static constexpr int STAGE_BYTES = LOADED_BYTES + 1024;                                // and lse, delta
   static constexpr int FIXED_BYTES = 2 * GROUPS * Shape<N>::TILE_BYTES;                  // K, later dk; V, later dv
   static constexpr int STAGES = stages(FIXED_BYTES, STAGE_BYTES);
@@ -35,12 +35,13 @@ template <int N> struct BackwardColumns {  // dk and dv
 
 constexpr int BACKWARD_REGISTERS = 232, LOADER_REGISTERS = 40;
 
-// blocks: H * ceil(P / 128) * T * B, heads fastest.
-template <class T, int N, bool DROPOUT>
-__global__ void __launch_bounds__(BackwardRows<N>::THREADS, 1)
+// blocks: H * ceil(P / 128) * T * B, heads fastest. WIDE: float32 weights.
+template <class T, int N, bool DROPOUT, bool WIDE>
+__global__ void __launch_bounds__(BackwardRows<N, WIDE>::THREADS, 1)
     graph_attention_bwd_dq_sm90(const __grid_constant__ AttentionParams p, const __grid_constant__ AttentionMaps maps) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher takes care that no other GPU runs it
-  using S = BackwardRows<N>;
+  using S = BackwardRows<N, WIDE>;
+  using Pair = typename WeightTile<WIDE, TILE, TILE>::Pair;
   constexpr int TILE_BYTES = Shape<N>::TILE_BYTES;
   char* const q = ptx::shared_memory();
   char* const dout = q + GROUPS * TILE_BYTES;
@@ -78,8 +79,8 @@ __global__ void __launch_bounds__(BackwardRows<N>::THREADS, 1)
       load_tile<N>(k, maps.k, ring.full(), b, h, walk.frame, walk.tile * TILE);
       load_tile<N>(k + TILE_BYTES, maps.v, ring.full(), b, h, walk.frame, walk.tile * TILE);
       for (int g = 0; g < GROUPS; ++g)
-        ptx::tma_load(k + 2 * TILE_BYTES + g * WEIGHT_BYTES, maps.weight, ring.full(), walk.tile * TILE, walk.offset,
-                      (first_tile + g) * TILE, b * p.T + t);
+        load_weights<WIDE>(k + 2 * TILE_BYTES + g * WEIGHT_BYTES<WIDE>, maps.weight, ring.full(), walk.tile * TILE,
+                           walk.offset, (first_tile + g) * TILE, b * p.T + t);
     }
     if (leader) {
       ring.fill({0, 0, 0});
@@ -107,7 +108,7 @@ __global__ void __launch_bounds__(BackwardRows<N>::THREADS, 1)
     if (step.live == 0) break;
     if (step.live >> group & 1) {
       const char* const k = stage_memory + ring.stage * S::STAGE_BYTES;
-      const char* const weight = k + 2 * TILE_BYTES + group * WEIGHT_BYTES;
+      const char* const weight = k + 2 * TILE_BYTES + group * WEIGHT_BYTES<WIDE>;
       float s[32], dp[32];
       uint32_t edges[4][4], dz[4][4];
       ptx::wgmma_fence();
@@ -118,15 +119,15 @@ __global__ void __launch_bounds__(BackwardRows<N>::THREADS, 1)
       ptx::wgmma_registers(s);
 #pragma unroll
       for (int block = 0; block < 4; ++block) {
-        uint32_t pairs[4];
+        Pair pairs[4];
         row_weights(pairs, weight, block);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const float2 w = ptx::unpack<ptx::f16>(pairs[i]);
+          const float2 w = values(pairs[i]);
           float &first = s[8 * block + 2 * i], &second = s[8 * block + 2 * i + 1];
           first = w.x * ptx::exp2(fmaf(first * w.x, c, -offset[i % 2]));
           second = w.y * ptx::exp2(fmaf(second * w.y, c, -offset[i % 2]));
-          edges[block][i] = ptx::nonzero_mask(pairs[i]);
+          edges[block][i] = edge_mask(pairs[i]);
         }
       }
       ptx::wgmma_wait<0>();
@@ -152,11 +153,12 @@ __global__ void __launch_bounds__(BackwardRows<N>::THREADS, 1)
 }
 
 // blocks: H * ceil(P / 128) * T * B, heads fastest.
-template <class T, int N, bool DROPOUT>
-__global__ void __launch_bounds__(BackwardColumns<N>::THREADS, 1)
+template <class T, int N, bool DROPOUT, bool WIDE>
+__global__ void __launch_bounds__(BackwardColumns<N, WIDE>::THREADS, 1)
     graph_attention_bwd_dkdv_sm90(const __grid_constant__ AttentionParams p, const __grid_constant__ AttentionMaps maps) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher takes care that no other GPU runs it
-  using S = BackwardColumns<N>;
+  using S = BackwardColumns<N, WIDE>;
+  using Pair = typename WeightTile<WIDE, TILE, TILE>::Pair;
   constexpr int TILE_BYTES = Shape<N>::TILE_BYTES;
   char* const k = ptx::shared_memory();
   char* const v = k + GROUPS * TILE_BYTES;
@@ -194,8 +196,8 @@ __global__ void __launch_bounds__(BackwardColumns<N>::THREADS, 1)
         load_tile<N>(q, maps.q, ring.full(), b, h, walk.frame, walk.tile * TILE);
         load_tile<N>(q + TILE_BYTES, maps.dout, ring.full(), b, h, walk.frame, walk.tile * TILE);
         for (int g = 0; g < GROUPS; ++g)
-          ptx::tma_load(q + 2 * TILE_BYTES + g * WEIGHT_BYTES, maps.weight, ring.full(), (first_tile + g) * TILE,
-                        walk.offset, walk.tile * TILE, b * p.T + walk.frame);
+          load_weights<WIDE>(q + 2 * TILE_BYTES + g * WEIGHT_BYTES<WIDE>, maps.weight, ring.full(),
+                             (first_tile + g) * TILE, walk.offset, walk.tile * TILE, b * p.T + walk.frame);
       }
       float* const rows = reinterpret_cast<float*>(q + S::LOADED_BYTES);
 #pragma unroll
@@ -224,7 +226,7 @@ __global__ void __launch_bounds__(BackwardColumns<N>::THREADS, 1)
     if (step.live == 0) break;
     if (step.live >> group & 1) {
       const char* const q = stage_memory + ring.stage * S::STAGE_BYTES;
-      const char* const weight = q + 2 * TILE_BYTES + group * WEIGHT_BYTES;
+      const char* const weight = q + 2 * TILE_BYTES + group * WEIGHT_BYTES<WIDE>;
       const float* const rows = reinterpret_cast<const float*>(q + S::LOADED_BYTES);
       float s[32], dp[32];  // transposed: (columns, rows)
       uint32_t probability[4][4], dz[4][4];
@@ -238,7 +240,7 @@ __global__ void __launch_bounds__(BackwardColumns<N>::THREADS, 1)
       ptx::wgmma_registers(dp);
 #pragma unroll
       for (int block = 0; block < 4; ++block) {
-        uint32_t pairs[4];
+        Pair pairs[4];
         column_weights(pairs, weight, block);
 #pragma unroll
         for (int part = 0; part < 2; ++part) {
@@ -248,7 +250,7 @@ __global__ void __launch_bounds__(BackwardColumns<N>::THREADS, 1)
           float dropped[4];  // P as dropout leaves it
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            const float2 pair = ptx::unpack<ptx::f16>(pairs[2 * part + i / 2]);
+            const float2 pair = values(pairs[2 * part + i / 2]);
             const float w = i % 2 ? pair.y : pair.x;
             const int at = 4 * rows8 + i;
             const float p_ij = ptx::exp2(fmaf(s[at] * w, c, i % 2 ? -offset.y : -offset.x));
@@ -261,7 +263,7 @@ __global__ void __launch_bounds__(BackwardColumns<N>::THREADS, 1)
           }
 #pragma unroll
           for (int r = 0; r < 2; ++r) {
-            const uint32_t edges = ptx::nonzero_mask(pairs[2 * part + r]);
+            const uint32_t edges = edge_mask(pairs[2 * part + r]);
             probability[block][2 * part + r] = ptx::pack<T>(dropped[2 * r], dropped[2 * r + 1]) & edges;
             dz[block][2 * part + r] = ptx::pack<T>(dp[4 * rows8 + 2 * r], dp[4 * rows8 + 2 * r + 1]) & edges;
           }

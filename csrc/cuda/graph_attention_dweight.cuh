@@ -6,7 +6,7 @@
 // serve two mma. Tiles without edges are written, too: as zeros.
 //
 // Q and K of the next head arrive while dP is computed, dO and V while Q K^T is: half of the work hides each copy, and
-// nothing needs a second buffer.
+// nothing needs a second buffer. Weights and their gradients are float32: most gradients would be 0 in float16.
 #pragma once
 #include "attention_sm80.cuh"
 
@@ -15,7 +15,7 @@ namespace stgt::sm80 {
 constexpr int DWEIGHT_THREADS = 128;
 
 // Shared memory: Q, K, dO and V (64 x DEPTH each); W (64 x 64), in the end its gradient.
-template <int D> constexpr int DWEIGHT_SHARED_BYTES = 2 * (4 * TILE * DEPTH<D> + TILE * TILE);
+template <int D> constexpr int DWEIGHT_SHARED_BYTES = 8 * TILE * DEPTH<D> + WideTile<TILE, TILE>::BYTES;
 
 // s = a b^T over the features of 32 rows of each.
 template <class T, int D, class Operand>
@@ -48,7 +48,7 @@ template <class T, int D, bool DROPOUT>
 __global__ void __launch_bounds__(DWEIGHT_THREADS, 2)
     graph_attention_bwd_dweight_sm80(const __grid_constant__ AttentionParams p) {
   const Tile<TILE, DEPTH<D>> q{0}, k{q.end()}, dout{k.end()}, v{dout.end()};
-  const Tile<TILE, TILE> weight{v.end()};
+  const WideTile<TILE, TILE> weight{v.end()};
   const int tiles = p.tiles(), band = p.band();
   const int j0 = blockIdx.x % tiles * TILE, offset = blockIdx.x / tiles % band, row_tile = blockIdx.x / tiles / band;
   const int i0 = row_tile % tiles * TILE, t = row_tile / tiles % p.T, b = row_tile / tiles / p.T;
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(DWEIGHT_THREADS, 2)
     ptx::copy_async_commit();
   };
   if (live) {
-    weight.template copy_async<DWEIGHT_THREADS>(edges<const uint16_t>(p, p.weight, b, t, i0, offset, j0));
+    weight.template copy_async<DWEIGHT_THREADS>(edges<const float>(p, p.weight, b, t, i0, offset, j0));
     copy_scores_operands(0);
   }
 #pragma unroll 1
@@ -98,13 +98,12 @@ __global__ void __launch_bounds__(DWEIGHT_THREADS, 2)
       if (DROPOUT) draw_rows(words, p, b * p.H + h, t * p.P + i0 + warp_row + 16 * m, frame, j0 + warp_column);
 #pragma unroll
       for (int n = 0; n < 4; n += 2) {
-        uint32_t weights[4];
+        float2 weights[4];
         weight.below(warp_row).read_down(weights, 16 * m, n + warp_column / 8);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int block = n + i / 2, r = i % 2;
-          const float2 pair = ptx::unpack<ptx::f16>(weights[i]);
-          const float w[2] = {pair.x, pair.y}, log_sum = lse[m][r] * LOG2E;
+          const float w[2] = {weights[i].x, weights[i].y}, log_sum = lse[m][r] * LOG2E;
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             const float score = s[m][block][2 * r + e];
@@ -124,10 +123,11 @@ __global__ void __launch_bounds__(DWEIGHT_THREADS, 2)
     for (int n = 0; n < 4; ++n)
 #pragma unroll
       for (int r = 0; r < 2; ++r)  // where this warp has read its weights, and no other
-        weight.pair(warp_row + 16 * m + 8 * r, warp_column + 8 * n) =
-            ptx::pack<ptx::f16>(sum[m][n][2 * r] * p.scale, sum[m][n][2 * r + 1] * p.scale);
+        *reinterpret_cast<float2*>(
+            weight.at(warp_row + 16 * m + 8 * r + lane / 4, warp_column + 8 * n + lane % 4 * 2)) =
+            {sum[m][n][2 * r] * p.scale, sum[m][n][2 * r + 1] * p.scale};
   ptx::sync_threads();
-  weight.template store<DWEIGHT_THREADS>(edges<uint16_t>(p, p.dweight, b, t, i0, offset, j0));
+  weight.template store<DWEIGHT_THREADS>(edges<float>(p, p.dweight, b, t, i0, offset, j0));
 }
 
 }  // namespace stgt::sm80

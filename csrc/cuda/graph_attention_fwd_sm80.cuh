@@ -15,8 +15,8 @@ namespace stgt::sm80 {
 template <int D> constexpr int COLUMNS = D > 88 ? 32 : 64;  // of scores per step: as many as registers hold
 
 // Shared memory: Q (ROWS x DEPTH), in the end the output; K and V (COLUMNS x DEPTH each); W (ROWS x COLUMNS).
-template <int D, int ROWS>
-constexpr int FORWARD_SHARED_BYTES = 2 * (ROWS * DEPTH<D> + 2 * COLUMNS<D> * DEPTH<D> + ROWS * COLUMNS<D>);
+template <int D, int ROWS, bool WIDE> constexpr int FORWARD_SHARED_BYTES =
+    2 * (ROWS * DEPTH<D> + 2 * COLUMNS<D> * DEPTH<D>) + WeightTile<WIDE, ROWS, COLUMNS<D>>::BYTES;
 
 // Turns the scores q.k of 16 rows into exp(z - top), z = |scale| score * weight where there is an edge, and adds them
 // to the lane's part of the rows' totals. The running maximum `top`, of score * weight, may lag behind the true one by
@@ -27,12 +27,12 @@ STGT_DEVICE void online_softmax(float (&s)[S][4], const Weight& weight, uint32_t
   float highest[2] = {top[0], top[1]};
 #pragma unroll
   for (int n = 0; n < S; n += 2) {
-    uint32_t packed[4];
-    weight.read_down(packed, 0, n);
+    typename Weight::Pair pairs[4];
+    weight.read_down(pairs, 0, n);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       float* const pair = &s[n + i / 2][i % 2 * 2];
-      const float2 w = ptx::unpack<ptx::f16>(packed[i] ^ sign);
+      const float2 w = values(turned(pairs[i], sign));
       pair[0] = w.x != 0 ? pair[0] * w.x : -INFINITY;
       pair[1] = w.y != 0 ? pair[1] * w.y : -INFINITY;
       highest[i % 2] = fmaxf(highest[i % 2], fmaxf(pair[0], pair[1]));
@@ -80,14 +80,15 @@ STGT_DEVICE void drop(float (&s)[S][4], const AttentionParams& p, int sample_hea
   }
 }
 
-// T: ptx::bf16 or ptx::f16. D: 64, 88 or 128, at least the head dimension. ROWS: 64 or 128.
-// Launch H * ceil(P / ROWS) * T * B blocks of ROWS threads, with FORWARD_SHARED_BYTES<D, ROWS>.
-template <class T, int D, int ROWS, bool DROPOUT>
+// T: ptx::bf16 or ptx::f16. D: 64, 88 or 128, at least the head dimension. ROWS: 64 or 128. WIDE: float32 weights.
+// Launch H * ceil(P / ROWS) * T * B blocks of ROWS threads, with FORWARD_SHARED_BYTES<D, ROWS, WIDE>.
+template <class T, int D, int ROWS, bool DROPOUT, bool WIDE>
 __global__ void __launch_bounds__(ROWS, 256 / ROWS)
     graph_attention_fwd_sm80(const __grid_constant__ AttentionParams p) {
   const Tile<ROWS, DEPTH<D>> q{0};
   const Tile<COLUMNS<D>, DEPTH<D>> k{q.end()}, v{k.end()};
-  const Tile<ROWS, COLUMNS<D>> weight{v.end()};
+  using Weight = WeightTile<WIDE, ROWS, COLUMNS<D>>;
+  const Weight weight{v.end()};
 
   const Place place(p, ROWS);
   const int b = place.b, h = place.h, t = place.t, i0 = place.first;
@@ -103,7 +104,7 @@ __global__ void __launch_bounds__(ROWS, 256 / ROWS)
   Steps<false, ROWS / TILE, COLUMNS<D>> walk(p, b, t, i0);
   const auto copy_keys = [&] {
     k.template copy_async<ROWS>(tokens<uint16_t>(p, p.k, p.k_at, b, h, walk.frame, walk.token));
-    weight.template copy_async<ROWS>(edges<const uint16_t>(p, p.weight, b, t, i0, walk.offset, walk.token));
+    weight.template copy_async<ROWS>(edges<const typename Weight::Element>(p, p.weight, b, t, i0, walk.offset, walk.token));
     ptx::copy_async_commit();
   };
   q.template copy_async<ROWS>(tokens<uint16_t>(p, p.q, p.q_at, b, h, t, i0));

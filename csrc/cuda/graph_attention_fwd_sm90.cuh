@@ -10,9 +10,9 @@
 
 namespace stgt::sm90 {
 
-template <int N, int GROUPS> struct Forward {
+template <int N, int GROUPS, bool WIDE> struct Forward {
   static constexpr int THREADS = 128 * (GROUPS + 1);
-  static constexpr int STAGE_BYTES = 2 * Shape<N>::TILE_BYTES + GROUPS * WEIGHT_BYTES;  // K, V, W
+  static constexpr int STAGE_BYTES = 2 * Shape<N>::TILE_BYTES + GROUPS * WEIGHT_BYTES<WIDE>;  // K, V, W
   static constexpr int FIXED_BYTES = GROUPS * Shape<N>::TILE_BYTES;                     // Q, later out
   static constexpr int STAGES = stages(FIXED_BYTES, STAGE_BYTES);
   static constexpr int SHARED_BYTES = FIXED_BYTES + STAGES * STAGE_BYTES + Ring<STAGES>::BYTES + 8;
@@ -23,20 +23,20 @@ template <int N, int GROUPS> struct Forward {
 // part of them): online softmax. s: accumulator (rows, columns). The running maximum `top` of score * W may lag behind
 // the true one by a factor of 2^8, which costs no accuracy; only beyond that totals and outputs so far are brought to a
 // new one.
-template <int O>
+template <class Pair, int O>
 STGT_DEVICE void online_softmax(float (&s)[32], const char* weight, float c, float (&top)[2],
                                 float (&total)[2], float (&out)[O]) {
   float highest[2] = {top[0], top[1]};
 #pragma unroll
   for (int block = 0; block < 4; ++block) {
-    uint32_t pairs[4];
+    Pair pairs[4];
     row_weights(pairs, weight, block);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float2 w = ptx::unpack<ptx::f16>(pairs[i]);
+      const float2 w = values(pairs[i]);
       float &first = s[8 * block + 2 * i], &second = s[8 * block + 2 * i + 1];
       first *= w.x, second *= w.y;
-      ptx::where_nonzero(pairs[i], first, second, -INFINITY);
+      where_edge(pairs[i], first, second, -INFINITY);
       highest[i % 2] = fmaxf(highest[i % 2], fmaxf(first, second));
     }
   }
@@ -65,12 +65,13 @@ STGT_DEVICE void online_softmax(float (&s)[32], const char* weight, float c, flo
   }
 }
 
-// blocks: H * ceil(P / (64 GROUPS)) * T * B, heads fastest. The scale must not be negative.
-template <class T, int N, int GROUPS, bool DROPOUT>
+// blocks: H * ceil(P / (64 GROUPS)) * T * B, heads fastest. WIDE: float32 weights. The scale must not be negative.
+template <class T, int N, int GROUPS, bool DROPOUT, bool WIDE>
 __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
     graph_attention_fwd_sm90(const __grid_constant__ AttentionParams p, const __grid_constant__ AttentionMaps maps) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher takes care that no other GPU runs it
-  using S = Forward<N, GROUPS>;
+  using S = Forward<N, GROUPS, WIDE>;
+  using Pair = typename WeightTile<WIDE, TILE, TILE>::Pair;
   constexpr int TILE_BYTES = Shape<N>::TILE_BYTES;
   char* const q = ptx::shared_memory();
   char* const stage_memory = q + S::FIXED_BYTES;
@@ -104,8 +105,8 @@ __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
       ptx::barrier_expect(ring.full(), S::STAGE_BYTES);
       load_tile<N>(k, maps.k, ring.full(), b, h, walk.frame, walk.tile * TILE);
       for (int g = 0; g < GROUPS; ++g)
-        ptx::tma_load(k + 2 * TILE_BYTES + g * WEIGHT_BYTES, maps.weight, ring.full(), walk.tile * TILE, walk.offset,
-                      (first_tile + g) * TILE, b * p.T + t);
+        load_weights<WIDE>(k + 2 * TILE_BYTES + g * WEIGHT_BYTES<WIDE>, maps.weight, ring.full(), walk.tile * TILE,
+                           walk.offset, (first_tile + g) * TILE, b * p.T + t);
       load_tile<N>(k + TILE_BYTES, maps.v, ring.full(), b, h, walk.frame, walk.tile * TILE);
     }
     if (leader) {
@@ -136,7 +137,7 @@ __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
       if (DROPOUT) drop = dropped_rows(p, b * p.H + h, row, step.frame, step.tile);
       ptx::wgmma_wait<0>();
       ptx::wgmma_registers(s);
-      online_softmax(s, k + 2 * TILE_BYTES + group * WEIGHT_BYTES, c, top, total, out);
+      online_softmax<Pair>(s, k + 2 * TILE_BYTES + group * WEIGHT_BYTES<WIDE>, c, top, total, out);
 #pragma unroll
       for (int i = 0; i < 32; ++i) s[i] = DROPOUT && drop >> i & 1 ? 0 : s[i];
       pack_left<T>(probability, s);

@@ -9,6 +9,7 @@ struct AttentionCall {
   const char* op;
   const Launcher& launch;
   ScalarType dtype;
+  bool wide;  // half-precision q with float32 weights
   AttentionParams p;
 
   // One block per head and `tokens` tokens of a frame.
@@ -20,12 +21,15 @@ struct AttentionCall {
   }
 };
 
-// Calls f.template operator()<T, D, DROPOUT>() with the type of the tensors, the smallest of 64, 88 and 128 that holds
-// the head dimension, and whether there is dropout.
+// Calls f.template operator()<T, D, DROPOUT, WIDE>() with the type of the tensors, the smallest of 64, 88 and 128 that
+// holds the head dimension, whether there is dropout, and whether weights are float32.
 template <class F> void specialize(const AttentionCall& call, F f) {
   const auto with_type = [&]<class T>() {
+    const auto with_dropout = [&]<int D, bool DROPOUT>() {
+      call.wide ? f.template operator()<T, D, DROPOUT, true>() : f.template operator()<T, D, DROPOUT, false>();
+    };
     const auto with_dim = [&]<int D>() {
-      call.p.drop_threshold ? f.template operator()<T, D, true>() : f.template operator()<T, D, false>();
+      call.p.drop_threshold ? with_dropout.template operator()<D, true>() : with_dropout.template operator()<D, false>();
     };
     if (call.p.D <= 64) return with_dim.template operator()<64>();
     if (call.p.D <= 88) return with_dim.template operator()<88>();

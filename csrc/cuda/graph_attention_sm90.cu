@@ -23,8 +23,9 @@ sm90::AttentionMaps tensor_maps(const AttentionCall& call) {
   const Strides own{int64_t(p.T) * p.P * p.H * p.D, p.D, int64_t(p.H) * p.D};
   sm90::AttentionMaps maps{};
   maps.q = tokens(p.q, p.q_at), maps.k = tokens(p.k, p.k_at), maps.v = tokens(p.v, p.v_at);
-  maps.weight = tensor_map<4>(call.launch, call.op, p.weight, ScalarType::Half, {p.P, band, p.P, int64_t(p.B) * p.T},
-                              {p.P, band * p.P, band * p.P * p.P}, {TILE, 1, TILE, 1}, ptx::Swizzle::B128);
+  maps.weight = tensor_map<4>(call.launch, call.op, p.weight, call.wide ? ScalarType::Float : ScalarType::Half,
+                              {p.P, band, p.P, int64_t(p.B) * p.T}, {p.P, band * p.P, band * p.P * p.P},
+                              {call.wide ? TILE / 2 : TILE, 1, TILE, 1}, ptx::Swizzle::B128);
   if (p.dout) {
     maps.dout = tokens(p.dout, p.dout_at);
     maps.dq = tokens(p.dq, own), maps.dk = tokens(p.dk, own), maps.dv = tokens(p.dv, own);
@@ -34,10 +35,10 @@ sm90::AttentionMaps tensor_maps(const AttentionCall& call) {
   return maps;
 }
 
-template <class T, int N, int GROUPS, bool DROPOUT>
+template <class T, int N, int GROUPS, bool DROPOUT, bool WIDE>
 void forward(const AttentionCall& call, const sm90::AttentionMaps& maps) {
-  using S = sm90::Forward<N, GROUPS>;
-  call.launch(sm90::graph_attention_fwd_sm90<T, N, GROUPS, DROPOUT>, call.blocks(TILE * GROUPS), S::THREADS,
+  using S = sm90::Forward<N, GROUPS, WIDE>;
+  call.launch(sm90::graph_attention_fwd_sm90<T, N, GROUPS, DROPOUT, WIDE>, call.blocks(TILE * GROUPS), S::THREADS,
               S::SHARED_BYTES, call.p, maps);
 }
 
@@ -54,28 +55,26 @@ bool fits_sm90(const AttentionCall& call) {
 
 void forward_sm90(const AttentionCall& call) {
   const auto maps = tensor_maps(call);
-  specialize(call, [&]<class T, int N, bool DROPOUT>() {
-    if constexpr (N <= 88) {
-      // Four tiles of rows share what is read of K and V; but a graph that is no video's may have few live for several.
-      if (call.p.T > 1 && call.p.P > 2 * TILE) return forward<T, N, 4, DROPOUT>(call, maps);
-      forward<T, N, 2, DROPOUT>(call, maps);
-    } else if constexpr (!DROPOUT) {
-      forward<T, N, 2, DROPOUT>(call, maps);  // four groups' outputs would not fit the registers
-    }
+  specialize(call, [&]<class T, int N, bool DROPOUT, bool WIDE>() {
+    // Four tiles of rows share what is read of K and V; but a graph that is no video's may have few live for several.
+    // The outputs of four groups do not fit the registers if heads are wide, and float32 weights leave them no stages.
+    if constexpr (N <= 88 && !WIDE)
+      if (call.p.T > 1 && call.p.P > 2 * TILE) return forward<T, N, 4, DROPOUT, WIDE>(call, maps);
+    if constexpr (N <= 88 || !DROPOUT) forward<T, N, 2, DROPOUT, WIDE>(call, maps);
   });
 }
 
 void backward_sm90(const AttentionCall& call) {
   const auto maps = tensor_maps(call);
-  specialize(call, [&]<class T, int N, bool DROPOUT>() {
+  specialize(call, [&]<class T, int N, bool DROPOUT, bool WIDE>() {
     if constexpr (N <= 88 || !DROPOUT) {
-      using Rows = sm90::BackwardRows<N>;
-      using Columns = sm90::BackwardColumns<N>;
+      using Rows = sm90::BackwardRows<N, WIDE>;
+      using Columns = sm90::BackwardColumns<N, WIDE>;
       const dim3 blocks = call.blocks(TILE * sm90::GROUPS);
-      call.launch(sm90::graph_attention_bwd_dkdv_sm90<T, N, DROPOUT>, blocks, Columns::THREADS, Columns::SHARED_BYTES,
+      call.launch(sm90::graph_attention_bwd_dkdv_sm90<T, N, DROPOUT, WIDE>, blocks, Columns::THREADS,
+                  Columns::SHARED_BYTES, call.p, maps);
+      call.launch(sm90::graph_attention_bwd_dq_sm90<T, N, DROPOUT, WIDE>, blocks, Rows::THREADS, Rows::SHARED_BYTES,
                   call.p, maps);
-      call.launch(sm90::graph_attention_bwd_dq_sm90<T, N, DROPOUT>, blocks, Rows::THREADS, Rows::SHARED_BYTES, call.p,
-                  maps);
     }
   });
 }

@@ -19,11 +19,13 @@ struct GraphParams {
   int B, T, P, C, W;    // W: the window; the band has 2W+1 frames
   float threshold;
   const void* x;        // (B, T, P, C) contiguous
-  void* weight;         // (B, T, P, 2W+1, P): float16 for half-precision x, else float32; written forward
+  void* weight;         // (B, T, P, 2W+1, P), written forward: float32, or float16 if x is half-precision as well
   bool* live;           // (B, T, tiles, 2W+1, tiles), written forward
   float* inv_norm;      // (B, T, P), NaN before the forward pass writes it: 1 / |x|, 0 for a token that is not finite
+                        // and for one of zeros
   uint32_t* last_block; // forward: the number of the block that started last, -1 before the first
-  const void* dweight;  // backward: like weight
+  const float* dweight; // backward: like weight, which is float32 then
+  const uint32_t* largest; // backward, for float16 x: the bits of max |dweight|; else null
   void* dx;             // backward, written: like x
 
   STGT_DEVICE int tiles() const { return (P + TILE - 1) / TILE; }
@@ -87,8 +89,10 @@ template <int ROWS, int COLUMNS> struct Block {
   }
 };
 
-STGT_DEVICE float inverse_norm(float square) {  // norms count as 1e-12 at least; NaN is not less than infinity
-  return square < INFINITY ? 1.0f / fmaxf(sqrtf(square), 1e-12f) : 0.0f;
+// Products of tokens whose squares lie between 2^-80 and 2^100 neither overflow nor lose what counts in them. Of other
+// tokens the forward kernels make no edges; spatio_temporal_graph_rescue.cuh does.
+STGT_DEVICE float inverse_norm(float square) {
+  return square >= 0x1p-80f && square <= 0x1p100f ? 1.0f / sqrtf(square) : 0.0f;
 }
 
 // The norms of a block's rows and columns, in shared memory.

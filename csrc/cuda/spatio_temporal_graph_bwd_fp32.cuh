@@ -18,7 +18,7 @@ STGT_DEVICE void load_step(const GraphParams& p, const BackwardBlock& block, con
                            float* mirror, float (&along)[BackwardFp32::ROWS / BackwardFp32::WARPS]) {
   using S = BackwardFp32;
   const float* const weight = static_cast<const float*>(p.weight);
-  const float* const dweight = static_cast<const float*>(p.dweight);
+  const float* const dweight = p.dweight;
   const int64_t other = block.frame + at.offset - p.W;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   for (int i = threadIdx.x; i < S::STEP * S::ROWS; i += S::THREADS) {

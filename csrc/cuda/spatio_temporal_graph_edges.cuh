@@ -1,5 +1,6 @@
 // From the accumulators of tensor cores to edges in memory: norms, threshold, and both triangles of a frame pair from
 // the same products. A block's edges are staged in shared memory, as they are and transposed, and stored in whole rows.
+// Float32 weights (WIDE) would not fit there. They go to memory from where they are: 32 bytes of a row at a time.
 #pragma once
 #include "spatio_temporal_graph.cuh"
 #include "tile.cuh"
@@ -7,7 +8,7 @@
 namespace stgt::graph {
 
 // The edges of a block, staged from the beginning of shared memory on. WARPS warps work on each tile of the graph.
-template <int ROWS, int COLUMNS, int WARPS> class Edges {
+template <int ROWS, int COLUMNS, int WARPS, bool WIDE> class Edges {
  public:
   static constexpr int EDGE_BYTES = 2 * ROWS * COLUMNS * 2;
   static constexpr int ACROSS = COLUMNS / TILE, FLAGS = ROWS / TILE * ACROSS * WARPS;
@@ -44,8 +45,16 @@ template <int ROWS, int COLUMNS, int WARPS> class Edges {
       for (int half = 0; half < 2; ++half) {
         const int above = column + 8 * n - row - 8 * half;
         if (on_diagonal && above < 0) continue;  // both of a pair's weights come from the product above
-        uint32_t pair = ptx::pack<ptx::f16>(edge(d[4 * n + 2 * half], row_norm[half] * column_norm.x),
-                                            edge(d[4 * n + 2 * half + 1], row_norm[half] * column_norm.y));
+        const float first = edge(d[4 * n + 2 * half], row_norm[half] * column_norm.x);
+        const float second = edge(d[4 * n + 2 * half + 1], row_norm[half] * column_norm.y);
+        if constexpr (WIDE) {
+          const int own = row + 8 * half + r, other = column + 8 * n + c;
+          const bool below[2] = {on_diagonal && own > other, on_diagonal && own > other + 1};
+          if (!below[0]) write(own, other, first), any |= first != 0;
+          if (!below[1]) write(own, other + 1, second), any |= second != 0;
+          continue;
+        }
+        uint32_t pair = ptx::pack<ptx::f16>(first, second);
         const uint32_t transposed = ptx::transpose_matrix(pair);
         if (on_diagonal && above == 0) {
           const uint32_t upper = (r <= c ? 0xffffu : 0) | (r <= c + 1 ? 0xffff0000u : 0);
@@ -59,7 +68,7 @@ template <int ROWS, int COLUMNS, int WARPS> class Edges {
         any |= pair;
       }
     }
-    return (any & 0x7fff7fffu) != 0;
+    return (any & (WIDE ? 1u : 0x7fff7fffu)) != 0;
   }
 
   // Says whether a warp, the one of this number of those on the tile at this place, has an edge in it.
@@ -76,11 +85,13 @@ template <int ROWS, int COLUMNS, int WARPS> class Edges {
     // In a block with the diagonal, tiles below it are the mirrors of those above, which include their own.
     const auto above = [&](int row, int column) { return !block_.diagonal || column / TILE >= row / TILE; };
     const auto below = [&](int row, int column) { return !block_.diagonal || column / TILE < row / TILE; };
-    straight_.template store<THREADS>(
-        {weight + p_.edge(block_.row_frame, block_.row, block_.offset, block_.column), stride, rows, columns}, above);
-    mirror_.template store<THREADS>(
-        {weight + p_.edge(block_.column_frame, block_.column, block_.mirror_offset, block_.row), stride, columns, rows},
-        below);
+    if constexpr (!WIDE) {
+      straight_.template store<THREADS>(
+          {weight + p_.edge(block_.row_frame, block_.row, block_.offset, block_.column), stride, rows, columns}, above);
+      mirror_.template store<THREADS>(
+          {weight + p_.edge(block_.column_frame, block_.column, block_.mirror_offset, block_.row), stride, columns, rows},
+          below);
+    }
     for (int i = threadIdx.x; i < ROWS / TILE * ACROSS; i += THREADS) {
       const int row = i / ACROSS * TILE, column = i % ACROSS * TILE;
       if (row >= rows || column >= columns || (block_.diagonal && column < row)) continue;
@@ -97,6 +108,15 @@ template <int ROWS, int COLUMNS, int WARPS> class Edges {
   Tile<ROWS, COLUMNS> straight_{0};
   Tile<COLUMNS, ROWS> mirror_{Tile<ROWS, COLUMNS>::BYTES};
   bool* flags_;
+
+  // The weight of an edge and of its mirror.
+  STGT_DEVICE void write(int row, int column, float edge) const {
+    row += block_.row, column += block_.column;
+    if (row >= p_.P || column >= min(block_.end, p_.P)) return;
+    float* const weight = static_cast<float*>(p_.weight);
+    weight[p_.edge(block_.row_frame, row, block_.offset, column)] = edge;
+    weight[p_.edge(block_.column_frame, column, block_.mirror_offset, row)] = edge;
+  }
 
   STGT_DEVICE float edge(float product, float norms) const {
     const float similarity = product * norms;

@@ -14,19 +14,21 @@
 #include "ptx_sm90.cuh"
 #include "spatio_temporal_graph_edges.cuh"
 
+#include <type_traits>
+
 namespace stgt::graph {
 
 struct ForwardSm90 {
   static constexpr int ROWS = 128, COLUMNS = 256, DEPTH = 64, STAGES = 4, THREADS = 384;
-  using Edges = graph::Edges<ROWS, COLUMNS, 4>;
+  template <bool WIDE> using Edges = graph::Edges<ROWS, COLUMNS, 4, WIDE>;
   using Norms = graph::Norms<ROWS, COLUMNS>;
   using Block = graph::Block<ROWS, COLUMNS>;
   // A panel: 64 tokens by 64 channels, rows of 128 bytes, swizzled. A stage: the columns', then the rows'.
   static constexpr int PANEL_BYTES = TILE * DEPTH * 2, STAGE_BYTES = (ROWS + COLUMNS) / TILE * PANEL_BYTES;
   static constexpr int ROW_PANEL = COLUMNS / TILE;  // the first of them
   static constexpr int RING_BYTES = STAGES * STAGE_BYTES;
-  static_assert(Edges::EDGE_BYTES <= RING_BYTES);
-  static constexpr int SHARED_BYTES = RING_BYTES + Norms::BYTES + 2 * STAGES * 8 + Edges::FLAGS;
+  static_assert(Edges<false>::EDGE_BYTES <= RING_BYTES);
+  static constexpr int SHARED_BYTES = RING_BYTES + Norms::BYTES + 2 * STAGES * 8 + Edges<false>::FLAGS;
   enum Barrier { NORMS = 1, EDGES = 2 };
 };
 
@@ -70,25 +72,26 @@ STGT_DEVICE void multiply(float (&d)[N / 2], Ring ring, int left, int right, int
 }
 
 // What a warpgroup does, whose rows start at `row` of the block: it multiplies them by the N columns from `column` on.
-template <class T, int N>
-STGT_DEVICE void rows_by_columns(const GraphParams& p, const ForwardSm90::Block& block, const ForwardSm90::Edges& edges,
+template <class T, int N, class Edges>
+STGT_DEVICE void rows_by_columns(const GraphParams& p, const ForwardSm90::Block& block, const Edges& edges,
                                  const Ring& ring, int row, int column) {
   using S = ForwardSm90;
   const int warp = threadIdx.x / 32 % 4;
   float d[N / 2];
   multiply<T, N>(d, ring, (block.diagonal ? 0 : S::ROW_PANEL) + row / TILE, column / TILE,
                  (p.C + S::DEPTH - 1) / S::DEPTH);
-  if (block.diagonal) edges.publish_norms<8>(d, row + 16 * warp, column);
+  if (block.diagonal) edges.template publish_norms<8>(d, row + 16 * warp, column);
   ptx::sync_named(S::NORMS, S::THREADS - 32);  // all norms are here, and nobody reads the ring any more
 #pragma unroll
   for (int tile = 0; tile < N / TILE; ++tile) {
-    const bool edge = edges.add<8>(&d[32 * tile], row + 16 * warp, column + TILE * tile, tile == 0 && block.diagonal);
+    const bool edge = edges.template add<8>(&d[32 * tile], row + 16 * warp, column + TILE * tile, tile == 0 && block.diagonal);
     edges.mark(row, column + TILE * tile, warp, edge);
   }
 }
 
 // blocks: B T (W + 1) ceil(P / 128) ceil(P / 256). x: tokens as (B T, P, C), in boxes of 64 tokens by 64 channels.
-template <class T>
+// WIDE: float32 weights.
+template <class T, bool WIDE>
 __global__ void __launch_bounds__(384, 1)
     spatio_temporal_graph_fwd_sm90(const __grid_constant__ GraphParams p, const __grid_constant__ ptx::TensorMap x) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher takes care that no other GPU runs it
@@ -97,7 +100,7 @@ __global__ void __launch_bounds__(384, 1)
   const S::Norms norms{reinterpret_cast<float*>(memory + S::RING_BYTES)};
   const S::Block block(p, p.next_block(norms.memory));
   if (!block.needed) return;
-  if (!block.in_clip) return clear<uint16_t>(p, block);
+  if (!block.in_clip) return clear<std::conditional_t<WIDE, float, uint16_t>>(p, block);
 
   uint64_t* const barriers = reinterpret_cast<uint64_t*>(memory + S::RING_BYTES + S::Norms::BYTES);
   bool* const flags = reinterpret_cast<bool*>(barriers + 2 * S::STAGES);
@@ -134,7 +137,7 @@ __global__ void __launch_bounds__(384, 1)
     return;
   }
 
-  const S::Edges edges(p, block, norms, flags);
+  const S::Edges<WIDE> edges(p, block, norms, flags);
   const int row = group * TILE, column = block.diagonal ? row : 0;
   switch (group < row_panels ? column_panels - column / TILE : 0) {
     case 4: rows_by_columns<T, 256>(p, block, edges, ring, row, column); break;
@@ -144,7 +147,7 @@ __global__ void __launch_bounds__(384, 1)
     default: ptx::sync_named(S::NORMS, S::THREADS - 32);  // no tokens
   }
   ptx::sync_named(S::EDGES, 256);
-  edges.store<256>();
+  edges.template store<256>();
 #endif
 }
 

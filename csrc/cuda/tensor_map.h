@@ -18,22 +18,25 @@ inline auto tensor_map_encoder(const Launcher& launch) {
   return encode;
 }
 
-// A tensor of 16-bit values. sizes: innermost dimension first; strides: of the others, in elements (that of a dimension
+// A tensor of bfloat16, float16 or float32. sizes: innermost dimension first; strides: of the others, in elements (that of a dimension
 // of one element does not matter); box: what one copy takes of each dimension. Elements out of range read as 0.
 // `data` and all strides must be multiples of 16 bytes, see fits_tensor_map.
 template <size_t RANK>
 ptx::TensorMap tensor_map(const Launcher& launch, const char* op, const void* data, ScalarType dtype,
                           std::array<int64_t, RANK> sizes, std::array<int64_t, RANK - 1> strides,
                           std::array<int, RANK> box, ptx::Swizzle swizzle) {
+  const int bytes = dtype == ScalarType::Float ? 4 : 2;
   std::array<cuuint64_t, RANK> extent{};
   std::array<cuuint64_t, RANK - 1> pitch{};
   std::array<cuuint32_t, RANK> box_size{}, step{};
   for (size_t i = 0; i < RANK; ++i) extent[i] = sizes[i], box_size[i] = box[i], step[i] = 1;
-  for (size_t i = 0; i + 1 < RANK; ++i) pitch[i] = sizes[i + 1] == 1 ? 16 : 2 * strides[i];
+  for (size_t i = 0; i + 1 < RANK; ++i) pitch[i] = sizes[i + 1] == 1 ? 16 : bytes * strides[i];
   const auto pattern = swizzle == ptx::Swizzle::B128  ? CU_TENSOR_MAP_SWIZZLE_128B
                        : swizzle == ptx::Swizzle::B64 ? CU_TENSOR_MAP_SWIZZLE_64B
                                                       : CU_TENSOR_MAP_SWIZZLE_32B;
-  const auto type = dtype == ScalarType::BFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+  const auto type = dtype == ScalarType::BFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                    : dtype == ScalarType::Half   ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                                  : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
   const auto encode = tensor_map_encoder(launch);
   STGT_CHECK(op, encode != nullptr, "the CUDA driver is too old for tensor maps; it must be that of CUDA 12 or later");
   ptx::TensorMap map;

@@ -22,6 +22,8 @@ template <class E> struct Rows {
 // Chunks of 16 bytes. A chunk's place in its row is xored with bits of the row's number, so that no two of eight rows
 // have the same chunk in the same banks, as they would unswizzled.
 template <int ROWS, int COLUMNS> struct Tile {
+  using Element = uint16_t;
+  using Pair = uint32_t;
   static constexpr int CHUNKS = COLUMNS / 8, ROW_BYTES = COLUMNS * 2, BYTES = ROWS * ROW_BYTES;
   static constexpr int SPAN = CHUNKS % 8 == 0 ? 8 : 4;  // so many neighbouring chunks trade places
   static_assert(CHUNKS % SPAN == 0);

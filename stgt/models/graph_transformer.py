@@ -14,6 +14,7 @@ from stgt.models.transformer import LayerNorm, ResidualAttentionBlock
 from stgt_kernels import GraphAttention, SpatioTemporalGraph, spatio_temporal_graph, token_similarity
 from stgt_kernels.ops.graph_attention.reference import graph_attention_dense
 from stgt_kernels.ops.spatio_temporal_graph.reference import spatio_temporal_graph_dense
+from stgt_kernels.rounding import compared_threshold
 
 
 class DenseGraphAttention(GraphAttention):
@@ -54,6 +55,8 @@ class GraphBlock(nn.Module):
         threshold = c.threshold if c.edges else None
         if c.attention == "dense":
             x = local if c.differentiable else local.detach()
+            if threshold is not None:
+                threshold = compared_threshold(threshold, x.shape[-1], x.dtype)
             weight = spatio_temporal_graph_dense(x, threshold, window)
             return weight if c.weights else (weight != 0).to(weight.dtype)
         options = dict(window=window, differentiable=c.differentiable, backend=c.backend)
@@ -61,7 +64,7 @@ class GraphBlock(nn.Module):
             graph = token_similarity(local, **options)
         else:
             graph = spatio_temporal_graph(local, threshold=threshold, **options)
-        return graph if c.weights else SpatioTemporalGraph((graph.weight != 0).to(graph.weight.dtype), graph.live)
+        return graph if c.weights else graph.unweighted()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, T, 1+P, C), [CLS] first. Returns the same shape and the mean number of edges per patch, a scalar."""

@@ -128,8 +128,8 @@ def _attend(self: nn.Module, x: Tensor, graph_mask: SpatioTemporalGraph | Tensor
     graph = graph_mask
     if not isinstance(graph, SpatioTemporalGraph):
         graph = SpatioTemporalGraph.from_dense(graph)
-    if graph.weight.dtype != storage_dtype(q.dtype):
-        graph = graph.to(storage_dtype(q.dtype))
+    if graph.weight.dtype not in (storage_dtype(q.dtype), storage_dtype(q.dtype, differentiable=True)):
+        graph = graph.to(storage_dtype(q.dtype, differentiable=True))
     out = graph_attention(
         *(tensor.transpose(1, 2) for tensor in (q, k, v)),
         graph,

@@ -91,8 +91,16 @@ class Attention:
             if name in ("q", "k", "v", "dout"):
                 setattr(self.params, f"{name}_at", Strides.of(tensor))
 
+    @property
+    def wide(self) -> bool:
+        """Whether the weights are float32, and not of the half precision of float16."""
+        return self.graph.weight.dtype == torch.float32
+
     def backward(self, dout: Tensor, dlse: Tensor | None = None) -> None:
-        """Adds what the backward kernels take: dout, delta from the forward kernel's out, and their outputs."""
+        """Adds what the backward kernels take: dout, delta from the forward kernel's out, and their outputs.
+
+        dweight is written only if the weights are float32.
+        """
         self.dout = dout
         self.delta = (dout.float() * self.out.float()).sum(-1) - (0 if dlse is None else dlse)
         self.dq, self.dk, self.dv = (nan_heads_last(self.q) for _ in range(3))

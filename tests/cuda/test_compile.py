@@ -57,7 +57,7 @@ def expected_instructions(kernel):
         return {"HGMMA", "UTMALDG"}  # matrix products of warpgroups, bulk copies of tensors
     if kernel.function.endswith("_fp32"):
         return {"FFMA"}
-    if kernel.function == "graph_attention_delta":  # which multiplies no matrices
+    if kernel.function in ("graph_attention_delta", "largest_magnitude", "spatio_temporal_graph_rescue"):  # no matrices
         return set()
     return {"HMMA", "LDGSTS"}  # matrix products of warps, asynchronous copies
 

@@ -11,7 +11,6 @@ from emulated import Attention, library
 from torch import Tensor
 
 from stgt_kernels import SpatioTemporalGraph
-from stgt_kernels.graph import live_tiles
 from stgt_kernels.ops.graph_attention import philox
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the emulator is built with g++")
@@ -25,7 +24,7 @@ def run(q, k, v, graph, dout, *, eager=False, **options) -> dict[str, Tensor]:
     """out, lse, dq, dk, dv of the kernels; every output was NaN before."""
     call, lib = Attention(q, k, v, graph, **options), library(LIBRARY)
     call.check_layout(lib)
-    arguments = ctypes.byref(call.params), q.dtype == torch.bfloat16, eager
+    arguments = ctypes.byref(call.params), q.dtype == torch.bfloat16, call.wide, eager
     lib.graph_attention_fwd(*arguments)
     call.backward(dout)
     lib.graph_attention_bwd(*arguments)
@@ -51,6 +50,13 @@ SHAPES = [(8, 88, 3), (64, 64, 2), (72, 8, 3), (136, 88, 2), (200, 40, 2), (264,
 @pytest.mark.parametrize(("P", "D", "T"), SHAPES)
 def test_shapes(P, D, T, dtype, eager):
     check(*inputs(1, 2, T * P, D, dtype), video_graph(1, T, P, dtype=dtype), eager=eager)
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=dtype_name)
+@pytest.mark.parametrize(("P", "D", "T"), [(72, 88, 2), (136, 64, 2), (64, 128, 2), (200, 88, 1)])
+def test_float32_weights(P, D, T, dtype):
+    graph = video_graph(1, T, P, dtype=dtype, differentiable=True)
+    check(*inputs(1, 2, T * P, D, dtype), graph, eager=D == 88)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "packed"])
@@ -80,7 +86,7 @@ def sparse(B, T, P, window, dtype) -> SpatioTemporalGraph:
     weight[:, :, 3:7] = 0
     weight[:, 0, 64:, :, :64] = 0
     weight[:, :, :64, 0] = 0
-    return SpatioTemporalGraph(weight, live_tiles(weight))
+    return SpatioTemporalGraph(weight)
 
 
 @pytest.mark.parametrize("P", [136, 264])
@@ -94,7 +100,7 @@ def test_dead_tiles_and_rows_without_edges(P):
 
 def test_no_edges_at_all():
     weight = torch.zeros(1, 2, 72, 3, 72, dtype=torch.float16)
-    actual = check(*inputs(1, 1, 144, 40, torch.float16), SpatioTemporalGraph(weight, live_tiles(weight)))
+    actual = check(*inputs(1, 1, 144, 40, torch.float16), SpatioTemporalGraph(weight))
     assert all((actual[name] == 0).all() for name in ("out", "dq", "dk", "dv"))
 
 

@@ -57,11 +57,12 @@ def test_the_sanitizer_s_driver_launches_every_kernel(found):
     for dtype in small.DTYPES:
         for T, P, D in small.SIZES:
             x = torch.empty(1, T, P, 3 * D, dtype=dtype)
-            launched |= set(names(H200, "spatio_temporal_graph_fwd", (x, 0.5, 1)))
-            forward = attention_arguments(dtype, T=T, P=P, D=D)
-            launched |= set(names(H200, "spatio_temporal_graph_bwd", (forward[3], x, forward[3], torch.empty(1, T, P))))
-            for dropout_p in (0.0, 0.2):
-                forward = attention_arguments(dtype, T=T, P=P, D=D, dropout_p=dropout_p)
+            launched |= set(names(H200, "spatio_temporal_graph_fwd", (x, 0.5, 1, True)))
+            weight = attention_arguments(dtype, T=T, P=P, D=D, differentiable=True)[3]
+            launched |= set(names(H200, "spatio_temporal_graph_bwd", (weight, x, weight, torch.empty(1, T, P))))
+            for dropout_p, differentiable in ((0.0, False), (0.2, False), (0.0, True), (0.2, True)):
+                options = dict(dropout_p=dropout_p, differentiable=differentiable)
+                forward = attention_arguments(dtype, T=T, P=P, D=D, **options)
                 launched |= set(names(H200, "graph_attention_fwd", forward))
                 launched |= set(names(H200, "graph_attention_bwd", backward_arguments(forward)))
     assert launched == {r.kernel.function for r in found if r.gpu == "H200"}
@@ -78,7 +79,17 @@ def test_the_paper_s_shape_takes_hopper_s_kernels():
     backward = names(H200, "graph_attention_bwd", backward_arguments(arguments, need_dweight=False))
     assert sorted(backward) == ["graph_attention_bwd_dkdv_sm90", "graph_attention_bwd_dq_sm90", "graph_attention_delta"]
     x = torch.empty(20, 8, 256, 1408, dtype=torch.bfloat16)
-    assert names(H200, "spatio_temporal_graph_fwd", (x, 0.5, 1)) == ["spatio_temporal_graph_fwd_sm90"]
+    graph = names(H200, "spatio_temporal_graph_fwd", (x, 0.5, 1, False))
+    assert graph == ["spatio_temporal_graph_fwd_sm90", "spatio_temporal_graph_rescue"]
+    wide = attention_arguments(torch.bfloat16, B=20, H=16, T=8, differentiable=True)
+    assert names(H200, "graph_attention_fwd", wide) == ["graph_attention_fwd_sm90"]
+    backward = names(H200, "graph_attention_bwd", backward_arguments(wide))
+    assert sorted(backward) == [
+        "graph_attention_bwd_dkdv_sm90",
+        "graph_attention_bwd_dq_sm90",
+        "graph_attention_bwd_dweight_sm80",
+        "graph_attention_delta",
+    ]
 
 
 @pytest.mark.parametrize("gpu", GPUS)
@@ -121,13 +132,15 @@ def test_outputs_are_as_the_fakes_say(dtype, dropout_p):
     from stgt_kernels.ops.spatio_temporal_graph import native_impl as _  # noqa: F401, F811
 
     forward = attention_arguments(dtype, P=70, D=40, dropout_p=dropout_p)
+    wide = attention_arguments(dtype, P=70, D=40, dropout_p=dropout_p, differentiable=True)
     x = torch.empty(1, 3, 70, 40, dtype=dtype)
-    weight = forward[3]
+    weight = wide[3]
     calls = [
         ("graph_attention_fwd", forward),
-        ("graph_attention_bwd", backward_arguments(forward)),
+        ("graph_attention_bwd", backward_arguments(wide)),
         ("graph_attention_bwd", backward_arguments(forward, need_dweight=False)),
-        ("spatio_temporal_graph_fwd", (x, 0.5, 1)),
+        ("spatio_temporal_graph_fwd", (x, 0.5, 1, False)),
+        ("spatio_temporal_graph_fwd", (x, 0.5, 1, True)),
         ("spatio_temporal_graph_bwd", (weight, x, weight, torch.empty(1, 3, 70))),
     ]
     for op, arguments in calls:
@@ -173,7 +186,7 @@ def test_the_table_lists_what_was_found(found):
     shown = [r for r in found if r.gpu == "H200"]
     text = resources.table(shown, {})
     assert text.count("\n") == 2 + sum("f16" not in r.kernel.arguments for r in shown)
-    assert "graph_attention_fwd_sm90<bf16, 88, 4, false>" in text
+    assert "graph_attention_fwd_sm90<bf16, 88, 4, false, false>" in text
 
 
 def test_the_stand_in_refuses_what_a_gpu_refuses():

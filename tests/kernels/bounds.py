@@ -37,7 +37,7 @@ def assert_attention_errors(
     options = dict(scale=q.shape[-1] ** -0.5 if scale is None else scale, keep=keep, keep_prob=keep_prob)
     plain = formulas(q, k, v, graph, dout, dlse, **options)
     wide = [None if t is None else t.double() for t in (q, k, v, dout, dlse)]
-    wide.insert(3, SpatioTemporalGraph(graph.weight.detach().double(), graph.live))
+    wide.insert(3, SpatioTemporalGraph(graph.weight.detach().double()))
     exact, terms = definition(*wide, **options), term_sizes(*wide, **options)
     for name, value in actual.items():
         dtype = None if name in FORWARD else q.dtype  # a gradient's own dtype may be finer than its computation
@@ -47,7 +47,7 @@ def assert_attention_errors(
 def definition(q, k, v, graph, dout, dlse=None, *, scale, keep=None, keep_prob=1.0) -> dict[str, Tensor]:
     """out, lse, dq, dk, dv and dweight, with autograd's gradients of the definition."""
     leaves = [t.detach().requires_grad_() for t in (q, k, v, graph.weight)]
-    weight = SpatioTemporalGraph(leaves[3], graph.live).to_dense().to(q.dtype)
+    weight = SpatioTemporalGraph(leaves[3]).to_dense().to(q.dtype)
     out, lse = graph_attention_dense(*leaves[:3], weight, scale=scale, keep=keep, keep_prob=keep_prob)
     outputs, grads = ((out, lse), (dout, dlse)) if dlse is not None else ((out,), (dout,))
     gradients = torch.autograd.grad(outputs, leaves, grads)
@@ -57,7 +57,7 @@ def definition(q, k, v, graph, dout, dlse=None, *, scale, keep=None, keep_prob=1
 def formulas(q, k, v, graph, dout, dlse=None, *, scale, keep=None, keep_prob=1.0) -> dict[str, Tensor]:
     """The same by the kernels' formulas, every step in q's dtype."""
     stored = graph.weight.detach().requires_grad_()
-    dense = SpatioTemporalGraph(stored, graph.live).to_dense()
+    dense = SpatioTemporalGraph(stored).to_dense()
     weight = dense.detach().to(q.dtype)
     out, lse = graph_attention_dense(q, k, v, weight, scale=scale, keep=keep, keep_prob=keep_prob)
     weight, product = weight[:, None], (q @ k.mT) * scale

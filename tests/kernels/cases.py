@@ -60,12 +60,13 @@ def video_graph(
     window: int = 1,
     threshold: float = 0.5,
     dtype: torch.dtype = torch.float32,
+    differentiable: bool = False,
     seed: int = 0,
 ) -> SpatioTemporalGraph:
-    """A graph as of video, with weights as attention in ``dtype`` takes them."""
+    """A graph as of video, with weights as attention in ``dtype`` takes them, float32 at least if differentiable."""
     x = video_like_tokens(B, T, P, 32, seed=seed)
     graph = spatio_temporal_graph(x, threshold=threshold, window=min(window, T - 1), backend="reference")
-    return graph.to(storage_dtype(dtype))
+    return graph.to(storage_dtype(dtype, differentiable))
 
 
 def heads(
@@ -93,23 +94,28 @@ LAYOUTS = ("contiguous", "heads", "packed", "padded", "strided", "transposed")
 def with_gradients(
     attend: Callable, q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph, dout: Tensor, dlse: Tensor | None
 ) -> dict[str, Tensor]:
-    """out, lse, dq, dk, dv and dweight of ``attend(q, k, v, graph) -> (out, lse)``."""
-    leaves = [t.detach().requires_grad_() for t in (q, k, v, graph.weight)]
-    out, lse = attend(*leaves[:3], SpatioTemporalGraph(leaves[3], graph.live))
+    """out, lse, dq, dk, dv of ``attend(q, k, v, graph) -> (out, lse)``, and dweight if it is not in float16."""
+    leaves = [t.detach().requires_grad_() for t in (q, k, v)]
+    weight = graph.weight.detach()
+    if weight.dtype != torch.float16:
+        leaves.append(weight.requires_grad_())
+    out, lse = attend(*leaves[:3], SpatioTemporalGraph._with_live(weight, graph.live))
     outputs, grads = ((out, lse), (dout, dlse)) if dlse is not None else ((out,), (dout,))
-    dq, dk, dv, dweight = torch.autograd.grad(outputs, leaves, grads)
-    return dict(out=out.detach(), lse=lse.detach(), dq=dq, dk=dk, dv=dv, dweight=dweight)
+    gradients = torch.autograd.grad(outputs, leaves, grads)
+    names = ("dq", "dk", "dv", "dweight")[: len(leaves)]
+    return dict(out=out.detach(), lse=lse.detach(), **dict(zip(names, gradients, strict=True)))
 
 
 def run_attention(q, k, v, graph, dout, dlse=None, *, backend: str, **options) -> dict[str, Tensor]:
     """The same of a backend; the kernels run in poisoned memory."""
-    arguments = on(backend, q, k, v, graph, dout, dlse)
+    q, k, v, weight, live, dout, dlse = on(backend, q, k, v, graph.weight, graph.live, dout, dlse)
+    graph = SpatioTemporalGraph._with_live(weight, live)  # also a map that the test made up
 
     def attend(q, k, v, graph):
         return graph_attention(q, k, v, graph, return_lse=True, backend=backend, **options)
 
     with nullcontext() if backend == "reference" else poisoned_memory():
-        result = with_gradients(attend, *arguments)
+        result = with_gradients(attend, q, k, v, graph, dout, dlse)
     return {name: tensor.cpu() for name, tensor in result.items()}
 
 

@@ -11,9 +11,8 @@ from released import CrossGraphTransformer
 from torch import Tensor
 
 from stgt_kernels import SpatioTemporalGraph
-from stgt_kernels.graph import live_tiles
 from stgt_kernels.integrations.released_stgt import accelerate
-from stgt_kernels.testing import THRESHOLD_BAND
+from stgt_kernels.rounding import similarity_error
 
 Graph = SpatioTemporalGraph | Tensor
 MOST = 4  # An edge between two tokens is two entries of a graph.
@@ -28,9 +27,9 @@ def settled(build_graph: Callable[..., Graph], exact: SpatioTemporalGraph, thres
         expected = (exact.to_dense() if isinstance(graph, Tensor) else exact.weight).to(weight)
         flipped = (weight != 0) != (expected != 0)
         distance = ((weight + expected)[flipped] - threshold).abs()
-        assert len(distance) <= MOST and bool((distance < THRESHOLD_BAND[torch.float32]).all())
+        assert len(distance) <= MOST and bool((distance < similarity_error(1, torch.float32)).all())
         weight = torch.where(flipped, expected, weight)
-        return weight if isinstance(graph, Tensor) else SpatioTemporalGraph(weight, live_tiles(weight))
+        return weight if isinstance(graph, Tensor) else SpatioTemporalGraph(weight)
 
     return build
 

@@ -59,9 +59,9 @@ def any_graph(draw: Random, backend: str, dtype: torch.dtype, unit: int) -> Spat
         for o in range(2 * window + 1):
             if not 0 <= t + o - window < T:
                 weight[:, t, :, o] = 0
-    weight = weight.to(storage_dtype(dtype))
+    weight = weight.to(storage_dtype(dtype, differentiable=draw.random() < 0.5))
     live = live_tiles(weight)
-    return SpatioTemporalGraph(weight, torch.ones_like(live) if draw.random() < 0.5 else live)
+    return SpatioTemporalGraph._with_live(weight, torch.ones_like(live) if draw.random() < 0.5 else live)
 
 
 @each_example

@@ -9,7 +9,7 @@ from cases import each_backend, on
 from torch import Tensor
 
 from stgt_kernels import GraphAttention, SpatioTemporalGraph, spatio_temporal_graph, token_similarity
-from stgt_kernels.testing import THRESHOLD_BAND
+from stgt_kernels.rounding import similarity_error
 
 ASSETS = Path(__file__).parents[1] / "assets"
 DTYPES = {"F32": torch.float32, "I32": torch.int32, "I64": torch.int64}
@@ -44,7 +44,7 @@ def test_graph(name, backend):
     x = local.unflatten(1, (-1, 256))
     graph = spatio_temporal_graph(on(backend, x), threshold=threshold, backend=backend).to("cpu")
     similarity = token_similarity(x.double(), backend="reference").weight
-    in_doubt = ((similarity - threshold).abs() < THRESHOLD_BAND[torch.float32]).sum((3, 4)).flatten(1)
+    in_doubt = ((similarity - threshold).abs() < similarity_error(x.shape[-1], torch.float32)).sum((3, 4)).flatten(1)
     assert in_doubt.sum() <= 4
     differ = (graph.degree() - tensors["block0.edges_per_token"]).abs()
     assert (differ <= in_doubt).all()
@@ -66,7 +66,7 @@ def test_attention(name, backend):
     for theirs, ours in PROJECTIONS.items():
         parameters = {part: tensors[f"param.resblocks.0.graphattn.{theirs}.{part}"] for part in ("weight", "bias")}
         getattr(module, ours).load_state_dict(parameters)
-    local, weight, live = on(backend, local, graph.weight, graph.live)
+    local, weight = on(backend, local, graph.weight)
     with torch.no_grad():
-        out = module.to(local.device)(local, SpatioTemporalGraph(weight, live))
+        out = module.to(local.device)(local, SpatioTemporalGraph(weight))
     assert_near(out, tensors["block0.graph_attention_out"])

@@ -204,7 +204,7 @@ def test_offsets_beyond_32_bits(backend):
     q, k, v, graph, dout = last
     q, k, v, dout = (t.transpose(1, 2).repeat(B, 1, 1, 1).transpose(1, 2) for t in (q, k, v, dout))
     assert q.numel() > 2**31
-    graph = SpatioTemporalGraph(graph.weight.repeat(B, 1, 1, 1, 1), graph.live.repeat(B, 1, 1, 1, 1))
+    graph = SpatioTemporalGraph(graph.weight.repeat(B, 1, 1, 1, 1))
     out, lse = graph_attention(q, k, v, graph, return_lse=True, backend=backend)
     assert same_bits(out[-1:], expected["out"]) and same_bits(lse[-1:], expected["lse"])
     del out  # tests run beside each other

@@ -118,7 +118,7 @@ def test_long_sums_are_as_exact_as_plain_pytorch():
     graph, (q, k, v, dout) = video_graph(1, 1, 1024), (heads(1, 2, 1024, 88, seed=s) for s in range(4))
     actual = run_attention(q, k, v, graph, dout, backend="cpu")
     plain = run_attention(q, k, v, graph, dout, backend="reference")
-    wide = SpatioTemporalGraph(graph.weight.double(), graph.live)
+    wide = graph.to(torch.float64)
     exact = with_gradients(exact_attention, q.double(), k.double(), v.double(), wide, dout.double(), None)
     for name in ("out", "dv"):
         error, plain_error = ((x[name] - exact[name]).norm() for x in (actual, plain))
@@ -217,7 +217,7 @@ def test_gradcheck(backend, dropout_p):
     def attend(q, k, v, weight):
         torch.manual_seed(0)  # the same mask for every perturbation
         return graph_attention(
-            q, k, v, SpatioTemporalGraph(weight, graph.live), dropout_p=dropout_p, return_lse=True, backend=backend
+            q, k, v, SpatioTemporalGraph(weight), dropout_p=dropout_p, return_lse=True, backend=backend
         )
 
     leaves = [t.requires_grad_() for t in qkv(1, 2, 9, 3, dtype=torch.float64)]
@@ -237,9 +237,7 @@ def test_gradient_of_one_argument(needs, backend):
     all_of_them = run_attention(q, k, v, graph, dout, backend=backend)
     tensors = dict(q=q, k=k, v=v, weight=graph.weight)
     tensors[needs] = tensors[needs].detach().requires_grad_()
-    out = graph_attention(
-        *(tensors[name] for name in "qkv"), SpatioTemporalGraph(tensors["weight"], graph.live), backend=backend
-    )
+    out = graph_attention(*(tensors[name] for name in "qkv"), SpatioTemporalGraph(tensors["weight"]), backend=backend)
     out.backward(dout)
     assert same_bits(tensors[needs].grad.cpu(), all_of_them[f"d{needs}"])
 
@@ -258,9 +256,11 @@ def test_double_backward_says_that_there_is_none(backend):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=dtype_name)
 def test_autocast_is_a_cast_of_the_inputs(backend, dtype):
     graph, q, k, v = on(backend, video_graph(1, 2, 50), *qkv(1, 2, 100, 24))
-    expected = graph_attention(*(t.to(dtype) for t in (q, k, v)), graph.to(torch.float16), backend=backend)
+    half = [t.to(dtype) for t in (q, k, v)]
+    expected = graph_attention(*half, graph.to(torch.float16), backend=backend)
     with torch.autocast(q.device.type, dtype):
-        assert same_bits(graph_attention(q, k, v, graph, backend=backend), expected)
+        wide = graph_attention(q, k, v, graph, backend=backend)  # weights stay as they are
+        assert same_bits(wide, graph_attention(*half, graph, backend=backend))
         assert same_bits(graph_attention(q, k.to(dtype), v, graph.to(torch.float16), backend=backend), expected)
         if backend not in GPU_BACKENDS:
             wide = [t.double() for t in (q, k, v)]

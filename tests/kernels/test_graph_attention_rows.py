@@ -33,10 +33,11 @@ def gradient(dtype):
 
 
 def random_graph(dtype, density=0.3, seed=0):
+    """With weights that may require gradients."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.rand(B, N, N, generator=generator, dtype=torch.float64) * 0.9 + 0.1
     weight = weight.masked_fill(torch.rand(B, N, N, generator=generator) >= density, 0)
-    return SpatioTemporalGraph.from_dense(weight.to(storage_dtype(dtype)), frames=T)
+    return SpatioTemporalGraph.from_dense(weight.to(storage_dtype(dtype, differentiable=True)), frames=T)
 
 
 @each_backend
@@ -57,7 +58,7 @@ def test_rows_without_edges_are_zero(backend, dtype, dropout_p):
         assert not result[name][:, :, 9].any(), name
     assert torch.isneginf(result["lse"][0, :, empty]).all()
     assert not torch.isnan(result["lse"]).any()
-    dweight = SpatioTemporalGraph(result["dweight"], graph.live).to_dense()
+    dweight = SpatioTemporalGraph(result["dweight"]).to_dense()
     assert not dweight[dense == 0].any() and dweight[dense != 0].any()
     for name in ("out", "dq", "dk", "dv", "dweight"):
         assert result[name].isfinite().all(), name
@@ -66,7 +67,8 @@ def test_rows_without_edges_are_zero(backend, dtype, dropout_p):
 @each_backend
 @all_dtypes
 def test_a_graph_without_any_edge(backend, dtype):
-    graph = SpatioTemporalGraph.from_dense(torch.zeros(B, N, N, dtype=storage_dtype(dtype)), frames=T)
+    weight = torch.zeros(B, N, N, dtype=storage_dtype(dtype, differentiable=True))
+    graph = SpatioTemporalGraph.from_dense(weight, frames=T)
     result = run_attention(*inputs(dtype), graph, gradient(dtype), backend=backend)
     assert torch.isneginf(result.pop("lse")).all()
     for name, tensor in result.items():
@@ -96,12 +98,12 @@ def test_dead_tiles_are_skipped(dtype, seed, backend):
     if backend in GPU_BACKENDS:  # where a block of several tiles lives as a whole
         live = live[:, :, :1, :, :1].expand_as(live)
     tile = live.repeat_interleave(64, 2)[:, :, :P].repeat_interleave(64, 4)[..., :P]
-    alive = SpatioTemporalGraph(graph.weight.masked_fill(~tile, 0), live & graph.live)
+    alive = SpatioTemporalGraph(graph.weight.masked_fill(~tile, 0))
     assert torch.equal(live_tiles(alive.weight), alive.live) and not alive.live.all()
 
     def run(weight):
         torch.manual_seed(0)
-        graph = SpatioTemporalGraph(weight, alive.live)
+        graph = SpatioTemporalGraph._with_live(weight, alive.live)
         return run_attention(*inputs(dtype), graph, gradient(dtype), backend=backend, dropout_p=0.1 * seed)
 
     expected = run(alive.weight)
@@ -113,7 +115,7 @@ def test_dead_tiles_are_skipped(dtype, seed, backend):
 @all_dtypes
 def test_live_tiles_without_edges_change_nothing(dtype, backend):
     graph = video_graph(B, T, P, threshold=0.9, dtype=dtype)
-    everything = SpatioTemporalGraph(graph.weight, torch.ones_like(graph.live))
+    everything = SpatioTemporalGraph._with_live(graph.weight, torch.ones_like(graph.live))
     q, k, v = inputs(dtype)
     expected = run_attention(q, k, v, graph, gradient(dtype), backend=backend)
     assert_same_bits(run_attention(q, k, v, everything, gradient(dtype), backend=backend), expected)

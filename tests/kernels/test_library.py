@@ -32,12 +32,14 @@ def leaf(name, backend):
     return getattr(ops, f"{name}_triton" if backend == "triton" else name).default
 
 
-def graph_arguments(dtype=torch.float32, B=2, T=3, P=70, C=24):
-    return video_like_tokens(B, T, P, C, dtype=dtype), 0.5, 1
+def graph_arguments(dtype=torch.float32, differentiable=False, B=2, T=3, P=70, C=24):
+    return video_like_tokens(B, T, P, C, dtype=dtype), 0.5, 1, differentiable
 
 
-def attention_arguments(dtype=torch.float32, dropout_p=0.0, layout="heads", B=2, H=2, T=2, P=70, D=24):
-    graph = video_graph(B, T, P, dtype=dtype)
+def attention_arguments(
+    dtype=torch.float32, dropout_p=0.0, layout="heads", differentiable=False, B=2, H=2, T=2, P=70, D=24
+):
+    graph = video_graph(B, T, P, dtype=dtype, differentiable=differentiable)
     q, k, v = (heads(B, H, T * P, D, dtype=dtype, layout=layout, seed=seed) for seed in range(3))
     seed = torch.tensor([2**62 + 7]) if dropout_p else None
     return q, k, v, graph.weight, graph.live, seed, D**-0.5, dropout_p
@@ -45,15 +47,15 @@ def attention_arguments(dtype=torch.float32, dropout_p=0.0, layout="heads", B=2,
 
 def backward_arguments(need_dweight=True, **options):
     """On the CPU, out and lse as its kernels compute them."""
-    arguments = attention_arguments(**options)
+    arguments = attention_arguments(**options, differentiable=need_dweight)
     out, lse = ops.graph_attention_fwd(*arguments)
     *inputs, scale, dropout_p = arguments
     return torch.randn_like(out), *inputs, out, lse, torch.randn_like(lse), scale, dropout_p, need_dweight
 
 
 def graph_backward_arguments(dtype=torch.float32):
-    x, threshold, window = graph_arguments(dtype)
-    weight, _, inv_norm = ops.spatio_temporal_graph_fwd(x, threshold, window)
+    x, *rest = graph_arguments(dtype, differentiable=True)
+    weight, _, inv_norm = ops.spatio_temporal_graph_fwd(x, *rest)
     return torch.randn_like(weight), x, weight, inv_norm
 
 
@@ -61,10 +63,10 @@ def graph_backward_arguments(dtype=torch.float32):
 @all_dtypes
 class TestOpcheck:
     def test_spatio_temporal_graph_fwd(self, dtype, backend):
-        x, threshold, window = graph_arguments(dtype)
+        x, *rest = graph_arguments(dtype)
         forward = leaf("spatio_temporal_graph_fwd", backend)
-        opcheck(forward, on(backend, x, threshold, window))
-        opcheck(forward, on(backend, x.transpose(1, 2), float("-inf"), 0))
+        opcheck(forward, on(backend, x, *rest))
+        opcheck(forward, on(backend, x.transpose(1, 2), float("-inf"), 0, True))
 
     def test_spatio_temporal_graph_bwd(self, dtype, backend):
         opcheck(leaf("spatio_temporal_graph_bwd", backend), on(backend, *graph_backward_arguments(dtype)))
@@ -72,7 +74,7 @@ class TestOpcheck:
     @pytest.mark.parametrize("dropout_p", [0.0, 0.2])
     @pytest.mark.parametrize("layout", ["contiguous", "packed", "strided"])
     def test_graph_attention_fwd(self, dtype, backend, dropout_p, layout):
-        arguments = on(backend, *attention_arguments(dtype, dropout_p, layout))
+        arguments = on(backend, *attention_arguments(dtype, dropout_p, layout, differentiable=layout == "packed"))
         opcheck(leaf("graph_attention_fwd", backend), arguments)
 
     @pytest.mark.parametrize("dropout_p", [0.0, 0.2])
@@ -90,7 +92,7 @@ def test_inputs_are_never_written(dtype, backend):
     leaf("graph_attention_bwd", backend)(*arguments)
     leaf("graph_attention_fwd", backend)(*arguments[1:7], *arguments[10:12])
     x = on(backend, graph_arguments(dtype)[0])
-    leaf("spatio_temporal_graph_fwd", backend)(x, 0.5, 1)
+    leaf("spatio_temporal_graph_fwd", backend)(x, 0.5, 1, False)
     assert torch.equal(x.cpu(), graph_arguments(dtype)[0])
     for now, then in zip(arguments, before, strict=True):
         assert torch.equal(now, then) if isinstance(now, torch.Tensor) else now == then
@@ -164,6 +166,7 @@ class TestDirectCalls:
     @pytest.mark.parametrize(
         ("index", "value", "message"),
         [
+            (4, torch.zeros(2, 2, 70, 3, 70).half(), "weight has the wrong dtype"),
             (0, torch.randn(2, 2, 140, 23), "dout must have size 24"),
             (0, torch.randn(2, 2, 140, 24).double(), "dout has the wrong dtype"),
             (7, torch.randn(2, 2, 140, 23), "out must have size 24"),
@@ -310,6 +313,7 @@ def test_fakes_say_what_the_kernels_return(backend):
 
     calls = [
         (graph_native.forward, graph_arguments(torch.bfloat16)),
+        (graph_native.forward, graph_arguments(torch.bfloat16, differentiable=True)),
         (attention_native.forward, attention_arguments(torch.bfloat16, 0.2, "packed")),
         (attention_native.backward, backward_arguments(dtype=torch.bfloat16)),
         (attention_native.backward, backward_arguments(need_dweight=False)),

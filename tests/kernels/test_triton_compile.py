@@ -111,15 +111,18 @@ def check(launches, dtype, arch, folder, label):
             assert name not in LOAD_LESS or "0x10" in copies, f"{name} copies by {copies}"
 
 
-def attention_launches(dtype, D, dropout_p):
+def attention_launches(dtype, D, dropout_p, differentiable):
     q, k, v, dout = (torch.empty(B, T * P, H, D, dtype=dtype).transpose(1, 2) for _ in range(4))
-    weight = torch.empty(B, T, P, O, P, dtype=storage_dtype(dtype))
+    weight = torch.empty(B, T, P, O, P, dtype=storage_dtype(dtype, differentiable))
     live = torch.empty(B, T, P // 64, O, P // 64, dtype=torch.bool)
     seed = torch.empty(1, dtype=torch.int64) if dropout_p else None
     _, lse = attention.forward(q, k, v, weight, live, seed, 0.1, dropout_p)
-    attention.backward_op(dout, q, k, v, weight, live, seed, q.clone(), lse, lse.clone(), 0.1, dropout_p, True)
+    attention.backward_op(
+        dout, q, k, v, weight, live, seed, q.clone(), lse, lse.clone(), 0.1, dropout_p, differentiable
+    )
 
 
+@pytest.mark.parametrize("differentiable", [False, True], ids=["constant", "differentiable"])
 @pytest.mark.parametrize("arch", [90, 80])
 @pytest.mark.parametrize(
     ("dtype", "D", "dropout_p"),
@@ -135,17 +138,22 @@ def attention_launches(dtype, D, dropout_p):
         (torch.float32, 128, 0.0),
     ],
 )
-def test_graph_attention(launches, dtype, D, dropout_p, arch, monkeypatch, tmp_path):
+def test_graph_attention(launches, dtype, D, dropout_p, arch, differentiable, monkeypatch, tmp_path):
     monkeypatch.setattr(attention, "capability", lambda x: (arch // 10, arch % 10))
-    attention_launches(dtype, D, dropout_p)
-    assert {kernel.fn.__name__ for kernel, _, _ in launches} == {
+    attention_launches(dtype, D, dropout_p, differentiable)
+    names = {kernel.fn.__name__ for kernel, _, _ in launches}
+    expected = {
         "live_tiles_kernel",
         "graph_attention_fwd_kernel",
         "graph_attention_bwd_delta_kernel",
         "graph_attention_bwd_dkdv_kernel",
         "graph_attention_bwd_dq_kernel",
-        "graph_attention_bwd_dweight_kernel",
     }
+    if differentiable:
+        expected.add("graph_attention_bwd_dweight_kernel")
+    if differentiable and dtype == torch.float32:  # its other kernels are those of a constant graph
+        launches = launches[-1:]
+    assert names == expected
     check(launches, dtype, arch, tmp_path, f"{dtype_name(dtype)} D={D} dropout={dropout_p}")
 
 
@@ -153,9 +161,10 @@ def test_graph_attention(launches, dtype, D, dropout_p, arch, monkeypatch, tmp_p
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=dtype_name)
 def test_spatio_temporal_graph(launches, dtype, arch, tmp_path):
     x = torch.empty(B, T, 1 + P, C, dtype=dtype)[:, :, 1:]  # the patches beside a class token
-    weight, _, inv_norm = graph.forward(x, 0.5, 1)
+    graph.forward(x, 0.5, 1, False)
+    weight, _, inv_norm = graph.forward(x, 0.5, 1, True)
     graph.backward(torch.empty_like(weight), x, weight, inv_norm)
-    assert len(launches) == 3
+    assert len(launches) == (5 if dtype == torch.float16 else 7)
     check(launches, dtype, arch, tmp_path, f"{dtype_name(dtype)} C={C}")
 
 

@@ -22,7 +22,8 @@ from poison import poisoned_memory
 from stgt_kernels import SpatioTemporalGraph, graph_attention, spatio_temporal_graph, token_similarity
 from stgt_kernels.graph import live_tiles, storage_dtype
 from stgt_kernels.ops.graph_attention import philox
-from stgt_kernels.testing import THRESHOLD_BAND, assert_close, assert_graph_close, video_like_tokens
+from stgt_kernels.rounding import similarity_error
+from stgt_kernels.testing import assert_close, assert_graph_close, video_like_tokens
 
 pytestmark = [
     pytest.mark.triton_interpret,
@@ -129,7 +130,7 @@ def test_merging_the_heads_copies_nothing(dtype):
 @pytest.mark.parametrize("dropout_p", [0.0, 0.2])
 def test_rows_without_edges_are_zero(dtype, dropout_p):
     T, P = 2, 70
-    weight = torch.rand(1, T * P, T * P).masked_fill(torch.rand(1, T * P, T * P) < 0.7, 0).to(storage_dtype(dtype))
+    weight = torch.rand(1, T * P, T * P).masked_fill(torch.rand(1, T * P, T * P) < 0.7, 0)
     empty = [0, 5, 63, 64, 69, 70, *range(70, 140)]  # a whole frame, too: its lists of tiles are empty
     weight[:, empty] = 0
     weight[:, :, 9] = 0  # a column that no row sees
@@ -141,7 +142,7 @@ def test_rows_without_edges_are_zero(dtype, dropout_p):
     for name in ("dk", "dv"):
         assert not result[name][:, :, 9].any(), name
     assert torch.isneginf(result.pop("lse")[0, :, empty]).all()
-    dweight = SpatioTemporalGraph(result["dweight"], graph.live).to_dense()
+    dweight = SpatioTemporalGraph(result["dweight"]).to_dense()
     assert not dweight[weight == 0].any() and dweight[weight != 0].any()
     for name, tensor in result.items():
         assert tensor.isfinite().all(), name
@@ -163,13 +164,13 @@ def test_dead_tiles_are_skipped(dtype, dropout_p):
     block = torch.tensor([[[True, True], [False, True]], [[True, False], [False, True]]])
     live = block.repeat_interleave(2, 1).repeat_interleave(2, 2).view(1, 2, 4, 1, 4)
     tile = live.repeat_interleave(64, 2).repeat_interleave(64, 4)
-    weight = torch.rand(1, 2, 256, 1, 256).to(storage_dtype(dtype))
-    graph = SpatioTemporalGraph(weight.masked_fill(~tile, 0), live)
+    weight = torch.rand(1, 2, 256, 1, 256)
+    graph = SpatioTemporalGraph._with_live(weight.masked_fill(~tile, 0), live)
     tensors = (*qkv(1, 1, 512, 8, dtype=dtype), heads(1, 1, 512, 8, dtype=dtype, seed=7))
 
     def attend(weight):
         torch.manual_seed(0)
-        return run(*tensors[:3], SpatioTemporalGraph(weight, graph.live), tensors[3], dropout_p=dropout_p)
+        return run(*tensors[:3], SpatioTemporalGraph._with_live(weight, graph.live), tensors[3], dropout_p=dropout_p)
 
     expected = attend(graph.weight)
     actual = attend(weight.masked_fill(~tile, float("nan")))
@@ -182,7 +183,7 @@ def test_dead_tiles_are_skipped(dtype, dropout_p):
 def test_live_tiles_without_edges_change_nothing(dtype):
     """Even where the map calls frames beyond the clip alive."""
     graph = video_graph(1, 2, 70, threshold=0.9, dtype=dtype)
-    everything = SpatioTemporalGraph(graph.weight, torch.ones_like(graph.live))
+    everything = SpatioTemporalGraph._with_live(graph.weight, torch.ones_like(graph.live))
     tensors = (*qkv(1, 1, 140, 8, dtype=dtype), heads(1, 1, 140, 8, dtype=dtype, seed=7))
     assert_same_bits(run(*tensors[:3], everything, tensors[3]), run(*tensors[:3], graph, tensors[3]))
 
@@ -256,7 +257,7 @@ def build(x, threshold, window=1, **options):
             graph = spatio_temporal_graph(x, threshold=threshold, window=window, backend="triton", **options)
     B, T, P, _ = x.shape
     assert graph.weight.shape == (B, T, P, 2 * min(window, T - 1) + 1, P) and graph.weight.is_contiguous()
-    assert graph.weight.dtype == storage_dtype(x.dtype)
+    assert graph.weight.dtype == storage_dtype(x.dtype, options.get("differentiable", False))
     assert torch.equal(graph.live, live_tiles(graph.weight))
     assert torch.equal(graph.to_dense(), graph.to_dense().mT)
     return graph
@@ -286,7 +287,7 @@ def test_a_threshold_of_one_keeps_copies(dtype):
     x[:, 1] = x[:, 0]
     weight = build(x, 1.0).to_dense()
     similar = torch.eye(20, dtype=torch.bool).repeat(2, 2)
-    assert not weight[0][~similar].any()
+    assert torch.equal(weight[0] != 0, similar)
 
 
 def test_the_threshold_is_compared_before_rounding():
@@ -297,7 +298,7 @@ def test_the_threshold_is_compared_before_rounding():
     similarity = unit[1:] @ unit[0]
     threshold = similarity.median().item()
     kept = build(x, threshold).weight[0, 0, 0, 0, 1:] != 0
-    certain = (similarity - threshold).abs() > THRESHOLD_BAND[torch.float16]
+    certain = (similarity - threshold).abs() > similarity_error(x.shape[-1], torch.float16)
     assert torch.equal(kept[certain], (similarity >= threshold)[certain])
     rounded = similarity.half() >= torch.tensor(threshold).half()
     assert not torch.equal(kept[certain], rounded[certain])
@@ -319,12 +320,12 @@ def test_layouts_of_tokens_change_no_bit(layout, dtype):
     assert same_bits(build(strided, 0.5).weight, build(x.contiguous(), 0.5).weight)
 
 
-@pytest.mark.parametrize("size", [1e-11, 1e-13, 1e-20, 1e-30, 1e15])
+@pytest.mark.parametrize("size", [1e-11, 1e-13, 1e-20, 1e-30, 1e-37, 3e-40, 1e15, 1e19, 1e37])
 def test_sizes_of_tokens(size):
-    """The norm counts as 1e-12 at least, so that no product of two overflows."""
+    """However small or large tokens are, their squares neither over- nor underflow."""
     x = tokens(1, 2, 20, 24, torch.float32) * size
     x[:, :, ::7] = tokens(1, 2, 20, 24, torch.float32)[:, :, ::7]
-    graph = build(x, 0.1)
+    graph = build(x, 0.1, differentiable=True)
     assert graph.weight.abs().max() < 1.01
     assert_graph_close(graph, x, 0.1, 1)
 
@@ -361,11 +362,34 @@ def test_gradients_of_the_graph(T, P, C, window, threshold, dtype):
     dweight = torch.randn(2, T, P, 2 * window + 1, P).to(storage_dtype(dtype))
     if threshold is not None:  # leave out what lies at the threshold
         similarity = token_similarity(x.double(), window=window, backend="reference").weight
-        dweight = dweight.masked_fill((similarity - threshold).abs() < 2 * THRESHOLD_BAND[dtype], 0)
+        dweight = dweight.masked_fill((similarity - threshold).abs() < 2 * similarity_error(x.shape[-1], dtype), 0)
     actual = gradient(x, threshold, window, dweight, "triton")
     plain = gradient(x, threshold, window, dweight, "reference")
     exact = gradient(x.double(), threshold, window, dweight, "reference")
     assert_close(actual, plain, exact, "dx")
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e9])
+def test_gradients_that_float16_cannot_hold(size):
+    x = (tokens(1, 2, 20, 24, torch.float32) * size**0.5).to(torch.float16)
+    dweight = size * torch.randn(1, 2, 20, 3, 20)
+    actual, plain = (gradient(x, None, 1, dweight, backend) for backend in ("triton", "reference"))
+    assert_close(actual, plain, gradient(x.double(), None, 1, dweight, "reference"), "dx")
+
+
+@pytest.mark.parametrize(("P", "D", "dropout_p"), [(9, 88, 0.0), (70, 24, 0.0), (9, 24, 0.3)])
+def test_float32_weights_of_half_precision_attention(P, D, dropout_p):
+    graph = video_graph(1, 2, P, dtype=torch.float16, differentiable=True)
+    if dropout_p:
+        tensors, dout = qkv(1, 2, 2 * P, D, dtype=torch.float16), heads(1, 2, 2 * P, D, dtype=torch.float16, seed=7)
+        torch.manual_seed(0)
+        actual = run(*tensors, graph, dout, dropout_p=dropout_p)
+        torch.manual_seed(0)
+        plain = run_attention(*tensors, graph, dout, backend="reference", dropout_p=dropout_p)
+        torch.testing.assert_close(actual["dweight"], plain["dweight"], rtol=0.02, atol=0.02)
+    else:
+        actual = check(*qkv(1, 2, 2 * P, D, dtype=torch.float16), graph)
+    assert actual["dweight"].dtype == torch.float32
 
 
 @both_dtypes
@@ -386,8 +410,8 @@ def test_operators():
     from stgt_kernels.ops.spatio_temporal_graph import triton_impl as graphs
 
     x = tokens(1, 2, 5, 8, torch.float16)
-    torch.library.opcheck(graphs.forward, (x, 0.5, 1))
-    weight, live, inv_norm = graphs.forward(x, 0.5, 1)
+    torch.library.opcheck(graphs.forward, (x, 0.5, 1, False))
+    weight, live, inv_norm = graphs.forward(x, 0.5, 1, True)
     torch.library.opcheck(graphs.backward, (torch.ones_like(weight), x, weight, inv_norm))
     q, k, v, dout = (heads(1, 2, 10, 8, dtype=torch.float16, seed=seed) for seed in range(4))
     forward = (q, k.contiguous(), v, weight, live, torch.tensor([5]), 0.3, 0.2)

@@ -19,7 +19,8 @@ def graph_attention_dense(
 ) -> tuple[Tensor, Tensor]:
     """softmax over edges of scale * (q . k) * W, times v: paper Eq. 8-12 on a dense weight matrix.
 
-    q, k, v: (B, H, N, D). weight: (B, N, N), 0 where there is no edge. keep: (B, H, N, N) bool dropout mask.
+    q, k, v: (B, H, N, D). weight: (B, N, N), 0 where there is no edge; of q's dtype or a wider one, which the scores
+    then have, too. keep: (B, H, N, N) bool dropout mask.
     Returns the output (B, H, N, D) and the log-sum-exp (B, H, N); a row without edges gives 0 and -inf.
     """
     weight = weight[:, None]
@@ -31,7 +32,7 @@ def graph_attention_dense(
     probability = torch.softmax(score.masked_fill(empty, 0), -1).masked_fill(empty, 0)
     if keep is not None:
         probability = probability * keep / keep_prob
-    return probability @ v, lse
+    return probability.to(v.dtype) @ v, lse
 
 
 def graph_attention(
@@ -41,6 +42,8 @@ def graph_attention(
     keep, keep_prob = None, 1.0
     if dropout_p > 0:
         keep, keep_prob = philox.keep_mask(seed, q.shape[0], q.shape[1], graph.frames, graph.patches, dropout_p)
-    out, lse = graph_attention_dense(q, k, v, graph.to_dense().to(q.dtype), scale=scale, keep=keep, keep_prob=keep_prob)
+    weight = graph.to_dense()
+    weight = weight if weight.dtype == torch.float32 else weight.to(q.dtype)
+    out, lse = graph_attention_dense(q, k, v, weight, scale=scale, keep=keep, keep_prob=keep_prob)
     out = out.transpose(1, 2).contiguous().transpose(1, 2)  # in memory (B, N, H, D), as every backend lays it out
     return out, lse if lse.dtype == torch.float64 else lse.float()

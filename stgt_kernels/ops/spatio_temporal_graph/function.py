@@ -17,10 +17,11 @@ class SpatioTemporalGraphFunction(torch.autograd.Function):
     """x -> (weight, live); gradients reach x through the kept edges, from both of an edge's ends."""
 
     @staticmethod
-    def forward(ctx, x, threshold, window, backend):
+    def forward(ctx, x, threshold, window, differentiable, backend):
         kernels = implementation(backend)
         # -inf keeps every similarity that is a number.
-        weight, live, inv_norm = kernels.forward(x, float("-inf") if threshold is None else threshold, window)
+        threshold = float("-inf") if threshold is None else threshold
+        weight, live, inv_norm = kernels.forward(x, threshold, window, differentiable)
         ctx.save_for_backward(x, weight, inv_norm)
         ctx.kernels = kernels
         ctx.mark_non_differentiable(live)
@@ -30,4 +31,4 @@ class SpatioTemporalGraphFunction(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, dweight: Tensor, _):
         x, weight, inv_norm = ctx.saved_tensors
-        return ctx.kernels.backward(dweight, x, weight, inv_norm), None, None, None
+        return ctx.kernels.backward(dweight, x, weight, inv_norm), None, None, None, None

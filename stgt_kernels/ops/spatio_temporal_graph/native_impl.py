@@ -8,10 +8,10 @@ from stgt_kernels.graph import TILE, storage_dtype
 
 
 @torch.library.register_fake("stgt_kernels::spatio_temporal_graph_fwd")
-def _(x, threshold, window):
+def _(x, threshold, window, differentiable):
     B, T, P, _ = x.shape
     O, n = 2 * window + 1, -(-P // TILE)
-    weight = x.new_empty(B, T, P, O, P, dtype=storage_dtype(x.dtype))
+    weight = x.new_empty(B, T, P, O, P, dtype=storage_dtype(x.dtype, differentiable))
     live = x.new_empty(B, T, n, O, n, dtype=torch.bool)
     return weight, live, x.new_empty(B, T, P, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
 
@@ -21,9 +21,9 @@ def _(dweight, x, weight, inv_norm):
     return x.new_empty(x.shape)
 
 
-def forward(x: Tensor, threshold: float, window: int) -> tuple[Tensor, Tensor, Tensor]:
-    """x (B, T, P, C) -> weight, live, and 1/|x| (B, T, P)."""
-    return torch.ops.stgt_kernels.spatio_temporal_graph_fwd(x, threshold, window)
+def forward(x: Tensor, threshold: float, window: int, differentiable: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """x (B, T, P, C) -> weight, live, and 1/|x| (B, T, P); the weights of a differentiable graph are not float16."""
+    return torch.ops.stgt_kernels.spatio_temporal_graph_fwd(x, threshold, window, differentiable)
 
 
 def backward(dweight: Tensor, x: Tensor, weight: Tensor, inv_norm: Tensor) -> Tensor:

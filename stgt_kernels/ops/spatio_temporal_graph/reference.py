@@ -4,7 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stgt_kernels.graph import SpatioTemporalGraph
+from stgt_kernels.graph import SpatioTemporalGraph, storage_dtype
+
+
+def scaled_tokens(token: Tensor) -> Tensor:
+    """Tokens (..., C) times powers of two that bring their largest channel between 1/2 and 1: no square overflows."""
+    _, exponent = torch.frexp(token.detach().abs().amax(-1, keepdim=True))
+    half = exponent // 2  # the whole power might not be representable
+    one = torch.ones_like(exponent, dtype=token.dtype)
+    return token * torch.ldexp(one, -half) * torch.ldexp(one, half - exponent)
 
 
 def spatio_temporal_graph_dense(x: Tensor, threshold: float | None, window: int) -> Tensor:
@@ -15,8 +23,11 @@ def spatio_temporal_graph_dense(x: Tensor, threshold: float | None, window: int)
     B, T, P, C = x.shape
     token = x.reshape(B, T * P, C)
     # A token that is not finite counts as zero, for 0 * NaN would send NaN to the others' gradients.
-    unit = F.normalize(token.masked_fill(~token.isfinite().all(-1, keepdim=True), 0), dim=-1)
+    unit = F.normalize(scaled_tokens(token.masked_fill(~token.isfinite().all(-1, keepdim=True), 0)), dim=-1)
     similarity = unit @ unit.transpose(1, 2)
+    if x.requires_grad:  # gradients of tokens of denormal numbers would not be finite
+        constant = token.detach().abs().amax(-1) < torch.finfo(x.dtype).smallest_normal
+        similarity = torch.where(constant[:, :, None] | constant[:, None, :], similarity.detach(), similarity)
     frame = torch.arange(T, device=x.device).repeat_interleave(P)
     keep = ((frame[:, None] - frame[None, :]).abs() <= window) & (similarity != 0)
     if threshold is not None:
@@ -24,8 +35,10 @@ def spatio_temporal_graph_dense(x: Tensor, threshold: float | None, window: int)
     return torch.where(keep, similarity, 0)
 
 
-def spatio_temporal_graph(x: Tensor, threshold: float | None, window: int) -> SpatioTemporalGraph:
+def spatio_temporal_graph(
+    x: Tensor, threshold: float | None, window: int, differentiable: bool = False
+) -> SpatioTemporalGraph:
     """The same in banded storage; half precision is computed in float32, so that the threshold sees no rounding."""
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     graph = SpatioTemporalGraph.from_dense(spatio_temporal_graph_dense(wide, threshold, window), x.shape[1], window)
-    return graph.to(torch.float16) if wide is not x else graph
+    return SpatioTemporalGraph(graph.weight.to(storage_dtype(x.dtype, differentiable)))

@@ -9,6 +9,7 @@ from torch import Tensor
 from stgt_kernels.graph import TILE, storage_dtype
 from stgt_kernels.ops.spatio_temporal_graph.triton_kernels import (
     inv_norm_kernel,
+    rescue_kernel,
     spatio_temporal_graph_bwd_kernel,
     spatio_temporal_graph_fwd_kernel,
 )
@@ -32,12 +33,12 @@ def operands(x: Tensor) -> tuple[Tensor, list[int], int]:
 
 
 @torch.library.custom_op("stgt_kernels::spatio_temporal_graph_fwd_triton", mutates_args=())
-def forward(x: Tensor, threshold: float, window: int) -> tuple[Tensor, Tensor, Tensor]:
+def forward(x: Tensor, threshold: float, window: int, differentiable: bool) -> tuple[Tensor, Tensor, Tensor]:
     """x (B, T, P, C) -> weight (B, T, P, O, P), live (B, T, n, O, n), and 1/|x| (B, T, P) float32."""
     x, strides, vec = operands(x)
     B, T, P, C = x.shape
     precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
-    weight, live, inv_norm = outputs(x, window)
+    weight, live, inv_norm = outputs(x, window, differentiable)
     config = launch_config("fwd", x.dtype, P)
     blocks = triton.cdiv(P, config["BM"])
     with torch.cuda.device_of(x):
@@ -45,20 +46,25 @@ def forward(x: Tensor, threshold: float, window: int) -> tuple[Tensor, Tensor, T
         spatio_temporal_graph_fwd_kernel[(B * T * (window + 1) * blocks * blocks,)](
             x, inv_norm, weight, live, *strides, T, weight.shape[3], threshold, P, C, vec, TILE, precision, **config
         )
+        if x.dtype != torch.float16:  # whose squares all lie within float32
+            rescue_kernel[(B * T * P,)](
+                x, inv_norm, weight, live, *strides, T, weight.shape[3], threshold, P, C, vec, TILE,
+                BM=1, BC=triton.next_power_of_2(C), num_warps=8,
+            )  # fmt: skip
     return weight, live, inv_norm
 
 
-def outputs(x: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
+def outputs(x: Tensor, window: int, differentiable: bool) -> tuple[Tensor, Tensor, Tensor]:
     B, T, P, _ = x.shape
     O, n = 2 * window + 1, -(-P // TILE)
-    weight = x.new_empty(B, T, P, O, P, dtype=storage_dtype(x.dtype))
+    weight = x.new_empty(B, T, P, O, P, dtype=storage_dtype(x.dtype, differentiable))
     live = x.new_empty(B, T, n, O, n, dtype=torch.bool)
     return weight, live, x.new_empty(B, T, P, dtype=torch.float32)
 
 
 @forward.register_fake
-def _(x, threshold, window):
-    return outputs(x, window)
+def _(x, threshold, window, differentiable):
+    return outputs(x, window, differentiable)
 
 
 @torch.library.custom_op("stgt_kernels::spatio_temporal_graph_bwd_triton", mutates_args=())
@@ -68,11 +74,12 @@ def backward(dweight: Tensor, x: Tensor, weight: Tensor, inv_norm: Tensor) -> Te
     dweight, weight, inv_norm = (t.contiguous() for t in (dweight, weight, inv_norm))
     B, T, P, C = x.shape
     dx = x.new_empty(x.shape)
+    largest = dweight.abs().amax().view(1) if x.dtype != torch.float32 else None
     config = launch_config("bwd", x.dtype, P)
     programs = B * T * triton.cdiv(P, config["BM"]) * triton.cdiv(C, config["BK"])
     with torch.cuda.device_of(x):
         spatio_temporal_graph_bwd_kernel[(programs,)](
-            dweight, x, weight, inv_norm, dx, *strides, T, weight.shape[3], P, C, vec, **config
+            dweight, largest, x, weight, inv_norm, dx, *strides, T, weight.shape[3], P, C, vec, **config
         )
     return dx
 

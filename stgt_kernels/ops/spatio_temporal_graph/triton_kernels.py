@@ -1,13 +1,17 @@
 """Triton kernels that build the graph, and their gradient.
 
-|x| counts as 1e-12 at least. A token that is not finite gets 1/|x| = 0: forward, 0 times its products, infinite or NaN,
-is NaN, which is no edge; backward, it counts as zero.
+A token of zeros and one that is not finite get 1/|x| = 0: forward, 0 times its products is 0 or NaN, which is no edge;
+backward, it counts as zero. So do tokens whose squares over- or underflow float32, at first: rescue_kernel makes their
+edges afterwards.
 """
 
 import triton
 import triton.language as tl
 
 RUNTIME_INTEGERS = ["x_b", "x_t", "x_p", "T", "O"]
+# Products of tokens whose squares lie between these neither overflow nor lose what counts in them.
+LEAST_SQUARE, LARGEST_SQUARE = tl.constexpr(2.0**-80), tl.constexpr(2.0**100)
+SMALLEST_NORMAL = tl.constexpr(2.0**-126)
 
 
 @triton.jit(do_not_specialize=RUNTIME_INTEGERS)
@@ -36,9 +40,84 @@ def inv_norm_kernel(
         value = tl.load(p_x + o_c[None, :], mask=(o_p < P)[:, None] & (o_c < C)[None, :], other=0.0).to(tl.float32)
         square += value * value
     total = tl.sum(square, 1)
-    norm = tl.maximum(tl.sqrt_rn(total), 1e-12)
-    inverse = tl.where(total < float("inf"), tl.div_rn(1.0, norm), 0.0)
+    in_range = (total >= LEAST_SQUARE) & (total <= LARGEST_SQUARE)
+    inverse = tl.where(in_range, tl.div_rn(1.0, tl.sqrt_rn(tl.where(in_range, total, 1.0))), 0.0)
     tl.store(inv_norm + i_bt * P + o_p, inverse, mask=o_p < P)
+
+
+@triton.jit
+def scaled_tokens(p_x, inside, C: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
+    """BM tokens with all BC >= C channels as float32, over their largest channels: (BM, BC), those (BM,), and whether
+    they are finite and not zeros (BM,).
+    """
+    o_c = tl.arange(0, BC)
+    mask = inside[:, None] & (o_c < C)[None, :]
+    value = tl.load(p_x + o_c[None, :], mask=mask, other=0.0).to(tl.float32)
+    size = tl.abs(value)
+    finite = tl.sum((size < float("inf")).to(tl.int32), 1) == BC
+    peak = tl.max(tl.where(size < float("inf"), size, 0.0), 1)
+    usable = finite & (peak > 0)
+    # Denormal numbers are first brought among the normal ones, where division is exact enough.
+    lift = tl.where(peak < SMALLEST_NORMAL, 2.0**64, 1.0)
+    divisor = tl.where(usable, peak * lift, 1.0)
+    scaled = tl.div_rn(value * lift[:, None], tl.broadcast(divisor[:, None], value)[0])
+    return tl.where(usable[:, None], scaled, 0.0), peak, usable
+
+
+@triton.jit(do_not_specialize=RUNTIME_INTEGERS)
+def rescue_kernel(
+    x,  # (B, T, P, C), the last dimension contiguous
+    inv_norm,  # (B, T, P) float32 contiguous, as inv_norm_kernel wrote it; rewritten where it is 0
+    weight,  # (B, T, P, O, P) contiguous, rewritten in the rows and columns of such tokens
+    live,  # (B, T, n, O, n) bool contiguous, set where they have edges
+    x_b,  # strides, in units of VEC elements
+    x_t,
+    x_p,
+    T,
+    O,
+    threshold,
+    P: tl.constexpr,
+    C: tl.constexpr,
+    VEC: tl.constexpr,
+    TILE: tl.constexpr,
+    BM: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """One program per token, which ends at once where the squares of its channels neither over- nor underflowed.
+
+    Two tokens whose squares did compute the edge between them twice, to the same bits.
+    """
+    n: tl.constexpr = (P + TILE - 1) // TILE
+    i_bt, i = tl.program_id(0) // P, tl.program_id(0) % P
+    if tl.load(inv_norm + i_bt * P + i) == 0:
+        b, t = (i_bt // T).to(tl.int64), i_bt % T
+        window = O // 2
+        rows = tl.arange(0, BM)  # all of them are this token: sums then have one order, whichever of a pair is whose
+        offset = (b * x_b + t.to(tl.int64) * x_t + tl.cast(i, tl.int64) * x_p) * VEC
+        own, peak, usable = scaled_tokens(x + (offset + 0 * rows)[:, None], rows >= 0, C, BM, BC)
+        own_norm = tl.sqrt_rn(tl.where(usable, tl.sum(own * own, 1), 1.0))
+        if tl.sum(usable.to(tl.int32), 0) == BM:
+            for step in range(tl.maximum(window - t, 0) * P, tl.minimum(O, T + window - t) * P, BM):
+                place = step + tl.arange(0, BM)
+                o, j = place // P, place % P
+                inside = place < tl.minimum(O, T + window - t) * P
+                other = t + o - window
+                p_other = x + ((b * x_b + other.to(tl.int64) * x_t + j.to(tl.int64) * x_p) * VEC)[:, None]
+                column, _, there = scaled_tokens(p_other, inside, C, BM, BC)
+                column_norm = tl.sqrt_rn(tl.where(there, tl.sum(column * column, 1), 1.0))
+                similarity = tl.div_rn(tl.sum(own * column, 1), own_norm * column_norm)
+                w = tl.where(similarity >= threshold, similarity, 0.0).to(weight.dtype.element_ty)
+                frame_row, frame_column = i_bt.to(tl.int64), (i_bt + o - window).to(tl.int64)
+                write = inside & there
+                tl.store(weight + ((frame_row * P + i) * O + o) * P + j, w, mask=write)
+                tl.store(weight + ((frame_column * P + j) * O + O - 1 - o) * P + i, w, mask=write)
+                edge = write & (w != 0)
+                yes = tl.full((BM,), 1, tl.int1)
+                tl.store(live + ((frame_row * n + i // TILE) * O + o) * n + j // TILE, yes, mask=edge)
+                tl.store(live + ((frame_column * n + j // TILE) * O + O - 1 - o) * n + i // TILE, yes, mask=edge)
+            # The inverse norm of a token of denormal numbers may not be representable: it stays 0.
+            inverse = tl.div_rn(tl.div_rn(tl.full((BM,), 1.0, tl.float32), own_norm), peak)
+            tl.store(inv_norm + i_bt * P + i + 0 * rows, inverse, mask=(peak >= SMALLEST_NORMAL) & (rows == 0))
 
 
 @triton.jit
@@ -127,7 +206,8 @@ def spatio_temporal_graph_fwd_kernel(
 
 @triton.jit(do_not_specialize=RUNTIME_INTEGERS)
 def spatio_temporal_graph_bwd_kernel(
-    dweight,  # (B, T, P, O, P) contiguous, as weight
+    dweight,  # (B, T, P, O, P) float32 contiguous, as weight
+    largest,  # (1,) float32: max |dweight|, for half-precision x; else None
     x,  # (B, T, P, C), the last dimension contiguous
     weight,
     inv_norm,  # (B, T, P) float32 contiguous
@@ -148,7 +228,16 @@ def spatio_temporal_graph_bwd_kernel(
 
     dx_i = (g_i - (g_i . y_i) y_i) / |x_i| with y = x / |x| and g_i = sum_j G_ij y_j, G_ij = dW_ij + dW_ji on edges.
     g_i . y_i is sum_j G_ij W_ij: no program needs other channels than its own.
+
+    G becomes x's dtype for the products. Gradients are often smaller than the smallest float16, so that in half
+    precision G is multiplied by a number which makes the largest of all gradients 2^12, and its sums are divided by it.
     """
+    up, down = 1.0, 1.0
+    if largest is not None:
+        size = tl.load(largest)
+        usable = (size > 2.0**-100) & (size < float("inf"))
+        down = tl.where(usable, size * 2.0**-12, 1.0)
+        up = 1.0 / down
     blocks: tl.constexpr = (P + BM - 1) // BM
     columns: tl.constexpr = (P + BN - 1) // BN
     channels: tl.constexpr = (C + BK - 1) // BK
@@ -178,7 +267,7 @@ def spatio_temporal_graph_bwd_kernel(
         mirror = tl.load(dweight + p_mirror, mask=in_column[:, None] & in_row[None, :], other=0.0)
         # A token's similarity with itself is 1 wherever the token moves.
         edge = (w != 0) & ((o != window) | (row[:, None] != column[None, :]))
-        both = tl.where(edge, dw + tl.trans(mirror).to(tl.float32), 0.0).to(x.dtype.element_ty)
+        both = tl.where(edge, (dw + tl.trans(mirror).to(tl.float32)) * up, 0.0).to(x.dtype.element_ty)
         along += tl.sum(both.to(tl.float32) * w, 1)
         inverse = tl.load(inv_norm + frame_column * P + column, mask=in_column, other=0.0)[:, None]
         y = load_tokens(x + (b * x_b + other.to(tl.int64) * x_t) * VEC, column, x_p, o_c, P, C, BN, BK).to(tl.float32)
@@ -188,6 +277,6 @@ def spatio_temporal_graph_bwd_kernel(
     inverse = tl.load(inv_norm + frame_row * P + row, mask=in_row, other=0.0)[:, None]
     y = load_tokens(x + (b * x_b + t.to(tl.int64) * x_t) * VEC, row, x_p, o_c, P, C, BM, BK).to(tl.float32)
     y = tl.where(inverse > 0, y * inverse, 0.0)
-    result = ((g - along[:, None] * y) * inverse).to(dx.dtype.element_ty)
+    result = ((g - along[:, None] * y) * down * inverse).to(dx.dtype.element_ty)
     p_dx = (frame_row * P + row[:, None]) * C + o_c[None, :]
     tl.store(dx + p_dx, result, mask=in_row[:, None] & (o_c < C)[None, :])

@@ -1,0 +1,119 @@
+// Edge weights as the kernels of attention read them: float16, or float32 where they are differentiable. Registers hold
+// them in pairs of two neighbouring ones, uint32_t for float16 and float2 for float32.
+#pragma once
+#include "tile.cuh"
+
+namespace stgt {
+
+STGT_DEVICE float2 values(uint32_t pair) { return ptx::unpack<ptx::f16>(pair); }
+STGT_DEVICE float2 values(float2 pair) { return pair; }
+
+// The pair with both signs turned if `sign` is 0x80008000, or as it is if that is 0.
+STGT_DEVICE uint32_t turned(uint32_t pair, uint32_t sign) { return pair ^ sign; }
+STGT_DEVICE float2 turned(float2 pair, uint32_t sign) { return sign ? float2{-pair.x, -pair.y} : pair; }
+
+// Of a pair of 16-bit values that belong to these weights: all bits of those that belong to an edge.
+STGT_DEVICE uint32_t edge_mask(uint32_t pair) { return ptx::nonzero_mask(pair); }
+STGT_DEVICE uint32_t edge_mask(float2 pair) { return (pair.x != 0 ? 0xffffu : 0) | (pair.y != 0 ? 0xffff0000u : 0); }
+
+// Keeps first and second where their weights belong to an edge; else, makes them `otherwise`.
+STGT_DEVICE void where_edge(uint32_t pair, float& first, float& second, float otherwise) {
+  ptx::where_nonzero(pair, first, second, otherwise);
+}
+STGT_DEVICE void where_edge(float2 pair, float& first, float& second, float otherwise) {
+  first = pair.x != 0 ? first : otherwise, second = pair.y != 0 ? second : otherwise;
+}
+
+// A tile of float32 values in shared memory, read in the order of Tile's fragments. It has panels of at most 32 columns,
+// whose 16-byte chunks are swizzled within rows as the copy engine does it: a panel of 32 columns must then start at a
+// multiple of 1024 bytes.
+template <int ROWS, int COLUMNS> struct WideTile {
+  using Element = float;
+  using Pair = float2;
+  static constexpr int WIDTH = COLUMNS < 32 ? COLUMNS : 32, BYTES = ROWS * COLUMNS * 4;
+  static_assert((WIDTH == 32 || WIDTH == 16) && COLUMNS % WIDTH == 0);
+
+  int offset;  // in shared memory
+
+  STGT_DEVICE int end() const { return offset + BYTES; }
+
+  // The tile from a row on that is a multiple of 8.
+  STGT_DEVICE WideTile below(int row) const { return {offset + row * WIDTH * 4}; }
+
+  STGT_DEVICE float* at(int row, int column) const {
+    const int swizzle = WIDTH == 32 ? row % 8 : row / 2 % 4;
+    const int place = (column / WIDTH * ROWS + row) * WIDTH * 4 + ((column % WIDTH / 4 ^ swizzle) << 4) + column % 4 * 4;
+    return reinterpret_cast<float*>(ptx::shared_memory() + offset + place);
+  }
+
+  // As Tile::read_down: rows 0-7 and 8-15 of a chunk of 8 columns, then those of the next. row: a multiple of 8; chunk:
+  // of 2, so that where a lane's values are differs by a xor with constants.
+  STGT_DEVICE void read_down(float2 (&r)[4], int row, int chunk) const {
+    const int lane = threadIdx.x % 32;
+    if constexpr (WIDTH == 32) {
+      const int own = lane / 4 * 128 + ((lane % 4 / 2 ^ lane / 4) << 4) + lane % 2 * 8;
+      const char* const from = panel(row, chunk);
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        r[i] = *reinterpret_cast<const float2*>(from + (own ^ chunk % 4 * 32 ^ i / 2 * 32) + i % 2 * 1024);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        r[i] = *reinterpret_cast<const float2*>(at(row + i % 2 * 8 + lane / 4, (chunk + i / 2) * 8 + lane % 4 * 2));
+    }
+  }
+
+  // As Tile::read_across, transposed: a chunk of 8 columns and the next of rows 0-7, then of rows 8-15. row and chunk as
+  // above.
+  template <bool TRANSPOSE> STGT_DEVICE void read_across(float2 (&r)[4], int row, int chunk) const {
+    static_assert(TRANSPOSE && WIDTH == 32);
+    const int lane = threadIdx.x % 32;
+    const int own = lane % 4 * 256 + ((lane / 16 ^ lane % 4 * 2) << 4) + lane / 4 % 4 * 4;
+    const char* const from = panel(row, chunk);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const char* const pair = from + i / 2 * 1024;
+      const int place = own ^ chunk % 4 * 32 ^ i % 2 * 32;
+      r[i] = {*reinterpret_cast<const float*>(pair + place), *reinterpret_cast<const float*>(pair + (place ^ 16) + 128)};
+    }
+  }
+
+  // Fills the tile, by all THREADS threads of the block; zeros beyond the rows' ends.
+  template <int THREADS> STGT_DEVICE void copy_async(const Rows<const float>& from) const {
+    const bool aligned = from.alignment() == 16;
+#pragma unroll 1  // more addresses would not fit the registers beside gradients of wide heads
+    for (int i = threadIdx.x; i < ROWS * COLUMNS / 4; i += THREADS) {
+      const int row = i / (COLUMNS / 4), column = i % (COLUMNS / 4) * 4;
+      const float* const source = from.row(row) + column;
+      if (aligned) {
+        ptx::copy_async<16>(at(row, column), source, row < from.count && column < from.columns);
+      } else {
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+          ptx::copy_async<4>(at(row, column) + k, source + k, row < from.count && column + k < from.columns);
+      }
+    }
+  }
+
+  // The reverse, of what was written at `at`.
+  template <int THREADS> STGT_DEVICE void store(const Rows<float>& to) const {
+#pragma unroll 4
+    for (int i = threadIdx.x; i < ROWS * COLUMNS; i += THREADS) {
+      const int row = i / COLUMNS, column = i % COLUMNS;
+      if (row < to.count && column < to.columns) to.row(row)[column] = *at(row, column);
+    }
+  }
+
+ private:
+  // Where a row of the panel with this chunk of 8 columns starts.
+  STGT_DEVICE const char* panel(int row, int chunk) const {
+    return ptx::shared_memory() + offset + (chunk * 8 / WIDTH * ROWS + row) * WIDTH * 4;
+  }
+};
+
+template <bool WIDE, int ROWS, int COLUMNS> struct WeightTileOf { using type = Tile<ROWS, COLUMNS>; };
+template <int ROWS, int COLUMNS> struct WeightTileOf<true, ROWS, COLUMNS> { using type = WideTile<ROWS, COLUMNS>; };
+// A tile of weights, float32 (WIDE) or float16.
+template <bool WIDE, int ROWS, int COLUMNS> using WeightTile = typename WeightTileOf<WIDE, ROWS, COLUMNS>::type;
+
+}  // namespace stgt

@@ -1,0 +1,178 @@
+"""The kernels at their limits: thresholds at the ends, sizes of tokens, memory, instruction sets, meta tensors."""
+
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+from cases import DTYPES, dtype_name, each_backend, each_kernel, heads, on
+
+from stgt_kernels import GraphAttention, graph_attention, spatio_temporal_graph, token_similarity
+from stgt_kernels.rounding import compared_threshold, similarity_error
+from stgt_kernels.testing import assert_graph_close, video_like_tokens
+
+all_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+
+
+@each_backend
+@all_dtypes
+@pytest.mark.parametrize("C", [3, 257, 1408])
+@pytest.mark.parametrize("kind", ["random", "constant", "tenths"])
+def test_identical_tokens_are_linked_at_a_threshold_of_one(kind, C, dtype, backend):
+    generator = torch.Generator().manual_seed(C)
+    token = {
+        "random": lambda: torch.randn(40, C, generator=generator),
+        "constant": lambda: torch.rand(40, 1, generator=generator).expand(40, C) + 0.01,
+        "tenths": lambda: torch.full((40, C), 0.1),
+    }[kind]()
+    x = torch.cat([token, token], 0)[None, None].to(dtype)
+    x = on(backend, torch.cat([x, x], 1))
+    weight = spatio_temporal_graph(x, threshold=1.0, backend=backend).weight.float().cpu()
+    i = torch.arange(80)
+    for o in range(3):
+        for t in range(2):
+            if 0 <= t + o - 1 < 2:
+                assert (weight[0, t, i, o, i] > 0.99).all() and (weight[0, t, i, o, (i + 40) % 80] > 0.99).all()
+
+
+@each_backend
+@all_dtypes
+def test_a_threshold_of_one_links_identical_tokens_alone(dtype, backend):
+    x = on(backend, video_like_tokens(1, 2, 50, 24, dtype=dtype))
+    assert spatio_temporal_graph(x, threshold=1.0, backend=backend).degree().eq(1).all()
+
+
+@each_backend
+@all_dtypes
+def test_a_threshold_of_minus_one_keeps_opposite_tokens(dtype, backend):
+    x = torch.randn(40, 257)
+    x = on(backend, torch.cat([x, -x])[None, None].to(dtype))
+    assert spatio_temporal_graph(x, threshold=-1.0, backend=backend).degree().eq(80).all()
+
+
+def test_ordinary_thresholds_are_taken_as_they_are():
+    for dtype in DTYPES:
+        for threshold in (-0.999, -0.5, 0.0, 0.3, 0.5, 0.9, 0.999, 0.99999):
+            assert compared_threshold(threshold, 1408, dtype) == threshold
+        assert 0 < 1 - compared_threshold(1.0, 1408, dtype) == pytest.approx(similarity_error(1408, dtype), rel=1e-2)
+
+
+def test_the_error_of_similarities():
+    assert (
+        similarity_error(1408, torch.bfloat16)
+        == similarity_error(1408, torch.float16)
+        == pytest.approx(7.15e-6, rel=0.01)
+    )
+    assert similarity_error(1408, torch.float32) == pytest.approx(2.24e-6, rel=0.01)
+    assert similarity_error(64, torch.float32) == pytest.approx(1.91e-6, rel=0.01)
+    assert similarity_error(1408, torch.float64) < 1e-14
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=dtype_name)
+@pytest.mark.parametrize("size", [1e19, 1e-19, 3e37, 1e-30, 1e-37, 3e-40])
+def test_sizes_of_tokens_do_not_matter(size, dtype, backend):
+    """Edges are those of the same tokens in float64, whatever their size, also next to tokens of another."""
+    x = (video_like_tokens(1, 2, 50, 24) * size).to(dtype)
+    x[:, :, ::3] = video_like_tokens(1, 2, 50, 24, dtype=dtype)[:, :, ::3]
+    x[:, 1, 7], x[:, 0, 3, 5] = 0, float("inf")
+    graph = spatio_temporal_graph(on(backend, x), threshold=0.5, backend=backend).to("cpu")
+    assert_graph_close(graph, x, 0.5, 1)
+    assert graph.degree()[0, 0] > 20 and graph.degree()[0, 1] > 20
+    assert graph.degree()[0, 57] == 0 and graph.degree()[0, 3] == 0
+
+
+@each_kernel
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_name)
+@pytest.mark.parametrize("size", [1e19, 1e-19, 1e-30, 1e25])
+def test_gradients_of_tokens_of_any_size(size, dtype, backend):
+    """As of tokens of an ordinary size, divided by the size."""
+    x = video_like_tokens(1, 2, 50, 24).to(dtype).float()
+    sizes = torch.ones(50, 1)
+    sizes[::2] = 2.0 ** round(float(torch.tensor(size).log2()))
+
+    def gradient(x, name):
+        x = on(name, x).requires_grad_()
+        weight = spatio_temporal_graph(x, threshold=0.5, differentiable=True, backend=name).weight
+        dweight = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)).to(weight)
+        return torch.autograd.grad(weight, x, dweight)[0].double().cpu()
+
+    expected = gradient(x.double(), "reference") / sizes
+    actual = gradient((x * sizes).to(dtype), backend)
+    torch.testing.assert_close(actual * sizes, expected * sizes, rtol=0.02, atol=0.02 * (expected * sizes).abs().max())
+
+
+@each_kernel
+def test_tokens_of_denormal_numbers_carry_no_gradient(backend):
+    x = video_like_tokens(1, 1, 20, 24)
+    x[0, 0, 4] *= 1e-40
+    x = on(backend, x).requires_grad_()
+    weight = spatio_temporal_graph(x, threshold=0.5, differentiable=True, backend=backend).weight
+    dweight = torch.rand(weight.shape, device=weight.device)
+    (dx,) = torch.autograd.grad(weight, x, dweight)
+    assert (weight[0, 0, 4] != 0).sum() > 1 and not dx[0, 0, 4].any() and dx.isfinite().all()
+    (expected,) = torch.autograd.grad(
+        spatio_temporal_graph(x, threshold=0.5, differentiable=True, backend="reference").weight, x, dweight
+    )
+    torch.testing.assert_close(dx, expected, rtol=1e-4, atol=1e-5)
+
+
+OUT_OF_MEMORY = """
+import resource, torch
+from stgt_kernels import spatio_temporal_graph
+x = torch.zeros(1, 4, 20000, 1)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), resource.RLIM_INFINITY))
+try:
+    spatio_temporal_graph(x, threshold=0.5, backend="cpu")
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_AS") or sys.platform != "linux", reason="limits memory as Linux does")
+def test_out_of_memory_says_how_much_was_asked_for():
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, timeout=600)
+    wanted = f"spatio_temporal_graph_fwd: out of memory: weight needs {4 * 20000 * 3 * 20000 * 4} bytes"
+    assert wanted in done.stdout, done.stdout + done.stderr
+
+
+def with_instruction_set(name):
+    code = "import torch, stgt_kernels; x = torch.ones(1, 1, 4, 8); "
+    code += "stgt_kernels.spatio_temporal_graph(x, threshold=0.5, backend='cpu'); "
+    code += "from stgt_kernels import _C; print(_C.build_info()['cpu_isa'])"
+    environment = os.environ | {"STGT_CPU_ISA": name}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=600)
+
+
+def test_an_unknown_instruction_set_is_refused():
+    done = with_instruction_set("avx1024")
+    assert done.returncode != 0
+    assert "STGT_CPU_ISA must be one of " in done.stderr and ", got avx1024" in done.stderr
+    assert "portable, and this machine runs " in done.stderr
+    assert with_instruction_set("portable").stdout.strip() == "portable"
+
+
+def test_meta_tensors_give_shapes():
+    x = torch.empty(2, 3, 70, 24, dtype=torch.bfloat16, device="meta")
+    for differentiable, dtype in ((False, torch.float16), (True, torch.float32)):
+        graph = spatio_temporal_graph(x, threshold=0.5, differentiable=differentiable)
+        assert graph.weight.is_meta and graph.weight.shape == (2, 3, 70, 3, 70) and graph.weight.dtype == dtype
+        assert graph.live.is_meta and graph.live.shape == (2, 3, 2, 3, 2)
+    assert token_similarity(x, window=2).weight.shape == (2, 3, 70, 5, 70)
+    q = torch.empty(2, 4, 210, 88, dtype=torch.bfloat16, device="meta")
+    for dropout_p in (0.0, 0.3):
+        out, lse = graph_attention(q, q, q, graph, dropout_p=dropout_p, return_lse=True)
+        assert out.is_meta and out.shape == q.shape and out.dtype == q.dtype and lse.shape == (2, 4, 210)
+    module = GraphAttention(24, 3).to("meta")
+    assert module(torch.empty(2, 210, 24, device="meta"), graph.to(torch.float32)).shape == (2, 210, 24)
+    with pytest.raises(ValueError, match="backend='cpu' cannot run: it runs on CPU tensors, these are on meta"):
+        graph_attention(q, q, q, graph, backend="cpu")
+
+
+def test_meta_and_real_tensors_are_not_mixed():
+    graph = spatio_temporal_graph(video_like_tokens(1, 2, 20, 8), threshold=0.5)
+    with pytest.raises(ValueError, match="graph must be on q's device cpu, got meta"):
+        graph_attention(*[heads(1, 1, 40, 8)] * 3, graph.to("meta"))
