@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import multiprocessing
 import multiprocessing.connection
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from stgt.data.errors import VideoError
 from stgt.data.images import holds_image
 from stgt.data.inspection import Inspection, inspect
+from stgt.data.processes import ReaderContext
 from stgt.data.video import MAX_PIXELS, Decoder, decoder_version
 from stgt.files import errors_named, write_json, write_text
 from stgt.ownership import owned
@@ -37,8 +37,7 @@ class Entry(TypedDict):
     """By reader (pyav and decord of videos, pillow of images): why it does not read the file right, None if it does"""
 
 
-# Decoders start from a clean process: a fork would carry over locks of the threads that serve the other decoders.
-_processes = multiprocessing.get_context("spawn")
+_processes = ReaderContext()
 
 
 def write_report(
@@ -163,8 +162,14 @@ def _check(paths: list[str], max_pixels: int, timeout: float, jobs: int) -> Iter
 
     try:
         with ThreadPoolExecutor(max(1, len(inspectors))) as threads:
-            for start in range(0, len(paths), 1000):  # a pending call takes a thousand times the memory of its path
-                yield from threads.map(one, paths[start : start + 1000])
+            try:
+                for start in range(0, len(paths), 1000):  # a pending call takes a thousand times the memory of its path
+                    yield from threads.map(one, paths[start : start + 1000])
+            except BaseException:  # the block waits for every thread, and so for what is being decoded
+                threads.shutdown(wait=False, cancel_futures=True)
+                for inspector in inspectors:
+                    inspector.stop()
+                raise
     finally:
         for inspector in inspectors:
             inspector.stop()

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -97,13 +98,14 @@ class VideoDataset(Dataset):
         decoded = self._decoded[index]
         if isinstance(decoded, VideoError):
             raise decoded
-        if len(decoded) == 1:
-            return decoded
-        return decoded[torch.from_numpy(sample_indices(len(decoded), self.frames, self.sampling, rng))]
+        if len(decoded) > 1:
+            decoded = decoded[sample_indices(len(decoded), self.frames, self.sampling, rng)]
+        return torch.from_numpy(decoded)
 
-    def _decode(self, video: str) -> Tensor | VideoError:
+    def _decode(self, video: str) -> np.ndarray | VideoError:
+        """An array, since each tensor would need a file descriptor of its own on its way to another process."""
         try:
-            return read_frames(self.root / video, None, **self.decoding)
+            return read_frames(self.root / video, None, **self.decoding).numpy()
         except VideoError as error:
             return error
 

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from stgt.config import VisionConfig
 from stgt.data.fingerprint import FINGERPRINT, Fingerprint, data_differences, require_same
+from stgt.data.loader import parts, read_batches
 from stgt.data.transforms import describe
 from stgt.fields import from_dict, require_types
 from stgt.files import atomic_folder, file_hash, tensors_hash
@@ -207,8 +208,10 @@ def write_features(
         # Before they are read, so that a video that changes meanwhile is noticed.
         fingerprint = Fingerprint.take({}, videos.videos, videos.root, decoder=key.decoder, contents=contents)
         fingerprint.save(unfinished / FINGERPRINT)
-        loader = DataLoader(_Views(videos, views, seed), batch_size, num_workers=workers)
-        batches = (tower(batch.to(device)) for batch in tqdm(loader, desc="features", unit="batch"))
+        items = _Views(videos, views, seed)
+        numbers = parts(len(items), batch_size)
+        read = tqdm(read_batches(items, numbers, workers=workers), "features", len(numbers), unit="batch")
+        batches = (tower(batch.to(device)) for batch in read)
         shape = _write_tokens(unfinished, batches, videos.videos, views)
         facts = {"key": dataclasses.asdict(key), "seed": seed, "shape": shape, "videos": videos.videos}
         checksums = file_hash(unfinished / CHECKSUMS)

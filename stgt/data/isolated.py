@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import multiprocessing.connection
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import NamedTuple, TypeVar
 
 from stgt.data.errors import VideoError
+from stgt.data.processes import ReaderContext
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
-# A new process is forked from a server without threads: those of torch and of the decoders may hold locks, which a fork
-# would copy. The server has the decoders loaded, so that a new process is there at once.
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["stgt.data.pixels"])
+_processes = ReaderContext()
 
 
 class Failure(NamedTuple):
@@ -108,7 +104,6 @@ class _Worker:
 
 
 def _serve(function: Callable, pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for the results
     pipe.send(None)
     while True:
         try:

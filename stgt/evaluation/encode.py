@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from stgt.config import to_dict
 from stgt.data.datasets import VideoDataset, collate
 from stgt.data.fingerprint import FINGERPRINT, Fingerprint, data_differences
+from stgt.data.loader import read_batches
 from stgt.data.transforms import describe
 from stgt.evaluation.store import Store, batches, digest
 from stgt.files import tensors_hash
@@ -85,10 +85,8 @@ def encode_videos(
         fingerprint.save(place / FINGERPRINT)
     store = Store(place, batches(len(clips.videos), batch_size))
     names = store.missing(world)
-    loader = DataLoader(
-        clips, batch_sampler=[store.items(name) for name in names], num_workers=workers, collate_fn=collate
-    )
-    for name, batch in zip(names, _shown(loader, "videos", world), strict=True):
+    read = read_batches(clips, [store.items(name) for name in names], workers=workers, collate=collate)
+    for name, batch in zip(_shown(names, "videos", world), read, strict=True):
         inputs = {key: batch[key].to(_device(model)) for key in ("video", "tokens") if key in batch}
         features = model.encode_video(**inputs)
         require_finite_rows(features.queries, batch["path"], "the model's queries")

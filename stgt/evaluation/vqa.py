@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from stgt.config import DataConfig
 from stgt.data.annotations import Question, load_questions
 from stgt.data.datasets import collate
+from stgt.data.loader import parts, read_batches
 from stgt.data.prompts import LanguageTokenizer
 from stgt.files import file_hash, write_json
 from stgt.models.vqa import VideoQA
@@ -48,8 +48,9 @@ def evaluate_answers(run: Run, data: DataConfig, out: Path, *, beams: int = 5, b
     }
     say("{annotation}: {videos} videos, {questions} questions".format(**split))
     print(f"sha256 {split['sha256']}")
-    loader = DataLoader(videos, batch_size, num_workers=data.workers, collate_fn=collate)
-    batches = tqdm(loader, desc="videos", unit="batch", disable=len(loader) < 8)
+    numbers = parts(len(videos), batch_size)
+    read = read_batches(videos, numbers, workers=data.workers, collate=collate)
+    batches = tqdm(read, "videos", len(numbers), unit="batch", disable=len(numbers) < 8)
     answers = predict(run.model, run.tokenizer, batches, videos.questions, beams=beams, batch_size=batch_size)
     figures = answer_figures(questions, answers)
     guesses = frequent_answers(load_questions(data.train), questions) if data.train.is_file() else {}

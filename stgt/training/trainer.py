@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from stgt.config import TrainConfig, to_dict
+from stgt.data.loader import read_batches
 from stgt.training import checkpoint as ckpt
 from stgt.training.determinism import deterministic
 from stgt.training.distributed import BatchSampler, World, data_parallel
@@ -123,6 +123,7 @@ class Trainer:
             # It must not outlive the process group: as the group's last owner it would wait for gloo's thread and hold
             # the interpreter's lock, which that thread may need to free a tensor.
             self.parallel = alone
+            batches.close()
             if log:
                 log.close()
             if self.replaced:
@@ -148,16 +149,13 @@ class Trainer:
     def _batches(self) -> Iterator[dict]:
         """The batches from the present step to the end."""
         accumulate = self.config.optim.accumulate
-        loader = DataLoader(
+        return read_batches(
             self.items,
-            batch_sampler=self.sampler.batches(self.step * accumulate, self.total * accumulate),
-            num_workers=self.config.data.workers,
-            collate_fn=self.collate,
+            self.sampler.batches(self.step * accumulate, self.total * accumulate),
+            workers=self.config.data.workers,
+            collate=self.collate,
             pin_memory=self.world.device.type == "cuda",
-            # Its own, or the loader would draw a seed from the model's generator each time it is entered.
-            generator=torch.Generator(),
         )
-        return iter(loader)
 
     def _train_step(self, batches: Iterator[dict]) -> tuple[dict[str, torch.Tensor], int]:
         config, accumulate = self.config, self.config.optim.accumulate

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from stgt.config import TrainConfig
 from stgt.data.annotations import load_videos, require_disjoint
 from stgt.data.datasets import QuestionDataset, RetrievalDataset, collate
 from stgt.data.features import FeatureStore
+from stgt.data.loader import parts, read_batches
 from stgt.data.prompts import LanguageTokenizer
 from stgt.data.text import Tokenizer, wordings
 from stgt.data.transforms import test_transform
@@ -49,24 +49,22 @@ class Validation:
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Measure a model that is being trained; it, and all generators, are left as they were."""
-        loader = DataLoader(
-            self.clips, self.config.batch_size, num_workers=self.config.data.workers, collate_fn=collate,
-            generator=torch.Generator(),
-        )  # fmt: skip
+        numbers = parts(len(self.clips), self.config.batch_size)
+        batches = read_batches(self.clips, numbers, workers=self.config.data.workers, collate=collate)
         with _evaluating(model):
-            return self._accuracy(model, loader) if self.asks else self._recall(model, loader)
+            return self._accuracy(model, batches) if self.asks else self._recall(model, batches)
 
-    def _accuracy(self, model: nn.Module, loader: DataLoader) -> dict[str, float]:
+    def _accuracy(self, model: nn.Module, batches: Iterable[dict]) -> dict[str, float]:
         from stgt.evaluation.vqa import answer_figures, predict  # which reads runs, as this package writes them
 
         questions, size = self.clips.questions, self.config.batch_size
-        answers = predict(model, self.tokenizer, loader, questions, beams=1, batch_size=size)
+        answers = predict(model, self.tokenizer, batches, questions, beams=1, batch_size=size)
         return {"accuracy": answer_figures([question for _, question in questions], answers)["all"]["accuracy"]}
 
-    def _recall(self, model: nn.Module, loader: DataLoader) -> dict[str, float]:
+    def _recall(self, model: nn.Module, batches: Iterable[dict]) -> dict[str, float]:
         device = next(model.parameters()).device
         queries = []
-        for batch in loader:
+        for batch in batches:
             inputs = {name: batch[name].to(device) for name in ("video", "tokens") if name in batch}
             queries.append(model.encode_video(**inputs).queries)
         queries, owner = torch.cat(queries), torch.tensor([video for video, _ in self.clips.captions])

@@ -5,7 +5,6 @@ import shutil
 import pytest
 import torch
 from clips import grey, write_video
-from torch.utils.data import DataLoader
 
 from stgt.data.annotations import (
     load_answers,
@@ -16,6 +15,7 @@ from stgt.data.annotations import (
     save_questions,
 )
 from stgt.data.datasets import QuestionDataset, RetrievalDataset, collate
+from stgt.data.loader import read_batches
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import test_transform, train_transform
 from stgt.data.video import VideoError
@@ -121,9 +121,10 @@ def test_replacements_are_bounded(make):
         make(max_replacements=0)[3]
 
 
-def test_replacements_are_counted_across_workers(make):
+@pytest.mark.parametrize("cache", [False, True])
+def test_replacements_are_counted_across_workers(make, cache):
     places = [(0, 3), (0, 0), (0, 3)]
-    loader = DataLoader(SeededItems(make(), 0), batch_sampler=[places], num_workers=1, collate_fn=collate)
+    loader = read_batches(SeededItems(make(cache=cache), 0), [places], workers=1, collate=collate)
     (batch,) = loader
     assert batch["replaced"] >= 2
     assert batch["video"].shape == (3, 4, 3, 16, 16)

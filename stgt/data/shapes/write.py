@@ -112,7 +112,11 @@ def _write(out: Path, settings: dict[str, int]) -> None:
 
     # Threads are enough: drawing and encoding leave the interpreter.
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        clips = list(tqdm(threads.map(write, scenes), total=len(scenes), desc="simulated clips", unit="clip"))
+        try:
+            clips = list(tqdm(threads.map(write, scenes), total=len(scenes), desc="simulated clips", unit="clip"))
+        except BaseException:  # the block would wait for all clips that are still to come
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
     answers = sorted({answer for clip in clips for _, answer in clip["questions"]})
     _save(out / "ans2label.json", {answer: label for label, answer in enumerate(answers)})
     for split in ("train", "test"):

@@ -1,0 +1,76 @@
+"""Batches of a data set, read by other processes: training, validation, evaluation and feature caches all use this."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from stgt.data.processes import ReaderContext
+
+logger = logging.getLogger(__name__)
+
+
+class LoaderError(RuntimeError):
+    """The processes that read files were killed again and again, often because the memory was used up."""
+
+
+def read_batches(
+    items: Dataset,
+    batches: Iterable[Sequence],
+    *,
+    workers: int,
+    collate: Callable[[list], object] = default_collate,
+    pin_memory: bool = False,
+) -> Iterator:
+    """Yield `collate` of the items of each batch, in order, which `workers` processes read; 0 reads in this one.
+
+    items: a data set that can be pickled. batches: the keys of each batch's items. If one of the processes is killed,
+    the log says so, and all of them are started anew with the batches that were not yielded yet. Raises LoaderError if
+    that happens again before the next batch, and whatever the data set raises.
+    """
+    asked, rest, failed = deque(), iter(batches), False
+    while True:
+        loader = DataLoader(
+            items,
+            batch_sampler=_noted(chain(list(asked), rest), asked),
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            multiprocessing_context=ReaderContext() if workers else None,
+            # With its own generator: the loader would draw a seed from that of the model.
+            generator=torch.Generator(),
+        )
+        asked.clear()
+        try:
+            for batch in loader:
+                asked.popleft()
+                failed = False
+                yield batch
+            return
+        except RuntimeError as error:
+            if "exited unexpectedly" not in str(error):
+                raise
+            if failed:
+                raise LoaderError(f"{_KILLED}, and so were those that took their place. {_ADVICE}") from error
+            failed = True
+            logger.warning("%s; others take their place. %s", _KILLED, _ADVICE)
+
+
+_KILLED = "a process that reads videos was killed"
+_ADVICE = "If the memory is used up, fewer of them need less: --data.workers"
+
+
+def parts(length: int, size: int) -> list[range]:
+    """The numbers below `length` in batches of `size`; the last one may be smaller."""
+    return [range(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def _noted(batches: Iterable[Sequence], asked: deque) -> Iterator[Sequence]:
+    for batch in batches:
+        asked.append(batch)
+        yield batch

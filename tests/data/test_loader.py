@@ -1,0 +1,100 @@
+"""Batches that other processes read: the same ones, whoever is killed, and nobody is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from stgt.data.loader import LoaderError, parts, read_batches
+
+ROOT = Path(__file__).parents[2]
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Item i is i; the process that reads number `deadly` is killed, once if there is a `marker` file to write."""
+
+    def __init__(self, deadly=None, marker=None):
+        self.deadly, self.marker = deadly, marker
+
+    def __getitem__(self, i):
+        if i == self.deadly and not (self.marker and self.marker.exists()):
+            if self.marker:
+                self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return i
+
+
+class Processes(torch.utils.data.Dataset):
+    """Item i is the number of the process that reads it, its number of threads, and whether signals are held back."""
+
+    def __getitem__(self, i):
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        asked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+        return torch.tensor([os.getpid(), torch.get_num_threads(), asked <= held])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_come_in_order(workers):
+    found = [batch.tolist() for batch in read_batches(Numbers(), parts(7, 3), workers=workers)]
+    assert found == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_the_model_s_generator_is_left_alone():
+    before = torch.get_rng_state()
+    list(read_batches(Numbers(), parts(4, 2), workers=0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_process_that_is_killed_costs_a_warning(tmp_path, caplog):
+    items = Numbers(deadly=5, marker=tmp_path / "killed")
+    found = [batch.tolist() for batch in read_batches(items, iter(parts(12, 2)), workers=2)]
+    assert found == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11]]
+    assert "a process that reads videos was killed; others take their place" in caplog.text
+
+
+def test_processes_that_are_killed_again_end_with_a_clear_error():
+    with pytest.raises(LoaderError, match="--data.workers"):
+        list(read_batches(Numbers(deadly=3), parts(6, 2), workers=1))
+
+
+def test_the_processes_are_new_ones_with_one_thread_that_no_polite_signal_reaches():
+    ((pid, count, held),) = next(iter(read_batches(Processes(), parts(1, 1), workers=1)))
+    assert pid != os.getpid() and count == 1 and held
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
+
+ORPHANS = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from stgt.data.loader import parts, read_batches
+from test_loader import Processes
+read = read_batches(Processes(), parts(100, 1), workers=2)
+print(*(int(next(read)[0][0]) for _ in range(2)), flush=True)
+os.read(0, 1)
+"""
+
+
+def test_no_process_outlives_a_parent_that_was_killed():
+    command = [sys.executable, "-c", ORPHANS, str(Path(__file__).parent)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    workers = [int(word) for word in parent.stdout.readline().split()]
+    assert len(set(workers)) == 2 and all(is_alive(worker) for worker in workers)
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 120
+    while any(is_alive(worker) for worker in workers):
+        assert time.monotonic() < deadline, "a process that read for a killed one still runs"
+        time.sleep(0.05)
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
