@@ -25,7 +25,7 @@ from torch import nn
 
 from stgt.config import differences, to_dict
 from stgt.data.features import tower_hash
-from stgt.files import atomic_folder, file_hash, remove_folder, save_tensors, tensors_hash
+from stgt.files import atomic_folder, file_hash, remove_folder, save_tensors, tensors_hash, write_text
 from stgt.integrity import DamagedError, nonfinite, read_sealed, require_hash, sealed
 from stgt.structure import field
 from stgt.training.randomness import random_state, restore_random_state
@@ -153,6 +153,12 @@ def _rotate(run: Path, keep: int, needed: set[Path]) -> None:
 def read_state(checkpoint: Path) -> dict:
     """What `write_checkpoint` was given as `state`. Raises CheckpointError if one byte of it was changed since then."""
     return _read_state(checkpoint)[0]
+
+
+def update_state(checkpoint: Path, **values: object) -> None:
+    """Replace some values of a checkpoint's state, all at once or not at all. Raises OSError if the disk refuses."""
+    state, hashes = _read_state(checkpoint)
+    write_text(checkpoint / STATE, sealed({"format": FORMAT, "files": hashes, **state, **values}))
 
 
 def read_tensors(checkpoint: Path, group: str) -> dict[str, torch.Tensor]:

@@ -27,11 +27,15 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process; every process must ask."""
+        return bool(self.max(int(flag)))
+
+    def max(self, value: int) -> int:
+        """The largest value of all processes; every process must ask."""
         if self.size == 1:
-            return flag
-        flags = torch.tensor(int(flag), device=self.device)
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
-        return bool(flags.item())
+            return value
+        largest = torch.tensor(value, device=self.device)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest.item())
 
     def sum(self, value: int) -> int:
         """The value added up over all processes; every process must ask."""

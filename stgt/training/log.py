@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import resource
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from tqdm import tqdm
 
 from stgt.files import write_text
+from stgt.training.records import JsonLines, Scalars
 
 logger = logging.getLogger(__name__)
 
@@ -23,13 +27,13 @@ class RunLog:
     """The log of one run folder; whatever was logged after `step` belongs to a lost sitting and is dropped."""
 
     def __init__(self, run: Path, step: int, total: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.path = run / "log.jsonl"
         kept = [r for r in read_log(run) if r["step"] <= step]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
-        self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
+        self.lines = JsonLines(self.path)
+        self.board = Scalars(run / "tensorboard", step + 1)
+        terminal = _Terminal(sys.stderr)
+        self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1, file=terminal)
         self._values: dict[str, list[torch.Tensor]] = {}
         self._clips = 0
         self._since = time.perf_counter()
@@ -46,27 +50,39 @@ class RunLog:
         now = time.perf_counter()
         values = {name: float(torch.stack(each).mean()) for name, each in self._values.items()}
         values |= facts | {"clips_per_s": self._clips / (now - self._since), "memory_gib": memory_gib(device)}
-        with open(self.path, "a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(f"train/{name}", value, step)
+        self.lines.write({"step": step, **values})
+        self.board.write({f"train/{name}": value for name, value in values.items()}, step)
         self.bar.set_postfix_str(" ".join(f"{SHORT.get(n, n)} {values[n]:.3g}" for n in SHOWN if n in values))
         self._values, self._clips, self._since = {}, 0, now
 
     def validated(self, step: int, figures: dict[str, float], seconds: float) -> None:
         """Write what the validation split gave, as a record of its own; the seconds it took are no step's."""
-        with open(self.path, "a") as file:
-            file.write(json.dumps({"step": step, "val": figures}) + "\n")
-        for name, value in figures.items():
-            self.board.add_scalar(f"val/{name}", value, step)
-        self.bar.write(
-            f"step {step}, validation: " + ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
-        )
+        self.lines.write({"step": step, "val": figures})
+        self.board.write({f"val/{name}": value for name, value in figures.items()}, step)
+        shown = ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
+        self.bar.write(f"step {step}, validation: {shown}", file=_Terminal(sys.stdout))
         self._since += seconds
 
     def close(self) -> None:
         self.bar.close()
-        self.board.close()
+
+
+class _Terminal:
+    """A stream that may go away: the run outlives its terminal, and a pipe that nobody reads any more."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
 
 
 def read_log(run: Path) -> list[dict]:

@@ -17,14 +17,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from stgt.config import TrainConfig, to_dict
-from stgt.data.loader import read_batches
+from stgt.data.loader import LoaderError, read_batches
 from stgt.training import checkpoint as ckpt
 from stgt.training.determinism import deterministic
 from stgt.training.distributed import BatchSampler, World, data_parallel
 from stgt.training.log import RunLog
 from stgt.training.optim import learning_rate, make_optimizer, set_learning_rate
-from stgt.training.randomness import Items, SeededItems, random_state, seed_everything
-from stgt.training.signals import StoppedError, StopSignals
+from stgt.training.randomness import Items, SeededItems, random_state, restore_random_state, seed_everything
+from stgt.training.signals import Interrupted, StoppedError, StopSignals
 
 if TYPE_CHECKING:
     from stgt.training.validation import Validation
@@ -77,15 +77,21 @@ class Trainer:
         self.step = 0
         self.replaced = 0
         self.validation, self.best, self.data = validation, None, data
+        self.unmeasured: int | None = None  # the epoch after which a signal came before its validation was over
         self.tower, self.language = ckpt.tower_reference(model), ckpt.language_reference(model)
         self.parallel = torch.compile(self.model) if config.compile else self.model
 
     def fit(self) -> None:
-        """Run to the end; raises StoppedError after a signal, NonFiniteError at a loss that is no number."""
-        with deterministic(self.config.deterministic):
-            self._fit()
+        """Run to the end.
 
-    def _fit(self) -> None:
+        Raises StoppedError after a signal, NonFiniteError at a loss that is no number, and LoaderError where the
+        processes that read clips are killed again and again.
+        """
+        notice = "\nstopping after this step, with a checkpoint; Ctrl-C again ends at once, without one\n"
+        with deterministic(self.config.deterministic), StopSignals(notice=notice if self.world.is_main else "") as stop:
+            self._fit(stop)
+
+    def _fit(self, stop: StopSignals) -> None:
         seed_everything(self.config.seed, self.world.rank)
         resumed = ckpt.newest_checkpoint(self.run)
         if resumed is not None:
@@ -100,25 +106,12 @@ class Trainer:
         if self.world.size > 1:
             self.parallel = data_parallel(alone, self.config.deterministic)
         try:
-            with StopSignals() as stop:
-                while self.step < self.total:
-                    epoch, (values, clips) = self._epoch, self._train_step(batches)
-                    self.step += 1
-                    if log:
-                        log.add(values, clips * self.world.size)
-                    if self.step % self.config.log_every == 0 or self.step == self.total:
-                        replaced = self.world.sum(self.replaced)
-                        if log:
-                            rate = self.optimizer.param_groups[0]["lr"]
-                            log.record(self.step, self.world.device, epoch=epoch, lr=rate, replaced=replaced)
-                    over = self._epoch > epoch or self.step == self.total
-                    better = self.validation is not None and over and self._validate(epoch, log)
-                    stopping = self.world.any(bool(stop.received))
-                    if better or stopping or self.step % self.config.save_every == 0 or self.step == self.total:
-                        self._save()
-                    if stopping and self.step < self.total:
-                        where = f"stopped after step {self.step} of {self.total}"
-                        raise StoppedError(stop.received, f"{where}; the same command goes on from {self.run}")
+            if self.unmeasured is not None:
+                self._measure_late(resumed, log, stop)
+            self._stop_if_asked(stop)
+            while self.step < self.total:
+                self._advance(batches, log, stop)
+                self._stop_if_asked(stop)
         finally:
             # It must not outlive the process group: as the group's last owner it would wait for gloo's thread and hold
             # the interpreter's lock, which that thread may need to free a tensor.
@@ -129,11 +122,40 @@ class Trainer:
             if self.replaced:
                 logger.warning("%d pairs took the place of others whose video could not be read", self.replaced)
 
-    def _validate(self, epoch: int, log: RunLog | None) -> bool:
-        """Measure the model; whether it is the best so far."""
+    def _advance(self, batches: Iterator[dict], log: RunLog | None, stop: StopSignals) -> None:
+        """One step, with what is due after it: a record, a validation, a checkpoint."""
+        epoch, (values, clips) = self._epoch, self._whole_step(batches)
+        self.step += 1
+        ended = self.step == self.total
+        if log:
+            log.add(values, clips * self.world.size)
+        if self.step % self.config.log_every == 0 or ended:
+            replaced = self.world.sum(self.replaced)
+            if log:
+                rate = self.optimizer.param_groups[0]["lr"]
+                log.record(self.step, self.world.device, epoch=epoch, lr=rate, replaced=replaced)
+        better = self.validation is not None and (self._epoch > epoch or ended) and self._validate(epoch, log, stop)
+        if better or ended or self.step % self.config.save_every == 0:
+            self._save()
+
+    def _stop_if_asked(self, stop: StopSignals) -> None:
+        if signum := self.world.max(stop.received):  # all processes stop after the same step
+            self._save()
+            where = f"stopped after step {self.step} of {self.total}"
+            raise StoppedError(signum, f"{where}; the same command goes on from {self.run}")
+
+    def _validate(self, epoch: int, log: RunLog | None, stop: StopSignals) -> bool:
+        """Measure the model; whether it is the best so far. After a signal it is not measured until the run goes on."""
         start = time.perf_counter()
-        with torch.autocast(self.world.device.type, DTYPES[self.config.precision], self.config.precision != "fp32"):
-            figures = self.validation(self.model)
+        try:
+            with torch.autocast(self.world.device.type, DTYPES[self.config.precision], self.config.precision != "fp32"):
+                figures = self.validation(self.model, stop)
+        except Interrupted:
+            figures = None
+        if self.world.any(figures is None):
+            self.unmeasured = epoch
+            return False
+        self.unmeasured = None
         if log:
             log.validated(self.step, figures, time.perf_counter() - start)
         value = figures[self.validation.choose_by]
@@ -141,6 +163,13 @@ class Trainer:
         if better:
             self.best = {"step": self.step, "epoch": epoch, "chosen_by": self.validation.choose_by, "value": value}
         return better
+
+    def _measure_late(self, checkpoint: Path, log: RunLog | None, stop: StopSignals) -> None:
+        """Catch up on the validation that a signal cut short, and write it into the checkpoint of that time."""
+        self._validate(self.unmeasured, log, stop)
+        if self.world.is_main:
+            ckpt.update_state(checkpoint, best=self.best, unmeasured=self.unmeasured)
+        self.world.barrier()
 
     @property
     def _epoch(self) -> int:
@@ -157,6 +186,18 @@ class Trainer:
             pin_memory=self.world.device.type == "cuda",
         )
 
+    def _whole_step(self, batches: Iterator[dict]) -> tuple[dict[str, torch.Tensor], int]:
+        """One step; where its clips cannot be read any more, a checkpoint of the step before."""
+        random = random_state()
+        try:
+            return self._train_step(batches)
+        except LoaderError as error:
+            before = f"step {self.step + 1} of {self.total} was not made"
+            if self.world.size == 1:  # the others wait inside their step, and have no part in a checkpoint
+                restore_random_state(random)
+                self._save()
+            raise LoaderError(f"{error}; {before}, and the same command goes on from {self.run}") from error
+
     def _train_step(self, batches: Iterator[dict]) -> tuple[dict[str, torch.Tensor], int]:
         config, accumulate = self.config, self.config.optim.accumulate
         staged = config.csal_from is not None
@@ -165,9 +206,10 @@ class Trainer:
         set_learning_rate(self.optimizer, learning_rate(self.step, self.total, config.optim))
         means: dict[str, torch.Tensor] = {}
         paths: list[str] = []
+        replaced = 0
         for number, batch in enumerate(islice(batches, accumulate), start=1):
             paths += map(str, batch["path"])
-            self.replaced += int(batch.get("replaced", 0))
+            replaced += int(batch.get("replaced", 0))
             inputs = {k: v.to(self.world.device, non_blocking=True) for k, v in batch.items() if torch.is_tensor(v)}
             between = self.world.size > 1 and number < accumulate
             with self.parallel.no_sync() if between else nullcontext():
@@ -184,6 +226,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        self.replaced += replaced
         return means | {"grad_norm": norm}, len(paths)
 
     def _require_finite(self, what: str, value: float, paths: list[str]) -> None:
@@ -210,6 +253,7 @@ class Trainer:
                 "threads": torch.get_num_threads(),
                 "replaced": replaced,
                 "best": self.best,
+                "unmeasured": self.unmeasured,
                 "scaler": self.scaler.state_dict(),
                 "tower": self.tower,
                 "language": self.language,
@@ -239,6 +283,6 @@ class Trainer:
         ckpt.load_model(self.model, path)
         ckpt.load_optimizer(self.model, self.optimizer, path)
         self.scaler.load_state_dict(state["scaler"])
-        self.best = state.get("best")
+        self.best, self.unmeasured = state.get("best"), state.get("unmeasured")
         self.step, self.replaced = state["step"], state["replaced"] if self.world.is_main else 0
         ckpt.load_random(path, self.world.rank, self.world.size)

@@ -18,6 +18,7 @@ from stgt.data.text import Tokenizer, wordings
 from stgt.data.transforms import test_transform
 from stgt.evaluation.metrics import ranks, recall_figures, said_of
 from stgt.training.randomness import random_state, restore_random_state
+from stgt.training.signals import StopSignals, until_stopped
 
 
 class Validation:
@@ -47,12 +48,16 @@ class Validation:
             self.clips = RetrievalDataset(data.val, data.videos, **options)
         self.choose_by = "accuracy" if self.asks else "mean"
 
-    def __call__(self, model: nn.Module) -> dict[str, float]:
-        """Measure a model that is being trained; it, and all generators, are left as they were."""
+    def __call__(self, model: nn.Module, stop: StopSignals) -> dict[str, float]:
+        """Measure a model that is being trained; it, and all generators, are left as they were.
+
+        Raises Interrupted between two batches after a signal that `stop` has received.
+        """
         numbers = parts(len(self.clips), self.config.batch_size)
-        batches = read_batches(self.clips, numbers, workers=self.config.data.workers, collate=collate)
+        read = read_batches(self.clips, numbers, workers=self.config.data.workers, collate=collate)
+        batches = until_stopped(read, stop)
         with _evaluating(model):
-            return self._accuracy(model, batches) if self.asks else self._recall(model, batches)
+            return self._accuracy(model, batches) if self.asks else self._recall(model, batches, stop)
 
     def _accuracy(self, model: nn.Module, batches: Iterable[dict]) -> dict[str, float]:
         from stgt.evaluation.vqa import answer_figures, predict  # which reads runs, as this package writes them
@@ -61,7 +66,7 @@ class Validation:
         answers = predict(model, self.tokenizer, batches, questions, beams=1, batch_size=size)
         return {"accuracy": answer_figures([question for _, question in questions], answers)["all"]["accuracy"]}
 
-    def _recall(self, model: nn.Module, batches: Iterable[dict]) -> dict[str, float]:
+    def _recall(self, model: nn.Module, batches: Iterable[dict], stop: StopSignals) -> dict[str, float]:
         device = next(model.parameters()).device
         queries = []
         for batch in batches:
@@ -72,7 +77,8 @@ class Validation:
         said = said_of(owner, wording, len(queries))
         length, size = self.config.model.qformer.max_text_length, 8 * self.config.batch_size
         found: list[Tensor] = []
-        for numbers, part in zip(wording.split(size), _parts(self.clips.captions, size), strict=True):
+        captions = until_stopped(_parts(self.clips.captions, size), stop)
+        for numbers, part in zip(wording.split(size), captions, strict=True):
             ids, mask = self.tokenizer.encode([caption for _, caption in part], length)
             similarity = model.similarity(queries, model.encode_text(ids.to(device), mask.to(device))).float().cpu()
             found.append(ranks(similarity.T, said[:, numbers].T))

@@ -1,7 +1,9 @@
 """The validation split: measured after each epoch, it chooses the checkpoint and changes nothing else."""
 
+import os
 import random
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from stgt.evaluation.metrics import ranks
 from stgt.training import checkpoint as ckpt
 from stgt.training.log import read_log
 from stgt.training.run import evaluation_data, load_run
-from stgt.training.signals import StoppedError
+from stgt.training.signals import StoppedError, until_stopped
 
 
 class Given:
@@ -27,7 +29,7 @@ class Given:
     def __init__(self, *values):
         self.values, self.models = list(values), []
 
-    def __call__(self, model):
+    def __call__(self, model, stop):
         self.models.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return {"mean": self.values.pop(0), "R@1": 0.0}
 
@@ -60,10 +62,10 @@ def test_without_validation_the_last_checkpoint_is_used(tmp_path):
 
 def test_a_run_that_was_stopped_remembers_its_best(tmp_path):
     class Stopping(Given):
-        def __call__(self, model):
+        def __call__(self, model, stop):
             if len(self.models) == 2:
                 raise StoppedError(15, "stopped")
-            return super().__call__(model)
+            return super().__call__(model, stop)
 
     trainer = run(tmp_path, Stopping(20.0, 35.0))
     with pytest.raises(StoppedError):
@@ -71,6 +73,44 @@ def test_a_run_that_was_stopped_remembers_its_best(tmp_path):
     run(tmp_path, Given(30.0, 31.0)).fit()
     assert ckpt.chosen_checkpoint(tmp_path).name == "step-00000010"
     assert [record["val"]["mean"] for record in read_log(tmp_path) if "val" in record] == [20.0, 35.0, 30.0, 31.0]
+
+
+class Interrupting(Given):
+    """A signal comes while the validation of number `during` is going on."""
+
+    def __init__(self, *values, during):
+        super().__init__(*values)
+        self.during = during
+
+    def __call__(self, model, stop):
+        for number in until_stopped(range(2), stop):
+            if number == 0 and len(self.models) == self.during:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return super().__call__(model, stop)
+
+
+@pytest.mark.parametrize("during", [1, 3])
+def test_a_validation_that_a_signal_cut_short_is_caught_up_on(during, tmp_path):
+    figures = [20.0, 35.0, 30.0, 40.0]
+    run(tmp_path / "whole", Given(*figures)).fit()
+    stopped = Interrupting(*figures, during=during)
+    with pytest.raises(StoppedError) as caught:
+        run(tmp_path / "stopped", stopped).fit()
+    assert caught.value.signum == signal.SIGTERM and len(stopped.models) == during
+    last = ckpt.latest_checkpoint(tmp_path / "stopped")
+    assert ckpt.read_state(last)["step"] == 5 * (during + 1) and ckpt.read_state(last)["best"]["value"] < figures[during]
+    rest = Given(*stopped.values)
+    run(tmp_path / "stopped", rest).fit()
+    assert len(rest.models) == 4 - during
+    one, other = (ckpt.chosen_checkpoint(tmp_path / name) for name in ("whole", "stopped"))
+    assert one.name == other.name
+    for group in ("model", "optimizer", "random"):
+        expected, found = ckpt.read_tensors(one, group), ckpt.read_tensors(other, group)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    states = [ckpt.read_state(ckpt.latest_checkpoint(tmp_path / name)) for name in ("whole", "stopped")]
+    assert states[0]["best"] == states[1]["best"] and states[1]["unmeasured"] is None
+    measured = [[r["val"]["mean"] for r in read_log(tmp_path / name) if "val" in r] for name in ("whole", "stopped")]
+    assert measured == [figures, figures]
 
 
 @pytest.fixture(scope="module")

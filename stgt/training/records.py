@@ -1,0 +1,73 @@
+"""Files that grow by whole records while a run goes on: its log in JSON lines, and TensorBoard's events."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+class Records:
+    """A file that records are appended to. A record that the disk refuses is lost as a whole, with one warning."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._warned = path, False
+
+    def append(self, record: bytes) -> None:
+        try:
+            with open(self.path, "ab", buffering=0) as file:
+                size = file.tell()
+                try:
+                    if file.write(record) < len(record):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    file.truncate(size)
+                    raise
+        except OSError as error:
+            if not self._warned:
+                logger.warning("%s: could not be written (%s); the run goes on without it", self.path, error.strerror)
+            self._warned = True
+
+
+class JsonLines(Records):
+    """One JSON object a line."""
+
+    def write(self, values: Mapping[str, object]) -> None:
+        self.append((json.dumps(values) + "\n").encode())
+
+
+class Scalars(Records):
+    """Curves for TensorBoard, in a new file in `folder`; what older files there have from `step` on is hidden."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}")
+        self._event(Event(file_version="brain.Event:2"))
+        self._event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        """Add a point at `step` to the curve of each name."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        points = [Summary.Value(tag=name, simple_value=float(value)) for name, value in values.items()]
+        self._event(Event(step=step, summary=Summary(value=points)))
+
+    def _event(self, event) -> None:  # noqa: ANN001 (a message of a module that is imported late)
+        from io import BytesIO
+
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        event.wall_time = time.time()
+        record = BytesIO()
+        RecordWriter(record).write(event.SerializeToString())
+        self.append(record.getvalue())
