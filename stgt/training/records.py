@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -25,8 +24,8 @@ class Records:
             with open(self.path, "ab", buffering=0) as file:
                 size = file.tell()
                 try:
-                    if file.write(record) < len(record):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    while record:
+                        record = record[file.write(record) :]
                 except OSError:
                     file.truncate(size)
                     raise

@@ -97,6 +97,19 @@ def test_a_signal_to_all_processes_leaves_a_checkpoint_of_its_very_step(number, 
     assert 0 < step < 5000 and f"after step {step} of 5000" in output
 
 
+def test_a_ctrl_c_under_torchrun_stops_both_processes_after_the_same_step(tmp_path):
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    process = start(tmp_path, "epochs=4000", "save_every=1000000", "workers=1", launcher=torchrun)
+    while not read_log(tmp_path):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    code, output = finish(process)
+    step = ckpt.read_state(ckpt.latest_checkpoint(tmp_path))["step"]
+    assert code != 0 and step > 0
+    assert output.count(f"StoppedError: stopped after step {step} of 8000") == 2, output
+
+
 def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(whole, tmp_path):
     run(tmp_path, "kill=step:6", expect=-signal.SIGKILL)
     before = weights(tmp_path)

@@ -98,7 +98,9 @@ def test_a_validation_that_a_signal_cut_short_is_caught_up_on(during, tmp_path):
         run(tmp_path / "stopped", stopped).fit()
     assert caught.value.signum == signal.SIGTERM and len(stopped.models) == during
     last = ckpt.latest_checkpoint(tmp_path / "stopped")
-    assert ckpt.read_state(last)["step"] == 5 * (during + 1) and ckpt.read_state(last)["best"]["value"] < figures[during]
+    assert (
+        ckpt.read_state(last)["step"] == 5 * (during + 1) and ckpt.read_state(last)["best"]["value"] < figures[during]
+    )
     rest = Given(*stopped.values)
     run(tmp_path / "stopped", rest).fit()
     assert len(rest.models) == 4 - during

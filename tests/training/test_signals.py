@@ -1,0 +1,149 @@
+"""Signals that ask a command to stop, and clips that cannot be read any more: what is saved, and how it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import standin
+import torch
+
+from stgt.data.loader import LoaderError
+from stgt.training import checkpoint as ckpt
+from stgt.training import signals
+from stgt.training.log import RunLog, read_log
+from stgt.training.signals import Interrupted, StoppedError, StopSignals
+
+ROOT = Path(__file__).parents[2]
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_is_noted_and_the_handlers_are_put_back(number):
+    before = signal.getsignal(number)
+    with StopSignals() as stop:
+        assert stop.received == 0
+        send(number)
+        assert stop.received == number
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_command_that_keeps_nothing_open_ends_where_it_is(number):
+    with pytest.raises(Interrupted) as caught, StopSignals(interrupt=True):
+        send(number)
+    assert caught.value.signum == number
+
+
+def test_signals_in_a_row_count_as_one():
+    with StopSignals() as stop:
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            send(number)
+        assert stop.received == signal.SIGINT
+
+
+def test_a_later_ctrl_c_does_not_wait_and_other_signals_do(monkeypatch):
+    monkeypatch.setattr(signals, "PATIENCE", -1.0)
+    with StopSignals() as stop:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP):
+            send(number)
+        with pytest.raises(Interrupted):
+            send(signal.SIGINT)
+        assert stop.received == signal.SIGTERM
+
+
+def test_a_signal_that_a_run_has_answered_does_not_interrupt_what_comes_after():
+    with StopSignals(interrupt=True) as outer:
+        with StopSignals():
+            send(signal.SIGTERM)
+        send(signal.SIGTERM)
+        assert outer.received == signal.SIGTERM
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with StopSignals(interrupt=True) as stop:
+            send(signal.SIGHUP)
+            assert stop.received == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_that_is_stopped_before_its_first_step_makes_none(tmp_path):
+    run = standin.trainer(standin.config(tmp_path))
+    save = run._save
+    run._save = lambda: (send(signal.SIGTERM), save())
+    with pytest.raises(StoppedError, match="stopped after step 0 of 20"):
+        run.fit()
+    assert ckpt.read_state(ckpt.latest_checkpoint(tmp_path))["step"] == 0
+
+
+def test_a_terminal_that_has_gone_costs_nothing(tmp_path, monkeypatch):
+    class Gone:
+        def write(self, text=""):
+            raise OSError(5, "Input/output error")
+
+        flush = write
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    monkeypatch.setattr(sys, "stdout", Gone())
+    log = RunLog(tmp_path, 0, 2)
+    log.add({"loss": torch.tensor(1.0)}, 5)
+    log.record(1, torch.device("cpu"))
+    log.validated(1, {"mean": 2.0}, 0.0)
+    log.close()
+    assert [record["step"] for record in read_log(tmp_path)] == [1, 1]
+
+
+def test_clips_that_cannot_be_read_any_more_cost_an_end_with_a_checkpoint(tmp_path):
+    whole, cut = (standin.trainer(standin.config(tmp_path / name, accumulate=2)) for name in ("whole", "cut"))
+    whole.fit()
+    batches = cut._batches
+
+    def failing():
+        read = batches()
+        for _ in range(7):  # in the middle of the fourth step
+            yield next(read)
+        raise LoaderError("a process that reads videos was killed")
+
+    cut._batches = failing
+    with pytest.raises(LoaderError, match="step 4 of 10 was not made, and the same command goes on from"):
+        cut.fit()
+    assert ckpt.read_state(ckpt.latest_checkpoint(tmp_path / "cut"))["step"] == 3
+    standin.trainer(standin.config(tmp_path / "cut", accumulate=2)).fit()
+    for group in ("model", "optimizer", "random"):
+        expected, found = (
+            ckpt.read_tensors(ckpt.latest_checkpoint(tmp_path / name), group) for name in ("whole", "cut")
+        )
+        assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+    assert [ckpt.read_state(ckpt.latest_checkpoint(tmp_path / name))["replaced"] for name in ("whole", "cut")] == [
+        whole.replaced
+    ] * 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_ends_quietly_and_leaves_nothing_half_written(number, tmp_path):
+    command = [sys.executable, "-m", "stgt", "data", "shapes", "--out", "shapes", "--train", "20000"]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    while not list(tmp_path.glob("*/videos/*.mp4")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 128 + number and "Traceback" not in output
+    assert list(tmp_path.iterdir()) == []
