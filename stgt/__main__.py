@@ -5,13 +5,23 @@ in one line what to install.
 """
 
 import os
+import signal
 import sys
 
 from stgt import extras
+from stgt.training.signals import StopSignals
 
 
 def main() -> None:
-    """Run the command that the program's arguments name."""
+    """Run the command that the program's arguments name; a signal ends it quietly, also while it is being loaded."""
+    try:
+        with StopSignals(interrupt=True):
+            _run()
+    except KeyboardInterrupt as stop:
+        sys.exit(128 + getattr(stop, "signum", signal.SIGINT))
+
+
+def _run() -> None:
     try:
         from stgt.cli import main as run_command
     except ModuleNotFoundError as error:

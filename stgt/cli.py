@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-import re
+import signal
 import subprocess
 import sys
 import traceback
@@ -346,51 +346,19 @@ def main() -> None:
 def _run() -> None:
     try:
         app.cli(prog="stgt")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        sys.exit(128 + getattr(stop, "signum", signal.SIGINT))
     except Exception as error:
         if os.environ.get("STGT_TRACEBACK") or terminal.reader_left(error):
             raise
         extras.exit_if_missing(error)
+        from stgt.failures import exit_status, message_of
+
         status = exit_status(error)
         if status is None:
             lines = "".join(traceback.format_exception(error)).rstrip("\n").split("\n")
             print("\n".join(map(terminal.printable, lines)), file=sys.stderr)
             print(REPORT, file=sys.stderr)
             sys.exit(1)
-        print(f"stgt: {terminal.printable_message(_message(error))}", file=sys.stderr)
+        print(f"stgt: {terminal.printable_message(message_of(error))}", file=sys.stderr)
         sys.exit(status)
-
-
-def _message(error: Exception) -> str:
-    message = str(error)
-    if "in DataLoader worker process" in message:  # with the worker's traceback before it
-        message = re.split(r"\n[\w.]*Error: ", message)[-1].rstrip("\n")
-    if _is_memory(error):
-        cause = message.partition("\n")[0] or "Python got none"
-        message = f"there is not enough memory: {cause}"
-    return message
-
-
-def _is_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out; PyTorch says so of a CPU's with a RuntimeError."""
-    import torch
-
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
-
-
-def exit_status(error: Exception) -> int | None:
-    """2 for what the user can put right, 1 for a run that failed, 128 + signal for one told to stop; None for a bug."""
-    from stgt.data.video import VideoError
-    from stgt.training.checkpoint import CheckpointError
-    from stgt.training.signals import StoppedError
-    from stgt.training.trainer import NonFiniteError
-
-    if isinstance(error, StoppedError):
-        return 128 + error.signum
-    if isinstance(error, NonFiniteError) or _is_memory(error):
-        return 1
-    if isinstance(error, (ValueError, OSError, VideoError, CheckpointError)):
-        return 2
-    return None
