@@ -20,6 +20,7 @@ from stgt import extras, terminal
 from stgt.config import ModelConfig, TrainConfig
 from stgt.data import commands
 from stgt.recipes import RECIPES
+from stgt.training.signals import interruption_of
 
 app = tyro.extras.SubcommandApp()
 data = tyro.extras.SubcommandApp()
@@ -349,6 +350,8 @@ def _run() -> None:
     except KeyboardInterrupt as stop:
         sys.exit(128 + getattr(stop, "signum", signal.SIGINT))
     except Exception as error:
+        if stop := interruption_of(error):
+            sys.exit(128 + stop.signum)
         if os.environ.get("STGT_TRACEBACK") or terminal.reader_left(error):
             raise
         extras.exit_if_missing(error)

@@ -11,6 +11,8 @@ from types import FrameType
 
 from stgt.data.processes import STOPPING
 
+GRACE = 10.0
+"""Seconds in which an interrupted command has to end. The exception may have come while Python held a lock"""
 PATIENCE = 2.0
 """Seconds in which signals count as one: a launcher passes on what the terminal has sent to every process already"""
 
@@ -34,7 +36,8 @@ class Interrupted(KeyboardInterrupt):
 class StopSignals:
     """While entered, SIGINT, SIGTERM and SIGHUP are noted in `received` instead of ending the process.
 
-    interrupt: also raise Interrupted where the program is. Signals that come again change nothing, except that a
+    interrupt: also raise Interrupted where the program is; if the block has not ended GRACE seconds later, the process
+    does, with the status 128 + signal. Signals that come again change nothing, except that a
     Ctrl-C which comes PATIENCE seconds after the first signal raises Interrupted: somebody does not want to wait. A
     signal that was ignored before stays ignored, as `nohup` and `command &` have it.
     notice: what the first signal prints.
@@ -45,6 +48,7 @@ class StopSignals:
         self.received = 0
         self._since = 0.0
         self._before: dict[int, object] = {}
+        self._alarm: object = None
 
     def __enter__(self) -> StopSignals:
         handlers = {number: signal.getsignal(number) for number in STOPPING}
@@ -54,6 +58,9 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._alarm is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            signal.signal(signal.SIGALRM, self._alarm)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -66,6 +73,8 @@ class StopSignals:
         with suppress(OSError):  # the terminal may be gone, which is what SIGHUP says
             os.write(2, self.notice.encode())
         if self.interrupt:
+            self._alarm = signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))
+            signal.setitimer(signal.ITIMER_REAL, GRACE)
             raise Interrupted(number)
 
     def _take(self, number: int) -> None:
@@ -74,6 +83,13 @@ class StopSignals:
         outer = getattr(self._before[number], "__self__", None)
         if isinstance(outer, StopSignals):
             outer._take(number)
+
+
+def interruption_of(error: BaseException | None) -> Interrupted | None:
+    """What an error was raised in consequence of: an interruption can break whatever the program was just doing."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error
 
 
 def until_stopped(batches: Iterable, stop: StopSignals) -> Iterator:

@@ -15,7 +15,7 @@ from stgt.data.loader import LoaderError
 from stgt.training import checkpoint as ckpt
 from stgt.training import signals
 from stgt.training.log import RunLog, read_log
-from stgt.training.signals import Interrupted, StoppedError, StopSignals
+from stgt.training.signals import Interrupted, StoppedError, StopSignals, interruption_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +39,39 @@ def test_a_command_that_keeps_nothing_open_ends_where_it_is(number):
     with pytest.raises(Interrupted) as caught, StopSignals(interrupt=True):
         send(number)
     assert caught.value.signum == number
+
+
+HELD = """
+import os, signal, threading
+from stgt.training import signals
+signals.GRACE = 0.2
+lock = threading.Lock()
+with signals.StopSignals(interrupt=True):
+    try:
+        with lock:
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        lock.acquire()
+        lock.acquire()  # as a thread pool waits for threads that a broken lock holds up
+"""
+
+
+def test_an_interrupted_command_that_does_not_come_to_an_end_is_ended():
+    done = subprocess.run([sys.executable, "-c", HELD], env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=120)
+    assert done.returncode == 128 + signal.SIGTERM
+
+
+def test_an_error_that_an_interruption_has_caused_is_the_interruption():
+    error = None
+    try:
+        try:
+            raise Interrupted(signal.SIGTERM)
+        finally:
+            raise RuntimeError("release unlocked lock")
+    except RuntimeError as raised:
+        error = raised
+    assert interruption_of(error).signum == signal.SIGTERM
+    assert interruption_of(RuntimeError()) is None
 
 
 def test_signals_in_a_row_count_as_one():
@@ -130,7 +163,7 @@ def test_clips_that_cannot_be_read_any_more_cost_an_end_with_a_checkpoint(tmp_pa
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_command_ends_quietly_and_leaves_nothing_half_written(number, tmp_path):
-    command = [sys.executable, "-m", "stgt", "data", "shapes", "--out", "shapes", "--train", "20000"]
+    command = [sys.executable, "-m", "stgt", "data", "shapes", "--out", "shapes", "--train", "1500"]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
