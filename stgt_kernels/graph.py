@@ -68,9 +68,8 @@ class SpatioTemporalGraph:
         """A graph whose tile map is known: a kernel wrote it, or the edges are those of another graph."""
         graph = cls(weight)
         graph._live = live
-        graph._live_version = (
-            0 if torch.compiler.is_compiling() else _version(weight)
-        )  # compiled code returns it as new
+        # What compiled code returns counts as a new tensor.
+        graph._live_version = 0 if torch.compiler.is_compiling() else _version(weight)
         return graph
 
     @property
