@@ -234,8 +234,13 @@ void graph_backward_tasks(const GraphArgs& args, int64_t begin, int64_t end, cha
     for (int64_t r = 0; r < rows; ++r) {
       const A inverse = ((const A*)args.inv_norm)[frame * P + i0 + r];
       const A *y = block.tokens + r * width, *g = block.sums + r * width;
+      // One running sum over all channels would err with their number. Columns beyond C hold 0.
       A radial = 0;
-      for (int64_t c = 0; c < C; ++c) radial += g[c] * y[c];
+      for (int64_t c0 = 0; c0 < width; c0 += DEPTH) {
+        vec<A> products{};
+        for (int64_t c = c0; c < least(c0 + DEPTH, width); c += lanes<A>) products += load(g + c) * load(y + c);
+        radial += horizontal_sum<A>(products);
+      }
       S* dx = (S*)args.dx + (frame * P + i0 + r) * C;
       for (int64_t c = 0; c < C; ++c) dx[c] = narrow<S>(inverse * (g[c] - radial * y[c]));
     }

@@ -1,15 +1,17 @@
-"""How far a kernel of graph attention may lie from float64: as far as its formulas in plain PyTorch, and rounding.
+"""How far the kernels' gradients may lie from float64: as far as their formulas in plain PyTorch, and rounding.
 
-The kernels' backward pass differs from that of autograd: it computes the probabilities again from the log-sum-exp, and
-takes from each score's gradient one number for its row, delta = sum(dout * out). Where a token's neighbours say nearly
-the same, what remains is the rounding of numbers far larger than the result. So the errors allowed are those of these
-same formulas, and the floor for rounding counts from the size of the terms.
+The backward pass of graph attention differs from that of autograd: it computes the probabilities again from the
+log-sum-exp, and takes from each score's gradient one number for its row, delta = sum(dout * out). Where a token's
+neighbours say nearly the same, what remains is the rounding of numbers far larger than the result. So the errors
+allowed are those of these same formulas, and the floor for rounding counts from the size of the terms. The gradients
+of the graph, too, are differences of larger terms.
 """
 
 import torch
 from torch import Tensor
 
 from stgt_kernels import SpatioTemporalGraph
+from stgt_kernels.graph import live_tiles
 from stgt_kernels.ops.graph_attention.reference import graph_attention_dense
 from stgt_kernels.testing import assert_close
 
@@ -86,3 +88,21 @@ def term_sizes(q, k, v, graph, dout, dlse=None, *, scale, keep=None, keep_prob=1
         dq=(dscore * weight.square()) @ k, dk=(dscore * weight.square()).mT @ q, dweight=(dscore * (q @ k.mT)).sum(1)
     )
     return {name: abs(scale) * square.nan_to_num(0, 0, 0).max().sqrt().item() for name, square in squares.items()}
+
+
+def graph_term_size(x: Tensor, graph: SpatioTemporalGraph, dweight: Tensor) -> float:
+    """The same of x's gradient through the graph's weights, which is what of a sum of unit tokens is across each token.
+
+    With g_ij the gradients of the weights between i and j, and u = x / |x|:
+    dx_i = (sum_j g_ij u_j - u_i sum_j g_ij u_i . u_j) / |x_i|.
+    """
+    x = x.double().flatten(1, 2)
+    norm = x.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    unit = x / norm
+    kept = torch.where(graph.weight != 0, dweight.double(), 0)
+    gradient = SpatioTemporalGraph(kept, live_tiles(kept)).to_dense()
+    gradient = gradient + gradient.mT
+    along = gradient * (unit @ unit.mT)
+    total, radial = gradient @ unit, along.sum(-1, keepdim=True) * unit
+    inside = gradient.square() @ unit.square() + along.square().sum(-1, keepdim=True) * unit.square()
+    return max((part / norm).abs().max().item() for part in (total, radial, inside.sqrt()))

