@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from stgt_kernels import SpatioTemporalGraph
-from stgt_kernels.graph import live_tiles
 from stgt_kernels.ops.graph_attention.reference import graph_attention_dense
 from stgt_kernels.testing import assert_close
 
@@ -100,7 +99,7 @@ def graph_term_size(x: Tensor, graph: SpatioTemporalGraph, dweight: Tensor) -> f
     norm = x.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
     unit = x / norm
     kept = torch.where(graph.weight != 0, dweight.double(), 0)
-    gradient = SpatioTemporalGraph(kept, live_tiles(kept)).to_dense()
+    gradient = SpatioTemporalGraph(kept).to_dense()
     gradient = gradient + gradient.mT
     along = gradient * (unit @ unit.mT)
     total, radial = gradient @ unit, along.sum(-1, keepdim=True) * unit
