@@ -5,6 +5,7 @@ of threads wherever a test does not choose its own.
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,6 +14,10 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch  # noqa: E402
+
+# A suite that runs in the background or under nohup ignores these signals, and so would the commands that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SEED = int(os.environ.get("STGT_TEST_SEED", "0"))
 # Most tensors here are tiny: two threads would spend their time waiting for each other.
