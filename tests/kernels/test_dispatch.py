@@ -319,13 +319,16 @@ NEEDS["avx512_bf16"] = (*NEEDS["avx512"], "avx512_bf16")
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="asks Linux for the CPU's instruction sets")
 @pytest.mark.parametrize("isa", NEEDS)
 def test_instruction_sets(isa):
-    """Each compiled variant of the kernels passes the fuzz tests, or is not chosen where the CPU lacks it."""
+    """Each compiled variant of the kernels passes the fuzz tests, or is refused where the CPU or the build lacks it."""
     flags = set(Path("/proc/cpuinfo").read_text().split())
     compiled = os.uname().machine == "x86_64" and "clang" not in _C.build_info()["compiler"]
-    runs = isa if compiled and flags.issuperset(NEEDS[isa]) else "portable"
+    if isa != "portable" and not (compiled and flags.issuperset(NEEDS[isa])):
+        refused = python("import stgt_kernels._C as native; native.build_info()", STGT_CPU_ISA=isa)
+        assert refused.returncode != 0 and "STGT_CPU_ISA must be one of" in refused.stderr
+        return
     code = f"""
 import pytest, stgt_kernels._C as native
-assert native.build_info()["cpu_isa"] == {runs!r}, native.build_info()
+assert native.build_info()["cpu_isa"] == {isa!r}, native.build_info()
 raise SystemExit(pytest.main(["-q", "-p", "no:cacheprovider", {str(HERE / "test_fuzz.py")!r}]))
 """
     result = python(code, STGT_CPU_ISA=isa)
