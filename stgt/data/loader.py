@@ -52,8 +52,8 @@ def read_batches(
                 failed = False
                 yield batch
             return
-        except RuntimeError as error:
-            if "exited unexpectedly" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if not (workers and _tells_of_a_death(error)):
                 raise
             if failed:
                 raise LoaderError(f"{_KILLED}, and so were those that took their place. {_ADVICE}") from error
@@ -63,6 +63,13 @@ def read_batches(
 
 _KILLED = "a process that reads videos was killed"
 _ADVICE = "If the memory is used up, fewer of them need less: --data.workers"
+
+
+def _tells_of_a_death(error: Exception) -> bool:
+    """Whether torch found a worker dead, or what it was sending was cut off; errors of the data set are neither."""
+    if isinstance(error, RuntimeError):
+        return "exited unexpectedly" in str(error)
+    return "in DataLoader worker process" not in str(error)
 
 
 def parts(length: int, size: int) -> list[range]:

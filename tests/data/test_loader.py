@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from stgt.data.loader import LoaderError, parts, read_batches
 
@@ -60,6 +61,40 @@ def test_a_process_that_is_killed_costs_a_warning(tmp_path, caplog):
 def test_processes_that_are_killed_again_end_with_a_clear_error():
     with pytest.raises(LoaderError, match="--data.workers"):
         list(read_batches(Numbers(deadly=3), parts(6, 2), workers=1))
+
+
+class Broken(torch.utils.data.Dataset):
+    """Each item raises an exception of this kind."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __getitem__(self, i):
+        raise self.kind(f"item {i} is broken")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", [ConnectionError, EOFError, RuntimeError])
+def test_an_error_of_the_data_set_is_no_death(kind, workers, caplog):
+    with pytest.raises(kind, match="item 0 is broken"):
+        list(read_batches(Broken(kind), parts(2, 1), workers=workers))
+    assert "killed" not in caplog.text
+
+
+def test_what_a_killed_process_was_sending_is_read_by_another_one(monkeypatch, caplog):
+    deaths = [ConnectionResetError(104, "Connection reset by peer"), EOFError()]
+    iterate = DataLoader.__iter__
+
+    def cut_off(loader):
+        for number, batch in enumerate(iterate(loader)):
+            if number == 1 and deaths:
+                raise deaths.pop()
+            yield batch
+
+    monkeypatch.setattr(DataLoader, "__iter__", cut_off)
+    found = [batch.tolist() for batch in read_batches(Numbers(), parts(8, 2), workers=1)]
+    assert found == [[0, 1], [2, 3], [4, 5], [6, 7]] and deaths == []
+    assert caplog.text.count("others take their place") == 2
 
 
 def test_the_processes_are_new_ones_with_one_thread_that_no_polite_signal_reaches():
