@@ -1,6 +1,7 @@
 """The spatio-temporal graph, stored as a band of frame pairs."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -240,10 +241,14 @@ def _check_narrowed(wide: Tensor, narrow: Tensor) -> None:
         )
 
 
+def _flatten_with_keys(graph: SpatioTemporalGraph) -> tuple[list[tuple[Any, Tensor]], None]:
+    return [(pytree.GetAttrKey("weight"), graph.weight)], None
+
+
 pytree.register_pytree_node(
     SpatioTemporalGraph,
     lambda graph: ([graph.weight], None),
     lambda children, _: SpatioTemporalGraph(*children),
     serialized_type_name="stgt_kernels.SpatioTemporalGraph",
-    flatten_with_keys_fn=lambda graph: ([(pytree.GetAttrKey("weight"), graph.weight)], None),
+    flatten_with_keys_fn=_flatten_with_keys,
 )
