@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-FAULTS = Path(__file__).with_name("faults.py")
+FAULTS = Path(__file__).parent / "helpers" / "faults.py"
 COMMANDS = ("pretrained", "released", "annotation", "shapes", "features", "store", "pictures")
 
 

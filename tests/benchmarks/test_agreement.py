@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from samples import bench
+from helpers.benchmark_rows import bench
 
 from benchmarks import flex, providers
 from benchmarks.agreement import AttentionOracle, DisagreementError, check_graph, check_model, forward_backward

@@ -4,7 +4,7 @@ import json
 import subprocess
 
 import pytest
-from samples import ABOUT, results, row
+from helpers.benchmark_rows import ABOUT, results, row
 
 from benchmarks import compare
 from benchmarks.rows import Results

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from samples import bench, row
+from helpers.benchmark_rows import bench, row
 
 from benchmarks.environment import ROOT
 from benchmarks.gpu_check import __main__ as gpu_check

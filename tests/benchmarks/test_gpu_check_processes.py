@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from samples import row
+from helpers.benchmark_rows import row
 
 from benchmarks.environment import ROOT
 from benchmarks.gpu_check import processes, tests, timed

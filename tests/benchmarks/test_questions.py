@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from samples import ABOUT, bench
+from helpers.benchmark_rows import ABOUT, bench
 
 from benchmarks import claims, models, parts
 from benchmarks.inputs import Problem

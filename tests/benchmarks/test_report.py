@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from samples import ABOUT, results, row
+from helpers.benchmark_rows import ABOUT, results, row
 
 from benchmarks import compare, counted, report
 from benchmarks.inputs import Problem

@@ -3,7 +3,7 @@
 import csv
 
 import pytest
-from samples import results, row
+from helpers.benchmark_rows import results, row
 
 from benchmarks.rows import Results, Row
 from benchmarks.tables import case_table, duration, missing_list

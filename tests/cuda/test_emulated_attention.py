@@ -5,15 +5,15 @@ import shutil
 
 import pytest
 import torch
-from bounds import assert_attention_errors
-from cases import (
+from helpers.bounds import assert_attention_errors
+from helpers.cases import (
     assert_same_bits,
     dtype_name,
     heads,
     same_bits,
     video_graph,
 )
-from emulated import Attention, library
+from helpers.emulated import Attention, library
 from torch import Tensor
 
 from stgt_kernels import SpatioTemporalGraph, spatio_temporal_graph

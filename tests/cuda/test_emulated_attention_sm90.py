@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 import torch
-from bounds import assert_attention_errors
-from cases import assert_same_bits, dtype_name, heads, video_graph
-from emulated import Attention, library
+from helpers.bounds import assert_attention_errors
+from helpers.cases import assert_same_bits, dtype_name, heads, video_graph
+from helpers.emulated import Attention, library
 from torch import Tensor
 
 from stgt_kernels import SpatioTemporalGraph

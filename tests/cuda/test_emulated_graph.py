@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 import torch
-from bounds import graph_term_size
-from cases import dtype_name, same_bits
-from emulated import library
+from helpers.bounds import graph_term_size
+from helpers.cases import dtype_name, same_bits
+from helpers.emulated import library
 from torch import Tensor
 
 from stgt_kernels import SpatioTemporalGraph

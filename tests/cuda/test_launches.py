@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from cases import LAYOUTS, heads
+from helpers.cases import LAYOUTS, heads
 
 from benchmarks.gpu_check import compiled, launches, resources, small
 from benchmarks.gpu_check.launches import GPUS, attention_arguments, backward_arguments

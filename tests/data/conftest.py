@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from clips import grey, noise, write_video
+from helpers.clips import grey, noise, write_video
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from pictures import write_apng
+from helpers.pictures import write_apng
 from PIL import Image
 
 from stgt.data.errors import VideoError

@@ -5,7 +5,7 @@ import zlib
 from typing import get_args
 
 import pytest
-from test_readers import MSRVTT, QUESTION, write
+from helpers.published import MSRVTT, QUESTION, write
 
 from stgt.data.annotations import load_captions, load_questions
 from stgt.data.benchmarks import BENCHMARKS

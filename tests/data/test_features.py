@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from clips import grey, write_video
+from helpers.clips import grey, write_video
 from torch import nn
 
 from stgt.config import VisionConfig

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clips import grey, write_video
-from pictures import on_white, write_apng, write_bmp, write_png
+from helpers.clips import grey, write_video
+from helpers.pictures import on_white, write_apng, write_bmp, write_png
 from PIL import Image, PngImagePlugin
 
 from stgt.config import DataConfig, OptimConfig, TrainConfig

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import grey, write_video
-from pictures import write_apng
+from helpers.clips import grey, write_video
+from helpers.pictures import write_apng
 from PIL import Image
 
 from stgt.data import inspection

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from numbered import BITS, KINDS, number_in, write_numbered
+from helpers.numbered import BITS, KINDS, number_in, write_numbered
 
 from stgt.data.datasets import VideoDataset
 from stgt.data.inspection import inspect

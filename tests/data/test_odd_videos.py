@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 import torch
-from clips import noise, write_video
-from numbered import Kind, number_in, picture, write_numbered
+from helpers.clips import noise, write_video
+from helpers.numbered import Kind, number_in, picture, write_numbered
 
 from stgt.data import video_file
 from stgt.data.video import VideoError, read_clip, read_frames, sample_indices

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from language_models import KINDS, save_language_model, simulated_questions
+from helpers.language_models import KINDS, save_language_model, simulated_questions
 from transformers import PreTrainedTokenizerFast
 
 from stgt.data.prompts import IGNORED, LanguageTokenizer, prompt

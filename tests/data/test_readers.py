@@ -4,6 +4,7 @@ import json
 import pickle
 
 import pytest
+from helpers.published import MSRVTT, QUESTION, write
 
 from stgt.data import readers
 from stgt.data.annotations import load_captions
@@ -11,29 +12,10 @@ from stgt.data.files import VideoFolder, name_of, read_lines
 from stgt.structure import read_json
 
 
-def write(path, value):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(value, bytes):
-        path.write_bytes(value)
-    else:
-        path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
-    return path
-
-
 def videos(split):
     return [entry.video for entry in split]
 
 
-SENTENCES = [("video0", "a car is shown"), ("video7", "a man cooks"), ("video0", "someone drives"), ("video6", "a cat")]
-MSRVTT = {
-    "info": {"version": "1.0"},
-    "videos": [
-        {"video_id": "video0", "id": 0, "category": 9, "split": "train", "start time": 137.72},
-        {"video_id": "video6", "id": 6, "category": 3, "split": "validate"},
-        {"video_id": "video7", "id": 7, "category": 3, "split": "test"},
-    ],
-    "sentences": [{"video_id": v, "caption": c, "sen_id": i} for i, (v, c) in enumerate(SENTENCES)],
-}
 JSFUSION = 'key,vid_key,video_id,sentence\nret0,msr7,video7,"a man, in a kitchen, cooks"\n'
 
 
@@ -147,9 +129,6 @@ def test_lsmdc(tmp_path):
     assert readers.read_lsmdc(tmp_path) == {"train": clips, "val": clips, "test": clips}
     (tmp_path / "LSMDC16_challenge_1000_publictect.csv").rename(tmp_path / "LSMDC16_annos_test.csv")
     assert readers.read_lsmdc(tmp_path)["test"] == clips
-
-
-QUESTION = {"answer": "couch", "category_id": 14, "id": 158581, "question": "what is a man on?", "video_id": 6513}
 
 
 def test_msrvtt_qa(tmp_path):

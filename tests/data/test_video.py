@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from clips import grey, write_video
+from helpers.clips import grey, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

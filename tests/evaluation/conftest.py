@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_quickstart import SMALL
+from helpers.commands import TINY
 
 from stgt import cli
 from stgt.data.shapes import render_shapes
@@ -22,7 +22,9 @@ def run(clips, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "tiny"
     data = ["--data.train", clips / "train.json", "--data.test", clips / "test.json", "--data.videos", clips / "videos"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["stgt", "train", "quickstart", *SMALL.split(), *map(str, data), "--out", str(out)])
+        patch.setattr(
+            sys, "argv", ["stgt", "train", "quickstart", *TINY, "--epochs", "1", *map(str, data), "--out", str(out)]
+        )
         cli.main()
     return out
 

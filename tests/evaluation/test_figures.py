@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.tiny import one_layer_model
 from matplotlib.figure import Figure
 from PIL import Image
 
-from stgt.config import GraphConfig, ModelConfig, QFormerConfig, VisionConfig
 from stgt.figures.inside import Token, look_inside, moving_token, pool_winners, require_token
 from stgt.figures.maps import THRESHOLDS, Scene, draw_links, strongest_links
 from stgt.figures.matrices import PIXELS, reaching, shrink
@@ -18,21 +18,7 @@ from stgt.figures.results import draw_results
 from stgt.figures.retrieved import Answer, Example, draw_text_to_video, draw_video_to_text
 from stgt.figures.text import put_text
 from stgt.models.graph_transformer import max_pool_sampling
-from stgt.models.stgt import STGT
 from stgt_kernels import SpatioTemporalGraph, graph_attention, spatio_temporal_graph
-
-
-def tiny_model(**graph):
-    torch.manual_seed(0)
-    return STGT(
-        ModelConfig(
-            vision=VisionConfig("vit", image_size=32, patch_size=8, width=16, layers=1, heads=2, open_blocks=-1),
-            graph=GraphConfig(**dict(heads=2, frames=4) | graph),
-            qformer=QFormerConfig(
-                hidden=16, layers=2, heads=2, intermediate=32, queries=2, vocab_size=20, bos_token_id=19, embed_dim=8
-            ),
-        )
-    ).eval()
 
 
 @torch.no_grad()
@@ -48,7 +34,7 @@ def scene_of(model, video, token):
 
 @pytest.mark.parametrize("attention", ["dense", "kernels"])
 def test_links_are_a_row_of_the_dense_graph(attention):
-    model, video, token = tiny_model(threshold=0.3, attention=attention), torch.randn(4, 3, 32, 32), Token(1, 2, 3)
+    model, video, token = one_layer_model(threshold=0.3, attention=attention), torch.randn(4, 3, 32, 32), Token(1, 2, 3)
     scene, local = scene_of(model, video, token), local_tokens(model, video)
     node = 1 * 16 + 2 * 4 + 3
     expected = spatio_temporal_graph(local[None], threshold=0.3, window=1).to_dense()[0, node]
@@ -67,7 +53,7 @@ def test_links_are_a_row_of_the_dense_graph(attention):
 
 
 def test_attention_is_what_the_kernel_gives_for_values_that_are_one_hot():
-    inside = look_inside(tiny_model(threshold=0.3), torch.randn(4, 3, 32, 32))
+    inside = look_inside(one_layer_model(threshold=0.3), torch.randn(4, 3, 32, 32))
     H, N, D = inside.q.shape
 
     def by_kernel(graph):
@@ -90,7 +76,7 @@ def test_attention_is_what_the_kernel_gives_for_values_that_are_one_hot():
 
 
 def test_attention_times_values_is_what_the_model_goes_on_with():
-    model, video, seen = tiny_model(threshold=0.3, heads=1), torch.randn(4, 3, 32, 32), []
+    model, video, seen = one_layer_model(threshold=0.3, heads=1), torch.randn(4, 3, 32, 32), []
     module = model.graph.blocks[0].graph_attention
     module.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
     inside = look_inside(model, video)
@@ -102,7 +88,7 @@ def test_attention_times_values_is_what_the_model_goes_on_with():
 
 
 def test_a_token_without_links_attends_to_nothing():
-    inside = look_inside(tiny_model(), torch.randn(4, 3, 32, 32))
+    inside = look_inside(one_layer_model(), torch.randn(4, 3, 32, 32))
     weight = inside.weights().index_fill(0, torch.tensor([5]), 0.0)
     attention = inside.attention(weight)
     assert (attention[5] == 0).all() and attention.isfinite().all() and attention[6].sum() == pytest.approx(1)
@@ -110,7 +96,7 @@ def test_a_token_without_links_attends_to_nothing():
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_pooling_positions_are_those_of_the_values_that_the_model_keeps(layers):
-    model, video = tiny_model(layers=layers), torch.randn(4, 3, 32, 32)
+    model, video = one_layer_model(layers=layers), torch.randn(4, 3, 32, 32)
     tokens = look_inside(model, video).tokens
     with torch.no_grad():
         pooled = model.ln_vision(model.graph.ln_post(max_pool_sampling(tokens[None])) @ model.graph.proj)
@@ -131,7 +117,7 @@ def test_pooling_positions_are_those_of_the_values_that_the_model_keeps(layers):
 
 
 def test_a_model_that_was_looked_into_is_as_before():
-    model, video = tiny_model(), torch.randn(4, 3, 32, 32)
+    model, video = one_layer_model(), torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         before = model.encode_video(video[None]).queries
         look_inside(model, video)
@@ -151,9 +137,9 @@ def test_a_token_outside_the_clip_is_refused(token, message):
 def test_a_layer_or_graph_that_is_not_there_is_refused():
     video = torch.randn(4, 3, 32, 32)
     with pytest.raises(ValueError, match="joins frames by 'none'"):
-        look_inside(tiny_model(kind="none"), video)
+        look_inside(one_layer_model(kind="none"), video)
     with pytest.raises(ValueError, match="layer is 2, expected 0 to 1"):
-        look_inside(tiny_model(layers=2), video, layer=2)
+        look_inside(one_layer_model(layers=2), video, layer=2)
 
 
 def test_the_moving_token_is_on_what_moves():
@@ -171,7 +157,7 @@ def test_the_moving_token_is_on_what_moves():
 
 @pytest.mark.parametrize(("frames", "edges", "condition"), [(1, True, "at least h = 0.5"), (12, False, "no threshold")])
 def test_every_figure_of_a_clip_is_sharp_enough_for_print(frames, edges, condition, tmp_path):
-    scene = scene_of(tiny_model(edges=edges), torch.randn(frames, 3, 32, 32), Token(frames - 1, 2, 3))
+    scene = scene_of(one_layer_model(edges=edges), torch.randn(frames, 3, 32, 32), Token(frames - 1, 2, 3))
     pictures = draw_scene(scene, tmp_path / "new")
     names = {"similarity", "links", "adjacency", "weights", "attention", "attention_matrices", "thresholds", "pooling"}
     assert {picture.file.stem for picture in pictures} == names - ({"pooling"} if frames == 1 else set())
@@ -184,12 +170,12 @@ def test_every_figure_of_a_clip_is_sharp_enough_for_print(frames, edges, conditi
 
 
 def test_without_a_threshold_every_pair_of_the_band_is_an_edge():
-    inside = look_inside(tiny_model(edges=False), torch.randn(4, 3, 32, 32))
+    inside = look_inside(one_layer_model(edges=False), torch.randn(4, 3, 32, 32))
     assert inside.threshold is None and (inside.weights() != 0).equal(inside.band())
 
 
 def test_long_clips_show_the_frames_around_the_token():
-    scene = scene_of(tiny_model(window=3), torch.randn(20, 3, 32, 32), Token(15, 0, 0))
+    scene = scene_of(one_layer_model(window=3), torch.randn(20, 3, 32, 32), Token(15, 0, 0))
     assert 15 in scene.shown() and len(scene.shown()) == 8 and scene.shown()[-1] < 20
     assert scene.near(2) == range(13, 18) and scene.near(8) == range(12, 19)
 
@@ -201,7 +187,7 @@ def test_the_strongest_links_come_first_and_missing_ones_never():
 
 
 def test_the_curve_of_links_per_token_goes_through_the_models_own():
-    inside = look_inside(tiny_model(threshold=0.3), torch.randn(4, 3, 32, 32))
+    inside = look_inside(one_layer_model(threshold=0.3), torch.randn(4, 3, 32, 32))
     band = inside.similarity()[inside.band()].numpy()
     at_own, at_most, beyond = reaching(band, np.array([0.3, -1.0, 1.1]))
     assert at_own / 64 == pytest.approx(float(inside.graph.degree().float().mean()), abs=2 / 64)  # rounding at 0.3
@@ -221,7 +207,7 @@ def test_large_matrices_are_averaged_over_whole_blocks():
 
 def test_pictures_are_written_into_a_new_folder(tmp_path):
     frames = torch.randint(0, 255, (4, 32, 32, 3), dtype=torch.uint8)
-    draw_links(scene_of(tiny_model(), torch.randn(4, 3, 32, 32), Token(1, 2, 3)), tmp_path / "new" / "links.png")
+    draw_links(scene_of(one_layer_model(), torch.randn(4, 3, 32, 32), Token(1, 2, 3)), tmp_path / "new" / "links.png")
     draw_results("a red circle grows", [("a.mp4", 0.9, frames), ("b.mp4", 0.2, frames[:1])], tmp_path / "top.png")
     for name in ("new/links.png", "top.png"):
         with Image.open(tmp_path / name) as picture:

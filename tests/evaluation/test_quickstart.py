@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_figures import tiny_model
+from helpers.commands import TINY
+from helpers.tiny import one_layer_model
 
 from stgt import cli
 from stgt.config import LossConfig
@@ -14,16 +15,11 @@ from stgt.data.shapes import render_shapes
 from stgt.evaluation.efficiency import compare_attention
 from stgt.recipes import RECIPES
 
-SMALL = """--model.vision.width 16 --model.vision.layers 1 --model.vision.heads 2 --model.vision.image-size 32
-    --model.graph.heads 2 --model.qformer.hidden 16 --model.qformer.heads 2 --model.qformer.intermediate 32
-    --model.qformer.queries 2 --model.qformer.embed-dim 8 --data.tokenizer-size 200 --data.frames 4 --batch-size 4
-    --epochs 1"""
-
 
 def test_quickstart_trains_evaluates_compares_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(commands, "shapes", lambda out: render_shapes(out, train=8, test=6, size=32, frames=6))
-    monkeypatch.setattr(sys, "argv", ["stgt", "quickstart", "--out", "runs/here", *SMALL.split()])
+    monkeypatch.setattr(sys, "argv", ["stgt", "quickstart", "--out", "runs/here", *TINY, "--epochs", "1"])
     cli.main()
     printed = capsys.readouterr().out
     assert "simulated" in printed and "the right one of 6 simulated clips" in printed
@@ -33,7 +29,7 @@ def test_quickstart_trains_evaluates_compares_and_draws(tmp_path, monkeypatch, c
 
 
 def test_timing_leaves_the_model_and_its_settings_alone():
-    model = tiny_model()
+    model = one_layer_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     batch = {
         "video": torch.randn(3, 4, 3, 32, 32),

@@ -9,7 +9,7 @@ from dataclasses import replace
 import matplotlib.image
 import pytest
 import torch
-from data.clips import grey, write_video
+from helpers.clips import grey, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from cases import BACKENDS, heads
+from helpers.cases import BACKENDS, heads
 
 from stgt_kernels import (
     GraphAttention,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import heads, same_bits, video_graph
+from helpers.cases import heads, same_bits, video_graph
 
 import stgt_kernels
 from stgt_kernels import _C, dispatch, graph_attention, spatio_temporal_graph
@@ -18,7 +18,7 @@ from stgt_kernels.ops.graph_attention import function as attention_function
 from stgt_kernels.ops.graph_attention import reference as attention_reference
 from stgt_kernels.testing import video_like_tokens
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -268,7 +268,7 @@ def test_backends_agree(attend):
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, sys.path)]), **environment}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, sys.path)]), **environment}
     return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=500)
 
 
@@ -329,7 +329,7 @@ def test_instruction_sets(isa):
     code = f"""
 import pytest, stgt_kernels._C as native
 assert native.build_info()["cpu_isa"] == {isa!r}, native.build_info()
-raise SystemExit(pytest.main(["-q", "-p", "no:cacheprovider", {str(HERE / "test_fuzz.py")!r}]))
+raise SystemExit(pytest.main(["-q", "-p", "no:cacheprovider", {str(TESTS / "kernels" / "test_fuzz.py")!r}]))
 """
     result = python(code, STGT_CPU_ISA=isa)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import BACKENDS, assert_attention_close, dtype_name, each_backend, heads, on, same_bits, video_graph
+from helpers.cases import BACKENDS, assert_attention_close, dtype_name, each_backend, heads, on, same_bits, video_graph
 
 from stgt_kernels import GraphAttention, SpatioTemporalGraph, graph_attention, spatio_temporal_graph
 from stgt_kernels.testing import video_like_tokens

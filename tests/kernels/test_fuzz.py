@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 import torch
-from bounds import assert_attention_errors
-from cases import (
+from helpers.bounds import assert_attention_errors
+from helpers.cases import (
     DTYPES,
     GPU_BACKENDS,
     KERNELS,
@@ -16,7 +16,7 @@ from cases import (
     on,
     run_attention,
 )
-from poison import poisoned_memory
+from helpers.poison import poisoned_memory
 
 from stgt_kernels import SpatioTemporalGraph, spatio_temporal_graph, token_similarity
 from stgt_kernels.graph import live_tiles, storage_dtype

@@ -1,33 +1,16 @@
 """The kernels give the graphs and the attention that were recorded from the authors' implementation."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from cases import each_backend, on
+from helpers.cases import each_backend, on
+from helpers.golden import recorded
 from torch import Tensor
 
 from stgt_kernels import GraphAttention, SpatioTemporalGraph, spatio_temporal_graph, token_similarity
 from stgt_kernels.rounding import similarity_error
 
-ASSETS = Path(__file__).parents[1] / "assets"
-DTYPES = {"F32": torch.float32, "I32": torch.int32, "I64": torch.int64}
 PROJECTIONS = {"W_Q": "q_proj", "W_K": "k_proj", "W_V": "v_proj", "W_O": "out_proj"}
 each_file = pytest.mark.parametrize("name", ["video_t3_h05", "video_t4_h01_b2_l2", "video_t5_of_8_h03", "image_t1_h05"])
-
-
-def recorded(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a file, which is: length of a header, header, data."""
-    raw = bytearray((ASSETS / f"{name}.safetensors").read_bytes())
-    start = 8 + int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8:start])
-    metadata, tensors = header.pop("__metadata__"), {}
-    for key, entry in header.items():
-        first, last = entry["data_offsets"]
-        data = torch.frombuffer(raw[start + first : start + last], dtype=DTYPES[entry["dtype"]])
-        tensors[key] = data.view(entry["shape"])
-    return tensors, metadata
 
 
 def assert_near(actual: Tensor, expected: Tensor) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from bounds import assert_attention_errors
-from cases import GPU_BACKENDS, assert_same_bits, dtype_name, heads, on, same_bits, video_graph, with_gradients
-from poison import poisoned_memory
+from helpers.bounds import assert_attention_errors
+from helpers.cases import GPU_BACKENDS, assert_same_bits, dtype_name, heads, on, same_bits, video_graph, with_gradients
+from helpers.poison import poisoned_memory
 from torch import Tensor
 
 from stgt_kernels import SpatioTemporalGraph, graph_attention, spatio_temporal_graph

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from cases import DTYPES, dtype_name, heads, video_graph
+from helpers.cases import DTYPES, dtype_name, heads, video_graph
 from torch.utils import _pytree as pytree
 
 from stgt_kernels import SpatioTemporalGraph, graph_attention, spatio_temporal_graph

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import (
+from helpers.cases import (
     DTYPES,
     GPU_BACKENDS,
     LAYOUTS,

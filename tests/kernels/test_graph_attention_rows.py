@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from bounds import assert_attention_errors
-from cases import (
+from helpers.bounds import assert_attention_errors
+from helpers.cases import (
     DTYPES,
     GPU_BACKENDS,
     assert_same_bits,

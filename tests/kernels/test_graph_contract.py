@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from cases import BACKENDS, dtype_name, heads, same_bits, video_graph
+from helpers.cases import BACKENDS, dtype_name, heads, same_bits, video_graph
 from torch.utils import _pytree as pytree
 
 from stgt_kernels import GraphAttention, SpatioTemporalGraph, graph_attention, spatio_temporal_graph

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from cases import DTYPES, KERNELS, device_of, dtype_name, each_kernel, heads, moved, on, same_bits, video_graph
+from helpers.cases import DTYPES, KERNELS, device_of, dtype_name, each_kernel, heads, moved, on, same_bits, video_graph
 from torch.library import opcheck
 
 from stgt_kernels import GraphAttention, SpatioTemporalGraph, dispatch, graph_attention, spatio_temporal_graph

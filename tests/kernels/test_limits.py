@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from cases import DTYPES, dtype_name, each_backend, each_kernel, heads, on
+from helpers.cases import DTYPES, dtype_name, each_backend, each_kernel, heads, on
 
 from stgt_kernels import GraphAttention, graph_attention, spatio_temporal_graph, token_similarity
 from stgt_kernels.rounding import compared_threshold, similarity_error

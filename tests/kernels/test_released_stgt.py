@@ -7,10 +7,10 @@ import copy
 
 import pytest
 import torch
-from cases import KERNELS, device_of, each_kernel
-from released import CrossGraphTransformer
-from settled import exact_graphs, recorded_model, settled
-from test_golden import recorded
+from helpers.cases import KERNELS, device_of, each_kernel
+from helpers.golden import recorded
+from helpers.released import CrossGraphTransformer
+from helpers.settled import exact_graphs, recorded_model, settled
 from torch import nn
 
 from stgt_kernels import SpatioTemporalGraph

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from bounds import graph_term_size
-from cases import DTYPES, GPU_BACKENDS, dtype_name, each_backend, each_kernel, on, same_bits
-from poison import poisoned_memory
+from helpers.bounds import graph_term_size
+from helpers.cases import DTYPES, GPU_BACKENDS, dtype_name, each_backend, each_kernel, on, same_bits
+from helpers.poison import poisoned_memory
 
 from stgt_kernels import spatio_temporal_graph, token_similarity
 from stgt_kernels.graph import live_tiles, storage_dtype

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 import torch
-from cases import dtype_name
+from helpers.cases import dtype_name
 
 from stgt_kernels.graph import storage_dtype
 

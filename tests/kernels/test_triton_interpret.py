@@ -6,8 +6,8 @@ computes bfloat16 wrongly, so that float16 stands for both.
 
 import pytest
 import torch
-from bounds import assert_attention_errors, graph_term_size
-from cases import (
+from helpers.bounds import assert_attention_errors, graph_term_size
+from helpers.cases import (
     LAYOUTS,
     assert_attention_close,
     assert_same_bits,
@@ -17,7 +17,7 @@ from cases import (
     same_bits,
     video_graph,
 )
-from poison import poisoned_memory
+from helpers.poison import poisoned_memory
 
 from stgt_kernels import SpatioTemporalGraph, graph_attention, spatio_temporal_graph, token_similarity
 from stgt_kernels.graph import live_tiles, storage_dtype

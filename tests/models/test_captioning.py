@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 import torch
-from tiny import tiny_model
+from helpers.tiny import tiny_model
 
 from stgt.config import LossConfig
 from stgt.models.captioning import beam_captions, sample_captions

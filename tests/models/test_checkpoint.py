@@ -3,8 +3,8 @@ import pickle
 
 import pytest
 import torch
+from helpers.tiny import tiny_batch, tiny_model
 from safetensors.torch import load_file, save_file
-from tiny import tiny_batch, tiny_model
 
 from stgt.models.checkpoint import export_released, load_released
 from stgt.models.names import released_name

@@ -5,15 +5,15 @@ import sys
 
 import pytest
 import torch
-from recorded import (
+from helpers.recorded import (
     check_losses_and_gradients,
     check_words_and_matching,
     recorded_batch,
     recorded_config,
     recorded_weights,
 )
+from helpers.tiny import tiny_batch, tiny_config, tiny_model
 from safetensors.torch import load_file
-from tiny import tiny_batch, tiny_config, tiny_model
 
 from stgt.cli import main
 from stgt.convert import convert

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.distributed as dist
-from tiny import tiny_batch, tiny_config, tiny_model
+from helpers.tiny import tiny_batch, tiny_config, tiny_model
 from torch.nn.parallel import DistributedDataParallel
 
 from stgt import losses

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from settled import exact_graphs, settled
+from helpers.settled import exact_graphs, settled
 
 from stgt.config import GraphConfig
 from stgt.models.graph_transformer import GraphTransformer

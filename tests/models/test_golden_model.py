@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from recorded import (
+from helpers.recorded import (
     check_losses_and_gradients,
     check_words_and_matching,
     recorded_batch,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import tiny_model
 from safetensors.torch import save_file
-from tiny import tiny_model
 
 from stgt.models.checkpoint import load_released
 from stgt.models.names import released_name

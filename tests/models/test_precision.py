@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import tiny_batch, tiny_config, tiny_model
+from helpers.tiny import tiny_batch, tiny_config, tiny_model
 from torch import nn
 
 from stgt.config import LanguageConfig, LossConfig

@@ -5,8 +5,8 @@ import random
 import huggingface_hub
 import pytest
 import torch
+from helpers.tiny import tiny_batch, tiny_model
 from safetensors.torch import load_file, save_file
-from tiny import tiny_batch, tiny_model
 
 from stgt.models import pretrained
 from stgt.models.stgt import STGT

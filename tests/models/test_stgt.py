@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tiny import tiny_batch, tiny_model
+from helpers.tiny import tiny_batch, tiny_model
 
 from stgt import losses
 from stgt.config import LossConfig

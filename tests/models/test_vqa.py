@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from language_models import KINDS, save_language_model
-from tiny import tiny_batch, tiny_config, tiny_model
+from helpers.language_models import KINDS, save_language_model
+from helpers.tiny import tiny_batch, tiny_config, tiny_model
 
 from stgt.config import LanguageConfig
 from stgt.data.prompts import IGNORED, LanguageTokenizer

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from test_run import TINY
+from helpers.commands import TINY, TWO_EPOCHS
 
 from stgt import cli
 from stgt.config import TrainConfig, from_dict
@@ -52,7 +52,10 @@ def train(monkeypatch, data, out, *more):
     """Run `stgt train` in this process; returns its exit status."""
     paths = ["--data.train", data / "train.json", "--data.test", data / "test.json", "--data.videos", data / "videos"]
     paths += ["--data.val", data / "test.json", "--data.bad-list", data / "bad.json"]
-    words = [str(word) for word in ["stgt", "train", "quickstart", *TINY, "--epochs", 1, *paths, "--out", out, *more]]
+    words = [
+        str(word)
+        for word in ["stgt", "train", "quickstart", *TINY, *TWO_EPOCHS, "--epochs", 1, *paths, "--out", out, *more]
+    ]
     words[words.index("--csal-from") + 1] = "0"
     monkeypatch.setattr(sys, "argv", words)
     try:

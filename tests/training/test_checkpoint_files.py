@@ -4,8 +4,8 @@ import os
 
 import pytest
 import torch
+from helpers.standin import StandIn
 from safetensors.torch import save_file
-from standin import StandIn
 from torch import nn
 
 from stgt import files

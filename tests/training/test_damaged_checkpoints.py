@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 import torch
+from helpers.standin import StandIn, config, trainer
 from safetensors.torch import load_file, save_file
-from standin import StandIn, config, trainer
 
 from stgt.files import file_hash
 from stgt.integrity import sealed

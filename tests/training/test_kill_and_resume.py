@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from standin import weights
+from helpers.standin import weights
 
 from stgt.training import checkpoint as ckpt
 from stgt.training.log import read_log
 
-PROGRAM = Path(__file__).with_name("standin.py")
+PROGRAM = Path(__file__).parents[1] / "helpers" / "standin.py"
 ROOT = PROGRAM.parents[2]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
 

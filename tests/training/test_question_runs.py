@@ -6,9 +6,8 @@ from collections import Counter
 
 import pytest
 import torch
-from language_models import save_language_model
-from test_run import TINY, stgt
-from test_run import command as retrieval_command
+from helpers.commands import run_cli, train_questions, train_retrieval
+from helpers.language_models import save_language_model
 
 from stgt.data.shapes import render_shapes, scene, write
 from stgt.data.shapes.scene import Scene
@@ -18,8 +17,6 @@ from stgt.training import checkpoint as ckpt
 from stgt.training.log import read_log
 from stgt.training.run import load_run
 from stgt.training.trainer import Trainer
-
-LANGUAGE = "--model.language.hidden 16 --model.language.heads 2 --model.language.layers 1 --data.tokenizer-size 300"
 
 
 @pytest.fixture(scope="module")
@@ -32,37 +29,15 @@ def run(clips, tmp_path_factory):
     """Of retrieval."""
     out = tmp_path_factory.mktemp("runs") / "retrieval"
     with pytest.MonkeyPatch.context() as patch:
-        assert stgt(patch, *retrieval_command(clips, out)) == 0
+        assert run_cli(patch, *train_retrieval(clips, out)) == 0
     return out
-
-
-def command(clips, out, *more):
-    data = ["--data.train", clips / "qa_train.json", "--data.test", clips / "qa_test.json", "--data.videos"]
-    data += [clips / "videos", "--data.answers", clips / "ans2label.json", "--init", "None"]
-    return [
-        str(word)
-        for word in [
-            "train",
-            "vqa_shapes",
-            *TINY,
-            *LANGUAGE.split(),
-            *data,
-            "--save-every",
-            4,
-            "--keep",
-            9,
-            "--out",
-            out,
-            *more,
-        ]
-    ]
 
 
 @pytest.fixture(scope="module")
 def answering(clips, run, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "answering"
     with pytest.MonkeyPatch.context() as patch:
-        assert stgt(patch, *command(clips, out, "--init", run)) == 0
+        assert run_cli(patch, *train_questions(clips, out, "--init", run)) == 0
     return out
 
 
@@ -90,12 +65,12 @@ def test_it_starts_from_folders_released_files_and_other_question_runs(answering
     size = ["--model.qformer.vocab-size", retrieval.config.qformer.vocab_size, "--model.qformer.bos-token-id", "1"]
     for init, more in ((tmp_path / "folder", []), (tmp_path / "released.pth", size)):
         out = tmp_path / f"from {init.name}"
-        assert stgt(monkeypatch, *command(clips, out, "--init", init, "--epochs", "1", *more)) == 0
+        assert run_cli(monkeypatch, *train_questions(clips, out, "--init", init, "--epochs", "1", *more)) == 0
         started, expected = (ckpt.read_tensors(ckpt.checkpoints(each)[0], "model") for each in (out, answering))
         shared = [tensor for tensor in expected if not tensor.startswith("language")]
         assert all(torch.equal(started[tensor], expected[tensor]) for tensor in shared)
     out = tmp_path / "next"
-    assert stgt(monkeypatch, *command(clips, out, "--init", answering, "--epochs", "1")) == 0
+    assert run_cli(monkeypatch, *train_questions(clips, out, "--init", answering, "--epochs", "1")) == 0
     begin, end = ckpt.checkpoints(out)[0], ckpt.latest_checkpoint(answering)
     started, expected = (ckpt.read_tensors(path, "model") for path in (begin, end))
     assert all(torch.equal(started[tensor], expected[tensor]) for tensor in expected)
@@ -103,7 +78,7 @@ def test_it_starts_from_folders_released_files_and_other_question_runs(answering
 
 def test_evaluate_and_ask_answer_from_the_folder_alone(answering, clips, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert stgt(monkeypatch, "evaluate", "--run", answering, "--beams", 2) == 0
+    assert run_cli(monkeypatch, "evaluate", "--run", answering, "--beams", 2) == 0
     printed = capsys.readouterr().out
     questions = json.loads((clips / "qa_test.json").read_text())
     result = json.loads((answering / "evaluation.json").read_text())
@@ -124,29 +99,29 @@ def test_evaluate_and_ask_answer_from_the_folder_alone(answering, clips, monkeyp
     assert re.search(rf"all +{len(questions)} ", printed) and f"most frequent answer: {guessed:.1f}" in printed
     entry = answers[0]
     video = clips / "videos" / entry["video"]
-    assert stgt(monkeypatch, "ask", video, entry["question"], "--run", answering, "--beams", 2) == 0
+    assert run_cli(monkeypatch, "ask", video, entry["question"], "--run", answering, "--beams", 2) == 0
     assert capsys.readouterr().out.splitlines()[-1] == entry["predicted"]
 
 
 def test_captions_come_from_a_retrieval_run(run, answering, clips, monkeypatch, capsys):
     video = next((clips / "videos").iterdir())
-    assert stgt(monkeypatch, "caption", video, "--run", run) == 0
+    assert run_cli(monkeypatch, "caption", video, "--run", run) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
-    assert stgt(monkeypatch, "caption", video, "--run", run, "--top-p", 0.9, "--count", 3) == 0
+    assert run_cli(monkeypatch, "caption", video, "--run", run, "--top-p", 0.9, "--count", 3) == 0
     first = capsys.readouterr().out
     assert len(first.splitlines()) == 3
-    assert stgt(monkeypatch, "caption", video, "--run", run, "--top-p", 0.9, "--count", 3) == 0
+    assert run_cli(monkeypatch, "caption", video, "--run", run, "--top-p", 0.9, "--count", 3) == 0
     assert capsys.readouterr().out == first
     for words in (["caption", video, "--run", answering], ["search", "a red square", "--run", answering]):
-        assert stgt(monkeypatch, *words) == 2
+        assert run_cli(monkeypatch, *words) == 2
         assert f"{answering} is a question answering run, expected a retrieval run" in capsys.readouterr().err
-    assert stgt(monkeypatch, "ask", video, "what is it?", "--run", run) == 2
+    assert run_cli(monkeypatch, "ask", video, "what is it?", "--run", run) == 2
     assert f"{run} is a retrieval run, expected one of question answering" in capsys.readouterr().err
 
 
 def test_links_are_drawn_of_a_question_run_too(answering, clips, monkeypatch, tmp_path):
     video = next((clips / "videos").iterdir())
-    assert stgt(monkeypatch, "visualize", video, "--run", answering, "--out", tmp_path / "links.png") == 0
+    assert run_cli(monkeypatch, "visualize", video, "--run", answering, "--out", tmp_path / "links.png") == 0
     assert (tmp_path / "links.png").stat().st_size > 10_000
 
 
@@ -157,7 +132,7 @@ def test_a_crash_changes_no_bit_and_a_frozen_model_is_not_stored(clips, monkeypa
     folder = save_language_model("llama", tmp_path / "vicuna")
     language = ["--model.language.model", folder, "--model.language.tune", tune, "--epochs", "1"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert stgt(monkeypatch, *command(clips, whole, *language)) == 0
+    assert run_cli(monkeypatch, *train_questions(clips, whole, *language)) == 0
     with monkeypatch.context() as patch:
         step = Trainer._train_step
 
@@ -167,9 +142,9 @@ def test_a_crash_changes_no_bit_and_a_frozen_model_is_not_stored(clips, monkeypa
             return step(trainer, batches)
 
         patch.setattr(Trainer, "_train_step", crash)
-        assert stgt(patch, *command(clips, stopped, *language)) == 130
+        assert run_cli(patch, *train_questions(clips, stopped, *language)) == 130
     assert ckpt.read_state(ckpt.latest_checkpoint(stopped))["step"] == 4
-    assert stgt(monkeypatch, *command(clips, stopped, *language)) == 0
+    assert run_cli(monkeypatch, *train_questions(clips, stopped, *language)) == 0
     for group in ("model", "optimizer"):
         one, other = (ckpt.read_tensors(ckpt.latest_checkpoint(out), group) for out in (whole, stopped))
         assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
@@ -183,20 +158,23 @@ def test_a_crash_changes_no_bit_and_a_frozen_model_is_not_stored(clips, monkeypa
     ]
     assert results[0] == results[1]
     folder.rename(tmp_path / "elsewhere")
-    assert stgt(monkeypatch, "evaluate", "--run", whole) == 2
+    assert run_cli(monkeypatch, "evaluate", "--run", whole) == 2
     assert f"LanguageConfig.model is '{folder}', and there is no such folder" in capsys.readouterr().err
 
 
 def evaluated(monkeypatch, out):
-    return stgt(monkeypatch, "evaluate", "--run", out, "--beams", 1) == 0
+    return run_cli(monkeypatch, "evaluate", "--run", out, "--beams", 1) == 0
 
 
 def test_training_on_cached_features_is_training_on_videos(clips, monkeypatch, tmp_path):
     frozen = ["--data.sampling", "uniform", "--epochs", "1"]
-    live, cached = command(clips, tmp_path / "live", *frozen), command(clips, tmp_path / "cached", *frozen)
+    live, cached = (
+        train_questions(clips, tmp_path / "live", *frozen),
+        train_questions(clips, tmp_path / "cached", *frozen),
+    )
     features = ["data", "features", "--out", tmp_path / "tokens", *live[1:]]
     for words in (features, live, [*cached, "--data.features", tmp_path / "tokens"]):
-        assert stgt(monkeypatch, *words) == 0
+        assert run_cli(monkeypatch, *words) == 0
     one, other = (read_log(tmp_path / name)[-1]["loss"] for name in ("live", "cached"))
     assert one == pytest.approx(other, rel=0.01)  # the cache holds bfloat16
 
@@ -222,7 +200,7 @@ def test_mistakes_are_told_before_anything_is_done(clips, run, monkeypatch, caps
         (["--model.language.dtype", "bfloat16"], "LanguageConfig.dtype is 'bfloat16', expected 'float32'"),
     ]
     for words, message in cases:
-        assert stgt(monkeypatch, *command(clips, tmp_path / "never", *words)) == 2, words
+        assert run_cli(monkeypatch, *train_questions(clips, tmp_path / "never", *words)) == 2, words
         printed = capsys.readouterr()
         text = " ".join((printed.out + printed.err).replace("│", " ").split())
         assert message in text and "Traceback" not in text
@@ -242,7 +220,7 @@ def test_a_small_model_sees_what_it_is_asked_about(monkeypatch, tmp_path):
         --model.qformer.hidden 32 --model.qformer.intermediate 64 --model.qformer.queries 4 --model.qformer.dropout 0
         --model.graph.dropout 0 --model.language.hidden 32 --model.language.layers 2 --data.frames 2
         --data.sampling uniform --batch-size 16 --epochs 8 --optim.lr 2e-3 --optim.warmup-steps 20 --save-every 1000"""
-    assert stgt(monkeypatch, *command(folder, tmp_path / "run", *sizes.split())) == 0
-    assert stgt(monkeypatch, "evaluate", "--run", tmp_path / "run") == 0
+    assert run_cli(monkeypatch, *train_questions(folder, tmp_path / "run", *sizes.split())) == 0
+    assert run_cli(monkeypatch, "evaluate", "--run", tmp_path / "run") == 0
     result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert result["answers"]["all"]["accuracy"] > 2 * result["baselines"]["most frequent answer"] > 0

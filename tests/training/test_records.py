@@ -3,7 +3,7 @@
 import resource
 from contextlib import contextmanager
 
-import standin
+from helpers import standin
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stgt.training import checkpoint as ckpt

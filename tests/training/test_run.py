@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.commands import run_cli, train_retrieval
 
-from stgt import cli
 from stgt.config import DataConfig
 from stgt.data.shapes import render_shapes
 from stgt.files import file_hash
@@ -21,12 +21,6 @@ from stgt.training.log import read_log
 from stgt.training.run import load_run, make_model, start_from
 
 ROOT = Path(__file__).parents[2]
-SMALL = """--model.vision.width 16 --model.vision.layers 1 --model.vision.heads 2 --model.vision.image-size 32
-    --model.graph.heads 2 --model.graph.dropout 0.1 --model.qformer.hidden 16 --model.qformer.heads 2
-    --model.qformer.intermediate 32 --model.qformer.queries 2 --model.qformer.embed-dim 8 --model.qformer.dropout 0.1
-    --data.tokenizer-size 200 --data.frames 4 --batch-size 4 --epochs 2 --csal-from 1 --log-every 2 --save-every 3
-    --optim.warmup-steps 2"""
-TINY = SMALL.split()
 
 
 @pytest.fixture(scope="module")
@@ -42,26 +36,11 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def command(clips, out, *more, recipe="quickstart"):
-    data = ["--data.train", clips / "train.json", "--data.test", clips / "test.json", "--data.videos", clips / "videos"]
-    return [str(word) for word in ["train", recipe, *TINY, *data, "--out", out, *more]]
-
-
-def stgt(monkeypatch, *words):
-    """Run the command line in this process; returns its exit status."""
-    monkeypatch.setattr(sys, "argv", ["stgt", *map(str, words)])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return stop.code
-    return 0
-
-
 @pytest.fixture(scope="module")
 def run(clips, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "tiny"
     with pytest.MonkeyPatch.context() as patch:
-        assert stgt(patch, *command(clips, out)) == 0
+        assert run_cli(patch, *train_retrieval(clips, out)) == 0
     return out
 
 
@@ -84,34 +63,35 @@ def test_a_run_learns_and_leaves_what_it_should(run):
 
 def test_evaluate_search_and_visualize_answer_from_the_folder_alone(run, clips, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert stgt(monkeypatch, "evaluate", "--run", run) == 0
+    assert run_cli(monkeypatch, "evaluate", "--run", run) == 0
     result = json.loads((run / "evaluation.json").read_text())
     assert result["split"]["videos"] == result["split"]["captions"] == 8 and result["k_test"] == 8
     assert result["split"]["sha256"] == file_hash(clips / "test.json")
     assert result["step"] == 12 and set(result["text_to_video"]) == {"vtc", "reranked"}
     printed = capsys.readouterr().out
     assert result["split"]["sha256"] in printed and "8 videos, 8 captions" in printed
-    assert stgt(monkeypatch, "search", "a green triangle grows", "--run", run, "--top", 3, "--figure", "top.png") == 0
+    words = ["a green triangle grows", "--run", run, "--top", 3, "--figure", "top.png"]
+    assert run_cli(monkeypatch, "search", *words) == 0
     hits = [line for line in capsys.readouterr().out.splitlines() if line.endswith(".mp4")]
     assert len(hits) == 3 and all(Path(line.split()[-1]).is_file() for line in hits)
     video = next((clips / "videos").iterdir())
-    assert stgt(monkeypatch, "visualize", video, "--run", run, "--row", 1, "--out", "links.png") == 0
+    assert run_cli(monkeypatch, "visualize", video, "--run", run, "--row", 1, "--out", "links.png") == 0
     assert "row 1" in capsys.readouterr().out
     assert (tmp_path / "top.png").stat().st_size > 10_000 and (tmp_path / "links.png").stat().st_size > 10_000
 
 
 def test_the_same_command_again_has_nothing_left_to_do(run, clips, monkeypatch):
     before = file_hash(ckpt.latest_checkpoint(run) / "model.safetensors")
-    assert stgt(monkeypatch, *command(clips, run)) == 0
+    assert run_cli(monkeypatch, *train_retrieval(clips, run)) == 0
     assert file_hash(ckpt.latest_checkpoint(run) / "model.safetensors") == before
 
 
 def test_another_configuration_is_refused_by_the_fields_that_differ(run, clips, monkeypatch, capsys):
-    assert stgt(monkeypatch, *command(clips, run, "--optim.lr", "0.5", "--attention", "dense")) == 2
+    assert run_cli(monkeypatch, *train_retrieval(clips, run, "--optim.lr", "0.5", "--attention", "dense")) == 2
     error = capsys.readouterr().err
     assert "optim.lr: 0.5, there" in error and "model.graph.attention: 'dense', there 'kernels'" in error
     assert "--out" in error and "Traceback" not in error
-    assert stgt(monkeypatch, *command(clips, run, "--data.workers", "1", "--keep", "5")) == 0
+    assert run_cli(monkeypatch, *train_retrieval(clips, run, "--data.workers", "1", "--keep", "5")) == 0
 
 
 @pytest.mark.parametrize(
@@ -129,7 +109,7 @@ def test_another_configuration_is_refused_by_the_fields_that_differ(run, clips, 
 )
 def test_a_wrong_word_is_told_before_anything_is_done(words, expected, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert stgt(monkeypatch, *words) == 2
+    assert run_cli(monkeypatch, *words) == 2
     printed = capsys.readouterr()
     message = " ".join((printed.out + printed.err).replace("│", " ").split())
     assert expected in message and "Traceback" not in message
@@ -138,8 +118,8 @@ def test_a_wrong_word_is_told_before_anything_is_done(words, expected, monkeypat
 
 def test_an_annotation_without_its_video_is_refused(clips, monkeypatch, capsys, tmp_path):
     (tmp_path / "bad.json").write_text(json.dumps([{"video": "gone.mp4", "caption": "a red square"}] * 9))
-    words = command(clips, tmp_path / "run", "--data.tokenizer", "train", "--data.train", tmp_path / "bad.json")
-    assert stgt(monkeypatch, *words) == 2
+    words = train_retrieval(clips, tmp_path / "run", "--data.tokenizer", "train", "--data.train", tmp_path / "bad.json")
+    assert run_cli(monkeypatch, *words) == 2
     assert "gone.mp4" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
@@ -149,7 +129,8 @@ def test_evaluation_names_a_broken_video(workers, run, clips, monkeypatch, capsy
     (tmp_path / "test.json").write_text(json.dumps([{"video": "broken.mp4", "caption": "a red square"}]))
     monkeypatch.setattr(DataConfig, "__post_init__", lambda data: setattr(data, "workers", workers))
     assert (
-        stgt(monkeypatch, "evaluate", "--run", run, "--annotation", tmp_path / "test.json", "--videos", tmp_path) == 2
+        run_cli(monkeypatch, "evaluate", "--run", run, "--annotation", tmp_path / "test.json", "--videos", tmp_path)
+        == 2
     )
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(f"stgt: {tmp_path / 'broken.mp4'}: ")
@@ -160,8 +141,8 @@ def test_broken_videos_are_replaced_in_training_and_counted(clips, monkeypatch, 
     shutil.copytree(clips / "videos", tmp_path / "videos")
     for pair in pairs[:3]:
         (tmp_path / "videos" / pair["video"]).write_bytes(b"no video")
-    words = command(clips, tmp_path / "run", "--data.videos", tmp_path / "videos", "--data.workers", "1")
-    assert stgt(monkeypatch, *words) == 0
+    words = train_retrieval(clips, tmp_path / "run", "--data.videos", tmp_path / "videos", "--data.workers", "1")
+    assert run_cli(monkeypatch, *words) == 0
     # Two epochs deal all 24 pairs each.
     replaced = read_log(tmp_path / "run")[-1]["replaced"]
     assert replaced >= 6 and f"{replaced} pairs took the place of others" in caplog.text
@@ -169,12 +150,15 @@ def test_broken_videos_are_replaced_in_training_and_counted(clips, monkeypatch, 
 
 def test_weights_of_another_run_start_one_and_others_do_not_fit(run, clips, monkeypatch, capsys, tmp_path):
     assert (
-        stgt(monkeypatch, *command(clips, tmp_path / "next", "--init", run, "--epochs", "1", "--csal-from", "0")) == 0
+        run_cli(
+            monkeypatch, *train_retrieval(clips, tmp_path / "next", "--init", run, "--epochs", "1", "--csal-from", "0")
+        )
+        == 0
     )
     first = ckpt.read_tensors(ckpt.checkpoints(tmp_path / "next")[0], "model")
     assert first.keys() == ckpt.read_tensors(ckpt.latest_checkpoint(run), "model").keys()
-    wide = command(clips, tmp_path / "wide", "--init", run, "--model.qformer.embed-dim", "16")
-    assert stgt(monkeypatch, *wide) == 2
+    wide = train_retrieval(clips, tmp_path / "wide", "--init", run, "--model.qformer.embed-dim", "16")
+    assert run_cli(monkeypatch, *wide) == 2
     error = capsys.readouterr().err
     assert (
         "model.qformer.embed_dim: 16, there 8" in error and "text_proj.weight has shape (8, 16), here (16, 16)" in error
@@ -184,7 +168,7 @@ def test_weights_of_another_run_start_one_and_others_do_not_fit(run, clips, monk
 
 @pytest.mark.parametrize("name", ["folder", "released.pth"])
 def test_a_converted_run_starts_another(name, run, monkeypatch, tmp_path):
-    assert stgt(monkeypatch, "convert", run, "--out", tmp_path / name) == 0
+    assert run_cli(monkeypatch, "convert", run, "--out", tmp_path / name) == 0
     trained = load_run(run, "cpu")
     torch.manual_seed(1)
     model = make_model(trained.config.model)
@@ -195,19 +179,21 @@ def test_a_converted_run_starts_another(name, run, monkeypatch, tmp_path):
 
 def test_training_on_cached_features_is_training_on_videos(clips, monkeypatch, capsys, tmp_path):
     frozen = ["--model.vision.open-blocks", "0", "--data.sampling", "uniform"]
-    live = command(clips, tmp_path / "live", *frozen)
-    cached = command(clips, tmp_path / "cached", *frozen, "--data.features", tmp_path / "tokens")
+    live = train_retrieval(clips, tmp_path / "live", *frozen)
+    cached = train_retrieval(clips, tmp_path / "cached", *frozen, "--data.features", tmp_path / "tokens")
     features = ["data", "features", "--out", tmp_path / "tokens", *live[1:]]
     for words in (features, live, cached):
-        assert stgt(monkeypatch, *words) == 0
+        assert run_cli(monkeypatch, *words) == 0
     one, other = (read_log(tmp_path / name)[-1]["loss"] for name in ("live", "cached"))
     assert one == pytest.approx(other, rel=0.01)  # the cache holds bfloat16
-    assert stgt(monkeypatch, "evaluate", "--run", tmp_path / "cached") == 0
-    wrong = command(clips, tmp_path / "wrong", *frozen, "--data.features", tmp_path / "tokens", "--data.frames", "3")
-    assert stgt(monkeypatch, *wrong) == 2
+    assert run_cli(monkeypatch, "evaluate", "--run", tmp_path / "cached") == 0
+    wrong = train_retrieval(
+        clips, tmp_path / "wrong", *frozen, "--data.features", tmp_path / "tokens", "--data.frames", "3"
+    )
+    assert run_cli(monkeypatch, *wrong) == 2
     assert "frames is 4 in the cache and 3 in this run" in capsys.readouterr().err
-    opened = command(clips, tmp_path / "wrong", "--data.features", tmp_path / "tokens")
-    assert stgt(monkeypatch, *opened) == 2
+    opened = train_retrieval(clips, tmp_path / "wrong", "--data.features", tmp_path / "tokens")
+    assert run_cli(monkeypatch, *opened) == 2
     assert "open_blocks=-1 trains the tower" in capsys.readouterr().err
 
 
@@ -223,7 +209,7 @@ def start(*words, launcher=("-m", "stgt")):
 
 
 def test_the_real_model_killed_from_outside_ends_with_the_same_bits(run, clips, tmp_path):
-    words = command(clips, tmp_path / "killed", "--data.workers", "1")
+    words = train_retrieval(clips, tmp_path / "killed", "--data.workers", "1")
     process = start(*words)
     while len(read_log(tmp_path / "killed")) < 2 and process.poll() is None:
         time.sleep(0.02)
@@ -240,7 +226,7 @@ def test_the_real_model_killed_from_outside_ends_with_the_same_bits(run, clips, 
 
 def test_two_processes_train_the_real_model(clips, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "stgt")
-    words = command(clips, tmp_path / "two", "--batch-size", "2")
+    words = train_retrieval(clips, tmp_path / "two", "--batch-size", "2")
     output, _ = start(*words, launcher=launcher).communicate(timeout=500)
     records = read_log(tmp_path / "two")
     assert [record["step"] for record in records] == [2, 4, 6, 8, 10, 12], output

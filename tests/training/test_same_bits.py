@@ -5,9 +5,9 @@ import dataclasses
 import multiprocessing
 
 import pytest
-import standin
 import torch
 import torch.distributed as dist
+from helpers import standin
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stgt.config import LossConfig

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-import standin
 import torch
+from helpers import standin
 
 from stgt.data.loader import LoaderError
 from stgt.training import checkpoint as ckpt

@@ -3,9 +3,9 @@
 import dataclasses
 
 import pytest
-import standin
 import torch
-from standin import Items, weights
+from helpers import standin
+from helpers.standin import Items, weights
 from torch import nn
 
 from stgt.config import ModelConfig

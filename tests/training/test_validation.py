@@ -7,10 +7,9 @@ import signal
 
 import numpy as np
 import pytest
-import standin
 import torch
-from test_question_runs import command as question_command
-from test_run import command, stgt
+from helpers import standin
+from helpers.commands import run_cli, train_questions, train_retrieval
 
 from stgt.data.annotations import load_captions, load_questions, save_captions, save_questions
 from stgt.data.shapes import render_shapes
@@ -134,10 +133,10 @@ def weights(out, step):
 
 def test_a_run_logs_recall_and_ends_with_the_same_weights_as_without(clips, tmp_path, monkeypatch):
     more = ["--keep", 9, "--data.workers", 0]
-    assert stgt(monkeypatch, *command(clips, tmp_path / "plain", *more)) == 0
+    assert run_cli(monkeypatch, *train_retrieval(clips, tmp_path / "plain", *more)) == 0
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     validated = [*more, "--data.val", clips / "val.json"]
-    assert stgt(monkeypatch, *command(clips, tmp_path / "val", *validated)) == 0
+    assert run_cli(monkeypatch, *train_retrieval(clips, tmp_path / "val", *validated)) == 0
     one, other = weights(tmp_path / "plain", 6), weights(tmp_path / "val", 6)
     assert all(torch.equal(one[name], other[name]) for name in one)
     records = [record for record in read_log(tmp_path / "val") if "val" in record]
@@ -161,8 +160,8 @@ def test_a_run_logs_recall_and_ends_with_the_same_weights_as_without(clips, tmp_
 
 
 def test_a_question_run_logs_accuracy(clips, tmp_path, monkeypatch):
-    words = question_command(clips, tmp_path / "run", "--data.val", clips / "qa_val.json", "--epochs", 1)
-    assert stgt(monkeypatch, *words) == 0
+    words = train_questions(clips, tmp_path / "run", "--data.val", clips / "qa_val.json", "--epochs", 1)
+    assert run_cli(monkeypatch, *words) == 0
     (record,) = [record for record in read_log(tmp_path / "run") if "val" in record]
     assert 0 <= record["val"]["accuracy"] <= 100
     state = ckpt.read_state(ckpt.chosen_checkpoint(tmp_path / "run"))
@@ -180,5 +179,5 @@ def test_a_question_run_logs_accuracy(clips, tmp_path, monkeypatch):
 def test_a_validation_split_of_no_use_is_named_before_the_run(clips, tmp_path, monkeypatch, capsys, val, message):
     (tmp_path / "train.json").write_text((clips / "train.json").read_text())
     (tmp_path / "val.json").write_text('[{"video": "test_00000.mp4"}]')
-    assert stgt(monkeypatch, *command(clips, tmp_path / "run", "--data.val", tmp_path / val)) == 2
+    assert run_cli(monkeypatch, *train_retrieval(clips, tmp_path / "run", "--data.val", tmp_path / val)) == 2
     assert re.search(message, capsys.readouterr().err) and not (tmp_path / "run").exists()

@@ -12,8 +12,8 @@ from torch import Tensor
 from stgt_kernels import SpatioTemporalGraph
 from stgt_kernels.ops.graph_attention import philox
 
-HERE = Path(__file__).parent
-FLAGS = ["-std=c++20", "-O1", "-shared", "-fPIC", "-x", "c++", "-include", str(HERE / "emulator.h"), "-Wall"]
+SOURCES = Path(__file__).parents[1] / "cuda"
+FLAGS = ["-std=c++20", "-O1", "-shared", "-fPIC", "-x", "c++", "-include", str(SOURCES / "emulator.h"), "-Wall"]
 
 
 @functools.cache
@@ -21,7 +21,7 @@ def library(name: str) -> ctypes.CDLL:
     """tests/cuda/<name>.cpp, built once per process."""
     folder = tempfile.TemporaryDirectory(prefix="stgt_emulated_")
     path = Path(folder.name) / f"{name}.so"
-    source = HERE / f"{name}.cpp"
+    source = SOURCES / f"{name}.cpp"
     subprocess.run(["g++", *FLAGS, "-Wno-unknown-pragmas", "-o", path, source], check=True)
     loaded = ctypes.CDLL(str(path))
     loaded.folder = folder  # goes when the library does

@@ -32,3 +32,8 @@ def tiny_batch(n=4, frames=2, length=6, seed=1):
     ends = torch.randint(2, length + 1, (n,), generator=generator)
     mask = (torch.arange(length) < ends[:, None]).long()
     return {"video": video, "input_ids": ids * mask, "attention_mask": mask}
+
+
+def one_layer_model(**graph):
+    """A model in evaluation mode whose tower has one block, for the tests that look inside."""
+    return tiny_model(vision=dict(layers=1, open_blocks=-1), graph=dict(threshold=0.5) | graph).eval()

@@ -7,9 +7,9 @@ PyTorch's other instruction sets, find it above.
 from collections.abc import Callable
 
 import torch
-from released import CrossGraphTransformer
 from torch import Tensor
 
+from helpers.released import CrossGraphTransformer
 from stgt_kernels import SpatioTemporalGraph
 from stgt_kernels.integrations.released_stgt import accelerate
 from stgt_kernels.rounding import similarity_error

@@ -8,11 +8,11 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from bounds import assert_attention_errors
-from poison import poisoned_memory
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from helpers.bounds import assert_attention_errors
+from helpers.poison import poisoned_memory
 from stgt_kernels import SpatioTemporalGraph, dispatch, graph_attention, spatio_temporal_graph
 from stgt_kernels.graph import storage_dtype
 from stgt_kernels.ops.graph_attention import philox
