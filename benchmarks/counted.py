@@ -21,10 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.agreement import forward_backward
 from benchmarks.inputs import AttentionInputs, Problem, real_tokens
 from benchmarks.models import as_released, with_cls
-from stgt.evaluation.flops import count_flops
-from stgt.evaluation.sizes import model_config
 from stgt.markdown import table
 from stgt.models.graph_transformer import GraphTransformer
+from stgt.paper.flops import count_flops
+from stgt.paper.sizes import model_config
 from stgt_kernels import graph_attention, spatio_temporal_graph
 from stgt_kernels.ops.graph_attention.function import GraphAttentionFunction
 from stgt_kernels.ops.spatio_temporal_graph.function import SpatioTemporalGraphFunction

@@ -9,7 +9,7 @@ import signal
 import sys
 
 from stgt import extras
-from stgt.training.signals import StopSignals
+from stgt.signals import StopSignals
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from stgt import extras, terminal
 from stgt.config import ModelConfig, TrainConfig
 from stgt.data import commands
 from stgt.recipes import RECIPES
-from stgt.training.signals import interruption_of
+from stgt.signals import interruption_of
 
 app = tyro.extras.SubcommandApp()
 data = tyro.extras.SubcommandApp()
@@ -123,7 +123,7 @@ def search(
         tokenizer: Of a folder that is no run, if there is none in it and it is not BERT's: a folder or a hub's name.
         features: Folder to keep encoded videos and texts in; RUN/features if not given.
     """
-    from stgt.evaluation.search import search_captions, search_videos
+    from stgt.search.search import search_captions, search_videos
 
     if (sentence is None) == (video is None):
         raise ValueError(f"expected a sentence or --video FILE, got {'neither' if video is None else 'both'}")
@@ -234,7 +234,7 @@ def convert(
         drop: Beginnings of names in the files to leave out.
         seed: Decides what --fresh is initialised to.
     """
-    from stgt.convert import convert
+    from stgt.cli_convert_tmp import convert
 
     convert(inputs, out, model, fresh, drop, seed)
 
@@ -267,7 +267,7 @@ def ablate(
         test_clips: Simulated clips to test on.
         out: Folder of the clips, the runs, ablations.md, ablations.json and ablations.png.
     """
-    from stgt.ablation.run import Size, ablate
+    from stgt.paper.ablation.run import Size, ablate
 
     ablate(studies, Size(seeds, epochs, clips, test_clips), out, device)
 
@@ -290,7 +290,7 @@ def efficiency(
         tower: Time the vision tower, too; --no-tower begins with its tokens, as from a cache.
         out: JSON file to write.
     """
-    from stgt.evaluation.table6 import efficiency
+    from stgt.paper.table6 import efficiency
 
     efficiency(size, batch_size, rounds, tower, device, out)
 

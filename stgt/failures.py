@@ -6,10 +6,10 @@ import re
 
 import torch
 
+from stgt.checkpoint import CheckpointError
 from stgt.data.loader import LoaderError
 from stgt.data.video import VideoError
-from stgt.training.checkpoint import CheckpointError
-from stgt.training.signals import StoppedError
+from stgt.signals import StoppedError
 from stgt.training.trainer import NonFiniteError
 
 

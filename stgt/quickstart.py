@@ -10,12 +10,12 @@ import torch
 
 from stgt.config import TrainConfig
 from stgt.data import commands
-from stgt.data.datasets import collate
+from stgt.data.samples import collate
 from stgt.data.transforms import test_transform
-from stgt.evaluation.efficiency import Comparison, compare_attention
 from stgt.evaluation.run import evaluate, frames_of
-from stgt.evaluation.search import search_videos
 from stgt.figures.command import visualize
+from stgt.paper.timing import Comparison, compare_attention
+from stgt.search.search import search_videos
 from stgt.terminal import say
 from stgt.training.log import read_log
 from stgt.training.run import evaluation_data, load_run, train

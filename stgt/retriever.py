@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stgt.data.pixels import read_pixels
 from stgt.evaluation.load import open_run, precision, require_retrieval
-from stgt.models.pretrained import find
+from stgt.weights.pretrained import find
 
 
 class Retriever:

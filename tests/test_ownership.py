@@ -9,13 +9,13 @@ import sys
 import pytest
 import torch
 
-from stgt.ablation.run import Size, ablate
 from stgt.config import TrainConfig
 from stgt.data.benchmarks import convert
 from stgt.data.shapes import render_shapes
+from stgt.distributed import World
 from stgt.evaluation.store import Store
 from stgt.ownership import LOCK, OwnedError, owned
-from stgt.training.distributed import World
+from stgt.paper.ablation.run import Size, ablate
 from stgt.training.run import train
 
 HOLD = """

@@ -13,18 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+from stgt import checkpoint as ckpt
 from stgt.config import DataConfig, GraphConfig, ModelConfig, QFormerConfig, TrainConfig, VisionConfig, to_dict
+from stgt.convert import fit_config
 from stgt.data import annotations, check, readers
 from stgt.data.features import _read_index
 from stgt.data.shapes import render_shapes
 from stgt.data.text import Tokenizer
-from stgt.models.convert import fit_config
-from stgt.models.pretrained import read_config
-from stgt.models.tensors import read_tensors
-from stgt.models.weights import read_weights
-from stgt.training import checkpoint as ckpt
 from stgt.training.log import read_log
 from stgt.training.run import require_same_run, saved_config
+from stgt.weights.files import read_weights
+from stgt.weights.pretrained import read_config
+from stgt.weights.tensors import read_tensors
 
 # JSON as it stands in the file: values of wrong types, out of range, and what Python's parser takes or chokes on.
 ODD = (

@@ -14,8 +14,8 @@ from benchmarks.memory import peak_memory
 from benchmarks.models import as_released, with_cls
 from benchmarks.providers import KERNELS
 from benchmarks.rows import Row
-from stgt.evaluation.sizes import model_config
 from stgt.models.graph_transformer import GraphTransformer
+from stgt.paper.sizes import model_config
 from stgt_kernels import dispatch
 
 

@@ -17,9 +17,9 @@ from benchmarks.inputs import DTYPES
 from benchmarks.memory import peak_memory
 from benchmarks.models import as_released, make_batch, make_model
 from benchmarks.rows import Row
-from stgt.evaluation.flops import count_flops
-from stgt.evaluation.sizes import model_config
 from stgt.models.stgt import STGT
+from stgt.paper.flops import count_flops
+from stgt.paper.sizes import model_config
 
 BASELINE, RELEASED, KERNELS = "CCT+MIT baseline", "STGT, released attention", "STGT, stgt_kernels"
 CLIPS = 1000

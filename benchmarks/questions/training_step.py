@@ -20,8 +20,8 @@ from benchmarks.memory import OutOfMemoryError, out_of_memory_is_an_error, peak_
 from benchmarks.models import as_released, eager_tower, make_batch, make_model
 from benchmarks.rows import Row
 from stgt.config import LossConfig, OptimConfig
-from stgt.evaluation.sizes import model_config
 from stgt.models.stgt import STGT
+from stgt.paper.sizes import model_config
 from stgt.training.optim import make_optimizer, set_learning_rate
 
 FEWEST = 2

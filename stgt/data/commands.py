@@ -146,11 +146,11 @@ def features(recipe: TrainConfig, out: Path, views: int = 1, batch_size: int = 1
     import torch
 
     from stgt.data.annotations import load_bad_list, load_videos
-    from stgt.data.datasets import VideoDataset
     from stgt.data.features import tower_hash, write_features
+    from stgt.data.samples import VideoDataset
     from stgt.data.transforms import test_transform, train_transform
     from stgt.models.vision import VisionTower
-    from stgt.training.randomness import seed_everything
+    from stgt.randomness import seed_everything
 
     data, vision = recipe.data, recipe.model.vision
     if vision.open_blocks != 0:

@@ -39,11 +39,11 @@ from stgt.integrity import (
     sealed,
 )
 from stgt.ownership import owned, remove_dead_lock
+from stgt.randomness import seeded
 from stgt.structure import field, shown
-from stgt.training.randomness import seeded
 
 if TYPE_CHECKING:
-    from stgt.data.datasets import VideoDataset
+    from stgt.data.samples import VideoDataset
 
 TOKENS, CHECKSUMS, INDEX = "tokens.bin", "checksums.bin", "features.json"
 FORMAT = 2

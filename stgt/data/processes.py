@@ -9,8 +9,7 @@ import threading
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""The signals that ask a command to stop"""
+from stgt.signals import STOPPING
 
 
 class ReaderProcess(ForkServerProcess):
@@ -27,7 +26,7 @@ class ReaderProcess(ForkServerProcess):
         try:
             resource_tracker.ensure_running()  # this opens the mask for two of the signals where it starts the tracker
             signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-            forkserver.set_forkserver_preload(["stgt.data.pixels", "stgt.data.datasets"])
+            forkserver.set_forkserver_preload(["stgt.data.pixels", "stgt.data.samples"])
             super().start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

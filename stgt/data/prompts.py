@@ -17,7 +17,7 @@ import stgt._torchvision  # noqa: F401  (transformers imports torchvision)
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast  # isort: skip
 
 from stgt.data.annotations import Question
-from stgt.data.datasets import collate
+from stgt.data.samples import collate
 from stgt.data.text import clean_text
 from stgt.files import atomic_folder
 

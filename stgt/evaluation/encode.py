@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from stgt.config import to_dict
-from stgt.data.datasets import VideoDataset, collate
 from stgt.data.fingerprint import FINGERPRINT, Fingerprint, data_differences
 from stgt.data.loader import read_batches
+from stgt.data.samples import VideoDataset, collate
 from stgt.data.transforms import describe
+from stgt.distributed import World
 from stgt.evaluation.store import Store, batches, digest
 from stgt.files import tensors_hash
 from stgt.integrity import DamagedError, require_finite_rows
-from stgt.training.distributed import World
 
 logger = logging.getLogger(__name__)
 

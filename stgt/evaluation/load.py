@@ -11,12 +11,12 @@ import torch
 
 from stgt.config import DataConfig, TrainConfig
 from stgt.data.text import Tokenizer
+from stgt.distributed import choose_device
 from stgt.integrity import has_checksums, verify_checksums
-from stgt.models.pretrained import is_pretrained
 from stgt.models.stgt import STGT
-from stgt.training.distributed import choose_device
 from stgt.training.run import Run, load_run
 from stgt.training.trainer import DTYPES
+from stgt.weights.pretrained import is_pretrained
 
 
 def open_run(folder: Path, device: str = "auto", tokenizer: str | None = None) -> Run:

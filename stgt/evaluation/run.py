@@ -10,22 +10,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from stgt.checkpoint import read_state
 from stgt.config import DataConfig
 from stgt.data.text import wordings
 from stgt.data.video import read_frames
-from stgt.evaluation.candidates import draw_candidates, format_candidates
+from stgt.distributed import World, start_world
+from stgt.evaluation.answers import evaluate_answers
 from stgt.evaluation.encode import Texts, encode_texts, encode_videos, match_logits, model_digest, similarities
 from stgt.evaluation.load import data_of, open_run, precision
 from stgt.evaluation.metrics import said_of
 from stgt.evaluation.retrieval import Match, format_figures, matching_scores, retrieval_figures
-from stgt.evaluation.vqa import evaluate_answers
 from stgt.figures.attempt import try_to_draw
+from stgt.figures.candidates import draw_candidates, format_candidates
 from stgt.files import file_hash, write_json
-from stgt.models.pretrained import is_pretrained
 from stgt.terminal import say
-from stgt.training.checkpoint import read_state
-from stgt.training.distributed import World, start_world
 from stgt.training.run import Run, evaluation_data
+from stgt.weights.pretrained import is_pretrained
 
 K_TEST = 32
 """How many candidates are re-ranked if nobody says (SPEC section 6)"""

@@ -20,10 +20,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from stgt.distributed import World
 from stgt.files import write_tensors
 from stgt.integrity import DamagedError, damaged_row, require_finite_rows, row_digests
 from stgt.ownership import owned
-from stgt.training.distributed import World
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from stgt.config import DataConfig, TrainConfig
 from stgt.data.errors import VideoError
 from stgt.data.transforms import test_transform
 from stgt.data.video import read_frames
+from stgt.distributed import choose_device
 from stgt.evaluation.load import precision
 from stgt.evaluation.run import K_TEST
 from stgt.figures.examples import find_examples
@@ -16,11 +17,10 @@ from stgt.figures.maps import Scene, draw_links
 from stgt.figures.page import Picture, write_page
 from stgt.figures.pictures import draw_examples, draw_scene
 from stgt.figures.style import squares
-from stgt.models.pretrained import is_pretrained
 from stgt.models.stgt import STGT
 from stgt.terminal import say
-from stgt.training.distributed import choose_device
 from stgt.training.run import Run, load_run
+from stgt.weights.pretrained import is_pretrained
 
 
 def visualize(

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from stgt.data.video import read_frames
+from stgt.distributed import World
 from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest, similarities
 from stgt.evaluation.load import precision
 from stgt.evaluation.retrieval import matching_scores
 from stgt.evaluation.run import tokenize
-from stgt.evaluation.search import rank
 from stgt.figures.retrieved import STILLS, Answer, Example
 from stgt.figures.style import squares
-from stgt.training.distributed import World
+from stgt.search.search import rank
 from stgt.training.run import Run, evaluation_data
 
 

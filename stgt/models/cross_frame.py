@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stgt.models.position import nearest
 from stgt.models.transformer import MLP, DropPath, LayerNorm, ResidualAttentionBlock, attend
+from stgt.weights.resize import nearest
 
 
 class CrossFrameBlock(nn.Module):

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stgt.weights.resize import nearest
+
 
 def sincos_2d(grid: int, width: int) -> Tensor:
     """2-D sine/cosine table: half of the channels for x, half for y, each [sin | cos] of position · 10000^(-4k/width).
@@ -20,11 +22,6 @@ def sincos_2d(grid: int, width: int) -> Tensor:
     x = line[None, :, :].expand(grid, grid, -1)
     y = line[:, None, :].expand(grid, grid, -1)
     return F.pad(torch.cat([x, y], -1).flatten(0, 1), (0, 0, 1, 0)).float()
-
-
-def nearest(embedding: Tensor, frames: int) -> Tensor:
-    """Resize a temporal embedding (T_model, C) to (frames, C). Each frame takes the nearest row at or before it."""
-    return F.interpolate(embedding.T[None], size=frames, mode="nearest")[0].T
 
 
 class Position(nn.Module):

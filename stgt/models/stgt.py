@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from stgt import gather, losses
 from stgt.config import LossConfig, ModelConfig
-from stgt.models import pretrained
 from stgt.models.encoder import VideoEncoder
 from stgt.models.pairs import same_pairs
 from stgt.models.qformer import QFormer
 from stgt.models.rows import select_rows
+from stgt.weights import pretrained
 
 
 class VideoFeatures(NamedTuple):

@@ -10,9 +10,9 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from stgt.config import VisionConfig
-from stgt.models.checkpoint import load_tower
 from stgt.models.precision import Float32Module
-from stgt.models.weights import WEIGHT_FILES
+from stgt.weights.files import WEIGHT_FILES
+from stgt.weights.load import load_tower
 
 
 class VisionTower(Float32Module):

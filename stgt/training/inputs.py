@@ -6,15 +6,15 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stgt import checkpoint as ckpt
 from stgt.config import TrainConfig
-from stgt.data.datasets import PairDataset
 from stgt.data.features import INDEX
 from stgt.data.fingerprint import FINGERPRINT, Fingerprint, data_differences, require_same
+from stgt.data.samples import PairDataset
 from stgt.integrity import DamagedError
-from stgt.training import checkpoint as ckpt
 
 if TYPE_CHECKING:
-    from stgt.training.validation import Validation
+    from stgt.evaluation.validation import Validation
 
 logger = logging.getLogger(__name__)
 

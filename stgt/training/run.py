@@ -8,29 +8,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from stgt import checkpoint as ckpt
 from stgt.config import DataConfig, ModelConfig, TrainConfig, differences, from_dict, to_dict
 from stgt.data.annotations import load_captions, load_questions
-from stgt.data.datasets import PairDataset, QuestionDataset, RetrievalDataset, collate
 from stgt.data.features import FeatureStore, tower_hash
 from stgt.data.fingerprint import require_same
 from stgt.data.prompts import LanguageTokenizer
+from stgt.data.samples import PairDataset, QuestionDataset, RetrievalDataset, collate
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import describe, test_transform, train_transform
+from stgt.distributed import World, choose_device, start_world
+from stgt.evaluation.validation import Validation
 from stgt.files import write_json, write_text
 from stgt.integrity import CHECKSUMS, checksum_lines, has_checksums, require_finite, verify_checksums
-from stgt.models.checkpoint import load_released
 from stgt.models.encoder import VideoEncoder
-from stgt.models.pretrained import CONFIG, is_pretrained, read_config
 from stgt.models.stgt import STGT
 from stgt.models.vqa import VideoQA
 from stgt.ownership import owned
+from stgt.randomness import seed_everything
 from stgt.structure import read_json
-from stgt.training import checkpoint as ckpt
-from stgt.training.distributed import World, choose_device, start_world
 from stgt.training.inputs import fingerprint_file, require_same_data
-from stgt.training.randomness import seed_everything
 from stgt.training.trainer import Trainer
-from stgt.training.validation import Validation
+from stgt.weights.load import load_released
+from stgt.weights.pretrained import CONFIG, is_pretrained, read_config
 
 logger = logging.getLogger(__name__)
 

@@ -16,18 +16,19 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from stgt import checkpoint as ckpt
 from stgt.config import TrainConfig, to_dict
 from stgt.data.loader import LoaderError, read_batches
-from stgt.training import checkpoint as ckpt
+from stgt.distributed import World, data_parallel
+from stgt.randomness import Items, SeededItems, random_state, restore_random_state, seed_everything
+from stgt.signals import Interrupted, StoppedError, StopSignals
 from stgt.training.determinism import deterministic
-from stgt.training.distributed import BatchSampler, World, data_parallel
 from stgt.training.log import RunLog
 from stgt.training.optim import learning_rate, make_optimizer, set_learning_rate
-from stgt.training.randomness import Items, SeededItems, random_state, restore_random_state, seed_everything
-from stgt.training.signals import Interrupted, StoppedError, StopSignals
+from stgt.training.sampler import BatchSampler
 
 if TYPE_CHECKING:
-    from stgt.training.validation import Validation
+    from stgt.evaluation.validation import Validation
 
 logger = logging.getLogger(__name__)
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from stgt import checkpoint as ckpt
 from stgt import cli
-from stgt.ablation import grid, run
-from stgt.ablation.grid import Measured
-from stgt.ablation.plot import draw
-from stgt.ablation.run import Size, ablate
-from stgt.ablation.studies import BASELINE, GRAPH, STUDIES, Study, Variant, base_run
-from stgt.ablation.table import Spread, chance, study_table
-from stgt.training import checkpoint as ckpt
-from stgt.training.signals import StoppedError
+from stgt.paper.ablation import grid, run
+from stgt.paper.ablation.grid import Measured
+from stgt.paper.ablation.plot import draw
+from stgt.paper.ablation.run import Size, ablate
+from stgt.paper.ablation.studies import BASELINE, GRAPH, STUDIES, Study, Variant, base_run
+from stgt.paper.ablation.table import Spread, chance, study_table
+from stgt.signals import StoppedError
 
 TWO = Study("Two", (BASELINE, GRAPH))
 SWEEP = Study("Sweep", (Variant("at 0.1", {"threshold": 0.1}),), axis="h", values=(0.1, 0.9), tested=True)

@@ -111,7 +111,7 @@ def test_what_is_no_bad_list_is_named(some_bad, recipe, tmp_path, content, messa
 
 def test_features_of_a_recipe_are_those_its_run_asks_for(recipe, tmp_path):
     from stgt.models.stgt import STGT
-    from stgt.training.randomness import seed_everything
+    from stgt.randomness import seed_everything
     from stgt.training.run import require_features
 
     features(recipe, tmp_path / "features", views=2, batch_size=4, device="cpu")

@@ -11,8 +11,8 @@ from helpers.clips import grey, write_video
 from torch import nn
 from torch.utils.data import DataLoader
 
-from stgt.data.datasets import VideoDataset
 from stgt.data.features import FeatureStore, write_features
+from stgt.data.samples import VideoDataset
 from stgt.data.transforms import test_transform as plain
 from stgt.integrity import DamagedError
 

@@ -14,12 +14,12 @@ from stgt.data.annotations import (
     save_captions,
     save_questions,
 )
-from stgt.data.datasets import QuestionDataset, RetrievalDataset, collate
 from stgt.data.loader import read_batches
+from stgt.data.samples import QuestionDataset, RetrievalDataset, collate
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import test_transform, train_transform
 from stgt.data.video import VideoError
-from stgt.training.randomness import SeededItems
+from stgt.randomness import SeededItems
 
 VIDEOS = ["a.mp4", "b.mp4", "broken.mp4", "sub/c.mp4"]
 PAIRS = [

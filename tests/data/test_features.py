@@ -8,8 +8,8 @@ from helpers.clips import grey, write_video
 from torch import nn
 
 from stgt.config import VisionConfig
-from stgt.data.datasets import RetrievalDataset, VideoDataset
 from stgt.data.features import FeatureStore, tower_hash, write_features
+from stgt.data.samples import RetrievalDataset, VideoDataset
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import describe, test_transform, train_transform
 from stgt.data.video import VideoError

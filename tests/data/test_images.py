@@ -15,8 +15,8 @@ from helpers.pictures import on_white, write_apng, write_bmp, write_png
 from PIL import Image, PngImagePlugin
 
 from stgt.config import DataConfig, OptimConfig, TrainConfig
-from stgt.data.datasets import RetrievalDataset
 from stgt.data.images import holds_image, holds_still, read_image
+from stgt.data.samples import RetrievalDataset
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import test_transform
 from stgt.data.video import VideoError, read_frames

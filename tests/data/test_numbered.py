@@ -7,8 +7,8 @@ import pytest
 import torch
 from helpers.numbered import BITS, KINDS, number_in, write_numbered
 
-from stgt.data.datasets import VideoDataset
 from stgt.data.inspection import inspect
+from stgt.data.samples import VideoDataset
 from stgt.data.video import MAX_PIXELS, read_clip, read_frames, sample_indices
 
 CLIPS = Path(__file__).parent.parent / "assets" / "clips"

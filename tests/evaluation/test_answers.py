@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from stgt.data.annotations import Question
-from stgt.evaluation.vqa import answer_figures, format_answers, frequent_answers, normalise, predict, question_word
+from stgt.evaluation.answers import answer_figures, format_answers, frequent_answers, normalise, predict, question_word
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from stgt import cli
-from stgt.evaluation import table6
-from stgt.evaluation.cost import count
-from stgt.evaluation.efficiency import in_turns, median_ratio
-from stgt.evaluation.flops import count_flops
-from stgt.evaluation.sizes import model_config
-from stgt.evaluation.table6 import BASELINE, DENSE, KERNELS, MODELS, efficiency, time_models, variant
 from stgt.models.stgt import STGT
+from stgt.paper import table6
+from stgt.paper.cost import count
+from stgt.paper.flops import count_flops
+from stgt.paper.sizes import model_config
+from stgt.paper.table6 import BASELINE, DENSE, KERNELS, MODELS, efficiency, time_models, variant
+from stgt.paper.timing import in_turns, median_ratio
 
 CPU = torch.device("cpu")
 

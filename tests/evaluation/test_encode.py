@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from stgt.config import to_dict
+from stgt.distributed import World
 from stgt.evaluation import encode
 from stgt.evaluation.encode import Texts, encode_texts, encode_videos, match_logits, model_digest, similarities
 from stgt.evaluation.load import open_run
 from stgt.evaluation.run import tokenize
 from stgt.evaluation.store import Store, batches
-from stgt.training.distributed import World
 from stgt.training.run import evaluation_data
 
 ALONE = World(0, 1, torch.device("cpu"))

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import stgt
+from stgt.distributed import World
 from stgt.evaluation.encode import encode_videos
 from stgt.evaluation.load import open_run
-from stgt.training.distributed import World
 from stgt.training.run import evaluation_data
 
 

@@ -12,7 +12,7 @@ from stgt import cli
 from stgt.config import LossConfig
 from stgt.data import commands
 from stgt.data.shapes import render_shapes
-from stgt.evaluation.efficiency import compare_attention
+from stgt.paper.timing import compare_attention
 from stgt.recipes import RECIPES
 
 

@@ -13,12 +13,12 @@ from helpers.clips import grey, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stgt.evaluation import folder as folders
 from stgt.evaluation.load import open_run
 from stgt.evaluation.retrieval import retrieval_figures
 from stgt.evaluation.run import evaluate
-from stgt.evaluation.search import rank, read_sentences, search_captions, search_videos
 from stgt.integrity import DamagedError
+from stgt.search import folder as folders
+from stgt.search.search import rank, read_sentences, search_captions, search_videos
 
 
 @settings(deadline=None)
@@ -147,7 +147,7 @@ def test_a_test_split_with_absolute_paths_and_paths_upwards_is_searched(run, cli
     opened = open_run(run, "cpu")
     data = replace(opened.config.data, test=tmp_path / "test.json")
     changed = opened._replace(config=replace(opened.config, data=data))
-    monkeypatch.setattr("stgt.evaluation.search.open_run", lambda *_: changed)
+    monkeypatch.setattr("stgt.search.search.open_run", lambda *_: changed)
     hits = search_videos(run, "a green triangle", figure=tmp_path / "top.png", features=tmp_path / "kept")
     assert {hit.found for hit in hits} == {clips / "videos" / pair["video"] for pair in pairs}
     assert (tmp_path / "top.png").is_file()

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from stgt.distributed import World
 from stgt.evaluation.store import Store, batches, digest
 from stgt.integrity import DamagedError
-from stgt.training.distributed import World
 
 ALONE = World(0, 1, torch.device("cpu"))
 

@@ -4,7 +4,7 @@ import torch
 
 from stgt import losses
 from stgt.config import GraphConfig, LossConfig, ModelConfig, QFormerConfig, VisionConfig
-from stgt.models.names import released_name
+from stgt.weights.names import released_name
 
 # The sample whose text or video was recorded as the negative of each sample.
 NEXT = torch.tensor([1, 2, 0])

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from stgt import checkpoint as ckpt
 from stgt import files
 from stgt.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
-from stgt.training import checkpoint as ckpt
-from stgt.training.distributed import World, start_world
+from stgt.distributed import World, start_world
 from stgt.training.log import RunLog
 from stgt.training.trainer import Trainer
 

@@ -6,9 +6,9 @@ import torch
 from helpers.tiny import tiny_batch, tiny_model
 from safetensors.torch import load_file, save_file
 
-from stgt.models.checkpoint import export_released, load_released
-from stgt.models.names import released_name
-from stgt.models.tensors import read_tensors
+from stgt.weights.load import export_released, load_released
+from stgt.weights.names import released_name
+from stgt.weights.tensors import read_tensors
 
 FROZEN = ("visual_encoder.", "graph_cross_model.pos_2D_embed")
 
@@ -59,7 +59,7 @@ def test_frozen_tensors_may_be_absent(released, caplog):
     model = tiny_model(seed=1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert load_released(model, path) == list(FROZEN)
-    assert "no visual_encoder. in" in caplog.text and "pos_2D_embed" in caplog.text
+    assert "visual_encoder. is not in" in caplog.text and "pos_2D_embed" in caplog.text
     for name, tensor in model.state_dict().items():
         frozen = released_name(name).startswith(FROZEN)
         assert torch.equal(tensor, before[name] if frozen else source.state_dict()[name]), name

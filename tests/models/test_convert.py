@@ -16,11 +16,11 @@ from helpers.tiny import tiny_batch, tiny_config, tiny_model
 from safetensors.torch import load_file
 
 from stgt.cli import main
-from stgt.convert import convert
-from stgt.models.checkpoint import export_released, load_released
-from stgt.models.convert import convert_files
-from stgt.models.names import HUGGING_FACE, OURS, RELEASED
+from stgt.cli_convert_tmp import convert
+from stgt.convert import convert_files
 from stgt.models.stgt import STGT
+from stgt.weights.load import export_released, load_released
+from stgt.weights.names import HUGGING_FACE, OURS, RELEASED
 
 TIED = {
     "Qformer.bert.embeddings.position_ids",

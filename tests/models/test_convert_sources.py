@@ -12,7 +12,7 @@ from torch import nn
 from transformers import Blip2Config, Blip2ForImageTextRetrieval, Blip2Model
 
 from stgt.config import GraphConfig, ModelConfig, QFormerConfig, VisionConfig
-from stgt.models.convert import convert_files
+from stgt.convert import convert_files
 from stgt.models.vision import VisionTower
 
 VIT = dict(tower="vit", image_size=28, patch_size=7, width=32, layers=2, heads=2, mlp_ratio=2.0, dtype="float32")

@@ -6,7 +6,7 @@ from helpers.settled import exact_graphs, settled
 
 from stgt.config import GraphConfig
 from stgt.models.graph_transformer import GraphTransformer
-from stgt.models.names import released_name
+from stgt.weights.names import released_name
 
 FILES = ["video_t3_h05", "video_t4_h01_b2_l2", "video_t5_of_8_h03", "image_t1_h05"]
 

@@ -11,8 +11,8 @@ from helpers.recorded import (
 )
 from safetensors.torch import save_file
 
-from stgt.models.checkpoint import load_released
 from stgt.models.stgt import STGT
+from stgt.weights.load import load_released
 
 
 @pytest.fixture

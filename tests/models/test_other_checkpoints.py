@@ -16,9 +16,9 @@ import torch
 from helpers.tiny import tiny_model
 from safetensors.torch import save_file
 
-from stgt.models.checkpoint import load_released
-from stgt.models.names import released_name
-from stgt.models.tensors import read_tensors
+from stgt.weights.load import load_released
+from stgt.weights.names import released_name
+from stgt.weights.tensors import read_tensors
 
 WEIGHTS = {"vision.tower.blocks.0.weight": torch.arange(6.0).view(2, 3), "temp": torch.tensor(0.07)}
 

@@ -8,8 +8,8 @@ import torch
 from helpers.tiny import tiny_batch, tiny_model
 from safetensors.torch import load_file, save_file
 
-from stgt.models import pretrained
 from stgt.models.stgt import STGT
+from stgt.weights import pretrained
 
 
 @pytest.fixture

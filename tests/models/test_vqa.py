@@ -6,10 +6,10 @@ import torch
 from helpers.language_models import KINDS, save_language_model
 from helpers.tiny import tiny_batch, tiny_config, tiny_model
 
+from stgt import checkpoint as ckpt
 from stgt.config import LanguageConfig
 from stgt.data.prompts import IGNORED, LanguageTokenizer
 from stgt.models.vqa import VideoQA
-from stgt.training import checkpoint as ckpt
 
 QUESTIONS = ["why?", "what colour is the object that moves left?", "how many objects are there?"]
 ANSWERS = ["red", "moves up", "2"]

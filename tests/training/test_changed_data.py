@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 from helpers.commands import TINY, TWO_EPOCHS
 
+from stgt import checkpoint as ckpt
 from stgt import cli
 from stgt.config import TrainConfig, from_dict
 from stgt.data import commands
 from stgt.data.shapes import render_shapes
 from stgt.files import file_hash
-from stgt.training import checkpoint as ckpt
 from stgt.training.inputs import fingerprint_file
 
 

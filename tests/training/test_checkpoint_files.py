@@ -8,9 +8,9 @@ from helpers.standin import StandIn
 from safetensors.torch import save_file
 from torch import nn
 
+from stgt import checkpoint as ckpt
 from stgt import files
 from stgt.config import VisionConfig, to_dict
-from stgt.training import checkpoint as ckpt
 
 
 def write(run, model, step=1, tower=None, keep=3):

@@ -10,10 +10,10 @@ import torch
 from helpers.standin import StandIn, config, trainer
 from safetensors.torch import load_file, save_file
 
+from stgt import checkpoint as ckpt
 from stgt.files import file_hash
 from stgt.integrity import sealed
-from stgt.training import checkpoint as ckpt
-from stgt.training.randomness import random_state
+from stgt.randomness import random_state
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.standin import weights
 
-from stgt.training import checkpoint as ckpt
+from stgt import checkpoint as ckpt
 from stgt.training.log import read_log
 
 PROGRAM = Path(__file__).parents[1] / "helpers" / "standin.py"

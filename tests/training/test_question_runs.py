@@ -9,14 +9,14 @@ import torch
 from helpers.commands import run_cli, train_questions, train_retrieval
 from helpers.language_models import save_language_model
 
+from stgt import checkpoint as ckpt
 from stgt.data.shapes import render_shapes, scene, write
 from stgt.data.shapes.scene import Scene
 from stgt.files import file_hash
-from stgt.models.checkpoint import export_released
-from stgt.training import checkpoint as ckpt
 from stgt.training.log import read_log
 from stgt.training.run import load_run
 from stgt.training.trainer import Trainer
+from stgt.weights.load import export_released
 
 
 @pytest.fixture(scope="module")

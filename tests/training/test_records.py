@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from helpers import standin
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from stgt.training import checkpoint as ckpt
+from stgt import checkpoint as ckpt
 from stgt.training.log import read_log
 from stgt.training.records import JsonLines, Scalars
 

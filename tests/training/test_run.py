@@ -13,10 +13,10 @@ import pytest
 import torch
 from helpers.commands import run_cli, train_retrieval
 
+from stgt import checkpoint as ckpt
 from stgt.config import DataConfig
 from stgt.data.shapes import render_shapes
 from stgt.files import file_hash
-from stgt.training import checkpoint as ckpt
 from stgt.training.log import read_log
 from stgt.training.run import load_run, make_model, start_from
 

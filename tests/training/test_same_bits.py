@@ -11,13 +11,13 @@ from helpers import standin
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stgt.config import LossConfig
-from stgt.data.datasets import collate
+from stgt.data.samples import collate
+from stgt.distributed import World, data_parallel
 from stgt.models.rows import select_rows
 from stgt.models.stgt import STGT
 from stgt.models.vqa import VideoQA
 from stgt.recipes import RECIPES
 from stgt.training.determinism import deterministic
-from stgt.training.distributed import World, data_parallel
 from stgt.training.trainer import Trainer
 
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stgt.training.distributed import BatchSampler
-from stgt.training.randomness import SeededItems, random_state, restore_random_state, seed_everything
+from stgt.randomness import SeededItems, random_state, restore_random_state, seed_everything
+from stgt.training.sampler import BatchSampler
 
 
 @given(data=st.data(), batch=st.integers(1, 7), world=st.integers(1, 4))

@@ -11,11 +11,11 @@ import pytest
 import torch
 from helpers import standin
 
+from stgt import checkpoint as ckpt
+from stgt import signals
 from stgt.data.loader import LoaderError
-from stgt.training import checkpoint as ckpt
-from stgt.training import signals
+from stgt.signals import Interrupted, StoppedError, StopSignals, interruption_of
 from stgt.training.log import RunLog, read_log
-from stgt.training.signals import Interrupted, StoppedError, StopSignals, interruption_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +43,7 @@ def test_a_command_that_keeps_nothing_open_ends_where_it_is(number):
 
 HELD = """
 import os, signal, threading
-from stgt.training import signals
+from stgt import signals
 signals.GRACE = 0.2
 lock = threading.Lock()
 with signals.StopSignals(interrupt=True):

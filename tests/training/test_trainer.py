@@ -8,10 +8,10 @@ from helpers import standin
 from helpers.standin import Items, weights
 from torch import nn
 
+from stgt import checkpoint as ckpt
 from stgt.config import ModelConfig
-from stgt.training import checkpoint as ckpt
+from stgt.distributed import World
 from stgt.training import trainer as trainer_module
-from stgt.training.distributed import World
 from stgt.training.log import read_log
 from stgt.training.trainer import NonFiniteError, Trainer
 

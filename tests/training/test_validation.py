@@ -11,13 +11,13 @@ import torch
 from helpers import standin
 from helpers.commands import run_cli, train_questions, train_retrieval
 
+from stgt import checkpoint as ckpt
 from stgt.data.annotations import load_captions, load_questions, save_captions, save_questions
 from stgt.data.shapes import render_shapes
 from stgt.evaluation.metrics import ranks
-from stgt.training import checkpoint as ckpt
+from stgt.signals import StoppedError, until_stopped
 from stgt.training.log import read_log
 from stgt.training.run import evaluation_data, load_run
-from stgt.training.signals import StoppedError, until_stopped
 
 
 class Given:

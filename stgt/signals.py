@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from types import FrameType
 
-from stgt.data.processes import STOPPING
-
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that ask a command to stop"""
 GRACE = 10.0
 """Seconds in which an interrupted command has to end. The exception may have come while Python held a lock"""
 PATIENCE = 2.0

@@ -10,8 +10,8 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
-from stgt.models.unpickle import unpickle
 from stgt.structure import field, read_json, shown
+from stgt.weights.unpickle import unpickle
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from stgt.files import atomic_file, write_tensors
 from stgt.integrity import require_finite
-from stgt.models.names import released_name
-from stgt.models.position import nearest
-from stgt.models.weights import POSITION_IDS, TIED, Source, Weights, begins, read_weights, summary
+from stgt.weights.files import POSITION_IDS, TIED, Source, Weights, begins, read_weights, summary
+from stgt.weights.names import released_name
+from stgt.weights.resize import nearest
 
 logger = logging.getLogger(__name__)
 

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from stgt.config import TrainConfig
 from stgt.data.annotations import load_videos, require_disjoint
-from stgt.data.datasets import QuestionDataset, RetrievalDataset, collate
 from stgt.data.features import FeatureStore
 from stgt.data.loader import parts, read_batches
 from stgt.data.prompts import LanguageTokenizer
+from stgt.data.samples import QuestionDataset, RetrievalDataset, collate
 from stgt.data.text import Tokenizer, wordings
 from stgt.data.transforms import test_transform
 from stgt.evaluation.metrics import ranks, recall_figures, said_of
-from stgt.training.randomness import random_state, restore_random_state
-from stgt.training.signals import StopSignals, until_stopped
+from stgt.randomness import random_state, restore_random_state
+from stgt.signals import StopSignals, until_stopped
 
 
 class Validation:
@@ -60,7 +60,7 @@ class Validation:
             return self._accuracy(model, batches) if self.asks else self._recall(model, batches, stop)
 
     def _accuracy(self, model: nn.Module, batches: Iterable[dict]) -> dict[str, float]:
-        from stgt.evaluation.vqa import answer_figures, predict  # which reads runs, as this package writes them
+        from stgt.evaluation.answers import answer_figures, predict  # which reads runs, as this package writes them
 
         questions, size = self.clips.questions, self.config.batch_size
         answers = predict(model, self.tokenizer, batches, questions, beams=1, batch_size=size)

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from stgt.config import DataConfig
 from stgt.data.annotations import Question, load_questions
-from stgt.data.datasets import collate
 from stgt.data.loader import parts, read_batches
 from stgt.data.prompts import LanguageTokenizer
+from stgt.data.samples import collate
 from stgt.files import file_hash, write_json
 from stgt.models.vqa import VideoQA
 from stgt.terminal import say

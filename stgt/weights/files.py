@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stgt.models.names import HUGGING_FACE, RELEASED, Naming, recognise
-from stgt.models.tensors import read_tensors
+from stgt.weights.names import HUGGING_FACE, RELEASED, Naming, recognise
+from stgt.weights.tensors import read_tensors
 
 logger = logging.getLogger(__name__)
 

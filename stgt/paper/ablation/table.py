@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stgt.ablation.grid import Measured
-from stgt.ablation.studies import Study
 from stgt.markdown import table
+from stgt.paper.ablation.grid import Measured
+from stgt.paper.ablation.studies import Study
 
 TEXT_TO_VIDEO, VIDEO_TO_TEXT = "text_to_video", "video_to_text"
 RECALLS = ("R@1", "R@5", "R@10", "mean")

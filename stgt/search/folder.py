@@ -19,10 +19,10 @@ from stgt.data.folders import find_files
 from stgt.data.isolated import Failure, call_each
 from stgt.data.pixels import read_pixels_array
 from stgt.data.video import decoder_version
+from stgt.distributed import World
 from stgt.evaluation.store import Store, digest
 from stgt.integrity import DamagedError, require_finite_rows
 from stgt.terminal import printable
-from stgt.training.distributed import World
 from stgt.training.run import Run
 
 logger = logging.getLogger(__name__)

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from stgt.config import ModelConfig
-from stgt.evaluation.cost import Cost, count
-from stgt.evaluation.efficiency import in_turns, median_ratio
-from stgt.evaluation.sizes import Size, model_config
+from stgt.distributed import choose_device
 from stgt.files import write_json
 from stgt.markdown import table
 from stgt.models.stgt import STGT
+from stgt.paper.cost import Cost, count
+from stgt.paper.sizes import Size, model_config
+from stgt.paper.timing import in_turns, median_ratio
 from stgt.terminal import say
-from stgt.training.distributed import choose_device
 from stgt_kernels.report import hardware
 
 KERNELS, DENSE, BASELINE = "STGT, kernels", "STGT, dense attention", "CCT+MIT baseline"

@@ -16,9 +16,9 @@ from torch import nn
 from stgt.config import ModelConfig, from_dict, to_dict
 from stgt.files import atomic_file, file_hash, write_tensors
 from stgt.integrity import require_finite, require_hash, seal_of, sealed
-from stgt.models.checkpoint import TOWER, load_weights
-from stgt.models.weights import read_weights
 from stgt.structure import read_json
+from stgt.weights.files import read_weights
+from stgt.weights.load import TOWER, load_weights
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from stgt.data.annotations import load_captions
 from stgt.data.files import read_lines
 from stgt.data.pixels import read_pixels
 from stgt.data.video import read_frames
+from stgt.distributed import World
 from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest
-from stgt.evaluation.folder import index_folder
 from stgt.evaluation.load import data_of, open_run, precision, require_retrieval
 from stgt.evaluation.metrics import shortlist
 from stgt.evaluation.retrieval import matching_scores
@@ -24,10 +24,10 @@ from stgt.evaluation.store import Store
 from stgt.figures.attempt import try_to_draw
 from stgt.figures.results import draw_results
 from stgt.figures.style import squares
-from stgt.models.pretrained import is_pretrained
+from stgt.search.folder import index_folder
 from stgt.terminal import printable, say
-from stgt.training.distributed import World
 from stgt.training.run import Run, evaluation_data
+from stgt.weights.pretrained import is_pretrained
 
 STILLS = 4
 """Frames of a video on the picture of those that were found"""

@@ -9,8 +9,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from stgt.config import ModelConfig
-from stgt.evaluation.flops import count_flops
 from stgt.models.stgt import STGT
+from stgt.paper.flops import count_flops
 
 
 class Cost(NamedTuple):

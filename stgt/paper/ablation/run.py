@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
-from stgt.ablation.grid import Measured, measure
-from stgt.ablation.plot import Results, draw
-from stgt.ablation.studies import STUDIES, base_run
-from stgt.ablation.table import chance, study_table
 from stgt.config import TrainConfig, to_dict
 from stgt.data.shapes import render_shapes
+from stgt.distributed import choose_device
 from stgt.figures.attempt import try_to_draw
 from stgt.files import write_json, write_text
 from stgt.ownership import owned
+from stgt.paper.ablation.grid import Measured, measure
+from stgt.paper.ablation.plot import Results, draw
+from stgt.paper.ablation.studies import STUDIES, base_run
+from stgt.paper.ablation.table import chance, study_table
 from stgt.terminal import say
-from stgt.training.distributed import choose_device
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from stgt.ablation.studies import Study, Variant
 from stgt.config import TrainConfig
 from stgt.evaluation.run import evaluate
+from stgt.paper.ablation.studies import Study, Variant
 from stgt.structure import read_json
 from stgt.training.log import read_log
 from stgt.training.run import train

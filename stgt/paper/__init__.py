@@ -1,0 +1,1 @@
+"""What repeats the paper: its ablations and its Table 6."""

@@ -1,0 +1,1 @@
+"""Looking for clips and captions with a trained model."""

@@ -1,0 +1,59 @@
+"""The order of a run's pairs, and how processes share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+
+class BatchSampler:
+    """The batches of a whole run, numbered from 0, so that a position in it is one integer.
+
+    Each epoch shuffles anew. Processes take turns of `batch_size` in the one order of all, which does not depend on
+    how many they are. What does not fill a last batch of an epoch is left for another epoch.
+    images: bool (length,), which pairs are about an image. Where some are, the batch of all processes is of one kind,
+    and batches of both take turns at random: the paper pre-trains on videos and images.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        images: torch.Tensor | None = None,
+    ) -> None:
+        kinds = {"pairs": torch.arange(length)}
+        if images is not None and images.any() and not images.all():
+            kinds = {"videos": (~images).nonzero().flatten(), "images": images.nonzero().flatten()}
+        for kind, places in kinds.items():
+            if len(places) < batch_size * world:
+                expected = f"expected at least one batch: {batch_size} × {world}"
+                raise ValueError(f"the data set has {len(places)} {kind}, {expected}")
+        self.kinds = list(kinds.values())
+        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self.per_epoch = sum(len(places) // (batch_size * world) for places in self.kinds)
+        self._order: tuple[int, torch.Tensor] | None = None
+
+    def batch(self, number: int) -> list[tuple[int, int]]:
+        """This process's part of a batch, as (epoch, index) of each pair."""
+        epoch, place = divmod(number, self.per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, self._shuffled(epoch)
+        start = (place * self.world + self.rank) * self.batch_size
+        return [(epoch, int(i)) for i in self._order[1][start : start + self.batch_size]]
+
+    def _shuffled(self, epoch: int) -> torch.Tensor:
+        generator, whole = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch), self.batch_size * self.world
+        orders = [places[torch.randperm(len(places), generator=generator)] for places in self.kinds]
+        if len(orders) == 1:
+            return orders[0]
+        batches = torch.cat([order[: len(order) // whole * whole].view(-1, whole) for order in orders])
+        return batches[torch.randperm(len(batches), generator=generator)].flatten()
+
+    def batches(self, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:
+        for number in range(start, stop):
+            yield self.batch(number)

@@ -1,0 +1,1 @@
+"""Files of weights: their formats, their names, and how they come into our modules."""
