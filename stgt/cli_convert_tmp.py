@@ -12,8 +12,8 @@ from stgt.files import atomic_folder
 from stgt.models.stgt import STGT
 from stgt.ownership import owned
 from stgt.randomness import seed_everything
+from stgt.runs import load_run, save_tokenizer
 from stgt.terminal import say
-from stgt.training.run import load_run, save_tokenizer
 from stgt.weights import pretrained
 from stgt.weights.files import WEIGHT_FILES
 from stgt.weights.load import export_released

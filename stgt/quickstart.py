@@ -10,15 +10,17 @@ import torch
 
 from stgt.config import TrainConfig
 from stgt.data import commands
+from stgt.data.annotations import load_videos
 from stgt.data.samples import collate
 from stgt.data.transforms import test_transform
 from stgt.evaluation.run import evaluate, frames_of
 from stgt.figures.command import visualize
 from stgt.paper.timing import Comparison, compare_attention
+from stgt.runs import load_run
 from stgt.search.search import search_videos
 from stgt.terminal import say
 from stgt.training.log import read_log
-from stgt.training.run import evaluation_data, load_run, train
+from stgt.training.run import train
 
 SENTENCE = "a green triangle grows"
 
@@ -43,7 +45,7 @@ def quickstart(config: TrainConfig) -> None:
     _say("5/6  Pictures")
     data = config.data
     links, top = config.out / "links.png", config.out / "search.png"
-    visualize(config.out, data.videos / evaluation_data(data, config.model.vision.image_size).videos[0], links)
+    visualize(config.out, data.videos / load_videos(data.test)[0], links)
     search_videos(config.out, SENTENCE, figure=top)
 
     _say("6/6  A real clip, from its file to its embedding")
@@ -73,7 +75,7 @@ def _say(text: str) -> None:
 def _compare(config: TrainConfig) -> Comparison:
     """Dense attention against the kernels on the run's own weights and clips."""
     run = load_run(config.out, config.device)
-    clips = evaluation_data(config.data, config.model.vision.image_size)
+    clips = run.test_items()
     batch = collate([clips[i] for i in range(min(config.batch_size, len(clips)))])
     texts = [next(text for video, text in clips.captions if video == i) for i in range(len(batch["path"]))]
     ids, mask = run.tokenizer.encode(texts, config.model.qformer.max_text_length)

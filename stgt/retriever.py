@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stgt.data.pixels import read_pixels
-from stgt.evaluation.load import open_run, precision, require_retrieval
+from stgt.runs import open_retrieval, precision
 from stgt.weights.pretrained import find
 
 
@@ -23,13 +23,12 @@ class Retriever:
     def __init__(self, name: str | Path, *, device: str = "auto", tokenizer: str | None = None) -> None:
         """See `stgt.load`."""
         folder = Path(name) if Path(name).exists() else find(name)[0].parent
-        self.run = open_run(folder, device, tokenizer)
-        require_retrieval(self.run, folder)
+        self.run = open_retrieval(folder, device, tokenizer)
 
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        return next(self.run.model.parameters()).device
+        return self.run.device
 
     def to(self, device: torch.device | str) -> Retriever:
         """Move the model to another device."""

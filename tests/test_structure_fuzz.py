@@ -20,8 +20,9 @@ from stgt.data import annotations, check, readers
 from stgt.data.features import _read_index
 from stgt.data.shapes import render_shapes
 from stgt.data.text import Tokenizer
+from stgt.runs import saved_config
 from stgt.training.log import read_log
-from stgt.training.run import require_same_run, saved_config
+from stgt.training.run import require_same_run
 from stgt.weights.files import read_weights
 from stgt.weights.pretrained import read_config
 from stgt.weights.tensors import read_tensors

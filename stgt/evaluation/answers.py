@@ -17,15 +17,15 @@ from stgt.data.prompts import LanguageTokenizer
 from stgt.data.samples import collate
 from stgt.files import file_hash, write_json
 from stgt.models.vqa import VideoQA
+from stgt.runs import Run
 from stgt.terminal import say
-from stgt.training.run import Run, question_data
 
 QUESTION_WORDS = ("what", "who", "how", "when", "where", "which", "why", "whose")
 ARTICLES = ("a", "an", "the")
 
 
 def normalise(answer: str) -> str:
-    """Lower case, without punctuation and articles (SPEC section 6): "The T-shirt." is "t shirt"."""
+    """Lower case, without punctuation and articles: "The T-shirt." is "t shirt"."""
     words = re.sub(r"[^\w\s]|_", " ", answer.lower().replace("'", "").replace("’", "")).split()
     return " ".join([word for word in words if word not in ARTICLES] or words)
 
@@ -38,7 +38,7 @@ def question_word(question: str) -> str:
 
 def evaluate_answers(run: Run, data: DataConfig, out: Path, *, beams: int = 5, batch_size: int = 32) -> dict:
     """Answer the questions of `data.test`, print and return the figures, and write each answer into `out`."""
-    videos = question_data(data, run.config.model.vision.image_size)
+    videos = run.test_items(data, answers=data.answers)
     questions = [question for _, question in videos.questions]
     split = {
         "annotation": str(data.test),

@@ -17,18 +17,18 @@ from stgt.data.video import read_frames
 from stgt.distributed import World, start_world
 from stgt.evaluation.answers import evaluate_answers
 from stgt.evaluation.encode import Texts, encode_texts, encode_videos, match_logits, model_digest, similarities
-from stgt.evaluation.load import data_of, open_run, precision
 from stgt.evaluation.metrics import said_of
 from stgt.evaluation.retrieval import Match, format_figures, matching_scores, retrieval_figures
 from stgt.figures.attempt import try_to_draw
 from stgt.figures.candidates import draw_candidates, format_candidates
 from stgt.files import file_hash, write_json
+from stgt.runs import Run, data_of, open_run, precision
+from stgt.tasks import RETRIEVAL
 from stgt.terminal import say
-from stgt.training.run import Run, evaluation_data
 from stgt.weights.pretrained import is_pretrained
 
 K_TEST = 32
-"""How many candidates are re-ranked if nobody says (SPEC section 6)"""
+"""How many candidates are re-ranked where nobody says otherwise, as in the paper"""
 
 
 def evaluate(
@@ -60,7 +60,7 @@ def evaluate(
             _set_threshold(run.model, threshold)
         data, out = data_of(run, annotation, videos), out or folder / "evaluation.json"
         with precision(run):
-            if run.config.model.language is None:
+            if run.task is RETRIEVAL:
                 kept = (features or folder / "features") / model_digest(run.model, run.config.precision)
                 result = _evaluate_retrieval(run, data, k_test, candidates, rerank, batch_size, kept, world)
             elif world.size > 1:
@@ -91,7 +91,7 @@ def _evaluate_retrieval(
     folder: Path,
     world: World,
 ) -> dict:
-    clips = evaluation_data(data, run.config.model.vision.image_size)
+    clips = run.test_items(data)
     _require_candidates(k_test, candidates, data, len(clips.videos))
     owner = torch.tensor([video for video, _ in clips.captions])
     wording = torch.tensor(wordings(caption for _, caption in clips.captions))

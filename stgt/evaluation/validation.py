@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,40 +15,31 @@ from stgt.data.annotations import load_videos, require_disjoint
 from stgt.data.features import FeatureStore
 from stgt.data.loader import parts, read_batches
 from stgt.data.prompts import LanguageTokenizer
-from stgt.data.samples import QuestionDataset, RetrievalDataset, collate
+from stgt.data.samples import collate
 from stgt.data.text import Tokenizer, wordings
-from stgt.data.transforms import test_transform
+from stgt.evaluation.answers import answer_figures, predict
 from stgt.evaluation.metrics import ranks, recall_figures, said_of
 from stgt.randomness import random_state, restore_random_state
 from stgt.signals import StopSignals, until_stopped
+from stgt.tasks import QUESTIONS, RETRIEVAL, task_of
 
 
-class Validation:
+class Validation(ABC):
     """Figures of a model on the validation split; `choose_by` names the one that is highest for the best checkpoint.
 
-    Retrieval: recall of videos for their captions, by similarity alone, chosen by "mean", that of R@1, R@5 and R@10.
-    Questions: "accuracy" of greedy answers. Raises ValueError for an annotation that is malformed, whose videos are
-    missing, or that shares a video with the training annotation.
+    Raises ValueError for an annotation that is malformed, whose videos are missing, or that shares a video with the
+    training annotation.
     """
+
+    choose_by: ClassVar[str]
 
     def __init__(
         self, config: TrainConfig, tokenizer: Tokenizer | LanguageTokenizer, features: FeatureStore | None
     ) -> None:
-        data = config.data
+        data, size = config.data, config.model.vision.image_size
         require_disjoint({str(data.train): load_videos(data.train), str(data.val): load_videos(data.val)}, "data.val")
-        options = dict(
-            frames=data.frames,
-            decoding=data.decoding,
-            transform=test_transform(config.model.vision.image_size),
-            features=features,
-            bad_list=data.bad_list,
-        )
-        self.config, self.tokenizer, self.asks = config, tokenizer, config.model.language is not None
-        if self.asks:
-            self.clips = QuestionDataset(data.val, data.videos, **options)
-        else:
-            self.clips = RetrievalDataset(data.val, data.videos, **options)
-        self.choose_by = "accuracy" if self.asks else "mean"
+        self.config, self.tokenizer = config, tokenizer
+        self.clips = task_of(config.model).items(data.val, data, size, features=features, bad_list=data.bad_list)
 
     def __call__(self, model: nn.Module, stop: StopSignals) -> dict[str, float]:
         """Measure a model that is being trained; it, and all generators, are left as they were.
@@ -55,18 +48,30 @@ class Validation:
         """
         numbers = parts(len(self.clips), self.config.batch_size)
         read = read_batches(self.clips, numbers, workers=self.config.data.workers, collate=collate)
-        batches = until_stopped(read, stop)
         with _evaluating(model):
-            return self._accuracy(model, batches) if self.asks else self._recall(model, batches, stop)
+            return self._measure(model, until_stopped(read, stop), stop)
 
-    def _accuracy(self, model: nn.Module, batches: Iterable[dict]) -> dict[str, float]:
-        from stgt.evaluation.answers import answer_figures, predict  # which reads runs, as this package writes them
+    @abstractmethod
+    def _measure(self, model: nn.Module, batches: Iterable[dict], stop: StopSignals) -> dict[str, float]: ...
 
+
+class QuestionValidation(Validation):
+    """The "accuracy" of greedy answers."""
+
+    choose_by = "accuracy"
+
+    def _measure(self, model: nn.Module, batches: Iterable[dict], stop: StopSignals) -> dict[str, float]:
         questions, size = self.clips.questions, self.config.batch_size
         answers = predict(model, self.tokenizer, batches, questions, beams=1, batch_size=size)
         return {"accuracy": answer_figures([question for _, question in questions], answers)["all"]["accuracy"]}
 
-    def _recall(self, model: nn.Module, batches: Iterable[dict], stop: StopSignals) -> dict[str, float]:
+
+class RetrievalValidation(Validation):
+    """Recall of videos for their captions, by similarity alone; "mean" is that of R@1, R@5 and R@10."""
+
+    choose_by = "mean"
+
+    def _measure(self, model: nn.Module, batches: Iterable[dict], stop: StopSignals) -> dict[str, float]:
         device = next(model.parameters()).device
         queries = []
         for batch in batches:
@@ -83,6 +88,16 @@ class Validation:
             similarity = model.similarity(queries, model.encode_text(ids.to(device), mask.to(device))).float().cpu()
             found.append(ranks(similarity.T, said[:, numbers].T))
         return recall_figures(torch.cat(found))
+
+
+VALIDATIONS = {RETRIEVAL.name: RetrievalValidation, QUESTIONS.name: QuestionValidation}
+
+
+def make_validation(
+    config: TrainConfig, tokenizer: Tokenizer | LanguageTokenizer, features: FeatureStore | None
+) -> Validation:
+    """The validation of a run's task."""
+    return VALIDATIONS[task_of(config.model).name](config, tokenizer, features)
 
 
 def _parts(texts: list, size: int) -> Iterator[list]:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stgt.config import DataConfig, TrainConfig
 from stgt.data.errors import VideoError
 from stgt.data.transforms import test_transform
 from stgt.data.video import read_frames
-from stgt.distributed import choose_device
-from stgt.evaluation.load import precision
 from stgt.evaluation.run import K_TEST
 from stgt.figures.examples import find_examples
 from stgt.figures.inside import Token, look_inside, moving_token, require_token
@@ -17,10 +14,9 @@ from stgt.figures.maps import Scene, draw_links
 from stgt.figures.page import Picture, write_page
 from stgt.figures.pictures import draw_examples, draw_scene
 from stgt.figures.style import squares
-from stgt.models.stgt import STGT
+from stgt.runs import Run, open_run, precision
+from stgt.tasks import QUESTIONS
 from stgt.terminal import say
-from stgt.training.run import Run, load_run
-from stgt.weights.pretrained import is_pretrained
 
 
 def visualize(
@@ -40,7 +36,7 @@ def visualize(
         raise ValueError(f"{out} is a file, expected a folder for all figures, or a .png for the edges alone")
     if examples < 0:
         raise ValueError(f"examples is {examples}, expected at least 0")
-    run = _open(folder, device)
+    run = open_run(folder, device, words=False)
     scene = look_at(run, video, place, layer)
     token = "frame {}, row {}, column {}".format(*scene.token)
     if alone:
@@ -76,15 +72,6 @@ def _examples(run: Run, features: Path, count: int, out: Path) -> tuple[list[Pic
         return [], str(error)
 
 
-def _open(folder: Path, device: str) -> Run:
-    """Open a run or a folder of `save_pretrained`. The latter has no tokenizer, which is not needed here."""
-    if not is_pretrained(folder):
-        return load_run(folder, device)
-    model = STGT.from_pretrained(folder).to(choose_device(device))
-    config = TrainConfig(model=model.config, data=DataConfig(frames=model.config.graph.frames), precision="fp32")
-    return Run(config, model, None, folder)
-
-
 def look_at(run: Run, video: Path, place: tuple[int | None, int | None, int | None], layer: int) -> Scene:
     """Run a run's model on a video. Parts of `place` that are None come from the patch that moves most."""
     vision = run.config.model.vision
@@ -100,7 +87,7 @@ def look_at(run: Run, video: Path, place: tuple[int | None, int | None, int | No
 
 def why_no_examples(run: Run, count: int) -> str | None:
     """The reason why there can be no examples of retrieval, or None."""
-    if run.config.model.language is not None:
+    if run.task is QUESTIONS:
         return "this model answers questions and does not retrieve"
     if run.tokenizer is None:
         return "a model without a run has no test split"

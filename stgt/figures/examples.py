@@ -10,13 +10,12 @@ from torch import Tensor
 from stgt.data.video import read_frames
 from stgt.distributed import World
 from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest, similarities
-from stgt.evaluation.load import precision
 from stgt.evaluation.retrieval import matching_scores
 from stgt.evaluation.run import tokenize
 from stgt.figures.retrieved import STILLS, Answer, Example
 from stgt.figures.style import squares
+from stgt.runs import Run, precision
 from stgt.search.search import rank
-from stgt.training.run import Run, evaluation_data
 
 
 @torch.inference_mode()
@@ -26,7 +25,7 @@ def find_examples(run: Run, features: Path, count: int, top: int = 5) -> tuple[l
     Encoded clips and captions are kept in the folder `features` and read from it, as in `stgt evaluate`.
     """
     model, data = run.model, run.config.data
-    clips = evaluation_data(data, run.config.model.vision.image_size)
+    clips = run.test_items(data)
     captions, owner = [text for _, text in clips.captions], [video for video, _ in clips.captions]
     world = World(0, 1, next(model.parameters()).device)
     kept = features / model_digest(model, run.config.precision)

@@ -1,4 +1,4 @@
-"""The precision of weights: float32 always. Autocast gives half precision where it is wanted."""
+"""Precision. Weights are float32 always, and autocast computes in half precision where that is wanted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What a configuration's `precision` computes in"""
 
 
 class Float32Module(nn.Module):

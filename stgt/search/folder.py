@@ -22,8 +22,8 @@ from stgt.data.video import decoder_version
 from stgt.distributed import World
 from stgt.evaluation.store import Store, digest
 from stgt.integrity import DamagedError, require_finite_rows
+from stgt.runs import Run
 from stgt.terminal import printable
-from stgt.training.run import Run
 
 logger = logging.getLogger(__name__)
 

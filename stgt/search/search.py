@@ -12,11 +12,9 @@ from torch import Tensor
 
 from stgt.data.annotations import load_captions
 from stgt.data.files import read_lines
-from stgt.data.pixels import read_pixels
 from stgt.data.video import read_frames
 from stgt.distributed import World
 from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest
-from stgt.evaluation.load import data_of, open_run, precision, require_retrieval
 from stgt.evaluation.metrics import shortlist
 from stgt.evaluation.retrieval import matching_scores
 from stgt.evaluation.run import K_TEST, tokenize
@@ -24,9 +22,9 @@ from stgt.evaluation.store import Store
 from stgt.figures.attempt import try_to_draw
 from stgt.figures.results import draw_results
 from stgt.figures.style import squares
+from stgt.runs import Run, data_of, open_retrieval, precision, read_clip
 from stgt.search.folder import index_folder
 from stgt.terminal import printable, say
-from stgt.training.run import Run, evaluation_data
 from stgt.weights.pretrained import is_pretrained
 
 STILLS = 4
@@ -72,11 +70,11 @@ def search_videos(
     device: str = "auto",
 ) -> list[Hit]:
     """Print the videos that fit a sentence best: those of a folder, or of a run's test split."""
-    run = _retrieval_run(folder, device, tokenizer)
+    run = open_retrieval(folder, device, tokenizer)
     with precision(run):
         paths, store = _videos(run, videos, features or folder / "features")
         text = tokenize(run, [sentence])
-        device = next(run.model.parameters()).device
+        device = run.device
         query = run.model.encode_text(*(tensor.to(device) for tensor in text))
         similarity = run.model.similarity(store.all("queries").to(device), query)[:, 0].float().cpu()
 
@@ -102,14 +100,13 @@ def search_captions(
     device: str = "auto",
 ) -> list[Hit]:
     """Print the sentences that fit a video best: those of a text file or annotation, or of a run's test split."""
-    run = _retrieval_run(folder, device, tokenizer)
+    run = open_retrieval(folder, device, tokenizer)
     if captions is None and is_pretrained(run.checkpoint):
         raise ValueError(f"{folder} holds a model and knows no captions, expected --captions with a file of them")
     sentences = read_sentences(captions or run.config.data.test)
-    device = next(run.model.parameters()).device
-    pixels = read_pixels(video, run.config.data.frames, run.config.model.vision.image_size, **run.config.data.decoding)
+    device = run.device
     with precision(run):
-        clip, texts = run.model.encode_video(pixels[None].to(device)), tokenize(run, sentences)
+        clip, texts = run.model.encode_video(read_clip(run, video)), tokenize(run, sentences)
         kept = _kept(run, features or folder / "features")
         encoded = encode_texts(run.model, texts, kept, World(0, 1, device)).all("features")
         similarity = run.model.similarity(clip.queries, encoded.to(device))[0].float().cpu()
@@ -137,12 +134,6 @@ def read_sentences(path: Path) -> list[str]:
     return sentences
 
 
-def _retrieval_run(folder: Path, device: str, tokenizer: str | None) -> Run:
-    run = open_run(folder, device, tokenizer)
-    require_retrieval(run, folder)
-    return run
-
-
 def _kept(run: Run, features: Path) -> Path:
     """Where `stgt evaluate` keeps what this model has encoded, too."""
     return features / model_digest(run.model, run.config.precision)
@@ -158,8 +149,8 @@ def _videos(run: Run, videos: Path | None, features: Path) -> tuple[list[Path], 
     if is_pretrained(run.checkpoint):
         raise ValueError(f"{run.checkpoint} holds a model and knows no videos, expected --videos with a folder of them")
     data = data_of(run)
-    clips = evaluation_data(data, run.config.model.vision.image_size)
-    world = World(0, 1, next(run.model.parameters()).device)
+    clips = run.test_items(data)
+    world = World(0, 1, run.device)
     store = encode_videos(
         run.model, clips, _kept(run, features), world, workers=data.workers, contents=data.check_contents
     )

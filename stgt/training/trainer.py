@@ -20,6 +20,7 @@ from stgt import checkpoint as ckpt
 from stgt.config import TrainConfig, to_dict
 from stgt.data.loader import LoaderError, read_batches
 from stgt.distributed import World, data_parallel
+from stgt.models.precision import DTYPES
 from stgt.randomness import Items, SeededItems, random_state, restore_random_state, seed_everything
 from stgt.signals import Interrupted, StoppedError, StopSignals
 from stgt.training.determinism import deterministic
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from stgt.evaluation.validation import Validation
 
 logger = logging.getLogger(__name__)
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteError(RuntimeError):

@@ -11,7 +11,7 @@ from stgt.data.check import check_settings
 from stgt.data.commands import check, features, shapes
 from stgt.data.features import FeatureStore
 from stgt.data.text import Tokenizer
-from stgt.training.run import training_data
+from stgt.tasks import RETRIEVAL
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def test_check_lists_broken_videos_and_training_leaves_them_out(some_bad, recipe
     words = Tokenizer.train(["a small red square"], 60)
     data = replace(recipe.data, train=annotation, videos=videos)
     with pytest.raises(ValueError, match=f"entry 2 is about {videos}/gone.mp4: no such file"):
-        training_data(replace(recipe, data=data), words, None)
-    items = training_data(replace(recipe, data=replace(data, bad_list=bad_list)), words, None)
+        RETRIEVAL.training_items(replace(recipe, data=data), words, None)
+    items = RETRIEVAL.training_items(replace(recipe, data=replace(data, bad_list=bad_list)), words, None)
     assert len(items) == len(items.videos) == 6 and not set(items.videos) & set(found)
     assert f"3 of 9 entries are left out, {bad_list} lists their videos" in caplog.text
 
@@ -103,10 +103,10 @@ def test_what_is_no_bad_list_is_named(some_bad, recipe, tmp_path, content, messa
     (tmp_path / "bad.json").write_text(json.dumps(content))
     data = replace(recipe.data, train=some_bad[0], videos=some_bad[1], bad_list=tmp_path / "bad.json")
     with pytest.raises(ValueError, match=f"bad.json: {message}"):
-        training_data(replace(recipe, data=data), Tokenizer.train(["a"], 60), None)
+        RETRIEVAL.training_items(replace(recipe, data=data), Tokenizer.train(["a"], 60), None)
     (tmp_path / "bad.json").write_text(json.dumps(dict.fromkeys(load_videos(some_bad[0]), "bad")))
     with pytest.raises(ValueError, match="some.json: .*bad.json lists every video"):
-        training_data(replace(recipe, data=data), Tokenizer.train(["a"], 60), None)
+        RETRIEVAL.training_items(replace(recipe, data=data), Tokenizer.train(["a"], 60), None)
 
 
 def test_features_of_a_recipe_are_those_its_run_asks_for(recipe, tmp_path):
@@ -117,14 +117,14 @@ def test_features_of_a_recipe_are_those_its_run_asks_for(recipe, tmp_path):
     features(recipe, tmp_path / "features", views=2, batch_size=4, device="cpu")
     store = FeatureStore(tmp_path / "features")
     assert store.shape == (6, 2, 3, 1 + 4, 32)
-    items = training_data(recipe, Tokenizer.train(["a small red square"], 60), store)
+    items = RETRIEVAL.training_items(recipe, Tokenizer.train(["a small red square"], 60), store)
     seed_everything(recipe.seed)
     model = STGT(recipe.model)
     require_features(store, items, model)
     assert items[0]["tokens"].dtype == torch.bfloat16
     with pytest.raises(ValueError, match="frames is 3 in the cache and 4 in this run"):
         other = replace(recipe, data=replace(recipe.data, frames=4))
-        require_features(store, training_data(other, items.tokenizer, store), model)
+        require_features(store, RETRIEVAL.training_items(other, items.tokenizer, store), model)
 
 
 def test_a_tower_that_is_trained_cannot_be_cached(recipe, tmp_path):

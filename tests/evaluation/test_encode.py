@@ -14,10 +14,10 @@ from stgt.config import to_dict
 from stgt.distributed import World
 from stgt.evaluation import encode
 from stgt.evaluation.encode import Texts, encode_texts, encode_videos, match_logits, model_digest, similarities
-from stgt.evaluation.load import open_run
 from stgt.evaluation.run import tokenize
 from stgt.evaluation.store import Store, batches
-from stgt.training.run import evaluation_data
+from stgt.runs import open_run
+from stgt.tasks import RETRIEVAL
 
 ALONE = World(0, 1, torch.device("cpu"))
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -26,7 +26,7 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @torch.inference_mode()
 def test_stores_hold_what_the_model_says(run, tmp_path):
     opened = open_run(run, "cpu")
-    model, clips = opened.model, evaluation_data(opened.config.data, 32)
+    model, clips = opened.model, RETRIEVAL.items(opened.config.data.test, opened.config.data, 32)
     texts = tokenize(opened, [caption for _, caption in clips.captions])
     place = dict(folder=tmp_path, world=ALONE, batch_size=4)
     videos, words = encode_videos(model, clips, **place), encode_texts(model, texts, **place)
@@ -62,21 +62,21 @@ def test_files_are_known_by_name_size_and_time(run, clips, tmp_path):
     names = []
     for frames in (4, 5):
         data.frames = frames
-        names.append(encode.clips_digest(evaluation_data(data, 32)))
-    names.append(encode.clips_digest(evaluation_data(data, 64)))
-    video = clips / "videos" / evaluation_data(data, 32).videos[0]
+        names.append(encode.clips_digest(RETRIEVAL.items(data.test, data, 32)))
+    names.append(encode.clips_digest(RETRIEVAL.items(data.test, data, 64)))
+    video = clips / "videos" / RETRIEVAL.items(data.test, data, 32).videos[0]
     before = video.stat()
     os.utime(video, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    names.append(encode.clips_digest(evaluation_data(data, 32)))
+    names.append(encode.clips_digest(RETRIEVAL.items(data.test, data, 32)))
     os.utime(video, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert len(set(names)) == 4 and encode.clips_digest(evaluation_data(data, 32)) == names[1]
+    assert len(set(names)) == 4 and encode.clips_digest(RETRIEVAL.items(data.test, data, 32)) == names[1]
 
 
 def test_videos_exchanged_under_their_names_are_encoded_again_and_named(run, clips, tmp_path, caplog, monkeypatch):
     opened, root = open_run(run, "cpu"), tmp_path / "videos"
     shutil.copytree(clips / "videos", root)
     opened.config.data.videos = root
-    clips = evaluation_data(opened.config.data, 32)
+    clips = RETRIEVAL.items(opened.config.data.test, opened.config.data, 32)
     place = dict(folder=tmp_path / "kept", world=ALONE)
     first = encode_videos(opened.model, clips, **place)
     one, other = (root / clips.videos[number] for number in (0, 1))
@@ -96,16 +96,16 @@ def test_videos_exchanged_under_their_names_are_encoded_again_and_named(run, cli
 def test_encoded_videos_of_version_0_1_0_are_not_used(run, tmp_path, caplog):
     opened = open_run(run, "cpu")
     (tmp_path / "videos-0123456789abcdef-32").mkdir()
-    encode_videos(opened.model, evaluation_data(opened.config.data, 32), tmp_path, ALONE)
+    encode_videos(opened.model, RETRIEVAL.items(opened.config.data.test, opened.config.data, 32), tmp_path, ALONE)
     assert "videos-0123456789abcdef-32 has no readable record of its videos and of its decoder" in caplog.text
 
 
 def test_copied_videos_keep_their_name_where_contents_are_asked_for(run, clips, tmp_path):
     data = open_run(run, "cpu").config.data
-    names = [encode.clips_digest(evaluation_data(data, 32), contents) for contents in (False, True)]
+    names = [encode.clips_digest(RETRIEVAL.items(data.test, data, 32), contents) for contents in (False, True)]
     shutil.copytree(clips / "videos", tmp_path / "videos", copy_function=shutil.copyfile)
     data.videos = tmp_path / "videos"
-    again = [encode.clips_digest(evaluation_data(data, 32), contents) for contents in (False, True)]
+    again = [encode.clips_digest(RETRIEVAL.items(data.test, data, 32), contents) for contents in (False, True)]
     assert again[0] != names[0] and again[1] == names[1]
 
 
@@ -113,7 +113,7 @@ def test_a_model_that_gives_no_finite_numbers_is_refused_with_the_video(run, tmp
     opened = open_run(run, "cpu")
     with torch.no_grad():
         opened.model.vision_proj.bias.fill_(float("nan"))
-    clips = evaluation_data(opened.config.data, 32)
+    clips = RETRIEVAL.items(opened.config.data.test, opened.config.data, 32)
     with pytest.raises(ValueError, match=f"{clips.videos[0]}: the model's queries hold NaN"):
         encode_videos(opened.model, clips, tmp_path, ALONE)
 

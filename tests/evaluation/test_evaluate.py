@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from stgt.data.text import Tokenizer
-from stgt.evaluation.load import open_run
 from stgt.evaluation.run import evaluate
 from stgt.evaluation.store import Store
 from stgt.models.stgt import STGT
+from stgt.runs import open_run
 
 _processes = multiprocessing.get_context("fork")
 OPTIONS = dict(batch_size=2, candidates=(0, 1, 4, 11), device="cpu")

@@ -9,14 +9,13 @@ import torch
 import stgt
 from stgt.distributed import World
 from stgt.evaluation.encode import encode_videos
-from stgt.evaluation.load import open_run
-from stgt.training.run import evaluation_data
+from stgt.runs import open_run
 
 
 def test_videos_and_texts_are_embedded_as_evaluation_embeds_them(run, tmp_path):
     model = stgt.load(run, device="cpu")
     opened = open_run(run, "cpu")
-    clips = evaluation_data(opened.config.data, opened.config.model.vision.image_size)
+    clips = opened.test_items()
     kept = encode_videos(opened.model, clips, tmp_path, World(0, 1, torch.device("cpu")), workers=0).all("queries")
     paths = [clips.root / video for video in clips.videos]
     videos = model.embed_videos(paths, batch_size=3)

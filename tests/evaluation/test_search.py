@@ -13,10 +13,10 @@ from helpers.clips import grey, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stgt.evaluation.load import open_run
 from stgt.evaluation.retrieval import retrieval_figures
 from stgt.evaluation.run import evaluate
 from stgt.integrity import DamagedError
+from stgt.runs import open_run
 from stgt.search import folder as folders
 from stgt.search.search import rank, read_sentences, search_captions, search_videos
 

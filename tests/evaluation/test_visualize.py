@@ -12,12 +12,11 @@ import torch
 from PIL import Image
 
 from stgt.data.errors import VideoError
-from stgt.evaluation.load import open_run
 from stgt.evaluation.run import evaluate
 from stgt.figures.command import folder_name, look_at, visualize, why_no_examples
 from stgt.figures.examples import find_examples, spread
 from stgt.figures.page import Picture, write_page
-from stgt.training.run import load_run
+from stgt.runs import load_run, open_run
 
 FIGURES = {"similarity", "links", "adjacency", "weights", "attention", "attention_matrices", "thresholds", "pooling"}
 

@@ -13,8 +13,8 @@ from stgt import checkpoint as ckpt
 from stgt.data.shapes import render_shapes, scene, write
 from stgt.data.shapes.scene import Scene
 from stgt.files import file_hash
+from stgt.runs import load_run
 from stgt.training.log import read_log
-from stgt.training.run import load_run
 from stgt.training.trainer import Trainer
 from stgt.weights.load import export_released
 
@@ -116,7 +116,7 @@ def test_captions_come_from_a_retrieval_run(run, answering, clips, monkeypatch, 
         assert run_cli(monkeypatch, *words) == 2
         assert f"{answering} is a question answering run, expected a retrieval run" in capsys.readouterr().err
     assert run_cli(monkeypatch, "ask", video, "what is it?", "--run", run) == 2
-    assert f"{run} is a retrieval run, expected one of question answering" in capsys.readouterr().err
+    assert f"{run} is a retrieval run, expected a question answering run" in capsys.readouterr().err
 
 
 def test_links_are_drawn_of_a_question_run_too(answering, clips, monkeypatch, tmp_path):

@@ -17,8 +17,9 @@ from stgt import checkpoint as ckpt
 from stgt.config import DataConfig
 from stgt.data.shapes import render_shapes
 from stgt.files import file_hash
+from stgt.runs import load_run
 from stgt.training.log import read_log
-from stgt.training.run import load_run, make_model, start_from
+from stgt.training.start import start_from
 
 ROOT = Path(__file__).parents[2]
 
@@ -171,7 +172,7 @@ def test_a_converted_run_starts_another(name, run, monkeypatch, tmp_path):
     assert run_cli(monkeypatch, "convert", run, "--out", tmp_path / name) == 0
     trained = load_run(run, "cpu")
     torch.manual_seed(1)
-    model = make_model(trained.config.model)
+    model = trained.task.make_model(trained.config.model)
     start_from(model, tmp_path / name)
     for key, tensor in trained.model.state_dict().items():
         assert torch.equal(model.state_dict()[key], tensor), key

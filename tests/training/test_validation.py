@@ -15,9 +15,9 @@ from stgt import checkpoint as ckpt
 from stgt.data.annotations import load_captions, load_questions, save_captions, save_questions
 from stgt.data.shapes import render_shapes
 from stgt.evaluation.metrics import ranks
+from stgt.runs import load_run
 from stgt.signals import StoppedError, until_stopped
 from stgt.training.log import read_log
-from stgt.training.run import evaluation_data, load_run
 
 
 class Given:
@@ -146,7 +146,7 @@ def test_a_run_logs_recall_and_ends_with_the_same_weights_as_without(clips, tmp_
     state = ckpt.read_state(best.checkpoint)["best"]
     data = best.config.data
     data.test = clips / "val.json"
-    split = evaluation_data(data, best.config.model.vision.image_size)
+    split = best.test_items(data)
     with torch.no_grad():
         queries = best.model.encode_video(torch.stack([split[i]["video"] for i in range(6)])).queries
         ids, mask = best.tokenizer.encode([caption for _, caption in split.captions], 24)

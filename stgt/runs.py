@@ -1,0 +1,158 @@
+"""Trained runs: how a run's folder, or one that `stgt convert` or `save_pretrained` wrote, becomes a model to use."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stgt import checkpoint as ckpt
+from stgt.config import DataConfig, TrainConfig, from_dict
+from stgt.data.pixels import read_pixels
+from stgt.data.prompts import LanguageTokenizer
+from stgt.data.samples import PairDataset
+from stgt.data.text import Tokenizer
+from stgt.distributed import choose_device
+from stgt.files import write_text
+from stgt.integrity import CHECKSUMS, checksum_lines, has_checksums, verify_checksums
+from stgt.models.precision import DTYPES
+from stgt.models.stgt import STGT
+from stgt.models.vqa import VideoQA
+from stgt.tasks import RETRIEVAL, Task, task_of
+from stgt.weights.pretrained import is_pretrained
+
+
+class Run(NamedTuple):
+    """A trained model with all that it needs, ready to evaluate."""
+
+    config: TrainConfig
+    model: STGT | VideoQA
+    tokenizer: Tokenizer | LanguageTokenizer | None
+    checkpoint: Path
+    """A run's checkpoint, or the folder itself where it is no run"""
+
+    @property
+    def task(self) -> Task:
+        return task_of(self.config.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.model.parameters()).device
+
+    def test_items(self, data: DataConfig | None = None, **options: object) -> PairDataset:
+        """The videos of `data.test`, as evaluation sees them; without `data`, those of the run's own test split."""
+        data = data or self.config.data
+        return self.task.items(data.test, data, self.config.model.vision.image_size, **options)
+
+
+def load_run(folder: Path, device: str = "auto") -> Run:
+    """The model of a run's chosen checkpoint, ready to evaluate: the best on `data.val`, else the last.
+
+    Raises CheckpointError for a folder that holds none.
+    """
+    checkpoint = ckpt.chosen_checkpoint(folder)
+    config = saved_config(checkpoint)
+    task = task_of(config.model)
+    model = task.make_model(config.model)
+    ckpt.load_model(model, checkpoint)
+    return Run(config, model.to(choose_device(device)).eval(), task.load_tokenizer(folder / "tokenizer"), checkpoint)
+
+
+def saved_config(checkpoint: Path) -> TrainConfig:
+    """The configuration that a checkpoint was trained with. Raises CheckpointError for one that makes no sense."""
+    try:
+        return from_dict(TrainConfig, ckpt.read_state(checkpoint)["config"])
+    except ValueError as error:
+        raise ckpt.CheckpointError(f"{checkpoint / ckpt.STATE}: config: {error}") from None
+
+
+def open_run(folder: Path, device: str = "auto", tokenizer: str | None = None, *, words: bool = True) -> Run:
+    """The model of a folder, ready to evaluate: a run's chosen checkpoint, or what `save_pretrained` wrote.
+
+    The latter computes in float32, and its checkpoint is the folder itself. Its tokenizer is `tokenizer` (a folder, or
+    a name on the hub), or else the one in the folder, or else BERT's; words=False leaves it out.
+    Raises ValueError for a tokenizer that is not the model's, CheckpointError for a folder that holds no model.
+    """
+    if not is_pretrained(folder):
+        if tokenizer is not None:
+            raise ValueError(f"tokenizer is {tokenizer!r}, but {folder} is a run, expected none: a run has its own")
+        return load_run(folder, device)
+    model = STGT.from_pretrained(folder).to(choose_device(device))
+    found = _tokenizer(folder, tokenizer, model.config.qformer.vocab_size) if words else None
+    data = DataConfig(frames=model.config.graph.frames, workers=min(DataConfig.workers, os.cpu_count() or 1))
+    return Run(TrainConfig(model=model.config, data=data, precision="fp32"), model, found, folder)
+
+
+def open_retrieval(folder: Path, device: str = "auto", tokenizer: str | None = None) -> Run:
+    """Like `open_run`, for a model that retrieves. Raises ValueError for one that answers questions."""
+    run = open_run(folder, device, tokenizer)
+    require_task(run, RETRIEVAL, folder)
+    return run
+
+
+def require_task(run: Run, task: Task, folder: Path) -> None:
+    """Raise ValueError unless the model of this folder has the task."""
+    if run.task is not task:
+        raise ValueError(f"{folder} is {run.task.described.partition(',')[0]}, expected {task.described}")
+
+
+def _tokenizer(folder: Path, name: str | None, expected: int) -> Tokenizer:
+    words = _find_tokenizer(folder, name)
+    if words.vocab_size != expected:
+        raise ValueError(
+            f"{folder} has a model of {expected} words, but the tokenizer ({name or 'found there'}) has "
+            f"{words.vocab_size}: expected the one that it was trained with, given with --tokenizer"
+        )
+    return words
+
+
+def _find_tokenizer(folder: Path, name: str | None) -> Tokenizer:
+    if name is not None:
+        return Tokenizer.from_pretrained(name)
+    for place in (folder / "tokenizer", folder):
+        if any((place / file).is_file() for file in ("vocab.txt", "tokenizer.json")):
+            if has_checksums(place):
+                verify_checksums(place)
+            return Tokenizer.load(place)
+    try:
+        return Tokenizer.from_pretrained("bert-base-uncased")
+    except OSError as error:
+        raise OSError(
+            f"{folder} holds no tokenizer, and the Hugging Face hub did not give 'bert-base-uncased': expected "
+            "--tokenizer with the folder of the one that the model was trained with (vocab.txt or tokenizer.json)"
+        ) from error
+
+
+def save_tokenizer(tokenizer: Tokenizer | LanguageTokenizer, folder: Path) -> None:
+    """Save a tokenizer with the checksums of its files."""
+    tokenizer.save(folder)
+    write_text(folder / CHECKSUMS, checksum_lines(folder))
+
+
+def data_of(run: Run, annotation: Path | None = None, videos: Path | None = None) -> DataConfig:
+    """A run's data with another test annotation or folder of videos, where they are given.
+
+    Raises ValueError for a folder that is no run, and so knows none, unless both are given.
+    """
+    if is_pretrained(run.checkpoint) and (annotation is None or videos is None):
+        absent = "--annotation" if annotation is None else "--videos"
+        raise ValueError(f"{run.checkpoint} holds a model and knows no data, expected {absent} as well")
+    return replace(run.config.data, test=annotation or run.config.data.test, videos=videos or run.config.data.videos)
+
+
+def precision(run: Run) -> AbstractContextManager:
+    """The autocast that the run was trained under."""
+    name = run.config.precision
+    return torch.autocast(run.device.type, DTYPES[name], enabled=name != "fp32")
+
+
+def read_clip(run: Run, video: Path) -> Tensor:
+    """The pixels of a video file as the run's model takes them: (1, T, 3, S, S), on the model's device."""
+    data, size = run.config.data, run.config.model.vision.image_size
+    return read_pixels(video, data.frames, size, **data.decoding)[None].to(run.device)
