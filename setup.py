@@ -63,7 +63,7 @@ def builds_cuda(cpp_extension) -> bool:
     choice = os.environ.get("STGT_BUILD_CUDA", "auto")
     if choice not in ("auto", "0", "1"):
         raise SystemExit(f"stgt_kernels: STGT_BUILD_CUDA must be auto, 0 or 1, got {choice!r}")
-    sources = sorted(Path("csrc/cuda").glob("*.cu"))
+    sources = sorted(Path("csrc/cuda").rglob("*.cu"))
     able = bool(sources) and torch.version.cuda is not None and cpp_extension.CUDA_HOME is not None
     if choice == "1" and not able:
         raise SystemExit(
@@ -138,7 +138,7 @@ def main() -> None:
         extensions.append(
             cpp_extension.CUDAExtension(
                 "stgt_kernels._cuda",
-                ["csrc/cuda/module.cpp", *sorted(map(str, Path("csrc/cuda").glob("*.cu")))],
+                ["csrc/cuda/module.cpp", *sorted(map(str, Path("csrc/cuda").rglob("*.cu")))],
                 include_dirs=[pybind11_include],
                 define_macros=macros(STGT_CUDA_ARCHITECTURES=" ".join(architectures)),
                 extra_compile_args={"cxx": flags, "nvcc": [*nvcc_flags, *code]},

@@ -6,9 +6,9 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.gpu_check.compiled import short
 from benchmarks.gpu_check.processes import finish, start
 from benchmarks.gpu_check.report import Check
+from tools.compiled.machine_code import short
 
 SECONDS = 240
 """The time limit for each backend"""

@@ -21,7 +21,7 @@ struct Heads {
   }
 };
 
-struct AttentionArgs {
+struct GraphAttentionArgs {
   Dtype dtype;
   bool half_weight;          // weight is float16, and not of the accumulator's type
   int64_t B, H, T, P, W, D;  // W: the window; the band has 2W+1 frames
@@ -48,7 +48,7 @@ struct AttentionArgs {
   }
 };
 
-struct GraphArgs {
+struct SpatioTemporalGraphArgs {
   Dtype dtype;
   bool half_weight;          // weight is float16, and not of the accumulator's type: forward only
   int64_t B, T, P, C, W;
@@ -68,18 +68,18 @@ struct GraphArgs {
 // One instruction set's kernels. Each runs tasks [begin, end) with a workspace of its own, of the size asked for.
 struct Kernels {
   const char* name;
-  int64_t (*attention_forward_workspace)(const AttentionArgs&);  // bytes
-  void (*attention_forward)(const AttentionArgs&, int64_t begin, int64_t end, char* workspace);
-  int64_t (*attention_backward_workspace)(const AttentionArgs&);
-  void (*attention_backward)(const AttentionArgs&, int64_t begin, int64_t end, char* workspace);
-  int64_t (*attention_dweight_workspace)(const AttentionArgs&);
-  void (*attention_dweight)(const AttentionArgs&, int64_t begin, int64_t end, char* workspace);
-  int64_t (*graph_forward_workspace)(const GraphArgs&);
-  void (*graph_forward)(const GraphArgs&, int64_t begin, int64_t end, char* workspace);
-  void (*graph_scale_tokens)(const GraphArgs&, void* scaled, int64_t begin, int64_t end);
-  void (*graph_scale_norms)(const GraphArgs&, int64_t begin, int64_t end);
-  int64_t (*graph_backward_workspace)(const GraphArgs&);
-  void (*graph_backward)(const GraphArgs&, int64_t begin, int64_t end, char* workspace);
+  int64_t (*graph_attention_fwd_workspace)(const GraphAttentionArgs&);  // bytes
+  void (*graph_attention_fwd)(const GraphAttentionArgs&, int64_t begin, int64_t end, char* workspace);
+  int64_t (*graph_attention_bwd_workspace)(const GraphAttentionArgs&);
+  void (*graph_attention_bwd)(const GraphAttentionArgs&, int64_t begin, int64_t end, char* workspace);
+  int64_t (*graph_attention_bwd_dweight_workspace)(const GraphAttentionArgs&);
+  void (*graph_attention_bwd_dweight)(const GraphAttentionArgs&, int64_t begin, int64_t end, char* workspace);
+  int64_t (*spatio_temporal_graph_fwd_workspace)(const SpatioTemporalGraphArgs&);
+  void (*spatio_temporal_graph_fwd)(const SpatioTemporalGraphArgs&, int64_t begin, int64_t end, char* workspace);
+  void (*spatio_temporal_graph_scale_tokens)(const SpatioTemporalGraphArgs&, void* scaled, int64_t begin, int64_t end);
+  void (*spatio_temporal_graph_scale_norms)(const SpatioTemporalGraphArgs&, int64_t begin, int64_t end);
+  int64_t (*spatio_temporal_graph_bwd_workspace)(const SpatioTemporalGraphArgs&);
+  void (*spatio_temporal_graph_bwd)(const SpatioTemporalGraphArgs&, int64_t begin, int64_t end, char* workspace);
 };
 
 const Kernels& kernels();  // of the best instruction set that this machine runs

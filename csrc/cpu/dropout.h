@@ -35,13 +35,13 @@ inline void philox_row(uint64_t seed, int64_t head, int64_t row, int64_t frame, 
 
 // Zeroes the dropped ones among the TILE columns of one row.
 template <class A>
-inline void drop_row(const AttentionArgs& args, int64_t head, int64_t row, int64_t frame, int64_t column0, A* p) {
+inline void drop_row(const GraphAttentionArgs& args, int64_t head, int64_t row, int64_t frame, int64_t column0, A* p) {
   uint16_t bits[TILE];
   philox_row(args.seed, head, row, frame, column0, bits);
   for (int i = 0; i < TILE; ++i) p[i] = bits[i] >= args.drop_threshold ? p[i] : A(0);
 }
 
-template <class A> inline A inverse_keep_prob(const AttentionArgs& args) {
+template <class A> inline A inverse_keep_prob(const GraphAttentionArgs& args) {
   return A(65536.0 / (65536.0 - args.drop_threshold));
 }
 

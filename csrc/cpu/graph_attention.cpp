@@ -33,10 +33,10 @@ Tensor heads_last(const char* op, const char* name, const Tensor& like) {
   return torch::stable::transpose(x, 1, 2);
 }
 
-AttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weight,
+GraphAttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weight,
                       const Tensor& live, const std::optional<Tensor>& seed, double scale, double dropout_p) {
   STGT_CHECK(op, q.dim() == 4 && weight.dim() == 5, "q must be (B, H, N, D) and weight (B, T, P, 2w+1, P)");
-  AttentionArgs args{};
+  GraphAttentionArgs args{};
   args.dtype = dtype_of(op, q);
   args.B = q.size(0), args.H = q.size(1), args.D = q.size(3);
   args.T = weight.size(1), args.P = weight.size(2), args.W = weight.size(3) / 2;
@@ -65,7 +65,7 @@ AttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, const Te
 std::tuple<Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, Tensor weight, Tensor live, std::optional<Tensor> seed,
                                    double scale, double dropout_p) {
   const char* op = "graph_attention_fwd";
-  AttentionArgs args = checked(op, q, k, v, weight, live, seed, scale, dropout_p);
+  GraphAttentionArgs args = checked(op, q, k, v, weight, live, seed, scale, dropout_p);
   q = last_contiguous(q), k = last_contiguous(k), v = last_contiguous(v);
   weight = torch::stable::contiguous(weight), live = torch::stable::contiguous(live);
   Tensor out = heads_last(op, "out", q);
@@ -73,8 +73,8 @@ std::tuple<Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, Tensor weight, 
   args.q = heads(q), args.k = heads(k), args.v = heads(v), args.out = heads(out);
   args.weight = weight.data_ptr(), args.live = static_cast<const bool*>(live.data_ptr()), args.lse = lse.data_ptr();
   const Kernels& cpu = kernels();
-  run_tasks(op, args.B * args.H * args.T * args.row_blocks(), cpu.attention_forward_workspace(args),
-            [&](int64_t begin, int64_t end, char* workspace) { cpu.attention_forward(args, begin, end, workspace); });
+  run_tasks(op, args.B * args.H * args.T * args.row_blocks(), cpu.graph_attention_fwd_workspace(args),
+            [&](int64_t begin, int64_t end, char* workspace) { cpu.graph_attention_fwd(args, begin, end, workspace); });
   return {out, lse};
 }
 
@@ -83,7 +83,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tenso
                                                     std::optional<Tensor> dlse, double scale, double dropout_p,
                                                     bool need_dweight) {
   const char* op = "graph_attention_bwd";
-  AttentionArgs args = checked(op, q, k, v, weight, live, seed, scale, dropout_p);
+  GraphAttentionArgs args = checked(op, q, k, v, weight, live, seed, scale, dropout_p);
   check_shape(op, "dout", dout, {args.B, args.H, args.T * args.P, args.D});
   check_shape(op, "out", out, {args.B, args.H, args.T * args.P, args.D});
   check_shape(op, "lse", lse, {args.B, args.H, args.T * args.P});
@@ -107,16 +107,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tenso
   args.weight = weight.data_ptr(), args.live = static_cast<const bool*>(live.data_ptr());
   args.lse = lse.data_ptr(), args.delta = delta.data_ptr();
   const Kernels& cpu = kernels();
-  run_tasks(op, args.B * args.H, cpu.attention_backward_workspace(args),
-            [&](int64_t begin, int64_t end, char* workspace) { cpu.attention_backward(args, begin, end, workspace); });
+  run_tasks(op, args.B * args.H, cpu.graph_attention_bwd_workspace(args),
+            [&](int64_t begin, int64_t end, char* workspace) { cpu.graph_attention_bwd(args, begin, end, workspace); });
   Tensor dweight = torch::stable::new_zeros(weight, {0});
   if (need_dweight) {
     STGT_CHECK(op, !args.half_weight, "gradients of weights need weights in float32, got float16");
     dweight = new_tensor(op, "dweight", weight, {args.B, args.T, args.P, args.band(), args.P}, weight.scalar_type());
     dweight = torch::stable::zero_(dweight);
     args.dweight = dweight.data_ptr();
-    run_tasks(op, args.B * args.T * args.tiles(), cpu.attention_dweight_workspace(args),
-              [&](int64_t begin, int64_t end, char* workspace) { cpu.attention_dweight(args, begin, end, workspace); });
+    run_tasks(op, args.B * args.T * args.tiles(), cpu.graph_attention_bwd_dweight_workspace(args),
+              [&](int64_t begin, int64_t end, char* workspace) { cpu.graph_attention_bwd_dweight(args, begin, end, workspace); });
   }
   return {dq, dk, dv, dweight};
 }

@@ -8,7 +8,7 @@ namespace stgt::STGT_ISA {
 // P = exp(z - lse), dz = P (dP - delta) with dropout inside. `scores` becomes P as dropped and rescaled, `dp` becomes
 // dz * W, the gradient of scale * q k^T; with dweight given, dz * scale * q k^T is added to it instead.
 template <class A, class WT>
-inline void softmax_backward(const AttentionArgs& args, int64_t head, int64_t row0, int64_t frame, int64_t column0,
+inline void softmax_backward(const GraphAttentionArgs& args, int64_t head, int64_t row0, int64_t frame, int64_t column0,
                              int64_t rows, WeightTile<WT> weight, const A* lse, const A* delta, A* scores, A* dp,
                              A* dweight) {
   const A scale = A(args.scale);
@@ -40,7 +40,7 @@ template <class E, class A> struct AttendedFrameGradients {
   E *keys_t, *values_t, *keys;       // per slot and tile: (steps(D), TILE) transposed; (steps(TILE), columns)
   A *dkeys, *dvalues;                // per slot and tile: (TILE, columns)
 
-  AttendedFrameGradients(Arena& arena, const AttentionArgs& args)
+  AttendedFrameGradients(Arena& arena, const GraphAttentionArgs& args)
       : slots(least(args.band(), args.T)), tiles(args.tiles()), D(args.D), columns(round_up(args.D, lanes<E>)),
         nonfinite(arena.take<bool>(slots * tiles)), keys_t(arena.take<E>(slots * tiles * steps<E>(D) * TILE)),
         values_t(arena.take<E>(slots * tiles * steps<E>(D) * TILE)),
@@ -51,7 +51,7 @@ template <class E, class A> struct AttendedFrameGradients {
   int64_t natural(int64_t slot, int64_t tile) const { return (slot * tiles + tile) * steps<E>(TILE) * columns; }
   int64_t gradient(int64_t slot, int64_t tile) const { return (slot * tiles + tile) * TILE * columns; }
 
-  template <class S> void open(const AttentionArgs& args, int64_t b, int64_t h, int64_t frame) {
+  template <class S> void open(const GraphAttentionArgs& args, int64_t b, int64_t h, int64_t frame) {
     const int64_t s = frame % slots;
     for (int64_t tile = 0, j0 = 0; tile < tiles; ++tile, j0 += TILE) {
       const int64_t rows = least(TILE, args.P - j0);
@@ -64,7 +64,7 @@ template <class E, class A> struct AttendedFrameGradients {
     memset(dvalues + gradient(s, 0), 0, tiles * TILE * columns * sizeof(A));
   }
 
-  template <class S> void close(const AttentionArgs& args, int64_t b, int64_t h, int64_t frame) const {
+  template <class S> void close(const GraphAttentionArgs& args, int64_t b, int64_t h, int64_t frame) const {
     const int64_t first = gradient(frame % slots, 0), token = frame * args.P;
     write_rows(args.dk.rows<S>(b, h, token), args.dk.n, args.P, A(args.scale), dkeys + first);
     write_rows(args.dv.rows<S>(b, h, token), args.dv.n, args.P, A(1), dvalues + first);
@@ -80,7 +80,7 @@ template <class E, class A> struct BackwardBlocks {
   AttendedFrameGradients<E, A> frames;
   E *q_left, *dout_left, *q_right, *dout_right, *left;
   A *dq, *scores, *dp;
-  BackwardBlocks(Arena& arena, const AttentionArgs& args)
+  BackwardBlocks(Arena& arena, const GraphAttentionArgs& args)
       : frames(arena, args), q_left(arena.take<E>(TILE * steps<E>(args.D))), dout_left(arena.take<E>(TILE * steps<E>(args.D))),
         q_right(arena.take<E>(steps<E>(TILE) * frames.columns)), dout_right(arena.take<E>(steps<E>(TILE) * frames.columns)),
         left(arena.take<E>(TILE * steps<E>(TILE))), dq(arena.take<A>(TILE * frames.columns)),
@@ -88,7 +88,7 @@ template <class E, class A> struct BackwardBlocks {
 };
 
 // What softmax and log-sum-exp take off the gradients of a row's scores: delta_i = do_i . o_i - dlse_i.
-template <class S, class A> void row_deltas(const AttentionArgs& args, int64_t head) {
+template <class S, class A> void row_deltas(const GraphAttentionArgs& args, int64_t head) {
   const int64_t N = args.T * args.P, b = head / args.H, h = head % args.H;
   const A* dlse = (const A*)args.dlse;
   for (int64_t i = 0; i < N; ++i) {
@@ -105,7 +105,7 @@ template <class S, class A> void row_deltas(const AttentionArgs& args, int64_t h
 // Tasks: (b, h). One thread walks the clip's row frames in order, so dk and dv add up in one fixed order; a frame's
 // dk and dv leave the workspace when the last row frame that sees it is done.
 template <class S, class A, class WT>
-void attention_backward_tasks(const AttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
+void graph_attention_bwd_tasks(const GraphAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
   typedef typename Operand<S, A>::type E;
   Arena arena{workspace};
   BackwardBlocks<E, A> block(arena, args);
@@ -166,7 +166,7 @@ void attention_backward_tasks(const AttentionArgs& args, int64_t begin, int64_t 
 template <class E, class A> struct WeightGradientBlocks {
   E *q, *dout, *keys_t, *values_t;
   A *scores, *dp, *dweight;
-  WeightGradientBlocks(Arena& arena, const AttentionArgs& args)
+  WeightGradientBlocks(Arena& arena, const GraphAttentionArgs& args)
       : q(arena.take<E>(TILE * steps<E>(args.D))), dout(arena.take<E>(TILE * steps<E>(args.D))),
         keys_t(arena.take<E>(steps<E>(args.D) * TILE)), values_t(arena.take<E>(steps<E>(args.D) * TILE)),
         scores(arena.take<A>(TILE * TILE)), dp(arena.take<A>(TILE * TILE)), dweight(arena.take<A>(TILE * TILE)) {}
@@ -175,7 +175,7 @@ template <class E, class A> struct WeightGradientBlocks {
 // Tasks: (b, frame, tile of rows). The heads share a weight; their gradients add up in order, inside one task.
 // Weights and their gradients have the accumulator's type.
 template <class S, class A>
-void attention_dweight_tasks(const AttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
+void graph_attention_bwd_dweight_tasks(const GraphAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
   typedef typename Operand<S, A>::type E;
   Arena arena{workspace};
   WeightGradientBlocks<E, A> block(arena, args);
@@ -209,21 +209,21 @@ void attention_dweight_tasks(const AttentionArgs& args, int64_t begin, int64_t e
   }
 }
 
-inline int64_t attention_backward_workspace(const AttentionArgs& args) {
+inline int64_t graph_attention_bwd_workspace(const GraphAttentionArgs& args) {
   Arena arena{nullptr};
   by_dtype(args.dtype, [&]<class S, class A>() { BackwardBlocks<typename Operand<S, A>::type, A>(arena, args); });
   return arena.used;
 }
-inline void attention_backward(const AttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
-  by_dtypes(args, [&]<class S, class A, class WT>() { attention_backward_tasks<S, A, WT>(args, begin, end, workspace); });
+inline void graph_attention_bwd(const GraphAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
+  by_dtypes(args, [&]<class S, class A, class WT>() { graph_attention_bwd_tasks<S, A, WT>(args, begin, end, workspace); });
 }
-inline int64_t attention_dweight_workspace(const AttentionArgs& args) {
+inline int64_t graph_attention_bwd_dweight_workspace(const GraphAttentionArgs& args) {
   Arena arena{nullptr};
   by_dtype(args.dtype, [&]<class S, class A>() { WeightGradientBlocks<typename Operand<S, A>::type, A>(arena, args); });
   return arena.used;
 }
-inline void attention_dweight(const AttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
-  by_dtype(args.dtype, [&]<class S, class A>() { attention_dweight_tasks<S, A>(args, begin, end, workspace); });
+inline void graph_attention_bwd_dweight(const GraphAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
+  by_dtype(args.dtype, [&]<class S, class A>() { graph_attention_bwd_dweight_tasks<S, A>(args, begin, end, workspace); });
 }
 
 }  // namespace stgt::STGT_ISA

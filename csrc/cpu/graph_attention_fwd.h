@@ -11,7 +11,7 @@ template <class E> struct AttendedFrames {
   bool* nonfinite;                   // whether a tile's values hold NaN or infinity
   E *keys, *values;                  // per slot and tile: (steps(D), TILE) transposed; (steps(TILE), columns)
 
-  AttendedFrames(Arena& arena, const AttentionArgs& args)
+  AttendedFrames(Arena& arena, const GraphAttentionArgs& args)
       : slots(least(args.band(), args.T)), tiles(args.tiles()), D(args.D), columns(round_up(args.D, lanes<E>)),
         held(arena.take<int64_t>(slots)), nonfinite(arena.take<bool>(slots * tiles)),
         keys(arena.take<E>(slots * tiles * steps<E>(D) * TILE)),
@@ -20,7 +20,7 @@ template <class E> struct AttendedFrames {
       for (int64_t s = 0; s < slots; ++s) held[s] = -1;
   }
 
-  template <class S> int64_t slot(const AttentionArgs& args, int64_t b, int64_t h, int64_t frame) {
+  template <class S> int64_t slot(const GraphAttentionArgs& args, int64_t b, int64_t h, int64_t frame) {
     const int64_t s = frame % slots, id = (b * args.H + h) * args.T + frame;
     if (held[s] == id) return s;
     held[s] = id;
@@ -40,7 +40,7 @@ template <class E, class A> struct ForwardBlocks {
   AttendedFrames<E> frames;
   E *q, *left;
   A *scores, *out, *row_max, *row_sum;
-  ForwardBlocks(Arena& arena, const AttentionArgs& args)
+  ForwardBlocks(Arena& arena, const GraphAttentionArgs& args)
       : frames(arena, args), q(arena.take<E>(TILE * steps<E>(args.D))), left(arena.take<E>(TILE * steps<E>(TILE))),
         scores(arena.take<A>(TILE * TILE)), out(arena.take<A>(TILE * frames.columns)), row_max(arena.take<A>(TILE)),
         row_sum(arena.take<A>(TILE * lanes<A>)) {}
@@ -79,7 +79,7 @@ STGT_INLINE void softmax_row(A* score, const WT* weight, A scale, A& row_max, A*
 
 // Tasks: (b, h, frame, block of rows), in this order, so that consecutive tasks share packed frames.
 template <class S, class A, class WT>
-void attention_forward_tasks(const AttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
+void graph_attention_fwd_tasks(const GraphAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
   typedef typename Operand<S, A>::type E;
   Arena arena{workspace};
   ForwardBlocks<E, A> block(arena, args);
@@ -131,13 +131,13 @@ void attention_forward_tasks(const AttentionArgs& args, int64_t begin, int64_t e
   }
 }
 
-inline int64_t attention_forward_workspace(const AttentionArgs& args) {
+inline int64_t graph_attention_fwd_workspace(const GraphAttentionArgs& args) {
   Arena arena{nullptr};
   by_dtype(args.dtype, [&]<class S, class A>() { ForwardBlocks<typename Operand<S, A>::type, A>(arena, args); });
   return arena.used;
 }
-inline void attention_forward(const AttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
-  by_dtypes(args, [&]<class S, class A, class WT>() { attention_forward_tasks<S, A, WT>(args, begin, end, workspace); });
+inline void graph_attention_fwd(const GraphAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
+  by_dtypes(args, [&]<class S, class A, class WT>() { graph_attention_fwd_tasks<S, A, WT>(args, begin, end, workspace); });
 }
 
 }  // namespace stgt::STGT_ISA

@@ -8,12 +8,18 @@ namespace stgt {
 #define STGT_NAME(x) STGT_STRING(x)
 extern const Kernels STGT_TABLE;
 const Kernels STGT_TABLE = {
-    STGT_NAME(STGT_ISA),
-    STGT_ISA::attention_forward_workspace,  STGT_ISA::attention_forward,
-    STGT_ISA::attention_backward_workspace, STGT_ISA::attention_backward,
-    STGT_ISA::attention_dweight_workspace,  STGT_ISA::attention_dweight,
-    STGT_ISA::graph_forward_workspace,      STGT_ISA::graph_forward,
-    STGT_ISA::graph_scale_tokens,           STGT_ISA::graph_scale_norms,
-    STGT_ISA::graph_backward_workspace,     STGT_ISA::graph_backward,
+    .name = STGT_NAME(STGT_ISA),
+    .graph_attention_fwd_workspace = STGT_ISA::graph_attention_fwd_workspace,
+    .graph_attention_fwd = STGT_ISA::graph_attention_fwd,
+    .graph_attention_bwd_workspace = STGT_ISA::graph_attention_bwd_workspace,
+    .graph_attention_bwd = STGT_ISA::graph_attention_bwd,
+    .graph_attention_bwd_dweight_workspace = STGT_ISA::graph_attention_bwd_dweight_workspace,
+    .graph_attention_bwd_dweight = STGT_ISA::graph_attention_bwd_dweight,
+    .spatio_temporal_graph_fwd_workspace = STGT_ISA::spatio_temporal_graph_fwd_workspace,
+    .spatio_temporal_graph_fwd = STGT_ISA::spatio_temporal_graph_fwd,
+    .spatio_temporal_graph_scale_tokens = STGT_ISA::spatio_temporal_graph_scale_tokens,
+    .spatio_temporal_graph_scale_norms = STGT_ISA::spatio_temporal_graph_scale_norms,
+    .spatio_temporal_graph_bwd_workspace = STGT_ISA::spatio_temporal_graph_bwd_workspace,
+    .spatio_temporal_graph_bwd = STGT_ISA::spatio_temporal_graph_bwd,
 };
 }  // namespace stgt

@@ -10,9 +10,9 @@
 namespace stgt {
 namespace {
 
-GraphArgs checked(const char* op, const Tensor& x, int64_t window) {
+SpatioTemporalGraphArgs checked(const char* op, const Tensor& x, int64_t window) {
   STGT_CHECK(op, x.dim() == 4, "x must be (B, T, P, C), got ", x.dim(), " dimensions");
-  GraphArgs args{};
+  SpatioTemporalGraphArgs args{};
   switch (x.scalar_type()) {
     case ScalarType::Float: args.dtype = Dtype::f32; break;
     case ScalarType::Double: args.dtype = Dtype::f64; break;
@@ -27,11 +27,11 @@ GraphArgs checked(const char* op, const Tensor& x, int64_t window) {
 
 // Where squares of some token over- or underflow, which no features do, all is computed again from tokens that powers of
 // two have brought into range.
-void forward_in_range(const char* op, GraphArgs args, const Tensor& x) {
+void forward_in_range(const char* op, SpatioTemporalGraphArgs args, const Tensor& x) {
   const Kernels& cpu = kernels();
   const auto run = [&] {
-    run_tasks(op, args.B * args.T, cpu.graph_forward_workspace(args),
-              [&](int64_t begin, int64_t end, char* workspace) { cpu.graph_forward(args, begin, end, workspace); });
+    run_tasks(op, args.B * args.T, cpu.spatio_temporal_graph_fwd_workspace(args),
+              [&](int64_t begin, int64_t end, char* workspace) { cpu.spatio_temporal_graph_fwd(args, begin, end, workspace); });
   };
   const auto run_tokens = [&](auto f) {
     run_tasks(op, args.B * args.T, 0, [&](int64_t begin, int64_t end, char*) { f(begin * args.P, end * args.P); });
@@ -41,16 +41,16 @@ void forward_in_range(const char* op, GraphArgs args, const Tensor& x) {
   run();
   if (!out_of_range) return;
   const Tensor scaled = new_tensor(op, "a copy of x", x, {args.B, args.T, args.P, args.C}, x.scalar_type());
-  run_tokens([&](int64_t begin, int64_t end) { cpu.graph_scale_tokens(args, scaled.data_ptr(), begin, end); });
+  run_tokens([&](int64_t begin, int64_t end) { cpu.spatio_temporal_graph_scale_tokens(args, scaled.data_ptr(), begin, end); });
   const void* const tokens = std::exchange(args.x, scaled.data_ptr());
   run();
   args.x = tokens;
-  run_tokens([&](int64_t begin, int64_t end) { cpu.graph_scale_norms(args, begin, end); });
+  run_tokens([&](int64_t begin, int64_t end) { cpu.spatio_temporal_graph_scale_norms(args, begin, end); });
 }
 
 std::tuple<Tensor, Tensor, Tensor> forward(Tensor x, double threshold, int64_t window, bool differentiable) {
   const char* op = "spatio_temporal_graph_fwd";
-  GraphArgs args = checked(op, x, window);
+  SpatioTemporalGraphArgs args = checked(op, x, window);
   x = torch::stable::contiguous(x);
   const ScalarType dtype = weight_dtype(x.scalar_type(), differentiable);
   Tensor weight = in_huge_pages(new_tensor(op, "weight", x, {args.B, args.T, args.P, args.band(), args.P}, dtype));
@@ -66,7 +66,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor x, double threshold, int64_t w
 Tensor backward(Tensor dweight, Tensor x, Tensor weight, Tensor inv_norm) {
   const char* op = "spatio_temporal_graph_bwd";
   STGT_CHECK(op, weight.dim() == 5, "weight must be (B, T, P, 2w+1, P)");
-  GraphArgs args = checked(op, x, weight.size(3) / 2);
+  SpatioTemporalGraphArgs args = checked(op, x, weight.size(3) / 2);
   for (const auto& [name, tensor] : {std::pair{"weight", &weight}, std::pair{"dweight", &dweight}}) {
     check_shape(op, name, *tensor, {args.B, args.T, args.P, args.band(), args.P});
     check_dtype(op, name, *tensor, accumulator_dtype(x.scalar_type()));
@@ -79,8 +79,8 @@ Tensor backward(Tensor dweight, Tensor x, Tensor weight, Tensor inv_norm) {
   args.x = x.data_ptr(), args.weight = weight.data_ptr(), args.dweight = dweight.data_ptr();
   args.inv_norm = inv_norm.data_ptr(), args.dx = dx.data_ptr();
   const Kernels& cpu = kernels();
-  run_tasks(op, args.B * args.T * args.tiles(), cpu.graph_backward_workspace(args),
-            [&](int64_t begin, int64_t end, char* workspace) { cpu.graph_backward(args, begin, end, workspace); });
+  run_tasks(op, args.B * args.T * args.tiles(), cpu.spatio_temporal_graph_bwd_workspace(args),
+            [&](int64_t begin, int64_t end, char* workspace) { cpu.spatio_temporal_graph_bwd(args, begin, end, workspace); });
   return dx;
 }
 

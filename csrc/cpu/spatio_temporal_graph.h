@@ -50,7 +50,7 @@ template <class S> inline bool is_finite_and_not_zero(const S* x, int64_t C) {
 }
 
 // Tokens [begin, end), times powers of two that bring their largest channels between 1/2 and 1.
-inline void graph_scale_tokens(const GraphArgs& args, void* scaled, int64_t begin, int64_t end) {
+inline void spatio_temporal_graph_scale_tokens(const SpatioTemporalGraphArgs& args, void* scaled, int64_t begin, int64_t end) {
   by_dtype(args.dtype, [&]<class S, class A>() {
     for (int64_t token = begin; token < end; ++token) {
       const S* x = (const S*)args.x + token * args.C;
@@ -61,7 +61,7 @@ inline void graph_scale_tokens(const GraphArgs& args, void* scaled, int64_t begi
   });
 }
 // From the scaled tokens' inverse norms to the tokens' own; 0 where all channels are denormal, for theirs may overflow.
-inline void graph_scale_norms(const GraphArgs& args, int64_t begin, int64_t end) {
+inline void spatio_temporal_graph_scale_norms(const SpatioTemporalGraphArgs& args, int64_t begin, int64_t end) {
   by_dtype(args.dtype, [&]<class S, class A>() {
     constexpr int SMALLEST = sizeof(A) == 4 ? -125 : -1021;  // the exponent of the smallest normal number
     for (int64_t token = begin; token < end; ++token) {
@@ -79,14 +79,14 @@ template <class E, class A> struct TransposedFrames {
   E* tokens;    // per slot and tile: (steps(C), TILE) transposed
   A* inv_norm;  // (slots, tiles * TILE)
 
-  TransposedFrames(Arena& arena, const GraphArgs& args)
+  TransposedFrames(Arena& arena, const SpatioTemporalGraphArgs& args)
       : slots(least(args.W + 1, args.T)), tiles(args.tiles()), C(args.C), held(arena.take<int64_t>(slots)),
         tokens(arena.take<E>(slots * tiles * steps<E>(C) * TILE)), inv_norm(arena.take<A>(slots * tiles * TILE)) {
     if (arena.base)
       for (int64_t s = 0; s < slots; ++s) held[s] = -1;
   }
 
-  template <class S> int64_t slot(const GraphArgs& args, int64_t b, int64_t frame) {
+  template <class S> int64_t slot(const SpatioTemporalGraphArgs& args, int64_t b, int64_t frame) {
     const int64_t s = frame % slots, id = b * args.T + frame;
     if (held[s] == id) return s;
     held[s] = id;
@@ -113,7 +113,7 @@ template <class E, class A> struct GraphForwardBlocks {
   TransposedFrames<E, A> frames;
   E* rows;
   A *similarity, *partial;
-  GraphForwardBlocks(Arena& arena, const GraphArgs& args)
+  GraphForwardBlocks(Arena& arena, const SpatioTemporalGraphArgs& args)
       : frames(arena, args), rows(arena.take<E>(TILE * DEPTH)), similarity(arena.take<A>(TILE * TILE)),
         partial(arena.take<A>(TILE * TILE)) {}
 };
@@ -133,7 +133,7 @@ inline bool write_tile(WT* weight, int64_t stride, int64_t rows, int64_t columns
 
 // Tasks: (b, frame): the pairs of this frame with itself and with the W that follow.
 template <class S, class A, class WT>
-void graph_forward_tasks(const GraphArgs& args, int64_t begin, int64_t end, char* workspace) {
+void spatio_temporal_graph_fwd_tasks(const SpatioTemporalGraphArgs& args, int64_t begin, int64_t end, char* workspace) {
   typedef typename Operand<S, A>::type E;
   Arena arena{workspace};
   GraphForwardBlocks<E, A> block(arena, args);
@@ -188,7 +188,7 @@ void graph_forward_tasks(const GraphArgs& args, int64_t begin, int64_t end, char
 template <class A> struct GraphBackwardBlocks {
   int64_t columns;
   A *tokens, *sums, *edges;
-  GraphBackwardBlocks(Arena& arena, const GraphArgs& args)
+  GraphBackwardBlocks(Arena& arena, const SpatioTemporalGraphArgs& args)
       : columns(round_up(args.C, lanes<A>)), tokens(arena.take<A>(TILE * columns)), sums(arena.take<A>(TILE * columns)),
         edges(arena.take<A>(TILE * TILE)) {}
 };
@@ -196,7 +196,7 @@ template <class A> struct GraphBackwardBlocks {
 // dx_i = (g_i - (g_i . x^_i) x^_i) / |x_i|  with  g_i = sum_j (dW_ij + dW_ji) x^_j over edges and x^ = x / |x|.
 // Tasks: (b, frame, tile of rows). Weights and their gradients have the accumulator's type.
 template <class S, class A>
-void graph_backward_tasks(const GraphArgs& args, int64_t begin, int64_t end, char* workspace) {
+void spatio_temporal_graph_bwd_tasks(const SpatioTemporalGraphArgs& args, int64_t begin, int64_t end, char* workspace) {
   Arena arena{workspace};
   GraphBackwardBlocks<A> block(arena, args);
   const int64_t P = args.P, C = args.C, T = args.T, W = args.W, tiles = args.tiles(), band = args.band();
@@ -247,21 +247,21 @@ void graph_backward_tasks(const GraphArgs& args, int64_t begin, int64_t end, cha
   }
 }
 
-inline int64_t graph_forward_workspace(const GraphArgs& args) {
+inline int64_t spatio_temporal_graph_fwd_workspace(const SpatioTemporalGraphArgs& args) {
   Arena arena{nullptr};
   by_dtype(args.dtype, [&]<class S, class A>() { GraphForwardBlocks<typename Operand<S, A>::type, A>(arena, args); });
   return arena.used;
 }
-inline void graph_forward(const GraphArgs& args, int64_t begin, int64_t end, char* workspace) {
-  by_dtypes(args, [&]<class S, class A, class WT>() { graph_forward_tasks<S, A, WT>(args, begin, end, workspace); });
+inline void spatio_temporal_graph_fwd(const SpatioTemporalGraphArgs& args, int64_t begin, int64_t end, char* workspace) {
+  by_dtypes(args, [&]<class S, class A, class WT>() { spatio_temporal_graph_fwd_tasks<S, A, WT>(args, begin, end, workspace); });
 }
-inline int64_t graph_backward_workspace(const GraphArgs& args) {
+inline int64_t spatio_temporal_graph_bwd_workspace(const SpatioTemporalGraphArgs& args) {
   Arena arena{nullptr};
   by_dtype(args.dtype, [&]<class S, class A>() { GraphBackwardBlocks<A>(arena, args); });
   return arena.used;
 }
-inline void graph_backward(const GraphArgs& args, int64_t begin, int64_t end, char* workspace) {
-  by_dtype(args.dtype, [&]<class S, class A>() { graph_backward_tasks<S, A>(args, begin, end, workspace); });
+inline void spatio_temporal_graph_bwd(const SpatioTemporalGraphArgs& args, int64_t begin, int64_t end, char* workspace) {
+  by_dtype(args.dtype, [&]<class S, class A>() { spatio_temporal_graph_bwd_tasks<S, A>(args, begin, end, workspace); });
 }
 
 }  // namespace stgt::STGT_ISA

@@ -37,7 +37,7 @@ class Strides(ctypes.Structure):
 
 
 class AttentionParams(ctypes.Structure):
-    """csrc/cuda/attention.cuh's struct, member by member."""
+    """csrc/cuda/graph_attention/common.cuh's struct, member by member."""
 
     _fields_ = [
         *((name, ctypes.c_int) for name in ("B", "H", "T", "P", "W", "D")),

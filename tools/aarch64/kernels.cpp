@@ -113,8 +113,8 @@ template <class S> struct Clip {
   std::vector<char> live = std::vector<char>(B * T * TILES * BAND * TILES);
   std::vector<Sum> inv_norm = std::vector<Sum>(B * N), lse = std::vector<Sum>(B * H * N), delta = lse;
 
-  GraphArgs graph() {
-    GraphArgs args{};
+  SpatioTemporalGraphArgs graph() {
+    SpatioTemporalGraphArgs args{};
     args.dtype = Format<S>::dtype, args.B = B, args.T = T, args.P = P, args.C = C, args.W = W;
     args.threshold = THRESHOLD, args.x = x.data(), args.weight = weight.data();
     args.live = reinterpret_cast<bool*>(live.data()), args.inv_norm = inv_norm.data();
@@ -122,9 +122,9 @@ template <class S> struct Clip {
     choose_weights<S>(args);
     return args;
   }
-  AttentionArgs attention() {
+  GraphAttentionArgs attention() {
     const auto view = [](std::vector<S>& data) { return Heads{data.data(), H * N * D, N * D, D}; };
-    AttentionArgs args{};
+    GraphAttentionArgs args{};
     args.dtype = Format<S>::dtype, args.B = B, args.H = H, args.T = T, args.P = P, args.W = W, args.D = D;
     args.scale = SCALE, args.weight = weight.data(), args.live = reinterpret_cast<bool*>(live.data());
     args.q = view(q), args.k = view(k), args.v = view(v), args.out = view(out), args.dout = view(dout);
@@ -133,15 +133,15 @@ template <class S> struct Clip {
     choose_weights<S>(args);
     return args;
   }
-  void build() { run(B * T, graph(), cpu.graph_forward_workspace, cpu.graph_forward); }
+  void build() { run(B * T, graph(), cpu.spatio_temporal_graph_fwd_workspace, cpu.spatio_temporal_graph_fwd); }
   void attend() {
-    const AttentionArgs args = attention();
-    run(B * H * T * args.row_blocks(), args, cpu.attention_forward_workspace, cpu.attention_forward);
+    const GraphAttentionArgs args = attention();
+    run(B * H * T * args.row_blocks(), args, cpu.graph_attention_fwd_workspace, cpu.graph_attention_fwd);
   }
   void differentiate() {
-    run(B * T * TILES, graph(), cpu.graph_backward_workspace, cpu.graph_backward);
-    run(B * H, attention(), cpu.attention_backward_workspace, cpu.attention_backward);
-    run(B * T * TILES, attention(), cpu.attention_dweight_workspace, cpu.attention_dweight);
+    run(B * T * TILES, graph(), cpu.spatio_temporal_graph_bwd_workspace, cpu.spatio_temporal_graph_bwd);
+    run(B * H, attention(), cpu.graph_attention_bwd_workspace, cpu.graph_attention_bwd);
+    run(B * T * TILES, attention(), cpu.graph_attention_bwd_dweight_workspace, cpu.graph_attention_bwd_dweight);
   }
 };
 

@@ -1,0 +1,93 @@
+// What all kernels of graph attention share: their arguments, the walk along live tiles, and the dropout mask.
+#pragma once
+#include "../common/ptx.cuh"
+
+namespace stgt {
+
+constexpr int TILE = 64;  // tokens of one frame per tile of the graph's `live` map
+constexpr float LOG2E = 1.4426950408889634f;
+
+struct Strides { int64_t b, h, n; };  // of a (B, H, N, D) tensor with a contiguous last dimension, in elements
+
+struct AttentionParams {
+  int B, H, T, P, W, D;      // W: the window; the band has 2W+1 frames
+  float scale;
+  uint32_t drop_threshold;   // of 65536; 0: no dropout
+  float inverse_keep;        // 65536 / (65536 - drop_threshold)
+  const int64_t* seed;       // one element on the device; null without dropout
+  const void *q, *k, *v;     // (B, H, N, D)
+  Strides q_at, k_at, v_at;
+  const void* weight;        // (B, T, P, 2W+1, P) contiguous: float32, or float16 if q is half-precision as well
+  const bool* live;          // (B, T, tiles, 2W+1, tiles) contiguous
+  void* out;                 // forward, written: (B, N, H, D) contiguous
+  float* lse;                // (B, H, N) contiguous: written forward, read backward
+  const void* dout;          // backward: (B, H, N, D)
+  Strides dout_at;
+  const float* delta;        // backward: (B, H, N) contiguous
+  void *dq, *dk, *dv;        // backward, written: (B, N, H, D) contiguous
+  void* dweight;             // backward, written: like weight, which is float32 then
+
+  STGT_DEVICE int tiles() const { return (P + TILE - 1) / TILE; }
+  STGT_DEVICE int band() const { return 2 * W + 1; }
+};
+
+// Walks along the tiles opposite to COUNT neighbouring tiles of a frame that are live for any of them: column tiles of
+// row tiles, or (OF_COLUMNS) row tiles of column tiles. Every lane of a warp must call it; all get the same answers.
+template <bool OF_COLUMNS, int COUNT> class LiveTiles {
+ public:
+  int frame, offset, tile;  // where the walk stands: the opposite frame, its place 0..2W in the *row's* band, its tile
+  uint32_t live;            // bit k: it is live for the k-th of the COUNT tiles
+
+  STGT_DEVICE LiveTiles(const AttentionParams& p, int b, int t, int first_tile)
+      : p_(p), b_(b), t_(t), first_(first_tile), next_(0), live_(0), any_(0) {}
+
+  STGT_DEVICE bool next() {
+    const int n = p_.tiles(), all = p_.band() * n;
+    while (any_ == 0) {
+      if (next_ >= all) return false;
+      const int i = next_ + int(threadIdx.x % 32);
+      live_ = 0;
+#pragma unroll
+      for (int k = 0; k < COUNT; ++k) live_ |= uint32_t(i < all && is_live(i / n, i % n, first_ + k)) << k;
+      any_ = ptx::ballot(live_ != 0);
+      next_ += 32;
+    }
+    const int lane = ptx::first_bit(any_), i = next_ - 32 + lane;
+    any_ &= any_ - 1;
+    live = COUNT == 1 ? 1 : ptx::shuffle(live_, lane);
+    frame = t_ + i / n - p_.W;
+    offset = OF_COLUMNS ? 2 * p_.W - i / n : i / n;
+    tile = i % n;
+    return true;
+  }
+
+ private:
+  const AttentionParams& p_;
+  int b_, t_, first_, next_;
+  uint32_t live_, any_;  // of the 32 candidates last looked at: this lane's own; those still to come
+
+  STGT_DEVICE bool is_live(int o, int opposite, int own) const {
+    const int n = p_.tiles(), other = t_ + o - p_.W;
+    if (other < 0 || other >= p_.T || own >= n) return false;
+    return OF_COLUMNS ? p_.live[(((int64_t(b_) * p_.T + other) * n + opposite) * p_.band() + 2 * p_.W - o) * n + own]
+                      : p_.live[(((int64_t(b_) * p_.T + t_) * n + own) * p_.band() + o) * n + opposite];
+  }
+};
+
+// The four words of one call of the mask that stgt_kernels/ops/graph_attention/philox.py defines. For the row `row` of
+// the clip and 32 columns of frame `frame` from column 32 * group on, a thread with c = lane % 4 finds in word s the
+// columns 8 s + 2 c (low half) and 8 s + 2 c + 1 (high half): just those that it holds of a tensor core's accumulator.
+STGT_DEVICE uint4 dropout_words(uint64_t seed, int sample_head, int row, int frame, int group, int c) {
+  uint32_t c0 = 4 * group + c, c1 = row, c2 = frame, c3 = sample_head;
+  uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
+#pragma unroll
+  for (int round = 0; round < 7; ++round) {
+    const uint32_t high0 = __umulhi(c0, 0xD2511F53u), low0 = c0 * 0xD2511F53u;
+    const uint32_t high1 = __umulhi(c2, 0xCD9E8D57u), low1 = c2 * 0xCD9E8D57u;
+    c0 = high1 ^ c1 ^ k0, c1 = low1, c2 = high0 ^ c3 ^ k1, c3 = low0;
+    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+  }
+  return {c0, c1, c2, c3};
+}
+
+}  // namespace stgt

@@ -1,0 +1,54 @@
+// The kernels of graph attention as the op calls them: one pair of functions per path, each in a .cu of its own.
+#pragma once
+#include "common.cuh"
+#include "../common/launch.h"
+
+namespace stgt {
+
+struct AttentionCall {
+  const char* op;
+  const Launcher& launch;
+  ScalarType dtype;
+  bool wide;  // half-precision q with float32 weights
+  AttentionParams p;
+
+  // One block per head and `tokens` tokens of a frame.
+  dim3 blocks(int tokens) const { return grid(int64_t(p.B) * p.T * p.H * ((p.P + tokens - 1) / tokens)); }
+
+  dim3 grid(int64_t count) const {
+    STGT_CHECK(op, count <= INT32_MAX, "q is too large: ", count, " blocks");
+    return dim3(unsigned(count));
+  }
+};
+
+// Calls f.template operator()<T, D, DROPOUT, WIDE>() with the type of the tensors, the smallest of 64, 88 and 128 that
+// holds the head dimension, whether there is dropout, and whether weights are float32.
+template <class F> void specialize(const AttentionCall& call, F f) {
+  const auto with_type = [&]<class T>() {
+    const auto with_dropout = [&]<int D, bool DROPOUT>() {
+      call.wide ? f.template operator()<T, D, DROPOUT, true>() : f.template operator()<T, D, DROPOUT, false>();
+    };
+    const auto with_dim = [&]<int D>() {
+      call.p.drop_threshold ? with_dropout.template operator()<D, true>() : with_dropout.template operator()<D, false>();
+    };
+    if (call.p.D <= 64) return with_dim.template operator()<64>();
+    if (call.p.D <= 88) return with_dim.template operator()<88>();
+    with_dim.template operator()<128>();
+  };
+  call.dtype == ScalarType::BFloat16 ? with_type.template operator()<ptx::bf16>() : with_type.template operator()<ptx::f16>();
+}
+
+// Half precision on Hopper, where all tensors suit its copy engine.
+bool fits_sm90(const AttentionCall& call);
+void forward_sm90(const AttentionCall& call);
+void backward_sm90(const AttentionCall& call);
+// Half precision everywhere.
+void forward_sm80(const AttentionCall& call);
+void backward_sm80(const AttentionCall& call);
+void dweight_sm80(const AttentionCall& call);
+// float32.
+void forward_fp32(const AttentionCall& call);
+void backward_fp32(const AttentionCall& call);
+void dweight_fp32(const AttentionCall& call);
+
+}  // namespace stgt

@@ -1,0 +1,82 @@
+// Launches of graph attention's kernels for Hopper.
+#include "bwd_sm90.cuh"
+#include "fwd_sm90.cuh"
+#include "launch.h"
+#include "../common/tensor_map.h"
+
+namespace stgt {
+namespace {
+
+// The copy engine wants multiples of 16 bytes, and cuda.h does not say that it can repeat an expanded dimension.
+bool suits_copies(const AttentionParams& p, const void* data, const Strides& at) {
+  const auto suits = [](int64_t stride, int size) { return size == 1 || (stride > 0 && stride % 8 == 0); };
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && suits(at.b, p.B) && suits(at.h, p.H) && suits(at.n, p.T * p.P);
+}
+
+sm90::AttentionMaps tensor_maps(const AttentionCall& call) {
+  const AttentionParams& p = call.p;
+  const int64_t band = 2 * p.W + 1;
+  const auto tokens = [&](const void* data, const Strides& at) {
+    return tensor_map<5>(call.launch, call.op, data, call.dtype, {p.D, p.P, p.T, p.H, p.B},
+                         {at.n, at.n * p.P, at.h, at.b}, {32, TILE, 1, 1, 1}, ptx::Swizzle::B64);
+  };
+  const Strides own{int64_t(p.T) * p.P * p.H * p.D, p.D, int64_t(p.H) * p.D};
+  sm90::AttentionMaps maps{};
+  maps.q = tokens(p.q, p.q_at), maps.k = tokens(p.k, p.k_at), maps.v = tokens(p.v, p.v_at);
+  maps.weight = tensor_map<4>(call.launch, call.op, p.weight, call.wide ? ScalarType::Float : ScalarType::Half,
+                              {p.P, band, p.P, int64_t(p.B) * p.T}, {p.P, band * p.P, band * p.P * p.P},
+                              {call.wide ? TILE / 2 : TILE, 1, TILE, 1}, ptx::Swizzle::B128);
+  if (p.dout) {
+    maps.dout = tokens(p.dout, p.dout_at);
+    maps.dq = tokens(p.dq, own), maps.dk = tokens(p.dk, own), maps.dv = tokens(p.dv, own);
+  } else {
+    maps.out = tokens(p.out, own);
+  }
+  return maps;
+}
+
+template <class T, int N, int GROUPS, bool DROPOUT, bool WIDE>
+void forward(const AttentionCall& call, const sm90::AttentionMaps& maps) {
+  using S = sm90::Forward<N, GROUPS, WIDE>;
+  call.launch(sm90::graph_attention_fwd_sm90<T, N, GROUPS, DROPOUT, WIDE>, call.blocks(TILE * GROUPS), S::THREADS,
+              S::SHARED_BYTES, call.p, maps);
+}
+
+}  // namespace
+
+bool fits_sm90(const AttentionCall& call) {
+  const AttentionParams& p = call.p;
+  return call.launch.runs_sm90a() && p.P % 8 == 0 && p.D % 8 == 0 && suits_copies(p, p.q, p.q_at) &&
+         suits_copies(p, p.k, p.k_at) && suits_copies(p, p.v, p.v_at) &&
+         (!p.dout || suits_copies(p, p.dout, p.dout_at)) && reinterpret_cast<uintptr_t>(p.weight) % 16 == 0 &&
+         !(p.D > 88 && p.drop_threshold) &&  // the gradients of so wide heads leave no registers for the mask
+         p.scale >= 0;                       // for the maximum is taken before scaling
+}
+
+void forward_sm90(const AttentionCall& call) {
+  const auto maps = tensor_maps(call);
+  specialize(call, [&]<class T, int N, bool DROPOUT, bool WIDE>() {
+    // Four tiles of rows share what is read of K and V; but a graph that is no video's may have few live for several.
+    // The outputs of four groups do not fit the registers if heads are wide, and float32 weights leave them no stages.
+    if constexpr (N <= 88 && !WIDE)
+      if (call.p.T > 1 && call.p.P > 2 * TILE) return forward<T, N, 4, DROPOUT, WIDE>(call, maps);
+    if constexpr (N <= 88 || !DROPOUT) forward<T, N, 2, DROPOUT, WIDE>(call, maps);
+  });
+}
+
+void backward_sm90(const AttentionCall& call) {
+  const auto maps = tensor_maps(call);
+  specialize(call, [&]<class T, int N, bool DROPOUT, bool WIDE>() {
+    if constexpr (N <= 88 || !DROPOUT) {
+      using Rows = sm90::BackwardRows<N, WIDE>;
+      using Columns = sm90::BackwardColumns<N, WIDE>;
+      const dim3 blocks = call.blocks(TILE * sm90::GROUPS);
+      call.launch(sm90::graph_attention_bwd_dkdv_sm90<T, N, DROPOUT, WIDE>, blocks, Columns::THREADS,
+                  Columns::SHARED_BYTES, call.p, maps);
+      call.launch(sm90::graph_attention_bwd_dq_sm90<T, N, DROPOUT, WIDE>, blocks, Rows::THREADS, Rows::SHARED_BYTES,
+                  call.p, maps);
+    }
+  });
+}
+
+}  // namespace stgt

@@ -1,0 +1,162 @@
+// graph_attention_fwd and graph_attention_bwd for CUDA tensors: checks, outputs, the choice of a path.
+#include "bwd_delta.cuh"
+#include "launch.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <tuple>
+
+namespace stgt {
+namespace {
+
+Tensor last_contiguous(const Tensor& x) { return x.size(3) == 1 || x.stride(3) == 1 ? x : torch::stable::contiguous(x); }
+
+// Of a dimension of one element the stride does not matter, and 0 suits every kernel.
+Strides strides(const Tensor& x) {
+  const auto at = [&](int dim) { return x.size(dim) == 1 ? 0 : x.stride(dim); };
+  return {at(0), at(1), at(2)};
+}
+
+// (B, H, N, D) in the memory order of (B, N, H, D), so that merging the heads copies nothing.
+Tensor heads_last(const char* op, const char* name, const Tensor& like) {
+  Tensor x = new_tensor(op, name, like, {like.size(0), like.size(2), like.size(1), like.size(3)}, like.scalar_type());
+  return torch::stable::transpose(x, 1, 2);
+}
+
+AttentionParams checked(const char* op, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weight,
+                        const Tensor& live, const std::optional<Tensor>& seed, double scale, double dropout_p) {
+  STGT_CHECK(op, q.dim() == 4 && weight.dim() == 5, "q must be (B, H, N, D) and weight (B, T, P, 2w+1, P)");
+  const ScalarType dtype = q.scalar_type();
+  STGT_CHECK(op, dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
+             "q must be float32, bfloat16 or float16");
+  STGT_CHECK(op, q.numel() > 0, "q must not be empty");
+  STGT_CHECK(op, q.size(3) <= 128, "1 <= D <= 128, got ", q.size(3));
+  STGT_CHECK(op, q.size(2) <= INT32_MAX && q.size(0) * q.size(1) <= INT32_MAX, "q is too large");
+  AttentionParams p{};
+  p.B = int(q.size(0)), p.H = int(q.size(1)), p.D = int(q.size(3));
+  p.T = int(weight.size(1)), p.P = int(weight.size(2)), p.W = int(weight.size(3) / 2), p.scale = float(scale);
+  const int64_t N = int64_t(p.T) * p.P, tiles = (p.P + TILE - 1) / TILE, band = 2 * p.W + 1;
+  check_shape(op, "q", q, {p.B, p.H, N, p.D});
+  check_shape(op, "weight", weight, {p.B, p.T, p.P, band, p.P});
+  check_weight_dtype(op, weight, dtype);
+  check_shape(op, "live", live, {p.B, p.T, tiles, band, tiles});
+  check_dtype(op, "live", live, ScalarType::Bool);
+  for (const auto& [name, tensor] : {std::pair{"k", &k}, std::pair{"v", &v}}) {
+    check_shape(op, name, *tensor, {p.B, p.H, N, p.D});
+    check_dtype(op, name, *tensor, dtype);
+  }
+  for (const auto& [name, tensor] :
+       {std::pair{"k", &k}, std::pair{"v", &v}, std::pair{"weight", &weight}, std::pair{"live", &live}})
+    check_device(op, name, *tensor, q);
+  p.inverse_keep = 1;
+  if (dropout_p > 0) {
+    STGT_CHECK(op, dropout_p < 1 && seed.has_value(), "dropout needs a seed and a probability below 1");
+    check_shape(op, "seed", *seed, {1});
+    check_dtype(op, "seed", *seed, ScalarType::Long);
+    check_device(op, "seed", *seed, q);
+    p.drop_threshold = uint32_t(std::min(std::nearbyint(dropout_p * 65536), 65535.0));
+    p.inverse_keep = 65536.0f / float(65536 - p.drop_threshold);
+    p.seed = static_cast<const int64_t*>(seed->data_ptr());
+  }
+  return p;
+}
+
+// float32 weights of half-precision q have kernels of their own.
+bool is_wide(const Tensor& q, const Tensor& weight) {
+  return q.scalar_type() != ScalarType::Float && weight.scalar_type() == ScalarType::Float;
+}
+
+void point_at_inputs(AttentionParams& p, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weight,
+                     const Tensor& live) {
+  p.q = q.data_ptr(), p.k = k.data_ptr(), p.v = v.data_ptr();
+  p.q_at = strides(q), p.k_at = strides(k), p.v_at = strides(v);
+  p.weight = weight.data_ptr(), p.live = static_cast<const bool*>(live.data_ptr());
+}
+
+std::tuple<Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, Tensor weight, Tensor live, std::optional<Tensor> seed,
+                                   double scale, double dropout_p) {
+  const char* op = "graph_attention_fwd";
+  AttentionParams p = checked(op, q, k, v, weight, live, seed, scale, dropout_p);
+  const Launcher launch(op, q);
+  q = last_contiguous(q), k = last_contiguous(k), v = last_contiguous(v);
+  weight = torch::stable::contiguous(weight), live = torch::stable::contiguous(live);
+  Tensor out = heads_last(op, "out", q);
+  Tensor lse = new_tensor(op, "lse", q, {p.B, p.H, int64_t(p.T) * p.P}, ScalarType::Float);
+  point_at_inputs(p, q, k, v, weight, live);
+  p.out = out.data_ptr(), p.lse = static_cast<float*>(lse.data_ptr());
+  const AttentionCall call{op, launch, q.scalar_type(), is_wide(q, weight), p};
+  if (call.dtype == ScalarType::Float)
+    forward_fp32(call);
+  else if (fits_sm90(call))
+    forward_sm90(call);
+  else
+    forward_sm80(call);
+  return {out, lse};
+}
+
+void compute_delta(const AttentionCall& call, const float* dlse, float* delta) {
+  const auto kernel = call.dtype == ScalarType::Float      ? graph_attention_bwd_delta<float>
+                      : call.dtype == ScalarType::BFloat16 ? graph_attention_bwd_delta<ptx::bf16>
+                                                           : graph_attention_bwd_delta<ptx::f16>;
+  call.launch(kernel, call.grid(int64_t(call.p.B) * call.p.T * call.p.P), DELTA_THREADS, 0, call.p, dlse, delta);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor weight,
+                                                    Tensor live, std::optional<Tensor> seed, Tensor out, Tensor lse,
+                                                    std::optional<Tensor> dlse, double scale, double dropout_p,
+                                                    bool need_dweight) {
+  const char* op = "graph_attention_bwd";
+  AttentionParams p = checked(op, q, k, v, weight, live, seed, scale, dropout_p);
+  const int64_t N = int64_t(p.T) * p.P;
+  for (const auto& [name, tensor] : {std::pair{"dout", &dout}, std::pair{"out", &out}}) {
+    check_shape(op, name, *tensor, {p.B, p.H, N, p.D});
+    check_dtype(op, name, *tensor, q.scalar_type());
+    check_device(op, name, *tensor, q);
+  }
+  check_shape(op, "lse", lse, {p.B, p.H, N});
+  check_dtype(op, "lse", lse, ScalarType::Float);
+  check_device(op, "lse", lse, q);
+  if (dlse) {
+    check_shape(op, "dlse", *dlse, {p.B, p.H, N});
+    check_dtype(op, "dlse", *dlse, ScalarType::Float);
+    check_device(op, "dlse", *dlse, q);
+    dlse = torch::stable::contiguous(*dlse);
+  }
+  const Launcher launch(op, q);
+  q = last_contiguous(q), k = last_contiguous(k), v = last_contiguous(v), dout = last_contiguous(dout);
+  weight = torch::stable::contiguous(weight), live = torch::stable::contiguous(live);
+  lse = torch::stable::contiguous(lse), out = torch::stable::contiguous(torch::stable::transpose(out, 1, 2));
+  Tensor dq = heads_last(op, "dq", q), dk = heads_last(op, "dk", q), dv = heads_last(op, "dv", q);
+  Tensor delta = new_tensor(op, "delta", lse, {p.B, p.H, N}, ScalarType::Float);
+  Tensor dweight = torch::stable::new_empty(weight, {0});
+  point_at_inputs(p, q, k, v, weight, live);
+  p.dout = dout.data_ptr(), p.dout_at = strides(dout), p.out = out.data_ptr();
+  p.lse = static_cast<float*>(lse.data_ptr()), p.delta = static_cast<const float*>(delta.data_ptr());
+  p.dq = dq.data_ptr(), p.dk = dk.data_ptr(), p.dv = dv.data_ptr();
+  if (need_dweight) {
+    STGT_CHECK(op, weight.scalar_type() == ScalarType::Float,
+               "gradients of weights need weights in float32, got float16");
+    dweight = new_tensor(op, "dweight", weight, {p.B, p.T, p.P, 2 * p.W + 1, p.P}, ScalarType::Float);
+    p.dweight = dweight.data_ptr();
+  }
+  const AttentionCall call{op, launch, q.scalar_type(), is_wide(q, weight), p};
+  compute_delta(call, dlse ? static_cast<const float*>(dlse->data_ptr()) : nullptr, static_cast<float*>(delta.data_ptr()));
+  if (call.dtype == ScalarType::Float) {
+    backward_fp32(call);
+    if (need_dweight) dweight_fp32(call);
+  } else {
+    fits_sm90(call) ? backward_sm90(call) : backward_sm80(call);
+    if (need_dweight) dweight_sm80(call);
+  }
+  return {dq, dk, dv, dweight};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(stgt_kernels, CUDA, m) {
+  m.impl("graph_attention_fwd", TORCH_BOX(&forward));
+  m.impl("graph_attention_bwd", TORCH_BOX(&backward));
+}
+
+}  // namespace stgt

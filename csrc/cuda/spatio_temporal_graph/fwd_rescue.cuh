@@ -1,0 +1,112 @@
+// Edges of tokens that are so large or so small that their squares over- or underflow float32. The forward kernels leave
+// them out, with an inverse norm of 0. Features have no such tokens: then this kernel reads the norms, and ends.
+//
+// A warp computes all edges of such a token with the tokens of its band, all times powers of two that bring each token's
+// largest channel between 1/2 and 1. Two such tokens compute the edge between them twice, to the same bits.
+#pragma once
+#include "common.cuh"
+
+#include <type_traits>
+
+namespace stgt::graph {
+
+constexpr int RESCUE_THREADS = 128;
+
+template <class T> STGT_DEVICE float channel(const T* token, int c) {
+  if constexpr (std::is_same_v<T, float>)
+    return token[c];
+  else
+    return ptx::unpack<T>(token[c].bits).x;
+}
+
+// A token, and the power of two, in two factors that are both representable, that brings it into range.
+template <class T> struct ScaledToken {
+  const T* channels;
+  float first, second;
+  bool usable;  // finite, and not only zeros
+  bool normal;  // its largest channel is not denormal
+
+  // By a whole warp.
+  STGT_DEVICE ScaledToken(const GraphParams& p, int64_t frame, int i) : channels(p.tokens<T>(frame, i)) {
+    float peak = 0;
+    bool finite = true;
+    for (int c = threadIdx.x % 32; c < p.C; c += 32) {
+      const float size = fabsf(channel(channels, c));
+      finite &= size < INFINITY;
+      peak = fmaxf(peak, size);
+    }
+#pragma unroll
+    for (int mask = 16; mask > 0; mask /= 2) peak = fmaxf(peak, ptx::shuffle_xor(peak, mask));
+    usable = ptx::ballot(!finite) == 0 && peak > 0;
+    normal = peak >= 0x1p-126f;
+    // Denormal numbers first become normal ones, times 2^64; then the exponent is in the bits.
+    const float lifted = normal ? peak : peak * 0x1p64f;
+    const int exponent = int(__float_as_uint(lifted) >> 23) - 126;  // 2^(exponent - 1) <= lifted < 2^exponent
+    first = normal ? 1.0f : 0x1p64f;
+    second = 1;
+    if (usable) {  // 2^-exponent is not representable for the largest numbers: two halves
+      const int half = -exponent / 2;
+      first *= __uint_as_float(uint32_t(half + 127) << 23);
+      second = __uint_as_float(uint32_t(-exponent - half + 127) << 23);
+    }
+  }
+
+  STGT_DEVICE float operator[](int c) const { return channel(channels, c) * first * second; }
+};
+
+STGT_DEVICE float warp_sum(float x) {
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) x += ptx::shuffle_xor(x, mask);
+  return x;
+}
+
+// Writes the weight of an edge, and marks its tile if it is one.
+template <bool WIDE>
+STGT_DEVICE void write_edge(const GraphParams& p, int64_t frame, int row, int offset, int column, float weight) {
+  const int64_t at = p.edge(frame, row, offset, column);
+  if constexpr (WIDE) {
+    static_cast<float*>(p.weight)[at] = weight;
+    if (weight != 0) *p.live_tile(frame, row, offset, column) = true;
+  } else {
+    const uint16_t bits = uint16_t(ptx::pack<ptx::f16>(weight, 0));
+    static_cast<uint16_t*>(p.weight)[at] = bits;
+    if (bits & 0x7fff) *p.live_tile(frame, row, offset, column) = true;
+  }
+}
+
+// T: float or ptx::bf16; float16 has no such tokens. WIDE: float32 weights. blocks: B T ceil(P / 64), after the forward
+// kernel. A warp looks at every fourth of a tile's tokens.
+template <class T, bool WIDE>
+__global__ void __launch_bounds__(RESCUE_THREADS) spatio_temporal_graph_fwd_rescue(const __grid_constant__ GraphParams p) {
+  const int64_t frame = blockIdx.x / p.tiles();
+  const int first = int(blockIdx.x % p.tiles()) * TILE, t = int(frame % p.T), lane = threadIdx.x % 32;
+  for (int i = first + threadIdx.x / 32; i < min(first + TILE, p.P); i += RESCUE_THREADS / 32) {
+    float* const inverse = p.inv_norm + frame * p.P + i;
+    if (*inverse != 0) continue;
+    const ScaledToken<T> own(p, frame, i);
+    if (!own.usable) continue;
+    float own_square = 0;
+    for (Band at(p, t); !at.over(); at.advance(p, 1)) {
+      const int64_t other_frame = frame + at.offset - p.W;
+      const ScaledToken<T> other(p, other_frame, at.column);
+      if (!other.usable) continue;
+      float product = 0, other_square = 0;
+      own_square = 0;
+      for (int c = lane; c < p.C; c += 32) {
+        const float x = own[c], y = other[c];
+        product += x * y, own_square += x * x, other_square += y * y;
+      }
+      own_square = warp_sum(own_square);
+      const float similarity = warp_sum(product) / (sqrtf(own_square) * sqrtf(warp_sum(other_square)));
+      const float weight = similarity >= p.threshold ? similarity : 0.0f;
+      if (lane == 0) {
+        write_edge<WIDE>(p, frame, i, at.offset, at.column, weight);
+        write_edge<WIDE>(p, other_frame, at.column, 2 * p.W - at.offset, i, weight);
+      }
+    }
+    // The inverse norm of a token of denormal numbers may not be representable: it stays 0, and has no gradient.
+    if (lane == 0 && own.normal) *inverse = own.first * own.second / sqrtf(own_square);
+  }
+}
+
+}  // namespace stgt::graph

@@ -1,0 +1,1 @@
+"""Programs that developers use; the packages do not contain them."""
