@@ -70,7 +70,7 @@ template <class Run> void with_kernels(const AttentionParams& p, Dtype dtype, bo
 
 }  // namespace
 
-extern "C" void params_size(int64_t* bytes) { *bytes = sizeof(AttentionParams); }
+extern "C" int params_size() { return sizeof(AttentionParams); }
 
 extern "C" void graph_attention_fwd(const AttentionParams* p, Dtype dtype, bool wide, bool eager) {
   with_kernels(*p, dtype, wide, eager, [&](auto kernels) { kernels.forward(*p); });

@@ -62,7 +62,7 @@ template <class T, int N, bool DROPOUT, bool WIDE> void backward(const Attention
 
 }  // namespace
 
-extern "C" void params_size(int64_t* bytes) { *bytes = sizeof(AttentionParams); }
+extern "C" int params_size() { return sizeof(AttentionParams); }
 
 extern "C" void graph_attention_fwd(const AttentionParams* p, bool bf16, bool wide, bool eager) {
   emulator::eager = eager;

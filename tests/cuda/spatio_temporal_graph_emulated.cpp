@@ -65,7 +65,7 @@ void backward_fp32(const GraphParams& p) {
 
 }  // namespace
 
-extern "C" int64_t params_size() { return sizeof(GraphParams); }
+extern "C" int params_size() { return sizeof(GraphParams); }
 
 enum Kind { FP32, BF16, FP16 };
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.bounds import graph_term_size
 from helpers.cases import dtype_name, same_bits
-from helpers.emulated import library
+from helpers.emulated import library, struct
 from torch import Tensor
 
 from stgt_kernels import SpatioTemporalGraph
@@ -30,15 +30,7 @@ all_kernels = pytest.mark.parametrize(
 )
 
 
-class GraphParams(ctypes.Structure):
-    """csrc/cuda/spatio_temporal_graph/common.cuh's struct, member by member."""
-
-    _fields_ = [
-        *((name, ctypes.c_int) for name in ("B", "T", "P", "C", "W")),
-        ("threshold", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in ("x", "weight", "live", "inv_norm", "last_block", "dweight", "largest")),
-        ("dx", ctypes.c_void_p),
-    ]
+GraphParams = struct("spatio_temporal_graph/common.cuh", "GraphParams")
 
 
 @functools.cache

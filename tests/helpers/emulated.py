@@ -1,7 +1,8 @@
-"""CUDA kernels as shared libraries for the emulator (emulator.h), and their arguments from torch's CPU tensors."""
+"""CUDA kernels as shared libraries for the emulator of tests/cuda/emulator, and their arguments from CPU tensors."""
 
 import ctypes
 import functools
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -13,7 +14,9 @@ from stgt_kernels import SpatioTemporalGraph
 from stgt_kernels.ops.graph_attention import philox
 
 SOURCES = Path(__file__).parents[1] / "cuda"
-FLAGS = ["-std=c++20", "-O1", "-shared", "-fPIC", "-x", "c++", "-include", str(SOURCES / "emulator.h"), "-Wall"]
+HEADERS = SOURCES.parents[1] / "csrc" / "cuda"
+EMULATOR = SOURCES / "emulator" / "ptx_sm90.h"
+FLAGS = ["-std=c++20", "-O1", "-shared", "-fPIC", "-x", "c++", "-include", str(EMULATOR), "-Wall"]
 
 
 @functools.cache
@@ -28,28 +31,27 @@ def library(name: str) -> ctypes.CDLL:
     return loaded
 
 
-class Strides(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("b", "h", "n")]
-
-    @classmethod
-    def of(cls, x: Tensor) -> "Strides":
-        return cls(*x.stride()[:3])
+TYPES = {"int": ctypes.c_int, "float": ctypes.c_float, "uint32_t": ctypes.c_uint32, "int64_t": ctypes.c_int64}
 
 
-class AttentionParams(ctypes.Structure):
-    """csrc/cuda/graph_attention/common.cuh's struct, member by member."""
+def struct(header: str, name: str, **structs: type[ctypes.Structure]) -> type[ctypes.Structure]:
+    """The struct ``name`` of a header in csrc/cuda, with the members that the header declares before any function.
 
-    _fields_ = [
-        *((name, ctypes.c_int) for name in ("B", "H", "T", "P", "W", "D")),
-        ("scale", ctypes.c_float),
-        ("drop_threshold", ctypes.c_uint32),
-        ("inverse_keep", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in ("seed", "q", "k", "v")),
-        *((name, Strides) for name in ("q_at", "k_at", "v_at")),
-        *((name, ctypes.c_void_p) for name in ("weight", "live", "out", "lse", "dout")),
-        ("dout_at", Strides),
-        *((name, ctypes.c_void_p) for name in ("delta", "dq", "dk", "dv", "dweight")),
-    ]
+    structs: the types of members that are structs themselves, by name.
+    """
+    source = re.sub(r"//.*", "", (HEADERS / header).read_text())
+    members = re.search(rf"struct {name} {{(.*?)(?:STGT_DEVICE|}};)", source, re.DOTALL)[1]
+    fields = []
+    for declaration in members.split(";")[:-1]:
+        type_name, star, names = re.fullmatch(r"\s*(?:const )?(\w+)(\*?)\s+(.+)", declaration, re.DOTALL).groups()
+        for member in names.split(","):
+            pointer = star or member.strip().startswith("*")
+            fields.append((member.strip(" *\n"), ctypes.c_void_p if pointer else {**TYPES, **structs}[type_name]))
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
+
+
+Strides = struct("graph_attention/common.cuh", "Strides")
+AttentionParams = struct("graph_attention/common.cuh", "AttentionParams", Strides=Strides)
 
 
 def nan_heads_last(like: Tensor) -> Tensor:
@@ -89,7 +91,7 @@ class Attention:
         for name, tensor in tensors.items():
             setattr(self.params, name, tensor.data_ptr())
             if name in ("q", "k", "v", "dout"):
-                setattr(self.params, f"{name}_at", Strides.of(tensor))
+                setattr(self.params, f"{name}_at", Strides(*tensor.stride()[:3]))
 
     @property
     def wide(self) -> bool:
@@ -109,6 +111,4 @@ class Attention:
         self.point(**{name: getattr(self, name) for name in names})
 
     def check_layout(self, lib: ctypes.CDLL) -> None:
-        size = ctypes.c_int64()
-        lib.params_size(ctypes.byref(size))
-        assert size.value == ctypes.sizeof(AttentionParams)
+        assert lib.params_size() == ctypes.sizeof(AttentionParams)

@@ -81,7 +81,8 @@ def compile_all(jobs: int = 2) -> tuple[list[Path], str]:
 
 def _compile(source: Path) -> Path:
     version = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
-    content = [path.read_text() for path in sorted(included(source))]
+    # Comments and layout change no machine code, so they do not ask for another compilation.
+    content = [re.sub(r"//.*|\s+", "", path.read_text()) for path in sorted(included(source))]
     key = hashlib.sha256("\0".join([version, *command(), *content]).encode()).hexdigest()[:16]
     name = ".".join(source.relative_to(SOURCES).with_suffix("").parts)
     path = ROOT / "build" / "cuda" / f"{name}-{key}.o"

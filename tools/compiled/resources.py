@@ -49,7 +49,7 @@ def resources(gpus: tuple[str, ...] = tuple(launches.GPUS)) -> list[Resources]:
 
 def stages() -> dict[str, int]:
     """The number of stages of each pipelined kernel, by its name and its numeric template arguments."""
-    source, emulator = Path(__file__).with_name("stages.cpp"), ROOT / "tests" / "cuda" / "emulator.h"
+    source, emulator = Path(__file__).with_name("stages.cpp"), ROOT / "tests" / "cuda" / "emulator" / "ptx_sm90.h"
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "stages"
         subprocess.run(["g++", "-std=c++20", "-x", "c++", "-include", emulator, source, "-o", program], check=True)

@@ -1,5 +1,5 @@
 // The instructions that CUDA C++ has no words for, one thin function each. Section numbers are of the PTX ISA 9.0.
-// Kernels use nothing else of the hardware's, so tests/cuda/emulator.h can stand in for this file and run them on a CPU.
+// Kernels use nothing else of the hardware's, so tests/cuda/emulator can stand in for this file and run them on a CPU.
 #ifndef STGT_CUDA_PTX_CUH
 #define STGT_CUDA_PTX_CUH
 
