@@ -9,8 +9,8 @@ import torch
 from stgt.checkpoint import CheckpointError
 from stgt.data.loader import LoaderError
 from stgt.data.video import VideoError
+from stgt.integrity import NonFiniteError
 from stgt.signals import StoppedError
-from stgt.training.trainer import NonFiniteError
 
 
 def exit_status(error: Exception) -> int | None:

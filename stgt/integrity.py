@@ -28,6 +28,10 @@ _SEAL = re.compile(rb'\{\s*"sha256": "([0-9a-f]{64})"')
 _ZEROS = "0" * 64
 
 
+class NonFiniteError(RuntimeError):
+    """A loss or gradient that is NaN or infinite; nothing of that step reached the weights."""
+
+
 class DamagedError(ValueError):
     """A file or a row whose bytes are not those that were written; the message begins with the file."""
 

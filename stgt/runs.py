@@ -24,7 +24,7 @@ from stgt.models.precision import DTYPES
 from stgt.models.stgt import STGT
 from stgt.models.vqa import VideoQA
 from stgt.tasks import RETRIEVAL, Task, task_of
-from stgt.weights.pretrained import is_pretrained
+from stgt.weights.pretrained import find, is_pretrained
 
 
 class Run(NamedTuple):
@@ -49,6 +49,24 @@ class Run(NamedTuple):
         """The videos of `data.test`, as evaluation sees them; without `data`, those of the run's own test split."""
         data = data or self.config.data
         return self.task.items(data.test, data, self.config.model.vision.image_size, **options)
+
+
+class Place(NamedTuple):
+    """Where a model is, and the folder for what a command finds out about it."""
+
+    folder: Path
+    out: Path
+
+
+def find_model(name: str | Path) -> Place:
+    """The folder of a model, which is downloaded if `name` is no path on this machine but a name on the hub.
+
+    Results about a model of the hub go to runs/OWNER--NAME. Raises OSError if there is no such model.
+    """
+    folder = Path(name)
+    if folder.exists():
+        return Place(folder, folder)
+    return Place(find(name)[0].parent, Path("runs") / str(name).replace("/", "--"))
 
 
 def load_run(folder: Path, device: str = "auto") -> Run:

@@ -25,6 +25,7 @@ from stgt.distributed import World
 from stgt.evaluation.store import Store, batches, digest
 from stgt.files import tensors_hash
 from stgt.integrity import DamagedError, require_finite_rows
+from stgt.runs import Run
 
 logger = logging.getLogger(__name__)
 
@@ -186,3 +187,8 @@ def _device(model: nn.Module) -> torch.device:
 def _shown(work: Iterable, what: str, world: World) -> Iterable:
     """The work, with a progress bar if it may take a while."""
     return tqdm(work, desc=what, unit="batch", disable=len(work) < 8 or not world.is_main)
+
+
+def tokenize(run: Run, captions: list[str]) -> Texts:
+    """Captions as the run's model reads them."""
+    return Texts(*run.tokenizer.encode(captions, run.config.model.qformer.max_text_length))

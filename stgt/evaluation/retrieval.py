@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -13,6 +13,9 @@ from stgt.evaluation.metrics import ranks, recall_figures, said_of, shortlist
 Match = Literal["softmax", "logit"]
 Figures = dict[str, float]
 """R@1, R@5, R@10, mean, MedR, MeanR"""
+RECALLS = ("R@1", "R@5", "R@10")
+K_TEST = 32
+"""How many candidates are re-ranked where nobody says otherwise, as in the paper"""
 
 # So many queries are ranked at a time: sorting and ranking take several times the memory of the similarities.
 _ROWS = 1024
@@ -100,3 +103,13 @@ def format_figures(figures: dict[str, dict[str, Figures]]) -> str:
             label = f"{direction.replace('_', ' ')}, {kind}"
             lines.append(f"{label:26}" + "".join(f"{values[name]:8.1f}" for name in names))
     return "\n".join(lines)
+
+
+def format_candidates(figures: Mapping[str, Mapping[str, Figures]]) -> str:
+    """A line per number of candidates with the recalls of both directions, as a small table."""
+    lines = [f"{'':10}{'text to video':>24}{'video to text':>24}", f"{'candidates':10}" + (" " + "{:>7}{:>8}{:>8}") * 2]
+    lines[1] = lines[1].format(*RECALLS * 2)
+    for count, ways in figures.items():
+        values = "".join(f"{ways[way][name]:8.1f}" for way in ("text_to_video", "video_to_text") for name in RECALLS)
+        lines.append(f"{count:>10}{values}")
+    return "\n".join(lines) + "\n"

@@ -1,72 +1,56 @@
-"""What `stgt evaluate` does: the figures of a model on an annotated set of videos."""
+"""The figures of a model on an annotated set of videos."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stgt.checkpoint import read_state
 from stgt.config import DataConfig
 from stgt.data.text import wordings
-from stgt.data.video import read_frames
 from stgt.distributed import World, start_world
 from stgt.evaluation.answers import evaluate_answers
-from stgt.evaluation.encode import Texts, encode_texts, encode_videos, match_logits, model_digest, similarities
+from stgt.evaluation.encode import encode_texts, encode_videos, match_logits, model_digest, similarities, tokenize
 from stgt.evaluation.metrics import said_of
-from stgt.evaluation.retrieval import Match, format_figures, matching_scores, retrieval_figures
-from stgt.figures.attempt import try_to_draw
-from stgt.figures.candidates import draw_candidates, format_candidates
+from stgt.evaluation.options import Evaluation
+from stgt.evaluation.retrieval import (
+    K_TEST,
+    format_candidates,
+    format_figures,
+    matching_scores,
+    retrieval_figures,
+)
 from stgt.files import file_hash, write_json
-from stgt.runs import Run, data_of, open_run, precision
+from stgt.runs import Run, data_of, find_model, open_run, precision
 from stgt.tasks import RETRIEVAL
 from stgt.terminal import say
 from stgt.weights.pretrained import is_pretrained
 
-K_TEST = 32
-"""How many candidates are re-ranked where nobody says otherwise, as in the paper"""
 
-
-def evaluate(
-    folder: Path,
-    annotation: Path | None = None,
-    videos: Path | None = None,
-    k_test: int | None = None,
-    candidates: Sequence[int] = (),
-    rerank: Match = "softmax",
-    threshold: float | None = None,
-    beams: int = 5,
-    batch_size: int = 32,
-    tokenizer: str | None = None,
-    features: Path | None = None,
-    out: Path | None = None,
-    device: str = "auto",
-) -> dict:
-    """Print and write the figures of a run's last checkpoint, or of a folder's model; see `stgt evaluate --help`.
+def evaluate(options: Evaluation) -> dict:
+    """Print and write the figures of a model, and return them.
 
     Under torchrun each process does its share, and all return what one process alone would, bit for bit (on CPUs, with
-    as many threads, which torchrun sets to 1).
+    as many threads, which torchrun sets to 1). Raises ValueError for an option that this model has no use for.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, expected at least 1")
-    world = start_world(device)
+    if options.batch_size < 1:
+        raise ValueError(f"batch_size is {options.batch_size}, expected at least 1")
+    world = start_world(options.device)
     try:
-        run = open_run(folder, device, tokenizer)
-        if threshold is not None:
-            _set_threshold(run.model, threshold)
-        data, out = data_of(run, annotation, videos), out or folder / "evaluation.json"
+        place = find_model(options.model)
+        run = open_run(place.folder, options.device, options.tokenizer)
+        if options.threshold is not None:
+            _set_threshold(run.model, options.threshold)
+        data, out = data_of(run, options.annotation, options.videos), options.out or place.out / "evaluation.json"
         with precision(run):
             if run.task is RETRIEVAL:
-                kept = (features or folder / "features") / model_digest(run.model, run.config.precision)
-                result = _evaluate_retrieval(run, data, k_test, candidates, rerank, batch_size, kept, world)
-            elif world.size > 1:
-                raise ValueError(f"{folder} is a question answering run, expected 1 process for it, not {world.size}")
+                result = _evaluate_retrieval(run, data, options, options.features or place.out / "features", world)
             else:
-                result = evaluate_answers(run, data, out.with_name("answers.json"), beams=beams, batch_size=batch_size)
+                result = _evaluate_questions(run, data, options, out, world)
         result |= {
             "checkpoint": str(run.checkpoint),
             "step": None if is_pretrained(run.checkpoint) else read_state(run.checkpoint)["step"],
@@ -74,23 +58,28 @@ def evaluate(
         }
         if world.is_main:
             write_json(out, result)
-            if "candidates" in result:
-                try_to_draw(partial(draw_candidates, result["candidates"]), out.with_name("candidates.png"))
         return result
     finally:
         world.close()
 
 
-def _evaluate_retrieval(
-    run: Run,
-    data: DataConfig,
-    k_test: int | None,
-    candidates: Sequence[int],
-    rerank: Match,
-    batch_size: int,
-    folder: Path,
-    world: World,
-) -> dict:
+def _evaluate_questions(run: Run, data: DataConfig, options: Evaluation, out: Path, world: World) -> dict:
+    _refuse(f"{options.model} answers questions", options, "k_test", "candidates", "rerank", "features")
+    if world.size > 1:
+        raise ValueError(f"{options.model} answers questions, expected 1 process for it, not {world.size}")
+    beams = 5 if options.beams is None else options.beams
+    return evaluate_answers(run, data, out.with_name("answers.json"), beams=beams, batch_size=options.batch_size)
+
+
+def _refuse(because: str, options: Evaluation, *names: str) -> None:
+    for name in names:
+        if getattr(options, name) not in (None, ()):
+            raise ValueError(f"{name} is given, expected none: {because}")
+
+
+def _evaluate_retrieval(run: Run, data: DataConfig, options: Evaluation, features: Path, world: World) -> dict:
+    _refuse(f"{options.model} retrieves", options, "beams")
+    k_test, candidates, rerank = options.k_test, options.candidates, options.rerank or "softmax"
     clips = run.test_items(data)
     _require_candidates(k_test, candidates, data, len(clips.videos))
     owner = torch.tensor([video for video, _ in clips.captions])
@@ -111,7 +100,8 @@ def _evaluate_retrieval(
         print(f"sha256 {split['sha256']}")
     k_test = min(K_TEST if k_test is None else k_test, max(split["videos"], split["captions"]))
 
-    model, place = run.model, dict(folder=folder, world=world, batch_size=batch_size)
+    model, folder = run.model, features / model_digest(run.model, run.config.precision)
+    place = dict(folder=folder, world=world, batch_size=options.batch_size)
     texts = tokenize(run, [caption for _, caption in clips.captions])
     videos = encode_videos(model, clips, **place, workers=data.workers, contents=data.check_contents)
     similarity = similarities(model, videos, encode_texts(model, texts, **place), **place)
@@ -148,16 +138,3 @@ def _set_threshold(model: nn.Module, threshold: float) -> None:
     model.config = replace(model.config, graph=replace(graph, threshold=threshold))
     for block in model.graph.blocks:
         block.config = model.config.graph
-
-
-def tokenize(run: Run, captions: list[str]) -> Texts:
-    """Captions as the run's model reads them."""
-    return Texts(*run.tokenizer.encode(captions, run.config.model.qformer.max_text_length))
-
-
-def frames_of(video: Path, run: Run) -> Tensor:
-    """The frames of a clip as the model sees them, uint8 (T, S, S, 3)."""
-    size = run.config.model.vision.image_size
-    frames = read_frames(video, run.config.data.frames, **run.config.data.decoding).permute(0, 3, 1, 2)
-    resized = torch.nn.functional.interpolate(frames.float(), (size, size), mode="bilinear", antialias=True)
-    return resized.round().clamp(0, 255).byte().permute(0, 2, 3, 1)

@@ -8,20 +8,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from stgt.evaluation.retrieval import Figures
+from stgt.evaluation.retrieval import RECALLS, Figures
 from stgt.figures.style import write
-
-RECALLS = ("R@1", "R@5", "R@10")
-
-
-def format_candidates(figures: Mapping[str, Mapping[str, Figures]]) -> str:
-    """A line per number of candidates with the recalls of both directions, as a small table."""
-    lines = [f"{'':10}{'text to video':>24}{'video to text':>24}", f"{'candidates':10}" + (" " + "{:>7}{:>8}{:>8}") * 2]
-    lines[1] = lines[1].format(*RECALLS * 2)
-    for count, ways in figures.items():
-        values = "".join(f"{ways[way][name]:8.1f}" for way in ("text_to_video", "video_to_text") for name in RECALLS)
-        lines.append(f"{count:>10}{values}")
-    return "\n".join(lines) + "\n"
 
 
 def draw_candidates(figures: Mapping[str, Mapping[str, Figures]], out: Path) -> None:

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from stgt.data.video import read_frames
 from stgt.distributed import World
-from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest, similarities
+from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest, similarities, tokenize
 from stgt.evaluation.retrieval import matching_scores
-from stgt.evaluation.run import tokenize
 from stgt.figures.retrieved import STILLS, Answer, Example
 from stgt.figures.style import squares
 from stgt.runs import Run, precision

@@ -67,8 +67,8 @@ def draw_similarity(scene: Scene, out: Path) -> None:
     """Fig. 4: the similarity of the token to all patches, to those within the window, and to those with an edge."""
     inside, similarity = scene.inside, scene.inside.similarity()
     row = inside.maps(similarity[inside.node(scene.token)])
-    links, scale = scene.row(inside.weights()), Normalize(min(_tenth_below(row.min()), 0.0), 1.0)
-    strip = scene.strip(["clip", "(a) similarity", "(b) within\nthe window", "(c) links"], scene.shown())
+    weights, scale = scene.row(inside.weights()), Normalize(min(_tenth_below(row.min()), 0.0), 1.0)
+    strip = scene.strip(["clip", "(a) similarity", "(b) within\nthe window", "(c) edges"], scene.shown())
     for column, t in enumerate(scene.shown()):
         clip, everywhere, band, edges = (axes[column] for axes in strip.axes)
         strip.show_frame(clip, scene.frames[t])
@@ -76,7 +76,7 @@ def draw_similarity(scene: Scene, out: Path) -> None:
         if scene.reachable(t):
             strip.show_map(band, row[t], SIMILARITY, scale)
             strip.show_frame(edges, scene.frames[t], grey=True)
-            strip.show_map(edges, links[t], SIMILARITY, scale, alpha=TINT)
+            strip.show_map(edges, weights[t], SIMILARITY, scale, alpha=TINT)
         else:
             strip.show_nothing(band)
             strip.show_nothing(edges)
@@ -91,30 +91,30 @@ def _tenth_below(value: Tensor) -> float:
 
 
 @paper
-def draw_links(scene: Scene, out: Path) -> None:
+def draw_edges(scene: Scene, out: Path) -> None:
     """Fig. 4, 8: the patches that have an edge to the token, coloured by edge weight, with curves to the strongest."""
-    links, frames, scale = scene.row(scene.inside.weights()), scene.near(SHOWN // 2), Normalize(0, 1)
+    edges, frames, scale = scene.row(scene.inside.weights()), scene.near(SHOWN // 2), Normalize(0, 1)
     strip = scene.strip(["", ""], frames)
     own = strip.axes[1][scene.token.frame - frames[0]]
     for clip, axis, t in zip(*strip.axes, frames, strict=True):
         strip.show_frame(clip, scene.frames[t])
         strip.show_frame(axis, scene.frames[t], grey=True)
-        strip.show_map(axis, links[t], SIMILARITY, scale, alpha=TINT)
+        strip.show_map(axis, edges[t], SIMILARITY, scale, alpha=TINT)
         if axis is not own:
-            _join(own, axis, scene.token, strongest_links(links[t], STRONGEST))
+            _join(own, axis, scene.token, strongest_edges(edges[t], STRONGEST))
         scene.mark(strip, clip, t)
         scene.mark(strip, axis, t)
     strip.colour_bar(1, 1, SIMILARITY, scale, "edge weight")
     write(strip.figure, out)
 
 
-def strongest_links(links: Tensor, count: int) -> list[tuple[int, int]]:
+def strongest_edges(edges: Tensor, count: int) -> list[tuple[int, int]]:
     """(Row, column) of the `count` largest weights, or of all if there are fewer.
 
-    links: (rows, columns) weights, NaN where there is no edge.
+    edges: (rows, columns) weights, NaN where there is no edge.
     """
-    value, place = links.nan_to_num(0.0).flatten().topk(min(count, links.numel()))
-    return [divmod(int(p), links.shape[1]) for v, p in zip(value, place, strict=True) if v > 0]
+    value, place = edges.nan_to_num(0.0).flatten().topk(min(count, edges.numel()))
+    return [divmod(int(p), edges.shape[1]) for v, p in zip(value, place, strict=True) if v > 0]
 
 
 def _join(own: Axes, other: Axes, token: Token, places: list[tuple[int, int]]) -> None:
@@ -156,12 +156,12 @@ def draw_attention(scene: Scene, attention: dict[str, Tensor], out: Path) -> Non
 def draw_thresholds(scene: Scene, out: Path) -> None:
     """Fig. 15: the token's edges at several thresholds. The model's own threshold is marked if it is one of them."""
     frames, scale = scene.near(2), Normalize(0, 1)
-    links = {h: scene.row(scene.inside.at_threshold(h)) for h in THRESHOLDS}
-    titles = [f"h = {h:g}\n{int((~maps.isnan()).sum())} edges" for h, maps in links.items()]
+    edges = {h: scene.row(scene.inside.at_threshold(h)) for h in THRESHOLDS}
+    titles = [f"h = {h:g}\n{int((~maps.isnan()).sum())} edges" for h, maps in edges.items()]
     own = THRESHOLDS.index(scene.inside.threshold) if scene.inside.threshold in THRESHOLDS else None
     strip = Strip([f"frame {t}" for t in frames], titles, scene.inside.grid, bold=own)
     for axes, t in zip(strip.axes, frames, strict=True):
-        for axis, maps in zip(axes, links.values(), strict=True):
+        for axis, maps in zip(axes, edges.values(), strict=True):
             strip.show_frame(axis, scene.frames[t], grey=True)
             strip.show_map(axis, maps[t], SIMILARITY, scale, alpha=TINT)
             scene.mark(strip, axis, t)

@@ -10,7 +10,7 @@ from stgt.figures.maps import (
     STRONGEST,
     Scene,
     draw_attention,
-    draw_links,
+    draw_edges,
     draw_pooling,
     draw_similarity,
     draw_thresholds,
@@ -27,7 +27,7 @@ def draw_scene(scene: Scene, out: Path) -> list[Picture]:
     """
     inside, weights = scene.inside, scene.inside.weights()
     tokens, window = len(weights), _frames(inside.window)
-    links = int((weights[inside.node(scene.token)] != 0).sum())
+    edges = int((weights[inside.node(scene.token)] != 0).sum())
     condition = (
         f"at least h = {inside.threshold:g}" if inside.threshold is not None else "any number (there is no threshold)"
     )
@@ -47,12 +47,12 @@ def draw_scene(scene: Scene, out: Path) -> list[Picture]:
             "similarity",
             "Similarity and edges of a token",
             f"Cosine similarity of the marked token to every patch (a), to the patches at most {window} away (b), and "
-            f"to those among them with an edge ({links} in all), where it is {condition} (c). Hatched frames are "
+            f"to those among them with an edge ({edges} in all), where it is {condition} (c). Hatched frames are "
             "outside the window. Compare Fig. 4 and 8.",
         ),
         (
-            draw_links,
-            "links",
+            draw_edges,
+            "edges",
             "Edges across frames",
             "The patches that have an edge to the marked token, coloured by edge weight. Curves lead to the "
             f"{STRONGEST} strongest edges in each other frame. Compare Fig. 4 and 8.",

@@ -6,20 +6,16 @@ import os
 import statistics
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from stgt.config import ModelConfig
-from stgt.distributed import choose_device
-from stgt.files import write_json
 from stgt.markdown import table
 from stgt.models.stgt import STGT
 from stgt.paper.cost import Cost, count
 from stgt.paper.sizes import Size, model_config
 from stgt.paper.timing import in_turns, median_ratio
-from stgt.terminal import say
 from stgt_kernels.report import hardware
 
 KERNELS, DENSE, BASELINE = "STGT, kernels", "STGT, dense attention", "CCT+MIT baseline"
@@ -28,56 +24,6 @@ MODELS = {KERNELS: {}, DENSE: {"attention": "dense"}, BASELINE: {"kind": "cross_
 PAPER = {KERNELS: {"module": 59.5e6, "seconds": 252}, BASELINE: {"module": 60.4e6, "seconds": 276}}
 """What the paper's Table 6 says of STGT and its baseline: 1000 test clips of MSRVTT on 8 A100s"""
 CLIPS = 1000
-
-
-def efficiency(
-    size: Size | None = None,
-    batch_size: int = 8,
-    rounds: int = 5,
-    tower: bool = True,
-    device: str = "auto",
-    out: Path | None = None,
-) -> dict:
-    """Print the table and write it as JSON; see `stgt efficiency --help`."""
-    for name, value in (("batch_size", batch_size), ("rounds", rounds)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}, expected at least 1")
-    place = choose_device(device)
-    size = size or ("ViT-g" if place.type == "cuda" else "quickstart")
-    config = model_config(size)
-    if out is not None:
-        if out.is_dir():
-            raise ValueError(f"out is {out}, a folder, expected a JSON file")
-        out.parent.mkdir(parents=True, exist_ok=True)
-
-    counted = {name: count(variant(model_config("ViT-g"), name)) for name in MODELS}
-    print(f"Counted at the paper's size: {_shape(model_config('ViT-g'))}. Nothing was run.\n{_counted_table(counted)}")
-    where = _where(place)  # before the timing, which would count as load
-    timed = time_models(config, batch_size, rounds, tower, place)
-    what = "pixels to embedding" if tower else "the tower's tokens to embedding"
-    print(
-        f"\nTimed on {where}: size {size}, {_shape(config)}, batches of {batch_size}, {what}.\n"
-        "Weights and clips are random and every pair of the band is a link, the most that the kernels can have to do; "
-        f"decoding and texts are left out. Medians of {rounds} rounds in turns.\n{_timed_table(timed)}\n\n"
-        "The paper's values are those of its Table 6, 1000 test clips of MSRVTT on 8 A100s: another machine, data and "
-        "code."
-    )
-    result = {
-        "counted": {"size": "ViT-g", "models": {name: cost._asdict() for name, cost in counted.items()}},
-        "timed": {
-            "on": where,
-            "size": size,
-            "batch_size": batch_size,
-            "rounds": rounds,
-            "tower": tower,
-            "models": timed,
-        },
-        "paper": PAPER,
-    }
-    if out is not None:
-        write_json(out, result)
-        say(f"written: {out}")
-    return result
 
 
 def variant(config: ModelConfig, name: str) -> ModelConfig:
@@ -113,6 +59,32 @@ def time_models(
             "ratio": median_ratio(seconds, times[KERNELS]),
         }
         for name, seconds in times.items()
+    }
+
+
+def efficiency(size: Size, place: torch.device, *, batch_size: int, rounds: int, tower: bool) -> dict:
+    """Print the table of a size as it runs on a device, and return its numbers.
+
+    tower: whether the vision tower is timed, too; without it, clips begin with the tower's tokens.
+    """
+    config = model_config(size)
+    counted = {name: count(variant(model_config("ViT-g"), name)) for name in MODELS}
+    print(f"Counted at the paper's size: {_shape(model_config('ViT-g'))}. Nothing was run.\n{_counted_table(counted)}")
+    where = _where(place)  # before the timing, which would count as load
+    timed = time_models(config, batch_size, rounds, tower, place)
+    what = "pixels to embedding" if tower else "the tower's tokens to embedding"
+    print(
+        f"\nTimed on {where}: size {size}, {_shape(config)}, batches of {batch_size}, {what}.\n"
+        "Weights and clips are random, and every pair of the band is an edge, which is the most work that the kernels "
+        f"can have; decoding and texts are left out. Medians of {rounds} rounds in turns.\n{_timed_table(timed)}\n\n"
+        "The paper's values are those of its Table 6, 1000 test clips of MSRVTT on 8 A100s: another machine, data and "
+        "code."
+    )
+    settings = {"on": where, "size": size, "batch_size": batch_size, "rounds": rounds, "tower": tower}
+    return {
+        "counted": {"size": "ViT-g", "models": {name: cost._asdict() for name, cost in counted.items()}},
+        "timed": {**settings, "models": timed},
+        "paper": PAPER,
     }
 
 

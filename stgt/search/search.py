@@ -1,9 +1,8 @@
-"""What `stgt search` does: a sentence in and videos out, or a video in and sentences out."""
+"""Search: a sentence in and videos out, or a video in and sentences out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,23 +11,15 @@ from torch import Tensor
 
 from stgt.data.annotations import load_captions
 from stgt.data.files import read_lines
-from stgt.data.video import read_frames
 from stgt.distributed import World
-from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest
+from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest, tokenize
 from stgt.evaluation.metrics import shortlist
-from stgt.evaluation.retrieval import matching_scores
-from stgt.evaluation.run import K_TEST, tokenize
+from stgt.evaluation.retrieval import K_TEST, matching_scores
 from stgt.evaluation.store import Store
-from stgt.figures.attempt import try_to_draw
-from stgt.figures.results import draw_results
-from stgt.figures.style import squares
-from stgt.runs import Run, data_of, open_retrieval, precision, read_clip
+from stgt.runs import Run, data_of, precision, read_clip
 from stgt.search.folder import index_folder
-from stgt.terminal import printable, say
+from stgt.terminal import say
 from stgt.weights.pretrained import is_pretrained
-
-STILLS = 4
-"""Frames of a video on the picture of those that were found"""
 
 
 class Hit(NamedTuple):
@@ -59,66 +50,47 @@ def rank(
 
 
 @torch.inference_mode()
-def search_videos(
-    folder: Path,
-    sentence: str,
-    videos: Path | None = None,
-    top: int = 5,
-    figure: Path | None = None,
-    tokenizer: str | None = None,
-    features: Path | None = None,
-    device: str = "auto",
-) -> list[Hit]:
-    """Print the videos that fit a sentence best: those of a folder, or of a run's test split."""
-    run = open_retrieval(folder, device, tokenizer)
+def find_videos(run: Run, sentence: str, videos: Path | None, features: Path, *, top: int = 5) -> list[Hit]:
+    """The videos that fit a sentence best: those of a folder, or of the run's test split.
+
+    features: the folder in which encoded videos are kept.
+    """
     with precision(run):
-        paths, store = _videos(run, videos, features or folder / "features")
+        paths, store = _videos(run, videos, features)
         text = tokenize(run, [sentence])
-        device = run.device
-        query = run.model.encode_text(*(tensor.to(device) for tensor in text))
-        similarity = run.model.similarity(store.all("queries").to(device), query)[:, 0].float().cpu()
+        query = run.model.encode_text(*(tensor.to(run.device) for tensor in text))
+        similarity = run.model.similarity(store.all("queries").to(run.device), query)[:, 0].float().cpu()
 
         def match(items: Tensor) -> Tensor:
             pairs = torch.stack([items, torch.zeros_like(items)], dim=1)
             return matching_scores(match_pairs(run.model, store, text, pairs), "softmax")
 
-        hits = [Hit(paths[item], score) for item, score in rank(similarity, match, top=top)]
-    _print(hits)
-    if figure is not None and try_to_draw(partial(_draw, hits, sentence, videos or run.config.data.videos), figure):
-        say(f"drawn in {figure}")
-    return hits
+        return [Hit(paths[item], score) for item, score in rank(similarity, match, top=top)]
 
 
 @torch.inference_mode()
-def search_captions(
-    folder: Path,
-    video: Path,
-    captions: Path | None = None,
-    top: int = 5,
-    tokenizer: str | None = None,
-    features: Path | None = None,
-    device: str = "auto",
-) -> list[Hit]:
-    """Print the sentences that fit a video best: those of a text file or annotation, or of a run's test split."""
-    run = open_retrieval(folder, device, tokenizer)
+def find_captions(run: Run, video: Path, captions: Path | None, features: Path, *, top: int = 5) -> list[Hit]:
+    """The sentences that fit a video best: those of a text file or annotation, or of the run's test split.
+
+    features: the folder in which encoded sentences are kept.
+    """
     if captions is None and is_pretrained(run.checkpoint):
-        raise ValueError(f"{folder} holds a model and knows no captions, expected --captions with a file of them")
+        raise ValueError(
+            f"{run.checkpoint} holds a model and knows no captions, expected --captions with a file of them"
+        )
     sentences = read_sentences(captions or run.config.data.test)
-    device = run.device
     with precision(run):
         clip, texts = run.model.encode_video(read_clip(run, video)), tokenize(run, sentences)
-        kept = _kept(run, features or folder / "features")
-        encoded = encode_texts(run.model, texts, kept, World(0, 1, device)).all("features")
-        similarity = run.model.similarity(clip.queries, encoded.to(device))[0].float().cpu()
+        world = World(0, 1, run.device)
+        encoded = encode_texts(run.model, texts, _kept(run, features), world).all("features")
+        similarity = run.model.similarity(clip.queries, encoded.to(run.device))[0].float().cpu()
 
         def match(items: Tensor) -> Tensor:
-            chosen = (tensor[items].to(device) for tensor in texts)
+            chosen = (tensor[items].to(run.device) for tensor in texts)
             logits = run.model.match(clip.embeds.expand(len(items), -1, -1), *chosen)
             return matching_scores(logits.float().cpu(), "softmax")
 
-        hits = [Hit(sentences[item], score) for item, score in rank(similarity, match, top=top)]
-    _print(hits)
-    return hits
+        return [Hit(sentences[item], score) for item, score in rank(similarity, match, top=top)]
 
 
 def read_sentences(path: Path) -> list[str]:
@@ -155,19 +127,3 @@ def _videos(run: Run, videos: Path | None, features: Path) -> tuple[list[Path], 
         run.model, clips, _kept(run, features), world, workers=data.workers, contents=data.check_contents
     )
     return [clips.root / video for video in clips.videos], store
-
-
-def _print(hits: list[Hit]) -> None:
-    for place, hit in enumerate(hits, start=1):
-        say(f"{place:3}.  {hit.score:.3f}  {hit.found}")
-
-
-def _draw(hits: list[Hit], sentence: str, root: Path, out: Path) -> None:
-    shown = [(_label(hit.found, root), hit.score, squares(read_frames(hit.found, STILLS))) for hit in hits]
-    draw_results(sentence, shown, out)
-
-
-def _label(path: Path, root: Path) -> str:
-    """A path, relative to a folder if it is below it; its beginning is left out where it is long."""
-    name = printable(path.relative_to(root) if path.is_relative_to(root) else path)
-    return name if len(name) <= 20 else f"…{name[-19:]}"

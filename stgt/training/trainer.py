@@ -20,6 +20,7 @@ from stgt import checkpoint as ckpt
 from stgt.config import TrainConfig, to_dict
 from stgt.data.loader import LoaderError, read_batches
 from stgt.distributed import World, data_parallel
+from stgt.integrity import NonFiniteError
 from stgt.models.precision import DTYPES
 from stgt.randomness import Items, SeededItems, random_state, restore_random_state, seed_everything
 from stgt.signals import Interrupted, StoppedError, StopSignals
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
     from stgt.evaluation.validation import Validation
 
 logger = logging.getLogger(__name__)
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient that is NaN or infinite; nothing of that step reached the weights."""
 
 
 class Trainer:

@@ -23,7 +23,7 @@ SWEEP = Study("Sweep", (Variant("at 0.1", {"threshold": 0.1}),), axis="h", value
 SMALL = Size(seeds=1, epochs=1, clips=32, test_clips=6)
 
 
-def measured(seed, *means, links=12.0):
+def measured(seed, *means, edges=12.0):
     def figures(mean):
         recalls = {"R@1": mean - 1, "R@5": mean, "R@10": mean + 1, "mean": mean}
         return {
@@ -32,7 +32,7 @@ def measured(seed, *means, links=12.0):
             "video_to_text": {"reranked": {"mean": mean + 10}},
         }
 
-    return Measured(seed, Path("run"), links, [figures(mean) for mean in means])
+    return Measured(seed, Path("run"), edges, [figures(mean) for mean in means])
 
 
 def cells(line):
@@ -41,7 +41,7 @@ def cells(line):
 
 def test_mean_and_spread_are_those_of_the_seeds():
     runs = [
-        [measured(0, 10.0, links=None), measured(1, 14.0, links=None)],
+        [measured(0, 10.0, edges=None), measured(1, 14.0, edges=None)],
         [measured(s, v) for s, v in enumerate((1, 2, 6))],
     ]
     head, _, baseline, graph = map(cells, study_table(TWO, runs).splitlines())
@@ -109,7 +109,7 @@ def test_a_stopped_grid_resumes(tmp_path, monkeypatch, capsys):
     assert figures["split"]["videos"] == 6 and figures["threshold"] == 0.5
     assert f"{figures['text_to_video']['reranked']['mean']:.1f}" in table
     assert [each["threshold"] for each in sweep[0]["runs"][0]["figures"]] == [0.1, 0.9]
-    assert two[0]["runs"][0]["links"] is None and 1 <= two[1]["runs"][0]["links"] <= 3 * 16
+    assert two[0]["runs"][0]["edges"] is None and 1 <= two[1]["runs"][0]["edges"] <= 3 * 16
     assert (tmp_path / "grid" / "ablations.png").stat().st_size > 10_000
 
     for other, expected in (

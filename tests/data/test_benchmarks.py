@@ -7,9 +7,9 @@ from typing import get_args
 import pytest
 from helpers.published import MSRVTT, QUESTION, write
 
+from stgt.cli.data import Dataset, convert, merge
 from stgt.data.annotations import load_captions, load_questions
 from stgt.data.benchmarks import BENCHMARKS
-from stgt.data.commands import Dataset, convert, merge
 
 
 @pytest.fixture

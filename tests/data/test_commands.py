@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from stgt.cli.data import check, features, shapes
 from stgt.config import DataConfig, ModelConfig, TrainConfig, VisionConfig
 from stgt.data.annotations import load_videos
 from stgt.data.check import check_settings
-from stgt.data.commands import check, features, shapes
 from stgt.data.features import FeatureStore
 from stgt.data.text import Tokenizer
 from stgt.tasks import RETRIEVAL

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from stgt import cli
+from stgt.cli.efficiency import efficiency
 from stgt.models.stgt import STGT
 from stgt.paper import table6
 from stgt.paper.cost import count
 from stgt.paper.flops import count_flops
 from stgt.paper.sizes import model_config
-from stgt.paper.table6 import BASELINE, DENSE, KERNELS, MODELS, efficiency, time_models, variant
+from stgt.paper.table6 import BASELINE, DENSE, KERNELS, MODELS, time_models, variant
 from stgt.paper.timing import in_turns, median_ratio
 
 CPU = torch.device("cpu")
@@ -65,8 +66,8 @@ def test_the_table_says_what_was_timed_where(tower, monkeypatch, capsys, tmp_pat
     )
     monkeypatch.setattr(table6, "count", lambda config: count(model_config("quickstart")))
     out = tmp_path / "new" / "efficiency.json"
-    result = efficiency("quickstart", batch_size=2, rounds=2, tower=tower, device="cpu", out=out)
-    assert json.loads(out.read_text()) == result
+    efficiency("quickstart", batch_size=2, rounds=2, tower=tower, device="cpu", out=out)
+    result = json.loads(out.read_text())
 
     timed = result["timed"]["models"]
     assert timed.keys() == MODELS.keys() and timed[KERNELS]["ratio"] == 1
@@ -103,8 +104,8 @@ def test_every_pair_of_the_band_is_a_link_while_timing(monkeypatch):
     encode = STGT.encode_video
     monkeypatch.setattr(STGT, "encode_video", lambda *a, **k: seen.append(encode(*a, **k)) or seen[-1])
     time_models(model_config("quickstart"), 1, 1, False, CPU)
-    links = [float(features.stats["edges_per_token"]) for features in seen[:2]]
-    assert links == [pytest.approx(22 * 64 / 8)] * 2 and seen[2].stats == {}
+    edges = [float(features.stats["edges_per_token"]) for features in seen[:2]]
+    assert edges == [pytest.approx(22 * 64 / 8)] * 2 and seen[2].stats == {}
 
 
 def test_turns_are_taken():
@@ -117,11 +118,11 @@ def test_turns_are_taken():
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--batch-size", "0"], "batch_size is 0, expected at least 1"),
-        (["--rounds", "0"], "rounds is 0, expected at least 1"),
+        (["--batch-size", "0"], "--batch-size is 0, expected at least 1"),
+        (["--rounds", "0"], "--rounds is 0, expected at least 1"),
         (["--size", "ViT-L"], "ViT-B"),
         (["--device", "abacus"], "device is 'abacus'"),
-        (["--out", "."], "out is ., a folder, expected a JSON file"),
+        (["--out", "."], "--out is ., a folder, expected a JSON file"),
     ],
 )
 def test_a_wrong_word_is_told_before_anything_is_timed(words, expected, monkeypatch, capsys, tmp_path):

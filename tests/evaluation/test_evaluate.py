@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from stgt.data.text import Tokenizer
+from stgt.evaluation.options import Evaluation
 from stgt.evaluation.run import evaluate
 from stgt.evaluation.store import Store
 from stgt.models.stgt import STGT
@@ -35,13 +36,15 @@ def files(folder):
 def alone(run, tmp_path_factory):
     """What one process finds and keeps."""
     out = tmp_path_factory.mktemp("alone")
-    return evaluate(run, features=out / "features", out=out / "evaluation.json", **OPTIONS), files(out / "features")
+    return evaluate(Evaluation(run, features=out / "features", out=out / "evaluation.json", **OPTIONS)), files(
+        out / "features"
+    )
 
 
 def one_of(rank, size, port, run, out):
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(size)}
-    result = evaluate(run, features=out / "features", out=out / "evaluation.json", **OPTIONS)
+    result = evaluate(Evaluation(run, features=out / "features", out=out / "evaluation.json", **OPTIONS))
     (out / f"{rank}.json").write_text(json.dumps(result))
 
 
@@ -71,7 +74,7 @@ def killed(run, out, after):
         write(store, name, **tensors)
 
     Store.write = deadly
-    evaluate(run, features=out / "features", out=out / "evaluation.json", **OPTIONS)
+    evaluate(Evaluation(run, features=out / "features", out=out / "evaluation.json", **OPTIONS))
 
 
 @pytest.mark.parametrize("after", [3, 13])
@@ -83,9 +86,9 @@ def test_after_a_kill_no_finished_batch_is_computed_again(after, run, alone, mon
     encode_video = STGT.encode_video
     monkeypatch.setattr(STGT, "encode_video", lambda model, video: encoded.append(1) or encode_video(model, video))
     options = OPTIONS | {"features": tmp_path / "features", "out": tmp_path / "evaluation.json"}
-    assert evaluate(run, **options) == alone[0] and files(tmp_path / "features") == alone[1]
+    assert evaluate(Evaluation(run, **options)) == alone[0] and files(tmp_path / "features") == alone[1]
     assert len(encoded) == max(0, 6 - after)  # 11 videos make 6 batches, which are first
-    evaluate(run, **options)
+    evaluate(Evaluation(run, **options))
     assert len(encoded) == max(0, 6 - after)
 
 
@@ -97,9 +100,8 @@ def test_one_pass_gives_the_figures_of_each_number_of_candidates(run, alone, tmp
     assert result == alone[0] and list(result["candidates"]) == ["0", "1", "4", "11"]
     assert matplotlib.image.imread(tmp_path / "out" / "candidates.png").std() > 0.05
     for count, figures in result["candidates"].items():
-        single = evaluate(
-            run, k_test=int(count), features=tmp_path / "features", out=tmp_path / "one.json", batch_size=2
-        )
+        options = dict(k_test=int(count), features=tmp_path / "features", out=tmp_path / "one.json", batch_size=2)
+        single = evaluate(Evaluation(run, **options))
         for way in figures:
             assert single[way]["reranked" if int(count) else "vtc"] == pytest.approx(figures[way])
 

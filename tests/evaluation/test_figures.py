@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from stgt.figures.inside import Token, look_inside, moving_token, pool_winners, require_token
-from stgt.figures.maps import THRESHOLDS, Scene, draw_links, strongest_links
+from stgt.figures.maps import THRESHOLDS, Scene, draw_edges, strongest_edges
 from stgt.figures.matrices import PIXELS, reaching, shrink
 from stgt.figures.pictures import draw_scene
 from stgt.figures.results import draw_results
@@ -38,9 +38,9 @@ def test_links_are_a_row_of_the_dense_graph(attention):
     scene, local = scene_of(model, video, token), local_tokens(model, video)
     node = 1 * 16 + 2 * 4 + 3
     expected = spatio_temporal_graph(local[None], threshold=0.3, window=1).to_dense()[0, node]
-    links = scene.row(scene.inside.weights())
-    torch.testing.assert_close(links.nan_to_num(0.0).flatten(), expected, atol=1e-5, rtol=0)
-    assert links[3].isnan().all() and links[1, 2, 3] == pytest.approx(1, abs=1e-5)
+    edges = scene.row(scene.inside.weights())
+    torch.testing.assert_close(edges.nan_to_num(0.0).flatten(), expected, atol=1e-5, rtol=0)
+    assert edges[3].isnan().all() and edges[1, 2, 3] == pytest.approx(1, abs=1e-5)
 
     unit = F.normalize(local.flatten(0, 1), dim=-1)
     cosine = unit @ unit.T
@@ -159,10 +159,10 @@ def test_the_moving_token_is_on_what_moves():
 def test_every_figure_of_a_clip_is_sharp_enough_for_print(frames, edges, condition, tmp_path):
     scene = scene_of(one_layer_model(edges=edges), torch.randn(frames, 3, 32, 32), Token(frames - 1, 2, 3))
     pictures = draw_scene(scene, tmp_path / "new")
-    names = {"similarity", "links", "adjacency", "weights", "attention", "attention_matrices", "thresholds", "pooling"}
+    names = {"similarity", "edges", "adjacency", "weights", "attention", "attention_matrices", "thresholds", "pooling"}
     assert {picture.file.stem for picture in pictures} == names - ({"pooling"} if frames == 1 else set())
-    links = int((scene.inside.weights()[scene.inside.node(scene.token)] != 0).sum())
-    assert f"an edge ({links} in all)" in pictures[0].caption and condition in pictures[0].caption
+    edges = int((scene.inside.weights()[scene.inside.node(scene.token)] != 0).sum())
+    assert f"an edge ({edges} in all)" in pictures[0].caption and condition in pictures[0].caption
     for picture in pictures:
         with Image.open(picture.file) as image:
             assert image.info["dpi"][0] >= 200 and image.width <= 7.2 * image.info["dpi"][0]
@@ -181,9 +181,9 @@ def test_long_clips_show_the_frames_around_the_token():
 
 
 def test_the_strongest_links_come_first_and_missing_ones_never():
-    links = torch.tensor([[0.6, torch.nan], [0.9, 0.7]])
-    assert strongest_links(links, 2) == [(1, 0), (1, 1)]
-    assert strongest_links(links, 9) == [(1, 0), (1, 1), (0, 0)]
+    edges = torch.tensor([[0.6, torch.nan], [0.9, 0.7]])
+    assert strongest_edges(edges, 2) == [(1, 0), (1, 1)]
+    assert strongest_edges(edges, 9) == [(1, 0), (1, 1), (0, 0)]
 
 
 def test_the_curve_of_links_per_token_goes_through_the_models_own():
@@ -207,9 +207,9 @@ def test_large_matrices_are_averaged_over_whole_blocks():
 
 def test_pictures_are_written_into_a_new_folder(tmp_path):
     frames = torch.randint(0, 255, (4, 32, 32, 3), dtype=torch.uint8)
-    draw_links(scene_of(one_layer_model(), torch.randn(4, 3, 32, 32), Token(1, 2, 3)), tmp_path / "new" / "links.png")
+    draw_edges(scene_of(one_layer_model(), torch.randn(4, 3, 32, 32), Token(1, 2, 3)), tmp_path / "new" / "edges.png")
     draw_results("a red circle grows", [("a.mp4", 0.9, frames), ("b.mp4", 0.2, frames[:1])], tmp_path / "top.png")
-    for name in ("new/links.png", "top.png"):
+    for name in ("new/edges.png", "top.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.height > 100 and len(picture.convert("L").getcolors()) > 20
 

@@ -9,8 +9,8 @@ from helpers.commands import TINY
 from helpers.tiny import one_layer_model
 
 from stgt import cli
+from stgt.cli import quickstart
 from stgt.config import LossConfig
-from stgt.data import commands
 from stgt.data.shapes import render_shapes
 from stgt.paper.timing import compare_attention
 from stgt.recipes import RECIPES
@@ -18,13 +18,13 @@ from stgt.recipes import RECIPES
 
 def test_quickstart_trains_evaluates_compares_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(commands, "shapes", lambda out: render_shapes(out, train=8, test=6, size=32, frames=6))
+    monkeypatch.setattr(quickstart, "shapes", lambda out: render_shapes(out, train=8, test=6, size=32, frames=6))
     monkeypatch.setattr(sys, "argv", ["stgt", "quickstart", "--out", "runs/here", *TINY, "--epochs", "1"])
     cli.main()
     printed = capsys.readouterr().out
     assert "simulated" in printed and "the right one of 6 simulated clips" in printed
     assert "bikes.mp4: 4 frames" in printed and "stgt search --run runs/here" in printed
-    for name in ("links.png", "search.png", "evaluation.json", "log.jsonl", "features"):
+    for name in ("edges.png", "search.png", "evaluation.json", "log.jsonl", "features"):
         assert (Path("runs/here") / name).exists()
 
 

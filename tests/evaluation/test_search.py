@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import matplotlib.image
 import pytest
@@ -13,12 +14,13 @@ from helpers.clips import grey, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stgt.evaluation.options import Evaluation
 from stgt.evaluation.retrieval import retrieval_figures
 from stgt.evaluation.run import evaluate
 from stgt.integrity import DamagedError
 from stgt.runs import open_run
 from stgt.search import folder as folders
-from stgt.search.search import rank, read_sentences, search_captions, search_videos
+from stgt.search.search import find_captions, find_videos, rank, read_sentences
 
 
 @settings(deadline=None)
@@ -44,15 +46,16 @@ def test_top_must_be_positive():
 
 def test_captions_and_videos_are_found_as_evaluation_ranks_them(run, clips, tmp_path):
     pairs = json.loads((clips / "test.json").read_text())
-    kept = dict(features=tmp_path / "features", device="cpu")
-    result = evaluate(run, out=tmp_path / "evaluation.json", **kept)
+    kept = tmp_path / "features"
+    result = evaluate(Evaluation(run, features=kept, out=tmp_path / "evaluation.json", device="cpu"))
+    opened = open_run(run, "cpu")
     first = sum(
-        search_videos(run, pair["caption"], top=1, **kept)[0].found == clips / "videos" / pair["video"]
+        find_videos(opened, pair["caption"], None, kept, top=1)[0].found == clips / "videos" / pair["video"]
         for pair in pairs
     )
     assert result["text_to_video"]["reranked"]["R@1"] == pytest.approx(100 * first / 11)
     first = sum(
-        search_captions(run, clips / "videos" / pair["video"], top=1, **kept)[0].found == pair["caption"]
+        find_captions(opened, clips / "videos" / pair["video"], None, kept, top=1)[0].found == pair["caption"]
         for pair in pairs
     )
     assert result["video_to_text"]["reranked"]["R@1"] == pytest.approx(100 * first / 11)
@@ -147,10 +150,12 @@ def test_a_test_split_with_absolute_paths_and_paths_upwards_is_searched(run, cli
     opened = open_run(run, "cpu")
     data = replace(opened.config.data, test=tmp_path / "test.json")
     changed = opened._replace(config=replace(opened.config, data=data))
-    monkeypatch.setattr("stgt.search.search.open_run", lambda *_: changed)
-    hits = search_videos(run, "a green triangle", figure=tmp_path / "top.png", features=tmp_path / "kept")
-    assert {hit.found for hit in hits} == {clips / "videos" / pair["video"] for pair in pairs}
-    assert (tmp_path / "top.png").is_file()
+    monkeypatch.setattr("stgt.runs.open_run", lambda *_: changed)
+    words = ["--figure", tmp_path / "top.png", "--features", tmp_path / "kept"]
+    status, printed = stgt("search", "a green triangle", "--model", run, *words)
+    assert status == 0 and (tmp_path / "top.png").is_file()
+    found = {Path(line.split()[-1]) for line in printed.splitlines() if line.endswith(".mp4")}
+    assert found == {clips / "videos" / pair["video"] for pair in pairs}
 
 
 def test_exchanged_videos_and_another_decoder_are_named_and_encoded_again(run, videos, tmp_path, monkeypatch, caplog):

@@ -11,14 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
+from stgt.cli.visualize import visualize
 from stgt.data.errors import VideoError
+from stgt.evaluation.options import Evaluation
 from stgt.evaluation.run import evaluate
-from stgt.figures.command import folder_name, look_at, visualize, why_no_examples
+from stgt.figures.clip import folder_name, look_at, why_no_examples
 from stgt.figures.examples import find_examples, spread
 from stgt.figures.page import Picture, write_page
 from stgt.runs import load_run, open_run
 
-FIGURES = {"similarity", "links", "adjacency", "weights", "attention", "attention_matrices", "thresholds", "pooling"}
+FIGURES = {"similarity", "edges", "adjacency", "weights", "attention", "attention_matrices", "thresholds", "pooling"}
 
 
 class Page(HTMLParser):
@@ -50,7 +52,7 @@ def clip(clips):
 def page(run, clips, tmp_path_factory):
     """A page of the run's own, and what was printed."""
     out = tmp_path_factory.mktemp("page") / "new"
-    visualize(run, clip(clips), out, (2, None, 1), features=out / "features", device="cpu")
+    visualize(clip(clips), str(run), frame=2, column=1, features=out / "features", out=out, device="cpu")
     return out
 
 
@@ -74,7 +76,7 @@ def test_the_page_holds_every_figure_and_fetches_nothing(page, run, clips):
 
 
 def test_examples_are_ranked_as_evaluation_ranks(run, tmp_path):
-    result = evaluate(run, features=tmp_path / "features", out=tmp_path / "evaluation.json", device="cpu")
+    result = evaluate(Evaluation(run, features=tmp_path / "features", out=tmp_path / "evaluation.json", device="cpu"))
     opened = open_run(run, "cpu")
     by_text, by_video = find_examples(opened, tmp_path / "features", 11)
     captions = json.loads(opened.config.data.test.read_text())

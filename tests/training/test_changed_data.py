@@ -11,8 +11,8 @@ from helpers.commands import TINY, TWO_EPOCHS
 
 from stgt import checkpoint as ckpt
 from stgt import cli
+from stgt.cli import data as commands
 from stgt.config import TrainConfig, from_dict
-from stgt.data import commands
 from stgt.data.shapes import render_shapes
 from stgt.files import file_hash
 from stgt.training.inputs import fingerprint_file

@@ -121,8 +121,8 @@ def test_captions_come_from_a_retrieval_run(run, answering, clips, monkeypatch, 
 
 def test_links_are_drawn_of_a_question_run_too(answering, clips, monkeypatch, tmp_path):
     video = next((clips / "videos").iterdir())
-    assert run_cli(monkeypatch, "visualize", video, "--run", answering, "--out", tmp_path / "links.png") == 0
-    assert (tmp_path / "links.png").stat().st_size > 10_000
+    assert run_cli(monkeypatch, "visualize", video, "--run", answering, "--out", tmp_path / "edges.png") == 0
+    assert (tmp_path / "edges.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("tune", ["frozen", "lora"])

@@ -76,9 +76,9 @@ def test_evaluate_search_and_visualize_answer_from_the_folder_alone(run, clips, 
     hits = [line for line in capsys.readouterr().out.splitlines() if line.endswith(".mp4")]
     assert len(hits) == 3 and all(Path(line.split()[-1]).is_file() for line in hits)
     video = next((clips / "videos").iterdir())
-    assert run_cli(monkeypatch, "visualize", video, "--run", run, "--row", 1, "--out", "links.png") == 0
+    assert run_cli(monkeypatch, "visualize", video, "--run", run, "--row", 1, "--out", "edges.png") == 0
     assert "row 1" in capsys.readouterr().out
-    assert (tmp_path / "top.png").stat().st_size > 10_000 and (tmp_path / "links.png").stat().st_size > 10_000
+    assert (tmp_path / "top.png").stat().st_size > 10_000 and (tmp_path / "edges.png").stat().st_size > 10_000
 
 
 def test_the_same_command_again_has_nothing_left_to_do(run, clips, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stgt.config import TrainConfig
+from stgt.evaluation.options import Evaluation
 from stgt.evaluation.run import evaluate
 from stgt.paper.ablation.studies import Study, Variant
 from stgt.structure import read_json
@@ -19,7 +20,7 @@ class Measured(NamedTuple):
 
     seed: int
     folder: Path
-    links: float | None
+    edges: float | None
     """Edges per token at the end of training; None without a graph"""
     figures: list[dict]
     """The results of `stgt evaluate` for each threshold that was tested"""
@@ -50,4 +51,4 @@ def _evaluated(run: Path, threshold: float | None, device: str) -> dict:
     path = run / ("ablation.json" if threshold is None else f"ablation_h{threshold:g}.json")
     if path.exists():
         return read_json(path, dict)
-    return evaluate(run, threshold=threshold, out=path, device=device)
+    return evaluate(Evaluation(run, threshold=threshold, out=path, device=device))

@@ -55,8 +55,8 @@ def _compared(study: Study, runs: Sequence[Sequence[Measured]]) -> list[list[str
     for variant, measured in zip(study.variants, runs, strict=True):
         values = [recalls(measured, TEXT_TO_VIDEO, name) for name in RECALLS]
         values.append(recalls(measured, VIDEO_TO_TEXT, "mean"))
-        links = [run.links for run in measured if run.links is not None]
-        cells = [variant.title, *(str(Spread.of(each)) for each in values), str(Spread.of(links)) if links else "none"]
+        edges = [run.edges for run in measured if run.edges is not None]
+        cells = [variant.title, *(str(Spread.of(each)) for each in values), str(Spread.of(edges)) if edges else "none"]
         rows.append(cells + ([f"{variant.paper:.2f}" if variant.paper else ""] if papers else []))
     return rows
 

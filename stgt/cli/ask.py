@@ -1,0 +1,40 @@
+"""`stgt ask`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+
+from stgt.cli.options import Model, require_positive
+
+
+def ask(
+    video: tyro.conf.Positional[Path],
+    question: tyro.conf.Positional[str],
+    model: Model,
+    beams: int = 5,
+    device: str = "auto",
+) -> None:
+    """Answer a question about a clip, with a question answering run.
+
+    Args:
+        video: The video file.
+        question: E.g. "what colour is the square?".
+        beams: How many answers are followed at a time; 1 is greedy.
+    """
+    import torch
+
+    from stgt.runs import find_model, open_run, precision, read_clip, require_task
+    from stgt.tasks import QUESTIONS
+    from stgt.terminal import say
+
+    require_positive(beams=beams)
+    place = find_model(model)
+    run = open_run(place.folder, device, words=False)
+    require_task(run, QUESTIONS, place.folder)
+    with torch.inference_mode(), precision(run):
+        queries, _ = run.model.encode_video(read_clip(run, video))
+        ids, mask = (tensor.to(run.device) for tensor in run.tokenizer.encode_prompts([question]))
+        written = run.model.answer(queries, ids, mask, end=run.tokenizer.eos_token_id, beams=beams)
+    say(*run.tokenizer.decode(written))

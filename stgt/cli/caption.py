@@ -1,0 +1,53 @@
+"""`stgt caption`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+
+from stgt.cli.options import Model, refuse, require_positive
+
+
+def caption(
+    video: tyro.conf.Positional[Path],
+    model: Model,
+    beams: int | None = None,
+    top_p: float | None = None,
+    count: int | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+) -> None:
+    """Say what happens in a clip, with a retrieval run's generation head.
+
+    Args:
+        video: The video file.
+        beams: How many captions are followed at a time, 3 if not given; 1 is greedy.
+        top_p: Draw each word from the fewest that together have this probability, in place of beam search.
+        count: How many captions are drawn with top_p, 1 if not given.
+        seed: Another seed gives other draws with top_p; 0 if not given.
+    """
+    import torch
+
+    from stgt.models.captioning import beam_captions, sample_captions
+    from stgt.runs import find_model, open_retrieval, precision, read_clip
+    from stgt.terminal import say
+
+    require_positive(beams=beams, count=count)
+    if top_p is None:
+        refuse("with --top-p only", count=count, seed=seed)
+    else:
+        refuse("without --top-p only, which draws words", beams=beams)
+    run = open_retrieval(find_model(model).folder, device)
+    if run.config.loss.vtg == 0:
+        raise ValueError(f"{model} was trained with loss.vtg=0, expected a run that learnt to generate")
+    end = run.tokenizer.sep_token_id
+    with torch.inference_mode(), precision(run):
+        embeds = run.model.encode_video(read_clip(run, video)).embeds
+        if top_p is None:
+            ids = beam_captions(run.model, embeds, end=end, beams=beams or 3)
+        else:
+            generator = torch.Generator(embeds.device).manual_seed(seed or 0)
+            embeds = embeds.expand(count or 1, -1, -1)
+            ids = sample_captions(run.model, embeds, end=end, top_p=top_p, generator=generator)
+    say(*(run.tokenizer.decode(row) for row in ids))

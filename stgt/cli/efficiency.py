@@ -1,0 +1,43 @@
+"""`stgt efficiency`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from stgt.cli.options import require_positive
+
+
+def efficiency(
+    size: Literal["quickstart", "ViT-B", "ViT-g"] | None = None,
+    batch_size: int = 8,
+    rounds: int = 5,
+    tower: bool = True,
+    device: str = "auto",
+    out: Path | None = None,
+) -> None:
+    """The paper's Table 6: parameters, FLOPs, clips per second of STGT, dense attention and the CCT+MIT baseline.
+
+    Args:
+        size: What is timed; the paper's ViT-g on a GPU, else the quickstart's if not given. ViT-g is what is counted.
+        batch_size: Clips embedded at a time.
+        rounds: How often each is timed, in turns.
+        tower: Time the vision tower, too; --no-tower begins with its tokens, as from a cache.
+        out: JSON file to write.
+    """
+    from stgt.distributed import choose_device
+    from stgt.files import write_json
+    from stgt.paper.table6 import efficiency
+    from stgt.terminal import say
+
+    require_positive(batch_size=batch_size, rounds=rounds)
+    place = choose_device(device)
+    if out is not None:
+        if out.is_dir():
+            raise ValueError(f"--out is {out}, a folder, expected a JSON file")
+        out.parent.mkdir(parents=True, exist_ok=True)
+    size = size or ("ViT-g" if place.type == "cuda" else "quickstart")
+    result = efficiency(size, place, batch_size=batch_size, rounds=rounds, tower=tower)
+    if out is not None:
+        write_json(out, result)
+        say(f"written: {out}")

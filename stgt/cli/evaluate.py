@@ -1,0 +1,27 @@
+"""`stgt evaluate`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import tyro
+
+from stgt.evaluation.options import Evaluation
+
+
+def evaluate(options: Annotated[Evaluation, tyro.conf.arg(name="")]) -> None:
+    """Measure a model: retrieval in both directions, or the answers to questions.
+
+    Retrieval goes on where it was killed, and is shared by as many processes as torchrun starts:
+    `torchrun --nproc-per-node 8 -m -- stgt evaluate …`, where the -- keeps --model from torchrun's own options.
+    """
+    from functools import partial
+
+    from stgt.evaluation.run import evaluate
+    from stgt.figures.attempt import try_to_draw
+    from stgt.figures.candidates import draw_candidates
+
+    result = evaluate(options)
+    if result is not None and "candidates" in result:
+        picture = options.result_file.with_name("candidates.png")
+        try_to_draw(partial(draw_candidates, result["candidates"]), picture)

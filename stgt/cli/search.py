@@ -1,0 +1,90 @@
+"""`stgt search`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from stgt.cli.options import Model, refuse, require_positive
+
+if TYPE_CHECKING:
+    from stgt.search.search import Hit
+
+STILLS = 4
+"""Frames of a video on the picture of those that were found"""
+
+
+def search(
+    sentence: tyro.conf.Positional[str | None] = None,
+    *,
+    model: Model,
+    videos: Path | None = None,
+    video: Path | None = None,
+    captions: Path | None = None,
+    top: int = 5,
+    figure: Path | None = None,
+    tokenizer: str | None = None,
+    features: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Find the videos that fit a sentence, or, with --video, the sentences that fit a video.
+
+    Args:
+        sentence: What to look for, e.g. "a green triangle grows".
+        videos: Folder of any videos to look through, and the folders in it; the run's test split if not given. What
+            was encoded before is read again only if it has changed.
+        video: A video to find sentences for.
+        captions: Where from: a text file with one per line, or an annotation; the run's test annotation if not given.
+        top: How many to show.
+        figure: Picture of the videos found; MODEL/search.png if not given.
+        tokenizer: A folder or a hub's name of the tokenizer, for a model that is no run, brings none and does not use
+            BERT's.
+        features: Folder to keep encoded videos and texts in; MODEL/features if not given.
+    """
+    from stgt.runs import find_model, open_retrieval
+    from stgt.search.search import find_captions, find_videos
+    from stgt.terminal import say
+
+    if (sentence is None) == (video is None):
+        raise ValueError(f"expected a sentence or --video FILE, got {'neither' if video is None else 'both'}")
+    if video is None:
+        refuse("with --video only", captions=captions)
+    else:
+        refuse("with a sentence only: a video is compared with --captions", videos=videos, figure=figure)
+    require_positive(top=top)
+    place = find_model(model)
+    run = open_retrieval(place.folder, device, tokenizer)
+    features = features or place.out / "features"
+    if video is not None:
+        hits = find_captions(run, video, captions, features, top=top)
+    else:
+        hits = find_videos(run, sentence, videos, features, top=top)
+    for number, hit in enumerate(hits, start=1):
+        say(f"{number:3}.  {hit.score:.3f}  {hit.found}")
+    if sentence is not None:
+        _draw(hits, sentence, videos or run.config.data.videos, figure or place.out / "search.png")
+
+
+def _draw(hits: list[Hit], sentence: str, root: Path, out: Path) -> None:
+    from stgt.data.video import read_frames
+    from stgt.figures.attempt import try_to_draw
+    from stgt.figures.results import draw_results
+    from stgt.figures.style import squares
+    from stgt.terminal import say
+
+    def draw(out: Path) -> None:
+        shown = [(_label(hit.found, root), hit.score, squares(read_frames(hit.found, STILLS))) for hit in hits]
+        draw_results(sentence, shown, out)
+
+    if try_to_draw(draw, out):
+        say(f"drawn in {out}")
+
+
+def _label(path: Path, root: Path) -> str:
+    """A path, relative to a folder if it is below it; its beginning is left out where it is long."""
+    from stgt.terminal import printable
+
+    name = printable(path.relative_to(root) if path.is_relative_to(root) else path)
+    return name if len(name) <= 20 else f"…{name[-19:]}"
