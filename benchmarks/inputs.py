@@ -151,7 +151,7 @@ class AttentionInputs:
     def make(cls, problem: Problem, device: torch.device | str = "cpu") -> "AttentionInputs":
         p = problem
         # The graph is built on the CPU, so that the timed inputs do not depend on another kernel of the GPU.
-        graph = spatio_temporal_graph(tokens_of(p), threshold=p.threshold, window=p.band).to(device)
+        graph = spatio_temporal_graph(tokens_of(p), threshold=p.threshold, window=p.window).to(device)
         return cls(p, graph, *heads(p.B, p.N, p.H, p.D, DTYPES[p.dtype], device))
 
     @property
@@ -171,4 +171,4 @@ class AttentionInputs:
         """The share of the band's 64 x 64 tiles that hold an edge."""
         graph = self.graph
         tiles = sum(rows.stop - rows.start for _, rows in frame_pairs(graph.frames, graph.window))
-        return graph.live.sum().item() / (graph.batch * tiles * (-(-graph.patches // TILE)) ** 2)
+        return graph.live.sum().item() / (graph.batch_size * tiles * (-(-graph.patches // TILE)) ** 2)

@@ -83,9 +83,8 @@ class ReleasedAttention(nn.Module):
     def forward(self, x: Tensor, graph: DenseGraph) -> Tensor:
         """(B, N, C) to (B, N, C)."""
         own = self.kernels
-        q, k, v = (p(x).unflatten(-1, (own.heads, -1)).transpose(1, 2) for p in (own.q_proj, own.k_proj, own.v_proj))
-        out = dense_attention(q, k, v, graph.weight, own.dropout if own.training else 0.0)
-        return own.out_proj(out.transpose(1, 2).flatten(2))
+        out = dense_attention(*own.project(x), graph.weight, own.dropout if own.training else 0.0)
+        return own.merge(out)
 
 
 def released_graph(block: GraphBlock, mask: Tensor) -> Callable[[Tensor], DenseGraph]:
@@ -98,7 +97,7 @@ def as_released(graph: GraphTransformer, frames: int, device: torch.device) -> I
     """Within the block, the graph layer computes as the released model does, with the same weights."""
     own = [block.graph_attention for block in graph.blocks]
     patches = len(graph.position.spatial) - 1
-    mask = frame_mask(frames, patches, min(graph.config.window, frames - 1), device)
+    mask = frame_mask(frames, patches, graph.config.window, device)
     for block in graph.blocks:
         block.graph_attention = ReleasedAttention(block.graph_attention)
         block.build_graph = released_graph(block, mask)

@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -17,8 +18,13 @@ MAX_HEAD_DIM = 128
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 logger = logging.getLogger("stgt_kernels")
-_override: str | None = None
+_override = "auto"
 _announced: set[tuple[str, str]] = set()
+_warned: set[str] = set()
+
+
+class ReferenceWarning(UserWarning):
+    """``backend="auto"`` found no kernel, and runs ops on the dense, slow reference. The message says why."""
 
 
 @contextmanager
@@ -33,9 +39,10 @@ def use_backend(name: str) -> Iterator[None]:
         _override = previous
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, what: str = "backend") -> None:
+    """Raises ValueError if no backend has this name. what: the argument or variable that holds the name."""
     if name not in (*BACKENDS, "auto"):
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or auto, got {name!r}")
+        raise ValueError(f"{what} must be one of {', '.join(BACKENDS)} or auto, got {name!r}")
 
 
 @functools.cache
@@ -53,7 +60,7 @@ def extension_error(module: str) -> str | None:
 @functools.cache
 def triton_error() -> str | None:
     if importlib.util.find_spec("triton") is None:
-        return "triton is not installed"
+        return "triton is not installed; install it with: pip install triton"
     return None
 
 
@@ -121,40 +128,86 @@ def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch
     return f"it runs on CUDA tensors (or on CPU tensors with TRITON_INTERPRET=1), these are on {device}"
 
 
-# It imports and reads the environment: torch.compile asks once, as it traces. The decorator for this,
-# torch.compiler.assume_constant_result, sets just this too, but first loads all of torch._dynamo and triton.
+# why_not imports modules and reads the environment, which torch.compile cannot trace. With this attribute it is called
+# once, and the result kept. torch.compiler.assume_constant_result sets it, too, but first loads all of torch._dynamo.
 why_not._dynamo_marked_constant = True
 
 
-def faster_in_triton(device: torch.device, dtype: torch.dtype, size: str) -> bool:
-    """Whether it was measured to be, on GPUs like this one and at this class of sizes (measured.py)."""
-    capability = compute_capability(device)
-    return capability is not None and (".".join(map(str, capability)), dtype, size) in FASTER_IN_TRITON
-
-
-faster_in_triton._dynamo_marked_constant = True
-
-
 def choose(backend: str, device: torch.device, dtype: torch.dtype, op: str, size: str) -> str:
-    """The backend that runs: the one named (an error if it cannot), or for ``auto`` the fastest that can.
+    """The backend that runs an op. A backend that was asked for runs, or it is an error; ``auto`` is the fastest.
 
-    size: the class of sizes of the op's arguments, of measured.size_class.
+    The argument asks for a backend. If that is ``auto``, ``use_backend`` does, and then the variable STGT_BACKEND.
+    size: the class of sizes of the op's arguments, as ``measured.size_class`` names it.
     """
     check_name(backend)
-    if backend == "auto" and _override is not None:
+    source = "backend"
+    if backend == "auto":
         backend = _override
-    if backend != "auto":
-        if reason := why_not(backend, device, dtype):
-            raise ValueError(f"{op}: backend={backend!r} cannot run: {reason}")
-        return backend
+    if backend == "auto":
+        backend, source = environment_backend(), "STGT_BACKEND"
+    if backend == "auto":
+        return fastest(device, dtype, op, size)
+    if reason := why_not(backend, device, dtype):
+        raise ValueError(f"{op}: {source}={backend!r} cannot run: {reason}")
+    return backend
+
+
+def environment_backend() -> str:
+    """The backend that STGT_BACKEND names, or ``auto``. The first call reads the variable, and says if it is set."""
+    return _read_environment()
+
+
+environment_backend._dynamo_marked_constant = True
+
+
+@functools.cache
+def _read_environment() -> str:
+    name = os.environ.get("STGT_BACKEND") or "auto"
+    check_name(name, "STGT_BACKEND")
+    if name != "auto":
+        logger.warning("STGT_BACKEND=%s: every op that is called with backend='auto' runs on that backend", name)
+    return name
+
+
+def fastest(device: torch.device, dtype: torch.dtype, op: str, size: str) -> str:
+    """The fastest backend that can run. The log says once which one it is; a warning says that it is the reference."""
     able = [name for name in BACKENDS if available(name, device, dtype)]
     chosen = able[0]
     if able[:2] == ["cuda", "triton"] and faster_in_triton(device, dtype, size):
         chosen = "triton"
-    if not torch.compiler.is_compiling() and (op, chosen) not in _announced:
+    if chosen == "reference" and device.type != "meta":  # meta tensors have no values to compute
+        _warn_of_reference(device, dtype)
+    if (op, chosen) not in _announced:
         _announced.add((op, chosen))
         logger.info("%s runs on backend %s", op, chosen)
     return chosen
+
+
+fastest._dynamo_marked_constant = True
+
+
+def available(backend: str, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether ``auto`` may choose it. Interpreted Triton is for tests, and runs only if it is asked for by name."""
+    return why_not(backend, device, dtype) is None and not (backend == "triton" and interpreted())
+
+
+def faster_in_triton(device: torch.device, dtype: torch.dtype, size: str) -> bool:
+    """Whether measured.py says that Triton is faster than CUDA on such a GPU, for this dtype and class of sizes."""
+    capability = compute_capability(device)
+    return capability is not None and (".".join(map(str, capability)), dtype, size) in FASTER_IN_TRITON
+
+
+def _warn_of_reference(device: torch.device, dtype: torch.dtype) -> None:
+    kernels = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(device.type, ("cuda", "triton", "cpu"))
+    reasons = "; ".join(f"{name}: {why_not(name, device, dtype)}" for name in kernels)
+    message = (
+        f"no kernel of stgt_kernels runs {dtype} tensors on {device.type} here, so backend='auto' computes with dense "
+        "matrices in plain PyTorch: slowly, and in memory that grows with the square of the number of tokens. Pass "
+        f"backend='reference' if that is what you want. Otherwise mend what keeps the kernels from running: {reasons}"
+    )
+    if message not in _warned:
+        warnings.warn(message, ReferenceWarning, stacklevel=4)
+        _warned.add(message)  # only now: a filter that makes errors of warnings raises each time
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -167,8 +220,3 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 def without_autocast(device: torch.device):
     """A context in which nothing is cast."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
-
-
-def available(backend: str, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether ``auto`` may choose it: interpreted Triton is for tests, and has to be asked for by name."""
-    return why_not(backend, device, dtype) is None and not (backend == "triton" and interpreted())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stgt_kernels import dispatch
-from stgt_kernels.graph import SpatioTemporalGraph, storage_dtype
+from stgt_kernels.graph import SpatioTemporalGraph, clamped_window, storage_dtype
 from stgt_kernels.measured import size_class
 from stgt_kernels.ops.graph_attention import reference as graph_attention_reference
 from stgt_kernels.ops.graph_attention.function import GraphAttentionFunction
@@ -32,7 +32,8 @@ def spatio_temporal_graph(
         threshold: -1 <= threshold <= 1. The similarity of identical tokens is 1 but for rounding, so a threshold within
             ``stgt_kernels.rounding.similarity_error(C, dtype)`` of 1 (2e-6 to 7e-6 for C up to 1408) is taken as 1 less
             that error, and identical tokens are linked at 1.0 as well. -1 keeps every pair of finite tokens.
-        window: 0 <= window < T, in frames; a single frame also takes the default of 1.
+        window: the most frames that the two ends of an edge may be apart, at least 0. A window of T or more is taken as
+            T - 1, which joins all frames.
         differentiable: send gradients to x through the kept edges. Off, the graph is a constant, as in the release.
             Edges of a token whose channels all lie below its accumulator's smallest normal number (1.2e-38 for all but
             float64) carry no gradient, for it would not be finite.
@@ -153,10 +154,7 @@ def _build(
     _check_dtype(op, "x", x)
     if 0 in x.shape:
         raise ValueError(f"{op}: x must not be empty, got {tuple(x.shape)}")
-    frames = x.shape[1]
-    if isinstance(window, bool) or not isinstance(window, int) or not 0 <= window < max(frames, 2):
-        raise ValueError(f"{op}: window must be an integer, 0 <= window < T={frames}, got {window!r}")
-    window = min(window, frames - 1)
+    window = clamped_window(op, window, x.shape[1])
     if not differentiable:
         x = x.detach()
     if threshold is not None:
@@ -165,7 +163,7 @@ def _build(
     if backend == "reference":
         with dispatch.without_autocast(x.device):  # similarities are computed in float32 whatever x's dtype
             return spatio_temporal_graph_reference.spatio_temporal_graph(x, threshold, window, differentiable)
-    weight, live = SpatioTemporalGraphFunction.apply(x, threshold, window, differentiable, backend)
+    weight, live, _ = SpatioTemporalGraphFunction.apply(x, threshold, window, differentiable, backend)
     return SpatioTemporalGraph._with_live(weight, live)
 
 
@@ -209,9 +207,9 @@ def _check_attention(q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph
     weight = graph.weight
     if weight.ndim != 5 or weight.shape[2] != weight.shape[4] or weight.shape[3] % 2 == 0:
         raise ValueError(f"{op}: graph.weight must be (B, T, P, 2*window+1, P), got {tuple(weight.shape)}")
-    if graph.batch != B or graph.nodes != N:
+    if graph.batch_size != B or graph.nodes != N:
         raise ValueError(
-            f"{op}: q has B={B}, N={N}, but the graph has B={graph.batch}, "
+            f"{op}: q has B={B}, N={N}, but the graph has B={graph.batch_size}, "
             f"N = T*P = {graph.frames}*{graph.patches} = {graph.nodes}"
         )
     if weight.device != q.device:

@@ -1,6 +1,6 @@
 """The spatio-temporal graph, stored as a band of frame pairs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -39,6 +39,13 @@ def frame_pairs(frames: int, window: int) -> Iterator[tuple[int, slice]]:
         yield o, slice(max(-o, 0), frames - max(o, 0))
 
 
+def clamped_window(op: str, window: int, frames: int) -> int:
+    """The window, in frames, that a clip of so many frames can use. Raises ValueError if it is no integer from 0 on."""
+    if isinstance(window, bool) or not isinstance(window, int) or window < 0:
+        raise ValueError(f"{op}: window must be an integer of at least 0, got {window!r}")
+    return min(window, frames - 1)
+
+
 def _version(x: Tensor) -> int | None:
     """How often x was changed in place; None for a tensor made in inference mode, where PyTorch does not count."""
     return None if x.is_inference() else x._version
@@ -52,7 +59,8 @@ class SpatioTemporalGraph:
     Memory grows linearly with the number of frames.
 
     weight: (B, T, P, 2*window+1, P), contiguous; float32, float64, or float16 (for bfloat16 and float16 features).
-            Weights that require gradients are float32 or float64.
+            Weights that require gradients are float32 or float64; ``torch.autograd.grad(loss, graph.weight)`` gives
+            those gradients, and so does ``graph.weight.grad`` after ``graph.weight.retain_grad()``.
     live:   (B, T, ceil(P/64), 2*window+1, ceil(P/64)) bool, which 64x64 tiles hold an edge; attention skips the others.
             It is derived from ``weight`` when it is first read, and anew after ``weight`` was changed in place. PyTorch
             does not report such changes inside ``torch.inference_mode`` and to code that ``torch.compile`` has
@@ -95,11 +103,10 @@ class SpatioTemporalGraph:
 
         weight: (B, N, N) with N = frames * P, 0 where there is no edge. float16 is kept as it is if it does not require
         gradients, float32 and float64 are kept in any case, and all else becomes float32, which holds every value of
-        it; ``graph.to(torch.float16)`` then halves the memory where the values allow it. window: defaults to
-        ``frames - 1``, everything. Raises ValueError if N is not a multiple of frames, or if an edge lies outside the
-        window (not under torch.compile).
+        it; ``graph.to(torch.float16)`` then halves the memory where the values allow it. window: at least 0; the
+        default is ``frames - 1``, which joins all frames, and a larger one is taken as that. Raises ValueError if N is
+        not a multiple of frames, or if an edge lies outside the window (not under torch.compile).
         """
-        window = frames - 1 if window is None else window
         if weight.ndim != 3 or weight.shape[1] != weight.shape[2]:
             raise ValueError(f"from_dense: weight must be (B, N, N), got {tuple(weight.shape)}")
         if not weight.is_floating_point():
@@ -107,8 +114,7 @@ class SpatioTemporalGraph:
         B, N, _ = weight.shape
         if frames < 1 or N % frames:
             raise ValueError(f"from_dense: frames must divide the number of tokens N={N}, got frames={frames}")
-        if not 0 <= window < frames:
-            raise ValueError(f"from_dense: window must satisfy 0 <= window < frames={frames}, got {window}")
+        window = frames - 1 if window is None else clamped_window("from_dense", window, frames)
         P = N // frames
         keeps = weight.dtype in WEIGHT_DTYPES and not (weight.dtype == torch.float16 and weight.requires_grad)
         dense = (weight if keeps else weight.float()).reshape(B, frames, P, frames, P)
@@ -122,7 +128,17 @@ class SpatioTemporalGraph:
         return cls(banded)
 
     @property
-    def batch(self) -> int:
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype."""
+        return self.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.weight.device
+
+    @property
+    def batch_size(self) -> int:
+        """Number of samples, B."""
         return self.weight.shape[0]
 
     @property
@@ -142,18 +158,35 @@ class SpatioTemporalGraph:
         """Number of graph nodes, N = T * P."""
         return self.frames * self.patches
 
-    @property
-    def grad(self) -> Tensor | None:
-        """Gradient with respect to the weights, in banded storage; None before a backward pass.
+    def __len__(self) -> int:
+        return self.batch_size
 
-        Raises ValueError for a graph that carries no gradients: one built with ``differentiable=False``.
+    def __getitem__(self, index: int | slice | Tensor) -> "SpatioTemporalGraph":
+        """The graph of some of the samples, in the order of the index. Differentiable.
+
+        index: an integer, which gives a batch of one; a slice; or a tensor (n,) of integers, or (B,) of bool. The graph
+        that an integer or a slice gives shares this one's memory. Raises ValueError for any other index, and IndexError
+        for a sample that is not there.
         """
-        if not self.weight.requires_grad:
-            raise ValueError(
-                "graph: gradients were asked of a graph that carries none; build it with differentiable=True from "
-                "features that require grad, or with from_dense from weights that do"
-            )
-        return self.weight.grad
+        if isinstance(index, int) and not isinstance(index, bool):
+            if not -self.batch_size <= index < self.batch_size:
+                raise IndexError(f"graph: index {index} is out of range for a batch of {self.batch_size}")
+            index = slice(index, index + 1 or None)
+        if isinstance(index, slice):
+            return self._selected(lambda x: x[index])
+        if not isinstance(index, Tensor) or index.ndim != 1 or index.is_floating_point() or index.is_complex():
+            got = f"{tuple(index.shape)} {index.dtype}" if isinstance(index, Tensor) else repr(index)
+            raise ValueError(f"graph: an index must be an integer, a slice or a tensor (n,) of integers, got {got}")
+        if self.device.type == "cpu" and index.dtype != torch.bool:
+            # The threads of a CPU add the gradients of weight[index] in no fixed order.
+            place = index.where(index >= 0, index + self.batch_size)
+            return self._selected(lambda x: x.index_select(0, place))
+        return self._selected(lambda x: x[index])
+
+    def _selected(self, select: Callable[[Tensor], Tensor]) -> "SpatioTemporalGraph":
+        """select: takes samples from the weights, and from the map of tiles if it is known."""
+        weight = select(self.weight)
+        return SpatioTemporalGraph(weight) if self._live is None else self._with_live(weight, select(self.live))
 
     def to_dense(self) -> Tensor:
         """The dense weights, (B, N, N), 0 where there is no edge. Differentiable; memory grows with the square of N."""
@@ -181,7 +214,7 @@ class SpatioTemporalGraph:
     def density(self) -> Tensor:
         """Share of the band's pairs (those within the window and the clip) that are edges; a scalar tensor."""
         pairs = sum(self.frames - abs(o) for o in range(-self.window, self.window + 1)) * self.patches**2
-        return torch.count_nonzero(self.weight.detach()) / (self.batch * pairs)
+        return torch.count_nonzero(self.weight.detach()) / (self.batch_size * pairs)
 
     def to(self, *args, **kwargs) -> "SpatioTemporalGraph":
         """Moves or converts the weights as ``Tensor.to`` does.
@@ -215,10 +248,9 @@ class SpatioTemporalGraph:
         return self._with_live(weight, self.live.to(weight.device))
 
     def __repr__(self) -> str:
-        w = self.weight
         return (
-            f"SpatioTemporalGraph(batch={self.batch}, frames={self.frames}, patches={self.patches}, "
-            f"window={self.window}, dtype={w.dtype}, device={w.device})"
+            f"SpatioTemporalGraph(batch_size={self.batch_size}, frames={self.frames}, patches={self.patches}, "
+            f"window={self.window}, dtype={self.dtype}, device={self.device})"
         )
 
 

@@ -66,7 +66,7 @@ def test_the_report_needs_torch_alone():
     done = run_without_extras("stgt_kernels")
     assert done.returncode == 0, done.stderr
     assert set(verdicts(done.stdout)) == set(dispatch.BACKENDS)
-    assert verdicts(done.stdout)["triton"] == "no: triton is not installed"
+    assert verdicts(done.stdout)["triton"].startswith("no: triton is not installed")
 
 
 def test_stgt_info_needs_torch_alone_and_adds_its_own_packages():

@@ -110,21 +110,17 @@ def look_inside(model: nn.Module, video: Tensor, *, layer: int = 0) -> Inside:
         for hook in hooks:
             hook.remove()
     x, graph = seen
-    window = min(config.window, len(video) - 1)
     if isinstance(graph, Tensor):
-        graph = SpatioTemporalGraph.from_dense(graph, len(video), window)
+        graph = SpatioTemporalGraph.from_dense(graph, len(video), config.window)
     with torch.autocast(x.device.type, enabled=False):
-        q, k = (
-            F.linear(x[0].float(), proj.weight.float(), proj.bias.float()).unflatten(-1, (attention.heads, -1))
-            for proj in (attention.q_proj, attention.k_proj)
-        )
+        q, k, _ = attention.project(x.float())
     return Inside(
         local=x[0].unflatten(0, (len(video), -1)).cpu(),
         graph=graph.to("cpu"),
-        q=q.transpose(0, 1).cpu(),
-        k=k.transpose(0, 1).cpu(),
+        q=q[0].cpu(),
+        k=k[0].cpu(),
         tokens=last[0][0].float().cpu(),
-        window=window,
+        window=graph.window,
         threshold=model.graph.blocks[layer].config.threshold if config.edges else None,
     )
 

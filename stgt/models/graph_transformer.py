@@ -12,25 +12,25 @@ from stgt.models.position import Position
 from stgt.models.precision import Float32Module
 from stgt.models.transformer import LayerNorm, ResidualAttentionBlock
 from stgt_kernels import GraphAttention, SpatioTemporalGraph, spatio_temporal_graph, token_similarity
+from stgt_kernels.modules import AttentionProjections
 from stgt_kernels.ops.graph_attention.reference import graph_attention_dense
 from stgt_kernels.ops.spatio_temporal_graph.reference import spatio_temporal_graph_dense
 from stgt_kernels.rounding import compared_threshold
 
 
-class DenseGraphAttention(GraphAttention):
+class DenseGraphAttention(AttentionProjections):
     """Graph attention as the released model computes it, with (B, H, N, N) score matrices in eager PyTorch."""
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         """x: (B, N, C), weight: (B, N, N), 0 where there is no edge. Returns (B, N, C)."""
-        projections = (self.q_proj, self.k_proj, self.v_proj)
-        q, k, v = (proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in projections)
+        q, k, v = self.project(x)
         keep, keep_prob = None, 1.0
         if self.training and self.dropout > 0:
             keep_prob = 1.0 - self.dropout
             keep = torch.empty(*q.shape[:3], q.shape[2], device=q.device, dtype=torch.bool).bernoulli_(keep_prob)
         scale = q.shape[-1] ** -0.5
         out, _ = graph_attention_dense(q, k, v, weight, scale=scale, keep=keep, keep_prob=keep_prob)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        return self.merge(out)
 
 
 class GraphBlock(nn.Module):
@@ -41,8 +41,10 @@ class GraphBlock(nn.Module):
         self.config = config
         self.proj = nn.Linear(width, width)
         self.cls_block = ResidualAttentionBlock(width, config.heads)
-        attention = DenseGraphAttention if config.attention == "dense" else GraphAttention
-        self.graph_attention = attention(width, config.heads, config.dropout, config.backend)
+        if config.attention == "dense":
+            self.graph_attention = DenseGraphAttention(width, config.heads, dropout=config.dropout)
+        else:
+            self.graph_attention = GraphAttention(width, config.heads, dropout=config.dropout, backend=config.backend)
         self.residual_block = ResidualAttentionBlock(width, config.heads, drop_path)
 
     def build_graph(self, local: Tensor) -> SpatioTemporalGraph | Tensor:
@@ -51,15 +53,14 @@ class GraphBlock(nn.Module):
         Returns a dense matrix (B, T·P, T·P) if `config.attention` is "dense".
         """
         c = self.config
-        window = min(c.window, local.shape[1] - 1)
         threshold = c.threshold if c.edges else None
         if c.attention == "dense":
             x = local if c.differentiable else local.detach()
             if threshold is not None:
                 threshold = compared_threshold(threshold, x.shape[-1], x.dtype)
-            weight = spatio_temporal_graph_dense(x, threshold, window)
+            weight = spatio_temporal_graph_dense(x, threshold, c.window)
             return weight if c.weights else (weight != 0).to(weight.dtype)
-        options = dict(window=window, differentiable=c.differentiable, backend=c.backend)
+        options = dict(window=c.window, differentiable=c.differentiable, backend=c.backend)
         if threshold is None:
             graph = token_similarity(local, **options)
         else:

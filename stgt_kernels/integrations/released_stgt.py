@@ -115,9 +115,10 @@ def _build_graph(self: nn.Module, x: Tensor, t: int) -> SpatioTemporalGraph:
     if frames < 1 or nodes % frames:
         raise ValueError(f"build_graph: t must divide the number of tokens {nodes}, got t={frames}")
     window = settings.window
-    if window is None:  # of a mask that links all, w is at least the number of its frames less one; the paper's is 1
+    if window is None:
+        # The mask joins every pair of the frames that it was built for, so its window was at least their number less 1.
+        # The paper's window is 1.
         window = max(1, settings.mask_nodes * frames // nodes - 1)
-    window = min(window, max(frames - 1, 1))
     x = x.unflatten(1, (frames, nodes // frames))
     return spatio_temporal_graph(x, threshold=self.sim_th, window=window, backend=settings.backend)
 

@@ -65,7 +65,7 @@ def video_graph(
 ) -> SpatioTemporalGraph:
     """A graph as of video, with weights as attention in ``dtype`` takes them, float32 at least if differentiable."""
     x = video_like_tokens(B, T, P, 32, seed=seed)
-    graph = spatio_temporal_graph(x, threshold=threshold, window=min(window, T - 1), backend="reference")
+    graph = spatio_temporal_graph(x, threshold=threshold, window=window, backend="reference")
     return graph.to(storage_dtype(dtype, differentiable))
 
 

@@ -71,7 +71,7 @@ def test_graph_attention(backend, seed):
     aligned = backend in GPU_BACKENDS and draw.random() < 0.6  # as the fastest kernels want it
     unit, layouts = (8, ALIGNED_LAYOUTS) if aligned else (1, LAYOUTS)
     graph = any_graph(draw, backend, dtype, unit)
-    B, N = graph.batch, graph.nodes
+    B, N = graph.batch_size, graph.nodes
     H, D = draw.randint(1, 3), draw.choice([unit * draw.randint(1, 128 // unit), 64, 88, 128])
     q, k, v, dout = (heads(B, H, N, D, dtype=dtype, layout=draw.choice(layouts), seed=i) for i in range(4))
     scale = draw.choice([D**-0.5, 1 / D, -(D**-0.5)])

@@ -25,7 +25,7 @@ def banded_dense(B, T, P, window, dtype=torch.float32):
 def test_dense_and_back(T, window):
     dense = banded_dense(2, T, 6, window)
     graph = SpatioTemporalGraph.from_dense(dense, frames=T, window=window)
-    assert (graph.batch, graph.frames, graph.patches, graph.window, graph.nodes) == (2, T, 6, window, 6 * T)
+    assert (graph.batch_size, graph.frames, graph.patches, graph.window, graph.nodes) == (2, T, 6, window, 6 * T)
     assert graph.weight.shape == (2, T, 6, 2 * window + 1, 6) and graph.weight.is_contiguous()
     assert torch.equal(graph.to_dense(), dense)
     for t in range(T):  # the storage as documented, element by element
@@ -116,21 +116,96 @@ def test_gradient_reaches_dense_weights_through_attention():
     assert actual.any() and not actual[dense == 0].any()
 
 
-def test_grad_is_the_weights_gradient():
+def test_gradients_are_the_weights_own():
     x = video_like_tokens(1, 2, 20, 16).requires_grad_()
     graph = spatio_temporal_graph(x, threshold=0.5, differentiable=True, backend="cpu")
     graph.weight.retain_grad()
-    assert graph.grad is None
     graph.weight.square().sum().backward()
-    torch.testing.assert_close(graph.grad, 2 * graph.weight.detach())
+    torch.testing.assert_close(graph.weight.grad, 2 * graph.weight.detach())
+    assert not hasattr(graph, "grad")
 
 
-@pytest.mark.parametrize("detached", [False, True])
-def test_grad_of_a_constant_graph_is_refused(detached):
-    x = video_like_tokens(1, 2, 20, 16).requires_grad_()
-    graph = spatio_temporal_graph(x, threshold=0.5, differentiable=detached, backend="cpu")
-    with pytest.raises(ValueError, match="carries none.*differentiable=True"):
-        _ = graph.detach().grad if detached else graph.grad
+def sparse_batch(B=4):
+    """A graph whose samples have edges in different tiles, with the map of its tiles."""
+    dense = torch.zeros(B, 140, 140)
+    for b in range(B):
+        dense[b, 30 * b, 20 * b] = b + 1
+    graph = SpatioTemporalGraph.from_dense(dense, frames=2)
+    assert graph.live.any()
+    return graph
+
+
+INDICES = [
+    (2, [2]),
+    (-1, [3]),
+    (slice(1, 3), [1, 2]),
+    (slice(None, None, 2), [0, 2]),
+    (slice(4, None), []),
+    (torch.tensor([3, 0, 0, -2]), [3, 0, 0, 2]),
+    (torch.tensor([], dtype=torch.int64), []),
+    (torch.tensor([True, False, False, True]), [0, 3]),
+]
+
+
+@pytest.mark.parametrize(("index", "samples"), INDICES, ids=[str(index) for index, _ in INDICES])
+@pytest.mark.parametrize("known", [False, True])
+def test_an_index_selects_samples(index, samples, known):
+    graph = sparse_batch() if known else SpatioTemporalGraph(sparse_batch().weight)
+    part = graph[index]
+    assert isinstance(part, SpatioTemporalGraph) and len(part) == part.batch_size == len(samples)
+    assert (part.frames, part.patches, part.window) == (graph.frames, graph.patches, graph.window)
+    assert torch.equal(part.weight, graph.weight[samples]) and torch.equal(part.live, sparse_batch().live[samples])
+
+
+def test_a_graph_is_a_sequence_of_graphs_of_one_sample():
+    graph = sparse_batch()
+    assert len(graph) == 4 and [part.weight.amax().item() for part in graph] == [1, 2, 3, 4]
+
+
+def test_attention_along_selected_samples():
+    graph, q = video_graph(4, 2, 20), heads(4, 2, 40, 8)
+    out = graph_attention(q, q, q, graph, backend="cpu")
+    for index in (slice(1, 3), slice(0, 4, 2), torch.tensor([3, 1])):
+        assert torch.equal(graph_attention(q[index], q[index], q[index], graph[index], backend="cpu"), out[index])
+
+
+def test_a_changed_graph_changes_its_slices():
+    graph = sparse_batch()
+    part = graph[1:2]
+    assert part.live.sum() == 1
+    graph.weight[1, 0, 0, 1, 0] = 5
+    assert part.weight[0, 0, 0, 1, 0] == 5 and torch.equal(part.live, live_tiles(part.weight))
+
+
+def test_gradients_reach_selected_samples():
+    weight = sparse_batch().weight.requires_grad_()
+    part = SpatioTemporalGraph(weight)[torch.tensor([2, 0, 2])]
+    (gradient,) = torch.autograd.grad(part.weight.sum(), weight)
+    assert [gradient[b].unique().tolist() for b in range(4)] == [[1], [0], [2], [0]]
+
+
+@pytest.mark.parametrize("index", [4, -5])
+def test_a_sample_that_is_not_there(index):
+    with pytest.raises(IndexError, match=f"index {index} is out of range for a batch of 4"):
+        sparse_batch()[index]
+
+
+@pytest.mark.parametrize("index", [True, 1.0, "0", (0, 1), [0, 1], None, torch.tensor(1), torch.tensor([1.0])], ids=str)
+def test_what_is_no_index(index):
+    with pytest.raises(ValueError, match="an index must be an integer, a slice or a tensor"):
+        sparse_batch()[index]
+
+
+def test_dtype_and_device():
+    graph = video_graph(1, 2, 20, dtype=torch.bfloat16)
+    assert (graph.dtype, graph.device) == (torch.float16, torch.device("cpu"))
+    assert graph.to("meta").device.type == "meta" and graph.to(torch.float32).dtype == torch.float32
+
+
+def test_a_window_beyond_the_clip_joins_all_frames():
+    dense = banded_dense(1, 3, 5, 2)
+    graph = SpatioTemporalGraph.from_dense(dense, 3, window=7)
+    assert graph.window == 2 and torch.equal(graph.to_dense(), dense)
 
 
 def test_to_and_detach():
@@ -149,13 +224,15 @@ def test_pytree_and_pickle():
     assert leaves[0] is graph.weight and leaves[1] == 1
     doubled = pytree.tree_unflatten([leaves[0] * 2, *leaves[1:]], spec)["graph"]
     assert isinstance(doubled, SpatioTemporalGraph) and torch.equal(doubled.weight, 2 * graph.weight)
+    ((path, leaf),) = pytree.tree_flatten_with_path(graph)[0]
+    assert pytree.keystr(path) == ".weight" and leaf is graph.weight
     copy = pickle.loads(pickle.dumps(graph))
     assert torch.equal(copy.weight, graph.weight) and torch.equal(copy.live, graph.live)
 
 
 def test_repr_names_the_sizes():
     graph = video_graph(1, 2, 70, dtype=torch.bfloat16)
-    expected = "SpatioTemporalGraph(batch=1, frames=2, patches=70, window=1, dtype=torch.float16, device=cpu)"
+    expected = "SpatioTemporalGraph(batch_size=1, frames=2, patches=70, window=1, dtype=torch.float16, device=cpu)"
     assert repr(graph) == expected
 
 

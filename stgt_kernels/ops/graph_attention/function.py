@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from stgt_kernels.ops.autograd import KernelFunction, differentiable_once
+
 
 def implementation(backend: str):
     """The module of kernels, imported when first used; torch.compile can follow an import statement, not a call."""
@@ -13,25 +15,27 @@ def implementation(backend: str):
     return kernels
 
 
-class GraphAttentionFunction(torch.autograd.Function):
+class GraphAttentionFunction(KernelFunction):
     """(q, k, v, weight) -> (out, lse); the backward pass recomputes the probabilities from lse."""
 
     @staticmethod
-    def forward(ctx, q, k, v, weight, live, seed, scale, dropout_p, backend):
-        kernels = implementation(backend)
-        out, lse = kernels.forward(q, k, v, weight, live, seed, scale, dropout_p)
-        ctx.save_for_backward(q, k, v, weight, live, seed, out, lse)
-        ctx.kernels, ctx.scale, ctx.dropout_p = kernels, scale, dropout_p
-        ctx.set_materialize_grads(False)
-        return out, lse
+    def forward(q, k, v, weight, live, seed, scale, dropout_p, backend):
+        return implementation(backend).forward(q, k, v, weight, live, seed, scale, dropout_p)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.scale, ctx.dropout_p, ctx.backend = inputs
+        ctx.save_for_backward(*tensors, *output)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
     def backward(ctx, dout: Tensor | None, dlse: Tensor | None):
         q, k, v, weight, live, seed, out, lse = ctx.saved_tensors
-        if dout is None:
-            dout = torch.zeros_like(out)
-        dq, dk, dv, dweight = ctx.kernels.backward(
-            dout, q, k, v, weight, live, seed, out, lse, dlse, ctx.scale, ctx.dropout_p, ctx.needs_input_grad[3]
-        )
-        return dq, dk, dv, dweight, None, None, None, None, None
+        with torch.no_grad():
+            gradients = implementation(ctx.backend).backward(
+                torch.zeros_like(out) if dout is None else dout,
+                *(q, k, v, weight, live, seed, out, lse, dlse),
+                *(ctx.scale, ctx.dropout_p, ctx.needs_input_grad[3]),
+            )
+        gradients = differentiable_once("graph_attention", gradients, dout, dlse, q, k, v, weight)
+        return *gradients, None, None, None, None, None

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from stgt_kernels import _C as _C  # registers torch.ops.stgt_kernels
+from stgt_kernels.ops.vmap import fold_into_batch
 
 
 def heads_last(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -49,3 +50,7 @@ def backward(
         dout, q, k, v, weight, live, seed, out, lse, dlse, scale, dropout_p, need_dweight
     )
     return dq, dk, dv, dweight if need_dweight else None
+
+
+for op in ("graph_attention_fwd", "graph_attention_bwd"):
+    torch.library.register_vmap(f"stgt_kernels::{op}", fold_into_batch(getattr(torch.ops.stgt_kernels, op)))

@@ -16,6 +16,7 @@ from stgt_kernels.ops.graph_attention.triton_bwd import (
 )
 from stgt_kernels.ops.graph_attention.triton_common import live_tiles_kernel, split_head_dim
 from stgt_kernels.ops.graph_attention.triton_fwd import graph_attention_fwd_kernel
+from stgt_kernels.ops.vmap import fold_into_batch
 
 
 def arithmetic(dtype: torch.dtype) -> str:
@@ -202,3 +203,7 @@ def backward(*args) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     dq, dk, dv, dweight = backward_op(*args)
     need_dweight = args[-1]
     return dq, dk, dv, dweight if need_dweight else None
+
+
+forward.register_vmap(fold_into_batch(forward))
+backward_op.register_vmap(fold_into_batch(backward_op))

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from stgt_kernels.ops.autograd import KernelFunction, differentiable_once
+
 
 def implementation(backend: str):
     """The module of kernels, imported when first used; torch.compile can follow an import statement, not a call."""
@@ -13,22 +15,25 @@ def implementation(backend: str):
     return kernels
 
 
-class SpatioTemporalGraphFunction(torch.autograd.Function):
-    """x -> (weight, live); gradients reach x through the kept edges, from both of an edge's ends."""
+class SpatioTemporalGraphFunction(KernelFunction):
+    """x -> (weight, live, 1/|x|); gradients reach x through the kept edges, from both of an edge's ends."""
 
     @staticmethod
-    def forward(ctx, x, threshold, window, differentiable, backend):
-        kernels = implementation(backend)
+    def forward(x, threshold, window, differentiable, backend):
         # -inf keeps every similarity that is a number.
         threshold = float("-inf") if threshold is None else threshold
-        weight, live, inv_norm = kernels.forward(x, threshold, window, differentiable)
-        ctx.save_for_backward(x, weight, inv_norm)
-        ctx.kernels = kernels
-        ctx.mark_non_differentiable(live)
-        return weight, live
+        return implementation(backend).forward(x, threshold, window, differentiable)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, dweight: Tensor, _):
+    def setup_context(ctx, inputs, output):
+        x, _, _, _, ctx.backend = inputs
+        weight, live, inv_norm = output
+        ctx.save_for_backward(x, weight, inv_norm)
+        ctx.mark_non_differentiable(live, inv_norm)
+
+    @staticmethod
+    def backward(ctx, dweight: Tensor, *_):
         x, weight, inv_norm = ctx.saved_tensors
-        return ctx.kernels.backward(dweight, x, weight, inv_norm), None, None, None, None
+        with torch.no_grad():
+            dx = implementation(ctx.backend).backward(dweight, x, weight, inv_norm)
+        return *differentiable_once("spatio_temporal_graph", (dx,), dweight, x), None, None, None, None

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from stgt_kernels import _C as _C  # registers torch.ops.stgt_kernels
 from stgt_kernels.graph import TILE, storage_dtype
+from stgt_kernels.ops.vmap import fold_into_batch
 
 
 @torch.library.register_fake("stgt_kernels::spatio_temporal_graph_fwd")
@@ -28,3 +29,7 @@ def forward(x: Tensor, threshold: float, window: int, differentiable: bool) -> t
 
 def backward(dweight: Tensor, x: Tensor, weight: Tensor, inv_norm: Tensor) -> Tensor:
     return torch.ops.stgt_kernels.spatio_temporal_graph_bwd(dweight, x, weight, inv_norm)
+
+
+for op in ("spatio_temporal_graph_fwd", "spatio_temporal_graph_bwd"):
+    torch.library.register_vmap(f"stgt_kernels::{op}", fold_into_batch(getattr(torch.ops.stgt_kernels, op)))

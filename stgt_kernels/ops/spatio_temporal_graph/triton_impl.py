@@ -13,6 +13,7 @@ from stgt_kernels.ops.spatio_temporal_graph.triton_kernels import (
     spatio_temporal_graph_bwd_kernel,
     spatio_temporal_graph_fwd_kernel,
 )
+from stgt_kernels.ops.vmap import fold_into_batch
 
 
 def launch_config(kernel: str, dtype: torch.dtype, P: int) -> dict[str, int]:
@@ -87,3 +88,7 @@ def backward(dweight: Tensor, x: Tensor, weight: Tensor, inv_norm: Tensor) -> Te
 @backward.register_fake
 def _(dweight, x, weight, inv_norm):
     return x.new_empty(x.shape)
+
+
+for op in (forward, backward):
+    op.register_vmap(fold_into_batch(op))

@@ -1,0 +1,50 @@
+"""What the autograd functions of all ops share."""
+
+import torch
+from torch import Tensor
+
+
+class KernelFunction(torch.autograd.Function):
+    """An autograd function that torch.func's transforms can use, called with positional arguments alone.
+
+    A subclass has ``forward``, ``setup_context`` and ``backward``. Under torch.func.vmap both passes call operators
+    that have rules of their own (``fold_into_batch``).
+    """
+
+    generate_vmap_rule = True
+
+    @classmethod
+    def apply(cls, *args):
+        """Calls forward. Without a transform, it skips what PyTorch does before each call of such a function.
+
+        PyTorch inspects the signature of forward, to fill in default values, which takes longer than all the rest.
+        """
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*args)
+        args = torch._functorch.utils.unwrap_dead_wrappers(args)
+        return super(torch.autograd.Function, cls).apply(*args)
+
+
+def differentiable_once(op: str, gradients: tuple[Tensor | None, ...], *sources: Tensor | None):
+    """Gradients that an op's backward pass computed from the sources. To differentiate them in turn is an error."""
+    if not torch.is_grad_enabled():  # nobody records what the backward pass does
+        return gradients
+    return _Once.apply(op, len(gradients), *gradients, *sources)
+
+
+class _Once(KernelFunction):
+    """(op, count, *tensors) -> the first count tensors; the backward pass raises an error that names the op."""
+
+    @staticmethod
+    def forward(op, count, *tensors):
+        return tuple(None if t is None else t.view_as(t) for t in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.op = inputs[0]
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError(
+            f"{ctx.op}: the kernels have no second derivatives; backend='reference' can be differentiated twice"
+        )
