@@ -12,6 +12,7 @@ import tyro
 from stgt.config import TrainConfig
 from stgt.data.annotations import Clip, save_captions
 from stgt.data.files import read_lines
+from stgt.evaluation.options import Evaluation
 from stgt.evaluation.run import evaluate
 from stgt.recipes import quickstart
 from stgt.training.run import train
@@ -57,7 +58,9 @@ def main(
 
     config = my_recipe(videos, annotations, out, epochs)
     train(config)  # the same call goes on after an interruption
-    return evaluate(config.out)  # prints recall in both directions, and writes evaluation.json into the run's folder
+    return evaluate(
+        Evaluation(config.out)
+    )  # prints recall in both directions, and writes evaluation.json into the run's folder
 
 
 if __name__ == "__main__":

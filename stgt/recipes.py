@@ -6,6 +6,7 @@ clipping, frames of augmentation), we chose it.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,9 @@ from stgt.config import (
     QFormerConfig,
     TrainConfig,
     VisionConfig,
+    from_dict,
 )
+from stgt.structure import read_json
 
 
 def quickstart() -> TrainConfig:
@@ -188,3 +191,31 @@ def _finetune_qa(name: str) -> TrainConfig:
         optim=OptimConfig(lr=3e-5, min_lr=1e-6, warmup_steps=200),
         out=Path("runs") / f"finetune_{name}_qa",
     )
+
+
+def import_recipe(name: str) -> TrainConfig:
+    """The configuration that a function of any importable module returns, by its name "package.module:function".
+
+    Raises ValueError if there is no such function, or if it does not return a TrainConfig.
+    """
+    module, _, function = name.partition(":")
+    try:
+        recipe = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module exists, and misses another one
+        raise ValueError(f"recipe is {name!r}, but there is no module {error.name!r}") from None
+    except AttributeError:
+        raise ValueError(f"recipe is {name!r}, but {module} has no {function!r}") from None
+    config = recipe()
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"recipe is {name!r}, which returns {type(config).__name__}, expected a TrainConfig")
+    return config
+
+
+def read_recipe(path: Path) -> TrainConfig:
+    """The configuration in a JSON file, such as a run's config.json. Raises ValueError for one that makes no sense."""
+    try:
+        return from_dict(TrainConfig, read_json(path, dict))
+    except ValueError as error:
+        raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None

@@ -60,7 +60,7 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        app.cli(prog="stgt")
+        app.cli(prog="stgt", args=train.take_recipe(sys.argv[1:]))
     except KeyboardInterrupt as stop:
         sys.exit(128 + getattr(stop, "signum", signal.SIGINT))
     except Exception as error:

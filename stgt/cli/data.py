@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from stgt.cli.train import Recipe
+from stgt.cli import train as recipes
 from stgt.terminal import say
 
 Dataset = Literal[
@@ -131,7 +131,7 @@ def check(
     say(f"{len(bad)} of {len(names)} videos are broken, listed in {out}")
 
 
-def features(recipe: Recipe, out: Path, views: int = 1, batch_size: int = 16, device: str = "auto") -> None:
+def features(recipe: recipes.Recipe, out: Path, views: int = 1, batch_size: int = 16, device: str = "auto") -> None:
     """Write the frozen tower's tokens of a recipe's videos once; give the folder to it as --data.features.
 
     These are the videos to train and to validate on, the latter with the same transform.

@@ -1,23 +1,59 @@
-"""`stgt train`."""
+"""`stgt train`, and how any command takes a recipe."""
 
 from __future__ import annotations
 
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from stgt.recipes import RECIPES
+from stgt.config import TrainConfig
+from stgt.recipes import RECIPES, import_recipe, read_recipe
 
-Recipe = tyro.extras.subcommand_type_from_defaults(
-    {name: recipe() for name, recipe in RECIPES.items()},
-    {name: (recipe.__doc__ or "").strip() for name, recipe in RECIPES.items()},
-    prefix_names=False,
-)
-Recipe = Annotated[Recipe, tyro.conf.arg(name="")]
+
+def _subcommands(recipes: dict[str, TrainConfig], described: dict[str, str]) -> object:
+    union = tyro.extras.subcommand_type_from_defaults(recipes, described, prefix_names=False)
+    return Annotated[union, tyro.conf.arg(name="")]
+
+
+NAMED = {name: recipe() for name, recipe in RECIPES.items()}
+DESCRIBED = {name: (recipe.__doc__ or "").strip() for name, recipe in RECIPES.items()}
+Recipe = _subcommands(NAMED, DESCRIBED)
+
+
+def take_recipe(words: Sequence[str]) -> list[str]:
+    """Let the words of a command name a recipe of another module, or a JSON file: --config FILE.
+
+    `package.module:function` is imported as `python -m` would, from the present folder, too. Returns the words with a
+    name that `Recipe` has in its place. Raises ValueError if there is no such recipe.
+    """
+    global Recipe
+    words, start = list(words), 2 if words[:1] == ["data"] else 1
+    if words[:1] != ["train"] and words[:2] != ["data", "features"]:
+        return words
+    name, config = None, None
+    if words[start : start + 1] == ["--config"] and len(words) > start + 1:
+        config = read_recipe(Path(words[start + 1]))
+        name, words[start : start + 2] = "config", ["config"]
+    elif words[start:] and re.fullmatch(r"[\w.]+:\w+", words[start]):
+        sys.path.insert(0, os.getcwd())
+        config = import_recipe(words[start])
+        name = words[start] = words[start].partition(":")[2]
+    if name is not None:
+        Recipe = _subcommands(NAMED | {name: config}, DESCRIBED | {name: "The recipe that the command names."})
+    return words
 
 
 def train(recipe: Recipe) -> None:
-    """Train a recipe; the same command goes on after an interruption."""
+    """Train a recipe; the same command goes on after an interruption.
+
+    A recipe is one of those below, a function of any module (`stgt train mypackage.recipes:mine`), or a JSON file such
+    as a run's config.json (`stgt train --config FILE --out runs/again`).
+    """
     from stgt.training.run import train
 
     train(recipe)

@@ -1,0 +1,60 @@
+"""The command line: what a command loads, how it names a model, and options without effect."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.commands import run_cli
+
+from stgt import runs
+
+ROOT = Path(__file__).parents[1]
+LOADED = """
+import sys
+from stgt import __main__
+sys.argv = ["stgt", *sys.argv[1:]]
+try:
+    __main__.main()
+except SystemExit:
+    pass
+print(*(name for name in sys.modules if name.startswith(("stgt.training", "torch.utils.tensorboard"))))
+"""
+
+
+@pytest.mark.parametrize("words", [["search", "a dog"], ["ask", "a.mp4", "what?"], ["evaluate"], ["caption", "a.mp4"]])
+def test_commands_that_use_a_model_do_not_load_the_trainer(words, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    command = [sys.executable, "-c", LOADED, *words, "--model", str(tmp_path / "run"), "--device", "cpu"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
+    assert "no checkpoint in it" in done.stderr  # The command came as far as the model.
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["caption", "a.mp4", "--count", 3], "--count is given, expected it with --top-p only"),
+        (["caption", "a.mp4", "--seed", 3], "--seed is given, expected it with --top-p only"),
+        (["caption", "a.mp4", "--top-p", 0.9, "--beams", 2], "--beams is given, expected it without --top-p only"),
+        (["caption", "a.mp4", "--beams", 0], "--beams is 0, expected at least 1"),
+        (["ask", "a.mp4", "what?", "--beams", 0], "--beams is 0, expected at least 1"),
+        (["search", "a dog", "--captions", "a.txt"], "--captions is given, expected it with --video only"),
+        (["search", "--video", "a.mp4", "--videos", "b"], "--videos is given, expected it with a sentence only"),
+        (["search", "--video", "a.mp4", "--figure", "b"], "--figure is given, expected it with a sentence only"),
+        (["search", "a dog", "--top", 0], "--top is 0, expected at least 1"),
+        (["search"], "expected a sentence or --video FILE, got neither"),
+        (["visualize", "a.mp4", "--out", "a.png", "--examples", 1], "--examples is given, expected it with a folder"),
+    ],
+)
+def test_options_without_effect_are_refused(words, message, monkeypatch, capsys, tmp_path):
+    assert run_cli(monkeypatch, *words, "--model", tmp_path) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_is_a_folder_or_a_name_on_the_hub(monkeypatch, tmp_path):
+    assert runs.find_model(tmp_path) == (tmp_path, tmp_path)
+    monkeypatch.setattr(runs, "find", lambda name: (tmp_path / name / "config.json", tmp_path / name / "weights"))
+    assert runs.find_model("somebody/stgt") == (tmp_path / "somebody/stgt", Path("runs/somebody--stgt"))

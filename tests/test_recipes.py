@@ -1,0 +1,96 @@
+"""Recipes: the paper's numbers, and recipes that stand elsewhere."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.commands import run_cli
+
+from stgt.config import to_dict
+from stgt.recipes import RECIPES
+
+MODULE = """
+from dataclasses import replace
+from pathlib import Path
+from stgt.recipes import quickstart
+
+def mine():
+    return replace(quickstart(), seed=7, out=Path("runs/mine"))
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The configurations that `stgt train` was started with."""
+    started = []
+    monkeypatch.setattr("stgt.training.run.train", started.append)
+    return started
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The present folder holds a module of recipes."""
+    (tmp_path / "own_recipes.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def test_recipes_are_those_of_the_paper():
+    runs = {name: recipe() for name, recipe in RECIPES.items()}
+    assert [(name, run.optim.lr, run.epochs, run.loss.stage) for name, run in runs.items() if name != "quickstart"] == [
+        ("pretrain_stage1", 5e-5, 12, 1),
+        ("pretrain_stage2", 2.5e-5, 6, 2),
+        ("finetune_msrvtt", 2.5e-5, 9, 2),
+        ("finetune_didemo", 2.5e-5, 9, 2),
+        ("finetune_lsmdc", 2.5e-5, 9, 2),
+        ("finetune_msvd", 2.5e-5, 12, 2),
+        ("finetune_msrvtt_qa", 3e-5, 9, 1),
+        ("finetune_msvd_qa", 3e-5, 9, 1),
+        ("vqa_shapes", 1e-3, 2, 1),
+    ]
+    lengths = {name: run.model.qformer.max_text_length for name, run in runs.items() if name.startswith("finetune")}
+    retrieval = {name: length for name, length in lengths.items() if not name.endswith("_qa")}
+    assert retrieval == {"finetune_msrvtt": 36, "finetune_didemo": 55, "finetune_lsmdc": 32, "finetune_msvd": 32}
+    for name, run in runs.items():
+        assert run.optim.betas == (0.9, 0.98) and run.optim.weight_decay == 0.05 and run.data.frames == 8
+        assert run.batch_size == (32 if name in ("quickstart", "vqa_shapes") else 20)
+        assert (run.model.language is not None) == ("qa" in name)
+
+
+def test_each_call_of_a_recipe_is_its_own():
+    first = RECIPES["quickstart"]()
+    first.optim.lr = 1.0
+    assert RECIPES["quickstart"]().optim.lr != pytest.approx(1.0)
+
+
+def test_a_recipe_of_any_module_is_trained_with_options(own, trained, monkeypatch):
+    assert run_cli(monkeypatch, "train", "own_recipes:mine", "--epochs", 3) == 0
+    assert trained == [replace(RECIPES["quickstart"](), seed=7, out=Path("runs/mine"), epochs=3)]
+
+
+def test_a_saved_configuration_is_trained_again(tmp_path, trained, monkeypatch):
+    saved = replace(RECIPES["quickstart"](), seed=5)
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(saved)))
+    assert run_cli(monkeypatch, "train", "--config", tmp_path / "config.json", "--out", "runs/again") == 0
+    assert trained == [replace(saved, out=Path("runs/again"))]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["own_recipes:gone"], "but own_recipes has no 'gone'"),
+        (["own_recipes:number"], "returns int, expected a TrainConfig"),
+        (["no_recipes:mine"], "there is no module 'no_recipes'"),
+        (["--config", "gone.json"], "gone.json: no such file"),
+        (["--config", "bad.json"], "bad.json: TrainConfig.epochs is 'x', expected a whole number"),
+    ],
+)
+def test_a_recipe_that_is_not_there_is_named(words, message, own, trained, monkeypatch, capsys):
+    Path("bad.json").write_text('{"epochs": "x"}')
+    assert run_cli(monkeypatch, "train", *words) == 2
+    assert message in capsys.readouterr().err and not trained
