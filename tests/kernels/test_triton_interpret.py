@@ -404,38 +404,3 @@ def test_gradients_beside_a_token_without_edges(bad, dtype):
     dx = gradient(x, 0.5, 1, dweight, "triton")
     assert not dx[0, 1, 7].any() and dx.isfinite().all()
     assert same_bits(dx[1], clean[1])
-
-
-def test_operators():
-    """Schemas, fakes and strides of the four leaf operators, as torch.compile relies on them."""
-    from stgt_kernels.ops.graph_attention import triton_impl as attention
-    from stgt_kernels.ops.spatio_temporal_graph import triton_impl as graphs
-
-    x = tokens(1, 2, 5, 8, torch.float16)
-    torch.library.opcheck(graphs.forward, (x, 0.5, 1, False))
-    weight, live, inv_norm = graphs.forward(x, 0.5, 1, True)
-    torch.library.opcheck(graphs.backward, (torch.ones_like(weight), x, weight, inv_norm))
-    q, k, v, dout = (heads(1, 2, 10, 8, dtype=torch.float16, seed=seed) for seed in range(4))
-    forward = (q, k.contiguous(), v, weight, live, torch.tensor([5]), 0.3, 0.2)
-    torch.library.opcheck(attention.forward, forward)
-    out, lse = attention.forward(*forward)
-    for seed, p, dlse, need_dweight in ((torch.tensor([5]), 0.2, torch.ones_like(lse), True), (None, 0.0, None, False)):
-        backward = (dout, q, k, v, weight, live, seed, out, lse, dlse, 0.3, p, need_dweight)
-        torch.library.opcheck(attention.backward_op, backward)
-
-
-def test_compiles_without_a_graph_break():
-    def step(x, q, k, v):
-        graph = spatio_temporal_graph(x, threshold=0.3, differentiable=True, backend="triton")
-        out, lse = graph_attention(q, k, v, graph, return_lse=True, dropout_p=0.2, backend="triton")
-        return out.float().square().sum() + lse.sum()
-
-    def gradients(function):
-        torch.manual_seed(0)
-        leaves = [t.detach().requires_grad_() for t in (x, *operands)]
-        return torch.autograd.grad(function(*leaves), leaves)
-
-    x, operands = tokens(1, 2, 9, 16, torch.float16), qkv(1, 2, 18, 8, dtype=torch.float16)
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    for name, a, b in zip("xqkv", gradients(compiled), gradients(step), strict=True):
-        torch.testing.assert_close(a, b, msg=name)

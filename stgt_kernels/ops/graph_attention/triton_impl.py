@@ -27,12 +27,13 @@ def arithmetic(dtype: torch.dtype) -> str:
 
 
 def launch_config(
-    kernel: str, unit: str, D: int, T: int, P: int, dropout: bool, capability: tuple[int, int]
+    kernel: str, unit: str, D: int, T: int, P: int, dropout: bool, capability: tuple[int, int], wide_weights: bool
 ) -> dict[str, int]:
     """Blocks, warps and pipeline stages of a kernel, picked from the compiler's reports.
 
     They are the largest that spill no registers and fit the shared memory: 227 KB on Hopper and Blackwell's data-centre
-    parts, 163 KB on the A100, 99 KB elsewhere.
+    parts, 163 KB on the A100, 99 KB elsewhere. wide_weights: whether the weights are float32 beside half-precision
+    q, k and v. A thread then holds twice as many bytes of them.
     """
     width = sum(split_head_dim(D))
     if unit != "half":
@@ -45,12 +46,15 @@ def launch_config(
         if kernel == "dweight":
             return dict(BM=64, BN=64 if width <= 64 else 32, num_warps=8 if width <= 64 else 16, num_stages=2)
         return dict(BM=64, BN=32, num_warps=8, num_stages=3 if kernel == "dq" and width <= 64 else stages)
-    # Blocks of two tiles halve the traffic, but they live if either does, so that a sparse graph wants single ones.
-    # Video is dense within its band, a graph without frames need not be; and a frame of one tile has no second.
+    # A block of 128 spans two tiles and halves the traffic of K and V, but both tiles are processed if either holds an
+    # edge. It is used for video, which is dense within its window, if a frame has more than one tile.
     block = dict(BM=128, num_warps=8) if T > 1 and P > TILE else dict(BM=64, num_warps=4)
     if capability[0] in (9, 10):
         if kernel == "dweight":
             return dict(BM=64, BN=64, num_warps=8, num_stages=2)
+        if kernel == "dkdv" and wide_weights:
+            rows = 64 if dropout and width > 64 else block["BM"]
+            return dict(BM=rows, BN=32, num_warps=8, num_stages=2)
         if kernel == "dkdv":
             fits = width <= 96 and P % 128 == 0 and block["BM"] == 128 and not dropout
             return dict(**block, BN=64 if fits else 32, num_stages=2)
@@ -76,6 +80,7 @@ class Launch:
         _, self.T, self.P, self.O, _ = weight.shape
         self.live, self.device, self.dropout = live, q.device, dropout_p > 0
         self.unit = arithmetic(q.dtype)
+        self.wide_weights = self.unit == "half" and weight.dtype == torch.float32
         self.capability = capability(q)
         D0, D1 = split_head_dim(self.D)
         # Strides are handed over in the unit of which all are multiples, so that the compiler knows how far it may
@@ -90,7 +95,8 @@ class Launch:
         self.constants = dict(P=self.P, TILE=TILE, DROPOUT=self.dropout, PRECISION=precision, **head_dim)
 
     def config(self, kernel: str) -> dict[str, int]:
-        return launch_config(kernel, self.unit, self.D, self.T, self.P, self.dropout, self.capability)
+        sizes = (self.D, self.T, self.P)
+        return launch_config(kernel, self.unit, *sizes, self.dropout, self.capability, self.wide_weights)
 
     def blocks(self, block: int) -> int:
         """How many blocks of so many tokens the samples' frames are cut into."""
