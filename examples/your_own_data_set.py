@@ -11,7 +11,7 @@ import tyro
 
 from stgt.config import TrainConfig
 from stgt.data.annotations import Clip, save_captions
-from stgt.data.files import read_lines
+from stgt.data.lines import read_lines
 from stgt.evaluation.options import Evaluation
 from stgt.evaluation.run import evaluate
 from stgt.recipes import quickstart

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stgt.config import TrainConfig
-from stgt.data.benchmarks import convert
+from stgt.data.convert import convert
 from stgt.data.shapes import render_shapes
 from stgt.distributed import World
 from stgt.evaluation.store import Store

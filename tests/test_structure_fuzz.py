@@ -16,7 +16,10 @@ from safetensors.torch import save
 from stgt import checkpoint as ckpt
 from stgt.config import DataConfig, GraphConfig, ModelConfig, QFormerConfig, TrainConfig, VisionConfig, to_dict
 from stgt.convert import fit_config
-from stgt.data import annotations, check, readers
+from stgt.data import annotations, check
+from stgt.data.datasets.msrvtt import read_clips
+from stgt.data.datasets.msvd import pairs_of_json
+from stgt.data.datasets.questions import read_questions
 from stgt.data.features import _read_index
 from stgt.data.shapes import render_shapes
 from stgt.data.text import Tokenizer
@@ -70,7 +73,7 @@ def sealed_again(path):
 
 
 def questions(path):
-    return list(readers._questions(path, "video{}.mp4".format))
+    return list(read_questions(path, "video{}.mp4".format))
 
 
 def same_run(path):
@@ -90,8 +93,8 @@ FILES = {
     "scenes.json": (SCENES, lambda path: render_shapes(path.parent, train=1, test=0, size=32, frames=2)),
     "tokenizer.json": (VOCABULARY, lambda path: Tokenizer.load(path.parent)),
     "model.safetensors.index.json": ({"weight_map": {"a": "x.bin", "b": "x.bin"}}, read_tensors),
-    "MSRVTT_data.json": (MSRVTT, lambda path: readers._msrvtt(path.parent)),
-    "raw-captions.json": ({"a": [["a", "cat"], "a dog"]}, lambda path: list(readers._msvd_pairs(path))),
+    "MSRVTT_data.json": (MSRVTT, lambda path: read_clips(path.parent)),
+    "raw-captions.json": ({"a": [["a", "cat"], "a dog"]}, lambda path: list(pairs_of_json(path))),
     "train_qa.json": ([{"video_id": 1, "id": 2, "question": "what?", "answer": "cat"}], questions),
 }
 

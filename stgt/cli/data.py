@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from stgt.cli import train as recipes
+from stgt.data.datasets import DATA_SETS
 from stgt.terminal import say
 
-Dataset = Literal[
-    "msrvtt-1ka", "msrvtt-7k", "msrvtt-full", "msvd", "didemo", "lsmdc", "msrvtt-qa", "msvd-qa",
-    "webvid", "cc3m", "vidal",
-]  # fmt: skip
+if TYPE_CHECKING:
+    Dataset = str
+else:
+    Dataset = Literal[tuple(DATA_SETS)]  # --help lists them
 
 
 def shapes(
@@ -52,8 +53,7 @@ def convert(
     """Make annotations of a data set's own files: OUT/{train,val,test}.json, or qa_….json; a wrong size is an error.
 
     Args:
-        dataset: msrvtt-1ka (9k to train on), msrvtt-7k, msrvtt-full, msvd, didemo (paragraphs), lsmdc, msrvtt-qa,
-            msvd-qa, webvid, cc3m (images), vidal.
+        dataset: Name of the data set; docs/data.md says which files and splits each one has.
         source: Folder that its files were downloaded to, under the names they have there.
         out: Folder to write, e.g. data/msrvtt.
         videos: Folder of the videos or images, in any subfolders and containers: names are taken from there, and what
@@ -61,7 +61,7 @@ def convert(
         hold_out: How many training videos become the validation split, where there is none; the same ones, always.
         any_size: Take splits that are smaller or larger than published.
     """
-    from stgt.data.benchmarks import convert
+    from stgt.data.convert import convert
 
     convert(dataset, source, out, videos=videos, hold_out=hold_out, any_size=any_size)
 
@@ -76,7 +76,7 @@ def merge(
         out: Annotation to write.
         videos: Folder that all of them are below, for --data.videos.
     """
-    from stgt.data.benchmarks import merge
+    from stgt.data.merge import merge
 
     merge(annotations, out, videos)
 
@@ -146,9 +146,10 @@ def features(recipe: recipes.Recipe, out: Path, views: int = 1, batch_size: int 
     import torch
 
     from stgt.data.annotations import load_bad_list, load_videos
-    from stgt.data.features import tower_hash, write_features
+    from stgt.data.features import tower_hash
     from stgt.data.samples import VideoDataset
     from stgt.data.transforms import test_transform, train_transform
+    from stgt.data.write_features import write_features
     from stgt.models.vision import VisionTower
     from stgt.randomness import seed_everything
 

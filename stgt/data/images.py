@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stgt.data import apng
 from stgt.data.errors import VideoError, require_file
-from stgt.data.files import is_image
+from stgt.data.names import is_image
 
 # A file that its first bytes show to be none of these is not given to Pillow, which would try all of its formats:
 # EPS starts Ghostscript, for one.

@@ -20,8 +20,9 @@ from stgt.data.annotations import (
     require_videos,
 )
 from stgt.data.features import FeatureStore
-from stgt.data.files import is_image
 from stgt.data.images import stills
+from stgt.data.names import is_image
+from stgt.data.pixels import to_pixels
 from stgt.data.text import Tokenizer
 from stgt.data.video import Sampling, VideoError, decoder_version, read_frames, sample_indices
 
@@ -79,7 +80,7 @@ class VideoDataset(Dataset):
         if self.features is not None:
             view = int(torch.randint(self.features.views, ())) if self.random else 0
             return {"tokens": self.features.read(self.videos[index], view), **place}
-        return {"video": self.transform(self._frames(index).permute(0, 3, 1, 2)), **place}
+        return {"video": to_pixels(self._frames(index), self.transform), **place}
 
     def _frames(self, index: int) -> Tensor:
         path = self.root / self.videos[index]

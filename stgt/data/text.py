@@ -11,7 +11,7 @@ import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
-from stgt.data.files import read_lines
+from stgt.data.lines import read_lines
 from stgt.files import write_text
 from stgt.structure import field, read_json, shown
 

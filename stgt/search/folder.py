@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from stgt.data.files import VIDEOS
 from stgt.data.fingerprint import Fingerprint, data_differences
 from stgt.data.folders import find_files
 from stgt.data.isolated import Failure, call_each
+from stgt.data.names import VIDEOS
 from stgt.data.pixels import read_pixels_array
 from stgt.data.video import decoder_version
 from stgt.distributed import World

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stgt.data.annotations import load_captions
-from stgt.data.files import read_lines
+from stgt.data.lines import read_lines
 from stgt.distributed import World
 from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest, tokenize
 from stgt.evaluation.metrics import shortlist

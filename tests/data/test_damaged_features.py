@@ -11,9 +11,10 @@ from helpers.clips import grey, write_video
 from torch import nn
 from torch.utils.data import DataLoader
 
-from stgt.data.features import FeatureStore, write_features
+from stgt.data.features import FeatureStore
 from stgt.data.samples import VideoDataset
 from stgt.data.transforms import test_transform as plain
+from stgt.data.write_features import write_features
 from stgt.integrity import DamagedError
 
 VIDEOS = ["a.mp4", "b.mp4"]

@@ -3,10 +3,8 @@
 import os
 import socket
 
-import pytest
-
-from stgt.data.files import VIDEOS, VideoFolder
 from stgt.data.folders import describe_special, find_files
+from stgt.data.names import VIDEOS
 
 
 def found(folder, **options):
@@ -75,40 +73,9 @@ def test_a_folder_that_cannot_be_read_costs_itself_only(tmp_path, monkeypatch):
     assert found(tmp_path) == (["a/1.mp4", "c/3.mp4"], {"b": "the folder cannot be read: Permission denied"})
 
 
-def test_names_that_are_not_utf8_are_found(tmp_path, caplog):
-    with open(os.path.join(os.fsencode(tmp_path), b"caf\xe9.mp4"), "wb"):
-        pass
-    assert found(tmp_path).files == ["caf\udce9.mp4"]
-    videos = VideoFolder(tmp_path)  # for annotations, which are text
-    assert videos.find("café.avi") is None
-    assert "caf\udce9.mp4: the name is not UTF-8, expected one that an annotation can hold" in caplog.text
-
-
 def test_files_without_an_ending_are_found_where_they_are_asked_for(tmp_path):
     make(tmp_path, "training/123", "training/1.txt")
     assert found(tmp_path).files == [] and found(tmp_path, without_ending=True) == (["training/123"], {})
-
-
-def test_thumbnails_are_no_videos_and_videos_are_no_images(tmp_path):
-    make(tmp_path, "video1.mp4", "video1.jpg", "thumbs/video2.jpg", "video3.webm", "thumbs/video3.png", "video4")
-    videos, images = VideoFolder(tmp_path), VideoFolder(tmp_path, images=True)
-    assert [videos.find(f"video{n}.avi") for n in (1, 2, 3, 4)] == ["video1.mp4", None, "video3.webm", None]
-    assert [images.find(f"video{n}.bmp") for n in (1, 2, 3, 4)] == [
-        "video1.jpg", "thumbs/video2.jpg", "thumbs/video3.png", "video4"
-    ]  # fmt: skip
-
-
-def test_one_file_under_two_names_is_one_video(tmp_path, caplog):
-    make(tmp_path, "a/video1.mp4")
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "video1.mkv").symlink_to(tmp_path / "a" / "video1.mp4")
-    os.mkfifo(tmp_path / "video2.mp4")
-    videos = VideoFolder(tmp_path)
-    assert videos.find("video1.avi") == "a/video1.mp4" and videos.find("video2.avi") is None
-    assert f"left out, {tmp_path / 'video2.mp4'}: a named pipe, expected a file" in caplog.text
-    make(tmp_path, "c/video1.mp4")
-    with pytest.raises(ValueError, match="holds a/video1.mp4 and b/video1.mkv for video1.avi, expected one of them"):
-        VideoFolder(tmp_path).find("video1.avi")
 
 
 def test_what_is_at_a_path_is_described(tmp_path):

@@ -15,11 +15,11 @@ import torch
 
 from stgt.config import GraphConfig, ModelConfig, QFormerConfig, VisionConfig
 from stgt.data.annotations import Clip, save_captions
-from stgt.data.features import write_features
 from stgt.data.samples import VideoDataset
 from stgt.data.shapes import render_shapes
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import test_transform as plain_transform
+from stgt.data.write_features import write_features
 from stgt.evaluation.store import Store
 from stgt.figures.page import Picture, write_page
 from stgt.figures.results import draw_results

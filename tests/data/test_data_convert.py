@@ -1,15 +1,15 @@
-"""Conversion of named data sets: sizes, videos that are there, splits that share nothing."""
+"""Conversion of published data sets: sizes, videos that are there, splits that share nothing."""
 
 import json
-import zlib
-from typing import get_args
+import re
+from pathlib import Path
 
 import pytest
-from helpers.published import MSRVTT, QUESTION, write
+from helpers.published import MSRVTT, QUESTION, webvid, write
 
-from stgt.cli.data import Dataset, convert, merge
 from stgt.data.annotations import load_captions, load_questions
-from stgt.data.benchmarks import BENCHMARKS
+from stgt.data.convert import convert
+from stgt.data.datasets import DATA_SETS
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def full_msvd_qa(source, test):
         ),
     ],
 )
-def test_the_other_benchmarks_have_theirs(tmp_path, name, download, counts, other, message):
+def test_the_other_data_sets_have_theirs(tmp_path, name, download, counts, other, message):
     for count in counts:
         download(tmp_path / "downloads", count)
         convert(name, tmp_path / "downloads", tmp_path / "out")
@@ -233,97 +233,6 @@ def test_questions_are_converted_and_splits_share_no_video(tmp_path):
     assert not (tmp_path / "again").exists()
 
 
-def webvid(folder, count=2, split="train", more=""):
-    table = "videoid,contentUrl,duration,page_dir,name\n"
-    rows = [f'{n},https://x/{n}.mp4,PT00H00M11S,00600{n % 2},"Aerial\nshot, {n}"\n' for n in range(count)]
-    write(folder / f"results_2M_{split}.csv", table + "".join(rows) + more)
-    return folder
-
-
-def test_webvid_in_folders_of_pages_or_in_one(tmp_path, caplog):
-    source = webvid(tmp_path / "source", 3, more="9,https://x,PT1S,p,\n")
-    convert("webvid", source, tmp_path / "out")
-    assert load_captions(tmp_path / "out" / "train.json")[1] == ("006001/1.mp4", ("Aerial\nshot, 1",))
-    assert "1 captions are empty" in caplog.text
-    write(tmp_path / "videos" / "006000" / "0.mp4", b"film")
-    write(tmp_path / "videos" / "1.mp4", b"film")
-    convert("webvid", source, tmp_path / "found", videos=tmp_path / "videos")
-    assert names(tmp_path / "found" / "train.json") == ["006000/0.mp4", "1.mp4"]
-    write(source / "results_10M_train.csv", "videoid,page_dir,name\n")
-    with pytest.raises(ValueError, match="holds results_10M_train.csv, results_2M_train.csv, expected one results"):
-        convert("webvid", source, tmp_path / "both")
-
-
-def test_cc3m_from_its_table_and_the_downloaders_names(tmp_path):
-    lines = [("a dog", "http://a/1.jpg"), ("a cat", "http://b/2"), ("gone", "http://c/3")]
-    write(tmp_path / "source" / "Train_GCC-training.tsv", "".join(f"{c}\t{url}\n" for c, url in lines))
-    first, second = (zlib.crc32(url.encode()) for _, url in lines[:2])
-    write(tmp_path / "images" / "training" / str(first), b"image")
-    write(tmp_path / "images" / "training" / f"{second}.png", b"image")
-    convert("cc3m", tmp_path / "source", tmp_path / "out", videos=tmp_path / "images")
-    assert load_captions(tmp_path / "out" / "train.json") == [
-        (f"training/{first}", ("a dog",)),
-        (f"training/{second}.png", ("a cat",)),
-    ]
-    write(tmp_path / "source" / "Train_GCC-training.tsv", "a dog http://a\n")
-    with pytest.raises(ValueError, match="Train_GCC-training.tsv: line 1 has 1 columns, expected 2"):
-        convert("cc3m", tmp_path / "source", tmp_path / "out")
-
-
-def test_cc3m_as_img2dataset_left_it(tmp_path):
-    folder = tmp_path / "cc3m"
-    for key, caption in (("000000000", "a dog"), ("000000002", "a cat")):
-        write(folder / "00000" / f"{key}.jpg", b"image")
-        write(
-            folder / "00000" / f"{key}.json", {"caption": caption, "url": "http://a", "key": key, "status": "success"}
-        )
-    write(folder / "00000" / "000000000.txt", "a dog")
-    write(folder / "00000_stats.json", {"count": 2})
-    convert("cc3m", folder, tmp_path / "out", videos=folder)
-    assert load_captions(tmp_path / "out" / "train.json") == [
-        ("00000/000000000.jpg", ("a dog",)),
-        ("00000/000000002.jpg", ("a cat",)),
-    ]
-    write(folder / "00000" / "000000002.json", {"url": "http://a"})
-    with pytest.raises(ValueError, match="000000002.json: 'caption' is None"):
-        convert("cc3m", folder, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"neither \*.tsv nor images"):
-        convert("cc3m", tmp_path / "out", tmp_path / "again")
-
-
-def test_vidal(tmp_path):
-    facts = {"folder": "coco_vat_9", "mplug": "This video describes divers.", "polish_mplug": "divers are seen.",
-             "ofa": [" a man in a suit"], "sound_mplug": "splashing", "raw": "DIVE #sea"}  # fmt: skip
-    unpolished = {"folder": "new", "mplug": "a dog"}
-    write(tmp_path / "id2title_folder_caps.json", {"ImkVYKWqlDU": facts, "abc": unpolished})
-    convert("vidal", tmp_path, tmp_path / "out")
-    assert load_captions(tmp_path / "out" / "train.json") == [
-        ("coco_vat_9/ImkVYKWqlDU.mp4", ("divers are seen.",)),
-        ("new/abc.mp4", ("a dog",)),
-    ]
-    write(tmp_path / "id2title_folder_caps.json", {"abc": {"folder": "new", "ofa": []}})
-    with pytest.raises(ValueError, match="'abc' is .*expected texts 'folder' and 'polish_mplug'"):
-        convert("vidal", tmp_path, tmp_path / "out")
-
-
-def test_sets_to_train_on_together_are_merged(tmp_path):
-    data = tmp_path / "data"
-    (data / "webvid").mkdir(parents=True)
-    (tmp_path / "disk").mkdir()
-    (data / "webvid" / "videos").symlink_to(tmp_path / "disk")
-    write(data / "webvid" / "train.json", [{"video": "p/1.mp4", "caption": "a"}, {"video": "2.mp4", "caption": "b"}])
-    write(data / "cc3m" / "train.json", [{"video": "00000/1.jpg", "caption": "a"}])
-    both = (data / "webvid" / "train.json", data / "cc3m" / "train.json")
-    merge(both, tmp_path / "out" / "pretrain.json", data)
-    expected = ["webvid/videos/p/1.mp4", "webvid/videos/2.mp4", "cc3m/videos/00000/1.jpg"]
-    assert names(tmp_path / "out" / "pretrain.json") == expected
-    with pytest.raises(ValueError, match="webvid/train.json: its folder videos is not below .*cc3m"):
-        merge(both, tmp_path / "again.json", data / "cc3m")
-    for wrong in (both + both[:1], both[:1]):
-        with pytest.raises(ValueError, match="annotations are .*train.json, expected several, each once"):
-            merge(wrong, tmp_path / "again.json", data)
-    assert not (tmp_path / "again.json").exists()
-
-
-def test_the_command_offers_every_data_set():
-    assert get_args(Dataset) == tuple(BENCHMARKS)
+def test_every_data_set_has_a_row_in_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
+    assert re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)[: len(DATA_SETS)] == list(DATA_SETS)

@@ -1,0 +1,25 @@
+"""Names of video and image files: their endings, and what is left without folder and ending."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+VIDEOS = (
+    ".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mkv",
+    ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogg", ".ogv", ".rm", ".rmvb", ".ts", ".vob", ".webm",
+    ".wmv", ".wtv", ".y4m",
+)  # fmt: skip
+# Some names in DiDeMo end with a dot, after which the ending was lost.
+_ENDING = re.compile(f"({'|'.join(map(re.escape, (*VIDEOS, *IMAGES, '.')))})$", re.IGNORECASE)
+
+
+def name_of(video: str) -> str:
+    """A file's name without folder and ending. Only known endings are cut off: LSMDC's names have dots of their own."""
+    return _ENDING.sub("", video.rpartition("/")[2])
+
+
+def is_image(video: str) -> bool:
+    """Whether a file is an image by its ending. No ending counts as one: the usual downloader of CC3M gives none."""
+    return Path(video).suffix.lower() in (*IMAGES, "")
