@@ -1,43 +1,41 @@
-"""Decoding every video of an annotation once with each reader, where a file that never ends can be stopped.
+"""Every video of an annotation is decoded once with each reader, which gives a report and a list of the bad videos.
 
-A decoder that waits for ever cannot be ended by a thread or signal handler of its process. So the files are decoded by
-a few long-lived processes, which are killed and replaced when a file takes too long or makes the decoder crash. What
-they find becomes a report of all files, and a list of the bad ones, which training reads.
+Other processes decode the files (`stgt.data.isolated`), so that a file that never ends, or makes the decoder crash, can
+be stopped. Training reads the list.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
-import multiprocessing.connection
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
 from tqdm import tqdm
 
 from stgt.data.errors import VideoError
 from stgt.data.images import holds_image
 from stgt.data.inspection import Inspection, inspect
-from stgt.data.processes import ReaderContext
+from stgt.data.isolated import Failure, Worker
 from stgt.data.video import MAX_PIXELS, Decoder, decoder_version
 from stgt.files import errors_named, write_json, write_text
 from stgt.ownership import owned
 from stgt.structure import parse_json, shown
 from stgt.terminal import printable
 
+_Request = tuple[str, Decoder, np.ndarray | None, int]
+"""What a worker is asked: the path, the reader, PyAV's pictures of the file, and max_pixels"""
+
 
 class Entry(TypedDict):
-    """A file in the report; `stgt.data.inspection.Inspection` describes the facts."""
+    """A file in the report. `stgt.data.inspection.Inspection` describes the facts."""
 
     facts: dict[str, object]
     readers: dict[str, str | None]
-    """By reader (pyav and decord of videos, pillow of images): why it does not read the file right, None if it does"""
-
-
-_processes = ReaderContext()
+    """{reader: why it does not read the file right, or None if it does}. Pillow reads images, PyAV and decord videos"""
 
 
 def write_report(
@@ -51,13 +49,13 @@ def write_report(
     timeout: float = 30.0,
     jobs: int = 1,
 ) -> dict[str, Entry]:
-    """Check distinct videos below `root`; writes and returns what was found out about each of them.
+    """Check distinct videos below `root`; write and return what was found out about each of them.
 
-    report: file of {video: entry}. bad_list: file of {video: cause}, of the videos that `decoder` does not read right,
-    for training with that decoder. Further arguments: as `check_videos` takes them.
-    What is found is kept in REPORT.partial meanwhile, and a check that was interrupted goes on after the last of it.
+    report: the file to write {video: entry} into. bad_list: the file to write {video: cause} into, for the videos that
+    `decoder` does not read right; training with that decoder reads it. Further arguments are those of `check_videos`.
+    Meanwhile, the entries are kept in REPORT.partial, and a check that was interrupted goes on after the last of them.
     Raises ValueError for a decoder that is not installed, OwnedError if another command is writing the same files, and
-    as `check_videos`.
+    the errors of `check_videos`.
     """
     if decoder == "decord" and decoder not in _readers():
         raise ValueError("decoder is 'decord', and decord is not installed here: expected 'pyav'")
@@ -73,7 +71,7 @@ def write_report(
 def _check_on(
     videos: Sequence[str], root: str | Path, report: Path, decoder: Decoder, *, max_pixels: int, **limits: float
 ) -> dict[str, Entry]:
-    """The entries of all videos: those that an interrupted check found, and those that are left."""
+    """The entries of all videos. Those that an interrupted check has found are not made again."""
     settings = check_settings(root, max_pixels)
     entries = _found_before(_partial(report), settings)
     left = [video for video in videos if video not in entries]
@@ -95,7 +93,7 @@ def _partial(report: Path) -> Path:
 
 
 def bad_cause(entry: Entry, decoder: Decoder) -> str | None:
-    """Why frames that are read with `decoder` are not right, None if they are."""
+    """Why `decoder` does not read a file right, or None if it does. Pillow reads images, whatever the decoder is."""
     readers = entry["readers"]
     return readers["pillow"] if "pillow" in readers else readers["decord" if decoder == "decord" else "pyav"]
 
@@ -103,10 +101,10 @@ def bad_cause(entry: Entry, decoder: Decoder) -> str | None:
 def check_videos(
     paths: Sequence[str | Path], *, max_pixels: int = MAX_PIXELS, timeout: float = 30.0, jobs: int = 1
 ) -> Iterator[tuple[str, Entry]]:
-    """Decode every frame of every file with each reader; yields (path, what was found out), in the order given.
+    """Decode every frame of every file with each reader; yields (path, entry) in the order of the paths.
 
-    max_pixels: of a frame; larger ones are refused. timeout: seconds that one reader may take for one file. jobs: how
-    many files are decoded at a time. Raises ValueError if one of them is not positive.
+    max_pixels: files with larger frames are refused. timeout: seconds that one reader may take for one file. jobs: how
+    many files are decoded at a time. Raises ValueError if one of the three is not positive.
     """
     if not timeout > 0:
         raise ValueError(f"timeout is {timeout}, expected a positive number of seconds")
@@ -117,7 +115,7 @@ def check_videos(
 
 
 def check_settings(root: str | Path, max_pixels: int) -> list:
-    """What has to be the same for an interrupted check to go on: folder, limit, and versions of the readers."""
+    """What must not change before an interrupted check can go on: the folder, the limit and the readers' versions."""
     return [str(Path(root).resolve()), max_pixels, *map(decoder_version, _readers())]
 
 
@@ -126,7 +124,7 @@ def _readers() -> list[Decoder]:
 
 
 def _found_before(partial_report: Path, settings: list) -> dict[str, Entry]:
-    """What an interrupted check with the same settings has found; a line that was cut off is left out."""
+    """The entries that an interrupted check with the same settings has found. A line that was cut off is left out."""
     lines = partial_report.read_text("utf-8", errors="replace").split("\n")[:-1] if partial_report.exists() else []
     if not lines or lines[0] != json.dumps(settings):
         return {}
@@ -150,86 +148,50 @@ def _is_entry(value: object) -> bool:
 
 
 def _check(paths: list[str], max_pixels: int, timeout: float, jobs: int) -> Iterator[tuple[str, Entry]]:
-    inspectors = [_Inspector(max_pixels, timeout) for _ in range(min(jobs, len(paths)))]
-    idle = list(inspectors)
+    imports = [name for name in _readers() if name == "decord"]
+    workers = [Worker(_inspect, timeout, imports=imports) for _ in range(min(jobs, len(paths)))]
+    idle = list(workers)
 
     def one(path: str) -> tuple[str, Entry]:
-        inspector = idle.pop()
+        worker = idle.pop()
         try:
-            return path, _entry(path, inspector)
+            return path, _entry(path, worker, max_pixels)
         finally:
-            idle.append(inspector)
+            idle.append(worker)
 
     try:
-        with ThreadPoolExecutor(max(1, len(inspectors))) as threads:
+        with ThreadPoolExecutor(max(1, len(workers))) as threads:
             try:
-                for start in range(0, len(paths), 1000):  # a pending call takes a thousand times the memory of its path
+                for start in range(0, len(paths), 1000):  # a waiting call needs a thousand times the memory of its path
                     yield from threads.map(one, paths[start : start + 1000])
-            except BaseException:  # the block waits for every thread, and so for what is being decoded
+            except BaseException:
+                # Leaving the block would wait for every thread, and so for the files that are being decoded.
                 threads.shutdown(wait=False, cancel_futures=True)
-                for inspector in inspectors:
-                    inspector.stop()
+                for worker in workers:
+                    worker.stop()
                 raise
     finally:
-        for inspector in inspectors:
-            inspector.stop()
+        for worker in workers:
+            worker.stop()
 
 
-def _entry(path: str, inspector: _Inspector) -> Entry:
+def _entry(path: str, worker: Worker[_Request, Inspection], max_pixels: int) -> Entry:
+    def inspected(decoder: Decoder, pictures: np.ndarray | None = None) -> Inspection:
+        found = worker.call((path, decoder, pictures, max_pixels))
+        return Inspection(cause=found.cause) if isinstance(found, Failure) else found
+
     try:
         image = holds_image(path)
     except VideoError as error:
         cause = str(error).removeprefix(f"{path}: ")
         return {"facts": {}, "readers": dict.fromkeys(_readers(), cause)}
-    found = inspector.inspect(path, "pyav")
+    found = inspected("pyav")
     readers = {"pillow" if image else "pyav": found.cause}
     if not image and "decord" in _readers():
-        readers["decord"] = inspector.inspect(path, "decord", found.pictures).cause
+        readers["decord"] = inspected("decord", found.pictures).cause
     return {"facts": found.facts, "readers": readers}
 
 
-class _Inspector:
-    """A process that inspects the files it is sent; started when needed, killed when late."""
-
-    def __init__(self, max_pixels: int, timeout: float) -> None:
-        self._max_pixels, self._timeout, self._process = max_pixels, timeout, None
-
-    def inspect(self, path: str, decoder: Decoder, pictures: object = None) -> Inspection:
-        if self._process is None:
-            self._start()
-        self._pipe.send((path, decoder, pictures))
-        try:
-            if self._pipe.poll(self._timeout):
-                return self._pipe.recv()
-            cause = f"decoding did not end within {self._timeout:g} s"
-        except EOFError:
-            self._process.join()
-            cause = f"the decoder crashed with exit code {self._process.exitcode}"
-        self.stop()
-        return Inspection(cause=cause)
-
-    def _start(self) -> None:
-        self._pipe, theirs = _processes.Pipe()
-        self._process = _processes.Process(target=_serve, args=(theirs, self._max_pixels), daemon=True)
-        self._process.start()
-        theirs.close()
-        self._pipe.recv()  # the process is up: its start does not count against the first file
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._pipe.close()
-            self._process = None
-
-
-def _serve(pipe: multiprocessing.connection.Connection, max_pixels: int) -> None:
-    if "decord" in _readers():
-        importlib.import_module("decord")  # so that this does not count against the first file either
-    pipe.send(None)
-    while True:
-        try:
-            path, decoder, pictures = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(inspect(path, decoder, max_pixels=max_pixels, shown=pictures))
+def _inspect(request: _Request) -> Inspection:
+    path, decoder, pictures, max_pixels = request
+    return inspect(path, decoder, max_pixels=max_pixels, shown=pictures)

@@ -1,12 +1,18 @@
-"""Calls in processes of their own: an input that crashes a decoder, or keeps it busy for ever, costs itself only."""
+"""Calls in other processes, so that an input that crashes a decoder, or keeps it busy for ever, does no harm to others.
+
+A decoder that waits for ever cannot be ended by a thread or a signal handler of its own process. So a few long-lived
+processes make the calls, and are killed and replaced when a call takes too long or crashes its process.
+"""
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing.connection
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from stgt.data.errors import VideoError
 from stgt.data.processes import ReaderContext
@@ -27,17 +33,17 @@ def call_each(
 ) -> Iterator[Result | Failure]:
     """Call `function` for each item in other processes; yields its results, or `Failure`s, in the order of the items.
 
-    timeout: seconds that one item may take; jobs: how many are worked on at a time. An item fails if the function
-    raises an exception, is late, or crashes its process. Function, items and results are pickled.
+    timeout: seconds that one item may take. jobs: how many items are worked on at a time. An item fails if the function
+    raises an exception, takes too long, or crashes its process. Function, items and results are pickled.
     """
-    workers = [_Worker(function, timeout) for _ in range(min(jobs, len(items)))]
+    workers = [Worker(function, timeout) for _ in range(min(jobs, len(items)))]
     results: dict[int, Result | Failure] = {}
     given = 0
     try:
         for number in range(len(items)):
             while number not in results:
                 for worker in workers:
-                    # Results take much memory, so few of them may wait to be taken.
+                    # Results need much memory, so only a few of them may wait until they are taken.
                     if worker.number is None and given < min(len(items), number + 2 * len(workers)):
                         worker.give(given, items[given])
                         given += 1
@@ -48,8 +54,8 @@ def call_each(
             worker.stop()
 
 
-def _take(workers: Sequence[_Worker], results: dict[int, object]) -> None:
-    """Wait until a worker has a result, or is late, and take all results that are there."""
+def _take(workers: Sequence[Worker[Item, Result]], results: dict[int, Result | Failure]) -> None:
+    """Wait until a worker has a result or its time is over, and take all results that are there."""
     busy = [worker for worker in workers if worker.number is not None]
     left = min(worker.deadline for worker in busy) - time.monotonic()
     ready = multiprocessing.connection.wait([worker.pipe for worker in busy], max(0.0, left))
@@ -59,25 +65,35 @@ def _take(workers: Sequence[_Worker], results: dict[int, object]) -> None:
             worker.number = None
 
 
-class _Worker:
-    """A process that is sent items; it is started when it is needed, and killed when it is late."""
+class Worker(Generic[Item, Result]):
+    """A process that makes one call at a time. It is started at the first call, and again after one that failed."""
 
-    def __init__(self, function: Callable, timeout: float) -> None:
-        self._function, self._timeout, self._process = function, timeout, None
+    def __init__(self, function: Callable[[Item], Result], timeout: float, *, imports: Sequence[str] = ()) -> None:
+        """timeout: seconds that one call may take. imports: modules whose import does not count against a call."""
+        self._function, self._timeout, self._imports = function, timeout, imports
+        self._process = None
         self.pipe: Connection | None = None
         self.number: int | None = None
-        """Of the item that it works on"""
+        """Number of the item that it works on"""
         self.deadline = 0.0
 
-    def give(self, number: int, item: object) -> None:
+    def call(self, item: Item) -> Result | Failure:
+        """Give an item and wait for its result."""
+        self.give(0, item)
+        multiprocessing.connection.wait([self.pipe], self._timeout)
+        return self.result()
+
+    def give(self, number: int, item: Item) -> None:
+        """Send an item. If the process dies before it has the item, `result` tells that it crashed."""
         if self._process is None or not self._process.is_alive():
             self.stop()
             self._start()
-        self.pipe.send(item)
+        with suppress(OSError):
+            self.pipe.send(item)
         self.number, self.deadline = number, time.monotonic() + self._timeout
 
-    def result(self) -> object:
-        """What the function gave, or what is wrong with the item, if there is nothing yet or never will be."""
+    def result(self) -> Result | Failure:
+        """What the function returned. Where there is nothing yet, the process is killed, and the item has failed."""
         try:
             if self.pipe.poll():
                 return self.pipe.recv()
@@ -90,10 +106,12 @@ class _Worker:
 
     def _start(self) -> None:
         self.pipe, theirs = _processes.Pipe()
-        self._process = _processes.Process(target=_serve, args=(self._function, theirs), daemon=True)
+        arguments = (self._function, theirs, self._imports)
+        self._process = _processes.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
-        self.pipe.recv()  # the process is up: its start does not count against the first item
+        with suppress(EOFError, OSError):
+            self.pipe.recv()  # the process is ready: its start does not count against the first item
 
     def stop(self) -> None:
         if self._process is not None:
@@ -103,7 +121,9 @@ class _Worker:
             self._process = None
 
 
-def _serve(function: Callable, pipe: Connection) -> None:
+def _serve(function: Callable[[Item], Result], pipe: Connection, imports: Sequence[str]) -> None:
+    for module in imports:
+        importlib.import_module(module)
     pipe.send(None)
     while True:
         try:

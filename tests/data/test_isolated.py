@@ -1,4 +1,4 @@
-"""An item that fails costs itself only, and its cause is told."""
+"""An item that fails does no harm to the others, and its cause is told."""
 
 import multiprocessing
 import os
@@ -6,7 +6,7 @@ import signal
 import time
 
 from stgt.data.errors import VideoError
-from stgt.data.isolated import Failure, call_each
+from stgt.data.isolated import Failure, Worker, call_each
 
 
 def work(item):
@@ -35,12 +35,46 @@ def test_every_item_gets_its_own_result():
     assert multiprocessing.active_children() == []
 
 
-def test_results_that_nobody_takes_any_more_end_their_processes():
+def test_the_processes_end_when_nobody_takes_the_results():
     results = call_each(work, ["a", *["endless"] * 9], timeout=3600.0, jobs=2)
     assert next(results) == ("A", True)
     results.close()
     assert multiprocessing.active_children() == []
 
 
-def test_nothing_to_do():
+class EndsWhatReadsIt:
+    """A process that unpickles this ends at once."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+def test_a_process_that_dies_as_it_starts_is_a_failure_of_the_item():
+    results = list(call_each(EndsWhatReadsIt(), ["a", "b"], timeout=60.0, jobs=1))
+    assert results == [Failure("the decoder crashed with exit code 3")] * 2
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_dies_before_it_has_the_item_is_a_failure_of_the_item(monkeypatch):
+    worker = Worker(work, 60.0)
+    assert worker.call("a") == ("A", True)
+    monkeypatch.setattr(worker._process, "is_alive", lambda: True)  # it was, when it was asked
+    worker._process.kill()
+    worker._process.join()
+    assert worker.call("b") == Failure("the decoder crashed with exit code -9")
+    assert worker.call("c") == ("C", True)  # by another process
+    worker.stop()
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_died_while_it_waited_is_replaced():
+    worker = Worker(work, 60.0)
+    assert worker.call("a") == ("A", True)
+    worker._process.kill()
+    worker._process.join()
+    assert worker.call("b") == ("B", True)
+    worker.stop()
+
+
+def test_without_items_there_are_no_results():
     assert list(call_each(work, [], timeout=1.0, jobs=4)) == []
