@@ -16,18 +16,20 @@ from stgt.data.folders import describe_special
 from stgt.files import write_json
 from stgt.structure import read_json, shown
 
-# As FFmpeg reads a file's name: letters and digits up to a colon, or up to a comma with options behind it.
+# FFmpeg takes letters and digits before a colon, or before a comma with options behind it, for a protocol.
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(,[^:/]*)?:")
 
 
 class Clip(NamedTuple):
-    """A video's file name, relative to the folder of videos, and what is said of it."""
+    """A video's file name, relative to the folder of videos, and its captions."""
 
     video: str
     captions: tuple[str, ...]
 
 
 class Question(NamedTuple):
+    """A question about a video, with its answer. `video` is as in `Clip`; no two questions have the same id."""
+
     video: str
     question: str
     answer: str
@@ -35,13 +37,13 @@ class Question(NamedTuple):
 
 
 def load_captions(path: str | Path) -> list[Clip]:
-    """Read a retrieval annotation. Raises ValueError that names the entry, what it holds and what was expected."""
+    """Read a retrieval annotation. Raises a ValueError that names the entry, its value and what was expected."""
     entries = _entries(path)
     return [Clip(_text(path, i, e, "video"), _captions(path, i, e)) for i, e in enumerate(entries)]
 
 
 def save_captions(clips: Iterable[Clip], path: str | Path) -> None:
-    """Write clips as a retrieval annotation: one entry per video, a list where it has several captions."""
+    """Write clips as a retrieval annotation. A video with several captions has one entry with a list of them."""
     entries = [{"video": c.video, "caption": c.captions[0] if len(c.captions) == 1 else c.captions} for c in clips]
     write_json(path, entries, indent=0)
 
@@ -52,7 +54,7 @@ def save_questions(questions: Iterable[Question], path: str | Path) -> None:
 
 
 def load_questions(path: str | Path) -> list[Question]:
-    """Read a question annotation. Raises ValueError that names the entry, what it holds and what was expected."""
+    """Read a question annotation. Raises a ValueError that names the entry, its value and what was expected."""
     questions = []
     seen: set[int | str] = set()
     for number, entry in enumerate(_entries(path)):
@@ -61,14 +63,14 @@ def load_questions(path: str | Path) -> list[Question]:
         if isinstance(identity, bool) or not isinstance(identity, int | str):
             raise _malformed(path, number, entry, "question_id", "a number or a string")
         if identity in seen:
-            raise _malformed(path, number, entry, "question_id", "one that no entry before has")
+            raise _malformed(path, number, entry, "question_id", "one that no earlier entry has")
         seen.add(identity)
         questions.append(Question(*texts, identity))
     return questions
 
 
 def load_answers(path: str | Path) -> dict[str, int]:
-    """Read ans2label.json, answers to labels 0 to n−1. Raises ValueError for anything else."""
+    """Read ans2label.json, {answer: label} with the labels 0 to n−1. Raises ValueError for anything else."""
     answers = read_json(path)
     if not isinstance(answers, dict) or not answers:
         raise ValueError(f"{path}: holds {shown(answers)}, expected an object of answers and their labels")
@@ -81,10 +83,10 @@ def load_answers(path: str | Path) -> dict[str, int]:
 
 
 def load_bad_list(path: str | Path) -> dict[str, str]:
-    """Read what `stgt data check` wrote: videos and what is wrong with them. Raises ValueError for anything else."""
+    """Read the list that `stgt data check` wrote, {video: cause}. Raises ValueError for anything else."""
     bad = read_json(path, dict)
     if wrong := [video for video, cause in bad.items() if not isinstance(cause, str)]:
-        raise ValueError(f"{path}: {wrong[0]!r} has {shown(bad[wrong[0]])}, expected a text: what is wrong with it")
+        raise ValueError(f"{path}: {wrong[0]!r} has {shown(bad[wrong[0]])}, expected a text that tells the cause")
     return bad
 
 
@@ -94,7 +96,7 @@ def load_videos(path: str | Path) -> list[str]:
 
 
 def require_answers(annotation: str | Path, questions: Sequence[Question], answers: str | Path) -> None:
-    """Raise ValueError naming annotation, entry and answer if `answers`, an ans2label.json, lacks one of them."""
+    """Raise ValueError if an answer is missing in `answers`, an ans2label.json. It names annotation, entry, answer."""
     known = load_answers(answers)
     outside = [(number, question.answer) for number, question in enumerate(questions) if question.answer not in known]
     if outside:
@@ -109,10 +111,10 @@ def require_answers(annotation: str | Path, questions: Sequence[Question], answe
 def require_videos(
     annotation: str | Path, videos: Sequence[str], root: str | Path, bad: Container[str] = frozenset()
 ) -> None:
-    """Raise ValueError naming annotation, entry and path if a video is no file, and not known to be bad either.
+    """Raise ValueError, naming annotation, entry and path, if there is no file of a video that is not in `bad`.
 
-    videos: one of each entry, a path relative to `root`, which `../` may lead out of, or an absolute one. Addresses and
-    protocols of FFmpeg, such as http://… and concat:…, are no files.
+    videos: the video of each entry: a path relative to `root`, which may lead out of it by `../`, or an absolute path.
+    Addresses and protocols of FFmpeg, such as http://… and concat:…, are not files.
     """
     there = {video: video in bad or os.path.isfile(Path(root) / video) for video in dict.fromkeys(videos)}
     missing = [(number, video) for number, video in enumerate(videos) if not there[video]]
@@ -127,7 +129,7 @@ def require_videos(
 
 
 def require_disjoint(splits: dict[str, Sequence[str]], where: str) -> None:
-    """Raise ValueError naming `where`, the video and both splits if a video is in two of them."""
+    """Raise ValueError, naming `where`, the video and both splits, if a video is in two splits."""
     owner: dict[str, str] = {}
     for split, videos in splits.items():
         shared = [video for video in dict.fromkeys(videos) if owner.setdefault(video, split) != split]

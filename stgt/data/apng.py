@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 
 def promised_frames(path: str | Path) -> int:
-    """How many frames the animation of a PNG file has, 0 without one. Only the beginning of the file is read."""
+    """The number of frames that a PNG file promises, 0 if it is not animated. Only its beginning is read."""
     with open(path, "rb") as file:
         for kind, data in _chunks(file, stop=b"IDAT"):
             if kind == b"acTL":
@@ -45,7 +45,7 @@ def promised_frames(path: str | Path) -> int:
 
 def read_parts(path: str | Path) -> Iterator[Part]:
     """The frames of an animated PNG file one after the other. Raises ValueError for a file that contradicts itself."""
-    shared: list[tuple[bytes, bytes]] = []  # the chunks that hold for all frames: palette, transparency, …
+    shared: list[tuple[bytes, bytes]] = []  # chunks that belong to every frame: palette, transparency, …
     header, control, pixels = b"", b"", bytearray()
     found = 0
     with open(path, "rb") as file:
@@ -74,9 +74,9 @@ def read_parts(path: str | Path) -> Iterator[Part]:
 def compose(
     parts: Iterable[Part], size: tuple[int, int], decode: Callable[[BinaryIO], Image.Image]
 ) -> Iterator[tuple[Part, Image.Image]]:
-    """Each frame and the canvas that it shows, RGBA of `size`, which is valid until the next one is taken.
+    """Each frame, and the canvas as it is shown then: RGBA of `size`, valid until the next frame is taken.
 
-    decode: makes an RGBA picture of a PNG file.
+    decode: turns a PNG file into an RGBA picture.
     """
     canvas = Image.new("RGBA", size)
     for part in parts:
@@ -103,7 +103,7 @@ def _chunks(file: BinaryIO, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         data = file.read(length)
         if len(data) < length:
             raise ValueError("the file is cut short")
-        file.read(4)  # the checksum; Pillow checks those of a frame's pixels by zlib's own
+        file.read(4)  # the chunk's checksum; zlib has one of its own for the pixels, which Pillow checks
         yield kind, data
 
 

@@ -1,8 +1,8 @@
-"""Frames of a video by number, read with decord, as the pipeline of the released model reads them.
+"""Frames of a video by number, read with decord, which the pipeline of the released model uses.
 
-decord 0.6 numbers the frames of many files otherwise than players do: of AVI, WMV and MPEG streams, of B-frames in
-several groups of pictures, of clips that were cut without encoding them anew. It has no deadline either. It is here for
-whoever wants the released reader's frames, on files for which `stgt data check` finds that the two readers agree.
+decord 0.6 gives other numbers to frames than players do in many files: AVI, WMV and MPEG streams, streams with B-frames
+in several groups of pictures, and clips that were cut without encoding them again. It also has no deadline. Use it only
+to get the released reader's frames; `stgt data check` finds the files for which both readers agree.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ class DecordReader:
     """A video whose frames have decord's numbers; it has the methods of `stgt.data.pyav_reader.PyAVReader`."""
 
     def __init__(self, path: str | Path, *, max_pixels: int) -> None:
-        """Open a file; raises VideoError, naming it and the cause. max_pixels: of a frame that may be decoded."""
-        with VideoFile(path, max_pixels=max_pixels, deadline=None) as file:  # decord would open anything of any size
+        """Open a file. max_pixels: pixels of the largest frame that may be decoded.
+
+        Raises VideoError, naming the file and the cause.
+        """
+        with VideoFile(path, max_pixels=max_pixels, deadline=None) as file:  # decord has no limits of its own
             self._codec = file.stream.codec_context.codec.canonical_name
         try:
             import decord
@@ -32,7 +35,7 @@ class DecordReader:
         decord.logging.set_level(decord.logging.QUIET)
         self._path, self._errors = path, (RuntimeError, decord.DECORDError, decord.DECORDLimitReachedError)
         with self._complaints():
-            # One thread for each clip: the workers of a data loader are the parallelism.
+            # One thread decodes a clip, because a data loader has several worker processes.
             self._reader = decord.VideoReader(str(Path(path).absolute()), ctx=decord.cpu(0), num_threads=1)
             self.length = len(self._reader)
         if self.length == 0:
@@ -56,7 +59,7 @@ class DecordReader:
 
     def every_frame(self) -> Iterator[np.ndarray]:
         """All frames in decord's order, uint8 (H, W, 3)."""
-        for start in range(0, self.length, 16):  # the frames of a whole film do not fit into memory
+        for start in range(0, self.length, 16):  # all frames of a film together need too much memory
             yield from self.read(np.arange(start, min(start + 16, self.length)))[0]
 
     def between(self, start: float, end: float) -> tuple[int, int]:
@@ -75,13 +78,13 @@ class DecordReader:
 
 
 def _cause(error: Exception, codec: str) -> str:
-    """decord's message as one line that a person understands. It calls every file broken that it cannot read."""
+    """decord's message as one plain line. decord has no word of its own for a file that is not supported."""
     text = str(error)
     if "cannot find video stream" in text:
         return f"decord has no decoder for {codec}"
-    if text.startswith("Error reading"):  # all that decord says of a container it cannot open
+    if text.startswith("Error reading"):  # decord gives no other reason when it cannot open a container
         return "decord cannot open the file, which may be cut short"
     if "Failed to measure duration" in text:
         return "decord cannot read a file that does not tell how long it is"
-    # decord puts the time and its own source line before each message, once per thread that passes it on.
+    # decord puts the time and a line of its source before each message, once for each thread that passes it on.
     return "decord cannot read the file: " + re.sub(r"\[[\d:]+\] \S+:\d+: ", "", text.splitlines()[0])[:200]

@@ -1,4 +1,4 @@
-"""The error of files that cannot be read, and what is checked before a file is opened."""
+"""The error for files that cannot be read, and the checks before a file is opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class VideoError(RuntimeError):
 
 
 def require_file(path: str | Path) -> None:
-    """Raise VideoError unless `path` is a regular file with something in it, or a link to one.
+    """Raise VideoError unless `path` is a regular file that is not empty, or a link to one.
 
     Nothing is opened: opening a FIFO that nobody writes to would block for ever, and some devices never end.
     """

@@ -33,24 +33,24 @@ from stgt.structure import field, shown
 
 TOKENS, CHECKSUMS, INDEX = "tokens.bin", "checksums.bin", "features.json"
 FORMAT = 2
-"""Of a cache, in features.json; those of version 0.1.0 have none"""
+"""Version of the format, which features.json names. Caches of version 0.1.0 of this package name none."""
 _AGAIN = "remove the folder, and `stgt data features` writes it again"
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureKey:
-    """What tokens depend on besides the files; two caches with equal keys hold the same."""
+    """Everything that tokens depend on except the files. Equal keys and equal files give equal tokens."""
 
     tower: str
-    """`tower_hash` of its weights and settings"""
+    """`tower_hash` of the tower's weights and settings"""
     transform: str
-    """`transforms.describe` of it"""
+    """`transforms.describe` of the transform"""
     frames: int
     sampling: str
     views: int
-    """How often each video was read: augmented, with other draws each time, unless it is 1"""
+    """How often each video was read. If more than once, each reading drew its own frames and augmentation."""
     decoder: str
-    """`stgt.data.video.decoder_version` of what read the videos"""
+    """`stgt.data.video.decoder_version` of the decoder that read the videos"""
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -59,20 +59,23 @@ class FeatureKey:
 def tower_hash(weights: dict[str, Tensor], config: VisionConfig) -> str:
     """SHA-256 of a tower's tensors, names, shapes and dtypes included, and of the settings that change its output."""
     settings = dataclasses.asdict(config)
-    for name in ("pretrained", "open_blocks"):  # where the weights came from, and who may change them
+    for name in (
+        "pretrained",
+        "open_blocks",
+    ):  # neither changes the output
         del settings[name]
     return tensors_hash(weights, json.dumps(settings, sort_keys=True))
 
 
 class FeatureStore:
-    """Reader of a feature cache. `video in store` tells whether it has a video's tokens."""
+    """Reads a feature cache. `video in store` tells whether the cache has a video's tokens."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Open a cache; raises ValueError if `folder` holds none, or one that is not whole or of an earlier version."""
+        """Open a cache. Raises ValueError if `folder` holds none, an incomplete one, or one of an earlier version."""
         self.folder = Path(folder)
         for name in (INDEX, TOKENS):
             if not (path := self.folder / name).is_file():
-                raise ValueError(f"{folder} is no folder that `stgt data features` wrote: no {path}")
+                raise ValueError(f"{folder} is no folder that `stgt data features` wrote: it has no {path}")
         size = (self.folder / TOKENS).stat().st_size
         self.key, self.shape, videos, checksums = _read_index(self.folder / INDEX)
         self._rows = {video: row for row, video in enumerate(videos)}
@@ -103,16 +106,16 @@ class FeatureStore:
             raise ValueError(f"{self.folder} holds features of another kind: {'; '.join(differing)}")
 
     def changed_videos(self, root: str | Path, *, contents: bool = False) -> list[str]:
-        """How the videos below `root` differ from those that the cache was made of; those that are not there do not.
+        """How the videos below `root` differ from those that the cache was made of. Missing videos do not count.
 
-        contents: whether to compare what is in the files as well, if it was recorded.
+        contents: whether to compare the contents of the files as well, if the cache has their hashes.
         """
         then = Fingerprint.load(self.folder / FINGERPRINT)
         now = Fingerprint.take({}, then.names, root, decoder=then.decoder, contents=contents).completed(then, root)
         return data_differences(now, then, absent_is_same=True)
 
     def read(self, video: str, view: int = 0) -> Tensor:
-        """Tokens of one view of a video: bfloat16 (T, 1+P, C). Raises DamagedError if they are not as written."""
+        """Tokens of one view of a video: bfloat16 (T, 1+P, C). Raises DamagedError if their checksum differs."""
         if self._tokens is None:
             self._tokens = np.memmap(self.folder / TOKENS, np.int16, "r", shape=self.shape)
             self._checksums = np.memmap(self.folder / CHECKSUMS, np.uint8, "r", shape=(*self.shape[:2], 32))
@@ -128,7 +131,7 @@ class FeatureStore:
 def _read_index(path: Path) -> tuple[FeatureKey, tuple[int, ...], list[str], str]:
     """A cache's key, the shape of its tokens, its videos, and the SHA-256 of the file of checksums.
 
-    Raises ValueError for an index that fits no tokens, or that another version wrote.
+    Raises ValueError for an index that contradicts itself, or that another version wrote.
     """
     index, has_checksum = read_sealed(path)
     if not has_checksum and "format" in index:

@@ -1,11 +1,11 @@
-"""Which data something was made of, so that other data under the same names is noticed.
+"""Fingerprints of data, by which a run notices that other data lies under the same names.
 
-A fingerprint holds the SHA-256 of some files, the decoder, and a table of videos: each one's size and time of change,
-and on request the SHA-256 of its contents. It is one safetensors file of about 40 bytes per video.
+A fingerprint holds the SHA-256 of some files, the decoder, and a table of videos with the size and time of change of
+each one, and on request the SHA-256 of its contents. It is one safetensors file of about 40 bytes per video.
 
-Two files count as the same video if their sizes agree and their times of change agree, or if their contents do where
-both have been hashed. Times that agree to the second also count where one of the two has no fraction of a second, since
-tar and some file systems drop it in copying.
+Two files count as the same video if their contents agree, where both have been hashed, or else if their sizes and times
+of change agree. Times that agree to the second are enough if one of them has no fraction of a second, because tar and
+some file systems drop it when they copy.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 FINGERPRINT = "data.fingerprint"
 SHOWN = 8
 """How many differences of videos are listed one by one"""
-_THREADS = 16  # a network's file system answers many questions in the time of one
+_THREADS = 16  # a network file system answers many questions at a time
 _NO_HASH = b"\0" * 32
 
 
@@ -40,7 +40,7 @@ class Fingerprint:
     """Files, decoder and videos as they were at one time."""
 
     files: Mapping[str, str]
-    """What each file is for, and its SHA-256"""
+    """{what the file is for: its SHA-256}"""
     decoder: str
     names: list[str]
     """Videos in alphabetical order"""
@@ -61,7 +61,10 @@ class Fingerprint:
         decoder: str,
         contents: bool = False,
     ) -> Fingerprint:
-        """The fingerprint of files, by what they are for, and of the videos below `root`; contents reads the videos."""
+        """The fingerprint of files and of the videos below `root`.
+
+        files: {what the file is for: its path}. contents: whether to read the videos and hash their contents.
+        """
         names = sorted(set(videos))
 
         def measure(name: str) -> tuple[int, int, bytes]:
@@ -85,11 +88,11 @@ class Fingerprint:
         )
 
     def summary(self) -> dict:
-        """The fingerprint in short, as JSON values: the files' hashes, the decoder, the number of videos and a hash."""
+        """The fingerprint in short, as JSON values: hashes of files, the decoder, the number of videos, one hash."""
         return {"files": dict(self.files), "decoder": self.decoder, "videos": len(self.names), "sha256": self.sha256()}
 
     def sha256(self) -> str:
-        """One hash of the fingerprint; times of change are no part of it if the contents of all videos were hashed."""
+        """One hash of the fingerprint. It leaves out the times of change if the contents of all videos were hashed."""
         description, tensors = self._parts()
         if self.hashes.any(1).all():
             del tensors["times"]
@@ -98,12 +101,12 @@ class Fingerprint:
     def save(self, path: Path) -> None:
         """Write the fingerprint as a file that `load` reads."""
         description, tensors = self._parts()
-        # One value: the order of several would differ from file to file.
+        # The metadata has one value, because the order of several values differs from file to file.
         write_tensors(path, tensors, {"data": f"{tensors_hash(tensors, description)} {description}"})
 
     @classmethod
     def load(cls, path: Path) -> Fingerprint:
-        """Read what `save` wrote; DamagedError if one byte of it is another."""
+        """Read a file that `save` wrote. Raises DamagedError if any byte of it has changed."""
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
@@ -124,10 +127,10 @@ class Fingerprint:
         return json.dumps({"files": dict(self.files), "decoder": self.decoder}, sort_keys=True), tensors
 
     def completed(self, other: Fingerprint, root: str | Path) -> Fingerprint:
-        """This fingerprint with the hashes of contents that `other` has and this one lacks.
+        """This fingerprint with hashes of contents where `other` has them and this one lacks them.
 
-        A video of the same size and time keeps the hash that `other` has; one whose time alone differs is read below
-        `root` and hashed, so that a copied video is known by its contents.
+        A video of the same size and time gets the hash that `other` has. A video whose time alone differs is read below
+        `root` and hashed, so that a copy counts as the same video.
         """
         ours, theirs = _rows_in_common(self, other)
         known = (self.sizes[ours] == other.sizes[theirs]) & other.hashes[theirs].any(1) & ~self.hashes[ours].any(1)
@@ -140,9 +143,9 @@ class Fingerprint:
 
 
 def require_same(what: str, changes: list[str], *, accept: bool) -> None:
-    """Raise ValueError that says what differs, unless nothing does, or `accept` is given: then it is a warning.
+    """Raise a ValueError that lists the changes, if there are any; with `accept`, log them as a warning instead.
 
-    what: the sentence that the data_differences follow.
+    what: the sentence before the list. changes: the result of `data_differences`.
     """
     if not changes:
         return
@@ -157,10 +160,10 @@ def require_same(what: str, changes: list[str], *, accept: bool) -> None:
 def data_differences(
     now: Fingerprint, then: Fingerprint, *, absent_is_same: bool = False, count_names: bool = True
 ) -> list[str]:
-    """What differs between two fingerprints, in lines of the form "name: value now, value then there".
+    """The differences between two fingerprints, as lines of the form "name: value now, there value then".
 
-    absent_is_same: whether a video that is not here now counts as the one that was there.
-    count_names: whether to tell how many videos only one of the two has.
+    absent_is_same: whether a video that is missing now counts as unchanged.
+    count_names: whether to tell how many videos are in only one of the two.
     """
     lines = []
     if now.decoder != then.decoder:
@@ -193,11 +196,11 @@ def _video_differences(now: Fingerprint, then: Fingerprint, absent_is_same: bool
     changed = np.flatnonzero(~equal)
     for row in changed[:SHOWN]:
         lines.append(f"{now.names[ours[row]]}: {_how(now, int(ours[row]))}, there {_how(then, int(theirs[row]))}")
-    return lines + ([f"and {len(changed) - SHOWN} videos more"] if len(changed) > SHOWN else [])
+    return lines + ([f"and {len(changed) - SHOWN} more videos"] if len(changed) > SHOWN else [])
 
 
 def _rows_in_common(now: Fingerprint, then: Fingerprint) -> tuple[np.ndarray, np.ndarray]:
-    """The rows in which both have the same videos."""
+    """The rows of the videos that both have: int64 (n,) in `now`, int64 (n,) in `then`."""
     if now.names == then.names:
         rows = np.arange(len(now.names))
         return rows, rows

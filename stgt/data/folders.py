@@ -1,4 +1,4 @@
-"""The files of a folder and of the folders in it, whatever else lies there."""
+"""Finding the files in a folder and its subfolders, whatever else lies there."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ class Found(NamedTuple):
 
 
 def find_files(folder: str | Path, endings: Sequence[str], *, without_ending: bool = False) -> Found:
-    """The ordinary files whose names have one of `endings`, in capital or small letters, or also none at all.
+    """The ordinary files whose names have one of `endings`, in capital or small letters.
 
-    Linked folders are followed, and each folder is looked through once, under its own name where it has one below
-    `folder`: a link that leads back to a folder above it ends there. Hidden files and folders, whose names begin with
-    a dot, are passed over. What has such an ending and is no ordinary file, folders that cannot be read, and links
-    that lead nowhere are faults; nothing that lies there raises an exception.
+    without_ending: whether files without any ending are found as well.
+    Linked folders are followed. Each folder is searched once, under its own name if it lies below `folder`, so links
+    that lead back to a folder above do no harm. Hidden files and folders, whose names begin with a dot, are passed
+    over. The faults are things with such an ending that are no ordinary files, folders that cannot be read, and links
+    that lead nowhere. Nothing that lies there raises an exception.
     """
     scan = _Scan(folder, tuple(endings), without_ending)
     while scan.folders or scan.linked:
@@ -32,7 +33,7 @@ def find_files(folder: str | Path, endings: Sequence[str], *, without_ending: bo
 
 
 class _Scan:
-    """What was found so far, and the folders that are left, those behind links last."""
+    """The state of a search: what was found, and the folders that are left. Folders behind links come last."""
 
     def __init__(self, root: str | Path, endings: tuple[str, ...], without_ending: bool) -> None:
         self.root, self.endings, self.without_ending = str(root), endings, without_ending
@@ -73,7 +74,7 @@ class _Scan:
 
 
 def describe_special(path: str | Path) -> str:
-    """What is at a path where no ordinary file is, e.g. "a named pipe, expected a file"."""
+    """A description of a path that is no ordinary file, for instance "a named pipe, expected a file"."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""The table of a video's frames, made from the times of its packets without decoding any.
+"""The table of a video's frames, made from the times of its packets without decoding any of them.
 
-Frame i of a video is the i-th frame that a player shows. The presentation times of the packets, sorted, tell which
-packet that is, and the keyframes tell where decoding has to begin. A container that stores no presentation times, or
-stores some that contradict themselves, gives no table: its frames have to be decoded in order and counted.
+Frame i of a video is the i-th frame that a player shows. The sorted presentation times of the packets tell which packet
+that is, and the keyframes tell where decoding has to begin. There is no table for a container that stores no
+presentation times, or stores times that contradict each other: its frames have to be decoded in order and counted.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from av.index import IndexEntries
 # decoding, which is right only for streams whose frames are shown in that order.
 _STORES_TIMES = {"mov", "matroska", "mpegts", "mpeg", "flv", "asf", "nut", "ivf", "gif", "mxf"}
 
-# Scanning the packets of a longer file takes longer than decoding a few of its frames. Where the container has a table
-# of all packets, only the neighbourhood of the wanted frames is scanned.
+# Scanning all packets of a file with more packets takes longer than decoding a few of its frames. If its container has
+# a table of all packets, only the packets near the wanted frames are scanned.
 LONG = 4096
 
-# No frame is shown more than this many frames after it was decoded.
+# At most this many frames are decoded between the decoding of a frame and its display.
 REORDERED = 16
 
 _KEYFRAME, _HIDDEN = 1, 2  # the flags of an entry of FFmpeg's own table
@@ -34,11 +34,11 @@ def stores_times(container: str) -> bool:
 
 
 class UnusableTimesError(Exception):
-    """The times of the packets do not tell which frames a player shows; the message is the reason."""
+    """The times of the packets do not tell which frames a player shows. The message is the reason."""
 
 
 class PacketTimes(NamedTuple):
-    """What is known of one packet without decoding it. Times are in units of the stream's time base."""
+    """The facts about one packet that are known without decoding it. Times are in units of the stream's time base."""
 
     pts: int | None
     dts: int | None
@@ -55,10 +55,11 @@ class Keyframe(NamedTuple):
 
 @dataclass
 class FrameIndex:
-    """Which frames a video shows, and where decoding of each begins.
+    """Which frames a video shows, and where the decoding of each of them begins.
 
-    `ranks` and `pts` (both ascending int64) are the numbers and presentation times of the frames that are known; all
-    `length` of them after a whole scan. `keyframes` are those among the scanned packets, ascending in time.
+    `length` is the number of all frames. `ranks` and `pts` (both ascending int64) are the numbers and presentation
+    times of the frames that are known, which are all frames after a whole scan. `keyframes` are the keyframes among the
+    scanned packets, ascending in time.
     """
 
     length: int
@@ -71,15 +72,15 @@ class FrameIndex:
         self._key_pts = np.array([key.pts for key in self.keyframes], np.int64)
 
     def around(self, ranks: np.ndarray) -> FrameIndex:
-        """A table that knows these frames: this one knows all."""
+        """A table that knows these frames. This table knows all frames."""
         return self
 
     def pts_of(self, ranks: np.ndarray) -> np.ndarray:
-        """Presentation times of frames by number; all of them have to be known."""
+        """Presentation times of frames by number. The frames have to be known."""
         return self.pts[np.searchsorted(self.ranks, ranks)]
 
     def rank_of(self, pts: int | None) -> int | None:
-        """The number of the frame that is shown at a presentation time; None if no known frame is."""
+        """The number of the frame with this presentation time, or None if no known frame has it."""
         if pts is None:
             return None
         place = int(np.searchsorted(self.pts, pts))
@@ -91,14 +92,14 @@ class FrameIndex:
         return int(self.ranks[place]) if place < len(self.ranks) else self.length
 
     def keyframe_before(self, pts: int) -> int:
-        """Which of `keyframes` is the last one shown at or before a presentation time, -1 if none is."""
+        """The place in `keyframes` of the last one that is shown at or before a presentation time, or -1."""
         return int(np.searchsorted(self._key_pts, pts, side="right")) - 1
 
 
 def index_of(packets: Iterable[PacketTimes], container: str) -> FrameIndex:
     """The table of a whole video, from all of its packets in the order of decoding.
 
-    container: FFmpeg's name of the format. Raises UnusableTimesError where the times cannot be relied on.
+    container: FFmpeg's name of the format. Raises UnusableTimesError if the times are not reliable.
     """
     packets = list(packets)
     _require_usable(packets, stores_times(container))
@@ -134,8 +135,8 @@ def _keyframes(packets: Iterable[PacketTimes]) -> list[Keyframe]:
 class PacketTable:
     """FFmpeg's own table of all packets of a long file, in the order of decoding, with decoding times only.
 
-    All packets of one group of pictures (a keyframe and the packets up to the next one) are shown after all packets of
-    the group before. The numbers of a group's frames therefore follow from the table, and scanning that group alone
+    A group of pictures is a keyframe with the packets up to the next keyframe. All frames of a group are shown after
+    all frames of the group before it. So the table tells the numbers of a group's frames, and scanning that group alone
     tells their presentation times.
     """
 
@@ -150,7 +151,7 @@ class PacketTable:
             raise UnusableTimesError("the first packet is no keyframe")
 
     def around(self, ranks: np.ndarray) -> FrameIndex:
-        """The table of the groups that hold some frames, and of the group before each of them."""
+        """A table of the groups that hold the given frames, and of the group before each of these groups."""
         groups = np.searchsorted(self._keys, self._shown[ranks], side="right") - 1
         return self._index(np.unique(np.concatenate([groups, np.maximum(groups - 1, 0)])))
 
@@ -167,7 +168,8 @@ class PacketTable:
         for group in groups.tolist():
             first = int(self._keys[group])
             last = int(self._keys[group + 1]) if group + 1 < len(self._keys) else len(self._entries)
-            # A seek to the keyframe's own decoding time would arrive at the group before: its picture is shown later.
+            # A seek to the keyframe's own decoding time would arrive at the group before, because seeking goes by
+            # presentation times and the keyframe is presented later.
             near = self._entries[min(first + REORDERED, last - 1)].timestamp
             packets = self._scan(near, self._entries[first].timestamp, last - first)
             if len(packets) != last - first or any(packet.keyframe for packet in packets[1:]):
@@ -189,4 +191,4 @@ class PacketTable:
 def _require_usable_group(packets: list[PacketTimes]) -> None:
     shown = [packet.pts for packet in packets if not packet.hidden]
     if None in shown or packets[0].pts is None or len(set(shown)) < len(shown):
-        raise UnusableTimesError("packets have no presentation time of their own")
+        raise UnusableTimesError("packets have no presentation time, or share one")

@@ -1,4 +1,4 @@
-"""Frames of an image file: one of a still image, all of an animated one, each as viewers show it on a white page."""
+"""Frames of an image file, as viewers show them on a white page. A still image has one, an animated one has several."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from stgt.data import apng
 from stgt.data.errors import VideoError, require_file
 from stgt.data.names import is_image
 
-# A file that its first bytes show to be none of these is not given to Pillow, which would try all of its formats:
-# EPS starts Ghostscript, for one.
+# A file whose first bytes belong to no such format is not given to Pillow. Pillow would try all of its formats, and
+# EPS, for instance, starts Ghostscript.
 _FORMATS: dict[str, type[ImageFile.ImageFile]] = {
-    "JPEG": JpegImageFile,  # without the further pictures that some phones put behind the first one
+    "JPEG": JpegImageFile,  # it ignores the further pictures that some phones put behind the first one
     "PNG": PngImageFile,
     "WebP": WebPImageFile,
     "BMP": BmpImageFile,
 }
-_THREADS = 16  # a network's file system answers many questions in the time of one
+_THREADS = 16  # a network file system answers many questions at a time
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # bytes
 
 _UPRIGHT = {
@@ -42,20 +42,20 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image upright, by the orientation in its EXIF data"""
+"""{orientation in the EXIF data: the operation that turns the image upright}"""
 
 
 def holds_image(path: str | Path) -> bool:
     """Whether the first bytes of a file are those of a JPEG, PNG, WebP or BMP image, still or animated.
 
-    The file's name does not matter, except that `.mjpeg` and `.mjpg` files are videos: they are many JPEG images one
-    after the other. GIF files are videos, too. Raises VideoError for what is no regular file, or an empty one.
+    The file's name does not matter, except that `.mjpeg` and `.mjpg` files are videos: they hold many JPEG images one
+    after the other. GIF files are videos, too. Raises VideoError for an empty file, and if there is no regular file.
     """
     return image_format(path) is not None
 
 
 def image_format(path: str | Path) -> str | None:
-    """JPEG, PNG, WebP or BMP, by the first bytes of a file; None for anything else. Raises as `holds_image`."""
+    """JPEG, PNG, WebP or BMP, by the first bytes of a file; otherwise None. Errors are those of `holds_image`."""
     head = _head(path)
     if Path(path).suffix.lower() in (".mjpeg", ".mjpg"):
         return None
@@ -71,7 +71,7 @@ def image_format(path: str | Path) -> str | None:
 
 
 def holds_still(path: str | Path) -> bool:
-    """Whether a file holds an image of one frame. Only the beginning of the file is read. Raises as `holds_image`."""
+    """Whether a file holds an image of one frame. Only its beginning is read. Errors are those of `holds_image`."""
     kind = image_format(path)
     with _complaints(path):
         if kind == "PNG":
@@ -83,9 +83,10 @@ def holds_still(path: str | Path) -> bool:
 
 
 def stills(paths: Sequence[str | Path]) -> list[bool]:
-    """Which files are images of one frame, by their endings; PNG, WebP and files without an ending are looked into.
+    """For each file, whether it is an image of one frame.
 
-    Where such a file cannot be read, the ending decides, so that reading it later tells the cause.
+    The ending tells, except for PNG, WebP and files without an ending, which are opened. A file that cannot be opened
+    counts as such an image; reading it later tells the cause.
     """
 
     def still(path: str | Path) -> bool:
@@ -98,7 +99,7 @@ def stills(paths: Sequence[str | Path]) -> list[bool]:
 
     found: list[bool] = []
     with ThreadPoolExecutor(_THREADS) as threads:
-        for start in range(0, len(paths), 1000):  # a pending call takes far more memory than its path
+        for start in range(0, len(paths), 1000):  # a waiting call needs far more memory than its path
             found += threads.map(still, paths[start : start + 1000])
     return found
 
@@ -106,14 +107,14 @@ def stills(paths: Sequence[str | Path]) -> list[bool]:
 def read_image(
     path: str | Path, *, max_pixels: int, choose: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Decode an image: its frames, uint8 (T, H, W, 3) RGB, and when each begins, float64 (T,) in seconds.
+    """Decode an image: its frames, uint8 (T, H, W, 3) RGB, and the time when each begins, float64 (T,) in seconds.
 
-    choose: which frames to take, in ascending order, given when each of them begins; all of them if not given. No more
-    memory is used than the chosen frames need.
+    choose: takes the times when the frames begin, float64 (n,), and returns the numbers of the frames to decode, in
+    ascending order; all frames are decoded if it is None. Only the chosen frames are kept in memory.
     A still image has one frame, at 0 s. Orientation in EXIF data is applied, transparency is composited on white, and
     16 bits are scaled to 8. A frame of an animation that claims to last 10 ms or less lasts 100 ms, as in browsers.
     Raises VideoError, naming the file and the cause, for a file that is missing, not a regular file, broken, or whose
-    frames have more than `max_pixels` pixels; the latter is found before anything is decoded.
+    frames have more than `max_pixels` pixels; the size is checked before anything is decoded.
     """
     kind = image_format(path)
     if kind is None:
@@ -135,7 +136,7 @@ def read_image(
 
 @contextmanager
 def _complaints(path: str | Path) -> Iterator[None]:
-    """Whatever a decoder raises becomes the file's VideoError."""
+    """Turn whatever a decoder raises into a VideoError of the file."""
     try:
         yield
     except VideoError:
@@ -165,18 +166,18 @@ def _require_size(path: str | Path, size: tuple[int, int], max_pixels: int) -> N
 
 
 def _frames(path: str | Path, kind: str) -> Iterator[tuple[Image.Image, float]]:
-    """Upright frames of 8 bits a channel, and how long each lasts in seconds."""
+    """Upright frames with 8 bits per channel, and how long each lasts in seconds."""
     with closing(_FORMATS[kind](path)) as image:
         for number in range(1 if kind == "PNG" else getattr(image, "n_frames", 1)):
             image.seek(number)
             pixels = _png_pixels(image, path) if kind == "PNG" else image
             if kind == "BMP" and image.mode == "RGBA" and image.getchannel("A").getbbox() is None:
-                pixels = image.convert("RGB")  # many programs leave 0 in the alpha of opaque 32-bit files
+                pixels = image.convert("RGB")  # many programs write 0 as the alpha of opaque 32-bit files
             yield _upright(pixels, image), _lasting(image.info.get("duration", 0) / 1000)
 
 
 def _png_animation(path: str | Path, kind: str) -> Iterator[tuple[Image.Image, float]]:
-    """As `_frames`, for a PNG file of several frames. A frame is valid until the next one is taken."""
+    """The same as `_frames` for an animated PNG file. A frame is valid until the next one is taken."""
     with closing(_FORMATS[kind](path)) as image:
         for part, canvas in apng.compose(apng.read_parts(path), image.size, _png_part):
             yield _upright(canvas, image), _lasting(part.seconds)
@@ -191,8 +192,8 @@ def _lasting(seconds: float) -> float:
 
 
 def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
-    """The pixels turned as the EXIF data of `image` says; viewers ignore EXIF data that is broken."""
-    image.load()  # what is wrong with the pixels is not taken for broken EXIF data
+    """The pixels, turned as the EXIF data of `image` says. Broken EXIF data is ignored, as viewers do."""
+    image.load()  # so that broken pixels raise here and do not pass for broken EXIF data
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
@@ -201,9 +202,9 @@ def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
 
 
 def _png_pixels(image: PngImageFile, source: str | Path | BinaryIO) -> Image.Image:
-    """The pixels in 8 bits a channel. Pillow itself mistakes 16-bit grey, and transparent colours of 2, 4 and 16 bits.
+    """The pixels with 8 bits per channel. Pillow converts 16-bit grey and some transparent colours wrongly.
 
-    image: of `source`, not yet decoded.
+    image: the image in `source`, not yet decoded.
     """
     layout, transparent = image.tile[0].args if image.tile else None, image.info.get("transparency")
     if layout == "I;16B":
@@ -211,11 +212,10 @@ def _png_pixels(image: PngImageFile, source: str | Path | BinaryIO) -> Image.Ima
     if transparent is None:
         image.load()
         return image
-    if layout in ("L;2", "L;4"):  # Pillow scales the pixels to 0…255, and this value not
+    if layout in ("L;2", "L;4"):  # Pillow scales the pixels to 0…255, but not this value
         image.info["transparency"] = transparent * (255 // (2 ** int(layout[2]) - 1))
-    if (
-        layout == "RGB;16B"
-    ):  # Pillow keeps the high bytes; the low bytes are those that it keeps of the other byte order
+    if layout == "RGB;16B":
+        # Pillow keeps the high bytes only. Read in the other byte order, it keeps the low ones.
         lower = PngImageFile(source)
         lower.tile = [lower.tile[0]._replace(args="RGB;16L")]
         return _sixteen_bits(np.asarray(image).astype(np.uint16) << 8 | np.asarray(lower), transparent)
@@ -233,7 +233,7 @@ def _sixteen_bits(values: np.ndarray, transparent: int | tuple[int, int, int] | 
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """RGB, with what is transparent composited on white."""
+    """RGB, with transparent parts composited on white."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")

@@ -1,7 +1,7 @@
-"""What a video or image file is, and whether a reader reads it right.
+"""Inspection of a video or image file: the facts about it, and whether a reader reads it right.
 
-What a player shows is what PyAV gives when it decodes a file from its start to its end. A reader reads the file right
-if the frames that it gives when only some are asked for, as in training, are those frames.
+The frames that a player shows are those that PyAV gives when it decodes a file from its start to its end. A reader
+reads the file right if it gives the same frames when only some of them are asked for, as in training.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from stgt.data.video_file import VideoFile
 _SAMPLED = 8
 _SIDE = 16
 _MARGIN = 1.0
-"""By how many of 256 levels another frame has to be nearer; rounding alone makes a difference of less than one"""
+"""How much nearer another frame has to be, in 256 levels of brightness. Rounding makes less than one of difference."""
 
 
 @dataclass
 class Inspection:
-    """What was found out about a file before anything failed."""
+    """The facts that were found out about a file before anything failed."""
 
     facts: dict[str, object] = field(default_factory=dict)
     """container, codec, rate (frames per second), rotation (degrees clockwise), duration (seconds), width and height as
     shown (pixels), frames, bytes, as far as they are known"""
     cause: str | None = None
-    """Why the reader does not read the file right"""
+    """Why the reader does not read the file right; None if it does"""
     pictures: np.ndarray | None = None
-    """uint8 (T, 16, 16, 3), a few pixels of each frame in order; None where the file could not be decoded"""
+    """uint8 (T, 16, 16, 3), a few pixels of each frame in order; None if the file could not be decoded"""
 
 
 @dataclass
@@ -51,10 +51,10 @@ class _Whole:
 
 
 def inspect(path: str | Path, decoder: Decoder, *, max_pixels: int, shown: np.ndarray | None = None) -> Inspection:
-    """Decode a file as a whole and by leaps with a reader, and compare; images are read by Pillow whatever the reader.
+    """Decode a file as a whole, and then a few of its frames only, and compare the two. Pillow reads all images.
 
-    shown: the pictures of an inspection with PyAV, for another reader's frames to be compared with.
-    There is no deadline, and no file makes this raise: what is wrong with it is the inspection's `cause`.
+    shown: the pictures of an inspection with PyAV, if another reader's frames are to be compared with them.
+    There is no deadline. Nothing is raised for a broken file: the fault is the inspection's `cause`.
     """
     found = Inspection()
     try:
@@ -115,7 +115,7 @@ def _decode(frames: Iterable[np.ndarray]) -> _Whole:
 
 
 def _require_same(path: str | Path, decoder: Decoder, whole: _Whole, max_pixels: int) -> None:
-    """Frames that are read by leaps, and alone, are those of the whole."""
+    """Raise VideoError unless frames that are read a few at a time, or alone, are those of the whole file."""
     options = {"decoder": decoder, "max_pixels": max_pixels, "deadline": None}
     numbers = sample_indices(len(whole.sums), _SAMPLED)
     clip = read_clip(path, _SAMPLED, **options)
@@ -123,7 +123,7 @@ def _require_same(path: str | Path, decoder: Decoder, whole: _Whole, max_pixels:
         if _sum(frame) != whole.sums[number]:
             raise VideoError(f"{path}: frame {number} is another one when {_SAMPLED} frames are read than when all are")
     if decoder == "decord":
-        return  # its times of presentation do not tell its frames apart
+        return  # decord gives several frames the same time
     for place in (_SAMPLED - 1, _SAMPLED // 2):
         alone = read_clip(path, 1, start=float(clip.times[place]), **options).frames[0].numpy()
         if _sum(alone) != whole.sums[numbers[place]]:
@@ -131,7 +131,7 @@ def _require_same(path: str | Path, decoder: Decoder, whole: _Whole, max_pixels:
 
 
 def _require_shown(path: str | Path, decoder: Decoder, shown: np.ndarray, max_pixels: int, count: int) -> None:
-    """The frames that a reader gives by leaps are those that a player shows."""
+    """Raise VideoError unless a few frames of the reader are those that a player shows."""
     if count != len(shown):
         raise VideoError(f"{path}: other frames: {decoder} finds {count} of them, and players show {len(shown)}")
     numbers = sample_indices(count, _SAMPLED)
@@ -144,7 +144,7 @@ def _require_shown(path: str | Path, decoder: Decoder, shown: np.ndarray, max_pi
 
 
 def other_frame(number: int, frame: np.ndarray, shown: np.ndarray) -> int | None:
-    """The number that a frame, uint8 (H, W, 3), has among those that players show; None if it is `number`.
+    """The number of the shown frame that is most like `frame`, uint8 (H, W, 3); None if that is `number`.
 
     shown: `Inspection.pictures`.
     """

@@ -1,4 +1,4 @@
-"""Batches of a data set, read by other processes: training, validation, evaluation and feature caches all use this."""
+"""Batches of a data set, read by other processes. Training, validation, evaluation and feature caches use this."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class LoaderError(RuntimeError):
-    """The processes that read files were killed again and again, often because the memory was used up."""
+    """The processes that read files were killed again and again, often because the memory was full."""
 
 
 def read_batches(
@@ -27,11 +27,11 @@ def read_batches(
     collate: Callable[[list], object] = default_collate,
     pin_memory: bool = False,
 ) -> Iterator:
-    """Yield `collate` of the items of each batch, in order, which `workers` processes read; 0 reads in this one.
+    """Read batches with `workers` processes (0: in this process); yield `collate` of each one's items, in order.
 
     items: a data set that can be pickled. batches: the keys of each batch's items. If one of the processes is killed,
-    the log says so, and all of them are started anew with the batches that were not yielded yet. Raises LoaderError if
-    that happens again before the next batch, and whatever the data set raises.
+    the log says so, and all of them are started again with the batches that were not yielded yet. Raises LoaderError if
+    that happens again before the next batch, and any error that the data set raises.
     """
     asked, rest, failed = deque(), iter(batches), False
     while True:
@@ -42,7 +42,7 @@ def read_batches(
             collate_fn=collate,
             pin_memory=pin_memory,
             multiprocessing_context=ReaderContext() if workers else None,
-            # With its own generator: the loader would draw a seed from that of the model.
+            # Without a generator of its own, the loader would draw a seed from torch's default one.
             generator=torch.Generator(),
         )
         asked.clear()
@@ -56,24 +56,24 @@ def read_batches(
             if not (workers and _tells_of_a_death(error)):
                 raise
             if failed:
-                raise LoaderError(f"{_KILLED}, and so were those that took their place. {_ADVICE}") from error
+                raise LoaderError(f"{_KILLED}, and so was one of those that replaced it. {_ADVICE}") from error
             failed = True
-            logger.warning("%s; others take their place. %s", _KILLED, _ADVICE)
+            logger.warning("%s; new ones replace all of them. %s", _KILLED, _ADVICE)
 
 
 _KILLED = "a process that reads videos was killed"
-_ADVICE = "If the memory is used up, fewer of them need less: --data.workers"
+_ADVICE = "If the memory was full, let fewer processes read: --data.workers"
 
 
 def _tells_of_a_death(error: Exception) -> bool:
-    """Whether torch found a worker dead, or what it was sending was cut off; errors of the data set are neither."""
+    """Whether torch found a worker dead, or a message was cut off. Errors of the data set itself are neither."""
     if isinstance(error, RuntimeError):
         return "exited unexpectedly" in str(error)
     return "in DataLoader worker process" not in str(error)
 
 
 def parts(length: int, size: int) -> list[range]:
-    """The numbers below `length` in batches of `size`; the last one may be smaller."""
+    """The numbers below `length` in batches of `size`. The last batch may be smaller."""
     return [range(start, min(start + size, length)) for start in range(0, length, size)]
 
 

@@ -1,4 +1,4 @@
-"""The orientation that a camera writes beside the picture, applied to the pixels."""
+"""The orientation that a camera stores with the picture, applied to the pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _AS_STORED: _Matrix = (1, 0, 0, 1)
 def display_matrix(frame: VideoFrame) -> _Matrix:
     """The signs (a, b, c, d) of a frame's display matrix: a stored point (x, y) is shown at (a·x + c·y, b·x + d·y).
 
-    A matrix that turns by anything but a quarter of a turn gives the identity, as does none.
+    The result is the identity if there is no matrix, or if it turns by an angle that is no multiple of 90 degrees.
     """
     data = next((bytes(side) for side in frame.side_data if side.type == Type.DISPLAYMATRIX), None)
     if data is None or len(data) < 36:
@@ -28,12 +28,12 @@ def display_matrix(frame: VideoFrame) -> _Matrix:
 
 
 def turns_sideways(frame: VideoFrame) -> bool:
-    """Whether the shown picture's width is the stored picture's height."""
+    """Whether showing the picture swaps its width and height."""
     return display_matrix(frame)[0] == 0
 
 
 def upright(picture: np.ndarray, frame: VideoFrame) -> np.ndarray:
-    """A decoded picture (H, W, 3) as it is shown; a quarter of a turn swaps height and width."""
+    """A decoded picture (H, W, 3) as it is shown. A turn by 90 degrees swaps height and width."""
     a, b, c, d = display_matrix(frame)
     if a == 0:
         picture = picture.transpose(1, 0, 2)
@@ -42,5 +42,5 @@ def upright(picture: np.ndarray, frame: VideoFrame) -> np.ndarray:
 
 
 def degrees_clockwise(frame: VideoFrame) -> int:
-    """By how much a player turns the stored picture clockwise: 0, 90, 180 or 270. A mirror image counts as 0."""
+    """The angle by which a player turns the stored picture: 0, 90, 180 or 270. A mirror image counts as 0."""
     return {(0, 1, -1, 0): 90, (-1, 0, 0, -1): 180, (0, -1, 1, 0): 270}.get(display_matrix(frame), 0)

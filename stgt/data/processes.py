@@ -1,4 +1,4 @@
-"""Processes that read files for another one: how they start, which signals reach them, and how they end."""
+"""Processes that read files for another process: their start, their signals and their end."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from stgt.signals import STOPPING
 
 
 class ReaderProcess(ForkServerProcess):
-    """A process without the signals in STOPPING, which ends as soon as the one that started it is gone.
+    """A process that ignores the signals in STOPPING, and ends as soon as the process that started it is gone.
 
-    Ctrl-C and job schedulers send these signals to every process of a command. The one that started this process
-    answers them, and needs what is read here until it has done so.
+    Ctrl-C and job schedulers send these signals to every process of a command. The process that started this one
+    answers them, and until then it still needs what is read here.
     """
 
     def start(self) -> None:
-        # Whatever is started inherits the mask, the server of new processes as well. A signal that arrives meanwhile
-        # is delivered afterwards.
+        # New processes inherit the mask, and so does the server that starts them. A signal that arrives meanwhile is
+        # delivered afterwards.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
-            resource_tracker.ensure_running()  # this opens the mask for two of the signals where it starts the tracker
+            resource_tracker.ensure_running()  # starting the tracker unblocks two of the signals
             signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
             forkserver.set_forkserver_preload(["stgt.data.pixels", "stgt.data.samples"])
             super().start()
@@ -41,10 +41,10 @@ class ReaderProcess(ForkServerProcess):
 
 
 class ReaderContext(ForkServerContext):
-    """Like what `multiprocessing.get_context` returns, for processes that read files.
+    """A multiprocessing context for processes that read files.
 
-    They are forked from a server that has never decoded anything, since the locks and threads of decoders and of
-    OpenMP do not survive a fork. The server imports once what the processes need.
+    They are forked from a server that has never decoded anything, because the locks and threads of decoders and of
+    OpenMP do not survive a fork. The server imports the modules that they need once.
     """
 
     Process = ReaderProcess

@@ -21,16 +21,18 @@ from stgt.data.samples import collate
 from stgt.data.text import clean_text
 from stgt.files import atomic_folder
 
-PROMPT = "Question: {} Short answer:"  # SPEC section 6
-SPECIAL = ("<s>", "<pad>", "</s>")  # with OPT's ids
-IGNORED = -100  # cross entropy's own mark of what is not predicted
+PROMPT = "Question: {} Short answer:"
+"""The prompt of BLIP-2 for short answers"""
+SPECIAL = ("<s>", "<pad>", "</s>")  # their ids are those of OPT: 0, 1, 2
+IGNORED = -100
+"""The label of tokens that are not predicted, which torch's cross entropy ignores"""
 
 
 class LanguageTokenizer:
-    """A language model's own tokenizer, with the prompt around questions and the end behind answers.
+    """A language model's own tokenizer, with the prompt around questions and the end token after answers.
 
-    Padding is its end token, whatever else it may have for it: every batch has a mask, and a token that was added for
-    padding may lie beyond the model's embeddings.
+    The end token is also used for padding, because a token that was added for padding may have no embedding in the
+    model. Every batch has a mask.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -43,16 +45,16 @@ class LanguageTokenizer:
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> LanguageTokenizer:
-        """That of a model of the hub, or of a folder. Raises OSError where there is none to be had."""
+        """The tokenizer of a model on the hub or in a folder. Raises OSError if it cannot be loaded."""
         with language_errors(name, "tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(name)
         return cls(tokenizer)
 
     @classmethod
     def train(cls, questions: Iterable[Question], size: int) -> LanguageTokenizer:
-        """Byte-level BPE of at most `size` tokens, fitted to prompts with their answers.
+        """A byte-level BPE tokenizer of at most `size` tokens, fitted to prompts with their answers.
 
-        Raises ValueError if `size` does not hold every byte and the special tokens.
+        Raises ValueError if `size` has no room for every byte and the special tokens.
         """
         bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
         if size < (least := len(bytes_) + len(SPECIAL)):
@@ -67,7 +69,7 @@ class LanguageTokenizer:
         return cls(PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=end, eos_token=end, pad_token=pad))
 
     def save(self, folder: str | Path) -> None:
-        """Write the files of a folder that `from_pretrained` reads; an older folder of that name is replaced."""
+        """Write a folder that `from_pretrained` reads. An older folder of that name is replaced."""
         with atomic_folder(folder, replace=True) as partial:
             self._tokenizer.save_pretrained(partial)
 
@@ -80,24 +82,24 @@ class LanguageTokenizer:
         return self._tokenizer.eos_token_id
 
     def encode(self, question: str, answer: str | None = None) -> tuple[list[int], int]:
-        """Token ids of a prompt, and of the answer and the end token if it is given; and how many are the prompt's."""
+        """Token ids of a prompt, and the number of them; an answer and the end token follow if an answer is given."""
         ids = self._ids(prompt(question))
         if answer is None:
             return ids, len(ids)
-        # Together, since the space before an answer belongs to its first token in some vocabularies and not in others.
+        # Both are encoded together, because some vocabularies join the space before an answer to its first token.
         both = self._ids(f"{prompt(question)} {answer.strip()}")
         if both[: len(ids)] != ids:
             raise ValueError(f"the tokenizer of {self._tokenizer.name_or_path!r} joins a prompt's end to its answer")
         return [*both, self.eos_token_id], len(ids)
 
     def encode_prompts(self, questions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Prompts padded on the left, so that all end together: input_ids and attention_mask, int64 (B, L)."""
+        """Prompts padded on the left, so that all end at the same place: input_ids and attention_mask, int64 (B, L)."""
         return self._pad([torch.tensor(self.encode(question)[0]) for question in questions], "left")
 
     def collate(self, items: list[dict]) -> dict:
         """A batch of `QuestionDataset`'s training items, with input_ids, attention_mask and labels: int64 (B, L).
 
-        labels are the tokens to predict, each at its own place: the answer and the end; -100 elsewhere.
+        labels holds the tokens to predict (the answer and the end token) at their places, and -100 elsewhere.
         """
         encoded = [self.encode(item["question"], item["answer"]) for item in items]
         ids, mask = self._pad([torch.tensor(ids) for ids, _ in encoded], "right")
@@ -106,12 +108,12 @@ class LanguageTokenizer:
         return collate(items) | {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     def decode(self, ids: Tensor) -> list[str]:
-        """Texts of (B, L) token ids, without special tokens; their first lines, for a second one answers nothing."""
+        """The first lines of the texts of token ids (B, L), without special tokens. Further lines are no answer."""
         texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [text.strip().partition("\n")[0].strip() for text in texts]
 
     def _ids(self, text: str) -> list[int]:
-        """With a begin token wherever the tokenizer has one, and nothing else that it may add by itself."""
+        """Token ids with the begin token, if the tokenizer has one, and without other tokens that it would add."""
         begin = self._tokenizer.bos_token_id
         ids = self._tokenizer(text, add_special_tokens=False).input_ids
         return ids if begin is None else [begin, *ids]
@@ -124,13 +126,13 @@ class LanguageTokenizer:
 
 @contextmanager
 def language_errors(name: str | Path, part: str) -> Iterator[None]:
-    """Turn whatever keeps `part` of a language model from being had into an OSError that says what was expected."""
+    """Turn any error while `part` of a language model is loaded into an OSError that says what was expected."""
     expected = "expected a folder that save_pretrained wrote, or a causal language model's name on the Hugging Face hub"
     if str(name).startswith(("/", ".", "~")) and not Path(name).is_dir():
         raise OSError(f"LanguageConfig.model is {str(name)!r}, and there is no such folder; {expected}")
     try:
         yield
-    except Exception as error:  # the hub's client lets its network library's own errors through
+    except Exception as error:  # the hub's client also raises errors of its network library
         where = "its folder" if Path(name).is_dir() else "no folder here, and the hub"
         cause = str(error).partition("\n")[0] or "no reason given"
         raise OSError(
@@ -140,4 +142,5 @@ def language_errors(name: str | Path, part: str) -> Iterator[None]:
 
 
 def prompt(question: str) -> str:
+    """The prompt with a cleaned question in it."""
     return PROMPT.format(clean_text(question))

@@ -26,11 +26,11 @@ from stgt.data.frame_index import (
 from stgt.data.orientation import turns_sideways, upright
 from stgt.data.video_file import VideoFile
 
-# Passing over this many frames costs less than a seek, which empties the decoder.
+# Decoding this many frames without need costs less than a seek, after which the decoder starts anew.
 NEAR = 16
-# Frames that had to be decoded to be counted are kept, up to this many bytes, so that they need not be decoded again.
+# Frames that were decoded only to count them are kept up to this many bytes, so that they are not decoded again.
 KEPT_BYTES = 2**27
-# FFmpeg rounds the time at which a file begins to a microsecond, so that a frame may seem to begin before the file.
+# FFmpeg rounds the time at which a file begins to a microsecond, so a frame may seem to begin before the file.
 _START_ROUNDING = 1e-6
 
 Numbered = tuple[VideoFrame, float]  # a frame and its time of presentation in seconds
@@ -43,13 +43,16 @@ class FramesDisagreeError(Exception):
 class PyAVReader:
     """A video whose frames are numbered in the order in which a player shows them. It is a context manager.
 
-    The numbers come from the times of the packets where these can be relied on. Where `read` finds that the decoder
-    gives other frames, it raises FramesDisagreeError; `count_by_decoding` then makes the numbers exact, and `length`
-    may change. Every other fault of the file is a VideoError that names the file and the cause.
+    The numbers come from the times of the packets if these are reliable. If `read` finds that the decoder gives other
+    frames, it raises FramesDisagreeError; `count_by_decoding` then makes the numbers exact, and `length` may change.
+    Every other fault of the file is a VideoError that names the file and the cause.
     """
 
     def __init__(self, path: str | Path, *, max_pixels: int, deadline: float | None) -> None:
-        """Open a file. max_pixels: of a frame that may be decoded. deadline: seconds that all work on it may take."""
+        """Open a file.
+
+        max_pixels: pixels of the largest frame that may be decoded. deadline: seconds that all work on it may take.
+        """
         self._file = VideoFile(path, max_pixels=max_pixels, deadline=deadline)
         context = self._file.stream.codec_context
         self._declared = context.width, context.height
@@ -104,13 +107,13 @@ class PyAVReader:
         return frames, times
 
     def every_frame(self) -> Iterator[np.ndarray]:
-        """All frames in order, uint8 (H, W, 3), decoded from the first to the last whatever the index says."""
+        """All frames in order, uint8 (H, W, 3), decoded from the first to the last without the index."""
         with self._file.complaints():
             for frame in self._all_frames():
                 yield self._picture(frame)
 
     def between(self, start: float, end: float) -> tuple[int, int]:
-        """Numbers of the first frame shown at or after `start` and of the first shown at or after `end`, in seconds."""
+        """Numbers of the first frames that begin at or after `start` and at or after `end`, in seconds."""
         if self._index is None:
             times = np.array([seconds for _, seconds in self._counted])
             return tuple(np.searchsorted(times, np.array([start, end]) - _START_ROUNDING).tolist())
@@ -118,7 +121,7 @@ class PyAVReader:
             return tuple(self._index.first_rank_from(self._pts(seconds)) for seconds in (start, end))
 
     def count_by_decoding(self) -> None:
-        """Decode the file from its start to its end, so that frames are numbered as they come out of the decoder."""
+        """Decode the file from its start to its end, and number the frames as they come out of the decoder."""
         frames, pts, kept = [], [], 0
         with self._file.complaints():
             for frame in self._all_frames():
@@ -128,7 +131,7 @@ class PyAVReader:
         if None in pts or len(set(pts)) < len(pts) or _longest_move(pts) > REORDERED:
             times = [number / self._rate for number in range(len(pts))]
         else:
-            # A container without presentation times tells those of neighbouring frames in the order of decoding.
+            # For a container that stores no presentation times, FFmpeg may swap those of neighbouring frames.
             pts.sort()
             late = 0.0 if stores_times(self._file.container.format.name) else self._seconds(pts[0])
             times = [self._seconds(value) - late for value in pts]
@@ -147,17 +150,17 @@ class PyAVReader:
             raise VideoError(f"{file.path}: broken video: the file is cut short")
         if table is not None and len(table) > LONG:
             return PacketTable(table, self._scan)
-        # The packet at the end of a file is empty, and only tells the decoder so.
+        # The packet at the end of a file is empty: it only tells the decoder that the end is reached.
         return index_of((file.times(packet) for packet in file.packets() if packet.size), file.container.format.name)
 
     def _scan(self, near: int, dts: int, count: int) -> list[PacketTimes]:
-        """`count` packets from the one that is decoded at `dts` on, which a seek to `near` does not miss."""
+        """`count` packets from the one that is decoded at `dts` on. A seek to `near` arrives before it, or at it."""
         self._file.seek(near)
         packets = (self._file.times(packet) for packet in self._file.packets() if packet.size)
         return list(itertools.islice(itertools.dropwhile(lambda packet: packet.dts != dts, packets), count))
 
     def _by_seeking(self, numbers: np.ndarray) -> Iterator[Numbered]:
-        """Frames of the index: decoding begins at the keyframe before one, or goes on where the last one was near."""
+        """Frames by the index. Decoding begins at the keyframe before a frame, or goes on from a near one."""
         try:
             index = self._index.around(numbers)
         except UnusableTimesError as error:
@@ -176,26 +179,26 @@ class PyAVReader:
                 raise FramesDisagreeError
 
     def _run_from(self, index: FrameIndex, key: int) -> Iterator[tuple[int, VideoFrame]]:
-        """Every frame from a keyframe on, with its number. Frames that the index does not expect are an error."""
+        """Every frame from a keyframe on, with its number. Raises FramesDisagreeError if the index has another one."""
         start = index.keyframes[key].pts
         expected = index.first_rank_from(start)
         for frame in self._file.frames(self._packets_from(index, key)):
             if frame.pts is not None and frame.pts < start:
-                continue  # a frame of the group before, for which the decoder lacks what it depends on
+                continue  # a frame of the group before, whose reference frames the decoder does not have
             if index.rank_of(frame.pts) != expected:
                 raise FramesDisagreeError
             yield expected, frame
             expected += 1
 
     def _packets_from(self, index: FrameIndex, key: int) -> Iterator[Packet]:
-        """Packets from a keyframe on, or from one before it. A seek that arrives too late is repeated."""
+        """Packets from a keyframe on, or from one before it. If a seek arrives too late, another time is tried."""
         wanted, earlier = index.keyframes[key], index.keyframes[max(key - 1, 0)]
         times = [*self._file.seek_times(wanted), earlier.dts]
         for time in dict.fromkeys(time for time in times if time is not None):
             try:
                 self._file.seek(time)
             except av.error.FFmpegError:
-                break  # this container can only be read from its start to its end
+                break  # this file can only be read from its start to its end
             packets = itertools.dropwhile(lambda packet: packet.size and not packet.is_keyframe, self._file.packets())
             first = next(packets)
             if first.pts is not None and first.pts <= wanted.pts:
@@ -210,7 +213,7 @@ class PyAVReader:
         return self._file.frames(self._file.packets())
 
     def _from_start(self, numbers: np.ndarray) -> Iterator[Numbered]:
-        """Frames of a file whose frames were counted: those that were kept, or decoded once more."""
+        """Frames of a file whose frames were counted. They were kept, or are decoded once more."""
         frames = [frame for frame, _ in self._counted]
         wanted = set(numbers.tolist())
         for number, frame in enumerate(self._all_frames() if None in frames else frames):
@@ -224,7 +227,7 @@ class PyAVReader:
         if self._shown_size is None:
             self._shown_size = self._first_size(frame)
         width, height = self._shown_size[::-1] if turns_sideways(frame) else self._shown_size
-        if self._file.container.format.name == "gif":  # what is transparent is shown on white
+        if self._file.container.format.name == "gif":  # transparent parts are shown on white
             rgba = frame.to_ndarray(format="rgba", width=width, height=height, threads=1).astype(np.uint16)
             alpha = rgba[..., 3:]
             return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
@@ -240,7 +243,7 @@ class PyAVReader:
         return size[::-1] if turns_sideways(frame) else size
 
     def _seconds(self, pts: int) -> float:
-        """A presentation time on the clock of a player, which starts with the file."""
+        """A presentation time in seconds on a player's clock, which starts with the file."""
         seconds = pts * float(self._file.stream.time_base) - self._file.start
         return 0.0 if abs(seconds) < _START_ROUNDING else seconds
 
@@ -250,5 +253,5 @@ class PyAVReader:
 
 
 def _longest_move(times: list[int]) -> int:
-    """By how many places sorting moves the time that it moves farthest; 0 of times that increase."""
+    """The largest number of places by which sorting moves a time; 0 for times that increase."""
     return int(np.abs(np.argsort(times) - np.arange(len(times))).max(initial=0))

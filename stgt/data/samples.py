@@ -1,4 +1,4 @@
-"""Data sets over annotations: pairs of a video and a caption or a question, and the videos alone."""
+"""The items that a run reads: videos, and pairs of a video with a caption or a question, as torch data sets."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ logger = logging.getLogger(__name__)
 
 
 class VideoDataset(Dataset):
-    """Videos by number: item i is dict(video, index, path), with "tokens" for "video" where there is a feature cache.
+    """Videos by number: item i is dict(video, index, path), or dict(tokens, index, path) with a feature cache.
 
-    video: float32 (T, 3, S, S), with T=1 where `stills` says that the file is an image of one frame, and T=frames
-    everywhere else, also where a file with a video's ending turns out to hold one frame; tokens: bfloat16 (T, 1+P, C).
-    random=True draws frames, augmentation and cached view from torch's default generator and from nothing else, so
-    whoever seeds it decides the item; otherwise nothing is drawn. cache=True decodes every frame of every video at once
-    and keeps them, for small sets. decoding: further arguments of `stgt.data.video.read_frames`. A video that cannot be
-    read raises VideoError when it is asked for.
+    video: float32 (T, 3, S, S). T is 1 where `stills` says that the file is an image of one frame, and `frames`
+    otherwise, even if a file with a video's ending holds only one frame. tokens: bfloat16 (T, 1+P, C).
+    random=True draws frames, augmentation and the cached view from torch's default generator only, so its seed decides
+    the item; otherwise nothing is drawn. cache=True decodes all frames of all videos at the start and keeps them, which
+    suits small sets. decoding: further arguments of `stgt.data.video.read_frames`. A video that cannot be read raises
+    VideoError when its item is asked for.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class VideoDataset(Dataset):
 
     @property
     def decoder_version(self) -> str:
-        """The decoder that reads the videos, with its version; a part of the key of what is made of them."""
+        """The decoder that reads the videos, with its version. Feature caches have it in their key."""
         return decoder_version(self.decoding.get("decoder", "auto"))
 
     def __getitem__(self, index: int) -> dict:
         return self.clip(index)
 
     def clip(self, index: int) -> dict:
-        """Item `index`, whatever a subclass makes of the data set's own items."""
+        """The video's item with number `index`. Subclasses may have other items of their own."""
         place = {"index": index, "path": str(self.root / self.videos[index])}
         if self.features is not None:
             view = int(torch.randint(self.features.views, ())) if self.random else 0
@@ -104,7 +104,7 @@ class VideoDataset(Dataset):
         return torch.from_numpy(decoded)
 
     def _decode(self, video: str) -> np.ndarray | VideoError:
-        """An array, since each tensor would need a file descriptor of its own on its way to another process."""
+        """All frames, or the error. An array, because each tensor sent to another process needs a file descriptor."""
         try:
             return read_frames(self.root / video, None, **self.decoding).numpy()
         except VideoError as error:
@@ -112,19 +112,19 @@ class VideoDataset(Dataset):
 
 
 class PairDataset(VideoDataset):
-    """Videos and what is said of them, to train on or to look through.
+    """Pairs of a video and a text, for training or for evaluation.
 
-    train=True: item i is the i-th pair, the video's item with what `said` makes of the text, `video_index`, the number
-    of its video, and `replaced`. If the
-    video cannot be read the *pair* is replaced by another one, drawn as everything else, at most `max_replacements`
-    times in a row; `replaced` counts them, and index, path and text are those of the pair that is there. `images` tells
-    which pairs are about an image: an image is replaced by an image, and a batch can hold only one of both kinds.
-    train=False: item i is the i-th distinct video, and `pairs` lists (number of the video, text); a video that cannot
-    be read raises VideoError, nothing is replaced.
-    entries: of the annotation, (video, texts). bad_list: what `stgt data check` wrote; entries about its videos are
-    left out, and the log tells how many.
-    Raises ValueError for an annotation whose video is missing, naming entry and path, and for one of videos and images
-    to look through.
+    train=True: item i is the i-th pair: the video's item, the fields that `said` makes from the text, `video_index`
+    (the number of the video) and `replaced`. If the video cannot be read, another *pair*, drawn from torch's default
+    generator, takes the place of this one, at most `max_replacements` times in a row. `replaced` counts them, and
+    index, path and text belong to the new pair. `images` tells which pairs are about an image: an image is replaced by
+    an image, because a batch can hold only one kind.
+    train=False: item i is the i-th distinct video, and `pairs` lists (number of the video, text). Nothing is replaced:
+    a video that cannot be read raises VideoError.
+    entries: (video, texts) of each entry of the annotation. bad_list: the file that `stgt data check` wrote; entries
+    about its videos are left out, and the log tells how many.
+    Raises ValueError for an annotation whose video is missing, naming entry and path, and, for evaluation, for one that
+    mixes images and videos.
     """
 
     def __init__(
@@ -163,10 +163,13 @@ class PairDataset(VideoDataset):
         self.images = torch.tensor([self.stills[number] for number, _ in self.pairs])
         if not train and len(set(self.stills)) > 1:
             image, video = (self.videos[self.stills.index(kind)] for kind in (True, False))
-            raise ValueError(f"{annotation}: {image} is an image, {video} a video, expected one kind: both only train")
+            raise ValueError(
+                f"{annotation}: {image} is an image and {video} is a video, expected all images or all videos: an "
+                "annotation that mixes them can only be trained on"
+            )
 
     def said(self, text: object) -> dict:
-        """What a training item tells of its pair's text."""
+        """The fields that a pair's text adds to a training item."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -183,14 +186,14 @@ class PairDataset(VideoDataset):
                 broken = error
                 alike = (self.images == self.images[index]).nonzero().flatten()
                 index = int(alike[torch.randint(len(alike), ())])
-                logger.warning("%s; another pair takes this one's place", error)
-        raise VideoError(f"{broken}; that was the last of {self.max_replacements} pairs that took another's place")
+                logger.warning("%s; another pair takes the place of this one", error)
+        raise VideoError(f"{broken}; all {self.max_replacements} pairs that were drawn in its place failed, too")
 
 
 class RetrievalDataset(PairDataset):
     """A retrieval annotation: pairs of a video and a caption, in training with input_ids, attention_mask and caption.
 
-    input_ids and attention_mask are int64 (L,). options: as PairDataset takes them.
+    input_ids and attention_mask are int64 (L,). options: further arguments of PairDataset.
     Raises ValueError for a malformed annotation, naming the entry.
     """
 
@@ -221,7 +224,7 @@ class RetrievalDataset(PairDataset):
 class QuestionDataset(PairDataset):
     """A question annotation: pairs of a video and a `Question`, in training with question, answer and question_id.
 
-    answers: ans2label.json, for data sets whose answers are all in one. options: as PairDataset takes them.
+    answers: an ans2label.json that holds all answers; not checked if None. options: further arguments of PairDataset.
     Raises ValueError for a malformed annotation, naming the entry, and for an answer that `answers` lacks.
     """
 
@@ -243,7 +246,7 @@ class QuestionDataset(PairDataset):
 
 
 def collate(items: list[dict]) -> dict:
-    """A batch: tensors stacked, indices as int64 (B,), `replaced` summed to an int, everything else as lists."""
+    """A batch of items: tensors are stacked, indices become int64 (B,), `replaced` is summed, the rest become lists."""
     batch = {}
     for key, first in items[0].items():
         values = [item[key] for item in items]

@@ -1,4 +1,4 @@
-"""Captions: cleaning, and a WordPiece tokenizer that is BERT's or trained on the captions at hand."""
+"""Captions: how they are cleaned, and a WordPiece tokenizer, which is BERT's or is trained on the captions."""
 
 from __future__ import annotations
 
@@ -20,27 +20,30 @@ BEGIN = "[DEC]"
 
 
 def clean_text(text: str, max_words: int = 50) -> str:
-    """Lower case, `.!"()*#:;~` to spaces, spaces squeezed, at most `max_words` words (SPEC section 5)."""
+    """The text in lower case, with spaces for `.!"()*#:;~`, single spaces, and at most `max_words` words.
+
+    BLIP cleans captions in the same way.
+    """
     words = re.sub(r'[.!"()*#:;~]', " ", text.lower()).split()
     return " ".join(words[:max_words])
 
 
 def wordings(texts: Iterable[str]) -> list[int]:
-    """A number for each text, from 0: those that are one word for word, after `clean_text`, have the same number."""
+    """A number for each text, from 0. Texts that are equal after `clean_text` have the same number."""
     numbers: dict[str, int] = {}
     return [numbers.setdefault(clean_text(text), len(numbers)) for text in texts]
 
 
 class Tokenizer:
-    """BERT's uncased WordPiece with one token more, [DEC], that begins a text to be generated."""
+    """BERT's uncased WordPiece with one more token, [DEC], which begins a text that is generated."""
 
     def __init__(self, vocabulary: dict[str, int]) -> None:
-        """vocabulary: a word piece to its id, 0 to n−1. [DEC] is added with the next id if it is not there.
+        """vocabulary: {word piece: id} with the ids 0 to n−1. [DEC] is added with the next id if it is missing.
 
         Raises ValueError if one of [PAD] [UNK] [CLS] [SEP] is missing or the ids leave gaps.
         """
         if missing := [token for token in SPECIAL[:4] if token not in vocabulary]:
-            raise ValueError(f"vocabulary has no {', '.join(missing)}, expected a WordPiece vocabulary as BERT's")
+            raise ValueError(f"vocabulary has no {', '.join(missing)}, expected a WordPiece vocabulary like BERT's")
         if sorted(vocabulary.values()) != list(range(len(vocabulary))):
             raise ValueError(f"vocabulary has {len(vocabulary)} pieces whose ids are not 0 to {len(vocabulary) - 1}")
         vocabulary = {**vocabulary} if BEGIN in vocabulary else {**vocabulary, BEGIN: len(vocabulary)}
@@ -51,15 +54,15 @@ class Tokenizer:
 
     @classmethod
     def train(cls, captions: Iterable[str], size: int) -> Tokenizer:
-        """Fit a vocabulary of at most `size` pieces, [DEC] included; the same captions give the same ids, always.
+        """Fit a vocabulary of at most `size` pieces, [DEC] included. The same captions always give the same ids.
 
-        Raises ValueError if `size` does not hold the special tokens and every character of the captions.
+        Raises ValueError if `size` has no room for the special tokens and every character of the captions.
         """
         captions = [clean_text(caption) for caption in captions]
         words = _bert(models.WordPiece(unk_token="[UNK]"))
         letters = sorted({letter for caption in captions for letter in words.normalizer.normalize_str(caption)} - {" "})
-        # The trainer numbers pieces in the order of a randomly seeded hash map, and breaks ties by number. Naming every
-        # one-letter piece beforehand, in order, leaves nothing to that map.
+        # The trainer numbers pieces in the order of a randomly seeded hash map, and breaks ties by number. So every
+        # one-letter piece is given beforehand, in order.
         pieces = [*SPECIAL, *letters, *("##" + letter for letter in letters)]
         if size <= len(pieces):
             raise ValueError(f"size is {size}, expected more than the {len(pieces)} special tokens and letters")
@@ -71,7 +74,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
-        """Read a folder that `save` wrote, or one of BERT's with vocab.txt or tokenizer.json in it."""
+        """Read a folder that `save` wrote, or a folder of BERT's with vocab.txt or tokenizer.json."""
         lines, whole = Path(folder) / "vocab.txt", Path(folder) / "tokenizer.json"
         if lines.is_file():
             return cls._read(lines)
@@ -81,9 +84,9 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, name: str) -> Tokenizer:
-        """A tokenizer's folder, or the name of one on the Hugging Face hub, e.g. "bert-base-uncased".
+        """Read a tokenizer's folder, or one from the Hugging Face hub, such as "bert-base-uncased".
 
-        Raises OSError where the hub does not give it, with the ways to go on.
+        Raises OSError, with the ways to go on, if the hub does not give it.
         """
         if Path(name).is_dir():
             return cls.load(name)
@@ -91,7 +94,7 @@ class Tokenizer:
 
         try:
             file = hf_hub_download(name, "tokenizer.json")
-        except Exception as error:  # the hub's client lets its network library's own errors through
+        except Exception as error:  # the hub's client also raises errors of its network library
             cause = str(error).partition("\n")[0] or "no reason given"
             raise OSError(
                 f"the tokenizer {name!r} is no folder here, and the Hugging Face hub did not give it "
@@ -111,7 +114,7 @@ class Tokenizer:
             raise ValueError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from None
 
     def save(self, folder: str | Path) -> None:
-        """Write vocab.txt, one piece per line in the order of ids, as BERT has it."""
+        """Write vocab.txt in BERT's format: one piece per line, in the order of ids."""
         pieces = sorted(self._vocabulary, key=self._vocabulary.__getitem__)
         write_text(Path(folder) / "vocab.txt", "\n".join(pieces) + "\n")
 
@@ -132,7 +135,7 @@ class Tokenizer:
         return self._vocabulary["[PAD]"]
 
     def encode(self, texts: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
-        """[CLS] pieces [SEP] of each cleaned text, cut and padded to `max_length`.
+        """Token ids of each cleaned text, [CLS] pieces [SEP], cut and padded to `max_length`.
 
         Returns input_ids and attention_mask, int64 (len(texts), max_length). Raises ValueError for a single string and
         for a length without room for the two ends.
@@ -162,7 +165,7 @@ def _bert(model: models.Model) -> tokenizers.Tokenizer:
 
 
 def _wordpiece(file: Path) -> dict[str, int]:
-    """The vocabulary in a tokenizer.json, which must be a WordPiece one."""
+    """The vocabulary in a tokenizer.json. Raises ValueError for another kind than WordPiece."""
     model = field(read_json(file, dict), "model", dict, str(file))
     if model.get("type", "WordPiece") != "WordPiece":
         raise ValueError(f'{file} holds a {shown(model["type"])} tokenizer, expected "WordPiece"')

@@ -1,4 +1,4 @@
-"""From decoded frames to what the tower sees. Every draw comes from torch's default generator, one per clip."""
+"""From decoded frames to the tower's input. Random draws come from torch's default generator, once for a whole clip."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 GREY = [128.0]
 
-# Each of the op list of SPEC section 5, with its argument at strength 1 (magnitude 10 of 10) for a frame of any size.
+# The operations that RandAugment draws from. `s` is the strength with a sign: 1 is magnitude 10 of 10.
 OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "identity": lambda video, s: video,
     "contrast": lambda video, s: F.adjust_contrast(video, 1 + 0.9 * s),
@@ -37,9 +37,9 @@ def _affine(video: Tensor, *, angle: float = 0.0, translate: tuple | list = (0, 
 
 
 class RandAugment(v2.Transform):
-    """`count` operations drawn from the list with replacement, each at `magnitude`/10 of full strength, either sign.
+    """Applies `count` operations, drawn with replacement, at `magnitude`/10 of full strength with a random sign.
 
-    uint8 (..., 3, H, W) → the same; all leading dimensions, the frames of a clip, get the same operations.
+    uint8 (..., 3, H, W) → uint8 (..., 3, H, W). All frames of a clip (the leading dimensions) get the same operations.
     """
 
     def __init__(self, count: int = 2, magnitude: int = 5) -> None:
@@ -55,9 +55,9 @@ class RandAugment(v2.Transform):
 
 
 def train_transform(image_size: int, *, flip: bool = True) -> v2.Compose:
-    """Random crop of 0.5–1 of the area, flip, RandAugment(2, 5), CLIP's mean and std (SPEC section 5).
+    """Random crop of 0.5–1 of the area, random flip, RandAugment(2, 5), and CLIP's mean and standard deviation.
 
-    uint8 (T, 3, H, W) → float32 (T, 3, S, S); one draw for all frames. flip=False for captions that say left or right.
+    uint8 (T, 3, H, W) → float32 (T, 3, S, S). All frames share one draw. Use flip=False if captions say left or right.
     """
     mirror = [v2.RandomHorizontalFlip()] if flip else []
     crop = v2.RandomResizedCrop(image_size, scale=(0.5, 1.0), interpolation=v2.InterpolationMode.BICUBIC)
@@ -65,7 +65,7 @@ def train_transform(image_size: int, *, flip: bool = True) -> v2.Compose:
 
 
 def test_transform(image_size: int) -> v2.Compose:
-    """Resize to a square whatever the aspect ratio, CLIP's mean and std.
+    """Resize to a square, whatever the aspect ratio is, and CLIP's mean and standard deviation.
 
     uint8 (T, 3, H, W) → float32 (T, 3, S, S).
     """
@@ -81,7 +81,7 @@ def _normalise() -> list[v2.Transform]:
 
 
 def describe(transform: v2.Compose) -> str:
-    """A transform and its parameters as one line, by which a feature cache knows it."""
+    """A transform and its parameters as one line, which is a part of a feature cache's key."""
     return " | ".join(f"{type(step).__name__}({_parameters(step)})" for step in transform.transforms)
 
 

@@ -1,4 +1,4 @@
-"""Frames from a video file; an image is a clip of one frame. Readers of files are imported here and nowhere else."""
+"""Frames from a video or image file. A still image is a clip of one frame."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Sampling = Literal["uniform", "headtail"]
 Decoder = Literal["auto", "pyav", "decord"]
 
 MAX_PIXELS = 50_000_000
-"""Pixels of the largest frame or image that is decoded unless more is asked for; 8K video has 33 million."""
+"""Default for the pixels of the largest frame or image that is decoded. A frame of 8K video has 33 million."""
 DEADLINE = 60.0
-"""Seconds that reading one file may take unless more is asked for."""
+"""Default for the seconds that reading one file may take."""
 
 
 def sample_indices(
     length: int, frames: int, sampling: Sampling = "uniform", rng: torch.Generator | None = None
 ) -> np.ndarray:
-    """Which frames of a clip of `length` frames to take: `frames` ascending int64 indices.
+    """The numbers of the frames to take from a clip of `length` frames: int64 (frames,), ascending.
 
-    uniform: ⌊i·n/T⌋, i.e. arange(0, n, n/T). headtail: half of the frames drawn from each half of the clip with `rng`,
-    or the midpoints of equal segments of each half without one; of an odd number the second half gives one more.
-    A clip of fewer frames than asked for gives all of them, and then its last one again.
+    uniform: ⌊i·n/T⌋, which is arange(0, n, n/T). headtail: half of the frames come from each half of the clip; with
+    `rng` they are drawn, without it they are the midpoints of equal segments. If `frames` is odd, the second half gives
+    one more. A clip with fewer frames gives all of them, and its last one repeatedly.
     Raises ValueError for a length or number of frames below 1, and for another sampling.
     """
     for name, value in (("length", length), ("frames", frames)):
@@ -50,14 +50,14 @@ def sample_indices(
 
 
 def _draw(start: int, stop: int, count: int, rng: torch.Generator | None) -> np.ndarray:
-    """`count` distinct ascending numbers of [start, stop): drawn, or evenly spread where there is no generator."""
+    """`count` distinct ascending numbers in [start, stop): drawn, or evenly spread if there is no generator."""
     if rng is None:
         return start + (2 * np.arange(count) + 1) * (stop - start) // (2 * max(count, 1))
     return start + torch.randperm(stop - start, generator=rng)[:count].sort().values.numpy()
 
 
 class Clip(NamedTuple):
-    """Frames and the times at which a player begins to show them."""
+    """Frames, and the times at which a player begins to show them."""
 
     frames: Tensor
     """uint8 (T, H, W, 3), RGB"""
@@ -77,15 +77,16 @@ def read_frames(
     max_pixels: int = MAX_PIXELS,
     deadline: float | None = DEADLINE,
 ) -> Tensor:
-    """Decode `frames` frames of a file at full size, or every frame if None: uint8 (T, H, W, 3), RGB; T=1 of an image.
+    """Decode `frames` frames of a file at full size, or all if None: uint8 (T, H, W, 3), RGB; T=1 for a still image.
 
-    Frame i is the i-th frame that a player shows: in the order of presentation, without what an edit list hides,
-    upright, and resized to the first frame if the size changes midway. `sample_indices` tells which ones are taken.
+    Frame i is the i-th frame that a player shows: in the order of presentation, without frames that an edit list hides,
+    upright, and resized to the first frame if the size changes midway. `sample_indices` tells which frames are taken.
 
-    start, end: seconds; only frames that begin at a time t with start <= t < end are sampled, or the one that is shown
-    at `start` where none begins. decoder: "pyav" (and "auto", which is the same) or "decord", the released pipeline's
-    reader, which numbers the frames of many files wrongly. max_pixels: of a frame or an image; larger ones are refused
-    before they are decoded. deadline: seconds that the file may take, None for no limit; decord knows none.
+    start, end: a window in seconds. Only frames that begin at a time t with start <= t < end are sampled; if none
+    begins there, the frame that is shown at `start` is. decoder: "pyav" (and "auto", which is the same) or "decord",
+    the released pipeline's reader, which gives wrong numbers to the frames of many files. max_pixels: pixels of the
+    largest frame or image; larger ones are refused before they are decoded. deadline: seconds that the file may take,
+    or None for no limit; decord has no limit.
 
     Raises VideoError, naming the file and the cause, for a file that is missing, empty, cut short, broken, too large,
     too slow or without a video track, and ValueError for arguments that make no sense or a window after the end.
@@ -129,14 +130,14 @@ def read_clip(
 def open_video(
     path: str | Path, decoder: Decoder, *, max_pixels: int, deadline: float | None
 ) -> PyAVReader | DecordReader:
-    """A reader of a video's frames by number. Arguments and errors are those of `read_frames`."""
+    """A reader that gives a video's frames by number. Arguments and errors are those of `read_frames`."""
     if decoder == "decord":
         return DecordReader(path, max_pixels=max_pixels)
     return PyAVReader(path, max_pixels=max_pixels, deadline=deadline)
 
 
 def decoder_version(decoder: Decoder = "auto") -> str:
-    """The libraries that decide which pixels `read_frames` gives, and their versions, as one line for cache keys."""
+    """The libraries that decide which pixels `read_frames` gives, with their versions: one line for cache keys."""
     import av
 
     libraries = ("libavformat", "libavcodec", "libswscale")
@@ -161,7 +162,7 @@ def _from_video(
     except FramesDisagreeError:
         reader.count_by_decoding()
     if rng is not None:
-        rng.set_state(state)  # so that one reading of the file makes the same draws whichever way it took
+        rng.set_state(state)  # the second attempt makes the same draws as the first
     try:
         return _read(reader, sample(*_window(path, reader, start, end)))
     except FramesDisagreeError:
@@ -179,7 +180,7 @@ def _read(reader: PyAVReader | DecordReader, numbers: np.ndarray) -> Clip:
 def _from_image(
     path: str | Path, sample: Callable[[int, int], np.ndarray], start: float | None, end: float | None, max_pixels: int
 ) -> Clip:
-    """A still image, which is shown at all times, or frames of one that moves."""
+    """A still image, which is shown at all times, or frames of an animated one."""
     if holds_still(path):
         return Clip(*read_image(path, max_pixels=max_pixels))
 
@@ -199,7 +200,7 @@ def _require_window(start: float | None, end: float | None) -> None:
 def _window(
     path: str | Path, reader: PyAVReader | DecordReader, start: float | None, end: float | None
 ) -> tuple[int, int]:
-    """Numbers (first, stop) of the frames that begin between two times, or of the one that is shown then."""
+    """Numbers (first, stop) of the frames that begin in a window, or of the one that is shown then if none begins."""
     if start is None and end is None:
         return 0, reader.length
     duration = reader.duration
@@ -209,5 +210,5 @@ def _window(
 
 
 def _or_shown(first: int, stop: int) -> tuple[int, int]:
-    """The same window, or that of the frame before if it is empty: the frame that is still shown when it begins."""
+    """The same numbers, or those of the frame before if the window is empty: that frame is still shown then."""
     return (first, stop) if first < stop else (max(first - 1, 0), max(first, 1))

@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 from stgt.data.errors import VideoError, require_file
 from stgt.data.frame_index import Keyframe, PacketTimes
 
-# Formats that open other files or addresses, read from devices, or draw a text as a picture.
+# Formats that open other files or addresses, read from devices, or draw text as a picture.
 _REFUSED = {
     "adf", "alias_pix", "alsa", "avisynth", "bin", "brender_pix", "concat", "concatf", "dash", "decklink", "dv1394",
     "fbdev", "hls", "idf", "iec61883", "image2", "image2pipe", "imf", "jack", "kmsgrab", "lavfi", "libcdio",
@@ -34,7 +34,9 @@ class VideoFile:
     """The video track of a file: `stream` of `container`, and its packets and frames in the order of decoding."""
 
     def __init__(self, path: str | Path, *, max_pixels: int, deadline: float | None) -> None:
-        """Open a file. max_pixels: of a frame that may be decoded. deadline: seconds that all work on it may take.
+        """Open a file.
+
+        max_pixels: pixels of the largest frame that may be decoded. deadline: seconds that all work on it may take.
 
         Raises VideoError, naming the file and the cause.
         """
@@ -52,7 +54,7 @@ class VideoFile:
         self.close()
 
     def reopen(self) -> None:
-        """Go back to the very first packet: a seek to the start need not arrive there."""
+        """Go back to the very first packet, which a seek to the start may miss."""
         self.container.close()
         self._open()
 
@@ -60,7 +62,7 @@ class VideoFile:
         self.container.close()
 
     def _open(self) -> None:
-        # An absolute path is never taken for an address such as "concat:a|b".
+        # FFmpeg never takes an absolute path for an address such as "concat:a|b".
         path = str(Path(self.path).absolute())
         with self.complaints():
             try:
@@ -72,13 +74,13 @@ class VideoFile:
                 context = self.stream.codec_context
                 self._require_size(context.width, context.height)
                 context.options = {"max_pixels": str(self.max_pixels)}
-                context.thread_count = 1  # the workers of a data loader are the parallelism
+                context.thread_count = 1  # a data loader has several worker processes
             except BaseException:
                 self.container.close()
                 raise
 
     def _video_stream(self) -> VideoStream:
-        # The picture on the cover of a piece of music is a video stream, too.
+        # The cover picture of a piece of music is a video stream, too.
         videos = [stream for stream in self.container.streams.video if not _is_cover(stream)]
         if not videos:
             raise VideoError(f"{self.path}: no video track")
@@ -105,35 +107,35 @@ class VideoFile:
 
     @property
     def start(self) -> float:
-        """The time in seconds at which the file begins, as its own clock tells it."""
+        """The time in seconds at which the file begins, on its own clock."""
         return (self.container.start_time or 0) / av.time_base
 
     def packet_table(self) -> IndexEntries | None:
-        """The container's own table of all packets in the order of decoding; None if it has none that is complete."""
+        """The container's own table of all packets in the order of decoding, or None if it has no complete one."""
         entries = self.stream.index_entries
         if "mov" not in self.container.format.name.split(",") or not len(entries) or _is_fragmented(self.path):
             return None
         return entries
 
     def seek(self, time: int) -> None:
-        """Go to the last keyframe at or before a time in units of the time base, or near it."""
+        """Go to the last keyframe at or before a time, in units of the time base, or to a packet near it."""
         self.container.seek(time, stream=self.stream)
 
     def seek_times(self, key: Keyframe) -> tuple[int | None, ...]:
-        """Times to seek to for a keyframe, the best first: FFmpeg takes them for presentation times in some formats."""
+        """Times to seek to for a keyframe, the best one first. Only some formats seek by presentation times."""
         by_pts = {"mov", "matroska"} & set(self.container.format.name.split(","))
         return (key.pts, key.dts) if by_pts else (key.dts, key.pts)
 
     def packets(self) -> Iterator[Packet]:
-        """The packets from the current position on; the last one is empty, and makes the decoder give what it kept."""
+        """The packets from here on. The last one is empty, and makes the decoder give the frames that it has kept."""
         for packet in self.container.demux(self.stream):
             self._require_time()
             yield packet
 
     def frames(self, packets: Iterator[Packet]) -> Iterator[VideoFrame]:
-        """Decode packets; frames come in the order in which they are shown.
+        """Decode packets. The frames come in the order in which they are shown.
 
-        A stream that was cut out of a longer one begins with packets that cannot be decoded. They are passed over.
+        A stream that was cut out of a longer one may begin with packets that cannot be decoded. They are passed over.
         """
         unreadable, begun = None, False
         for packet in packets:
@@ -150,7 +152,7 @@ class VideoFile:
             raise unreadable
 
     def times(self, packet: Packet) -> PacketTimes:
-        """What a packet tells without being decoded."""
+        """The facts about a packet that are known without decoding it."""
         hidden = packet.is_discard or (self.stream.codec_context.name == "vp8" and _is_hidden(packet))
         return PacketTimes(packet.pts, packet.dts, packet.is_keyframe, hidden)
 
@@ -160,7 +162,7 @@ class VideoFile:
 
     @contextmanager
     def complaints(self) -> Iterator[None]:
-        """Whatever FFmpeg complains of becomes a VideoError of this file."""
+        """Turn FFmpeg's errors into VideoErrors of this file."""
         try:
             yield
         except av.error.InvalidDataError as error:
@@ -175,12 +177,12 @@ def _is_cover(stream: Stream) -> bool:
 
 
 def _is_hidden(packet: Packet) -> bool:
-    """Whether a VP8 packet holds a frame that only helps to decode others: bit 4 of its first byte says "shown"."""
+    """Whether a VP8 packet holds a frame that only helps to decode others. Bit 4 of its first byte means "shown"."""
     return packet.size > 0 and not memoryview(packet)[0] & 0x10
 
 
 def _is_fragmented(path: str | Path) -> bool:
-    """Whether an MP4 or QuickTime file has parts with tables of their own, which FFmpeg reads only as it gets there."""
+    """Whether an MP4 or QuickTime file has fragments. Each has a table, which FFmpeg reads only when it gets there."""
     with open(path, "rb") as file:
         while len(head := file.read(8)) == 8:
             size, kind = struct.unpack(">I4s", head)

@@ -1,4 +1,4 @@
-"""How a feature cache is written: every view of every video goes through the tower once."""
+"""Writes a feature cache: every view of every video goes through the tower once."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def write_features(
     """Write the tokens that `tower` gives for every view of `videos`, unless `folder` holds them already.
 
     tower: (B, T, 3, S, S) → (B, T, 1+P, C), on `device`. View v of video i is read with torch's generator seeded by
-    (seed, v, i). contents: whether to record the SHA-256 of each video, and to compare it with a cache that has it.
-    accept_changed: whether a cache of videos that have changed since is taken as it is, with a warning.
-    Raises ValueError if `folder` holds another cache, or one of other videos, if `views` needs draws that `videos` does
-    not make, and if tokens are not finite, VideoError at a file that cannot be read, OSError if the disk has no room;
-    none of them leaves anything behind.
+    (seed, v, i). contents: whether to record the SHA-256 of each video, and to compare it where an existing cache has
+    one. accept_changed: whether an existing cache is used, with a warning, if its videos have changed.
+    Raises ValueError if `folder` holds another cache or one of other videos, if there are several views but `videos`
+    draws nothing at random, and if tokens are not finite; VideoError for a file that cannot be read; OSError if the
+    disk has no room. After an error nothing is left behind.
     """
     if views < 1 or (views > 1 and not videos.random):
-        raise ValueError(f"views is {views}, expected 1, or more of a data set that draws frames and augmentation")
+        raise ValueError(f"views is {views}, expected 1, or more for a data set that draws frames and augmentation")
     folder = Path(folder)
     key = FeatureKey(
         tower_hash, describe(videos.transform), videos.frames, videos.sampling, views, videos.decoder_version
@@ -64,7 +64,7 @@ def write_features(
         require_same(f"{folder} was made of other videos", changes, accept=accept_changed)
         return store
     with owned(folder, beside=True), atomic_folder(folder) as unfinished:
-        # Before they are read, so that a video that changes meanwhile is noticed.
+        # This is taken before the videos are read, so that a change in the meantime is noticed later.
         fingerprint = Fingerprint.take({}, videos.videos, videos.root, decoder=key.decoder, contents=contents)
         fingerprint.save(unfinished / FINGERPRINT)
         items = _Views(videos, views, seed)
@@ -79,7 +79,10 @@ def write_features(
 
 
 def _write_tokens(folder: Path, batches: Iterator[Tensor], videos: Sequence[str], views: int) -> tuple[int, ...]:
-    """Write batches and their checksums: not through a memory map, where a full disk is a bus error."""
+    """Write batches and their checksums; return the shape of all tokens.
+
+    The files are not memory-mapped, because a full disk would then end the process with a bus error.
+    """
     shape, written = None, 0
     with (folder / TOKENS).open("wb") as file, (folder / CHECKSUMS).open("wb") as checksums:
         for tokens in batches:
@@ -99,7 +102,7 @@ def _write_tokens(folder: Path, batches: Iterator[Tensor], videos: Sequence[str]
 
 
 class _Views(Dataset):
-    """Every view of every video, views of one video next to each other."""
+    """Pixels of every view of every video. The views of one video follow each other."""
 
     def __init__(self, videos: VideoDataset, views: int, seed: int) -> None:
         self.videos, self.views, self.seed = videos, views, seed

@@ -146,7 +146,7 @@ def test_what_is_no_cache_is_refused(store, tmp_path):
 
 def test_views_need_draws(root, tmp_path):
     videos = VideoDataset(VIDEOS, root, frames=4, transform=test_transform(16))
-    with pytest.raises(ValueError, match="views is 2, expected 1, or more of"):
+    with pytest.raises(ValueError, match="views is 2, expected 1, or more for"):
         write_features(tmp_path / "features", videos, tower, tower_hash="abc", views=2)
 
 

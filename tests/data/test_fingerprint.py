@@ -85,7 +85,7 @@ def test_a_long_list_is_cut(root):
     for name in names:
         (root / name).write_bytes(b"more")
     lines = data_differences(take(root, names), before)
-    assert len(lines) == 9 and lines[-1] == "and 4 videos more"
+    assert len(lines) == 9 and lines[-1] == "and 4 more videos"
 
 
 def test_a_copy_is_known_by_its_contents_where_they_were_hashed(root, tmp_path):

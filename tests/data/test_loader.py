@@ -55,7 +55,7 @@ def test_a_process_that_is_killed_costs_a_warning(tmp_path, caplog):
     items = Numbers(deadly=5, marker=tmp_path / "killed")
     found = [batch.tolist() for batch in read_batches(items, iter(parts(12, 2)), workers=2)]
     assert found == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11]]
-    assert "a process that reads videos was killed; others take their place" in caplog.text
+    assert "a process that reads videos was killed; new ones replace all of them" in caplog.text
 
 
 def test_processes_that_are_killed_again_end_with_a_clear_error():
@@ -94,7 +94,7 @@ def test_what_a_killed_process_was_sending_is_read_by_another_one(monkeypatch, c
     monkeypatch.setattr(DataLoader, "__iter__", cut_off)
     found = [batch.tolist() for batch in read_batches(Numbers(), parts(8, 2), workers=1)]
     assert found == [[0, 1], [2, 3], [4, 5], [6, 7]] and deaths == []
-    assert caplog.text.count("others take their place") == 2
+    assert caplog.text.count("new ones replace all of them") == 2
 
 
 def test_the_processes_are_new_ones_with_one_thread_that_no_polite_signal_reaches():

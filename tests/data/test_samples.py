@@ -296,7 +296,7 @@ def test_malformed_questions_are_named(tmp_path, key, value):
 
 def test_questions_with_one_number_are_named(tmp_path):
     with pytest.raises(
-        ValueError, match="qa.json: in entry 2 'question_id' is 7, expected one that no entry before has"
+        ValueError, match="qa.json: in entry 2 'question_id' is 7, expected one that no earlier entry has"
     ):
         load_questions(write_json(tmp_path / "qa.json", [*QUESTIONS[:2], QUESTIONS[2] | {"question_id": 7}]))
 

@@ -1,4 +1,4 @@
-"""Simulated clips of coloured shapes, for trying the whole system without a data set. No camera ever saw them."""
+"""Simulated clips of coloured shapes, with which the whole system can be tried without a data set."""
 
 from stgt.data.shapes.write import render_shapes
 

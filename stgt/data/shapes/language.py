@@ -1,4 +1,4 @@
-"""Sentences about a simulated scene: a caption that no single frame decides, and questions with their answers."""
+"""Sentences about a simulated scene: a caption that needs more than one frame, and questions with their answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from stgt.data.shapes.scene import Object, Scene
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Every object with all its attributes, in an order that is drawn."""
+    """A caption with every object and all its attributes, in a random order."""
     article = rng.choice(["a", "the"])
     if scene.relation:
         mover, other = (f"{article} {_name(thing)}" for thing in scene.objects)
@@ -25,7 +25,7 @@ def _name(thing: Object) -> str:
 
 
 def questions(scene: Scene, rng: np.random.Generator, count: int = 3) -> list[tuple[str, str]]:
-    """`count` distinct questions, or all there are, each with its one right answer."""
+    """Up to `count` distinct questions about a scene, each with its one right answer."""
     found = [("how many objects are there?", str(len(scene.objects)))]
     for thing in scene.objects:
         name = f"{thing.colour} {thing.shape}"

@@ -1,4 +1,4 @@
-"""Pixels of a simulated scene, anti-aliased, and an mp4 file of them."""
+"""Draws a simulated scene, anti-aliased, and writes it as an mp4 file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 from stgt.data.shapes.scene import COLOURS, Scene, Track
 
 FPS = 8
-OUTLINE = 1.2  # pixels of darker border, which keeps objects apart where they overlap
+OUTLINE = 1.2
+"""Pixels of the darker border, which keeps overlapping objects apart"""
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,13 @@ class Rendering:
     frames: np.ndarray
     """uint8 (F, S, S, 3)"""
     boxes: np.ndarray
-    """float64 (objects, F, 4): x0, y0, x1, y1 in pixels, of the whole object whether hidden or not"""
+    """float64 (objects, F, 4): x0, y0, x1, y1 in pixels of the whole object, even if a part of it is hidden"""
     visible: np.ndarray
     """float64 (objects, F): the share of the object's area that is seen"""
 
 
 def render(scene: Scene, tracks: list[Track], background: str, size: int, rng: np.random.Generator) -> Rendering:
-    """Draw a scene on a `size`×`size` canvas; later objects lie over earlier ones, a mover "behind" under all."""
+    """Draw a scene on a `size`×`size` canvas. Later objects lie over earlier ones, except for "in front of"."""
     frames = len(tracks[0].radius)
     image = np.broadcast_to(_background(background, size, rng), (frames, size, size, 3)).copy()
     distances = [_distance(thing.shape, track, size) for thing, track in zip(scene.objects, tracks, strict=True)]
@@ -82,7 +83,7 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _star(x: np.ndarray, y: np.ndarray, tip: float = 1.3, notch: float = 0.55) -> np.ndarray:
-    """Five points: the plane folded onto a tenth of it, where the outline is one straight line."""
+    """A star with five points. The plane is folded onto a tenth of it, in which the outline is one straight line."""
     angle = np.arctan2(x, -y)
     angle = np.abs((angle + math.pi / 5) % (2 * math.pi / 5) - math.pi / 5)
     length = np.hypot(x, y)
@@ -101,7 +102,7 @@ SHAPE_DISTANCES = {
 
 
 def _background(kind: str, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A dim greyish picture, on which every colour shows: float32 (S, S, 3)."""
+    """A dim greyish picture, on which every colour can be seen: float32 (S, S, 3)."""
     base = rng.uniform(35, 100) + rng.uniform(-12, 12, 3)
     if kind == "plain":
         pattern = np.zeros((size, size))
@@ -117,9 +118,9 @@ def _background(kind: str, size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def encode(frames: np.ndarray, path: Path) -> None:
-    """Write uint8 (F, S, S, 3) as H.264 in an mp4 file; the same frames give the same bytes."""
+    """Write uint8 (F, S, S, 3) as H.264 in an mp4 file. The same frames give the same bytes."""
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
-        # Without look-ahead: with it, encoders side by side sometimes choose other bits for the same frames.
+        # With look-ahead, encoders that run at the same time sometimes write other bits for the same frames.
         options = {"crf": "12", "preset": "veryfast", "tune": "zerolatency", "g": str(FPS)}
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.height, stream.width = frames.shape[1:3]

@@ -1,6 +1,6 @@
-"""What happens in a simulated clip: objects with a colour, shape, size and motion, and where they are in each frame.
+"""The content of a simulated clip: objects with a colour, shape, size and motion, and their places in each frame.
 
-The canvas is the unit square, x to the right and y down; time runs from 0 to 1.
+The canvas is the unit square, with x to the right and y down. Time runs from 0 to 1.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ COLOURS = {
     "white": (245, 245, 245),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross")
-SIZES = {"small": 0.1, "large": 0.17}  # radius; on 64 pixels a small object is 13 wide
+SIZES = {"small": 0.1, "large": 0.17}
+"""{size: radius}. On 64 pixels a small object is 13 pixels wide."""
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 MOVES = tuple(f"moves {direction}" for direction in DIRECTIONS)
 MOTIONS = (*MOVES, "grows", "shrinks", "turns", "vanishes", "stays")
 BACKGROUNDS = ("plain", "gradient", "stripes", "noise")
 RELATIONS = ("behind", "in front of", "hits")
 
-EXTENT = 1.3  # no shape reaches further from its centre, in radii
+EXTENT = 1.3
+"""How far a shape may reach from its centre, in radii"""
 GROWN = (0.08, 0.19)
+"""The smallest and largest radius of an object that grows or shrinks"""
 DIRECTION = {move: np.array(step, float) for move, step in zip(MOVES, DIRECTIONS.values(), strict=True)}
 
 
@@ -37,7 +40,7 @@ class Object:
     colour: str
     shape: str
     size: str
-    """Empty for what grows or shrinks"""
+    """Empty for an object that grows or shrinks"""
     motion: str
 
 
@@ -45,11 +48,11 @@ class Object:
 class Scene:
     objects: tuple[Object, ...]
     relation: str = ""
-    """What the first object, which moves, does to the second: passes "behind" or "in front of" it, or "hits" it"""
+    """How the first object meets the second: it passes "behind" or "in front of" it, or "hits" it; empty if not"""
 
     @property
     def meaning(self) -> tuple:
-        """Equal for scenes that are told apart by nothing but background and layout."""
+        """A value that is equal for scenes which differ only in background and layout."""
         return (self.relation, self.objects if self.relation else tuple(sorted(self.objects)))
 
 
@@ -66,12 +69,12 @@ class Track:
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """Three in ten scenes have one object, two in ten a pair in a relation, one in ten three objects, the rest two."""
+    """Draw a scene: 30% have one object, 40% two, 20% two that meet, and 10% three."""
     kind = rng.choice(["one", "two", "relation", "three"], p=[0.3, 0.4, 0.2, 0.1])
     if kind == "relation":
         return _draw_relation(rng)
     objects: list[Object] = []
-    sizes = ("small",) if kind == "three" else tuple(SIZES)  # three large ones do not fit
+    sizes = ("small",) if kind == "three" else tuple(SIZES)  # three large objects do not fit
     while len(objects) < {"one": 1, "two": 2, "three": 3}[kind]:
         other = _draw_object(rng, sizes)
         if all((other.colour, other.shape) != (o.colour, o.shape) for o in objects):
@@ -81,7 +84,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
 
 def _draw_object(rng: np.random.Generator, sizes: tuple[str, ...], motions: tuple[str, ...] = MOTIONS) -> Object:
     motion = str(rng.choice(motions))
-    # A circle that turns looks like one that stays.
+    # A turning circle looks the same as one that stays.
     shape = str(rng.choice(SHAPES[1:] if motion == "turns" else SHAPES))
     size = "" if motion in ("grows", "shrinks") else str(rng.choice(sizes))
     return Object(str(rng.choice(list(COLOURS))), shape, size, motion)
@@ -89,7 +92,8 @@ def _draw_object(rng: np.random.Generator, sizes: tuple[str, ...], motions: tupl
 
 def _draw_relation(rng: np.random.Generator) -> Scene:
     relation = str(rng.choice(RELATIONS))
-    # Sizes that make it visible: the far object is hidden, the near one does not hide all, and a push has room.
+    # These sizes make the relation visible: the far object is hidden, the near one does not hide everything, and there
+    # is room for a push.
     sizes = {"behind": ("small", "large"), "in front of": ("small", "large"), "hits": ("small", "small")}[relation]
     mover = _draw_object(rng, sizes[:1], MOVES)
     while True:
@@ -99,7 +103,7 @@ def _draw_relation(rng: np.random.Generator) -> Scene:
 
 
 def simulate(scene: Scene, frames: int, rng: np.random.Generator) -> list[Track] | None:
-    """Courses inside the canvas that meet only as the relation says; None if none was found, as there may be none."""
+    """Courses inside the canvas that meet only as the relation says, or None if none were found."""
     time = np.linspace(0, 1, frames)
     if scene.relation:
         return _meet(scene, time, rng)
@@ -139,13 +143,13 @@ def _course(thing: Object, time: np.ndarray, rng: np.random.Generator) -> Track:
 
 
 def _meet(scene: Scene, time: np.ndarray, rng: np.random.Generator) -> list[Track]:
-    """A mover that crosses the canvas past a resting object, or pushes it along the same line."""
+    """The courses of an object that crosses the canvas and of a resting one, which it passes or pushes."""
     mover, other = scene.objects
     near, far = SIZES[mover.size], SIZES[other.size]
     direction = DIRECTION[mover.motion]
     across = np.abs(direction[::-1])
     border = EXTENT * max(near, far)
-    # Along the direction both are places on a line from 0 to 1; across it they share one.
+    # Along the direction of movement, both objects have places from 0 to 1. `offsets` are their places across it.
     if scene.relation == "hits":
         contact = 1.05 * (near + far)
         first, last = EXTENT * near, 1 - EXTENT * far

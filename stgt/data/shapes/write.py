@@ -1,4 +1,4 @@
-"""A whole simulated data set: clips as mp4 files, captions, questions and true scene graphs as JSON."""
+"""Writes a whole simulated data set: clips as mp4 files, and captions, questions and true scene graphs as JSON."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ NOTE = "Simulated: computer-drawn shapes with generated sentences. No camera saw
 README = f"""# Simulated clips
 
 {NOTE}
-They show whether the system runs and learns, and say nothing about how it does on real video.
+They show whether the system runs and learns. They do not show how well it works on real video.
 
 - `videos/`: H.264 in mp4, {{size}}×{{size}} pixels, {{frames}} frames at {FPS} per second
 - `train.json`, `test.json`: captions, in the retrieval format; all test captions differ in meaning from each other and
   from all training captions
 - `qa_train.json`, `qa_test.json`, `ans2label.json`: questions
-- `scenes.json`: what is in each frame: objects with their identity, attributes, centre, box and visible share, and
+- `scenes.json`: the content of each frame: objects with their identity, attributes, centre, box and visible share, and
   their relations, as [subject, relation, object]
 
 Seed {{seed}}, {{train}} training and {{test}} test clips.
@@ -41,11 +41,11 @@ Seed {{seed}}, {{train}} training and {{test}} test clips.
 def render_shapes(
     out_dir: str | Path, *, train: int, test: int, seed: int = 0, size: int = 64, frames: int = 16
 ) -> Path:
-    """Render `train` + `test` clips into `out_dir`, unless they are there; the same arguments give the same files.
+    """Render `train` + `test` clips into `out_dir`, unless they are there. The same arguments give the same files.
 
-    Clips that are there are compared with their checksums. Raises DamagedError that names a file which is not as it was
-    rendered, ValueError for a number of clips, size or frames out of range, for a folder that holds anything else, and
-    if `test` asks for more scenes than can be told apart.
+    Clips that are there are compared with their checksums. Raises DamagedError, naming a file that has changed since it
+    was rendered, and ValueError for a number of clips, size or frames out of range, and for a folder that holds
+    anything else.
     """
     settings = {"train": train, "test": test, "seed": seed, "size": size, "frames": frames}
     _require(settings)
@@ -64,7 +64,7 @@ def render_shapes(
 def _require(settings: dict[str, int]) -> None:
     ranges = {
         "train": (1, 1_000_000),
-        "test": (0, 20_000),  # beyond that, scenes that differ in meaning run out
+        "test": (0, 20_000),  # there are not many more scenes that differ in meaning
         "seed": (0, 2**63 - 1),
         "size": (32, 4096),
         "frames": (2, 10_000),
@@ -110,11 +110,11 @@ def _write(out: Path, settings: dict[str, int]) -> None:
             "frames": _scene_graph(scene, tracks, rendering, size),
         }
 
-    # Threads are enough: drawing and encoding leave the interpreter.
+    # Threads are enough, because drawing and encoding release the interpreter's lock.
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         try:
             clips = list(tqdm(threads.map(write, scenes), total=len(scenes), desc="simulated clips", unit="clip"))
-        except BaseException:  # the block would wait for all clips that are still to come
+        except BaseException:  # leaving the block would wait for all clips that are still to come
             threads.shutdown(wait=False, cancel_futures=True)
             raise
     answers = sorted({answer for clip in clips for _, answer in clip["questions"]})
@@ -129,7 +129,7 @@ def _write(out: Path, settings: dict[str, int]) -> None:
 
 
 def _draw_scenes(settings: dict[str, int]) -> list[tuple[str, int, Scene, list[Track]]]:
-    """Test scenes that differ in meaning, then training scenes that mean none of them."""
+    """Test scenes that differ in meaning, then training scenes with other meanings than those."""
     rng = np.random.default_rng(settings["seed"])
     scenes = []
     tested: set[tuple] = set()
@@ -162,7 +162,7 @@ def _questions(clips: list[dict]) -> list[dict]:
 
 
 def _scene_graph(scene: Scene, tracks: list[Track], rendering: Rendering, size: int) -> list[dict]:
-    """Per frame, the objects in pixels and the pairs' relations."""
+    """For each frame, the objects in pixels, and the relations of their pairs."""
     return [
         {
             "objects": [
@@ -188,7 +188,7 @@ def _scene_graph(scene: Scene, tracks: list[Track], rendering: Rendering, size: 
 
 
 def _relations(scene: Scene, one: np.ndarray, other: np.ndarray) -> list[str]:
-    """How the first box lies to the second: beside it, or overlapping it, and then which is nearer."""
+    """Where the first box lies beside the second, or, if they overlap, which object is nearer."""
     (x0, y0, x1, y1), (u0, v0, u1, v1) = one, other
     sides = {"left of": x1 <= u0, "right of": x0 >= u1, "above": y1 <= v0, "below": y0 >= v1}
     found = [side for side, holds in sides.items() if holds]
