@@ -1,4 +1,4 @@
-"""Files that a data set meets: real clips, short ones, and every way of being broken."""
+"""Files that a data set may meet: real clips, short clips, and broken files of many kinds."""
 
 import importlib.util
 from pathlib import Path
@@ -24,7 +24,7 @@ def clip(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def broken(tmp_path_factory, real_clips):
-    """Broken files by the kind of damage, with what the error should say."""
+    """{kind of damage: (file, a part of the expected error)}"""
     folder = tmp_path_factory.mktemp("broken")
     real = next(path for path in real_clips if path.name == "bikes.mp4").read_bytes()
     files = {
@@ -51,7 +51,7 @@ def broken(tmp_path_factory, real_clips):
 
 @pytest.fixture(scope="session")
 def endless(tmp_path_factory):
-    """A container that promises 1600 frames and holds 40: the rest are MPEG-4's packets for "nothing was coded"."""
+    """A file that promises 1600 frames and holds 40. The rest are MPEG-4 packets that mean "nothing was coded"."""
     nothing = bytes([0, 0, 1, 0xB6, 0x50, 0, 0, 0])
     path = tmp_path_factory.mktemp("endless") / "endless.mp4"
     return write_video(path, grey(1600), codec="mpeg4", replace=lambda number: nothing if number >= 40 else None)

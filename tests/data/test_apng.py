@@ -1,4 +1,4 @@
-"""Animated PNG files: what each frame shows, by the specification's own words."""
+"""Animated PNG files show the frames that the specification describes."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def shown(frames, rgba):
 
 
 def pictures(mode, count):
-    """A picture of the canvas and smaller ones, of random pixels."""
+    """Random pictures: one of the canvas's size, and smaller ones."""
     rng = np.random.default_rng(0)
     for number in range(count):
         width, height = SIZE if number == 0 else (7, 5)
@@ -70,7 +70,7 @@ def test_frames_are_drawn_kept_and_erased_as_specified(tmp_path, mode, disposal,
         return np.asarray(image.convert("RGBA"), dtype=float)
 
     found, times = read_image(path, max_pixels=SIZE[0] * SIZE[1])
-    # Two roundings to whole levels of colour and of alpha at each of the five frames, of half a level each.
+    # Each of the five frames rounds to whole levels twice, in colour and in alpha, by up to half a level.
     assert found.shape == (5, SIZE[1], SIZE[0], 3)
     assert np.abs(found.numpy() - shown(frames, rgba)).max() <= 5
     assert times.tolist() == pytest.approx([0, 0.05, 0.15, 0.25, 0.45])  # 0 ms are shown for 100 ms

@@ -33,7 +33,7 @@ def test_a_file_that_never_ends_is_stopped_and_the_next_is_read(endless, clip):
     assert second["readers"]["decord"] == "decoding did not end within 6 s"
 
 
-def test_the_bad_list_is_of_the_reader_that_training_uses(tmp_path):
+def test_the_bad_list_belongs_to_the_reader_that_training_uses(tmp_path):
     pytest.importorskip("decord", reason="decord has no wheels for this machine")
     files = {"report": tmp_path / "report.json", "bad_list": tmp_path / "bad.json"}
     entries = write_report(["cut_3.3.mp4", "logo.png"], CLIPS, decoder="decord", **files)
@@ -50,7 +50,7 @@ def test_a_reader_that_is_not_installed_cannot_be_checked_for(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("entry", [None, {"readers": {"pyav": None}}, {"facts": {}, "readers": {"pyav": 1}}])
-def test_what_no_check_has_left_behind_is_refused(tmp_path, entry):
+def test_a_partial_report_that_no_check_wrote_is_refused(tmp_path, entry):
     lines = [check_settings(CLIPS, 99), ["a.mp4", entry]]
     (tmp_path / "report.json.partial").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     files = {"report": tmp_path / "report.json", "bad_list": tmp_path / "bad.json"}
@@ -58,7 +58,7 @@ def test_what_no_check_has_left_behind_is_refused(tmp_path, entry):
         write_report(["a.mp4"], CLIPS, max_pixels=99, **files)
 
 
-def test_no_file_at_all():
+def test_no_files_give_no_entries():
     assert list(check_videos([])) == []
 
 

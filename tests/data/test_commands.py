@@ -86,7 +86,7 @@ def test_an_interrupted_check_goes_on_where_it_was(some_bad, tmp_path, capsys):
     assert list(json.loads(out.read_text())) == [*names[:3], names[3]]
 
 
-def test_videos_are_beside_their_annotation_or_said_to_be_elsewhere(some_bad, tmp_path):
+def test_videos_are_beside_their_annotation_unless_a_folder_is_given(some_bad, tmp_path):
     annotation, videos = some_bad
     annotation.write_text('[{"video": "gone.mp4", "caption": "a"}]')
     check(annotation, jobs=1)
@@ -99,7 +99,7 @@ def test_videos_are_beside_their_annotation_or_said_to_be_elsewhere(some_bad, tm
 @pytest.mark.parametrize(
     "content, message", [([], r"holds \[\], expected an object"), ({"a": 1}, "'a' has 1, expected a")]
 )
-def test_what_is_no_bad_list_is_named(some_bad, recipe, tmp_path, content, message):
+def test_a_file_that_is_no_bad_list_is_named(some_bad, recipe, tmp_path, content, message):
     (tmp_path / "bad.json").write_text(json.dumps(content))
     data = replace(recipe.data, train=some_bad[0], videos=some_bad[1], bad_list=tmp_path / "bad.json")
     with pytest.raises(ValueError, match=f"bad.json: {message}"):
@@ -109,7 +109,7 @@ def test_what_is_no_bad_list_is_named(some_bad, recipe, tmp_path, content, messa
         RETRIEVAL.training_items(replace(recipe, data=data), Tokenizer.train(["a"], 60), None)
 
 
-def test_features_of_a_recipe_are_those_its_run_asks_for(recipe, tmp_path):
+def test_features_of_a_recipe_fit_its_run(recipe, tmp_path):
     from stgt.models.stgt import STGT
     from stgt.randomness import seed_everything
     from stgt.training.run import require_features

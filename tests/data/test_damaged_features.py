@@ -1,4 +1,4 @@
-"""A feature cache that is not what was written, or not of these videos, is refused with the reason."""
+"""A feature cache that was changed, or that belongs to other videos, is refused with the reason."""
 
 import json
 import os
@@ -21,7 +21,7 @@ VIDEOS = ["a.mp4", "b.mp4"]
 
 
 def tower(video):
-    """(B, T, 3, 16, 16) → (B, T, 1+4, 3): the mean and four patches' means."""
+    """(B, T, 3, 16, 16) → (B, T, 1+4, 3): the mean of the frame and the means of four patches."""
     patches = nn.functional.avg_pool2d(video.flatten(0, 1), 8).flatten(2).transpose(1, 2)
     return torch.cat([patches.mean(1, keepdim=True), patches], 1).unflatten(0, video.shape[:2])
 
@@ -62,7 +62,7 @@ def test_a_flipped_byte_is_noticed_wherever_it_is(name, store, root):
     read_all(store.folder, root)
 
 
-def test_damage_is_told_by_the_workers_too(store, videos):
+def test_workers_report_damage_too(store, videos):
     path = store.folder / "tokens.bin"
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     clips = VideoDataset(VIDEOS, videos.root, frames=2, transform=None, features=FeatureStore(store.folder))
@@ -101,7 +101,7 @@ def test_videos_exchanged_under_the_same_names_are_named_unless_they_are_accepte
     assert again.key == store.key and "was made of other videos" in caplog.text
     (root / "a.mp4").unlink()
     (root / "b.mp4").unlink()
-    assert store.changed_videos(root) == []  # videos that are not there cannot be others
+    assert store.changed_videos(root) == []  # missing videos do not count as changed
 
 
 def test_a_copied_data_set_is_known_by_its_contents(videos, root, tmp_path):

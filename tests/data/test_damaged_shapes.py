@@ -1,4 +1,4 @@
-"""Simulated clips that are there are taken only if they are as they were rendered."""
+"""Existing simulated clips are used only if they have not changed since they were rendered."""
 
 import random
 import shutil

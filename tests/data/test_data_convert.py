@@ -85,7 +85,7 @@ def test_didemo_as_its_authors_published_it(tmp_path, capsys, caplog):
     assert first == ("8395@N0_1_a.mov", ("a cat it runs",))
 
 
-def test_didemo_with_as_many_videos_as_the_release_has_names(tmp_path, capsys):
+def test_didemo_counted_by_file_names(tmp_path, capsys):
     start = 0
     for split, count in (("train", 8511), ("val", 1094), ("test", 1037)):
         moments = [{"video": f"{start + n}.mov", "description": "a cat"} for n in range(count)]
@@ -131,7 +131,7 @@ def full_msvd_qa(source, test):
         ),
     ],
 )
-def test_the_other_data_sets_have_theirs(tmp_path, name, download, counts, other, message):
+def test_the_other_data_sets_have_their_published_sizes(tmp_path, name, download, counts, other, message):
     for count in counts:
         download(tmp_path / "downloads", count)
         convert(name, tmp_path / "downloads", tmp_path / "out")
@@ -183,7 +183,7 @@ def test_held_out_videos_are_always_the_same(small, tmp_path):
             convert("msrvtt-1ka", small, tmp_path / "c", hold_out=wrong, any_size=True)
 
 
-def test_a_split_of_its_own_is_not_held_out_again(tmp_path):
+def test_a_data_set_with_a_validation_split_holds_none_out(tmp_path):
     write(tmp_path / "MSRVTT_data.json", MSRVTT)
     with pytest.raises(ValueError, match="msrvtt-full has a validation split of its own"):
         convert("msrvtt-full", tmp_path, tmp_path / "out", hold_out=1, any_size=True)

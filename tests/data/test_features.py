@@ -28,7 +28,7 @@ def root(tmp_path_factory):
 
 
 def tower(video):
-    """(B, T, 3, 16, 16) → (B, T, 1+4, 3): the mean and four patches' means."""
+    """(B, T, 3, 16, 16) → (B, T, 1+4, 3): the mean of the frame and the means of four patches."""
     patches = nn.functional.avg_pool2d(video.flatten(0, 1), 8).flatten(2).transpose(1, 2)
     return torch.cat([patches.mean(1, keepdim=True), patches], 1).unflatten(0, video.shape[:2])
 
@@ -54,7 +54,7 @@ def test_tokens_are_those_of_the_tower_in_bfloat16(root, tmp_path):
         assert torch.equal(tokens, tower(videos[index]["video"][None])[0].to(torch.bfloat16))
 
 
-def test_views_are_other_draws_and_the_same_in_every_cache(store, videos, tmp_path):
+def test_views_differ_and_are_the_same_in_every_cache(store, videos, tmp_path):
     views = [store.read("b.mp4", view) for view in range(3)]
     assert not any(torch.equal(views[i], views[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
     torch.manual_seed(77)
@@ -135,7 +135,7 @@ def test_a_full_disk_is_known_before_it_is_full(videos, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_no_cache_is_refused(store, tmp_path):
+def test_a_folder_that_is_no_cache_is_refused(store, tmp_path):
     with pytest.raises(ValueError, match="nothing is no folder that `stgt data features` wrote"):
         FeatureStore(tmp_path / "nothing")
     tokens = store.folder / "tokens.bin"
@@ -144,13 +144,13 @@ def test_what_is_no_cache_is_refused(store, tmp_path):
         FeatureStore(store.folder)
 
 
-def test_views_need_draws(root, tmp_path):
+def test_several_views_need_random_draws(root, tmp_path):
     videos = VideoDataset(VIDEOS, root, frames=4, transform=test_transform(16))
     with pytest.raises(ValueError, match="views is 2, expected 1, or more for"):
         write_features(tmp_path / "features", videos, tower, tower_hash="abc", views=2)
 
 
-def test_the_tower_is_known_by_its_weights_and_settings():
+def test_the_hash_of_a_tower_depends_on_its_weights_and_settings():
     weights = {"a": torch.ones(2, 3), "b": torch.zeros(4, dtype=torch.bfloat16)}
     settings = dict(tower="vit", image_size=16, patch_size=8, width=8, heads=2, layers=1)
     first = tower_hash(weights, VisionConfig(**settings))

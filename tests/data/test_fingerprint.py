@@ -29,7 +29,7 @@ def take(root, names=NAMES, decoder="PyAV 18", **options):
     return Fingerprint.take(files, names, root, decoder=decoder, **options)
 
 
-def test_nothing_differs_from_the_same_data_also_when_it_was_written_and_read(root, tmp_path):
+def test_the_same_data_does_not_differ_even_after_writing_and_reading(root, tmp_path):
     for contents in (False, True):
         before = take(root, contents=contents)
         before.save(tmp_path / "data.fingerprint")
@@ -100,7 +100,7 @@ def test_a_copy_is_known_by_its_contents_where_they_were_hashed(root, tmp_path):
     assert [line.split(":")[0] for line in data_differences(now.completed(hashed, copy), hashed)] == ["a.mp4"]
 
 
-def test_hashes_of_contents_outlive_a_sitting_that_does_not_read_them(root):
+def test_hashes_of_contents_are_kept_when_contents_are_not_read_again(root):
     hashed = take(root, contents=True)
     assert np.array_equal(take(root).completed(hashed, root).hashes, hashed.hashes)
 

@@ -1,4 +1,4 @@
-"""Every file of a folder is found, and whatever else lies there costs itself only, with its cause."""
+"""Every file of a folder is found, and nothing else that lies there does any harm."""
 
 import os
 import socket
@@ -39,7 +39,7 @@ def test_two_folders_that_link_to_each_other_end(tmp_path):
     assert found(tmp_path / "a").files == ["1.mp4", "to0/2.mp4"]
 
 
-def test_what_is_no_file_is_listed_with_its_cause(tmp_path, monkeypatch):
+def test_things_that_are_no_files_are_listed_with_their_causes(tmp_path, monkeypatch):
     monkeypatch.chdir(make(tmp_path, "fine.mp4", "film.mp4/inside.mp4", "notes.txt", ".hidden/a.mp4", ".b.mp4"))
     os.mkfifo("pipe.mp4")
     os.mkfifo("pipe")
@@ -60,7 +60,7 @@ def test_what_is_no_file_is_listed_with_its_cause(tmp_path, monkeypatch):
     }
 
 
-def test_a_folder_that_cannot_be_read_costs_itself_only(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_read_does_no_harm_to_others(tmp_path, monkeypatch):
     make(tmp_path, "a/1.mp4", "b/2.mp4", "c/3.mp4")
     scandir = os.scandir
 
@@ -78,7 +78,7 @@ def test_files_without_an_ending_are_found_where_they_are_asked_for(tmp_path):
     assert found(tmp_path).files == [] and found(tmp_path, without_ending=True) == (["training/123"], {})
 
 
-def test_what_is_at_a_path_is_described(tmp_path):
+def test_special_paths_are_described(tmp_path):
     assert describe_special(tmp_path) == "a folder, expected a file"
     assert describe_special(tmp_path / "none") == "no such file"
     assert describe_special("/dev/null") == "a device, expected a file"

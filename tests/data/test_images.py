@@ -1,4 +1,4 @@
-"""Images: decoded as viewers show them, replaced by each other, and trained on beside videos."""
+"""Images are decoded as viewers show them, replace each other, and are trained on together with videos."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def test_an_image_is_one_frame_whatever_its_format(tmp_path, name, mode):
     assert np.abs(video[0, 10, 10].numpy().astype(int) - expected[0, 0]).max() < 8
 
 
-def test_a_file_without_an_ending_is_what_is_in_it(root, tmp_path):
+def test_the_content_decides_what_a_file_without_an_ending_is(root, tmp_path):
     (tmp_path / "clip").symlink_to(root / "1.mp4")
     assert len(read_frames(tmp_path / "clip", None)) == 6
     (tmp_path / "notes").write_text("no picture")
@@ -90,7 +90,7 @@ def test_items_have_the_frames_of_their_kind(root, tmp_path, cache):
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_what_a_file_holds_decides_how_many_frames_an_item_has(root, tmp_path, cache):
+def test_the_content_of_a_file_decides_how_many_frames_an_item_has(root, tmp_path, cache):
     shades = [Image.new("RGB", (40, 24), (60 * k, 0, 0)) for k in range(3)]
     still, moving = [(shade, 0, 0, 0, 0, 100) for shade in shades[:1]], [(shade, 0, 0, 0, 0, 100) for shade in shades]
     write_apng(tmp_path / "moving.png", moving)
@@ -114,7 +114,7 @@ def test_what_a_file_holds_decides_how_many_frames_an_item_has(root, tmp_path, c
 
 @pytest.mark.parametrize("name", ["moving.png", "moving.webp", "0.mp4"])
 @pytest.mark.parametrize("sampling", ["uniform", "headtail"])
-def test_frames_that_were_kept_are_the_frames_that_are_read(root, tmp_path, name, sampling):
+def test_kept_frames_are_the_frames_that_are_read(root, tmp_path, name, sampling):
     shutil.copy(root / "0.mp4", tmp_path)
     shades = [Image.new("RGB", (40, 24), (10 * k, 0, 0)) for k in range(11)]
     write_apng(tmp_path / "moving.png", [(shade, 0, 0, 0, 0, 100) for shade in shades])
@@ -134,8 +134,8 @@ def test_an_image_takes_a_broken_images_place(root, tmp_path):
         assert item["path"].endswith("1.jpg") and item["replaced"] >= 1
 
 
-def test_a_test_set_of_both_is_refused(root, tmp_path):
-    with pytest.raises(ValueError, match="pairs.json: 1.jpg is an image, 0.mp4 a video, expected one kind"):
+def test_a_test_set_of_images_and_videos_is_refused(root, tmp_path):
+    with pytest.raises(ValueError, match="pairs.json: 1.jpg is an image and 0.mp4 is a video, expected all"):
         make(root, tmp_path, ["0.mp4", "1.jpg"], train=False)
     assert make(root, tmp_path, ["0.jpg", "1.jpg"], train=False)[1]["video"].shape == (1, 3, 16, 16)
 
@@ -160,7 +160,7 @@ def test_a_run_learns_from_videos_and_images(root, tmp_path):
     )  # fmt: skip
     train(config)
     records = read_log(tmp_path / "run")
-    # 64 patches: those of an image have edges to their own frame alone.
+    # An image has 64 patches, which have edges only to patches of the same frame.
     edges = [record["edges_per_token"] for record in records]
     assert len(records) == 8 and sum(value > 64 for value in edges) == 4 and sum(value <= 64 for value in edges) == 4
 
@@ -186,7 +186,7 @@ def test_a_photo_that_was_taken_upright_is_read_upright():
 def test_every_orientation_of_exif_is_applied(tmp_path, ending, orientation):
     corners = np.zeros((32, 48, 3), np.uint8)
     corners[:16, :24], corners[:16, 24:], corners[16:, :24] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-    upright = {  # by the definition of the tag: which edges the first row and the first column are
+    upright = {  # The tag is defined by the edges at which the first row and the first column are shown.
         1: corners, 2: corners[:, ::-1], 3: corners[::-1, ::-1], 4: corners[::-1], 5: corners.swapaxes(0, 1),
         6: corners.swapaxes(0, 1)[:, ::-1], 7: corners.swapaxes(0, 1)[::-1, ::-1], 8: corners.swapaxes(0, 1)[::-1],
     }  # fmt: skip
@@ -199,7 +199,7 @@ def test_every_orientation_of_exif_is_applied(tmp_path, ending, orientation):
     assert np.abs(found[places] - upright[orientation][places]).max() <= 4
 
 
-def test_broken_exif_leaves_an_image_as_it_lies(tmp_path):
+def test_broken_exif_data_does_not_turn_an_image(tmp_path):
     Image.new("RGB", (40, 24), "red").save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert only_frame(tmp_path / "a.jpg").shape == (24, 40, 3)
 
@@ -278,7 +278,7 @@ def test_the_inks_of_a_jpeg_become_colours(tmp_path):
     marker = data.index(b"\xff\xee\0\x0eAdobe")
     (tmp_path / "plain.jpg").write_bytes(data[:marker] + data[marker + 16 :])
     assert np.abs(only_frame(tmp_path / "adobe.jpg") - [0, 255, 255]).max() <= 2
-    # Viewers take the inks for inverted whether the marker is there or not.
+    # Viewers assume inverted inks, with or without the marker.
     assert np.abs(only_frame(tmp_path / "plain.jpg") - [0, 255, 255]).max() <= 2
 
 
@@ -303,7 +303,7 @@ def test_the_second_picture_of_a_phones_jpeg_is_no_frame(tmp_path):
     assert only_frame(tmp_path / "a.jpg")[0, 0, 0] > 250
 
 
-def test_what_a_file_holds_is_seen_in_it(tmp_path, root):
+def test_the_first_bytes_tell_what_a_file_holds(tmp_path, root):
     for ending in ("jpg", "png", "webp", "bmp"):
         picture(tmp_path / f"a.{ending}").rename(tmp_path / f"{ending}.mp4")
         assert holds_image(tmp_path / f"{ending}.mp4") and holds_still(tmp_path / f"{ending}.mp4")
@@ -318,7 +318,7 @@ def test_what_a_file_holds_is_seen_in_it(tmp_path, root):
             read(tmp_path / name)
 
 
-def test_what_is_no_regular_file_is_never_opened(tmp_path):
+def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     server = socket.socket(socket.AF_UNIX)
     server.bind(os.path.relpath(tmp_path / "socket"))
@@ -359,7 +359,7 @@ def test_a_limit_above_pillows_own_is_kept(tmp_path, monkeypatch):
 
 
 def writers(folder):
-    """Files of each format that is read, by various writers."""
+    """Files of each format, made by various writers."""
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (24, 40, 3), dtype=np.uint8))
     exif, text = Image.Exif(), PngImagePlugin.PngInfo()
@@ -375,7 +375,7 @@ def writers(folder):
     return sorted(folder.iterdir())
 
 
-def test_whatever_is_wrong_with_an_image_is_its_own_error(tmp_path):
+def test_every_fault_of_an_image_is_an_error_of_that_image(tmp_path):
     rng = np.random.default_rng(0)
     refused = 0
     for path in writers(tmp_path):

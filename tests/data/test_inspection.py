@@ -1,4 +1,4 @@
-"""What `stgt data check` finds out about a file, and how it compares a reader with what players show."""
+"""`stgt data check` finds out facts about a file, and compares a reader's frames with those that players show."""
 
 import shutil
 from pathlib import Path
@@ -55,11 +55,11 @@ def test_files_of_other_encoders_are_read_right(name, codec, frames):
         ("live8.webm", "decord cannot read a file that does not tell how long it is"),
     ],
 )
-def test_what_decord_makes_of_a_file_is_told_by_its_cause(name, cause):
+def test_the_fault_of_decord_is_told(name, cause):
     assert decord_of(CLIPS / name).cause == cause
 
 
-def test_what_decord_reads_right_is_not_held_against_it(numbered, real_clips):
+def test_files_that_decord_reads_right_are_not_listed(numbered, real_clips):
     for path in (numbered, real_clips[-1]):
         assert decord_of(path).cause is None
 
@@ -74,7 +74,7 @@ def test_images_are_described_and_compared_too(tmp_path):
     assert (found.facts["codec"], found.facts["frames"], found.cause) == ("PNG", 12, None)
 
 
-def test_what_is_known_of_a_broken_file_is_told_with_its_cause(numbered, tmp_path):
+def test_the_known_facts_about_a_broken_file_are_told_with_the_cause(numbered, tmp_path):
     found = inspect(numbered, "pyav", max_pixels=1000)
     assert "32x32" in found.cause and found.pictures is None
     assert inspect(tmp_path / "gone.mp4", "pyav", **LIMIT).cause == "no such file"

@@ -1,4 +1,4 @@
-"""Batches that other processes read: the same ones, whoever is killed, and nobody is left behind."""
+"""Other processes read batches: the batches stay the same if one is killed, and no process is left behind."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Numbers(torch.utils.data.Dataset):
-    """Item i is i; the process that reads number `deadly` is killed, once if there is a `marker` file to write."""
+    """Item i is i. The process that reads item `deadly` is killed; with a `marker` file to write, only once."""
 
     def __init__(self, deadly=None, marker=None):
         self.deadly, self.marker = deadly, marker
@@ -31,7 +31,7 @@ class Numbers(torch.utils.data.Dataset):
 
 
 class Processes(torch.utils.data.Dataset):
-    """Item i is the number of the process that reads it, its number of threads, and whether signals are held back."""
+    """Item i tells about the process that reads it: its id, its number of threads, and whether it ignores signals."""
 
     def __getitem__(self, i):
         held = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -45,13 +45,13 @@ def test_batches_come_in_order(workers):
     assert found == [[0, 1, 2], [3, 4, 5], [6]]
 
 
-def test_the_model_s_generator_is_left_alone():
+def test_torchs_generator_is_left_alone():
     before = torch.get_rng_state()
     list(read_batches(Numbers(), parts(4, 2), workers=0))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_process_that_is_killed_costs_a_warning(tmp_path, caplog):
+def test_a_process_that_is_killed_gives_a_warning(tmp_path, caplog):
     items = Numbers(deadly=5, marker=tmp_path / "killed")
     found = [batch.tolist() for batch in read_batches(items, iter(parts(12, 2)), workers=2)]
     assert found == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11]]
@@ -64,7 +64,7 @@ def test_processes_that_are_killed_again_end_with_a_clear_error():
 
 
 class Broken(torch.utils.data.Dataset):
-    """Each item raises an exception of this kind."""
+    """Every item raises an exception of the given kind."""
 
     def __init__(self, kind):
         self.kind = kind
@@ -75,13 +75,13 @@ class Broken(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("kind", [ConnectionError, EOFError, RuntimeError])
-def test_an_error_of_the_data_set_is_no_death(kind, workers, caplog):
+def test_an_error_of_the_data_set_does_not_count_as_a_killed_process(kind, workers, caplog):
     with pytest.raises(kind, match="item 0 is broken"):
         list(read_batches(Broken(kind), parts(2, 1), workers=workers))
     assert "killed" not in caplog.text
 
 
-def test_what_a_killed_process_was_sending_is_read_by_another_one(monkeypatch, caplog):
+def test_a_message_that_was_cut_off_is_read_again_by_another_process(monkeypatch, caplog):
     deaths = [ConnectionResetError(104, "Connection reset by peer"), EOFError()]
     iterate = DataLoader.__iter__
 
@@ -97,7 +97,7 @@ def test_what_a_killed_process_was_sending_is_read_by_another_one(monkeypatch, c
     assert caplog.text.count("new ones replace all of them") == 2
 
 
-def test_the_processes_are_new_ones_with_one_thread_that_no_polite_signal_reaches():
+def test_the_processes_are_new_have_one_thread_and_ignore_signals():
     ((pid, count, held),) = next(iter(read_batches(Processes(), parts(1, 1), workers=1)))
     assert pid != os.getpid() and count == 1 and held
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}

@@ -1,4 +1,4 @@
-"""The frames of many encoders' files, in many containers: what is read is what a player shows, however it is read."""
+"""Files of many encoders in many containers: every way of reading gives the frames that a player shows."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def numbers(frames, bits=BITS):
 
 
 def require_the_same_frames_however_read(path, expected, bits):
-    """Whole, sampled, windowed and cached reading give the frames that a player shows."""
+    """Read a file whole, in samples, in windows and from a cache; assert that it gives the frames that a player shows."""
     whole = read_clip(path, None)
     assert numbers(whole.frames, bits) == expected
     assert (whole.times.diff() > 0).all() and whole.times[0] == 0

@@ -1,4 +1,4 @@
-"""Videos as they come from phones, recorders, browsers and attackers."""
+"""Videos from phones, recorders, browsers and attackers."""
 
 import os
 import shutil
@@ -45,7 +45,7 @@ def test_a_long_film_is_read_by_its_table_and_not_scanned(tmp_path, monkeypatch)
     ("matrix", "shown"),
     [
         ((1, 0, 0, 1), lambda x: x),
-        ((0, 1, -1, 0), lambda x: np.rot90(x, -1)),  # a quarter of a turn clockwise, as phones write it
+        ((0, 1, -1, 0), lambda x: np.rot90(x, -1)),  # 90 degrees clockwise, which phones write
         ((-1, 0, 0, -1), lambda x: np.rot90(x, 2)),
         ((0, -1, 1, 0), lambda x: np.rot90(x)),
         ((-1, 0, 0, 1), lambda x: x[:, ::-1]),
@@ -177,7 +177,7 @@ def test_a_pipe_does_not_block(tmp_path):
         read_frames(tmp_path / "pipe.mp4", 2)
 
 
-def test_a_picture_on_a_record_sleeve_is_no_video(tmp_path):
+def test_the_cover_picture_of_music_is_no_video(tmp_path):
     path = tmp_path / "song.mp4"
     with av.open(str(path), "w") as container:
         sound = container.add_stream("aac", rate=16_000, layout="mono")
@@ -223,7 +223,7 @@ def test_depths_and_ranges_of_colour(format, tmp_path):
     assert np.abs(read_frames(path, 5).float().mean((1, 2, 3)).numpy() - values).max() <= 2
 
 
-def test_decord_is_there_for_whoever_wants_its_frames(clip):
+def test_decord_reads_a_plain_clip(clip):
     ours, theirs = read_clip(clip, 8), read_clip(clip, 8, decoder="decord")
     assert torch.allclose(ours.times, theirs.times, atol=1e-3)
     assert (ours.frames.int() - theirs.frames.int()).abs().max() <= 3
@@ -247,7 +247,7 @@ def test_a_container_that_cannot_seek_is_read_from_its_start(tmp_path, monkeypat
 
 
 def test_a_window_may_begin_at_the_time_of_the_first_frame(tmp_path):
-    # The first of these frames begins at 1/7 s, which FFmpeg rounds up to the next microsecond for the file as a whole.
+    # The first frame begins at 1/7 s. FFmpeg rounds this up to a microsecond as the time at which the file begins.
     path = tmp_path / "clip.ts"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg2video", rate=25)
@@ -277,6 +277,6 @@ def test_frames_that_an_avi_file_shows_for_longer_keep_their_times(tmp_path):
         container.mux(stream.encode())
     clip = read_clip(path, None)
     assert numbers(clip.frames) == list(range(len(shown)))
-    # The file does not store when a frame is shown, only when it is decoded, which is up to two frames earlier.
+    # The file stores only when a frame is decoded, which is up to two frames before it is shown.
     times = (clip.times * 25).round().tolist()
     assert all(shown[max(n - 2, 0)] <= time <= shown[min(n + 2, len(shown) - 1)] for n, time in enumerate(times))

@@ -17,7 +17,7 @@ def tokenizer(request, tmp_path_factory):
     return LanguageTokenizer.from_pretrained(save_language_model(request.param, tmp_path_factory.mktemp("lm")))
 
 
-def test_the_prompt_is_the_papers():
+def test_the_prompt_is_that_of_the_paper():
     assert prompt('What colour is the "square"?') == "Question: what colour is the square ? Short answer:"
     assert prompt("Who; me?") == "Question: who me? Short answer:"
 
@@ -63,7 +63,7 @@ def test_padding_is_a_token_that_the_model_has(tokenizer):
     assert ids[0, 0] == tokenizer.eos_token_id
 
 
-def test_it_is_saved_as_it_is_read(tokenizer, tmp_path):
+def test_a_saved_tokenizer_reads_back_the_same(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     again = LanguageTokenizer.from_pretrained(tmp_path)
     assert again.encode("which shape grows?", "star") == tokenizer.encode("which shape grows?", "star")
@@ -80,7 +80,7 @@ def test_a_trained_tokenizer_reads_any_text_and_joins_frequent_words():
 
 
 def test_training_it_again_gives_the_same_ids():
-    """Each process of a run trains its own, and the trainer's hash maps have other seeds each time."""
+    """Each process of a run trains its own tokenizer, and the trainer's hash maps have other seeds each time."""
     first, *others = (LanguageTokenizer.train(simulated_questions(), 400)._tokenizer.get_vocab() for _ in range(5))
     assert len(first) > 300 and all(other == first for other in others)
 

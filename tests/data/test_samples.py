@@ -115,7 +115,7 @@ def test_a_broken_video_takes_its_caption_with_it(make, caplog):
 
 def test_replacements_are_bounded(make):
     pairs = make([PAIRS[2]], max_replacements=3)
-    with pytest.raises(VideoError, match=r"broken.mp4: .*the last of 3 pairs"):
+    with pytest.raises(VideoError, match=r"broken.mp4: .*all 3 pairs that were drawn in its place failed, too"):
         pairs[0]
     with pytest.raises(VideoError, match="broken.mp4"):
         make(max_replacements=0)[3]
@@ -177,7 +177,7 @@ def test_addresses_and_protocols_are_no_files(video, make, root, monkeypatch):
         make([{"video": f"file:{root}/a.mp4", "caption": "a"}])
 
 
-def test_what_is_no_ordinary_file_is_refused_with_its_kind(make, root):
+def test_a_path_that_is_no_ordinary_file_is_refused_with_its_kind(make, root):
     for video, kind in (("sub", "a folder"), ("/dev/null", "a device"), ("a" * 300 + ".mp4", "File name too long")):
         with pytest.raises(ValueError, match=f"pairs.json: entry 0 is about .*{video}: {kind}"):
             make([{"video": video, "caption": "a"}])
@@ -191,7 +191,7 @@ def test_absolute_paths_paths_upwards_and_odd_names_are_read(make, root, clips_b
 
 @pytest.fixture
 def clips_beside(root):
-    """Names that an address, an option or an encoding may be mistaken for."""
+    """Clips with names that look like an address, an option or another encoding."""
     names = ["a:b/c.mp4", "concat:x.mp4|y.mp4", "-i.mp4", "%03d.mp4"]
     for name in names:
         (root / name).parent.mkdir(exist_ok=True)
@@ -220,7 +220,7 @@ def test_malformed_annotations_are_named(tmp_path, entries, message):
         load_captions(write_json(tmp_path / "pairs.json", entries))
 
 
-def test_files_that_are_no_annotation_are_named(tmp_path):
+def test_files_that_are_no_annotations_are_named(tmp_path):
     with pytest.raises(ValueError, match="gone.json: no such file"):
         load_captions(tmp_path / "gone.json")
     (tmp_path / "text.json").write_text("video,caption\n")

@@ -26,7 +26,7 @@ def scenes(shapes):
 
 
 def feasible(seed):
-    """A scene, its courses and its picture on a plain background."""
+    """A random scene, the courses of its objects, and its picture on a plain background."""
     rng = np.random.default_rng(seed)
     while True:
         scene = draw_scene(rng)
@@ -45,7 +45,7 @@ def test_the_same_arguments_give_the_same_bytes(shapes, tmp_path):
     assert not set(other.values()) & set(digests(shapes).values()) - {digests(shapes)["ans2label.json"]}
 
 
-def test_what_is_there_is_not_rendered_again(shapes, tmp_path):
+def test_existing_clips_are_not_rendered_again(shapes, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in shapes.rglob("*")}
     assert render_shapes(shapes, **SETTINGS) == shapes
     assert before == {path: path.stat().st_mtime_ns for path in shapes.rglob("*")}
@@ -111,7 +111,7 @@ def test_captions_name_every_object_with_its_attributes(scenes):
 
 
 def answers_to(question, clip):
-    """Every answer that the objects give to a question, found by its words alone."""
+    """All answers that fit a question, found only from its words and the objects."""
     things, words = clip["objects"], question.rstrip("?").split()
     named = [t for t in things if t["colour"] in words and t["shape"] in words]
     if question.startswith("how many"):
@@ -139,7 +139,7 @@ def test_every_question_has_one_answer(scenes):
 
 
 def test_files_show_what_was_drawn(shapes, scenes):
-    """Where an object is wholly seen, the decoded file has its colour at its centre."""
+    """Where an object is fully visible, the decoded file has its colour at its centre."""
     checked = 0
     for clip in scenes["clips"][:20]:
         video = read_frames(shapes / "videos" / clip["video"], None).numpy()
@@ -183,7 +183,7 @@ def test_motions_are_what_their_names_say(seed):
 
 @settings(deadline=None)
 @given(st.integers(0, 10**6))
-def test_only_a_behind_hides(seed):
+def test_only_the_relation_behind_hides_an_object(seed):
     scene, _, picture = feasible(seed)
     hidden = picture.visible.min(1) < 0.9
     for number, thing in enumerate(scene.objects):
@@ -207,7 +207,7 @@ def test_a_hit_passes_the_motion_on():
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_outlines_are_distances(shape):
-    """Near its outline a shape's function grows by one per unit of length, so that anti-aliasing is right."""
+    """Near the outline, a shape's function grows by one per unit of length, so that anti-aliasing is right."""
     grid = np.linspace(-1.6, 1.6, 1601)
     x, y = np.meshgrid(grid, grid)
     distance = SHAPE_DISTANCES[shape](x, y)

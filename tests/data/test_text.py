@@ -52,7 +52,7 @@ def test_long_texts_are_cut_before_the_end_token(tokenizer):
     assert tokenizer.decode(ids[0]) == "a green triangle"
 
 
-def test_no_text_at_all(tokenizer):
+def test_no_texts_give_no_rows(tokenizer):
     assert [t.shape for t in tokenizer.encode([], 7)] == [(0, 7), (0, 7)]
 
 
@@ -97,7 +97,7 @@ def test_a_saved_tokenizer_is_the_same_one(tokenizer, tmp_path):
 
 @pytest.fixture
 def bert(tmp_path):
-    """A folder as bert-base-uncased has it, of the same size: 30522 pieces without [DEC]."""
+    """A folder like that of bert-base-uncased, with as many pieces: 30522, without [DEC]."""
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "square", "##s"]
     pieces += [f"[unused{i}]" for i in range(30522 - len(pieces))]
     (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")

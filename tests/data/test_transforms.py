@@ -9,7 +9,7 @@ from stgt.data.transforms import CLIP_MEAN, CLIP_STD, OPERATIONS, RandAugment, d
 
 @pytest.fixture
 def picture():
-    """A picture without any symmetry, as one frame: uint8 (3, 40, 60)."""
+    """A frame without any symmetry: uint8 (3, 40, 60)."""
     y, x = torch.meshgrid(torch.linspace(0, 1, 40), torch.linspace(0, 1, 60), indexing="ij")
     picture = torch.stack([x, 0.2 + 0.5 * y * x, (x - 0.3).abs()])
     picture[1:, 10:15, 20:30] = 0.9
@@ -40,7 +40,7 @@ def test_draws_come_from_torchs_generator_alone(picture):
 
 
 def test_without_flip_left_stays_left(picture):
-    """Red grows from left to right in the picture: after a flip it falls."""
+    """Red grows from left to right in the picture, and falls after a flip."""
 
     def flips(transform):
         reds = [seeded(transform, picture[None], seed)[0, 0] for seed in range(60)]

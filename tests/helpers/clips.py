@@ -5,7 +5,7 @@ import numpy as np
 
 
 def write_video(path, frames, *, codec="libx264", replace=lambda number: None, **options):
-    """Encode uint8 frames; `replace(number)` may give other bytes for a packet."""
+    """Encode uint8 frames. `replace(number)` may return other bytes for a packet."""
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=8)
         stream.height, stream.width = frames[0].shape[:2]
@@ -23,7 +23,7 @@ def write_video(path, frames, *, codec="libx264", replace=lambda number: None, *
 
 
 def grey(count, size=32):
-    """Frame i is a flat grey of brightness 4·i, so that a decoded frame tells its number."""
+    """Frames of one grey each: frame i has the brightness 4·i, so that a decoded frame tells its number."""
     return [np.full((size, size, 3), 4 * i % 256, np.uint8) for i in range(count)]
 
 

@@ -1,4 +1,4 @@
-"""Videos whose frames show their own numbers, by many encoders in many containers."""
+"""Videos whose frames show their own numbers, made by many encoders in many containers."""
 
 from fractions import Fraction
 from typing import NamedTuple
@@ -11,7 +11,7 @@ BITS = 7
 
 
 class Kind(NamedTuple):
-    """How a numbered video is encoded."""
+    """The way in which a numbered video is encoded."""
 
     suffix: str
     codec: str
@@ -97,7 +97,7 @@ def number_in(frame: np.ndarray, bits: int = BITS) -> int:
 
 
 def write_numbered(path, kind: Kind, count: int = 60, bits: int = BITS):
-    """Encode frames 0 to count-1; returns the path."""
+    """Encode frames 0 to count-1, and return the path."""
     if kind.codec not in av.codecs_available:
         pytest.skip(f"this FFmpeg has no encoder {kind.codec}")
     width, height = kind.size
