@@ -26,7 +26,7 @@ def numbers(frames, bits=BITS):
 
 
 def require_the_same_frames_however_read(path, expected, bits):
-    """Read a file whole, in samples, in windows and from a cache; assert that it gives the frames that a player shows."""
+    """Read a file whole, in samples, in windows and from a cache; each way must give the frames of a player."""
     whole = read_clip(path, None)
     assert numbers(whole.frames, bits) == expected
     assert (whole.times.diff() > 0).all() and whole.times[0] == 0
