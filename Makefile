@@ -40,7 +40,7 @@ NUMERIC := tests/test_losses.py tests/training/test_trainer.py tests/benchmarks/
     graph_attention_dropout graph_attention_rows limits released_stgt spatio_temporal_graph)) \
   $(addprefix tests/models/test_, $(addsuffix .py, cross_frame golden_blocks golden_model graph_transformer qformer stgt \
     vqa)) \
-  $(addprefix tests/evaluation/test_, $(addsuffix .py, encode figures retrieval))
+  $(addprefix tests/evaluation/test_, $(addsuffix .py, encode retrieval)) tests/figures/test_figures.py
 test-numerics: export ATEN_CPU_CAPABILITY ?= default
 test-numerics: export STGT_CPU_ISA ?= portable
 test-numerics: export STGT_TEST_SEED ?= 1
@@ -99,7 +99,7 @@ wheel: setup
 newest:
 	$(MAKE) setup VENV=build/newest PINS=
 	build/newest/bin/python -m pip install --upgrade transformers open_clip_torch
-	build/newest/bin/python -m pytest tests/models tests/data tests/evaluation
+	build/newest/bin/python -m pytest tests/models tests/weights tests/data tests/evaluation tests/search
 
 clean:
 	rm -rf build dist *.egg-info stgt_kernels/*.so

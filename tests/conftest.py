@@ -7,6 +7,7 @@ of threads wherever a test does not choose its own.
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +57,63 @@ def threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+# What follows imports stgt where it is used: the tests of kernels need torch alone.
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> Path:
+    """A folder of a few simulated clips."""
+    from stgt.data.shapes import render_shapes
+
+    return render_shapes(tmp_path_factory.mktemp("data") / "shapes", train=8, test=11, size=32, frames=6)
+
+
+@pytest.fixture(scope="session")
+def run(clips, tmp_path_factory) -> Path:
+    """The folder of a tiny run that was trained on the clips. It is read only: commands on it write elsewhere."""
+    from helpers.commands import TINY, run_cli
+
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    data = ["--data.train", clips / "train.json", "--data.test", clips / "test.json", "--data.videos", clips / "videos"]
+    with pytest.MonkeyPatch.context() as patch:
+        assert run_cli(patch, "train", "quickstart", *TINY, "--epochs", 1, *data, "--out", out) == 0
+    return out
+
+
+@pytest.fixture
+def stgt(monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
+    """stgt(word, …) runs the command line in this process; returns its exit status and all that it printed."""
+    from helpers.commands import run_cli
+
+    def command(*words: object) -> tuple[int, str]:
+        status = run_cli(monkeypatch, *words)
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return command
+
+
+@pytest.fixture
+def golden() -> Callable[[str], tuple[dict[str, torch.Tensor], dict[str, str]]]:
+    """golden(name) returns the tensors and the metadata of a recorded file."""
+    from helpers.golden import recorded
+
+    return recorded
+
+
+@pytest.fixture
+def assert_near():
+    """Compare with recorded float32 values, whose distance from float64 was measured.
+
+    Outputs: 1e-5 of the largest value (the recorded ones are up to 4e-6 off). Gradients: 5e-5 (up to 4.3e-5 off). Both:
+    2e-7 for sums that cancel, such as the gradient of a key's bias, which is 0 but for rounding.
+    """
+
+    def check(actual, expected, name, gradient=False):
+        error = (actual.detach().cpu() - expected).abs().max().item()
+        limit = (5e-5 if gradient else 1e-5) * expected.abs().max().item() + 2e-7
+        assert error <= limit, f"{name}: largest error {error:.2e}, limit {limit:.2e}"
+
+    return check

@@ -16,7 +16,7 @@ from helpers.tiny import tiny_batch, tiny_config, tiny_model
 from safetensors.torch import load_file
 
 from stgt.cli import main
-from stgt.cli_convert_tmp import convert
+from stgt.cli.convert import convert
 from stgt.convert import convert_files
 from stgt.models.stgt import STGT
 from stgt.weights.load import export_released, load_released
