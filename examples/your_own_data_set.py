@@ -58,9 +58,8 @@ def main(
 
     config = my_recipe(videos, annotations, out, epochs)
     train(config)  # the same call goes on after an interruption
-    return evaluate(
-        Evaluation(config.out)
-    )  # prints recall in both directions, and writes evaluation.json into the run's folder
+    # Evaluation prints recall in both directions, and writes evaluation.json into the run's folder.
+    return evaluate(Evaluation(config.out))
 
 
 if __name__ == "__main__":
