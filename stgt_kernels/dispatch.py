@@ -29,7 +29,7 @@ class ReferenceWarning(UserWarning):
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Within the block every op called with ``backend="auto"`` runs on this backend (process-wide, not per thread)."""
+    """Within the block, every op that is called with ``backend="auto"`` runs on this backend, in all threads."""
     global _override
     check_name(name)
     previous, _override = _override, name
@@ -47,9 +47,9 @@ def check_name(name: str, what: str = "backend") -> None:
 
 @functools.cache
 def extension_error(module: str) -> str | None:
-    """Why a compiled extension is not there (None: it is), loading it on the first call."""
+    """The reason why a compiled extension cannot be loaded, or None. The first call loads it."""
     if module == "_cuda" and torch.version.cuda is None:
-        return "this PyTorch was built without CUDA"  # a library with CUDA symbols must not be loaded there
+        return "this PyTorch was built without CUDA"  # loading a library with CUDA symbols would fail
     try:
         importlib.import_module(f"stgt_kernels.{module}")
     except ImportError as error:
@@ -70,7 +70,7 @@ def compute_capability(device: torch.device) -> tuple[int, int] | None:
 
 @functools.cache
 def architecture_error(device: torch.device) -> str | None:
-    """Why the kernels of _cuda, which were compiled for some GPUs, do not run on this one (None: they do)."""
+    """The reason why the kernels of _cuda, which are compiled for some GPUs, do not run on this one, or None."""
     extension = importlib.import_module("stgt_kernels._cuda")
     built, capability = extension.build_info()["architectures"], compute_capability(device)
     if capability is None:
@@ -102,7 +102,7 @@ def interpreted() -> bool:
 
 
 def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str | None:
-    """The reason why ``backend`` cannot run tensors of this device and dtype; None if it can."""
+    """The reason why ``backend`` cannot run tensors of this device and dtype, or None if it can."""
     check_name(backend)
     device = torch.device(device)
     if backend in ("reference", "auto"):
@@ -134,10 +134,11 @@ why_not._dynamo_marked_constant = True
 
 
 def choose(backend: str, device: torch.device, dtype: torch.dtype, op: str, size: str) -> str:
-    """The backend that runs an op. A backend that was asked for runs, or it is an error; ``auto`` is the fastest.
+    """The backend that runs an op: the one that was asked for, or with ``auto`` the fastest that can run.
 
-    The argument asks for a backend. If that is ``auto``, ``use_backend`` does, and then the variable STGT_BACKEND.
-    size: the class of sizes of the op's arguments, as ``measured.size_class`` names it.
+    The argument asks for a backend. If it is ``auto``, ``use_backend`` may ask for one, and then STGT_BACKEND. size:
+    the class of sizes of the op's arguments, as ``measured.size_class`` names it. Raises ValueError if the backend that
+    was asked for cannot run.
     """
     check_name(backend)
     source = "backend"
@@ -153,7 +154,7 @@ def choose(backend: str, device: torch.device, dtype: torch.dtype, op: str, size
 
 
 def environment_backend() -> str:
-    """The backend that STGT_BACKEND names, or ``auto``. The first call reads the variable, and says if it is set."""
+    """The backend that STGT_BACKEND names, or ``auto``. The first call reads the variable, and logs it if it is set."""
     return _read_environment()
 
 
@@ -170,7 +171,7 @@ def _read_environment() -> str:
 
 
 def fastest(device: torch.device, dtype: torch.dtype, op: str, size: str) -> str:
-    """The fastest backend that can run. The log says once which one it is; a warning says that it is the reference."""
+    """The fastest backend that can run. The log names it once, and a warning says so if it is the reference."""
     able = [name for name in BACKENDS if available(name, device, dtype)]
     chosen = able[0]
     if able[:2] == ["cuda", "triton"] and faster_in_triton(device, dtype, size):
@@ -207,16 +208,16 @@ def _warn_of_reference(device: torch.device, dtype: torch.dtype) -> None:
     )
     if message not in _warned:
         warnings.warn(message, ReferenceWarning, stacklevel=4)
-        _warned.add(message)  # only now: a filter that makes errors of warnings raises each time
+        _warned.add(message)  # last, so that a filter that turns warnings into errors raises each time
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The dtype that autocast gives on tensors of this device, None where it is off; meta tensors have none."""
+    """The dtype that autocast gives tensors on this device. None if autocast is off, and for meta tensors."""
     if device.type == "meta" or not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)
 
 
 def without_autocast(device: torch.device):
-    """A context in which nothing is cast."""
+    """A context in which autocast is off."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

@@ -22,29 +22,31 @@ def spatio_temporal_graph(
     """Builds the graph of similar tokens in the same or neighbouring frames (paper Eq. 6-7).
 
     ``S_ij = x_i . x_j / (|x_i| |x_j|)``;  ``W_ij = S_ij`` if ``S_ij >= threshold`` and
-    ``|frame_i - frame_j| <= window``, else 0. Similarities are accumulated, and compared with the threshold, in
-    float32 (float64 for float64).
+    ``|frame_i - frame_j| <= window``, else 0. Similarities are accumulated in float32 (float64 for float64), and are
+    compared with the threshold in that precision.
 
     Args:
         x: (B, T, P, C), any strides; float32, bfloat16, float16, and float64 on the CPU. A token of zeros has
-            similarity 0 to all, a token with NaN or infinity has no edges. The size of all other tokens does not
+            similarity 0 to all others. A token with NaN or infinity has no edges. The size of any other token does not
             matter, from the smallest number to the largest.
-        threshold: -1 <= threshold <= 1. The similarity of identical tokens is 1 but for rounding, so a threshold within
-            ``stgt_kernels.rounding.similarity_error(C, dtype)`` of 1 (2e-6 to 7e-6 for C up to 1408) is taken as 1 less
-            that error, and identical tokens are linked at 1.0 as well. -1 keeps every pair of finite tokens.
+        threshold: -1 <= threshold <= 1. The computed similarity of identical tokens differs from 1 by rounding. So a
+            threshold that is closer to 1 than ``stgt_kernels.rounding.similarity_error(C, dtype)``, which is 2e-6 to
+            7e-6 for C up to 1408, is taken as 1 minus that error, and 1.0 keeps the edges between identical tokens. -1
+            keeps every pair of finite tokens.
         window: the most frames that the two ends of an edge may be apart, at least 0. A window of T or more is taken as
             T - 1, which joins all frames.
-        differentiable: send gradients to x through the kept edges. Off, the graph is a constant, as in the release.
-            Edges of a token whose channels all lie below its accumulator's smallest normal number (1.2e-38 for all but
-            float64) carry no gradient, for it would not be finite.
+        differentiable: whether gradients reach x through the kept edges. Without it the graph is a constant, as in the
+            released model. A token whose channels all lie below the accumulator's smallest normal number (1.2e-38 in
+            float32) gets no gradient from its edges, because the gradient would not be finite.
         backend: ``auto``, ``cuda``, ``triton``, ``cpu`` or ``reference``.
 
     Returns:
-        SpatioTemporalGraph; its weights are float32 for float32, float64 for float64, and for bfloat16 and float16 they
+        SpatioTemporalGraph. Its weights are float32 for float32 and float64 for float64. For bfloat16 and float16 they
         are float16, or float32 if the graph is differentiable.
 
     Raises:
-        ValueError: x of another rank or dtype, threshold or window out of range, or a named backend that cannot run.
+        ValueError: x has another rank or dtype, threshold or window is out of range, or a backend that was asked for
+            cannot run.
     """
     return _build("spatio_temporal_graph", x, _checked_threshold(threshold), window, differentiable, backend)
 
@@ -103,41 +105,43 @@ def graph_attention(
     ``z_ij = scale * (q_i . k_j) * W_ij`` where ``W_ij != 0``, else -inf;  ``out_i = sum_j softmax_j(z_ij) v_j``.
 
     Args:
-        q, k, v: (B, H, N, D) with N = T*P of the graph and 1 <= D <= 128; any strides (a contiguous last dimension is
-            read in place, so views of (B, N, H, D) projections or of a packed QKV cost nothing). float32, bfloat16,
-            float16, and float64 on the CPU. Scores, softmax and sums are computed in float32 (float64 for float64).
+        q, k, v: (B, H, N, D) with N = T*P of the graph and 1 <= D <= 128; float32, bfloat16, float16, and float64 on
+            the CPU; any strides. Tensors with a contiguous last dimension are read in place, so views of (B, N, H, D)
+            projections or of a packed QKV cost nothing. The kernels compute scores, softmax and sums in float32
+            (float64 for float64). The reference multiplies matrices in q's dtype, and so rounds more in half precision.
         graph: weights in float32 for float32, float64 for float64, and in float16 or float32 for bfloat16 and float16.
-            Weights that require gradients must be float32 or float64. Under autocast they stay as they are.
-        scale: factor of the scores, default ``D ** -0.5``.
-        dropout_p: probability, 0 <= dropout_p < 1, of dropping an edge after the softmax. The mask is a function of a
-            seed drawn from the device's default generator and of (b, h, i, j), the same on every backend.
-        return_lse: also return the log-sum-exp of z over each row.
+            Weights that require gradients must be float32 or float64. Autocast does not change them.
+        scale: the factor of the scores; the default is ``D ** -0.5``.
+        dropout_p: the probability, 0 <= dropout_p < 1, that an edge is dropped after the softmax. The mask is a
+            function of (b, h, i, j) and of a seed, which is drawn from the device's default generator. It is the same
+            on every backend.
+        return_lse: whether the log-sum-exp of z over each row is returned, too.
         backend: ``auto``, ``cuda``, ``triton``, ``cpu`` or ``reference``.
 
     Returns:
-        out (B, H, N, D) in q's dtype, laid out so that ``out.transpose(1, 2).reshape(B, N, H * D)`` copies nothing, and
-        with ``return_lse`` lse (B, H, N) in float32 (float64 for float64). A row without edges: output 0, lse -inf,
-        gradients 0. Differentiable in q, k, v, and in the graph's weights if they require grad. The same input gives
-        the same bits, forward and backward.
+        out (B, H, N, D) in q's dtype, laid out so that ``out.transpose(1, 2).reshape(B, N, H * D)`` copies nothing.
+        With ``return_lse`` also lse (B, H, N) in float32 (float64 for float64). A row without edges has output 0, lse
+        -inf and gradients 0. The results are differentiable once in q, k, v, and in the graph's weights if they require
+        grad. The same input gives the same bits, forward and backward.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit each other or the graph, D > 128, scale not finite,
-            dropout_p out of range, or a named backend that cannot run.
+        ValueError: shapes, dtypes or devices do not fit each other or the graph, D > 128, scale is not finite,
+            dropout_p is out of range, or a backend that was asked for cannot run.
     """
     q, k, v = _autocast_attention(q, k, v, graph)
     _check_attention(q, k, v, graph)
     factor: float = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    if not -math.inf < factor < math.inf:  # as torch.compile can ask of a symbol, too
+    if not -math.inf < factor < math.inf:  # torch.compile cannot trace math.isfinite of a symbol
         raise ValueError(f"graph_attention: scale must be finite, got {factor}")
     if not 0 <= dropout_p < 1:
         raise ValueError(f"graph_attention: dropout_p must satisfy 0 <= dropout_p < 1, got {dropout_p}")
     seed = torch.randint(2**63 - 1, (1,), device=q.device) if dropout_p > 0 else None
     backend = dispatch.choose(backend, q.device, q.dtype, "graph_attention", size_class("D", q.shape[-1]))
     if backend == "reference":
-        with dispatch.without_autocast(q.device):  # q, k and v already are in its dtype
+        with dispatch.without_autocast(q.device):  # q, k and v have autocast's dtype already
             out, lse = graph_attention_reference.graph_attention(q, k, v, graph, factor, dropout_p, seed)
     else:
-        if torch.compiler.is_compiling():  # torch.compile refuses one tensor in two places, as q and k may be
+        if torch.compiler.is_compiling():  # q and k may be one tensor, which torch.compile refuses in two places
             k, v = k.view_as(k), v.view_as(v)
         weight, live = graph.weight, graph.live
         out, lse = GraphAttentionFunction.apply(q, k, v, weight, live, seed, factor, float(dropout_p), backend)
@@ -161,7 +165,7 @@ def _build(
         threshold = compared_threshold(threshold, x.shape[-1], x.dtype)
     backend = dispatch.choose(backend, x.device, x.dtype, op, size_class("P", x.shape[2]))
     if backend == "reference":
-        with dispatch.without_autocast(x.device):  # similarities are computed in float32 whatever x's dtype
+        with dispatch.without_autocast(x.device):  # the reference computes similarities in float32 at least
             return spatio_temporal_graph_reference.spatio_temporal_graph(x, threshold, window, differentiable)
     weight, live, _ = SpatioTemporalGraphFunction.apply(x, threshold, window, differentiable, backend)
     return SpatioTemporalGraph._with_live(weight, live)
@@ -223,8 +227,8 @@ def _check_attention(q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph
         )
     if weight.requires_grad and torch.is_grad_enabled() and weight.dtype == torch.float16:
         raise ValueError(
-            f"{op}: graph weights that require gradients must be float32, got {weight.dtype}, in which most of the "
-            "gradients would become 0; q, k and v may stay in half precision"
+            f"{op}: graph weights that require gradients must be float32, got {weight.dtype}, in which most gradients "
+            "would become 0; q, k and v may stay in half precision"
         )
 
 

@@ -14,8 +14,8 @@ WEIGHT_DTYPES = (torch.float16, torch.float32, torch.float64)
 def storage_dtype(dtype: torch.dtype, differentiable: bool = False) -> torch.dtype:
     """The dtype of the weights of a graph that is built from features of ``dtype``.
 
-    Similarities lie in [-1, 1], where float16 resolves 8 times finer than bfloat16. Their gradients do not: they are
-    often smaller than float16's smallest number, so weights that require gradients are float32 at least.
+    Similarities lie in [-1, 1], where float16 resolves 8 times finer than bfloat16. Gradients of weights are often
+    smaller than float16's smallest number, so weights that require gradients are float32 at least.
     """
     if dtype not in (torch.bfloat16, torch.float16):
         return dtype
@@ -34,20 +34,20 @@ def live_tiles(weight: Tensor) -> Tensor:
 
 
 def frame_pairs(frames: int, window: int) -> Iterator[tuple[int, slice]]:
-    """For each offset o from -window to window: o and the frames t for which t + o lies in the clip."""
+    """Yields each offset o from -window to window, with the frames t for which t + o lies in the clip."""
     for o in range(-window, window + 1):
         yield o, slice(max(-o, 0), frames - max(o, 0))
 
 
 def clamped_window(op: str, window: int, frames: int) -> int:
-    """The window, in frames, that a clip of so many frames can use. Raises ValueError if it is no integer from 0 on."""
+    """The part of a window, in frames, that a clip of this length can use. Raises ValueError for a window below 0."""
     if isinstance(window, bool) or not isinstance(window, int) or window < 0:
         raise ValueError(f"{op}: window must be an integer of at least 0, got {window!r}")
     return min(window, frames - 1)
 
 
 def _version(x: Tensor) -> int | None:
-    """How often x was changed in place; None for a tensor made in inference mode, where PyTorch does not count."""
+    """How often x was changed in place. None for a tensor made in inference mode, where PyTorch does not count."""
     return None if x.is_inference() else x._version
 
 
@@ -55,16 +55,16 @@ class SpatioTemporalGraph:
     """Edges between tokens of the same or neighbouring frames, in banded storage.
 
     ``weight[b, t, p, o, q]`` is the weight of the edge from token p of frame t (the row, which attends) to token q of
-    frame ``t + o - window`` (the column, which is attended to); 0 means no edge, also beyond the ends of the clip.
-    Memory grows linearly with the number of frames.
+    frame ``t + o - window`` (the column, which is attended to). A weight of 0 means that there is no edge, and weights
+    beyond the ends of the clip are 0. Memory grows linearly with the number of frames.
 
     weight: (B, T, P, 2*window+1, P), contiguous; float32, float64, or float16 (for bfloat16 and float16 features).
             Weights that require gradients are float32 or float64; ``torch.autograd.grad(loss, graph.weight)`` gives
             those gradients, and so does ``graph.weight.grad`` after ``graph.weight.retain_grad()``.
-    live:   (B, T, ceil(P/64), 2*window+1, ceil(P/64)) bool, which 64x64 tiles hold an edge; attention skips the others.
-            It is derived from ``weight`` when it is first read, and anew after ``weight`` was changed in place. PyTorch
-            does not report such changes inside ``torch.inference_mode`` and to code that ``torch.compile`` has
-            compiled: there, make a new graph instead of changing the weights of one.
+    live:   (B, T, ceil(P/64), 2*window+1, ceil(P/64)) bool, True for the 64x64 tiles that hold an edge; attention skips
+            the others. It is derived from ``weight`` when it is first read, and anew after ``weight`` was changed in
+            place. PyTorch does not report such changes inside ``torch.inference_mode`` and to code that
+            ``torch.compile`` has compiled. In both cases, make a new graph instead of changing the weights of one.
     """
 
     def __init__(self, weight: Tensor):
@@ -77,7 +77,7 @@ class SpatioTemporalGraph:
         """A graph whose tile map is known: a kernel wrote it, or the edges are those of another graph."""
         graph = cls(weight)
         graph._live = live
-        # What compiled code returns counts as a new tensor.
+        # A tensor that compiled code returns is new: it has not been changed in place.
         graph._live_version = 0 if torch.compiler.is_compiling() else _version(weight)
         return graph
 
@@ -99,11 +99,11 @@ class SpatioTemporalGraph:
 
     @classmethod
     def from_dense(cls, weight: Tensor, frames: int = 1, window: int | None = None) -> "SpatioTemporalGraph":
-        """Stores a dense weight matrix; ``frames=1`` keeps any graph whatever, video or not. Differentiable.
+        """Stores a dense weight matrix. ``frames=1`` stores any graph, of video or not. Differentiable.
 
-        weight: (B, N, N) with N = frames * P, 0 where there is no edge. float16 is kept as it is if it does not require
-        gradients, float32 and float64 are kept in any case, and all else becomes float32, which holds every value of
-        it; ``graph.to(torch.float16)`` then halves the memory where the values allow it. window: at least 0; the
+        weight: (B, N, N) with N = frames * P, 0 where there is no edge. float32 and float64 weights keep their dtype,
+        as do float16 weights that do not require gradients. Weights of any other dtype become float32, which holds all
+        their values; ``graph.to(torch.float16)`` halves the memory if the values allow it. window: at least 0; the
         default is ``frames - 1``, which joins all frames, and a larger one is taken as that. Raises ValueError if N is
         not a multiple of frames, or if an edge lies outside the window (not under torch.compile).
         """
@@ -208,11 +208,11 @@ class SpatioTemporalGraph:
         return torch.stack([column, row]), self.weight[b, t, p, o, q]
 
     def degree(self) -> Tensor:
-        """Edges per token, (B, N) int64."""
+        """The number of edges of each token, (B, N) int64."""
         return torch.count_nonzero(self.weight.detach(), dim=(3, 4)).flatten(1)
 
     def density(self) -> Tensor:
-        """Share of the band's pairs (those within the window and the clip) that are edges; a scalar tensor."""
+        """The share of the pairs within the window and the clip that are edges, a scalar tensor."""
         pairs = sum(self.frames - abs(o) for o in range(-self.window, self.window + 1)) * self.patches**2
         return torch.count_nonzero(self.weight.detach()) / (self.batch_size * pairs)
 
@@ -220,16 +220,16 @@ class SpatioTemporalGraph:
         """Moves or converts the weights as ``Tensor.to`` does.
 
         Raises ValueError for another dtype than float16, float32 and float64, for float16 weights that would require
-        gradients, and if a finite weight would become infinite or an edge's weight 0 in the new dtype, which
-        torch.compile cannot look at: compiled code must not narrow weights.
+        gradients, and if a finite weight would become infinite or an edge's weight 0 in the new dtype. Code that
+        torch.compile compiles cannot look at values, so it must not convert weights to a narrower dtype.
         """
         weight = self.weight.to(*args, **kwargs)
         if weight.dtype not in WEIGHT_DTYPES:
             raise ValueError(f"graph.to: weights are kept in float16, float32 or float64, got {weight.dtype}")
         if weight.dtype == torch.float16 and weight.requires_grad:
             raise ValueError(
-                "graph.to: weights that require gradients stay in float32, for in float16 most of their gradients "
-                "would become 0; half-precision q, k and v take a float32 graph as it is, or detach() the graph first"
+                "graph.to: weights that require gradients must stay in float32, because most of their gradients would "
+                "become 0 in float16; half-precision q, k and v take a float32 graph, or detach() the graph first"
             )
         if torch.finfo(weight.dtype).bits < torch.finfo(self.weight.dtype).bits:
             _check_narrowed(self.weight.detach(), weight.detach())
@@ -255,7 +255,7 @@ class SpatioTemporalGraph:
 
 
 def _check_narrowed(wide: Tensor, narrow: Tensor) -> None:
-    """Raises ValueError where a conversion made a finite weight infinite, or took an edge away."""
+    """Raises ValueError if a conversion made a finite weight infinite or an edge's weight 0."""
     name = str(narrow.dtype).removeprefix("torch.")
     if torch.compiler.is_compiling():
         raise ValueError(f"graph.to: code that torch.compile compiles cannot convert weights to {name}; do it outside")

@@ -1,9 +1,10 @@
-"""Where Triton's kernels were faster than the CUDA ones when they were timed against each other on a GPU.
+"""The table of cases in which Triton's kernels were measured to be faster than the CUDA kernels.
 
-``backend="auto"`` takes Triton there, and CUDA wherever else it can run. An entry is the GPU's compute capability, the
-dtype, and the head dimension for graph_attention (``D<=64`` or ``D>64``) or the number of patches for the graph's
-construction (``P<=64``: one tile, or ``P>64``). ``python -m benchmarks.gpu_check backends`` times a training step of
-each on the GPU that it runs on, and writes this table for it into its results. No GPU has been measured yet.
+``backend="auto"`` takes Triton in these cases, and CUDA in all others. An entry is the GPU's compute capability, the
+dtype, and a class of sizes: of the head dimension for graph_attention (``D<=64`` or ``D>64``), or of the number of
+patches for building the graph (``P<=64``, which is one tile, or ``P>64``). ``python -m benchmarks.gpu_check backends``
+times a training step with each backend on the GPU of the machine, and writes the entries for it into its results. No
+GPU has been measured yet.
 """
 
 import torch

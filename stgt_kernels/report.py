@@ -1,4 +1,4 @@
-"""A report of what is installed and what can run here. It needs torch alone; bug reports should contain it."""
+"""A report of what is installed and which backends can run here. It needs torch alone, and bug reports ask for it."""
 
 import importlib
 import os
@@ -16,7 +16,7 @@ VARIABLES = ("ATEN_CPU_CAPABILITY", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "
 
 
 def report() -> str:
-    """Versions, devices, how the kernels were built, and for each backend where it runs or why it cannot.
+    """Names versions and devices, how the kernels were built, and for each backend the devices it runs on or a reason.
 
     Returns several lines, without a newline at the end.
     """

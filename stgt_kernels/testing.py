@@ -1,7 +1,7 @@
-"""What "close enough" means, in one place, for the tests of this package and of those who build on it.
+"""How far a kernel's result may lie from the exact one, for the tests of this package and of packages that use it.
 
-Truth is the reference in float64. A kernel in a dtype may err twice as much as the same formula in plain PyTorch errs
-in that dtype, plus a floor for the rounding of the result itself.
+The exact result is the reference in float64. A kernel in a dtype may err twice as much as the same formula in plain
+PyTorch does in that dtype, plus a floor for the rounding of the result itself.
 """
 
 import torch
@@ -12,8 +12,8 @@ from stgt_kernels.ops.graph_attention import reference as attention_reference
 from stgt_kernels.ops.spatio_temporal_graph import reference as graph_reference
 from stgt_kernels.rounding import similarity_error
 
-# Share of the largest exact magnitude that rounding alone may cost: 4 units in the last place, and for float64, where
-# plain PyTorch is the oracle itself and shows no error to compare with, the sum of a long row.
+# The error that rounding alone may cause, as a share of the largest exact magnitude. It is 4 units in the last place.
+# In float64 plain PyTorch is itself the exact result and shows no error, so the floor covers the sum of a long row.
 FLOOR = {dtype: 4 * torch.finfo(dtype).eps for dtype in (torch.float32, torch.float16, torch.bfloat16)}
 FLOOR[torch.float64] = 1e-13
 
@@ -30,8 +30,8 @@ def assert_close(
     """Fails if ``actual`` lies further from ``exact`` than 2 x the error of ``plain``, plus the dtype's floor.
 
     actual: from a kernel. plain: the same formula in plain PyTorch, in the same dtype. exact: the reference in float64.
-    Infinities and NaN must be in the same places. dtype: the one that was computed in, where the result's own is finer.
-    terms: the size of the terms whose difference the result is; the floor counts from it where they nearly cancel.
+    Infinities and NaN must be in the same places. dtype: the dtype of the computation, if the result's own is finer.
+    terms: the size of the terms whose difference is the result. Where they nearly cancel, the floor is a share of it.
     """
     exact = exact.double()
     assert torch.equal(actual.isnan(), exact.isnan()), f"{name}: NaN in other places than the reference"
@@ -47,10 +47,10 @@ def assert_close(
 
 
 def assert_graph_close(graph: SpatioTemporalGraph, x: Tensor, threshold: float | None, window: int) -> int:
-    """Fails if an edge differs from the float64 definition where the threshold is not in doubt, or a weight is off.
+    """Fails if a weight is off, or if an edge differs from the float64 definition and is not close to the threshold.
 
-    The threshold is in doubt where the exact similarity lies within ``stgt_kernels.rounding.similarity_error`` of it.
-    Returns the number of edges that differ because their similarity lies at the threshold.
+    An edge is close if its exact similarity lies within ``stgt_kernels.rounding.similarity_error`` of the threshold.
+    Returns the number of edges that differ for this reason.
     """
     exact = graph_reference.spatio_temporal_graph(x.double(), threshold, window).weight
     kept = graph.weight != 0
@@ -71,7 +71,7 @@ def assert_graph_close(graph: SpatioTemporalGraph, x: Tensor, threshold: float |
 def exact_attention(
     q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph, *, scale: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The float64 oracle: output (B, H, N, D) and log-sum-exp (B, H, N), differentiable in the tensors given."""
+    """The exact output (B, H, N, D) and log-sum-exp (B, H, N), by the reference in float64. Differentiable."""
     factor: float = q.shape[-1] ** -0.5 if scale is None else scale
     wide = graph.to(torch.float64)
     return attention_reference.graph_attention(q.double(), k.double(), v.double(), wide, factor, 0.0, None)
@@ -80,9 +80,10 @@ def exact_attention(
 def video_like_tokens(
     B: int, T: int, P: int, C: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0
 ) -> Tensor:
-    """Tokens (B, T, P, C) whose graph is as dense as real video's: about 80% of the band at threshold 0.5.
+    """Tokens (B, T, P, C) whose graph is as dense as that of real video: about 80% of the pairs at threshold 0.5.
 
-    Gaussian noise would give a graph of self-loops only. A clip shares a mean, patches keep their content over frames.
+    The tokens of a clip share a mean, and patches keep their content over frames. Gaussian noise would give a graph in
+    which each token has an edge to itself alone.
     """
     generator = torch.Generator().manual_seed(seed)
     clip = torch.randn(B, 1, 1, C, generator=generator)

@@ -1,4 +1,4 @@
-"""Our kernels inside the released STGT (``CrossGraphTransformer``): one call, which can be taken back."""
+"""Our kernels inside the released STGT (``CrossGraphTransformer``). One call puts them there, and can be undone."""
 
 from dataclasses import dataclass
 from operator import attrgetter
@@ -11,7 +11,7 @@ from stgt_kernels.dispatch import MAX_HEAD_DIM, check_name
 from stgt_kernels.functional import graph_attention, spatio_temporal_graph
 from stgt_kernels.graph import SpatioTemporalGraph, storage_dtype
 
-# What tells a graph block of the release from any other module; no class is imported.
+# A module that has these attributes is a graph block of the released model. None of its classes is imported.
 _ATTENTION = ("num_heads", "d_k", "dropout.p", "W_Q", "W_K", "W_V", "W_O")
 _BLOCK = ("build_graph", "sim_th", "graphattn", *(f"graphattn.{name}" for name in _ATTENTION))
 _SETTINGS = "_stgt_kernels"
@@ -21,13 +21,13 @@ _SETTINGS = "_stgt_kernels"
 class _Settings:
     backend: str
     mask_nodes: int
-    """Tokens that the block's mask of frames was made for"""
+    """The number of tokens that the block's mask of frames was made for"""
     window: int | None
-    """Frames between tokens that the mask links; None if it links all"""
+    """The most frames between two tokens that the mask joins; None if it joins all"""
 
 
 class Acceleration:
-    """What ``accelerate`` changed. ``undo()``, or leaving a ``with`` block, gives the model its own methods back.
+    """The changes that ``accelerate`` made. ``undo()``, or leaving a ``with`` block, restores the model's own methods.
 
     blocks: the names of the accelerated blocks in the model.
     """
@@ -42,12 +42,12 @@ class Acceleration:
             self._set(block.graphattn, "forward", MethodType(_attend, block.graphattn))
 
     def _set(self, module: nn.Module, name: str, value: object) -> None:
-        # On the instance, where it hides the class's method; an attribute that is there already comes back.
+        # The attribute of the instance hides the method of the class. An attribute that was there is restored later.
         self._replaced.append((module, name, vars(module).get(name)))
         setattr(module, name, value)
 
     def undo(self) -> None:
-        """Take everything back; a second time does nothing."""
+        """Restores everything. A second call does nothing."""
         while self._replaced:
             module, name, before = self._replaced.pop()
             if before is None:
@@ -63,27 +63,29 @@ class Acceleration:
 
 
 def accelerate(model: nn.Module, *, backend: str = "auto") -> Acceleration:
-    """Lets the graph blocks of the released STGT build their graphs and attend along them with our kernels.
+    """Makes the graph blocks of the released STGT build their graphs and attend along them with our kernels.
 
-    Every block inside ``model`` (itself, wrapped in DDP, part of a larger model) that has the release's attributes gets
-    another ``build_graph`` and another ``graphattn.forward``. Parameters, state dict, hooks and all else stay; outputs
-    and gradients are the same but for rounding, in training, too, where attention weights are dropped with the same
-    probability, by other draws. Three things differ: clips of any number of frames work, a token without a link gives
-    0 instead of NaN, and no (T*P, T*P) matrix is ever made, so the graph that the block hands on is a
-    ``SpatioTemporalGraph``. Threshold (``sim_th``) and dropout are read at every call. A deep copy stays accelerated.
+    Every block that has the release's attributes gets another ``build_graph`` and another ``graphattn.forward``. A
+    block may be ``model`` itself, or be wrapped in DDP or in a larger model. Parameters, state dict and hooks stay as
+    they are. Outputs and gradients are the same except for rounding. In training, attention weights are dropped with
+    the same probability, but the random draws are others.
+
+    Three things differ. Clips of any number of frames work. A token without an edge gives 0 instead of NaN. No
+    (T*P, T*P) matrix is made, so the graph that a block passes on is a ``SpatioTemporalGraph``. The threshold
+    (``sim_th``) and dropout are read at every call. A deep copy of the model stays accelerated.
 
     Args:
-        model: on any device, in float32, bfloat16, float16, under autocast, and in float64 on the CPU. Compile it
-            afterwards, not before.
+        model: a model on any device, in float32, bfloat16 or float16, under autocast, or in float64 on the CPU. Compile
+            it afterwards, not before.
         backend: ``auto``, ``cuda``, ``triton``, ``cpu`` or ``reference``.
 
     Returns:
-        A handle whose ``undo()`` takes it back, which the end of ``with accelerate(model):`` does as well.
+        A handle. Its ``undo()`` restores the model, as does the end of ``with accelerate(model):``.
 
     Raises:
-        ValueError: nothing in the model is such a block (the message names the closest module and what it lacks), it is
-            accelerated already, its heads are wider than 128, or its ``g_mask`` links other pairs than those of frames
-            at most so many apart.
+        ValueError: no module is such a block (the message names the closest module and what it lacks), a block is
+            accelerated already, its heads are wider than 128, or its ``g_mask`` is not one that joins all frames up to
+            some distance.
     """
     check_name(backend)
     if not isinstance(model, nn.Module):
@@ -109,7 +111,7 @@ def accelerate(model: nn.Module, *, backend: str = "auto") -> Acceleration:
 
 
 def _build_graph(self: nn.Module, x: Tensor, t: int) -> SpatioTemporalGraph:
-    """A block's graph. x: (B, T*P, C), t: T."""
+    """Builds a block's graph. x: (B, T*P, C). t: the number of frames, T."""
     settings: _Settings = getattr(self, _SETTINGS)
     frames, nodes = int(t), x.shape[1]
     if frames < 1 or nodes % frames:
@@ -124,7 +126,7 @@ def _build_graph(self: nn.Module, x: Tensor, t: int) -> SpatioTemporalGraph:
 
 
 def _attend(self: nn.Module, x: Tensor, graph_mask: SpatioTemporalGraph | Tensor) -> tuple[Tensor, None]:
-    """Graph attention with its four projections. x: (B, N, C); dense weights (B, N, N) will do, too."""
+    """Graph attention with its four projections. x: (B, N, C). graph_mask: a graph, or dense weights (B, N, N)."""
     q, k, v = (project(x).unflatten(-1, (self.num_heads, self.d_k)) for project in (self.W_Q, self.W_K, self.W_V))
     graph = graph_mask
     if not isinstance(graph, SpatioTemporalGraph):
@@ -164,23 +166,23 @@ def _nothing_found(model: nn.Module, lacking: dict[str, list[str]]) -> str:
 
 
 def _window(mask: Tensor | None) -> int | None:
-    """The w of a mask (T*P, T*P) of tokens whose frames are at most w apart; None if it links all or is not there.
+    """The window of a mask (T*P, T*P) that joins tokens whose frames are at most the window apart.
 
-    The mask's own numbers say where the first frame ends: there the rows begin to differ. Raises ValueError for another
-    mask.
+    None if there is no mask, or if it joins all tokens. The first frame ends where the rows of the mask begin to
+    differ. Raises ValueError for any other mask.
     """
     if mask is None:
         return None
     if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[0] != mask.shape[1]:
         raise ValueError(f"g_mask must be a square matrix of tokens, got {tuple(getattr(mask, 'shape', ()))}")
-    linked = mask == mask[0, 0]  # as a token is to itself
-    if linked.all():
+    joined = mask == mask[0, 0]  # every token is joined to itself
+    if joined.all():
         return None
-    patches = int((linked == linked[0]).all(1).long().argmin())
-    reach = int(linked[0].long().argmin())
+    patches = int((joined == joined[0]).all(1).long().argmin())
+    reach = int(joined[0].long().argmin())
     frame = torch.arange(len(mask), device=mask.device) // max(patches, 1)
     window = reach // max(patches, 1) - 1
     band = (frame[:, None] <= frame + window) & (frame[:, None] >= frame - window)
-    if patches == 0 or not torch.equal(linked, band):
-        raise ValueError(f"g_mask {tuple(mask.shape)} does not link the frames at most so many apart, and only those")
+    if patches == 0 or not torch.equal(joined, band):
+        raise ValueError(f"g_mask {tuple(mask.shape)} does not join all frames up to some distance, and only those")
     return window

@@ -122,7 +122,7 @@ def test_other_dtypes_are_refused():
     with pytest.raises(ValueError, match="weights are kept in float16, float32 or float64, got torch.bfloat16"):
         sparse_graph().to(torch.bfloat16)
     graph = SpatioTemporalGraph(sparse_graph().weight.requires_grad_())
-    with pytest.raises(ValueError, match="weights that require gradients stay in float32"):
+    with pytest.raises(ValueError, match="weights that require gradients must stay in float32"):
         graph.to(torch.float16)
 
 

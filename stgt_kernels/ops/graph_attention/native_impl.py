@@ -1,4 +1,4 @@
-"""The C++ kernels (csrc), one schema for CPU and CUDA; here are the shapes that torch.compile needs."""
+"""Calls of the C++ and CUDA kernels (csrc), which share schemas, and the shapes that torch.compile needs."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from stgt_kernels.ops.vmap import fold_into_batch
 
 
 def heads_last(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """An empty (B, H, N, D) whose memory is (B, N, H, D), so that merging the heads copies nothing."""
+    """An empty tensor (B, H, N, D) whose memory is (B, N, H, D), so that merging the heads copies nothing."""
     B, H, N, D = like.shape
     return like.new_empty(B, N, H, D, dtype=dtype or like.dtype).transpose(1, 2)
 

@@ -1,12 +1,12 @@
-"""The dropout mask that every backend draws: a pure function of (seed, sample, head, row, column).
+"""The dropout mask that every backend draws. It is a function of (seed, sample, head, row, column) alone.
 
-Philox4x32-7 (Salmon et al. 2011). One call yields eight 16-bit lanes, for eight columns of one row:
-    key     = (seed & 0xffffffff, seed >> 32)
+The random numbers are Philox4x32-7 (Salmon et al. 2011). One call yields eight 16-bit lanes, for eight columns of a
+    row: key     = (seed & 0xffffffff, seed >> 32)
     counter = (call, row, column's frame, b * H + h)       row counts through the clip, column within its frame
     call    = 4 * (column // 32) + (column % 8) // 2
     lane    = 2 * ((column // 8) % 4) + column % 2          lane l: half l % 2 (low first) of output word l // 2
-so that the four threads that share a row of a tensor-core accumulator each find all their columns in one call.
-An edge is dropped if its lane < round(65536 * p); kept probabilities are divided by the exact share that is kept.
+With this order, each of the four threads that share a row of a tensor-core accumulator finds all its columns in one
+call. An edge is dropped if its lane < round(65536 * p). Kept probabilities are divided by the exact share that is kept.
 """
 
 import torch
@@ -19,7 +19,7 @@ MASK32 = 0xFFFFFFFF
 
 
 def drop_threshold(p: float) -> int:
-    """Lanes below this are dropped."""
+    """The number below which a lane means that the edge is dropped."""
     return min(round(p * 65536), 65535)
 
 
@@ -29,7 +29,7 @@ def keep_prob(p: float) -> float:
 
 
 def philox(key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """Philox4x32-7 on int64 tensors that hold 32-bit words; they are broadcast together."""
+    """Philox4x32-7 of int64 tensors that hold 32-bit words and are broadcast together."""
     (k0, k1), (c0, c1, c2, c3) = key, counter
     for _ in range(ROUNDS):
         p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
@@ -44,7 +44,7 @@ def philox(key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor, Tensor, Te
 
 
 def keep_mask(seed: Tensor, B: int, H: int, frames: int, patches: int, p: float) -> tuple[Tensor, float]:
-    """The dense mask (B, H, N, N) of kept edges, and the probability of keeping one. seed: int64, one element."""
+    """The dense mask (B, H, N, N) of kept edges, and the probability that one is kept. seed: int64, one element."""
     N, device = frames * patches, seed.device
     column = torch.arange(patches, device=device)
     call = 4 * (column // 32) + (column % 8) // 2

@@ -1,4 +1,4 @@
-"""Triton kernels of graph attention's backward pass; every element has one writer, so that its bits never change.
+"""Triton kernels of graph attention's backward pass. Every element has one writer, so its bits never change.
 
 With z = scale (q . k) W, P = exp(z - lse) and M the dropout mask over its keeping probability:
 dP_ij = M do_i . v_j,  dz = P (dP - delta_i),  dv_j = sum_i M P do_i,  dk_j = scale sum_i dz W q_i,
@@ -102,7 +102,7 @@ def graph_attention_bwd_dkdv_kernel(
 ):
     """One program per (b, frame, block of BM columns, h).
 
-    Scores are computed transposed, (columns, rows), so that P and dz are left operands straight from registers.
+    Scores are computed transposed, (columns, rows), so that P and dz are left operands that come from registers.
     """
     n: tl.constexpr = (P + TILE - 1) // TILE
     EXACT: tl.constexpr = q.dtype.element_ty == tl.float32
@@ -134,13 +134,13 @@ def graph_attention_bwd_dkdv_kernel(
         i_n = tile % n * TILE + step % (TILE // BN) * BN
         in_n = inside_frame(i_n + o_n, P, BN)
         row = ((i_t + tile // n - O // 2) * P + i_n).to(tl.int64)
-        # dP comes before P, and each sum as soon as it can: any other order needs more registers than there are.
+        # dP comes before P, and each sum as early as it can. Any other order needs more registers than there are.
         do0, do1 = load_heads(dout + row * do_n * VEC, o_n, do_n * VEC, in_n, D, D0, D1)
         d = tl.load(delta + row + o_n, mask=in_n, other=0.0)
         dp = dot_heads(v0, v1, do0, do1, D1, PRECISION)
         if DROPOUT:
             keep = kept(seed, row.to(tl.int32) + o_n, i_t, i_p, i_b * H + i_h, drop_threshold, BN, BM)
-            mask = tl.trans(tl.where(keep, 1.0, 0.0).to(tl.float16)).to(tl.float32)  # 16 bits cross threads fastest
+            mask = tl.trans(tl.where(keep, 1.0, 0.0).to(tl.float16)).to(tl.float32)  # 16 bits transpose fastest
             dp = dp * mask * inv_keep_prob
         dp -= d[None, :]
         q0, q1 = load_heads(q + row * q_n * VEC, o_n, q_n * VEC, in_n, D, D0, D1)
@@ -291,7 +291,7 @@ def graph_attention_bwd_dweight_kernel(
     BN: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """One program per BN columns of a tile (b, t, i, o, j), which sums over the heads; without an edge it writes 0."""
+    """One program per BN columns of a tile (b, t, i, o, j). It sums over the heads, or writes 0 if there is no edge."""
     n: tl.constexpr = (P + TILE - 1) // TILE
     EXACT: tl.constexpr = q.dtype.element_ty == tl.float32
     i_live, part = tl.program_id(0) // (TILE // BN), tl.program_id(0) % (TILE // BN)

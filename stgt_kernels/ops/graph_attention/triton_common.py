@@ -1,7 +1,7 @@
-"""What the Triton kernels of graph attention share: head dims cut to fit, lists of live tiles, the dropout mask.
+"""Functions that the Triton kernels of graph attention share: loads of heads, lists of live tiles, the dropout mask.
 
-A (rows, D) tile is held as two, its first D0 and its next D1 columns, for Triton's tiles are powers of two: 88 is
-64 + 32 and not 128. Where D1 is 0 the second is a copy of the first that nothing reads.
+Triton's tiles are powers of two. So a tile (rows, D) is held as two, with its first D0 and its next D1 columns: a D of
+88 takes 64 + 32 columns in place of 128. If D1 is 0, the second tile is a copy of the first that nothing reads.
 """
 
 import triton
@@ -33,11 +33,11 @@ def live_tiles_kernel(
     COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program per group of GROUP row tiles (or, with COLUMNS, of column tiles) of a frame.
+    """One program per group of GROUP row tiles of a frame, or with COLUMNS of column tiles.
 
-    Attention then walks along a list without gaps, which can be prefetched. Number o * n + j stands for tile j of frame
-    t + o - window. No list is empty: a group without edges gets a dead tile, whose weights are zero. The 0 is for
-    kernels that look one entry ahead.
+    Attention walks along the list, which has no gaps, so it can prefetch. The number o * n + j stands for tile j of
+    frame t + o - window. No list is empty: a group without edges gets one tile whose weights are 0. The 0 after the
+    list is for kernels that look one entry ahead.
     """
     groups = tl.cdiv(n, GROUP)
     i_list = tl.program_id(0)
@@ -69,8 +69,9 @@ def live_tiles_kernel(
 
 @triton.jit
 def program_block(H, T, P: tl.constexpr, BLOCK: tl.constexpr):
-    """This program's head, its list of tiles, its sample, frame and first token; heads run fastest, so that programs
-    which read the same weights run side by side.
+    """This program's head, list of tiles, sample, frame and first token.
+
+    Neighbouring programs differ in the head, so programs that read the same weights run side by side.
     """
     blocks: tl.constexpr = (P + BLOCK - 1) // BLOCK
     i_list = tl.program_id(0) // H
@@ -79,7 +80,7 @@ def program_block(H, T, P: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def inside_frame(o_p, P: tl.constexpr, BLOCK: tl.constexpr):
-    """Which of a block's tokens its frame has; constant, so that masks vanish, where blocks divide the frame."""
+    """The tokens of a block that lie in its frame. If blocks divide frames, it is constant, and masks vanish."""
     if P % BLOCK == 0:
         return tl.full((BLOCK,), True, tl.int1)
     else:
@@ -126,7 +127,7 @@ def zero_heads(BLOCK: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr):
 
 @triton.jit
 def dot_heads(a0, a1, b0, b1, D1: tl.constexpr, PRECISION: tl.constexpr):
-    """a @ b.T over the head dimension."""
+    """Returns a @ b.T, summed over the head dimension."""
     product = tl.dot(a0, tl.trans(b0), input_precision=PRECISION)
     if D1 > 0:
         product = tl.dot(a1, tl.trans(b1), product, input_precision=PRECISION)
@@ -135,7 +136,7 @@ def dot_heads(a0, a1, b0, b1, D1: tl.constexpr, PRECISION: tl.constexpr):
 
 @triton.jit
 def add_heads(acc0, acc1, p, x0, x1, D1: tl.constexpr, PRECISION: tl.constexpr):
-    """acc + p @ x."""
+    """Returns acc + p @ x."""
     p = p.to(x0.dtype)
     acc0 = tl.dot(p, x0, acc0, input_precision=PRECISION)
     if D1 > 0:
@@ -145,28 +146,27 @@ def add_heads(acc0, acc1, p, x0, x1, D1: tl.constexpr, PRECISION: tl.constexpr):
 
 @triton.jit
 def probabilities(score, w, log_sum, scale, EXACT: tl.constexpr):
-    """exp(scale * score * w - log_sum) on edges, 0 elsewhere."""
+    """Returns exp(scale * score * w - log_sum) on edges, and 0 elsewhere."""
     exponent = score * w * (scale * LOG2E) - log_sum * LOG2E
-    if (
-        EXACT
-    ):  # one more product, but two terms that may be nearly equal are not rounded before their difference is taken
+    # EXACT costs one more product. The two terms may be nearly equal, and are not rounded before they are subtracted.
+    if EXACT:
         exponent = (score * w * scale - log_sum) * LOG2E
     return tl.where(w != 0, tl.exp2(exponent), 0.0)
 
 
 @triton.jit
 def kept(seed, row, frame, first_column, sample_head, drop_threshold, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Dropout's mask (ROWS, COLUMNS), as philox.py defines it.
+    """The dropout mask (ROWS, COLUMNS), as philox.py defines it.
 
-    row: (ROWS,) through the clip. frame, first_column: the columns' frame and the first of them in it, a multiple
-    of 32.
+    row: (ROWS,), counted through the clip. frame: the columns' frame. first_column: the place of the first column in
+    its frame, a multiple of 32.
     """
     call = first_column // 8 + tl.arange(0, COLUMNS // 8)
     c0, c1 = tl.broadcast(call[None, :], row[:, None])
     c2, c3 = tl.zeros_like(c0) + frame, tl.zeros_like(c0) + sample_head
     w0, w1, w2, w3 = tl.philox(seed, c0, c1, c2, c3, PHILOX_ROUNDS)
     words = tl.join(tl.join(w0, w2), tl.join(w1, w3))  # (ROWS, call, word // 2, word % 2)
-    lanes = tl.join(words << 16, words)  # each in the high half of a word, where what lies below it cannot matter
+    lanes = tl.join(words << 16, words)  # each lane is the high half of a word; the low half does not matter
     # (ROWS, column // 32, column % 8 // 2, column // 8 % 4, column % 2) -> columns in order
     lanes = tl.permute(tl.reshape(lanes, (ROWS, COLUMNS // 32, 4, 4, 2)), (0, 1, 3, 2, 4))
     return tl.reshape(lanes, (ROWS, COLUMNS)) >= (drop_threshold.to(tl.uint32) << 16)

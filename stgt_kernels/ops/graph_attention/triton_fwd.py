@@ -15,7 +15,7 @@ from stgt_kernels.ops.graph_attention.triton_common import (
     zero_heads,
 )
 
-FLOOR = tl.constexpr(-1e30)  # the running maximum starts finite, for -inf - -inf is NaN
+FLOOR = tl.constexpr(-1e30)  # the running maximum starts finite, because -inf - -inf is NaN
 
 RUNTIME_INTEGERS = ["q_b", "q_h", "q_n", "k_b", "k_h", "k_n", "v_b", "v_h", "v_n", "H", "T", "O", "drop_threshold"]
 
@@ -60,7 +60,7 @@ def graph_attention_fwd_kernel(
     """One program per (b, frame, block of BM rows, h)."""
     n: tl.constexpr = (P + TILE - 1) // TILE
     i_h, i_list, i_b, i_t, i_p = program_block(H, T, P, BM)
-    # Offsets of a block's corner may pass 2^31; those within a block do not.
+    # Offsets of a block's corner may exceed 2^31; offsets within a block do not.
     b, h, corner = i_b.to(tl.int64), i_h.to(tl.int64), (i_t * P + i_p).to(tl.int64)
     q += (b * q_b + h * q_h + corner * q_n) * VEC
     k += (b * k_b + h * k_h) * VEC
@@ -78,7 +78,7 @@ def graph_attention_fwd_kernel(
     if DROPOUT:
         seed = tl.load(seed)
     steps = tl.load(count + i_list) * (TILE // BN)
-    tl.assume(steps > 0)  # a path around the loop would make the compiler wait for each wgmma by itself
+    tl.assume(steps > 0)  # else the loop could be skipped, and the compiler would wait for each wgmma alone
     next_tile = tl.load(tiles)
     for step in range(steps):
         tile = next_tile

@@ -20,7 +20,7 @@ from stgt_kernels.ops.vmap import fold_into_batch
 
 
 def arithmetic(dtype: torch.dtype) -> str:
-    """What multiplies: tensor cores in ``half`` or ``tf32``, or ``ieee`` multiply-adds."""
+    """The unit that multiplies: tensor cores in ``half`` or ``tf32``, or ``ieee`` multiply-adds."""
     if dtype != torch.float32:
         return "half"
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
@@ -67,7 +67,7 @@ def launch_config(
 
 
 def capability(x: Tensor) -> tuple[int, int]:
-    """Of the GPU that x is on; for the interpreter, Hopper's."""
+    """The compute capability of the GPU that holds x. The interpreter takes Hopper's."""
     return torch.cuda.get_device_capability(x.device) if x.is_cuda else (9, 0)
 
 
@@ -83,8 +83,8 @@ class Launch:
         self.wide_weights = self.unit == "half" and weight.dtype == torch.float32
         self.capability = capability(q)
         D0, D1 = split_head_dim(self.D)
-        # Strides are handed over in the unit of which all are multiples, so that the compiler knows how far it may
-        # vectorise; those of dimensions of size 1 do not count.
+        # Strides are passed in units of vec elements, where vec divides all of them, so the compiler knows how wide its
+        # loads may be. Strides of dimensions of size 1 do not count.
         strides = [s if size > 1 else 0 for t in tensors for s, size in zip(t.stride()[:3], t.shape, strict=False)]
         vec = math.gcd(16 // q.element_size(), *strides)
         self.strides = [stride // vec for stride in strides]
@@ -99,11 +99,11 @@ class Launch:
         return launch_config(kernel, self.unit, *sizes, self.dropout, self.capability, self.wide_weights)
 
     def blocks(self, block: int) -> int:
-        """How many blocks of so many tokens the samples' frames are cut into."""
+        """The number of blocks of this many tokens in all frames of all samples."""
         return self.B * self.T * triton.cdiv(self.P, block)
 
     def live_tiles(self, block: int, columns: bool) -> tuple[Tensor, Tensor]:
-        """For each block of rows, or of columns, the live tiles opposite to it, and their number."""
+        """For each block of rows, the tiles of columns that hold an edge, and their number; or the other way round."""
         lists, n = self.blocks(block), triton.cdiv(self.P, TILE)
         length = self.O * n
         tiles = torch.empty(lists * (length + 1), dtype=torch.int32, device=self.device)
@@ -114,12 +114,12 @@ class Launch:
 
 
 def last_contiguous(x: Tensor) -> Tensor:
-    """The kernels read any strides but the last dimension's."""
+    """x with a contiguous last dimension, which the kernels need. They read any other strides."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def heads_last(like: Tensor) -> Tensor:
-    """An empty (B, H, N, D) whose memory is (B, N, H, D), so that merging the heads copies nothing."""
+    """An empty tensor (B, H, N, D) whose memory is (B, N, H, D), so that merging the heads copies nothing."""
     return like.new_empty(like.transpose(1, 2).shape).transpose(1, 2)
 
 
@@ -128,7 +128,7 @@ def forward(
     q: Tensor, k: Tensor, v: Tensor, weight: Tensor, live: Tensor, seed: Tensor | None, scale: float, dropout_p: float
 ) -> tuple[Tensor, Tensor]:
     """q, k, v (B, H, N, D), weight (B, T, P, O, P), live (B, T, n, O, n) -> out (B, H, N, D), lse (B, H, N)."""
-    if scale <= 0:  # the kernel scales its running maximum, so that its scale must be positive
+    if scale <= 0:  # the kernel multiplies its running maximum by the scale, which must be positive
         q, scale = q * (-1 if scale < 0 else 0), -scale or 1.0
     q, k, v = (last_contiguous(t) for t in (q, k, v))
     weight, live = weight.contiguous(), live.contiguous()
@@ -164,7 +164,10 @@ def backward_op(
     dropout_p: float,
     need_dweight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """dq, dk, dv, and dweight (empty if it is not needed); out as forward gave it; lse and dlse: (B, H, N) float32."""
+    """Returns dq, dk, dv, and dweight, which is empty if it is not needed.
+
+    out: as forward gave it. lse, dlse: (B, H, N) float32.
+    """
     dout, q, k, v = (last_contiguous(t) for t in (dout, q, k, v))
     weight, live, lse = (t.contiguous() for t in (weight, live, lse))
     out, dlse = out.transpose(1, 2).contiguous(), None if dlse is None else dlse.contiguous()
@@ -192,7 +195,7 @@ def backward_op(
         )
         if need_dweight:
             config = launch.config("dweight")
-            del config["BM"]  # rows of a tile
+            del config["BM"]  # this kernel always takes the rows of one tile
             graph_attention_bwd_dweight_kernel[(live.numel() * (TILE // config["BN"]),)](
                 *inputs, live, *rows, dweight, *arguments, **launch.constants, **config
             )

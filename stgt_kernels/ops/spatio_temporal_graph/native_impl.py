@@ -1,4 +1,4 @@
-"""The C++ kernels (csrc), one schema for CPU and CUDA; here are the shapes that torch.compile needs."""
+"""Calls of the C++ and CUDA kernels (csrc), which share schemas, and the shapes that torch.compile needs."""
 
 import torch
 from torch import Tensor

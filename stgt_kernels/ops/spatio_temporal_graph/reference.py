@@ -8,9 +8,9 @@ from stgt_kernels.graph import SpatioTemporalGraph, storage_dtype
 
 
 def scaled_tokens(token: Tensor) -> Tensor:
-    """Tokens (..., C) times powers of two that bring their largest channel between 1/2 and 1: no square overflows."""
+    """Tokens (..., C) times powers of two, so that the largest channel is between 1/2 and 1 and no square overflows."""
     _, exponent = torch.frexp(token.detach().abs().amax(-1, keepdim=True))
-    half = exponent // 2  # the whole power might not be representable
+    half = exponent // 2  # the power as a whole may not be representable
     one = torch.ones_like(exponent, dtype=token.dtype)
     return token * torch.ldexp(one, -half) * torch.ldexp(one, half - exponent)
 
@@ -22,7 +22,7 @@ def spatio_temporal_graph_dense(x: Tensor, threshold: float | None, window: int)
     """
     B, T, P, C = x.shape
     token = x.reshape(B, T * P, C)
-    # A token that is not finite counts as zero, for 0 * NaN would send NaN to the others' gradients.
+    # A token that is not finite counts as zero, because 0 * NaN would send NaN to the gradients of others.
     unit = F.normalize(scaled_tokens(token.masked_fill(~token.isfinite().all(-1, keepdim=True), 0)), dim=-1)
     similarity = unit @ unit.transpose(1, 2)
     if x.requires_grad:  # gradients of tokens of denormal numbers would not be finite
@@ -38,7 +38,7 @@ def spatio_temporal_graph_dense(x: Tensor, threshold: float | None, window: int)
 def spatio_temporal_graph(
     x: Tensor, threshold: float | None, window: int, differentiable: bool = False
 ) -> SpatioTemporalGraph:
-    """The same in banded storage; half precision is computed in float32, so that the threshold sees no rounding."""
+    """The same in banded storage. Half precision is computed in float32, so the threshold sees no rounding."""
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     graph = SpatioTemporalGraph.from_dense(spatio_temporal_graph_dense(wide, threshold, window), x.shape[1], window)
     return SpatioTemporalGraph(graph.weight.to(storage_dtype(x.dtype, differentiable)))

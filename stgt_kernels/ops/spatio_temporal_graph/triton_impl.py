@@ -17,7 +17,9 @@ from stgt_kernels.ops.vmap import fold_into_batch
 
 
 def launch_config(kernel: str, dtype: torch.dtype, P: int) -> dict[str, int]:
-    """Blocks, warps and pipeline stages: the largest that spill no registers, in at most 99 KB of shared memory."""
+    """Blocks, warps and pipeline stages. They are the largest that spill no registers and take at most 99 KB of shared
+    memory.
+    """
     if dtype == torch.float32:
         blocks = dict(BM=64, BK=32) if kernel == "fwd" else dict(BM=64, BN=32, BK=64)
         return dict(**blocks, num_warps=8, num_stages=2)
@@ -26,7 +28,10 @@ def launch_config(kernel: str, dtype: torch.dtype, P: int) -> dict[str, int]:
 
 
 def operands(x: Tensor) -> tuple[Tensor, list[int], int]:
-    """x with a contiguous last dimension, its other strides in a unit, and that unit: as long as vectors may be."""
+    """Returns (x, strides, vec): x with a contiguous last dimension, and its first three strides divided by vec.
+
+    vec is the widest vector, in elements and of at most 16 bytes, that divides all of them.
+    """
     x = x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
     strides = [stride if size > 1 else 0 for stride, size in zip(x.stride()[:3], x.shape, strict=False)]
     vec = math.gcd(16 // x.element_size(), *strides)
@@ -47,7 +52,7 @@ def forward(x: Tensor, threshold: float, window: int, differentiable: bool) -> t
         spatio_temporal_graph_fwd_kernel[(B * T * (window + 1) * blocks * blocks,)](
             x, inv_norm, weight, live, *strides, T, weight.shape[3], threshold, P, C, vec, TILE, precision, **config
         )
-        if x.dtype != torch.float16:  # whose squares all lie within float32
+        if x.dtype != torch.float16:  # all squares of float16 numbers lie within float32
             rescue_kernel[(B * T * P,)](
                 x, inv_norm, weight, live, *strides, T, weight.shape[3], threshold, P, C, vec, TILE,
                 BM=1, BC=triton.next_power_of_2(C), num_warps=8,

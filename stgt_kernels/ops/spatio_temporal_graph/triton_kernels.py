@@ -1,15 +1,15 @@
 """Triton kernels that build the graph, and their gradient.
 
-A token of zeros and one that is not finite get 1/|x| = 0: forward, 0 times its products is 0 or NaN, which is no edge;
-backward, it counts as zero. So do tokens whose squares over- or underflow float32, at first: rescue_kernel makes their
-edges afterwards.
+A token of zeros gets 1/|x| = 0, and so does one that is not finite. Forward, 0 times its products is 0 or NaN, which is
+no edge; backward, it counts as zero. Tokens whose squares over- or underflow float32 get 0 as well, at first, and
+rescue_kernel makes their edges afterwards.
 """
 
 import triton
 import triton.language as tl
 
 RUNTIME_INTEGERS = ["x_b", "x_t", "x_p", "T", "O"]
-# Products of tokens whose squares lie between these neither overflow nor lose what counts in them.
+# Products of tokens whose squared norms lie between these neither overflow nor lose digits that matter.
 LEAST_SQUARE, LARGEST_SQUARE = tl.constexpr(2.0**-80), tl.constexpr(2.0**100)
 SMALLEST_NORMAL = tl.constexpr(2.0**-126)
 
@@ -47,8 +47,8 @@ def inv_norm_kernel(
 
 @triton.jit
 def scaled_tokens(p_x, inside, C: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
-    """BM tokens with all BC >= C channels as float32, over their largest channels: (BM, BC), those (BM,), and whether
-    they are finite and not zeros (BM,).
+    """Returns BM tokens divided by their largest channels, (BM, BC >= C) float32; these channels, (BM,); and (BM,)
+    bool, whether a token is finite and not all zeros.
     """
     o_c = tl.arange(0, BC)
     mask = inside[:, None] & (o_c < C)[None, :]
@@ -57,7 +57,7 @@ def scaled_tokens(p_x, inside, C: tl.constexpr, BM: tl.constexpr, BC: tl.constex
     finite = tl.sum((size < float("inf")).to(tl.int32), 1) == BC
     peak = tl.max(tl.where(size < float("inf"), size, 0.0), 1)
     usable = finite & (peak > 0)
-    # Denormal numbers are first brought among the normal ones, where division is exact enough.
+    # Denormal numbers are first multiplied to become normal ones, whose division is exact enough.
     lift = tl.where(peak < SMALLEST_NORMAL, 2.0**64, 1.0)
     divisor = tl.where(usable, peak * lift, 1.0)
     scaled = tl.div_rn(value * lift[:, None], tl.broadcast(divisor[:, None], value)[0])
@@ -83,16 +83,16 @@ def rescue_kernel(
     BM: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """One program per token, which ends at once where the squares of its channels neither over- nor underflowed.
+    """One program per token. It ends at once if the squares of the token's channels neither over- nor underflowed.
 
-    Two tokens whose squares did compute the edge between them twice, to the same bits.
+    If the squares of two tokens did, the edge between them is computed twice, with the same bits.
     """
     n: tl.constexpr = (P + TILE - 1) // TILE
     i_bt, i = tl.program_id(0) // P, tl.program_id(0) % P
     if tl.load(inv_norm + i_bt * P + i) == 0:
         b, t = (i_bt // T).to(tl.int64), i_bt % T
         window = O // 2
-        rows = tl.arange(0, BM)  # all of them are this token: sums then have one order, whichever of a pair is whose
+        rows = tl.arange(0, BM)  # all rows are this token, so sums of a pair have one order
         offset = (b * x_b + t.to(tl.int64) * x_t + tl.cast(i, tl.int64) * x_p) * VEC
         own, peak, usable = scaled_tokens(x + (offset + 0 * rows)[:, None], rows >= 0, C, BM, BC)
         own_norm = tl.sqrt_rn(tl.where(usable, tl.sum(own * own, 1), 1.0))
@@ -115,14 +115,14 @@ def rescue_kernel(
                 yes = tl.full((BM,), 1, tl.int1)
                 tl.store(live + ((frame_row * n + i // TILE) * O + o) * n + j // TILE, yes, mask=edge)
                 tl.store(live + ((frame_column * n + j // TILE) * O + O - 1 - o) * n + i // TILE, yes, mask=edge)
-            # The inverse norm of a token of denormal numbers may not be representable: it stays 0.
+            # The inverse norm of a token of denormal numbers may not be representable, so it stays 0.
             inverse = tl.div_rn(tl.div_rn(tl.full((BM,), 1.0, tl.float32), own_norm), peak)
             tl.store(inv_norm + i_bt * P + i + 0 * rows, inverse, mask=(peak >= SMALLEST_NORMAL) & (rows == 0))
 
 
 @triton.jit
 def load_tokens(x, o_p, x_p, o_c, P: tl.constexpr, C: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr):
-    """Channels o_c of tokens o_p; masks only where blocks do not divide."""
+    """Loads channels o_c of tokens o_p. It masks only if blocks do not divide P and C."""
     p_x = x + o_p.to(tl.int64)[:, None] * x_p + o_c[None, :]
     if P % BM == 0 and C % BK == 0:
         return tl.load(p_x)
@@ -150,10 +150,11 @@ def spatio_temporal_graph_fwd_kernel(
     BM: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """One program per (b, frame t, distance d in 0..window, i, j): block (i, j) of frames t and t + d, and its mirror.
+    """One program per (b, frame t, distance d in 0..window, i, j) writes block (i, j) of frames t and t + d, and its
+    mirror image.
 
-    A frame beyond the end of the clip is taken modulo T: the mirror of what lies beyond the end of the band of frame t
-    then is what lies before the beginning of the clip, and every entry of weight is written once.
+    A frame t + d beyond the end of the clip is taken modulo T. The mirror image of such a block then lies before the
+    beginning of the clip, and every entry of weight is written once.
     """
     blocks: tl.constexpr = (P + BM - 1) // BM
     n: tl.constexpr = (P + TILE - 1) // TILE
@@ -162,7 +163,7 @@ def spatio_temporal_graph_fwd_kernel(
     pair = tl.program_id(0) // blocks // blocks
     d, t, i_b = pair % (window + 1), pair // (window + 1) % T, pair // (window + 1) // T
     if (d == 0) & (i > j):
-        return  # the mirror of block (j, i)
+        return  # block (j, i) writes this one
     other = (t + d) % T
     inside_clip = t + d < T
     b = i_b.to(tl.int64)
@@ -173,7 +174,7 @@ def spatio_temporal_graph_fwd_kernel(
     x_p *= VEC
 
     product = tl.zeros((BM, BM), tl.float32)
-    for start in range(0, tl.where(inside_clip, C, 1), BK):  # beyond the clip there is nothing to multiply
+    for start in range(0, tl.where(inside_clip, C, 1), BK):  # one step, whose result is not used, beyond the clip
         o_c = start + tl.arange(0, BK)
         left = load_tokens(x_row, row, x_p, o_c, P, C, BM, BK)
         right = load_tokens(x_column, column, x_p, o_c, P, C, BM, BK)
@@ -184,11 +185,11 @@ def spatio_temporal_graph_fwd_kernel(
     inv_column = tl.load(inv_norm + frame_column * P + column, mask=column < P, other=0.0)
     similarity = product * (inv_row[:, None] * inv_column[None, :])
     w = tl.where((similarity >= threshold) & inside_clip, similarity, 0.0).to(weight.dtype.element_ty)
-    # A diagonal block is its own mirror: there, too, both of a pair's weights come from one product.
+    # A diagonal block is its own mirror image. Both weights of a pair come from one product there, too.
     w = tl.where((d > 0) | (row[:, None] <= column[None, :]), w, tl.trans(w))
     mirrored = (d > 0) | (i < j)
     inside = (row < P)[:, None] & (column < P)[None, :]
-    # Offsets of a block's corner may pass 2^31; those within a block do not.
+    # Offsets of a block's corner may exceed 2^31; offsets within a block do not.
     p_block = o_m[:, None] * (O * P) + o_m[None, :]
     corner = ((frame_row * P + i * BM) * O + window + d) * P + j * BM
     tl.store(weight + corner + p_block, w, mask=inside)
@@ -227,10 +228,10 @@ def spatio_temporal_graph_bwd_kernel(
     """One program per (b, t, block of BM tokens, BK channels).
 
     dx_i = (g_i - (g_i . y_i) y_i) / |x_i| with y = x / |x| and g_i = sum_j G_ij y_j, G_ij = dW_ij + dW_ji on edges.
-    g_i . y_i is sum_j G_ij W_ij: no program needs other channels than its own.
+    g_i . y_i is sum_j G_ij W_ij, so no program needs other channels than its own.
 
-    G becomes x's dtype for the products. Gradients are often smaller than the smallest float16, so that in half
-    precision G is multiplied by a number which makes the largest of all gradients 2^12, and its sums are divided by it.
+    G gets x's dtype for the products. Gradients are often smaller than the smallest float16. So in half precision G is
+    multiplied by a number that makes the largest gradient 2^12, and its sums are divided by this number.
     """
     up, down = 1.0, 1.0
     if largest is not None:
@@ -265,14 +266,14 @@ def spatio_temporal_graph_bwd_kernel(
         w = tl.load(weight + p_weight, mask=inside, other=0.0).to(tl.float32)
         dw = tl.load(dweight + p_weight, mask=inside, other=0.0).to(tl.float32)
         mirror = tl.load(dweight + p_mirror, mask=in_column[:, None] & in_row[None, :], other=0.0)
-        # A token's similarity with itself is 1 wherever the token moves.
+        # A token's similarity with itself is always 1, so it has no gradient.
         edge = (w != 0) & ((o != window) | (row[:, None] != column[None, :]))
         both = tl.where(edge, (dw + tl.trans(mirror).to(tl.float32)) * up, 0.0).to(x.dtype.element_ty)
         along += tl.sum(both.to(tl.float32) * w, 1)
         inverse = tl.load(inv_norm + frame_column * P + column, mask=in_column, other=0.0)[:, None]
         y = load_tokens(x + (b * x_b + other.to(tl.int64) * x_t) * VEC, column, x_p, o_c, P, C, BN, BK).to(tl.float32)
         y = tl.where(inverse > 0, y * inverse, 0.0).to(x.dtype.element_ty)
-        g = tl.dot(both, y, g, input_precision="ieee")  # tf32 here is more than Triton 3.7 can compile
+        g = tl.dot(both, y, g, input_precision="ieee")  # Triton 3.7 cannot compile this product in tf32
 
     inverse = tl.load(inv_norm + frame_row * P + row, mask=in_row, other=0.0)[:, None]
     y = load_tokens(x + (b * x_b + t.to(tl.int64) * x_t) * VEC, row, x_p, o_c, P, C, BM, BK).to(tl.float32)
