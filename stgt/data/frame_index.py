@@ -141,14 +141,21 @@ class PacketTable:
     """
 
     def __init__(self, entries: IndexEntries, scan: Callable[[int, int, int], list[PacketTimes]]) -> None:
-        """entries: `index_entries` of a stream. scan(near, dts, count): see `PyAVReader._scan`."""
-        self._entries, self._scan = entries, scan
-        flags = np.fromiter((entry.flags for entry in entries), np.int64, len(entries))
+        """entries: `index_entries` of a stream. scan(near, dts, count): see `PyAVReader._scan`.
+
+        Raises UnusableTimesError if the decoding times do not increase, or the first packet is no keyframe.
+        """
+        self._scan = scan
+        # The entries are copied, because they are gone when the file is closed and opened again.
+        pairs = ((entry.timestamp, entry.flags) for entry in entries)
+        self._dts, flags = np.fromiter(pairs, np.dtype((np.int64, 2)), len(entries)).T
         self._keys = np.flatnonzero(flags & _KEYFRAME)
         self._shown = np.flatnonzero(~flags & _HIDDEN)
         self.length = len(self._shown)
         if not len(self._keys) or self._keys[0] != 0:
             raise UnusableTimesError("the first packet is no keyframe")
+        if (np.diff(self._dts) <= 0).any():
+            raise UnusableTimesError("decoding times do not increase")
 
     def around(self, ranks: np.ndarray) -> FrameIndex:
         """A table of the groups that hold the given frames, and of the group before each of these groups."""
@@ -157,7 +164,7 @@ class PacketTable:
 
     def first_rank_from(self, pts: int) -> int:
         """The number of the first frame that is shown at or after a presentation time."""
-        entry = max(self._entries.search_timestamp(pts, backward=True), 0)
+        entry = max(int(np.searchsorted(self._dts, pts, side="right")) - 1, 0)
         group = int(np.searchsorted(self._keys, entry, side="right")) - 1
         near = np.arange(max(group - 1, 0), min(group + 2, len(self._keys)))
         index = self._index(near)
@@ -167,11 +174,11 @@ class PacketTable:
         ranks, pts, keyframes = [], [], []
         for group in groups.tolist():
             first = int(self._keys[group])
-            last = int(self._keys[group + 1]) if group + 1 < len(self._keys) else len(self._entries)
+            last = int(self._keys[group + 1]) if group + 1 < len(self._keys) else len(self._dts)
             # A seek to the keyframe's own decoding time would arrive at the group before, because seeking goes by
             # presentation times and the keyframe is presented later.
-            near = self._entries[min(first + REORDERED, last - 1)].timestamp
-            packets = self._scan(near, self._entries[first].timestamp, last - first)
+            near = int(self._dts[min(first + REORDERED, last - 1)])
+            packets = self._scan(near, int(self._dts[first]), last - first)
             if len(packets) != last - first or any(packet.keyframe for packet in packets[1:]):
                 raise UnusableTimesError("the container's table of packets does not fit its packets")
             _require_usable_group(packets)

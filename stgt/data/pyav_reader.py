@@ -59,9 +59,12 @@ class PyAVReader:
         self._shown_size: tuple[int, int] | None = None
         self._index: FrameIndex | PacketTable | None = None
         self._counted: list[tuple[VideoFrame | None, float]] = []
+        self._start = self._file.start or 0.0
         try:
             with self._file.complaints():
                 self._index = self._make_index()
+            if self._file.start is None and isinstance(self._index, FrameIndex) and self._index.length:
+                self._start = self._index.pts[0] * float(self._file.stream.time_base)
         except UnusableTimesError:
             self.count_by_decoding()
         if self.length == 0:
@@ -81,12 +84,7 @@ class PyAVReader:
     @property
     def duration(self) -> float:
         """Seconds until the last frame is no longer shown."""
-        if self._index is None:
-            times = [seconds for _, seconds in self._counted]
-        else:
-            with self._file.complaints():
-                last = np.arange(max(self.length - 2, 0), self.length)
-                times = [self._seconds(pts) for pts in self._index.around(last).pts_of(last).tolist()]
+        times = self._last_times()
         return times[-1] + (times[-1] - times[-2] if len(times) > 1 else 1 / self._rate)
 
     def read(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -114,11 +112,14 @@ class PyAVReader:
 
     def between(self, start: float, end: float) -> tuple[int, int]:
         """Numbers of the first frames that begin at or after `start` and at or after `end`, in seconds."""
-        if self._index is None:
-            times = np.array([seconds for _, seconds in self._counted])
-            return tuple(np.searchsorted(times, np.array([start, end]) - _START_ROUNDING).tolist())
-        with self._file.complaints():
-            return tuple(self._index.first_rank_from(self._pts(seconds)) for seconds in (start, end))
+        if self._index is not None:
+            try:
+                with self._file.complaints():
+                    return tuple(self._index.first_rank_from(self._pts(seconds)) for seconds in (start, end))
+            except UnusableTimesError:
+                self.count_by_decoding()
+        times = np.array([seconds for _, seconds in self._counted])
+        return tuple(np.searchsorted(times, np.array([start, end]) - _START_ROUNDING).tolist())
 
     def count_by_decoding(self) -> None:
         """Decode the file from its start to its end, and number the frames as they come out of the decoder."""
@@ -133,10 +134,22 @@ class PyAVReader:
         else:
             # For a container that stores no presentation times, FFmpeg may swap those of neighbouring frames.
             pts.sort()
-            late = 0.0 if stores_times(self._file.container.format.name) else self._seconds(pts[0])
+            known = self._file.start is not None and stores_times(self._file.container.format.name)
+            late = 0.0 if known else self._seconds(pts[0])
             times = [self._seconds(value) - late for value in pts]
         self._counted = list(zip(frames or [None] * len(times), times, strict=True))
         self._index = None
+
+    def _last_times(self) -> list[float]:
+        """Presentation times in seconds of the last two frames, or of the only one."""
+        if self._index is not None:
+            last = np.arange(max(self.length - 2, 0), self.length)
+            try:
+                with self._file.complaints():
+                    return [self._seconds(pts) for pts in self._index.around(last).pts_of(last).tolist()]
+            except UnusableTimesError:
+                self.count_by_decoding()
+        return [seconds for _, seconds in self._counted[-2:]]
 
     @property
     def _rate(self) -> float:
@@ -244,12 +257,12 @@ class PyAVReader:
 
     def _seconds(self, pts: int) -> float:
         """A presentation time in seconds on a player's clock, which starts with the file."""
-        seconds = pts * float(self._file.stream.time_base) - self._file.start
+        seconds = pts * float(self._file.stream.time_base) - self._start
         return 0.0 if abs(seconds) < _START_ROUNDING else seconds
 
     def _pts(self, seconds: float) -> int:
         """The earliest presentation time that is not before `seconds`, to a microsecond."""
-        return math.ceil((seconds + self._file.start - _START_ROUNDING) / self._file.stream.time_base)
+        return math.ceil((seconds + self._start - _START_ROUNDING) / self._file.stream.time_base)
 
 
 def _longest_move(times: list[int]) -> int:

@@ -106,9 +106,9 @@ class VideoFile:
         return Path(self.path).stat().st_size
 
     @property
-    def start(self) -> float:
-        """The time in seconds at which the file begins, on its own clock."""
-        return (self.container.start_time or 0) / av.time_base
+    def start(self) -> float | None:
+        """The time in seconds at which the file begins, on its own clock; None if FFmpeg does not know it."""
+        return None if self.container.start_time is None else self.container.start_time / av.time_base
 
     def packet_table(self) -> IndexEntries | None:
         """The container's own table of all packets in the order of decoding, or None if it has no complete one."""

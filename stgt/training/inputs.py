@@ -11,7 +11,7 @@ from stgt.config import TrainConfig
 from stgt.data.features import INDEX
 from stgt.data.fingerprint import FINGERPRINT, Fingerprint, data_differences, require_same
 from stgt.data.samples import PairDataset
-from stgt.integrity import DamagedError
+from stgt.integrity import DamagedError, has_checksums, verify_checksums
 
 if TYPE_CHECKING:
     from stgt.evaluation.validation import Validation
@@ -26,6 +26,8 @@ def fingerprint_file(run: Path) -> Path:
 
 def require_same_data(config: TrainConfig, items: PairDataset, validation: Validation | None) -> Fingerprint:
     """The fingerprint of the data; ValueError that says what differs if the run was started with other data.
+
+    A new run compares simulated clips with the checksums in their folder, and raises DamagedError if one differs.
 
     With `config.accept_changed_data` that is a warning, and so it always is for a run of version 0.1.0, which has no
     fingerprint. Tokens of a feature cache take the place of videos and decoder.
@@ -47,6 +49,8 @@ def require_same_data(config: TrainConfig, items: PairDataset, validation: Valid
         contents=data.check_contents,
     )
     if not (config.out / "config.json").exists():
+        if not cached and has_checksums(data.train.parent):
+            verify_checksums(data.train.parent)
         return now
     try:
         then = Fingerprint.load(fingerprint_file(config.out))

@@ -280,3 +280,11 @@ def test_frames_that_an_avi_file_shows_for_longer_keep_their_times(tmp_path):
     # The file stores only when a frame is decoded, which is up to two frames before it is shown.
     times = (clip.times * 25).round().tolist()
     assert all(shown[max(n - 2, 0)] <= time <= shown[min(n + 2, len(shown) - 1)] for n, time in enumerate(times))
+
+
+def test_times_begin_with_the_first_frame_where_the_file_does_not_tell_its_start(tmp_path):
+    """FFmpeg finds no start of an MPEG program stream with one frame, whose time in the file is half a second."""
+    path = write_numbered(tmp_path / "one.mpg", Kind(".mpg", "mpeg2video"), 1)
+    clip = read_clip(path, None)
+    assert clip.times.tolist() == [0.0]
+    assert len(read_frames(path, None, start=0.0, end=0.01)) == 1

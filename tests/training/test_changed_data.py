@@ -15,6 +15,7 @@ from stgt.cli import data as commands
 from stgt.config import TrainConfig, from_dict
 from stgt.data.shapes import render_shapes
 from stgt.files import file_hash
+from stgt.integrity import CHECKSUMS
 from stgt.training.inputs import fingerprint_file
 
 
@@ -122,6 +123,17 @@ def test_what_differs_is_named_and_accepted_on_request(change, more, expected, d
     assert train(monkeypatch, data, run, "--accept-changed-data", *more) == 0
     assert "\n  --accept-changed-data is given, so the command goes on" in caplog.text
     assert train(monkeypatch, data, run, *more) == 0  # these are its data from now on
+
+
+def test_a_new_run_refuses_simulated_clips_that_are_not_as_they_were_rendered(data, tmp_path, monkeypatch, capsys):
+    damage_in_silence(data)
+    assert train(monkeypatch, data, tmp_path / "new") == 2
+    error = capsys.readouterr().err
+    assert "train_00003.mp4: the file was changed or damaged after it was written" in error
+    assert f"if it was changed on purpose, remove {data / CHECKSUMS}" in error.replace("\n", " ")
+    assert not (tmp_path / "new").exists()
+    (data / CHECKSUMS).unlink()
+    assert train(monkeypatch, data, tmp_path / "new") == 0
 
 
 def test_copied_videos_are_known_by_their_contents(data, run, monkeypatch):
