@@ -344,6 +344,8 @@ class TrainConfig:
     device: str = "auto"
     """"auto" is a GPU where there is one; or any of torch's device names"""
     log_every: int = 10
+    log_to: Literal["tensorboard", "wandb", "trackio"] = "tensorboard"
+    """Where curves are shown, beside log.jsonl: in TensorBoard, or by a service whose package is installed"""
     save_every: int = 500
     """Steps between checkpoints; there is one after the last step in any case"""
     keep: int = 2
@@ -368,6 +370,7 @@ _FREE = (
     "data.max_pixels",
     "data.deadline",
     "log_every",
+    "log_to",
     "save_every",
     "keep",
     "accept_changed_data",

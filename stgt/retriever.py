@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from stgt import hub
 from stgt.data.pixels import read_pixels
-from stgt.runs import open_retrieval, precision
-from stgt.weights.pretrained import find
+from stgt.runs import find_model, open_retrieval, precision
 
 
 class Retriever:
@@ -22,8 +22,7 @@ class Retriever:
 
     def __init__(self, name: str | Path, *, device: str = "auto", tokenizer: str | None = None) -> None:
         """See `stgt.load`."""
-        folder = Path(name) if Path(name).exists() else find(name)[0].parent
-        self.run = open_retrieval(folder, device, tokenizer)
+        self.run = open_retrieval(find_model(name).folder, device, tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -34,6 +33,13 @@ class Retriever:
         """Move the model to another device."""
         self.run.model.to(device)
         return self
+
+    def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the model, its tokenizer and a generated card to the Hugging Face hub; see `stgt.hub.push`.
+
+        Afterwards `stgt.load(name)` gives this model everywhere. Returns the address of the commit.
+        """
+        return hub.push(self.run, name, private=private, token=token)
 
     @torch.inference_mode()
     def embed_videos(self, paths: Sequence[str | Path], *, batch_size: int = 8) -> Tensor:

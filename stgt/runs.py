@@ -24,7 +24,7 @@ from stgt.models.precision import DTYPES
 from stgt.models.stgt import STGT
 from stgt.models.vqa import VideoQA
 from stgt.tasks import RETRIEVAL, Task, task_of
-from stgt.weights.pretrained import find, is_pretrained
+from stgt.weights.pretrained import download, is_pretrained
 
 
 class Run(NamedTuple):
@@ -66,7 +66,7 @@ def find_model(name: str | Path) -> Place:
     folder = Path(name)
     if folder.exists():
         return Place(folder, folder)
-    return Place(find(name)[0].parent, Path("runs") / str(name).replace("/", "--"))
+    return Place(download(str(name)), Path("runs") / str(name).replace("/", "--"))
 
 
 def load_run(folder: Path, device: str = "auto") -> Run:

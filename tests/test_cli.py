@@ -56,5 +56,5 @@ def test_options_without_effect_are_refused(words, message, monkeypatch, capsys,
 
 def test_a_model_is_a_folder_or_a_name_on_the_hub(monkeypatch, tmp_path):
     assert runs.find_model(tmp_path) == (tmp_path, tmp_path)
-    monkeypatch.setattr(runs, "find", lambda name: (tmp_path / name / "config.json", tmp_path / name / "weights"))
+    monkeypatch.setattr(runs, "download", lambda name: tmp_path / name)
     assert runs.find_model("somebody/stgt") == (tmp_path / "somebody/stgt", Path("runs/somebody--stgt"))

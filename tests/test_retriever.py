@@ -1,5 +1,6 @@
 """The front door: a model from Python, without the command line."""
 
+import shutil
 import subprocess
 import sys
 
@@ -45,3 +46,45 @@ def test_a_name_that_leads_nowhere_says_what_was_tried(monkeypatch):
 def test_importing_the_package_loads_nothing_else():
     code = "import sys, stgt; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_a_model_on_the_hub_is_the_model_that_was_pushed(run, clips, tmp_path, monkeypatch):
+    """The hub is a folder here: what is uploaded is copied there, and what is downloaded is read from there."""
+    hub = tmp_path / "hub"
+
+    class Hub:
+        def __init__(self, token=None):
+            self.token = token
+
+        def create_repo(self, name, *, private, exist_ok):
+            (hub / name).parent.mkdir(parents=True, exist_ok=exist_ok)
+
+        def upload_folder(self, *, repo_id, folder_path, commit_message):
+            shutil.copytree(folder_path, hub / repo_id)
+            return f"https://hub/{repo_id}"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file, revision=None: hub / name / file)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: hub / name)
+    monkeypatch.chdir(tmp_path)
+    ours = stgt.load(run, device="cpu")
+    assert ours.push_to_hub("somebody/shapes") == "https://hub/somebody/shapes"
+    theirs = stgt.load("somebody/shapes", device="cpu")
+    sentences = ["a green triangle grows", "a small red square"]
+    assert torch.equal(ours.embed_texts(sentences), theirs.embed_texts(sentences))
+    video = [clips / "videos" / path.name for path in sorted((clips / "videos").iterdir())[:1]]
+    torch.testing.assert_close(ours.embed_videos(video), theirs.embed_videos(video), atol=0.02, rtol=0)  # bf16, fp32
+    card = (hub / "somebody/shapes/README.md").read_text()
+    assert 'stgt.load("somebody/shapes")' in card and "Trained on: `train.json`" in card
+
+
+def test_a_hub_that_refuses_is_an_error_with_its_name(run, monkeypatch):
+    class Refuses:
+        def __init__(self, token=None): ...
+
+        def create_repo(self, name, **_):
+            raise RuntimeError("401 Unauthorized")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Refuses)
+    with pytest.raises(OSError, match="the hub did not take 'a/b' .*401"):
+        stgt.load(run, device="cpu").push_to_hub("a/b")

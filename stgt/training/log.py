@@ -15,7 +15,8 @@ import torch
 from tqdm import tqdm
 
 from stgt.files import write_text
-from stgt.training.records import JsonLines, Scalars
+from stgt.training.records import JsonLines
+from stgt.training.trackers import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +27,12 @@ SHORT = {"edges_per_token": "edges", "clips_per_s": "clips/s", "memory_gib": "Gi
 class RunLog:
     """The log of one run folder; whatever was logged after `step` belongs to a lost sitting and is dropped."""
 
-    def __init__(self, run: Path, step: int, total: int) -> None:
+    def __init__(self, run: Path, step: int, total: int, tracker: Tracker) -> None:
         self.path = run / "log.jsonl"
         kept = [r for r in read_log(run) if r["step"] <= step]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         self.lines = JsonLines(self.path)
-        self.board = Scalars(run / "tensorboard", step + 1)
+        self.tracker = tracker
         terminal = _Terminal(sys.stderr)
         self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1, file=terminal)
         self._values: dict[str, list[torch.Tensor]] = {}
@@ -51,20 +52,21 @@ class RunLog:
         values = {name: float(torch.stack(each).mean()) for name, each in self._values.items()}
         values |= facts | {"clips_per_s": self._clips / (now - self._since), "memory_gib": memory_gib(device)}
         self.lines.write({"step": step, **values})
-        self.board.write({f"train/{name}": value for name, value in values.items()}, step)
+        self.tracker.write({f"train/{name}": value for name, value in values.items()}, step)
         self.bar.set_postfix_str(" ".join(f"{SHORT.get(n, n)} {values[n]:.3g}" for n in SHOWN if n in values))
         self._values, self._clips, self._since = {}, 0, now
 
     def validated(self, step: int, figures: dict[str, float], seconds: float) -> None:
         """Write what the validation split gave, as a record of its own; the seconds it took are no step's."""
         self.lines.write({"step": step, "val": figures})
-        self.board.write({f"val/{name}": value for name, value in figures.items()}, step)
+        self.tracker.write({f"val/{name}": value for name, value in figures.items()}, step)
         shown = ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
         self.bar.write(f"step {step}, validation: {shown}", file=_Terminal(sys.stdout))
         self._since += seconds
 
     def close(self) -> None:
         self.bar.close()
+        self.tracker.close()
 
 
 class _Terminal:

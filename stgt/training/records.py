@@ -61,6 +61,9 @@ class Scalars(Records):
         points = [Summary.Value(tag=name, simple_value=float(value)) for name, value in values.items()]
         self._event(Event(step=step, summary=Summary(value=points)))
 
+    def close(self) -> None:
+        """Nothing is left to write: each point is in the file already."""
+
     def _event(self, event) -> None:  # noqa: ANN001 (a message of a module that is imported late)
         from io import BytesIO
 

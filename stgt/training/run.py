@@ -22,6 +22,7 @@ from stgt.structure import read_json
 from stgt.tasks import task_of
 from stgt.training.inputs import fingerprint_file, require_same_data
 from stgt.training.start import start_from
+from stgt.training.trackers import require_service
 from stgt.training.trainer import Trainer
 
 
@@ -41,6 +42,8 @@ def train(config: TrainConfig) -> None:
 
 def _train(config: TrainConfig, world: World) -> None:
     task = task_of(config.model)
+    if config.log_to != "tensorboard":
+        require_service(config.log_to)
     started = (config.out / "config.json").exists()  # it is written last, and then the tokenizer is whole
     place = config.out / "tokenizer"
     tokenizer = task.load_tokenizer(place) if started else task.make_tokenizer(config.data, config.model)

@@ -28,6 +28,7 @@ from stgt.training.determinism import deterministic
 from stgt.training.log import RunLog
 from stgt.training.optim import learning_rate, make_optimizer, set_learning_rate
 from stgt.training.sampler import BatchSampler
+from stgt.training.trackers import make_tracker
 
 if TYPE_CHECKING:
     from stgt.evaluation.validation import Validation
@@ -97,7 +98,7 @@ class Trainer:
         ckpt.require_free_names(self.run, self.step, self.total)
         if resumed is None:
             self._save()
-        log = RunLog(self.run, self.step, self.total) if self.world.is_main else None
+        log = self._open_log() if self.world.is_main else None
         batches = self._batches()
         alone = self.parallel
         if self.world.size > 1:
@@ -118,6 +119,9 @@ class Trainer:
                 log.close()
             if self.replaced:
                 logger.warning("%d pairs took the place of others whose video could not be read", self.replaced)
+
+    def _open_log(self) -> RunLog:
+        return RunLog(self.run, self.step, self.total, make_tracker(self.config, self.step + 1))
 
     def _advance(self, batches: Iterator[dict], log: RunLog | None, stop: StopSignals) -> None:
         """One step, with what is due after it: a record, a validation, a checkpoint."""

@@ -106,6 +106,21 @@ def find(name: str | Path, revision: str | None = None) -> tuple[Path, Path]:
         ) from error
 
 
+def download(name: str) -> Path:
+    """The folder of a model of the hub on this machine, with its tokenizer if it has one.
+
+    Raises OSError if the hub does not have the model.
+    """
+    from huggingface_hub import snapshot_download
+
+    folder = find(name)[0].parent
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, "tokenizer/*"]))
+    except Exception as error:  # the model is there, and its tokenizer may be in the cache as well
+        logger.warning("the hub did not give the tokenizer of %s (%s)", name, error)
+        return folder
+
+
 def read_config(file: Path) -> ModelConfig:
     """The configuration in a file. Raises ValueError, which names the file, if it is not a configuration of STGT."""
     return _read(file)[0]

@@ -16,6 +16,7 @@ from stgt import signals
 from stgt.data.loader import LoaderError
 from stgt.signals import Interrupted, StoppedError, StopSignals, interruption_of
 from stgt.training.log import RunLog, read_log
+from stgt.training.records import Scalars
 
 ROOT = Path(__file__).parents[2]
 
@@ -127,7 +128,7 @@ def test_a_terminal_that_has_gone_costs_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sys, "stderr", Gone())
     monkeypatch.setattr(sys, "stdout", Gone())
-    log = RunLog(tmp_path, 0, 2)
+    log = RunLog(tmp_path, 0, 2, Scalars(tmp_path / "tensorboard", 1))
     log.add({"loss": torch.tensor(1.0)}, 5)
     log.record(1, torch.device("cpu"))
     log.validated(1, {"mean": 2.0}, 0.0)
