@@ -1,10 +1,10 @@
-"""How far the kernels' gradients may lie from float64: as far as their formulas in plain PyTorch, and rounding.
+"""How far the kernels' gradients may lie from float64.
 
-The backward pass of graph attention differs from that of autograd: it computes the probabilities again from the
-log-sum-exp, and takes from each score's gradient one number for its row, delta = sum(dout * out). Where a token's
-neighbours say nearly the same, what remains is the rounding of numbers far larger than the result. So the errors
-allowed are those of these same formulas, and the floor for rounding counts from the size of the terms. The gradients
-of the graph, too, are differences of larger terms.
+The backward pass of graph attention uses other formulas than autograd. It computes the probabilities again from the
+log-sum-exp, and subtracts from each score's gradient one number for its row, delta = sum(dout * out). If a token's
+neighbours have nearly the same values, the result is far smaller than the numbers that are subtracted, whose rounding
+remains. So a kernel may err as much as the same formulas in plain PyTorch do, plus a floor that is a share of the size
+of these terms. The gradients of the graph are differences of larger terms, too.
 """
 
 import torch
@@ -41,7 +41,7 @@ def assert_attention_errors(
     wide.insert(3, SpatioTemporalGraph(graph.weight.detach().double()))
     exact, terms = definition(*wide, **options), term_sizes(*wide, **options)
     for name, value in actual.items():
-        dtype = None if name in FORWARD else q.dtype  # a gradient's own dtype may be finer than its computation
+        dtype = None if name in FORWARD else q.dtype  # a gradient's dtype may be finer than that of its computation
         assert_close(value, plain[name], exact[name], name, dtype=dtype, terms=terms.get(name, 0.0))
 
 
@@ -56,7 +56,7 @@ def definition(q, k, v, graph, dout, dlse=None, *, scale, keep=None, keep_prob=1
 
 
 def formulas(q, k, v, graph, dout, dlse=None, *, scale, keep=None, keep_prob=1.0) -> dict[str, Tensor]:
-    """The same by the kernels' formulas, every step in q's dtype."""
+    """The same by the kernels' formulas. Every step is computed in q's dtype."""
     stored = graph.weight.detach().requires_grad_()
     dense = SpatioTemporalGraph(stored).to_dense()
     weight = dense.detach().to(q.dtype)
@@ -72,9 +72,9 @@ def formulas(q, k, v, graph, dout, dlse=None, *, scale, keep=None, keep_prob=1.0
 
 
 def term_sizes(q, k, v, graph, dout, dlse=None, *, scale, keep=None, keep_prob=1.0) -> dict[str, float]:
-    """How large the terms are whose differences dq, dk and dweight are, at most over all elements.
+    """The largest size, over all elements, of the terms whose differences are dq, dk and dweight.
 
-    Rounding errors of terms are independent: the root of the sum of their squares is what they come to.
+    The rounding errors of terms are independent, so the size is the root of the sum of the terms' squares.
     """
     weight = graph.to_dense()[:, None]
     out, lse = graph_attention_dense(q, k, v, weight[:, 0], scale=scale, keep=keep, keep_prob=keep_prob)
@@ -90,7 +90,7 @@ def term_sizes(q, k, v, graph, dout, dlse=None, *, scale, keep=None, keep_prob=1
 
 
 def graph_term_size(x: Tensor, graph: SpatioTemporalGraph, dweight: Tensor) -> float:
-    """The same of x's gradient through the graph's weights, which is what of a sum of unit tokens is across each token.
+    """The same for x's gradient through the graph's weights: the part of a sum of unit tokens that is orthogonal to x.
 
     With g_ij the gradients of the weights between i and j, and u = x / |x|:
     dx_i = (sum_j g_ij u_j - u_i sum_j g_ij u_i . u_j) / |x_i|.

@@ -27,7 +27,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def on(backend: str, *values):
-    """Tensors and graphs where the backend runs, laid out in memory as they are. Skips dtypes that it does not take."""
+    """Moves tensors and graphs to the backend's device, with the same layout. Skips the test if it lacks the dtype."""
     for dtype in {x.dtype for x in pytree.tree_leaves(values) if isinstance(x, Tensor) and x.is_floating_point()}:
         if reason := dispatch.why_not(backend, device_of(backend), dtype):
             pytest.skip(reason)
@@ -43,7 +43,7 @@ def moved(values, device: str):
 
 
 def copied(x: Tensor, device: str) -> Tensor:
-    """x on another device with the memory around it, at the same strides."""
+    """A copy of x on another device, with the memory around x and with its strides."""
     memory = torch.empty(0, dtype=x.dtype).set_(x.detach().untyped_storage()).to(device)
     return memory.as_strided(x.shape, x.stride(), x.storage_offset())
 
@@ -63,7 +63,7 @@ def video_graph(
     differentiable: bool = False,
     seed: int = 0,
 ) -> SpatioTemporalGraph:
-    """A graph as of video, with weights as attention in ``dtype`` takes them, float32 at least if differentiable."""
+    """A graph like that of video, with weights for attention in ``dtype``, float32 at least if differentiable."""
     x = video_like_tokens(B, T, P, 32, seed=seed)
     graph = spatio_temporal_graph(x, threshold=threshold, window=window, backend="reference")
     return graph.to(storage_dtype(dtype, differentiable))
@@ -72,7 +72,7 @@ def video_graph(
 def heads(
     B: int, H: int, N: int, D: int, *, dtype: torch.dtype = torch.float32, layout: str = "heads", seed: int = 0
 ) -> Tensor:
-    """Gaussian (B, H, N, D) in one of the memory layouts that callers have; memory around the values is NaN."""
+    """Normal numbers (B, H, N, D) in one of the layouts that callers use. Memory around the values is NaN."""
     generator = torch.Generator().manual_seed(1000 + seed)
     values = torch.randn(B, H, N, D, generator=generator, dtype=torch.float64).to(dtype)
     if layout == "contiguous":
@@ -107,9 +107,9 @@ def with_gradients(
 
 
 def run_attention(q, k, v, graph, dout, dlse=None, *, backend: str, **options) -> dict[str, Tensor]:
-    """The same of a backend; the kernels run in poisoned memory."""
+    """The same results of a backend. Kernels run in poisoned memory."""
     q, k, v, weight, live, dout, dlse = on(backend, q, k, v, graph.weight, graph.live, dout, dlse)
-    graph = SpatioTemporalGraph._with_live(weight, live)  # also a map that the test made up
+    graph = SpatioTemporalGraph._with_live(weight, live)  # the map may be one that the test made up
 
     def attend(q, k, v, graph):
         return graph_attention(q, k, v, graph, return_lse=True, backend=backend, **options)
@@ -122,7 +122,7 @@ def run_attention(q, k, v, graph, dout, dlse=None, *, backend: str, **options) -
 def assert_attention_close(
     q, k, v, graph, dout=None, dlse=None, *, scale: float | None = None, backend: str
 ) -> dict[str, Tensor]:
-    """A backend's kernels against the definition, forward and backward, as stgt_kernels.testing measures it."""
+    """Compares both passes of a backend with the definition, within the errors that stgt_kernels.testing allows."""
     dout = heads(*q.shape, dtype=q.dtype, seed=7) if dout is None else dout
     actual = run_attention(q, k, v, graph, dout, dlse, backend=backend, scale=scale)
     assert_attention_errors(actual, q, k, v, graph, dout, dlse, scale=scale)
@@ -130,7 +130,7 @@ def assert_attention_close(
 
 
 def mask_after(manual_seed, B, H, frames, patches, p, backend):
-    """The mask that graph_attention draws first after torch.manual_seed."""
+    """The mask that the first call of graph_attention draws after torch.manual_seed."""
     torch.manual_seed(manual_seed)
     seed = torch.randint(2**63 - 1, (1,), device=device_of(backend))
     return philox.keep_mask(seed.cpu(), B, H, frames, patches, p)

@@ -1,4 +1,4 @@
-"""Edges at the threshold, which float32 may round to either side of it, decided as float64 decides them.
+"""Graphs whose edges at the threshold are those of float64. Float32 may round such an edge to either side.
 
 The edges of every recording are those of float64. One of them lies 7e-7 below the threshold, and other processors, or
 PyTorch's other instruction sets, find it above.
@@ -19,7 +19,10 @@ MOST = 4  # An edge between two tokens is two entries of a graph.
 
 
 def settled(build_graph: Callable[..., Graph], exact: SpatioTemporalGraph, threshold: float) -> Callable[..., Graph]:
-    """``build_graph`` with exact's edges, for graphs banded or dense; away from the threshold they must agree."""
+    """``build_graph`` with the edges of ``exact``, for banded and dense graphs.
+
+    Edges that are not at the threshold must agree.
+    """
 
     def build(*args) -> Graph:
         graph = build_graph(*args)

@@ -1,4 +1,4 @@
-"""Every mistake of a caller raises before any work is done, naming the argument, what came and what was expected."""
+"""Every mistake of a caller raises before any work is done. The message names argument, value and expectation."""
 
 import re
 
@@ -19,7 +19,7 @@ nan, inf = float("nan"), float("inf")
 
 
 def raises(*parts):
-    """A ValueError whose message holds all these, in order."""
+    """Expects a ValueError whose message holds these parts in this order."""
     return pytest.raises(ValueError, match=".*".join(map(re.escape, parts)))
 
 
@@ -87,7 +87,7 @@ def test_threshold(backend, threshold):
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "auto"])
 class TestAttention:
-    """The arguments of a call that would work, one of them changed."""
+    """Each test changes one argument of a call that would work."""
 
     def attend(self, backend, *, q=None, k=None, v=None, graph=None, **options):
         tensors = [heads(2, 3, 40, 8) if t is None else t for t in (q, k, v)]
@@ -159,7 +159,7 @@ class TestAttention:
             self.attend(backend, graph=a_graph(2, 2, 20).to("meta"))
 
     @pytest.mark.parametrize("shape", [(2, 40, 40), (2, 2, 20, 2, 20), (2, 2, 20, 3, 19)])
-    def test_weights_that_are_no_band(self, backend, shape):
+    def test_weights_that_are_not_banded(self, backend, shape):
         graph = SpatioTemporalGraph(torch.zeros(shape))
         with raises("graph_attention", "graph.weight must be (B, T, P, 2*window+1, P)", str(shape)):
             self.attend(backend, graph=graph)

@@ -54,10 +54,11 @@ def test_a_named_backend_runs(attend, ran):
     assert ran == ["reference", "cpu"]
 
 
+@pytest.mark.filterwarnings("ignore::stgt_kernels.ReferenceWarning")
 def test_auto_takes_the_fastest_that_can(attend, ran, monkeypatch):
     attend()
     dispatch.extension_error.cache_clear()
-    monkeypatch.setitem(sys.modules, "stgt_kernels._C", None)  # as if it had not been built
+    monkeypatch.setitem(sys.modules, "stgt_kernels._C", None)  # Python cannot import it then
     try:
         attend()
     finally:
@@ -175,7 +176,7 @@ def test_which_gpus_code_runs_on(built, runs, does_not):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """As if there were a GPU, of this compute capability, and kernels built for these architectures."""
+    """Pretends that there is a GPU of this compute capability, and kernels that were built for these architectures."""
 
     def make(capability, built):
         extension = types.ModuleType("stgt_kernels._cuda")

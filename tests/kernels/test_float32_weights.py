@@ -36,7 +36,7 @@ def test_weights_beyond_float16_are_used_as_they_are(dtype, backend):
 
 
 def token_gradient(x, dtype, scale, backend, autocast=False):
-    """dx of a differentiable graph that attention follows, for a loss times scale."""
+    """dx of attention along a differentiable graph of x. The loss is multiplied by scale."""
     x = x.detach().to(torch.float32 if autocast else dtype).requires_grad_()
     q, k, v, dout = (heads(2, 2, 2 * 60, 24, dtype=x.dtype, seed=seed) for seed in range(4))
     x, q, k, v, dout = on(backend, x, q, k, v, dout)
@@ -57,9 +57,9 @@ def token_gradient(x, dtype, scale, backend, autocast=False):
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-5])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_gradients_of_tokens_agree_with_float32(autocast, scale, dtype, backend):
-    """The loss is scaled. Tokens are small, so that float16 can hold their gradients."""
+    """The loss is scaled. Tokens are small, so float16 can hold their gradients."""
     if dtype == torch.float16 and scale < 1e-3:
-        scale = 1e-3 * scale / 1e-5  # dO itself would be denormal in float16
+        scale = 1e-3 * scale / 1e-5  # dout itself would be denormal in float16
     x = video_like_tokens(2, 2, 60, 32).to(dtype).float() / 64
     exact = token_gradient(x, torch.float32, 1.0, "reference")
     actual = token_gradient(x, dtype, scale, backend, autocast)
@@ -70,7 +70,7 @@ def test_gradients_of_tokens_agree_with_float32(autocast, scale, dtype, backend)
 @each_half
 @pytest.mark.parametrize("size", [1e-12, 1e-6, 1e3])
 def test_small_gradients_of_weights_reach_half_precision_tokens(size, dtype, backend):
-    """Gradients of weights below float16's smallest number, whose tokens' gradients are not."""
+    """The gradients of weights are below float16's smallest number, and those of tokens are above it."""
     x = (video_like_tokens(1, 2, 60, 32) * max(size, 1e-6)).to(dtype)
     exact_x = x.float().requires_grad_()
     exact = spatio_temporal_graph(exact_x, threshold=0.3, differentiable=True, backend="reference").weight
@@ -81,7 +81,7 @@ def test_small_gradients_of_weights_reach_half_precision_tokens(size, dtype, bac
     weight = spatio_temporal_graph(x, threshold=0.3, differentiable=True, backend=backend).weight
     (dx,) = torch.autograd.grad(weight, x, dweight)
     if dtype == torch.float16:
-        expected = expected.half().float()  # what float16 can hold of it
+        expected = expected.half().float()  # rounded as float16 rounds it
     assert torch.cosine_similarity(dx.float().cpu().flatten(), expected.flatten(), 0) >= 0.999
 
 

@@ -1,4 +1,4 @@
-"""Shapes, dtypes, layouts, windows, thresholds and dropout together, as nobody would think of combining them."""
+"""Random combinations of shapes, dtypes, layouts, windows, thresholds and dropout."""
 
 import os
 from random import Random
@@ -23,7 +23,7 @@ from stgt_kernels.graph import live_tiles, storage_dtype
 from stgt_kernels.testing import assert_close, assert_graph_close, video_like_tokens
 
 ALIGNED_LAYOUTS = [layout for layout in LAYOUTS if layout != "padded"]
-EXAMPLES = {"cpu": 60, "cuda": 500, "triton": 100}  # Triton compiles its kernels anew for nearly every one
+EXAMPLES = {"cpu": 60, "cuda": 500, "triton": 100}  # Triton compiles its kernels for nearly every example
 FIRST = 1000 * int(os.environ.get("STGT_TEST_SEED", "0"))
 each_example = pytest.mark.parametrize(
     ("backend", "seed"), [(backend, FIRST + example) for backend in KERNELS for example in range(EXAMPLES[backend])]
@@ -35,7 +35,7 @@ def any_dtype(draw: Random, backend: str) -> torch.dtype:
 
 
 def any_clip(draw: Random, backend: str) -> tuple[int, int, int, int]:
-    """B, T, P and the window: many short frames, or two that cross the kernels' tiles of 64 (on a GPU, of 256, too)."""
+    """B, T, P and the window: many short frames, or two frames of more than one tile of 64 (on a GPU, of 256, too)."""
     B = draw.randint(1, 2)
     if draw.random() < 0.5:
         T, P = draw.randint(1, 5), draw.randint(1, 20)
@@ -46,7 +46,7 @@ def any_clip(draw: Random, backend: str) -> tuple[int, int, int, int]:
 
 
 def any_graph(draw: Random, backend: str, dtype: torch.dtype, unit: int) -> SpatioTemporalGraph:
-    """Any graph at all: density from none to full, weights of both signs, a map that may call empty tiles live.
+    """Any graph, with no edges to all edges, and weights of both signs. Its map may call empty tiles live.
 
     unit: the number of patches is a multiple of it.
     """
@@ -68,7 +68,7 @@ def any_graph(draw: Random, backend: str, dtype: torch.dtype, unit: int) -> Spat
 def test_graph_attention(backend, seed):
     draw = Random(seed)
     dtype = any_dtype(draw, backend)
-    aligned = backend in GPU_BACKENDS and draw.random() < 0.6  # as the fastest kernels want it
+    aligned = backend in GPU_BACKENDS and draw.random() < 0.6  # the fastest kernels need aligned sizes
     unit, layouts = (8, ALIGNED_LAYOUTS) if aligned else (1, LAYOUTS)
     graph = any_graph(draw, backend, dtype, unit)
     B, N = graph.batch_size, graph.nodes
@@ -112,7 +112,7 @@ def test_spatio_temporal_graph(backend, seed):
         edges = graph.weight != 0
 
         def gradient(x):
-            """dx, and beside it the size of the terms of which dx is the difference, for their rounding to count by."""
+            """dx, and the size of the terms whose difference it is, from which the allowed rounding is computed."""
             x = x.detach().requires_grad_()
             similarity = token_similarity(x, window=window, differentiable=True, backend="reference").weight
             (dx,) = torch.autograd.grad(similarity, x, edges.to(similarity.dtype))

@@ -1,4 +1,4 @@
-"""What only a GPU shows: races, streams, CUDA graphs, hidden waits, offsets beyond 2^31, the paper's sizes."""
+"""Tests that need a GPU: races, streams, CUDA graphs, hidden waits, offsets beyond 2^31, the paper's sizes."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def operands(backend, B, H, T, P, D, dtype=torch.bfloat16, window=1):
 
 
 def step(backend: str, dropout_p: float = 0.0) -> Callable[..., dict[str, Tensor]]:
-    """Forward and backward: (q, k, v, graph, dout) -> the results by name."""
+    """A function of (q, k, v, graph, dout) that runs both passes and returns the results by name."""
 
     def attend(q, k, v, graph):
         return graph_attention(q, k, v, graph, dropout_p=dropout_p, return_lse=True, backend=backend)
@@ -37,7 +37,7 @@ def step(backend: str, dropout_p: float = 0.0) -> Callable[..., dict[str, Tensor
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=dtype_name)
 @pytest.mark.parametrize("D", [64, 88, 128])
 def test_frames_of_the_paper_s_size(D, dtype, backend):
-    """Against float64, all of it on the GPU."""
+    """The results are compared with float64, which is computed on the GPU as well."""
     q, k, v, graph, dout = operands(backend, 2, 3, 4, 256, D, dtype)
     with poisoned_memory():
         actual = step(backend)(q, k, v, graph, dout)
@@ -57,8 +57,8 @@ def test_tokens_of_the_paper_s_width(P, C, dtype, backend):
 @each_backend
 @half_dtypes
 @pytest.mark.parametrize("dropout_p", [0.0, 0.2])
-def test_expanded_tensors_are_as_their_copies(dropout_p, dtype, backend):
-    """Strides of 0, at sizes that Hopper's copy engine takes."""
+def test_expanded_tensors_give_what_their_copies_give(dropout_p, dtype, backend):
+    """Expanded dimensions have strides of 0. All else suits Hopper's copy engine."""
     _, _, _, graph, dout = operands(backend, 2, 4, 3, 64, 88, dtype)
     q, k, v = (heads(*size, 88, dtype=dtype, seed=1) for size in ((2, 1, 192), (1, 4, 192), (1, 1, 192)))
     expanded = [t.expand(2, 4, 192, 88) for t in on(backend, q, k, v)]
@@ -74,7 +74,7 @@ def test_expanded_tensors_are_as_their_copies(dropout_p, dtype, backend):
 @half_dtypes
 @pytest.mark.parametrize(("P", "D"), [(256, 88), (196, 64), (72, 128)])
 def test_50_repeats_give_the_same_bits(P, D, dtype, backend):
-    """Also while another stream keeps the GPU unevenly busy, which moves a race's outcome."""
+    """Another stream keeps the GPU unevenly busy meanwhile, which would change the outcome of a race."""
     arguments = operands(backend, 3, 4, 5, P, D, dtype)
     run, busy = step(backend, dropout_p=0.1), torch.cuda.Stream()
     noise = torch.randn(1024, 1024, device="cuda")
@@ -105,7 +105,7 @@ def test_50_graphs_have_the_same_bits(dtype, backend):
 
 @each_backend
 def test_it_runs_on_the_current_stream(backend):
-    """Inputs that another stream is still writing when the kernels are launched there."""
+    """The inputs are still being written by another stream when the kernels are launched on it."""
     q, k, v, graph, dout = operands(backend, 2, 2, 3, 100, 88)
     x = on(backend, video_like_tokens(2, 3, 100, 64, dtype=torch.bfloat16))
     expected = step(backend)(q, k, v, graph, dout)
@@ -126,7 +126,7 @@ def test_it_runs_on_the_current_stream(backend):
 
 @each_backend
 def test_nothing_waits_for_the_gpu(backend):
-    """A launch returns while the GPU is still busy with what was asked of it before."""
+    """A launch returns while the GPU is still busy with earlier work."""
     arguments = operands(backend, 1, 2, 3, 100, 88)
     x = on(backend, video_like_tokens(1, 3, 100, 64, dtype=torch.bfloat16))
 
@@ -138,7 +138,7 @@ def test_nothing_waits_for_the_gpu(backend):
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        torch.cuda._sleep(2_000_000_000)  # a second
+        torch.cuda._sleep(2_000_000_000)  # about a second
         done = torch.cuda.Event()
         done.record()
         work()
@@ -150,7 +150,7 @@ def test_nothing_waits_for_the_gpu(backend):
 @each_backend
 @pytest.mark.parametrize("dropout_p", [0.0, 0.2])
 def test_cuda_graphs_capture_it(dropout_p, backend):
-    """Replays see new inputs, and with dropout a new mask each time."""
+    """Replays read new inputs, and with dropout each draws a new mask."""
     q, k, v, _, dout = operands(backend, 2, 2, 3, 100, 88)
     x = on(backend, video_like_tokens(2, 3, 100, 64, dtype=torch.bfloat16))
 
@@ -178,7 +178,7 @@ def test_cuda_graphs_capture_it(dropout_p, backend):
 
 @pytest.mark.parametrize("dropout_p", [0.1, 0.5])
 def test_backends_draw_one_mask(dropout_p):
-    """With one edge to a row the output is that edge's value, or nothing where it was dropped."""
+    """A row with one edge gives that edge's value, or 0 if the edge was dropped."""
     B, H, T, P, D = 2, 4, 3, 256, 64
     edge = torch.randint(T * P, (B, T * P))
     weight = torch.nn.functional.one_hot(edge, T * P).half()
@@ -195,7 +195,7 @@ def test_backends_draw_one_mask(dropout_p):
 
 @each_backend
 def test_offsets_beyond_32_bits(backend):
-    """q, k, v and the outputs have 2.4e9 elements each; what the last sample gives alone, it gives among all."""
+    """q, k, v and the outputs have 2.4e9 elements each. The last sample gives the same among all as alone."""
     if torch.cuda.get_device_properties(0).total_memory < 100e9:
         pytest.skip("needs a GPU with 100 GB")
     B, H, T, P, D = 72, 16, 64, 256, 128
@@ -207,7 +207,7 @@ def test_offsets_beyond_32_bits(backend):
     graph = SpatioTemporalGraph(graph.weight.repeat(B, 1, 1, 1, 1))
     out, lse = graph_attention(q, k, v, graph, return_lse=True, backend=backend)
     assert same_bits(out[-1:], expected["out"]) and same_bits(lse[-1:], expected["lse"])
-    del out  # tests run beside each other
+    del out  # other tests on this GPU need the memory
     leaves = [t.detach().requires_grad_() for t in (q, k, v)]
     out = graph_attention(*leaves, graph, backend=backend)
     for name, gradient in zip(("dq", "dk", "dv"), torch.autograd.grad(out, leaves, dout), strict=True):
@@ -216,7 +216,7 @@ def test_offsets_beyond_32_bits(backend):
 
 @each_backend
 def test_memory_grows_linearly_with_frames(backend):
-    """No matrix of all pairs, and nothing kept of the dropout mask."""
+    """There is no matrix of all pairs, and no dropout mask is kept."""
     peaks = []
     for T in (8, 32):
         arguments = operands(backend, 1, 4, T, 256, 88)

@@ -58,8 +58,8 @@ def test_frames_and_windows(T, window, dtype, backend, threads):
 @pytest.mark.parametrize("threshold", [-1.0, -0.2, 0.0, 0.8, 1.0])
 def test_thresholds(threshold, dtype, backend):
     x = video_like_tokens(1, 2, 50, 16)
-    x[:, :, ::3] = -x[:, :, ::3]  # negative weights too
-    x[:, 1] = x[:, 0]  # at threshold 1 only a token and its copy
+    x[:, :, ::3] = -x[:, :, ::3]  # some weights are negative
+    x[:, 1] = x[:, 0]  # at threshold 1, a token has edges to itself and its copy only
     graph = spatio_temporal_graph(x.to(dtype), threshold=threshold, backend="reference")
     assert_attention_close(*qkv(1, 2, 100, 24, dtype=dtype), graph, backend=backend)
 
@@ -114,7 +114,7 @@ def test_merging_the_heads_copies_nothing(backend, dtype):
 
 
 def test_long_sums_are_as_exact_as_plain_pytorch():
-    """In the mean over all elements, which one largest error hides: one sum through all rows errs twice as much."""
+    """The mean error over all elements is compared. One sum through all rows, without blocks, errs twice as much."""
     graph, (q, k, v, dout) = video_graph(1, 1, 1024), (heads(1, 2, 1024, 88, seed=s) for s in range(4))
     actual = run_attention(q, k, v, graph, dout, backend="cpu")
     plain = run_attention(q, k, v, graph, dout, backend="reference")
@@ -188,8 +188,8 @@ def test_scores_beyond_the_range_of_exp_overflow_nothing(dtype, backend):
 
 @each_kernel
 @all_dtypes
-def test_asymmetric_graph_of_no_video(dtype, backend):
-    N = 321  # more than one thread's block of 256 rows
+def test_an_asymmetric_graph_without_frames(dtype, backend):
+    N = 321  # a thread takes a block of 256 rows
     weight = torch.randn(1, N, N, dtype=torch.float64).masked_fill(torch.rand(1, N, N) < 0.7, 0)
     graph = SpatioTemporalGraph.from_dense(weight.to(dtype))
     assert_attention_close(*qkv(1, 2, N, 40, dtype=dtype), graph, backend=backend)
@@ -215,13 +215,13 @@ def test_gradcheck(backend, dropout_p):
     graph = video_graph(1, 3, 3, threshold=0.3, dtype=torch.float64)
 
     def attend(q, k, v, weight):
-        torch.manual_seed(0)  # the same mask for every perturbation
+        torch.manual_seed(0)  # every perturbation has the same mask
         return graph_attention(
             q, k, v, SpatioTemporalGraph(weight), dropout_p=dropout_p, return_lse=True, backend=backend
         )
 
     leaves = [t.requires_grad_() for t in qkv(1, 2, 9, 3, dtype=torch.float64)]
-    # Only edges may move: a weight that leaves 0 becomes an edge.
+    # Only the weights of edges are varied, because a weight that leaves 0 would become an edge.
     weight = graph.weight[graph.weight != 0].clone().requires_grad_()
 
     def with_edges(q, k, v, edges):
@@ -243,7 +243,7 @@ def test_gradient_of_one_argument(needs, backend):
 
 
 @each_kernel
-def test_double_backward_says_that_there_is_none(backend):
+def test_double_backward_is_refused(backend):
     graph, *tensors = on(backend, video_graph(1, 2, 50), *qkv(1, 2, 100, 24))
     q, k, v = (t.requires_grad_() for t in tensors)
     out = graph_attention(q, k, v, graph, backend=backend)
@@ -259,7 +259,7 @@ def test_autocast_is_a_cast_of_the_inputs(backend, dtype):
     half = [t.to(dtype) for t in (q, k, v)]
     expected = graph_attention(*half, graph.to(torch.float16), backend=backend)
     with torch.autocast(q.device.type, dtype):
-        wide = graph_attention(q, k, v, graph, backend=backend)  # weights stay as they are
+        wide = graph_attention(q, k, v, graph, backend=backend)  # autocast does not change weights
         assert same_bits(wide, graph_attention(*half, graph, backend=backend))
         assert same_bits(graph_attention(q, k.to(dtype), v, graph.to(torch.float16), backend=backend), expected)
         if backend not in GPU_BACKENDS:

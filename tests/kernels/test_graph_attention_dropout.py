@@ -1,4 +1,4 @@
-"""Dropout in graph_attention: one mask on every backend, the same forward and backward, and a fair one."""
+"""Dropout in graph_attention: the mask is fair, and the same on every backend, forward and backward."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from stgt_kernels.ops.graph_attention import philox
 
 
 def probabilities(q, k, graph, p, backend, seed):
-    """The attention probabilities after dropout, (B, H, N, N), read off with one-hot values."""
+    """The attention probabilities after dropout, (B, H, N, N). Attention of one-hot values gives them."""
     B, H, N, D = q.shape
     q, k, graph = on(backend, q, k, graph)
     columns = []
@@ -47,7 +47,7 @@ def probabilities(q, k, graph, p, backend, seed):
     ],
 )
 def test_philox_gives_the_published_answers(counter, key, expected):
-    """The known answers of philox4x32 with 7 rounds that Random123 is tested with."""
+    """These are the known answers of philox4x32 with 7 rounds, with which Random123 is tested."""
     words = philox.philox(*(tuple(torch.tensor(word) for word in words) for words in (key, counter)))
     assert tuple(int(word) for word in words) == expected
 
@@ -88,12 +88,12 @@ def test_one_draw_from_the_default_generator_each_call(backend):
     first, second = draw(0.2), draw(0.2)
     assert not torch.equal(first, second)
     torch.manual_seed(0)
-    draw(0.0)  # takes nothing from the generator
+    draw(0.0)  # this call draws no number
     assert same_bits(draw(0.2), first) and same_bits(draw(0.2), second)
 
 
 @each_kernel
-def test_lse_knows_no_dropout(backend):
+def test_dropout_does_not_change_lse(backend):
     graph, q, k, v = on(backend, video_graph(1, 2, 50), *(heads(1, 2, 100, 24, seed=seed) for seed in range(3)))
     _, lse = graph_attention(q, k, v, graph, return_lse=True, backend=backend)
     assert same_bits(graph_attention(q, k, v, graph, return_lse=True, dropout_p=0.5, backend=backend)[1], lse)
@@ -126,9 +126,11 @@ def test_a_probability_close_to_one_keeps_its_share_exactly(backend):
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.75])
 def test_the_mask_is_fair(p):
-    """Shares, and pairs of neighbouring draws along every axis, are within 4.5 standard deviations of independence."""
+    """The shares of kept edges, and of pairs of neighbours along every axis, are within 4.5 standard deviations."""
     keep, keep_prob = philox.keep_mask(torch.tensor([(1 << 62) + 12345]), 4, 4, 3, 65, p)
-    another, _ = philox.keep_mask(torch.tensor([12345]), 4, 4, 3, 65, p)  # differs in the key's high word alone
+    another, _ = philox.keep_mask(
+        torch.tensor([12345]), 4, 4, 3, 65, p
+    )  # this seed differs in the key's high word alone
     assert keep_prob == pytest.approx(1 - p, abs=1 / 65536)
 
     def fair(bits, share):
@@ -143,7 +145,7 @@ def test_the_mask_is_fair(p):
             if step < keep.shape[axis]:
                 size = keep.shape[axis] - step
                 fair(keep.narrow(axis, 0, size) & keep.narrow(axis, step, size), both)
-    for axis in ((0, 1, 2), (0, 1, 3)):  # each column's and each row's share
+    for axis in ((0, 1, 2), (0, 1, 3)):  # the share of each column, and of each row
         share = keep.double().mean(axis)
         deviation = (keep_prob * (1 - keep_prob) / (keep.numel() / share.numel())) ** 0.5
         assert ((share - keep_prob).abs() < 5 * deviation).all()

@@ -1,4 +1,4 @@
-"""What may reach a row of graph_attention, and what may not: rows without edges, skipped tiles, NaN and infinity."""
+"""A row of graph_attention depends on its edges alone: rows without edges, skipped tiles, NaN and infinity."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from stgt_kernels import SpatioTemporalGraph
 from stgt_kernels.graph import live_tiles, storage_dtype
 
 all_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
-B, H, T, P, D = 2, 2, 3, 70, 24  # two tiles to a frame
+B, H, T, P, D = 2, 2, 3, 70, 24  # a frame has two tiles
 N = T * P
 
 
@@ -33,7 +33,7 @@ def gradient(dtype):
 
 
 def random_graph(dtype, density=0.3, seed=0):
-    """With weights that may require gradients."""
+    """A graph whose weights may require gradients."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.rand(B, N, N, generator=generator, dtype=torch.float64) * 0.9 + 0.1
     weight = weight.masked_fill(torch.rand(B, N, N, generator=generator) >= density, 0)
@@ -47,7 +47,7 @@ def test_rows_without_edges_are_zero(backend, dtype, dropout_p):
     dense = random_graph(dtype).to_dense()
     empty = [0, 5, 63, 64, 69, 70, N - 1]
     dense[0, empty] = 0
-    dense[:, :, 9] = 0  # a column that no row sees
+    dense[:, :, 9] = 0  # no row has an edge to this column
     dlse = torch.ones(B, H, N, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     graph = SpatioTemporalGraph.from_dense(dense, frames=T)
     result = run_attention(*inputs(dtype), graph, gradient(dtype), dlse, backend=backend, dropout_p=dropout_p)
@@ -77,25 +77,25 @@ def test_a_graph_without_any_edge(backend, dtype):
 
 @each_backend
 def test_one_node(backend):
-    """A token that sees only itself passes its value on, and its gradient; the weight of a single edge has none."""
+    """A token whose one edge is to itself gives its value and its gradient. Its weight has no gradient."""
     q, k, v, dout = (heads(1, 2, 1, 88, seed=seed) for seed in range(4))
     graph = SpatioTemporalGraph.from_dense(torch.full((1, 1, 1), 0.5))
     result = run_attention(q, k, v, graph, dout, backend=backend)
     torch.testing.assert_close(result["out"], v)
     torch.testing.assert_close(result["dv"], dout)
     torch.testing.assert_close(result["lse"], (q * k).sum(-1) * 88**-0.5 * 0.5)
-    assert_attention_errors(result, q, k, v, graph, dout)  # dq, dk and dweight are 0 but for rounding.
+    assert_attention_errors(result, q, k, v, graph, dout)  # dq, dk and dweight are rounding errors around 0
 
 
 @each_kernel
 @all_dtypes
 @pytest.mark.parametrize("seed", range(3))
 def test_dead_tiles_are_skipped(dtype, seed, backend):
-    """Every tile that the map calls dead is left alone, forward and backward: edges put there change nothing."""
+    """A tile that the map calls dead is not read, forward and backward, so edges put there change nothing."""
     graph = random_graph(dtype, density=0.9, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     live = torch.rand(graph.live.shape, generator=generator) < 0.3
-    if backend in GPU_BACKENDS:  # where a block of several tiles lives as a whole
+    if backend in GPU_BACKENDS:  # a GPU processes all tiles of a block if one of them is live
         live = live[:, :, :1, :, :1].expand_as(live)
     tile = live.repeat_interleave(64, 2)[:, :, :P].repeat_interleave(64, 4)[..., :P]
     alive = SpatioTemporalGraph(graph.weight.masked_fill(~tile, 0))
@@ -122,7 +122,7 @@ def test_live_tiles_without_edges_change_nothing(dtype, backend):
 
 
 def reach(graph, sample, token):
-    """Rows with an edge to the token, the columns that those rows see, and the columns that the token sees."""
+    """The rows with an edge to the token, the columns of these rows' edges, and the columns of the token's edges."""
     edge = graph.to_dense()[sample] != 0
     rows = edge[:, token]
     return rows, edge[rows].any(0), edge[token]
@@ -134,7 +134,7 @@ def reach(graph, sample, token):
 @pytest.mark.parametrize("token", [0, 66, N - 1])
 @pytest.mark.parametrize("operand", ["q", "k", "v", "dout"])
 def test_a_bad_element_reaches_only_the_rows_that_see_it(operand, token, bad, dtype, backend):
-    """One element of one head of one token is not finite. All that no edge leads it to keeps its bits.
+    """One element of one head of one token is not finite. Results that no edge joins to it keep their bits.
 
     On a GPU a product with a zero probability lets it reach all tokens of that sample and head.
     """
@@ -154,7 +154,7 @@ def test_a_bad_element_reaches_only_the_rows_that_see_it(operand, token, bad, dt
     itself = torch.zeros(N, dtype=torch.bool)
     itself[token] = True
     nothing = torch.zeros_like(itself)
-    reached = {  # rows (or columns) of that head which may change
+    reached = {  # the rows or columns of that head that may change
         "q": dict(out=itself, lse=itself, dq=itself, dk=own_columns, dv=own_columns, dweight=itself),
         "k": dict(out=seen_by, lse=seen_by, dq=seen_by, dk=their_columns, dv=their_columns, dweight=seen_by),
         "v": dict(out=seen_by, lse=nothing, dq=seen_by, dk=their_columns, dv=nothing, dweight=seen_by),
@@ -170,10 +170,10 @@ def test_a_bad_element_reaches_only_the_rows_that_see_it(operand, token, bad, dt
                 tensor[sample, head, may_change] = 0
             rest.append(tensor)
         assert same_bits(*rest), f"{name} changed where no edge leads"
-    if operand == "v":  # nor does it reach another channel
+    if operand == "v":  # other channels keep their bits, too
         channels = torch.arange(D) != channel
         assert same_bits(dirty["out"][..., channels], clean["out"][..., channels])
-    if bad != bad:  # and it does reach the rows that see it
+    if bad != bad:  # NaN reaches the rows that have an edge to it
         for name, must_change in reached.items():
             tensor = dirty[name][sample].view(N, -1) if name == "dweight" else dirty[name][sample, head].view(N, -1)
             assert tensor[must_change].isnan().any(-1).all(), f"{name} hides it"

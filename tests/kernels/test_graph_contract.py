@@ -1,4 +1,4 @@
-"""What a SpatioTemporalGraph promises of its weights: a tile map that agrees with them, and no value that is lost."""
+"""SpatioTemporalGraph keeps its promises: the map of tiles agrees with the weights, and no weight is lost."""
 
 import copy
 import pickle
@@ -14,7 +14,7 @@ from stgt_kernels.testing import video_like_tokens
 
 
 def sparse_graph():
-    """Two frames of two tiles each; only the first tiles of a frame have edges, and those within it."""
+    """Two frames of two tiles each. Only the first tiles have edges, and only within a frame."""
     weight = torch.zeros(1, 2, 70, 3, 70)
     weight[:, :, :20, 1, :20] = 0.5
     return SpatioTemporalGraph(weight)

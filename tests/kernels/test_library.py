@@ -25,7 +25,7 @@ def fresh_compiler():
 
 
 def leaf(name, backend):
-    """A leaf operator: one for CPU and CUDA, another for Triton, which its module registers."""
+    """A leaf operator. CPU and CUDA share one, and the module of Triton's launches registers another."""
     if backend == "triton":
         import stgt_kernels.ops.graph_attention.triton_impl
         import stgt_kernels.ops.spatio_temporal_graph.triton_impl  # noqa: F401
@@ -46,7 +46,7 @@ def attention_arguments(
 
 
 def backward_arguments(need_dweight=True, **options):
-    """On the CPU, out and lse as its kernels compute them."""
+    """Arguments of the backward operator, on the CPU. Its kernels compute out and lse."""
     arguments = attention_arguments(**options, differentiable=need_dweight)
     out, lse = ops.graph_attention_fwd(*arguments)
     *inputs, scale, dropout_p = arguments
@@ -104,7 +104,7 @@ def changed(arguments, index, value):
 
 @each_native
 class TestDirectCalls:
-    """torch.ops can be called with anything: what does not fit raises, and reads no memory that is not its own."""
+    """torch.ops can be called with anything. Arguments that do not fit raise, and no foreign memory is read."""
 
     def refused(self, op, arguments, message, backend):
         with pytest.raises(RuntimeError, match=f"{op}: .*{message}"):
@@ -196,7 +196,7 @@ class TestDirectCalls:
 
 
 def model(x, projection, dropout_p=0.0, differentiable=False):
-    """Builds the graph and attends over it; q and k are one tensor, as in no projection at all."""
+    """Builds the graph and attends along it. q and k are one tensor, as in a model without projections."""
     graph = spatio_temporal_graph(x, threshold=0.5, differentiable=differentiable)
     q = x.flatten(1, 2).unflatten(2, (2, -1)).transpose(1, 2)
     v = (x @ projection).flatten(1, 2).unflatten(2, (2, -1)).transpose(1, 2)
@@ -205,7 +205,7 @@ def model(x, projection, dropout_p=0.0, differentiable=False):
 
 
 def auto(backend):
-    """In which ``auto`` is this backend: CUDA it is wherever that can run, for Triton it has to be said."""
+    """A context in which ``auto`` takes this backend. It takes CPU and CUDA by itself, but has to be told of Triton."""
     return dispatch.use_backend(backend) if backend == "triton" else nullcontext()
 
 
@@ -235,7 +235,7 @@ def test_compile_traces_everything_and_changes_nothing(dropout_p, differentiable
 
 @each_kernel
 def test_compile_with_inductor(backend):
-    """The whole compiler once. Its own generator draws other dropout seeds; forward and backward must share one."""
+    """Runs the whole compiler. It draws other dropout seeds, but forward and backward must have the same one."""
     x, projection = leaves(backend)
 
     def attend(x, v, dropout_p):
@@ -251,7 +251,7 @@ def test_compile_with_inductor(backend):
     assert not torch.equal(out, again)
     dout = torch.randn_like(out)
     (dv,) = torch.autograd.grad(out, v, dout)
-    # out is linear in v while the mask is held: <dout, out> = <dv, v>.
+    # With a fixed mask, out is linear in v, so <dout, out> = <dv, v>.
     torch.testing.assert_close((dout * out).sum(), (dv * v).sum(), rtol=1e-4, atol=1e-3)
 
 
@@ -264,9 +264,8 @@ def test_compile_with_dynamic_shapes(backend):
             results = gradients(compiled, leaves(backend, T, P)), gradients(model, leaves(backend, T, P))
         for actual, wanted in zip(*results, strict=True):
             torch.testing.assert_close(actual, wanted)
-    assert (
-        torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
-    )  # the second is for one tile of 64 tokens against several
+    # One graph is for a single tile of 64 tokens, and another for several tiles.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
 
 
 @each_kernel
@@ -308,7 +307,7 @@ def test_compile_refuses_what_eager_refuses():
 
 @each_native
 def test_fakes_say_what_the_kernels_return(backend):
-    """The fakes' shapes, dtypes and strides against the kernels', called through the wrappers that the package uses."""
+    """The fakes have the kernels' shapes, dtypes and strides. Both are called through the package's own wrappers."""
     from torch._subclasses import FakeTensorMode
 
     calls = [

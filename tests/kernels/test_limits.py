@@ -20,7 +20,7 @@ all_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @all_dtypes
 @pytest.mark.parametrize("C", [3, 257, 1408])
 @pytest.mark.parametrize("kind", ["random", "constant", "tenths"])
-def test_identical_tokens_are_linked_at_a_threshold_of_one(kind, C, dtype, backend):
+def test_identical_tokens_have_edges_at_a_threshold_of_one(kind, C, dtype, backend):
     generator = torch.Generator().manual_seed(C)
     token = {
         "random": lambda: torch.randn(40, C, generator=generator),
@@ -39,7 +39,7 @@ def test_identical_tokens_are_linked_at_a_threshold_of_one(kind, C, dtype, backe
 
 @each_backend
 @all_dtypes
-def test_a_threshold_of_one_links_identical_tokens_alone(dtype, backend):
+def test_a_threshold_of_one_keeps_identical_tokens_alone(dtype, backend):
     x = on(backend, video_like_tokens(1, 2, 50, 24, dtype=dtype))
     assert spatio_temporal_graph(x, threshold=1.0, backend=backend).degree().eq(1).all()
 
@@ -74,7 +74,7 @@ def test_the_error_of_similarities():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=dtype_name)
 @pytest.mark.parametrize("size", [1e19, 1e-19, 3e37, 1e-30, 1e-37, 3e-40])
 def test_sizes_of_tokens_do_not_matter(size, dtype, backend):
-    """Edges are those of the same tokens in float64, whatever their size, also next to tokens of another."""
+    """Tokens of any size have the edges that they have in float64, also beside tokens of another size."""
     x = (video_like_tokens(1, 2, 50, 24) * size).to(dtype)
     x[:, :, ::3] = video_like_tokens(1, 2, 50, 24, dtype=dtype)[:, :, ::3]
     x[:, 1, 7], x[:, 0, 3, 5] = 0, float("inf")
@@ -88,7 +88,7 @@ def test_sizes_of_tokens_do_not_matter(size, dtype, backend):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_name)
 @pytest.mark.parametrize("size", [1e19, 1e-19, 1e-30, 1e25])
 def test_gradients_of_tokens_of_any_size(size, dtype, backend):
-    """As of tokens of an ordinary size, divided by the size."""
+    """The gradients are those of tokens of an ordinary size, divided by the size."""
     x = video_like_tokens(1, 2, 50, 24).to(dtype).float()
     sizes = torch.ones(50, 1)
     sizes[::2] = 2.0 ** round(float(torch.tensor(size).log2()))

@@ -1,4 +1,4 @@
-"""spatio_temporal_graph and token_similarity: edges, weights, gradients, what a bad token may reach."""
+"""spatio_temporal_graph and token_similarity: edges, weights, gradients, and tokens that are not finite."""
 
 import pytest
 import torch
@@ -15,14 +15,14 @@ all_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 
 
 def tokens(B, T, P, C, dtype=torch.float32, seed=0):
-    """As of video, some turned around, so that similarities have both signs."""
+    """Tokens like those of video. Some are negated, so similarities have both signs."""
     x = video_like_tokens(B, T, P, C, seed=seed)
     x[:, :, 1::5] *= -1
     return x.to(dtype)
 
 
 def build(x, threshold, window=1, *, backend, **options):
-    """The graph (threshold None: without one), made in poisoned memory; checks what holds for every graph."""
+    """Builds a graph in poisoned memory, and checks what holds for every graph. threshold None: token_similarity."""
     x = on(backend, x)
     with poisoned_memory():
         if threshold is None:
@@ -34,7 +34,7 @@ def build(x, threshold, window=1, *, backend, **options):
     assert graph.weight.shape == (B, T, P, 2 * window + 1, P) and graph.weight.is_contiguous()
     assert graph.weight.dtype == storage_dtype(x.dtype, options.get("differentiable", False))
     assert torch.equal(graph.live, live_tiles(graph.weight))
-    if backend != "reference":  # to the last bit, for each pair is computed once
+    if backend != "reference":  # each pair is computed once, so both weights have the same bits
         assert torch.equal(graph.to_dense(), graph.to_dense().mT)
     return graph.to("cpu")
 
@@ -70,7 +70,7 @@ def test_thresholds(threshold, dtype, backend):
     x = tokens(2, 3, 50, 24, dtype)
     graph = build(x, threshold, backend=backend)
     flips = assert_graph_close(graph, x, threshold, 1)
-    assert flips <= (300 if threshold == 1 else 2)  # at 1 each token's similarity with itself lies at the threshold
+    assert flips <= (300 if threshold == 1 else 2)  # at 1, each token's similarity with itself lies at the threshold
     weight = graph.weight[graph.weight != 0].double()
     assert (weight < -0.1).any() == (threshold is None or threshold <= -0.5)
     assert (weight >= (-1 if threshold is None else threshold) - 1e-3).all()
@@ -90,7 +90,7 @@ def test_without_a_threshold_every_pair_of_the_band_is_an_edge(dtype, backend):
 @each_backend
 @all_dtypes
 def test_a_similarity_equal_to_the_threshold_is_an_edge(backend, dtype):
-    """Norms of 1 and 2 and a product of 1: nothing is rounded."""
+    """The norms are 1 and 2 and the product is 1, so nothing is rounded."""
     x = torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 1]], dtype=dtype)[None, None]
     assert torch.equal(build(x, 0.5, backend=backend).degree(), torch.tensor([[2, 2]]))
     assert torch.equal(build(x, 0.5001, backend=backend).degree(), torch.tensor([[1, 1]]))
@@ -100,7 +100,7 @@ def test_a_similarity_equal_to_the_threshold_is_an_edge(backend, dtype):
 @each_backend
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=dtype_name)
 def test_the_threshold_is_compared_before_rounding(backend, dtype):
-    """Similarities that float16 cannot tell from the threshold fall on the right side of it."""
+    """Similarities that float16 cannot distinguish from the threshold are on the right side of it."""
     direction = torch.randn(2, 400)
     x = (direction[0] + torch.linspace(1.730, 1.733, 200)[:, None] * direction[1])[None, None].to(dtype)
     x[0, 0, 0] = direction[0].to(dtype)
@@ -127,7 +127,7 @@ def test_scaling_a_token_by_a_power_of_two_changes_no_bit(dtype, backend):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=dtype_name)
 @pytest.mark.parametrize("size", [1e-5, 1e-11, 1e-13, 1e-20, 3e-22, 1e-30, 1e-37, 1e15, 1e19, 1e37])
 def test_sizes_of_tokens(size, dtype, backend):
-    """However small or large tokens are, their squares neither over- nor underflow."""
+    """The squares of very small and very large tokens neither over- nor underflow."""
     x = (tokens(2, 2, 50, 24) * size).to(dtype)
     x[:, :, ::7] = tokens(2, 2, 50, 24, dtype)[:, :, ::7]
     graph = build(x, 0.1, backend=backend)
@@ -217,7 +217,7 @@ def test_gradients(T, P, C, window, threshold, dtype, backend):
     plain, plain_graph = gradient(x, threshold, window, dweight, "reference")
     exact, exact_graph = gradient(x.double(), threshold, window, dweight, "reference")
     agreed = ((graph.weight != 0) == (exact_graph.weight != 0)) & ((plain_graph.weight != 0) == (graph.weight != 0))
-    if not agreed.all():  # an edge at the threshold: leave it out everywhere
+    if not agreed.all():  # an edge at the threshold is left out everywhere
         dweight = dweight * agreed
         actual, plain, exact = (
             gradient(tokens_, threshold, window, dweight, name)[0]
@@ -245,7 +245,7 @@ def test_gradcheck(backend, threshold):
 @pytest.mark.parametrize("threshold", [None, 0.5])
 @pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
 def test_gradients_beside_a_token_without_edges(bad, threshold, dtype, backend):
-    """A zero token, or one that is not finite, gets no gradient and sends none; the other sample keeps its bits."""
+    """A token of zeros, or one that is not finite, gets no gradient and sends none. The other sample keeps its bits."""
     x = tokens(2, 2, 50, 24, dtype)
     dweight = torch.randn(2, 2, 50, 3, 50).to(storage_dtype(dtype))
     clean, _ = gradient(x, threshold, 1, dweight, backend)
@@ -271,7 +271,7 @@ def test_the_graph_is_a_constant_unless_asked(backend):
 
 
 @each_kernel
-def test_double_backward_says_that_there_is_none(backend):
+def test_double_backward_is_refused(backend):
     x = on(backend, tokens(1, 2, 50, 24)).requires_grad_()
     graph = spatio_temporal_graph(x, threshold=0.5, differentiable=True, backend=backend)
     (dx,) = torch.autograd.grad(graph.weight.square().sum(), x, create_graph=True)

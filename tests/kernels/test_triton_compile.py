@@ -1,7 +1,7 @@
-"""The Triton kernels compiled for GPUs that are not there: registers, shared memory, tensor cores, width of loads.
+"""The Triton kernels compiled for GPUs: registers, shared memory, tensor cores, width of loads. It needs no GPU.
 
-Launches are recorded instead of run, at the paper's sizes, so that what is compiled is what would run. ``pytest -s``
-shows what each kernel takes.
+Launches at the paper's sizes are recorded in place of being run, and the recorded kernels are compiled. ``pytest -s``
+shows the registers and the shared memory of each kernel.
 """
 
 import re
@@ -33,7 +33,7 @@ POINTERS = {
     torch.int64: "*i64",
     torch.bool: "*i1",
 }
-# In their loops they also load norms, lse and delta, or a tile so small that a thread's share is 8 bytes.
+# The loops of these kernels also load norms, lse and delta, or tiles so small that a thread's share is 8 bytes.
 LOAD_LESS = {
     "spatio_temporal_graph_bwd_kernel",
     "graph_attention_bwd_dkdv_kernel",
@@ -60,7 +60,7 @@ def launches(monkeypatch):
 
 
 def compiled(kernel, arguments, options, arch):
-    """The kernel's PTX, its shared memory, and what the assembler says of it."""
+    """The kernel's PTX, and the bytes of shared memory that it takes."""
     names = kernel.arg_names
     constants = {name: value for name, value in arguments.items() if value is None or name in constexprs(kernel)}
     signature, attributes = {}, {}
@@ -83,7 +83,7 @@ def constexprs(kernel):
 
 
 def assembled(ptx, arch, folder):
-    """What ptxas reports: registers, spilled bytes, warnings."""
+    """The report of ptxas: the number of registers, the spilled bytes, and its text, which holds warnings."""
     (folder / "kernel.ptx").write_text(ptx)
     target = f"sm_{arch}a" if arch >= 90 else f"sm_{arch}"
     command = [triton.knobs.nvidia.ptxas.path, "-v", f"--gpu-name={target}", "kernel.ptx", "-o", "kernel.cubin"]
@@ -101,9 +101,9 @@ def check(launches, dtype, arch, folder, label):
         assert spilled == 0, f"{name} spills"
         assert "0 bytes stack frame" in log and not re.search(r"\b(ld|st)\.local", ptx), f"{name} uses local memory"
         assert shared <= SHARED_MEMORY[arch], f"{name} takes {shared} bytes of shared memory"
-        assert "Performance Loss" not in log, f"{name}: {log}"  # wgmma that wait for one another, for one
+        assert "Performance Loss" not in log, f"{name}: {log}"  # one cause is wgmma that wait for one another
         if dtype in HALF:
-            if "PRECISION" in arguments or "dx" in arguments:  # those that multiply matrices
+            if "PRECISION" in arguments or "dx" in arguments:  # these kernels multiply matrices
                 assert ("wgmma.mma_async" if arch == 90 else "mma.sync") in ptx, f"{name} leaves the tensor cores idle"
             assert not re.search(r"ld\.global(\.\w+)*\.[bu]16\b", ptx), f"{name} loads single elements"
             copies = set(re.findall(r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (\w+)", ptx))
@@ -151,7 +151,7 @@ def test_graph_attention(launches, dtype, D, dropout_p, arch, differentiable, mo
     }
     if differentiable:
         expected.add("graph_attention_bwd_dweight_kernel")
-    if differentiable and dtype == torch.float32:  # its other kernels are those of a constant graph
+    if differentiable and dtype == torch.float32:  # the other kernels are those of a constant graph
         launches = launches[-1:]
     assert names == expected
     check(launches, dtype, arch, tmp_path, f"{dtype_name(dtype)} D={D} dropout={dropout_p}")
@@ -170,7 +170,7 @@ def test_dk_and_dv_of_float32_weights_with_dropout_on_hopper(launches, D, frames
 @pytest.mark.parametrize("arch", [90, 80])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=dtype_name)
 def test_spatio_temporal_graph(launches, dtype, arch, tmp_path):
-    x = torch.empty(B, T, 1 + P, C, dtype=dtype)[:, :, 1:]  # the patches beside a class token
+    x = torch.empty(B, T, 1 + P, C, dtype=dtype)[:, :, 1:]  # the patches follow a class token
     graph.forward(x, 0.5, 1, False)
     weight, _, inv_norm = graph.forward(x, 0.5, 1, True)
     graph.backward(torch.empty_like(weight), x, weight, inv_norm)
@@ -180,7 +180,7 @@ def test_spatio_temporal_graph(launches, dtype, arch, tmp_path):
 
 @pytest.mark.parametrize("dtype", HALF, ids=dtype_name)
 def test_packed_projections_are_read_as_fast(launches, dtype, tmp_path):
-    """Strides of a packed QKV are multiples of 8 elements but not of 16: loads stay as wide."""
+    """The strides of a packed QKV are multiples of 8 elements but not of 16. Loads are as wide as otherwise."""
     packed = torch.empty(B, T * P, 3, H, 88, dtype=dtype).permute(2, 0, 3, 1, 4)
     weight = torch.empty(B, T, P, O, P, dtype=torch.float16)
     live = torch.empty(B, T, P // 64, O, P // 64, dtype=torch.bool)

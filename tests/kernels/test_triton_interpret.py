@@ -1,7 +1,7 @@
 """The Triton kernels against the definition, on CPU tensors, in Triton's interpreter.
 
-Run as ``TRITON_INTERPRET=1 pytest -m triton_interpret``: the interpreter replaces the compiler for a whole process. It
-computes bfloat16 wrongly, so that float16 stands for both.
+Run as ``TRITON_INTERPRET=1 pytest -m triton_interpret``. The interpreter replaces the compiler for the whole process.
+It computes bfloat16 wrongly, so float16 is tested in its place.
 """
 
 import pytest
@@ -74,7 +74,7 @@ def test_frames_and_windows(T, window, dtype):
 def test_weights_of_both_signs(threshold, dtype):
     x = video_like_tokens(1, 2, 30, 16)
     x[:, :, ::3] = -x[:, :, ::3]
-    x[:, 1] = x[:, 0]  # at threshold 1 only a token and its copy
+    x[:, 1] = x[:, 0]  # at threshold 1, a token has edges to itself and its copy only
     graph = spatio_temporal_graph(x.to(dtype), threshold=threshold, backend="reference")
     check(*qkv(1, 2, 60, 24, dtype=dtype), graph)
 
@@ -92,7 +92,7 @@ def test_gradients_of_out_and_lse_together(dtype):
 
 
 @both_dtypes
-def test_asymmetric_graph_of_no_video(dtype):
+def test_an_asymmetric_graph_without_frames(dtype):
     weight = (2 * torch.rand(1, 150, 150) - 1).masked_fill(torch.rand(1, 150, 150) < 0.7, 0)
     check(*qkv(1, 2, 150, 40, dtype=dtype), SpatioTemporalGraph.from_dense(weight.to(dtype)))
 
@@ -131,9 +131,9 @@ def test_merging_the_heads_copies_nothing(dtype):
 def test_rows_without_edges_are_zero(dtype, dropout_p):
     T, P = 2, 70
     weight = torch.rand(1, T * P, T * P).masked_fill(torch.rand(1, T * P, T * P) < 0.7, 0)
-    empty = [0, 5, 63, 64, 69, 70, *range(70, 140)]  # a whole frame, too: its lists of tiles are empty
+    empty = [0, 5, 63, 64, 69, 70, *range(70, 140)]  # a whole frame is among them, whose lists of tiles are empty
     weight[:, empty] = 0
-    weight[:, :, 9] = 0  # a column that no row sees
+    weight[:, :, 9] = 0  # no row has an edge to this column
     graph = SpatioTemporalGraph.from_dense(weight, frames=T)
     dout = heads(1, 1, T * P, 24, dtype=dtype, seed=7)
     result = run(*qkv(1, 1, T * P, 24, dtype=dtype), graph, dout, torch.ones(1, 1, T * P), dropout_p=dropout_p)
@@ -160,7 +160,7 @@ def test_a_graph_without_any_edge(dtype):
 @both_dtypes
 @pytest.mark.parametrize("dropout_p", [0.0, 0.2])
 def test_dead_tiles_are_skipped(dtype, dropout_p):
-    """What stands in tiles that the map calls dead is never looked at. A block of 128 tokens lives as a whole."""
+    """Tiles that the map calls dead are never read. A block of 128 tokens is processed if one of its tiles is live."""
     block = torch.tensor([[[True, True], [False, True]], [[True, False], [False, True]]])
     live = block.repeat_interleave(2, 1).repeat_interleave(2, 2).view(1, 2, 4, 1, 4)
     tile = live.repeat_interleave(64, 2).repeat_interleave(64, 4)
@@ -181,7 +181,7 @@ def test_dead_tiles_are_skipped(dtype, dropout_p):
 
 @both_dtypes
 def test_live_tiles_without_edges_change_nothing(dtype):
-    """Even where the map calls frames beyond the clip alive."""
+    """The map may even call frames beyond the clip live."""
     graph = video_graph(1, 2, 70, threshold=0.9, dtype=dtype)
     everything = SpatioTemporalGraph._with_live(graph.weight, torch.ones_like(graph.live))
     tensors = (*qkv(1, 1, 140, 8, dtype=dtype), heads(1, 1, 140, 8, dtype=dtype, seed=7))
@@ -202,7 +202,7 @@ def test_the_same_bits_every_time(dtype):
 @pytest.mark.parametrize(("T", "P"), [(3, 7), (1, 130)])
 @pytest.mark.parametrize("p", [0.1, 0.9])
 def test_the_dropout_mask_is_the_documented_one(T, P, p):
-    """Read off bit for bit with one-hot values."""
+    """Attention of one-hot values gives the mask bit by bit."""
     B, H, N = 2, 2, T * P
     graph = video_graph(B, T, P, threshold=-1)
     q, k = (heads(B, H, N, 8, seed=seed) for seed in range(2))
@@ -234,7 +234,7 @@ def test_dropout_forward_and_backward(B, H, T, P, D, dtype):
 
 @pytest.mark.parametrize("D", [24, 88, 128])
 def test_launches_for_other_gpus(D, monkeypatch):
-    """The interpreter runs what Hopper would; here are the blocks of a GPU with little shared memory."""
+    """The interpreter takes Hopper's blocks. This test takes those of a GPU with little shared memory."""
     from stgt_kernels.ops.graph_attention import triton_impl
 
     monkeypatch.setattr(triton_impl, "capability", lambda x: (8, 9))
@@ -249,7 +249,7 @@ def tokens(B, T, P, C, dtype):
 
 
 def build(x, threshold, window=1, **options):
-    """The graph, made in poisoned memory; checks what holds for every graph."""
+    """Builds a graph in poisoned memory, and checks what holds for every graph."""
     with poisoned_memory():
         if threshold is None:
             graph = token_similarity(x, window=window, backend="triton", **options)
@@ -322,7 +322,7 @@ def test_layouts_of_tokens_change_no_bit(layout, dtype):
 
 @pytest.mark.parametrize("size", [1e-11, 1e-13, 1e-20, 1e-30, 1e-37, 3e-40, 1e15, 1e19, 1e37])
 def test_sizes_of_tokens(size):
-    """However small or large tokens are, their squares neither over- nor underflow."""
+    """The squares of very small and very large tokens neither over- nor underflow."""
     x = tokens(1, 2, 20, 24, torch.float32) * size
     x[:, :, ::7] = tokens(1, 2, 20, 24, torch.float32)[:, :, ::7]
     graph = build(x, 0.1, differentiable=True)
@@ -360,7 +360,7 @@ def gradient(x, threshold, window, dweight, backend):
 def test_gradients_of_the_graph(T, P, C, window, threshold, dtype):
     x = tokens(2, T, P, C, dtype)
     dweight = torch.randn(2, T, P, 2 * window + 1, P).to(storage_dtype(dtype))
-    if threshold is not None:  # leave out what lies at the threshold
+    if threshold is not None:  # similarities at the threshold are left out
         similarity = token_similarity(x.double(), window=window, backend="reference").weight
         dweight = dweight.masked_fill((similarity - threshold).abs() < 2 * similarity_error(x.shape[-1], dtype), 0)
     actual = gradient(x, threshold, window, dweight, "triton")
