@@ -24,11 +24,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from stgt.config import differences, to_dict
-from stgt.data.features import tower_hash
 from stgt.files import atomic_folder, file_hash, remove_folder, save_tensors, tensors_hash, write_text
 from stgt.integrity import DamagedError, nonfinite, read_sealed, require_hash, sealed
 from stgt.randomness import random_state, restore_random_state
 from stgt.structure import field
+from stgt.weights.tower import tower_hash
 
 logger = logging.getLogger(__name__)
 

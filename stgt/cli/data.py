@@ -146,12 +146,12 @@ def features(recipe: recipes.Recipe, out: Path, views: int = 1, batch_size: int 
     import torch
 
     from stgt.data.annotations import load_bad_list, load_videos
-    from stgt.data.features import tower_hash
     from stgt.data.samples import VideoDataset
     from stgt.data.transforms import test_transform, train_transform
     from stgt.data.write_features import write_features
     from stgt.models.vision import VisionTower
     from stgt.randomness import seed_everything
+    from stgt.weights.tower import tower_hash
 
     data, vision = recipe.data, recipe.model.vision
     if vision.open_blocks != 0:

@@ -11,7 +11,6 @@ opened.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 
@@ -19,10 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stgt.config import VisionConfig
 from stgt.data.fingerprint import FINGERPRINT, Fingerprint, data_differences
 from stgt.fields import from_dict, require_types
-from stgt.files import tensors_hash
 from stgt.integrity import (
     DamagedError,
     damaged_row,
@@ -42,7 +39,7 @@ class FeatureKey:
     """Everything that tokens depend on except the files. Equal keys and equal files give equal tokens."""
 
     tower: str
-    """`tower_hash` of the tower's weights and settings"""
+    """`stgt.weights.tower.tower_hash` of the tower's weights and settings"""
     transform: str
     """`transforms.describe` of the transform"""
     frames: int
@@ -54,17 +51,6 @@ class FeatureKey:
 
     def __post_init__(self) -> None:
         require_types(self)
-
-
-def tower_hash(weights: dict[str, Tensor], config: VisionConfig) -> str:
-    """SHA-256 of a tower's tensors, names, shapes and dtypes included, and of the settings that change its output."""
-    settings = dataclasses.asdict(config)
-    for name in (
-        "pretrained",
-        "open_blocks",
-    ):  # neither changes the output
-        del settings[name]
-    return tensors_hash(weights, json.dumps(settings, sort_keys=True))
 
 
 class FeatureStore:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from stgt import checkpoint as ckpt
 from stgt.config import TrainConfig, differences, from_dict, to_dict
-from stgt.data.features import FeatureStore, tower_hash
+from stgt.data.features import FeatureStore
 from stgt.data.fingerprint import require_same
 from stgt.data.samples import PairDataset
 from stgt.data.transforms import describe
@@ -24,6 +24,7 @@ from stgt.training.inputs import fingerprint_file, require_same_data
 from stgt.training.start import start_from
 from stgt.training.trackers import require_service
 from stgt.training.trainer import Trainer
+from stgt.weights.tower import tower_hash
 
 
 def train(config: TrainConfig) -> None:

@@ -8,12 +8,13 @@ from helpers.clips import grey, write_video
 from torch import nn
 
 from stgt.config import VisionConfig
-from stgt.data.features import FeatureStore, tower_hash
+from stgt.data.features import FeatureStore
 from stgt.data.samples import RetrievalDataset, VideoDataset
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import describe, test_transform, train_transform
 from stgt.data.video import VideoError
 from stgt.data.write_features import write_features
+from stgt.weights.tower import tower_hash
 
 VIDEOS = ["a.mp4", "b.mp4", "c.mp4"]
 CONFIG = VisionConfig(tower="vit", image_size=16, patch_size=8, width=8, layers=1, heads=2, dtype="float32")
