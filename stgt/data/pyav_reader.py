@@ -174,19 +174,23 @@ class PyAVReader:
 
     def _by_seeking(self, numbers: np.ndarray) -> Iterator[Numbered]:
         """Frames by the index. Decoding begins at the keyframe before a frame, or goes on from a near one."""
+        # The first packets of a clip that was cut out of a longer one may give no frames, and then every number is
+        # wrong. Only decoding tells, so that the first frame is always decoded.
+        ranks = np.union1d(0, numbers)
         try:
-            index = self._index.around(numbers)
+            index = self._index.around(ranks)
         except UnusableTimesError as error:
             raise FramesDisagreeError from error
         run: Iterator[tuple[int, VideoFrame]] = iter(())
         last = None
-        for number, pts in zip(numbers.tolist(), index.pts_of(numbers).tolist(), strict=True):
+        for number, pts in zip(ranks.tolist(), index.pts_of(ranks).tolist(), strict=True):
             key = index.keyframe_before(pts)
             if last is None or index.first_rank_from(index.keyframes[key].pts) > last + NEAR:
                 run = self._run_from(index, key)
             for last, frame in run:  # noqa: B007
                 if last == number:
-                    yield frame, self._seconds(pts)
+                    if number >= numbers[0]:
+                        yield frame, self._seconds(pts)
                     break
             else:
                 raise FramesDisagreeError

@@ -12,7 +12,8 @@ from helpers.clips import noise, write_video
 from helpers.numbered import Kind, number_in, picture, write_numbered
 
 from stgt.data import video_file
-from stgt.data.video import VideoError, read_clip, read_frames, sample_indices
+from stgt.data.pyav_reader import FramesDisagreeError
+from stgt.data.video import MAX_PIXELS, VideoError, open_video, read_clip, read_frames, sample_indices
 
 X264 = Kind(".mp4", "libx264", codec_options={"bf": "2"})
 STREAM = Kind(".ts", "mpeg2video", codec_options={"bf": "2"})
@@ -91,6 +92,28 @@ def test_a_recording_that_begins_in_the_middle_shows_what_can_be_decoded(tmp_pat
     shown = numbers(read_frames(path, None))
     assert shown[-1] == 59 and shown == list(range(shown[0], 60)) and shown[0] <= keys[2]
     assert numbers(read_frames(path, 5)) == [shown[i] for i in sample_indices(len(shown), 5)]
+
+
+def test_a_cut_whose_first_packets_give_no_frames(tmp_path):
+    refresh = {"x264-params": "intra-refresh=1:keyint=20:bframes=0"}
+    whole = write_numbered(tmp_path / "whole.mkv", Kind(".mkv", "libx264", codec_options=refresh), 100)
+    path = tmp_path / "cut.mkv"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        first = [number for number, packet in enumerate(packets) if packet.is_keyframe][1]
+        for packet in packets[first:]:
+            packet.stream = stream
+            target.mux(packet)
+    shown = numbers(read_frames(path, None))
+    assert shown == list(range(shown[0], 100)) and shown[0] > first
+    for middle in range(len(shown) // 4, len(shown)):
+        with open_video(path, "auto", max_pixels=MAX_PIXELS, deadline=None) as reader:
+            with pytest.raises(FramesDisagreeError):
+                reader.read(np.array([middle]))
+            reader.count_by_decoding()
+            assert reader.length == len(shown)
+            assert [number_in(frame) for frame in reader.read(np.array([middle]))[0]] == [shown[middle]]
 
 
 def test_times_begin_with_the_file_and_windows_are_in_seconds(tmp_path):
