@@ -20,7 +20,7 @@ from stgt.data.features import FeatureStore
 from stgt.data.prompts import LanguageTokenizer
 from stgt.data.samples import PairDataset, QuestionDataset, RetrievalDataset, collate
 from stgt.data.text import Tokenizer
-from stgt.data.transforms import test_transform, train_transform
+from stgt.data.transforms import eval_transform, train_transform
 from stgt.integrity import has_checksums, require_finite, verify_checksums
 from stgt.models.stgt import STGT
 from stgt.models.vqa import VideoQA
@@ -74,7 +74,7 @@ class Task(ABC):
             data.videos,
             frames=data.frames,
             decoding=data.decoding,
-            transform=train_transform(size, flip=data.flip) if data.augment else test_transform(size),
+            transform=train_transform(size, flip=data.flip) if data.augment else eval_transform(size),
             sampling=data.sampling,
             train=True,
             max_replacements=data.max_replacements,
@@ -89,7 +89,7 @@ class Task(ABC):
 
     def items(self, annotation: Path, data: DataConfig, image_size: int, **options: object) -> PairDataset:
         """The videos of an annotation, as a model that is evaluated sees them."""
-        views = dict(frames=data.frames, decoding=data.decoding, transform=test_transform(image_size))
+        views = dict(frames=data.frames, decoding=data.decoding, transform=eval_transform(image_size))
         return self.items_class(annotation, data.videos, **views, **options)
 
 

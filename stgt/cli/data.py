@@ -147,7 +147,7 @@ def features(recipe: recipes.Recipe, out: Path, views: int = 1, batch_size: int 
 
     from stgt.data.annotations import load_bad_list, load_videos
     from stgt.data.samples import VideoDataset
-    from stgt.data.transforms import test_transform, train_transform
+    from stgt.data.transforms import eval_transform, train_transform
     from stgt.data.write_features import write_features
     from stgt.models.vision import VisionTower
     from stgt.randomness import seed_everything
@@ -171,7 +171,7 @@ def features(recipe: recipes.Recipe, out: Path, views: int = 1, batch_size: int 
         data.videos,
         frames=data.frames,
         decoding=data.decoding,
-        transform=train_transform(size, flip=data.flip) if data.augment else test_transform(size),
+        transform=train_transform(size, flip=data.flip) if data.augment else eval_transform(size),
         sampling=data.sampling,
         random=True,
     )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stgt.data.transforms import test_transform
+from stgt.data.transforms import eval_transform
 from stgt.data.video import read_frames
 
 
@@ -23,7 +23,7 @@ def read_pixels(path: str | Path, frames: int, image_size: int, **decoding: obje
 
     decoding: further arguments of `read_frames`. Raises VideoError for a file that cannot be read.
     """
-    return to_pixels(read_frames(path, frames, **decoding), test_transform(image_size))
+    return to_pixels(read_frames(path, frames, **decoding), eval_transform(image_size))
 
 
 def read_pixels_array(path: str | Path, frames: int, image_size: int, **decoding: object) -> np.ndarray:

@@ -64,16 +64,13 @@ def train_transform(image_size: int, *, flip: bool = True) -> v2.Compose:
     return v2.Compose([crop, *mirror, RandAugment(), *_normalise()])
 
 
-def test_transform(image_size: int) -> v2.Compose:
+def eval_transform(image_size: int) -> v2.Compose:
     """Resize to a square, whatever the aspect ratio is, and CLIP's mean and standard deviation.
 
     uint8 (T, 3, H, W) → float32 (T, 3, S, S).
     """
     resize = v2.Resize((image_size, image_size), interpolation=v2.InterpolationMode.BICUBIC)
     return v2.Compose([resize, *_normalise()])
-
-
-test_transform.__test__ = False  # not a test, though its name begins like one
 
 
 def _normalise() -> list[v2.Transform]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from stgt.data.errors import VideoError
-from stgt.data.transforms import test_transform
+from stgt.data.pixels import to_pixels
+from stgt.data.transforms import eval_transform
 from stgt.data.video import read_frames
 from stgt.figures.examples import find_examples
 from stgt.figures.inside import Token, look_inside, moving_token, require_token
@@ -41,7 +42,7 @@ def look_at(run: Run, video: Path, place: tuple[int | None, int | None, int | No
     token = Token(*(place if place is not None else default for place, default in zip(place, found, strict=True)))
     require_token(token, len(frames), vision.grid)
     with precision(run):
-        inside = look_inside(run.model, test_transform(vision.image_size)(frames.permute(0, 3, 1, 2)), layer=layer)
+        inside = look_inside(run.model, to_pixels(frames, eval_transform(vision.image_size)), layer=layer)
     return Scene(shown, inside, token)
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from stgt.data.features import FeatureStore
 from stgt.data.samples import VideoDataset
-from stgt.data.transforms import test_transform as plain
+from stgt.data.transforms import eval_transform
 from stgt.data.write_features import write_features
 from stgt.integrity import DamagedError
 
@@ -36,7 +36,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def videos(root):
-    return VideoDataset(VIDEOS, root, frames=2, transform=plain(16), random=True)
+    return VideoDataset(VIDEOS, root, frames=2, transform=eval_transform(16), random=True)
 
 
 @pytest.fixture

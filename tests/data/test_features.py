@@ -11,7 +11,7 @@ from stgt.config import VisionConfig
 from stgt.data.features import FeatureStore
 from stgt.data.samples import RetrievalDataset, VideoDataset
 from stgt.data.text import Tokenizer
-from stgt.data.transforms import describe, test_transform, train_transform
+from stgt.data.transforms import describe, eval_transform, train_transform
 from stgt.data.video import VideoError
 from stgt.data.write_features import write_features
 from stgt.weights.tower import tower_hash
@@ -47,7 +47,7 @@ def store(videos, tmp_path):
 
 
 def test_tokens_are_those_of_the_tower_in_bfloat16(root, tmp_path):
-    videos = VideoDataset(VIDEOS, root, frames=4, transform=test_transform(16))
+    videos = VideoDataset(VIDEOS, root, frames=4, transform=eval_transform(16))
     store = write_features(tmp_path / "features", videos, tower, tower_hash="abc", batch_size=2)
     for index, name in enumerate(VIDEOS):
         tokens = store.read(name)
@@ -97,7 +97,7 @@ def test_a_store_crosses_to_workers(store):
 def test_another_key_is_refused_by_name(store):
     same = {"tower": "abc", "transform": describe(train_transform(16, flip=False)), "frames": 4, "sampling": "headtail"}
     store.require(**same, views=3)
-    other = describe(test_transform(16))
+    other = describe(eval_transform(16))
     differing = {"tower": "abd", "transform": other, "frames": 8, "sampling": "uniform", "views": 1}
     for name, value in differing.items():
         with pytest.raises(ValueError) as error:
@@ -146,7 +146,7 @@ def test_a_folder_that_is_no_cache_is_refused(store, tmp_path):
 
 
 def test_several_views_need_random_draws(root, tmp_path):
-    videos = VideoDataset(VIDEOS, root, frames=4, transform=test_transform(16))
+    videos = VideoDataset(VIDEOS, root, frames=4, transform=eval_transform(16))
     with pytest.raises(ValueError, match="views is 2, expected 1, or more for"):
         write_features(tmp_path / "features", videos, tower, tower_hash="abc", views=2)
 

@@ -18,7 +18,7 @@ from stgt.config import DataConfig, OptimConfig, TrainConfig
 from stgt.data.images import holds_image, holds_still, read_image
 from stgt.data.samples import RetrievalDataset
 from stgt.data.text import Tokenizer
-from stgt.data.transforms import test_transform
+from stgt.data.transforms import eval_transform
 from stgt.data.video import VideoError, read_frames
 from stgt.recipes import quickstart
 from stgt.training.log import read_log
@@ -77,7 +77,7 @@ def make(root, tmp_path, names, train=True, **options):
     path = tmp_path / "pairs.json"
     path.write_text(json.dumps([{"video": name, "caption": f"clip {name}"} for name in names]))
     options = (
-        dict(frames=4, transform=test_transform(16), tokenizer=Tokenizer.train(["clip 0 . mp4 jpg"], 60)) | options
+        dict(frames=4, transform=eval_transform(16), tokenizer=Tokenizer.train(["clip 0 . mp4 jpg"], 60)) | options
     )
     return RetrievalDataset(path, root, train=train, **options)
 

@@ -17,7 +17,7 @@ from stgt.data.annotations import (
 from stgt.data.loader import read_batches
 from stgt.data.samples import QuestionDataset, RetrievalDataset, collate
 from stgt.data.text import Tokenizer
-from stgt.data.transforms import test_transform, train_transform
+from stgt.data.transforms import eval_transform, train_transform
 from stgt.data.video import VideoError
 from stgt.randomness import SeededItems
 
@@ -54,7 +54,7 @@ def write_json(path, value):
 @pytest.fixture
 def make(root, tokenizer, tmp_path):
     def make(entries=PAIRS, train=True, **options):
-        transform = train_transform(16) if train else test_transform(16)
+        transform = train_transform(16) if train else eval_transform(16)
         options = {"frames": 4, "transform": transform, "tokenizer": tokenizer, "max_length": 12, **options}
         return RetrievalDataset(write_json(tmp_path / "pairs.json", entries), root, train=train, **options)
 
@@ -244,7 +244,7 @@ QUESTIONS = [
 @pytest.fixture
 def ask(root, tmp_path):
     def ask(entries=QUESTIONS, train=True, **options):
-        options = {"frames": 3, "transform": test_transform(16), "train": train, **options}
+        options = {"frames": 3, "transform": eval_transform(16), "train": train, **options}
         return QuestionDataset(write_json(tmp_path / "qa.json", entries), root, **options)
 
     return ask

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stgt.data.transforms import CLIP_MEAN, CLIP_STD, OPERATIONS, RandAugment, describe, test_transform, train_transform
+from stgt.data.transforms import CLIP_MEAN, CLIP_STD, OPERATIONS, RandAugment, describe, eval_transform, train_transform
 
 
 @pytest.fixture
@@ -72,15 +72,15 @@ def test_rand_augment_draws_with_replacement_from_all_operations(picture):
 def test_evaluation_squashes_to_a_square_and_normalises(picture):
     flat = torch.full((2, 3, 30, 90), 51, dtype=torch.uint8)
     expected = (0.2 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)
-    output = test_transform(16)(flat)
+    output = eval_transform(16)(flat)
     assert output.shape == (2, 3, 16, 16)
     torch.testing.assert_close(output, expected[None, :, None, None].expand_as(output))
-    left, right = test_transform(16)(picture[None])[0, 0][:, [0, -1]].mean(0)
+    left, right = eval_transform(16)(picture[None])[0, 0][:, [0, -1]].mean(0)
     assert left < 0 < right  # nothing is cropped: both ends of the wide picture are there
 
 
 def test_a_description_tells_transforms_apart():
-    transforms = [train_transform(32), train_transform(32, flip=False), train_transform(64), test_transform(32)]
+    transforms = [train_transform(32), train_transform(32, flip=False), train_transform(64), eval_transform(32)]
     assert len({describe(transform) for transform in transforms}) == 4
     assert describe(train_transform(32)) == describe(train_transform(32))
     assert "0.5, 1.0" in describe(transforms[0])

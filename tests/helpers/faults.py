@@ -18,7 +18,7 @@ from stgt.data.annotations import Clip, save_captions
 from stgt.data.samples import VideoDataset
 from stgt.data.shapes import render_shapes
 from stgt.data.text import Tokenizer
-from stgt.data.transforms import test_transform as plain_transform
+from stgt.data.transforms import eval_transform
 from stgt.data.write_features import write_features
 from stgt.evaluation.store import Store
 from stgt.figures.page import Picture, write_page
@@ -61,7 +61,7 @@ def shapes(out):
 
 
 def features(out):
-    videos = VideoDataset(["a.png"], out.parent, frames=1, transform=plain_transform(16))
+    videos = VideoDataset(["a.png"], out.parent, frames=1, transform=eval_transform(16))
     write_features(out / "cache", videos, lambda frames: frames[:, :, :, :2].flatten(3), tower_hash="ab")
 
 
