@@ -143,7 +143,7 @@ class PacketTable:
     def __init__(self, entries: IndexEntries, scan: Callable[[int, int, int], list[PacketTimes]]) -> None:
         """entries: `index_entries` of a stream. scan(near, dts, count): see `PyAVReader._scan`.
 
-        Raises UnusableTimesError if the decoding times do not increase, or the first packet is no keyframe.
+        Raises UnusableTimesError if decoding times decrease, or if the first packet is no keyframe.
         """
         self._scan = scan
         # The entries are copied, because they are gone when the file is closed and opened again.
@@ -154,8 +154,8 @@ class PacketTable:
         self.length = len(self._shown)
         if not len(self._keys) or self._keys[0] != 0:
             raise UnusableTimesError("the first packet is no keyframe")
-        if (np.diff(self._dts) <= 0).any():
-            raise UnusableTimesError("decoding times do not increase")
+        if (np.diff(self._dts) < 0).any():
+            raise UnusableTimesError("decoding times decrease")
 
     def around(self, ranks: np.ndarray) -> FrameIndex:
         """A table of the groups that hold the given frames, and of the group before each of these groups."""
