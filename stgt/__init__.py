@@ -15,10 +15,11 @@ def load(name: str | Path, *, device: str = "auto", tokenizer: str | None = None
     """A trained retrieval model, ready to embed videos and texts and to compare them.
 
     name: a run's folder, a folder that `stgt convert` or `save_pretrained` wrote, or a model on the Hugging Face hub.
-    device: "auto" is a GPU where there is one. tokenizer: a folder or a hub's name, for models that come without one.
-    Raises ValueError, OSError or CheckpointError for a name that leads to no such model, saying what was expected.
+    device: "auto" is a GPU where there is one.
+    tokenizer: the tokenizer's folder or its name on the hub, for models that come without one.
+    Raises ValueError, OSError or CheckpointError if there is no such model; the message says what was expected.
     """
-    # `import stgt` takes no time, and the rest is loaded where it is needed.
+    # The import is here so that `import stgt` takes no time.
     from stgt.retriever import Retriever
 
     return Retriever(name, device=device, tokenizer=tokenizer)

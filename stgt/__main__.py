@@ -1,7 +1,7 @@
 """The start of `stgt COMMAND` and `python -m stgt COMMAND`.
 
-It needs torch alone: where the packages of the command line are missing, `stgt info` works and any other command says
-in one line what to install.
+This module needs torch alone. If the packages of the command line are missing, `stgt info` still works, and any other
+command says in one line what to install.
 """
 
 import os
@@ -13,7 +13,7 @@ from stgt.signals import StopSignals
 
 
 def main() -> None:
-    """Run the command that the program's arguments name; a signal ends it quietly, also while it is being loaded."""
+    """Run the command that the program's arguments name. A signal ends it without a message, also while it loads."""
     try:
         with StopSignals(interrupt=True):
             _run()

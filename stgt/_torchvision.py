@@ -1,9 +1,11 @@
-"""Makes torchvision importable beside a torch it was not compiled for: import this before torchvision, timm, open_clip.
+"""Makes torchvision importable beside a torch that it was not compiled for.
 
-PyPI's torchvision carries CUDA operators. Beside a CPU-only torch that library cannot be loaded, torchvision goes on
-without it, and then its own import fails (`operator torchvision::nms does not exist`), for it registers shape functions
-for two operators that nobody has defined. We need only its transforms, so defining the two schemas is enough.
-Where the library loads, nothing is defined. `import stgt._torchvision  # noqa: F401` goes above the import it serves.
+Import this module before torchvision, timm or open_clip: `import stgt._torchvision  # noqa: F401`.
+
+PyPI's torchvision holds a library of CUDA operators. This library cannot be loaded beside a CPU-only torch. Torchvision
+then goes on without the library, but its import fails (`operator torchvision::nms does not exist`): it registers shape
+functions for two operators that are not defined. We need only its transforms, so it is enough to define the two
+schemas. If the library can be loaded, nothing is defined.
 """
 
 import importlib.machinery
@@ -19,10 +21,10 @@ SCHEMAS = (
 
 
 def _loads_its_operators() -> bool:
-    """Whether torchvision's compiled library loads: the question that torchvision itself asks first."""
+    """Whether torchvision's compiled library can be loaded. Torchvision itself tries the same first."""
     package = importlib.util.find_spec("torchvision")
     if package is None:
-        return True  # nothing to repair: `import torchvision` will say that it is not installed
+        return True  # `import torchvision` will say that it is not installed
     library = importlib.machinery.PathFinder.find_spec("_C", package.submodule_search_locations)
     if library is None:
         return False
@@ -34,6 +36,6 @@ def _loads_its_operators() -> bool:
 
 
 if "torchvision" not in sys.modules and not _loads_its_operators():
-    _definitions = torch.library.Library("torchvision", "DEF")  # kept: the schemas go when it goes
+    _definitions = torch.library.Library("torchvision", "DEF")  # the schemas exist as long as this object
     for _schema in SCHEMAS:
         _definitions.define(_schema)

@@ -1,4 +1,4 @@
-"""Every setting of a model, its losses and a run, as dataclasses that refuse values which make no sense."""
+"""All settings of a model, its losses and a run, as dataclasses that refuse values which make no sense."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tyro
 from stgt.fields import from_dict as from_dict
 from stgt.fields import require, require_counts, require_range, require_types
 
-# Sizes beyond these are mistakes, of which a file should not make anybody wait for the memory to run out.
+# A larger size is a mistake. It is refused at once, so that no file can make the memory run out.
 WIDEST, DEEPEST, LONGEST, WORDS = 65_536, 1_000, 10_000, 10_000_000
 COUNT = 10**12
 PARAMETERS = 10**11  # of one part of the model
@@ -22,23 +22,23 @@ PARAMETERS = 10**11  # of one part of the model
 
 @dataclass
 class VisionConfig:
-    """The image tower: any open_clip model with a square patch grid, or `tower="vit"`, a plain small one."""
+    """The image tower: any open_clip model with a square patch grid, or a small one with `tower="vit"`."""
 
     tower: str = "EVA01-g-14"
-    """An open_clip model name, which fixes heads and mlp_ratio; or "vit": an EVA01-g of the sizes below"""
+    """The name of an open_clip model, which decides heads and mlp_ratio; or "vit": an EVA01-g of the sizes below"""
     pretrained: str | None = None
     """An open_clip tag or a weight file; None leaves the tower randomly initialised"""
     image_size: int = 224
     patch_size: int = 14
     width: int = 1408
     layers: int = 39
-    """Blocks that are run; BLIP-2 uses 39 of the 40 of EVA01-g-14 and no final norm"""
+    """Number of blocks that are run; BLIP-2 runs 39 of the 40 blocks of EVA01-g-14, without a final norm"""
     heads: int = 16
     mlp_ratio: float = 4.0
     open_blocks: int = 0
-    """How many of the last blocks are trained: 0 freezes the tower, -1 trains all of it"""
+    """Number of last blocks that are trained: 0 freezes the tower, -1 trains all of it"""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Compute dtype of the frozen part"""
+    """The dtype that the frozen part computes in"""
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -58,38 +58,38 @@ class VisionConfig:
 
 @dataclass
 class GraphConfig:
-    """What joins the frames: the graph transformer, X-CLIP's cross-frame baseline, or nothing."""
+    """The part that joins the frames: the graph transformer, X-CLIP's cross-frame baseline, or nothing."""
 
     kind: Literal["graph", "none", "cross_frame"] = "graph"
     layers: int = 1
     heads: int = 16
     frames: int = 8
-    """Temporal embeddings that are learned; clips of another length use the nearest ones"""
+    """Number of temporal embeddings that are learned; clips of another length use the nearest ones"""
     threshold: float = 0.5
     """An edge joins two tokens whose cosine similarity is at least this"""
     window: int = 1
     """An edge joins tokens at most this many frames apart"""
     dropout: float = 0.1
-    """Of graph attention's weights"""
+    """Dropout rate of the weights of graph attention"""
     drop_path: float = 0.0
-    """Of the last block; earlier blocks get a linearly smaller share"""
+    """Drop-path rate of the last block; the rate grows linearly from the first block to the last"""
     cls_repeats: int = 2
-    """How often the one [CLS] block is applied: 2 in the released model, 1 in the paper"""
+    """Number of times that the one [CLS] block is applied: 2 in the released model, 1 in the paper"""
     scope: Literal["frame", "clip"] = "frame"
-    """What a token of the residual block attends to: its frame (released model) or the whole clip (paper)"""
+    """The tokens that a token of the residual block attends to: its frame (released model) or the whole clip (paper)"""
     differentiable: bool = False
     """Whether gradients flow through the edge weights"""
     edges: bool = True
-    """False keeps every pair of the band, with its similarity as weight (ablation)"""
+    """False keeps every pair of tokens within the window, with its similarity as weight (ablation)"""
     weights: bool = True
     """False gives every edge the weight 1 (ablation)"""
     pos2d: Literal["sincos", "random", "load"] = "sincos"
     """Spatial embedding: sine/cosine, a frozen random draw (released model), or zeros until a checkpoint is loaded"""
     attention: Annotated[Literal["kernels", "dense"], tyro.conf.arg(aliases=("--attention",))] = "kernels"
-    """The fused kernels, or the released model's eager matrices, for comparison"""
+    """The fused kernels, or dense matrices as in the released model, for comparison"""
     backend: Literal["auto", "reference", "cpu", "triton", "cuda"] = "auto"
     checkpointing: bool = False
-    """Recompute each block's activations in the backward pass"""
+    """Whether each block's activations are computed again in the backward pass, which saves memory"""
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -110,17 +110,17 @@ class QFormerConfig:
     intermediate: int = 3072
     queries: int = 32
     cross_frequency: int = 2
-    """Every how many layers there is a cross-attention to the video tokens"""
+    """Layers 0, n, 2n, … have a cross-attention to the video tokens, where n is this number"""
     vocab_size: int = 30523
     bos_token_id: int = 30522
     pad_token_id: int = 0
     max_positions: int = 512
     dropout: float = 0.1
     embed_dim: int = 256
-    """Width of the space where videos and texts are compared"""
+    """Width of the vectors by which videos and texts are compared"""
     max_text_length: int = 32
     temperature: float = 0.07
-    """Initial value of the learned number that similarities are divided by"""
+    """Initial value of the learned temperature that similarities are divided by"""
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -138,20 +138,20 @@ class QFormerConfig:
 
 @dataclass
 class LanguageConfig:
-    """The causal language model that answers questions from the Q-Former's queries, and what is trained around it."""
+    """The causal language model that answers questions from the Q-Former's queries, and its training."""
 
     model: str = "facebook/opt-2.7b"
-    """A causal language model of the Hugging Face hub, a folder that `save_pretrained` wrote, or "opt": a small one of
-    the sizes below, untrained, whose tokenizer is fitted to the training questions"""
+    """A causal language model of the Hugging Face hub, a folder that `save_pretrained` wrote, or "opt": a small
+    untrained model of the sizes below, whose tokenizer is fitted to the training questions"""
     tune: Literal["frozen", "lora", "all"] = "frozen"
-    """What of the language model is trained: nothing, LoRA's matrices beside its linear maps, or all of it"""
+    """The part of the language model that is trained: nothing, LoRA's matrices beside its linear maps, or all of it"""
     lora_rank: int = 16
     train_graph: bool = False
-    """Whether the graph transformer is trained as well; the paper leaves it as it was pre-trained"""
+    """Whether the graph transformer is trained as well; the paper keeps its pre-trained weights"""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Of the language model's weights"""
+    """The dtype of the language model's weights"""
     hidden: int = 128
-    """Sizes of "opt" """
+    """Width of "opt"; the fields below are its other sizes"""
     layers: int = 2
     heads: int = 4
     vocab_size: int = 512
@@ -168,7 +168,7 @@ class LanguageConfig:
 
 @dataclass
 class LossConfig:
-    """L = (VTC in stage 1, CSAL in stage 2) + VTM + VTG, Eq. 16-21."""
+    """The loss, Eq. 16-21: VTC in stage 1 or CSAL in stage 2, plus VTM and VTG."""
 
     stage: Literal[1, 2] = 1
     gamma: float = 5.0
@@ -177,14 +177,15 @@ class LossConfig:
     csal_smoothing: float = 0.01
     vtg_smoothing: float = 0.1
     detach_target: bool = False
-    """Whether CSAL's targets are constants (the released model sends gradients through them)"""
+    """Whether CSAL's targets are constants; in the released model gradients pass through them"""
     csal_mask: Literal["release", "paper"] = "release"
-    """Which pairs cannot be a target: product below 0.05 (released model), or both similarities at most 0 (paper)"""
+    """The pairs that cannot be a target: those whose similarities have a product below 0.05 (released model), or are
+    both at most 0 (paper)"""
     multi_positive: bool = False
-    """Whether pairs of one video, or with one text word for word, are right for each other in a batch and never
-    negatives, as in BLIP-2's retrieval training; the released model takes them for negatives"""
+    """Whether two pairs of a batch with the same video, or with the same text word for word, count as right for each
+    other and never as negatives, as in BLIP-2's retrieval training; in the released model they are negatives"""
     gather_gradients: bool = True
-    """Whether gradients reach the features of other processes (exact global-batch loss)"""
+    """Whether gradients reach the features of other processes, which makes the loss over the global batch exact"""
     vtc: float = 1.0
     """Weight of the contrastive loss, VTC or CSAL"""
     vtm: float = 1.0
@@ -202,7 +203,7 @@ class LossConfig:
 
 @dataclass
 class ModelConfig:
-    """The whole model: for retrieval, or, with a language model, for question answering."""
+    """The whole model. With a language model it answers questions, and without one it is for retrieval."""
 
     vision: VisionConfig = field(default_factory=VisionConfig)
     graph: GraphConfig = field(default_factory=GraphConfig)
@@ -218,10 +219,10 @@ class ModelConfig:
         require(self.vision, "width", width % 4 == 0, "a multiple of 4, which the 2-D sine/cosine embedding needs")
         for part, count in self._parameters().items():
             fits = count <= PARAMETERS
-            require(self, part, fits, f"at most {PARAMETERS:.0e} weights, and these sizes have some {count:.1e}")
+            require(self, part, fits, f"at most {PARAMETERS:.0e} weights, but these sizes give about {count:.1e}")
 
     def _parameters(self) -> dict[str, float]:
-        """About how many weights each part has: the matrices of its blocks, and its tables."""
+        """The approximate number of weights of each part: the matrices of its blocks, and its tables."""
         v, g, q, language = self.vision, self.graph, self.qformer, self.language
         layers, tables = q.layers * (8 * q.hidden + 4 * q.intermediate), q.vocab_size + q.max_positions + q.queries
         counts = {
@@ -237,47 +238,49 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    """Where the clips and captions come from and how they are read."""
+    """The clips and captions, and the way in which they are read."""
 
     train: Path = Path("data/train.json")
     """Annotation of the training pairs"""
     val: Path | None = None
-    """Annotation that is measured after each epoch, to choose the checkpoint by; none keeps the last"""
+    """Annotation that the model is measured on after each epoch, to choose the best checkpoint; without it, the last
+    checkpoint is used"""
     test: Path = Path("data/test.json")
-    """Annotation that `stgt evaluate` and `stgt search` answer from; never read by training"""
+    """Annotation that `stgt evaluate` and `stgt search` use; training never reads it"""
     videos: Path = Path("data/videos")
     """Folder that the annotations' video names are relative to"""
     bad_list: Path | None = None
     """Videos that training and validation leave out (`stgt data check`)"""
     answers: Path | None = None
-    """ans2label.json of a question data set, if every answer has to be in it"""
+    """ans2label.json of a question data set; if it is given, every answer has to be in it"""
     features: Path | None = None
-    """Cache of the frozen tower's tokens (`stgt data features`), read in place of the videos while training"""
+    """Cache of the frozen tower's tokens (`stgt data features`), which training reads in place of the videos"""
     frames: int = 8
     sampling: Literal["uniform", "headtail"] = "headtail"
-    """How training picks frames; evaluation is always uniform"""
+    """The way in which training picks frames; evaluation spreads them uniformly"""
     tokenizer: str = "bert-base-uncased"
-    """A tokenizer of the hub, a folder that one was saved in, or "train": WordPiece fitted to the training captions.
-    Questions are for the language model, which has its own"""
+    """A tokenizer of the hub, a folder in which one was saved, or "train": WordPiece fitted to the training captions.
+    For questions, the tokenizer of the language model is used instead"""
     tokenizer_size: int = 512
-    """Largest vocabulary of a trained tokenizer"""
+    """Largest number of words of a trained tokenizer"""
     decoder: Literal["auto", "pyav", "decord"] = "auto"
-    """What reads the videos: "pyav" (which "auto" is), or "decord" for the released pipeline's frames"""
+    """The reader of videos: "pyav" (the same as "auto"), or "decord", which gives the frames of the released code"""
     max_pixels: int = 50_000_000
     """A video or image whose frames have more pixels is refused before it is decoded"""
     deadline: float = 60.0
     """Seconds that reading one file may take"""
     augment: bool = True
-    """Random crop, flip and RandAugment; otherwise training sees frames as evaluation does"""
+    """Whether training uses random crops, flips and RandAugment; otherwise it sees the same frames as evaluation"""
     flip: bool = True
-    """False where captions say left or right"""
+    """Whether augmentation flips frames; choose False if captions say left or right"""
     check_contents: bool = False
-    """Know videos by the SHA-256 of their contents as well as by size and time of change, which reads all of them"""
+    """Whether videos are also compared by the SHA-256 of their contents, for which all of them are read"""
     cache: bool = False
-    """Keep decoded frames in memory: for small data sets whose decoding takes longer than the model"""
+    """Whether decoded frames stay in memory, for small data sets whose decoding takes longer than the model"""
     workers: int = 4
+    """Number of processes that read clips"""
     max_replacements: int = 10
-    """How many pairs in a row may take the place of one whose video is broken; the log counts them"""
+    """Number of pairs in a row that may be replaced because their videos are broken; the log counts them"""
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -288,24 +291,24 @@ class DataConfig:
 
     @property
     def decoding(self) -> dict:
-        """How files are read, as `stgt.data.video.read_frames` takes it."""
+        """Keyword arguments for `stgt.data.video.read_frames`."""
         return {"decoder": self.decoder, "max_pixels": self.max_pixels, "deadline": self.deadline}
 
 
 @dataclass
 class OptimConfig:
-    """AdamW with linear warm-up and a cosine per step."""
+    """AdamW, whose learning rate warms up linearly and then follows a cosine."""
 
     lr: float = 5e-5
     min_lr: float = 1e-6
     warmup_steps: int = 500
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.05
-    """Not applied to one-dimensional tensors"""
+    """Weight decay of tensors with two or more dimensions; other tensors do not decay"""
     clip_norm: float | None = 1.0
-    """Largest norm of the whole gradient; None leaves it as it is"""
+    """Largest norm of the whole gradient; None does not clip it"""
     accumulate: int = 1
-    """Batches whose gradients are averaged into one step"""
+    """Number of batches whose gradients are averaged into one step"""
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -321,37 +324,39 @@ class OptimConfig:
 
 @dataclass
 class TrainConfig:
-    """One run: everything that decides its result, and where it is written."""
+    """One run: everything that decides its result, and the folder for it."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     out: Path = Path("runs/stgt")
-    """Run folder; a run that was stopped goes on from the last checkpoint in it"""
+    """Folder of the run; a run that was stopped goes on from the last checkpoint in it"""
     init: Path | None = None
-    """Weights to start from: another run's folder, one that `stgt convert` wrote, or a released checkpoint"""
+    """Weights to start from: the folder of another run, a folder that `stgt convert` wrote, or a released checkpoint"""
     epochs: int = 10
     csal_from: int | None = None
     """Epoch (from 0) at which CSAL takes VTC's place: both stages in one run; None keeps `loss.stage`"""
     batch_size: int = 20
-    """Pairs per process"""
+    """Number of pairs in a batch of one process"""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     compile: bool = False
     deterministic: bool = True
     """Whether training uses torch's deterministic algorithms; without them the same command may give other bits"""
     seed: int = 0
     device: str = "auto"
-    """"auto" is a GPU where there is one; or any of torch's device names"""
+    """Any of torch's device names, or "auto", which is a GPU where there is one"""
     log_every: int = 10
+    """Number of steps between two records of the log"""
     log_to: Literal["tensorboard", "wandb", "trackio"] = "tensorboard"
-    """Where curves are shown, beside log.jsonl: in TensorBoard, or by a service whose package is installed"""
+    """The program that shows curves, beside log.jsonl: TensorBoard, or a service whose package is installed"""
     save_every: int = 500
-    """Steps between checkpoints; there is one after the last step in any case"""
+    """Number of steps between checkpoints; there is always one after the last step"""
     keep: int = 2
-    """Checkpoints that are kept, newest first"""
+    """Number of newest checkpoints that are kept"""
     accept_changed_data: bool = False
-    """Go on although annotations, videos or the decoder are not those that the run or its feature cache began with"""
+    """Whether the run goes on although annotations, videos or the decoder have changed since it began, or since its
+    feature cache was written"""
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -360,7 +365,7 @@ class TrainConfig:
         require(self, "csal_from", self.csal_from is None or self.csal_from >= 0, "an epoch of at least 0, or None")
 
 
-# What may change between two sittings of one run: nothing here touches the numbers.
+# Fields that may have another value when a run goes on, because they do not change its numbers.
 _FREE = (
     "out",
     "data.workers",
@@ -383,7 +388,7 @@ def to_dict(config: object) -> dict:
 
 
 def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
-    """The fields in which two `to_dict`s of runs differ, as "name: ours, there theirs"; free fields are left out."""
+    """The fields outside _FREE that differ between two results of `to_dict`, as "name: ours, there theirs"."""
     found = []
     for key in sorted(ours.keys() | theirs.keys()):
         name, a, b = prefix + key, ours.get(key), theirs.get(key)

@@ -1,8 +1,8 @@
-"""The packages that `stgt` needs beside torch, and what to install where one of them is missing."""
+"""The packages that `stgt` needs beside torch, and advice on what to install if one of them is missing."""
 
 import sys
 
-# Which extra brings a module that stgt imports. The extra [train] contains [search].
+# Modules that stgt imports, and the extra that installs each of them. The extra [train] contains [search].
 EXTRAS = {
     "av": "search",
     "huggingface_hub": "search",
@@ -36,7 +36,7 @@ def exit_if_missing(error: Exception) -> None:
 
 
 def missing_package(error: Exception) -> str | None:
-    """What to install, in one line, if the error says that a package of an extra is not installed; else None."""
+    """One line on what to install if the error says that a package of an extra is not installed, and else None."""
     if not isinstance(error, ModuleNotFoundError):
         return None
     module = (error.name or "").partition(".")[0]

@@ -1,4 +1,4 @@
-"""How a command ends that fails: its exit status, and its message."""
+"""The exit status and the message of a command that fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from stgt.signals import StoppedError
 
 
 def exit_status(error: Exception) -> int | None:
-    """2 for what the user can put right, 1 for a run that failed, 128 + signal for one told to stop; None for a bug."""
+    """The exit status for an error, or None for a bug.
+
+    It is 2 for a mistake that the user can correct, 1 for a run that failed, and 128 + signal for a run that a signal
+    stopped.
+    """
     if isinstance(error, StoppedError):
         return 128 + error.signum
     if isinstance(error, (NonFiniteError, LoaderError)) or _is_memory(error):
@@ -25,9 +29,9 @@ def exit_status(error: Exception) -> int | None:
 
 
 def message_of(error: Exception) -> str:
-    """What the user is told of an error."""
+    """The message that the user gets for an error."""
     message = str(error)
-    if "in DataLoader worker process" in message:  # with the worker's traceback before it
+    if "in DataLoader worker process" in message:  # the worker's traceback comes before its own message
         message = re.split(r"\n[\w.]*Error: ", message)[-1].rstrip("\n")
     if _is_memory(error):
         cause = message.partition("\n")[0] or "Python got none"
@@ -36,6 +40,6 @@ def message_of(error: Exception) -> str:
 
 
 def _is_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out; PyTorch says so of a CPU's with a RuntimeError."""
+    """Whether an error says that memory ran out. PyTorch raises a plain RuntimeError if a CPU's memory runs out."""
     kinds = (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))

@@ -21,7 +21,7 @@ _NAMES = {
 
 
 def require(config: object, name: str, holds: bool, expected: str) -> None:
-    """Raise a ValueError that names the field, the value it was given and what was expected instead."""
+    """Raise a ValueError that names the field, its value and the expected value, unless the condition holds."""
     if not holds:
         value = repr(getattr(config, name))
         value = value if len(value) <= 80 else f"{value[:80]}…"
@@ -29,13 +29,13 @@ def require(config: object, name: str, holds: bool, expected: str) -> None:
 
 
 def require_types(config: object) -> None:
-    """Check every field against its annotation; True is no number, and a whole number is one where a float is asked."""
+    """Check every field against its annotation. A bool does not count as a number. An int is accepted as a float."""
     for name, hint in hints(type(config)).items():
         require(config, name, _fits(getattr(config, name), hint), _described(hint))
 
 
 def require_counts(config: object, **largest: int) -> None:
-    """Check that fields are at least 1 and at most what is given: beyond that a number is a mistake, not a size."""
+    """Check that fields are at least 1 and at most the given number. A larger size is a mistake."""
     for name, most in largest.items():
         require(config, name, 1 <= getattr(config, name) <= most, f"at least 1 and at most {most}")
 
@@ -48,7 +48,7 @@ def require_range(config: object, low: float, high: float, *names: str) -> None:
 
 
 def from_dict(cls: type, values: object) -> object:
-    """A dataclass of JSON values; ValueError names what is no field of `cls`, or of another type."""
+    """A dataclass made of JSON values. Raises ValueError for unknown fields and for values of another type."""
     if not isinstance(values, dict):
         raise ValueError(f"{cls.__name__} is {shown(values)}, expected an object with its fields")
     kinds = hints(cls)
@@ -58,7 +58,7 @@ def from_dict(cls: type, values: object) -> object:
 
 
 def _convert(hint: object, value: object) -> object:
-    """A JSON value as its field has it, where the two differ; types are checked afterwards."""
+    """A JSON value converted to the type of its field where JSON has no such type. Types are checked afterwards."""
     for kind in alternatives(hint):
         if dataclasses.is_dataclass(kind) and isinstance(value, dict):
             return from_dict(kind, value)

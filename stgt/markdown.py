@@ -1,4 +1,4 @@
-"""Tables for the terminal and for Markdown alike."""
+"""Tables that can be read both on a terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stgt.terminal import printable
 
 
 def table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    """A Markdown table whose columns line up in plain text, too."""
+    """A Markdown table whose columns are aligned in plain text as well."""
     cells = [list(map(_cell, line)) for line in (header, *lines)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     padded = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
@@ -18,5 +18,5 @@ def table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that ends no cell or line, begins no HTML tag, and is no mathematics."""
+    """The text with escapes, so that it does not end a cell or a line, or start an HTML tag or mathematics."""
     return re.sub(r"[|$]|<(?=[A-Za-z/!?])", r"\\\g<0>", printable(text))

@@ -1,7 +1,7 @@
 """Recipes: functions that return the whole configuration of a run.
 
-The numbers come from section 4.1 of the paper and from its released settings. Where neither gives a number (warm-up,
-clipping, frames of augmentation), we chose it.
+The numbers come from section 4.1 of the paper and from its released settings. We chose the numbers that neither of them
+gives (warm-up, clipping, frames of augmentation).
 """
 
 from __future__ import annotations
@@ -113,14 +113,14 @@ def finetune_msrvtt_qa() -> TrainConfig:
 
 
 def finetune_msvd_qa() -> TrainConfig:
-    """MSVD-QA with OPT-2.7B. Another language model is chosen as for MSRVTT-QA."""
+    """MSVD-QA with OPT-2.7B. Use `--model.language.model lmsys/vicuna-7b-v1.5` for Vicuna-7B."""
     return _finetune_qa("msvd")
 
 
 def vqa_shapes() -> TrainConfig:
     """Questions about simulated clips: the model that `stgt quickstart` trained, with a small new language model.
 
-    As in the paper, the vision tower and the graph are frozen after the training for retrieval.
+    The vision tower and the graph keep the weights of the training for retrieval, as in the paper.
     """
     base = quickstart()
     return replace(
@@ -203,7 +203,7 @@ def import_recipe(name: str) -> TrainConfig:
         recipe = getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module exists, and misses another one
+            raise  # the module exists, but it imports a module that does not
         raise ValueError(f"recipe is {name!r}, but there is no module {error.name!r}") from None
     except AttributeError:
         raise ValueError(f"recipe is {name!r}, but {module} has no {function!r}") from None
@@ -214,7 +214,7 @@ def import_recipe(name: str) -> TrainConfig:
 
 
 def read_recipe(path: Path) -> TrainConfig:
-    """The configuration in a JSON file, such as a run's config.json. Raises ValueError for one that makes no sense."""
+    """The configuration in a JSON file, such as a run's config.json. Raises ValueError if it makes no sense."""
     try:
         return from_dict(TrainConfig, read_json(path, dict))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Trained runs: how a run's folder, or one that `stgt convert` or `save_pretrained` wrote, becomes a model to use."""
+"""Opens trained models: from the folder of a run, or from a folder that `stgt convert` or `save_pretrained` wrote."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from stgt.weights.pretrained import download, is_pretrained
 
 
 class Run(NamedTuple):
-    """A trained model with all that it needs, ready to evaluate."""
+    """A trained model with everything that it needs, ready to evaluate."""
 
     config: TrainConfig
     model: STGT | VideoQA
     tokenizer: Tokenizer | LanguageTokenizer | None
     checkpoint: Path
-    """A run's checkpoint, or the folder itself where it is no run"""
+    """The run's checkpoint, or the folder itself if it is not a run"""
 
     @property
     def task(self) -> Task:
@@ -42,26 +42,26 @@ class Run(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device that the model runs on."""
         return next(self.model.parameters()).device
 
     def test_items(self, data: DataConfig | None = None, **options: object) -> PairDataset:
-        """The videos of `data.test`, as evaluation sees them; without `data`, those of the run's own test split."""
+        """The videos of `data.test` in the form for evaluation. Without `data`, it is the run's own test split."""
         data = data or self.config.data
         return self.task.items(data.test, data, self.config.model.vision.image_size, **options)
 
 
 class Place(NamedTuple):
-    """Where a model is, and the folder for what a command finds out about it."""
+    """The folder of a model, and the folder for the results of commands that use the model."""
 
     folder: Path
     out: Path
 
 
 def find_model(name: str | Path) -> Place:
-    """The folder of a model, which is downloaded if `name` is no path on this machine but a name on the hub.
+    """The folder of a model. If `name` is not a path on this machine, the model is downloaded from the hub.
 
-    Results about a model of the hub go to runs/OWNER--NAME. Raises OSError if there is no such model.
+    The results for a model of the hub go to runs/OWNER--NAME. Raises OSError if there is no such model.
     """
     folder = Path(name)
     if folder.exists():
@@ -70,9 +70,9 @@ def find_model(name: str | Path) -> Place:
 
 
 def load_run(folder: Path, device: str = "auto") -> Run:
-    """The model of a run's chosen checkpoint, ready to evaluate: the best on `data.val`, else the last.
+    """The model of a run, ready to evaluate, from the best checkpoint on `data.val`, or else from the last checkpoint.
 
-    Raises CheckpointError for a folder that holds none.
+    Raises CheckpointError for a folder that holds no checkpoint.
     """
     checkpoint = ckpt.chosen_checkpoint(folder)
     config = saved_config(checkpoint)
@@ -83,7 +83,7 @@ def load_run(folder: Path, device: str = "auto") -> Run:
 
 
 def saved_config(checkpoint: Path) -> TrainConfig:
-    """The configuration that a checkpoint was trained with. Raises CheckpointError for one that makes no sense."""
+    """The configuration that a checkpoint was trained with. Raises CheckpointError if it makes no sense."""
     try:
         return from_dict(TrainConfig, ckpt.read_state(checkpoint)["config"])
     except ValueError as error:
@@ -91,15 +91,16 @@ def saved_config(checkpoint: Path) -> TrainConfig:
 
 
 def open_run(folder: Path, device: str = "auto", tokenizer: str | None = None, *, words: bool = True) -> Run:
-    """The model of a folder, ready to evaluate: a run's chosen checkpoint, or what `save_pretrained` wrote.
+    """The model of a folder, ready to evaluate. The folder is a run, or `save_pretrained` or `stgt convert` wrote it.
 
-    The latter computes in float32, and its checkpoint is the folder itself. Its tokenizer is `tokenizer` (a folder, or
-    a name on the hub), or else the one in the folder, or else BERT's; words=False leaves it out.
-    Raises ValueError for a tokenizer that is not the model's, CheckpointError for a folder that holds no model.
+    A model that is not a run computes in float32, and its checkpoint is the folder itself. Its tokenizer is `tokenizer`
+    (a folder, or a name on the hub), or else the one in the folder, or else BERT's. words=False leaves the tokenizer
+    out.
+    Raises ValueError if the tokenizer does not fit the model, and CheckpointError for a folder that holds no model.
     """
     if not is_pretrained(folder):
         if tokenizer is not None:
-            raise ValueError(f"tokenizer is {tokenizer!r}, but {folder} is a run, expected none: a run has its own")
+            raise ValueError(f"tokenizer is {tokenizer!r}, expected none, because {folder} is a run and has its own")
         return load_run(folder, device)
     model = STGT.from_pretrained(folder).to(choose_device(device))
     found = _tokenizer(folder, tokenizer, model.config.qformer.vocab_size) if words else None
@@ -108,7 +109,7 @@ def open_run(folder: Path, device: str = "auto", tokenizer: str | None = None, *
 
 
 def open_retrieval(folder: Path, device: str = "auto", tokenizer: str | None = None) -> Run:
-    """Like `open_run`, for a model that retrieves. Raises ValueError for one that answers questions."""
+    """Like `open_run`, for a retrieval model. Raises ValueError for a model that answers questions."""
     run = open_run(folder, device, tokenizer)
     require_task(run, RETRIEVAL, folder)
     return run
@@ -125,7 +126,7 @@ def _tokenizer(folder: Path, name: str | None, expected: int) -> Tokenizer:
     if words.vocab_size != expected:
         raise ValueError(
             f"{folder} has a model of {expected} words, but the tokenizer ({name or 'found there'}) has "
-            f"{words.vocab_size}: expected the one that it was trained with, given with --tokenizer"
+            f"{words.vocab_size}: expected the tokenizer that the model was trained with, given by --tokenizer"
         )
     return words
 
@@ -143,7 +144,7 @@ def _find_tokenizer(folder: Path, name: str | None) -> Tokenizer:
     except OSError as error:
         raise OSError(
             f"{folder} holds no tokenizer, and the Hugging Face hub did not give 'bert-base-uncased': expected "
-            "--tokenizer with the folder of the one that the model was trained with (vocab.txt or tokenizer.json)"
+            "--tokenizer with the folder of the tokenizer that the model was trained with (vocab.txt or tokenizer.json)"
         ) from error
 
 
@@ -154,13 +155,13 @@ def save_tokenizer(tokenizer: Tokenizer | LanguageTokenizer, folder: Path) -> No
 
 
 def data_of(run: Run, annotation: Path | None = None, videos: Path | None = None) -> DataConfig:
-    """A run's data with another test annotation or folder of videos, where they are given.
+    """A run's data, with the given test annotation and folder of videos in place of its own.
 
-    Raises ValueError for a folder that is no run, and so knows none, unless both are given.
+    Raises ValueError for a folder that is not a run, and so has no data of its own, unless both are given.
     """
     if is_pretrained(run.checkpoint) and (annotation is None or videos is None):
         absent = "--annotation" if annotation is None else "--videos"
-        raise ValueError(f"{run.checkpoint} holds a model and knows no data, expected {absent} as well")
+        raise ValueError(f"{run.checkpoint} holds a model and names no data, expected {absent} as well")
     return replace(run.config.data, test=annotation or run.config.data.test, videos=videos or run.config.data.videos)
 
 
@@ -171,6 +172,6 @@ def precision(run: Run) -> AbstractContextManager:
 
 
 def read_clip(run: Run, video: Path) -> Tensor:
-    """The pixels of a video file as the run's model takes them: (1, T, 3, S, S), on the model's device."""
+    """The pixels of a video file in the form for the run's model: (1, T, 3, S, S), on the model's device."""
     data, size = run.config.data, run.config.model.vision.image_size
     return read_pixels(video, data.frames, size, **data.decoding)[None].to(run.device)

@@ -1,7 +1,7 @@
-"""The two tasks of a model: to retrieve, and to answer questions.
+"""The two tasks that a model can have: retrieval, and answering questions.
 
-A task says which model, words and pairs belong together. The configuration decides which task it is: a model with a
-language model answers questions.
+A task is an object that holds the model, tokenizer and data set that belong together. A configuration with a language
+model has the task of answering questions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from stgt.models.vqa import VideoQA
 
 
 class Task(ABC):
-    """What belongs together. `name` identifies the task, and `described` tells a user which kind of run has it."""
+    """One task. `name` identifies it, and `described` tells a user which kind of run has it."""
 
     name: ClassVar[str]
     described: ClassVar[str]
@@ -35,9 +35,9 @@ class Task(ABC):
     items_class: ClassVar[type[PairDataset]]
 
     def make_model(self, config: ModelConfig) -> nn.Module:
-        """A model that nobody has trained yet.
+        """A model before any training.
 
-        Raises ValueError or OSError if its pretrained tower or language model cannot be read or holds NaN or infinity.
+        Raises ValueError or OSError if its pretrained tower or language model cannot be read, or holds NaN or infinity.
         """
         model = self.model_class(config)
         require_finite(model.state_dict(), "the model's weights, before any training")
@@ -48,8 +48,8 @@ class Task(ABC):
         """The tokenizer of a new run: a published one, or one that is trained on the run's own sentences."""
 
     def load_tokenizer(self, folder: Path) -> Tokenizer | LanguageTokenizer:
-        """The tokenizer that a run has saved. Raises DamagedError if a file is not as it was written."""
-        if has_checksums(folder):  # a run of version 0.1.0 has none
+        """The tokenizer that a run has saved. Raises DamagedError if one of its files has changed since."""
+        if has_checksums(folder):  # runs of version 0.1.0 have no checksums
             verify_checksums(folder)
         return self._read_tokenizer(folder)
 
@@ -62,12 +62,12 @@ class Task(ABC):
 
     @abstractmethod
     def collate(self, tokenizer: Tokenizer | LanguageTokenizer) -> Callable[[list[dict]], dict]:
-        """The function that makes a training batch of a list of pairs."""
+        """The function that makes a training batch from a list of pairs."""
 
     def training_items(
         self, config: TrainConfig, tokenizer: Tokenizer | LanguageTokenizer, features: FeatureStore | None
     ) -> PairDataset:
-        """The pairs of `data.train`. Raises ValueError for a malformed annotation or a video that is not there."""
+        """The pairs of `data.train`. Raises ValueError for a malformed annotation and for a missing video."""
         data, size = config.data, config.model.vision.image_size
         return self.items_class(
             data.train,
@@ -88,13 +88,13 @@ class Task(ABC):
     def _training_options(self, config: TrainConfig, tokenizer: Tokenizer | LanguageTokenizer) -> dict: ...
 
     def items(self, annotation: Path, data: DataConfig, image_size: int, **options: object) -> PairDataset:
-        """The videos of an annotation, as a model that is evaluated sees them."""
+        """The videos of an annotation in the form for evaluation."""
         views = dict(frames=data.frames, decoding=data.decoding, transform=eval_transform(image_size))
         return self.items_class(annotation, data.videos, **views, **options)
 
 
 class Retrieval(Task):
-    """Videos for a caption, and captions for a video."""
+    """Finding videos for a caption, and captions for a video."""
 
     name = "retrieval"
     described = "a retrieval run, e.g. of recipe quickstart"
@@ -122,7 +122,7 @@ class Retrieval(Task):
 
 
 class Questions(Task):
-    """Answers to questions about a video."""
+    """Answering questions about a video."""
 
     name = "questions"
     described = "a question answering run, e.g. of recipe vqa_shapes"

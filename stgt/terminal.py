@@ -1,4 +1,4 @@
-"""Text from files, as a terminal can show it: no character in it commands the terminal or breaks the output."""
+"""Prints text from files so that no character in it controls the terminal or breaks the output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 
 
 def printable(text: object) -> str:
-    """The text on one line, with escapes such as \\x1b, \\n and \\u202e in place of what would command a terminal.
+    """The text on one line, with escapes such as \\x1b, \\n and \\u202e for characters that would control a terminal.
 
     Letters of any script, emoji, quotes and backslashes stay as they are. A byte of a file name that is not UTF-8
     appears as \\xff.
@@ -33,7 +33,7 @@ def _escape(match: re.Match) -> str:
 
 
 def printable_message(text: object) -> str:
-    """As `printable`, for an error or a log line: the lines of an indented list stay lines."""
+    """Like `printable`, for an error or a log line whose indented list keeps its lines."""
     return "\n  ".join(map(printable, str(text).split("\n  ")))
 
 
@@ -43,7 +43,7 @@ def say(*lines: object) -> None:
 
 
 def prepare() -> None:
-    """Set standard output, standard error and the log up so that every text can be printed, in any encoding."""
+    """Set up standard output, standard error and the log so that every text can be printed in any encoding."""
     for stream in _streams():
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -53,7 +53,7 @@ def prepare() -> None:
 
 
 class _Formatter(logging.Formatter):
-    """A log line without control characters; the lines of a traceback stay lines."""
+    """Log lines without control characters. A traceback keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return printable_message(super().formatMessage(record))
@@ -66,9 +66,9 @@ class _Formatter(logging.Formatter):
 
 @contextmanager
 def reader_may_leave() -> Iterator[None]:
-    """End the process without a message, and with the status 141 of other tools, when its output has no reader left.
+    """End the process without a message and with status 141, as other tools do, when its output has no reader left.
 
-    That is what happens to everything before `| head -1`. Other broken pipes are errors as any other.
+    This happens to a command before `| head -1`. Other broken pipes are ordinary errors.
     """
     try:
         try:
@@ -80,13 +80,13 @@ def reader_may_leave() -> Iterator[None]:
         if not reader_left(error):
             raise
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in _streams():  # Python flushes them once more when it ends
+        for stream in _streams():  # Python flushes these streams once more when it ends
             os.dup2(nowhere, stream.fileno())
         sys.exit(128 + signal.SIGPIPE)
 
 
 def reader_left(error: BaseException) -> bool:
-    """Whether an exception came because nobody reads standard output or standard error any more."""
+    """Whether an exception was raised because nobody reads standard output or standard error any more."""
     return isinstance(error, BrokenPipeError) and any(map(_has_no_reader, _streams()))
 
 
@@ -94,11 +94,11 @@ def _has_no_reader(stream: TextIO) -> bool:
     poll = select.poll()
     try:
         poll.register(stream.fileno(), 0)
-    except OSError:  # a stream of a test or of a notebook has no descriptor
+    except OSError:  # streams in tests and notebooks have no descriptor
         return False
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _streams() -> list[TextIO]:
-    """Standard output and standard error, where the process has them."""
+    """Standard output and standard error, as far as the process has them."""
     return [stream for stream in (sys.stdout, sys.stderr) if stream is not None]

@@ -60,7 +60,7 @@ def test_log_lines_are_escaped_and_tracebacks_stay_readable():
     ],
 )
 def test_errors_are_escaped(error, expected, monkeypatch, capsys):
-    def fail(prog):
+    def fail(**options):
         raise error
 
     monkeypatch.setattr(cli.app, "cli", fail)

@@ -42,14 +42,14 @@ for command in (data.shapes, data.convert, data.merge, data.check, data.features
     data_app.command(command)
 app.command(data_app, name="data", help="Simulated clips, annotations, broken videos, feature caches.")
 REPORT = (
-    "stgt: this is a fault of stgt itself. Please report it, with the command, with all of the lines above and with "
-    "what `stgt info` prints."
+    "stgt: this is a fault of stgt itself. Please report it, with the command, all of the lines above and the output "
+    "of `stgt info`."
 )
 
 
 def main() -> None:
-    # Read when torch is loaded. Threads that spin while they wait starve each other as soon as the machine does
-    # anything else: a step of a small model was seen to take 6 s instead of 0.5 s.
+    # The variable is read when torch is loaded. Threads that spin while they wait slow each other down as soon as the
+    # machine does anything else: a step of a small model then took 6 s instead of 0.5 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     terminal.prepare()
     for package in ("stgt", "stgt_kernels"):

@@ -17,15 +17,15 @@ def ablate(
     out: Path = Path("runs/ablations"),
     device: str = "auto",
 ) -> None:
-    """Repeat the paper's ablations on simulated clips; the same command goes on after an interruption.
+    """Repeat the paper's ablations on simulated clips. The same command goes on after an interruption.
 
     Args:
-        studies: The paper's Table 2 (graph, weights), Table 3 (CSAL), Fig. 7 (h, gamma); all if none is given.
-        seeds: Runs of each variant.
-        epochs: Of each run.
+        studies: The paper's Table 2 (graph, weights), Table 3 (CSAL) or Fig. 7 (h, gamma); all if none is given.
+        seeds: Number of runs of each variant.
+        epochs: Number of epochs of each run.
         clips: Simulated clips to train on.
         test_clips: Simulated clips to test on.
-        out: Folder of the clips, the runs, ablations.md, ablations.json and ablations.png.
+        out: Folder for the clips, the runs, ablations.md, ablations.json and ablations.png.
     """
     from stgt.paper.ablation.run import Size, ablate
 

@@ -20,8 +20,8 @@ def ask(
 
     Args:
         video: The video file.
-        question: E.g. "what colour is the square?".
-        beams: How many answers are followed at a time; 1 is greedy.
+        question: The question, e.g. "what colour is the square?".
+        beams: Number of answers that beam search follows at a time; 1 is greedy search.
     """
     import torch
 

@@ -18,14 +18,14 @@ def caption(
     seed: int | None = None,
     device: str = "auto",
 ) -> None:
-    """Say what happens in a clip, with a retrieval run's generation head.
+    """Write captions for a clip, with the generation head of a retrieval run.
 
     Args:
         video: The video file.
-        beams: How many captions are followed at a time, 3 if not given; 1 is greedy.
-        top_p: Draw each word from the fewest that together have this probability, in place of beam search.
-        count: How many captions are drawn with top_p, 1 if not given.
-        seed: Another seed gives other draws with top_p; 0 if not given.
+        beams: Number of captions that beam search follows at a time, 3 if not given; 1 is greedy search.
+        top_p: In place of beam search, draw each word from the smallest set of words with this total probability.
+        count: Number of captions that are drawn with top_p, 1 if not given.
+        seed: Seed of the draws with top_p, 0 if not given.
     """
     import torch
 
@@ -37,10 +37,10 @@ def caption(
     if top_p is None:
         refuse("with --top-p only", count=count, seed=seed)
     else:
-        refuse("without --top-p only, which draws words", beams=beams)
+        refuse("without --top-p only, because --top-p draws the words at random", beams=beams)
     run = open_retrieval(find_model(model).folder, device)
     if run.config.loss.vtg == 0:
-        raise ValueError(f"{model} was trained with loss.vtg=0, expected a run that learnt to generate")
+        raise ValueError(f"{model} was trained with loss.vtg=0, expected a run that learnt to generate captions")
     end = run.tokenizer.sep_token_id
     with torch.inference_mode(), precision(run):
         embeds = run.model.encode_video(read_clip(run, video)).embeds

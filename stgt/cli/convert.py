@@ -1,4 +1,4 @@
-"""`stgt convert`: weights of any known kind in, a folder for `from_pretrained` or a released file out."""
+"""`stgt convert`: it reads weights of any known kind, and writes a folder for `from_pretrained` or a released file."""
 
 from __future__ import annotations
 
@@ -26,16 +26,18 @@ def convert(
     drop: tuple[str, ...] = (),
     seed: int = 0,
 ) -> None:
-    """Turn weights of other kinds into a folder for STGT.from_pretrained and --init, or back into a released file.
+    """Convert weights of other kinds to a folder for STGT.from_pretrained and --init, or to a released file.
 
     Args:
-        inputs: A released .pth; BLIP-2 as LAVIS or Hugging Face have it; eva_vit_g.pth or another vision tower. What
-            they hold together is one model. Or a folder of ours: a run's, or one that this command wrote.
-        out: What to write: .pth or .safetensors for a file with the released names, anything else for a folder.
-        model: What no tensor tells, such as heads and threshold; frames, layers, queries and words are the files'.
-        fresh: Beginnings of names that the files lack and that stay as initialised, e.g. graph_cross_model.
+        inputs: Files that together hold one model: a released .pth, BLIP-2 of LAVIS or Hugging Face, eva_vit_g.pth or
+            another vision tower. Or one folder: a run, or a folder that this command wrote.
+        out: File or folder to write. A name that ends in .pth or .safetensors is a file with the released names, and
+            any other name is a folder.
+        model: Settings that the tensors do not show, such as heads and threshold. The numbers of frames, layers,
+            queries and words come from the files.
+        fresh: Beginnings of names that the files lack. These tensors keep their initial values. E.g. graph_cross_model.
         drop: Beginnings of names in the files to leave out.
-        seed: Decides what --fresh is initialised to.
+        seed: Seed of the initial values of --fresh.
     """
     from stgt.convert import convert_files
     from stgt.files import atomic_folder
@@ -49,7 +51,7 @@ def convert(
     if not inputs:
         raise ValueError("no file to convert is given, expected at least one")
     if out.exists():
-        raise ValueError(f"{out} exists, expected a name for what is to be written; remove it first")
+        raise ValueError(f"{out} exists already, expected the name of a new file or folder; remove it first")
     seed_everything(seed)
     converted, tokenizer = _own(inputs, fresh, drop) or (convert_files(inputs, model, fresh=fresh, drop=drop), None)
     if out.suffix in WEIGHT_FILES:
@@ -64,7 +66,7 @@ def convert(
 
 
 def _own(inputs: Sequence[Path], fresh: Sequence[str], drop: Sequence[str]) -> tuple[STGT, Tokenizer | None] | None:
-    """The model of a folder that this package wrote, and a run's tokenizer; None for anything else."""
+    """The model of a folder that this package wrote, and the tokenizer of a run. Returns None for other inputs."""
     from stgt.models.stgt import STGT
     from stgt.runs import load_run
     from stgt.weights import pretrained
@@ -79,5 +81,5 @@ def _own(inputs: Sequence[Path], fresh: Sequence[str], drop: Sequence[str]) -> t
     else:
         return None
     if len(inputs) > 1 or fresh or drop:
-        raise ValueError(f"{folder} is a whole model, expected no other file, and neither --fresh nor --drop")
+        raise ValueError(f"{folder} holds a whole model, expected no other file, and neither --fresh nor --drop")
     return model, tokenizer

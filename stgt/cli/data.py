@@ -29,12 +29,12 @@ def shapes(
     """Render simulated clips of moving shapes, with captions, questions and scene graphs.
 
     Args:
-        out: Folder to write; one that holds the same clips already is left as it is.
-        train: Clips to train on.
-        test: Clips whose captions differ in meaning from each other and from all training captions.
-        seed: Another seed, other clips.
-        size: Pixels of a side.
-        frames: Frames of a clip.
+        out: Folder to write. A folder that holds the same clips already is not changed.
+        train: Number of clips to train on.
+        test: Number of test clips. Their captions differ in meaning from each other and from all training captions.
+        seed: Seed that decides the clips.
+        size: Height and width of a frame in pixels.
+        frames: Number of frames of a clip.
     """
     from stgt.data.shapes import render_shapes
 
@@ -50,16 +50,19 @@ def convert(
     hold_out: int = 0,
     any_size: bool = False,
 ) -> None:
-    """Make annotations of a data set's own files: OUT/{train,val,test}.json, or qa_….json; a wrong size is an error.
+    """Write annotations from the downloaded files of a data set: OUT/{train,val,test}.json, or qa_….json.
+
+    A split whose size differs from the published one is an error.
 
     Args:
-        dataset: Name of the data set; docs/data.md says which files and splits each one has.
-        source: Folder that its files were downloaded to, under the names they have there.
+        dataset: Name of the data set. docs/data.md says which files and splits each data set has.
+        source: Folder of the downloaded files, with their original names.
         out: Folder to write, e.g. data/msrvtt.
-        videos: Folder of the videos or images, in any subfolders and containers: names are taken from there, and what
-            is not there is left out.
-        hold_out: How many training videos become the validation split, where there is none; the same ones, always.
-        any_size: Take splits that are smaller or larger than published.
+        videos: Folder of the videos or images, which may be in subfolders and in any container. The names in the
+            annotations come from there, and pairs without a file are left out.
+        hold_out: Number of training videos that become the validation split, if there is none. They are always the
+            same ones.
+        any_size: Accept splits that are smaller or larger than the published ones.
     """
     from stgt.data.convert import convert
 
@@ -69,12 +72,13 @@ def convert(
 def merge(
     annotations: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path, videos: Path = Path("data")
 ) -> None:
-    """Join caption annotations to train on together, such as WebVid's and CC3M's: batches are of one kind.
+    """Join caption annotations to one, such as those of WebVid and CC3M. Each batch then has videos or images only.
 
     Args:
-        annotations: Each with its videos or images in the folder `videos` beside it: data/webvid/train.json ….
+        annotations: Annotations such as data/webvid/train.json, each with its videos or images in the folder `videos`
+            beside it.
         out: Annotation to write.
-        videos: Folder that all of them are below, for --data.videos.
+        videos: Folder that contains all of these folders; it is given to training as --data.videos.
     """
     from stgt.data.merge import merge
 
@@ -91,22 +95,22 @@ def check(
     timeout: float = 30.0,
     jobs: int | None = None,
 ) -> None:
-    """Decode every video of an annotation with each reader; list those that are not read right, and report on all.
+    """Decode every video of an annotation with each reader, list the videos that are read wrongly, and report on all.
 
-    A video is read right if it can be decoded, if a frame that is read alone is the frame that decoding the whole video
-    gives, and if that is the frame that players show. Training leaves the others out if it is given the list as
-    --data.bad-list. An interrupted check goes on where it was.
+    A video is read rightly if it can be decoded, if a frame that is read alone is the same as when the whole video is
+    decoded, and if players show the same frame. Training leaves the other videos out if the list is given as
+    --data.bad-list. An interrupted check goes on where it stopped.
 
     Args:
-        annotation: Annotation in JSON, of captions or questions.
-        videos: Folder that its names are relative to; the folder `videos` beside it if not given.
-        out: JSON file of the list, {video: cause}; ANNOTATION.bad.json if not given.
-        report: JSON file of what each video is and why a reader does not read it right; beside OUT, with
-            .report.json for its ending, if not given.
-        decoder: Training's --data.decoder; the list is of the videos that this reader does not read right.
-        max_pixels: Videos and images whose frames have more pixels are refused, as training's --data.max-pixels does.
+        annotation: JSON annotation of captions or questions.
+        videos: Folder that the names in it are relative to; the folder `videos` beside it if not given.
+        out: JSON file for the list, {video: cause}; ANNOTATION.bad.json if not given.
+        report: JSON file with the properties of each video and the reasons why a reader reads it wrongly; the name of
+            OUT with the ending .report.json if not given.
+        decoder: The reader that training uses (--data.decoder). The list holds the videos that it reads wrongly.
+        max_pixels: Videos and images with larger frames are refused, as by --data.max-pixels in training.
         timeout: Seconds that one reader may take for one video.
-        jobs: Videos decoded at a time; as many as there are cores if not given.
+        jobs: Number of videos that are decoded at a time; the number of cores if not given.
     """
     from collections import Counter
 
@@ -115,7 +119,7 @@ def check(
 
     names, videos = load_videos(annotation), videos or annotation.parent / "videos"
     if not videos.is_dir():
-        raise ValueError(f"{videos}: no such folder, expected the videos of {annotation}: give it as --videos")
+        raise ValueError(f"{videos}: there is no such folder, expected the videos of {annotation}; name it by --videos")
     out = out or annotation.with_suffix(".bad.json")
     report = report or out.with_name(f"{out.name.removesuffix('.json').removesuffix('.bad')}.report.json")
     entries = write_report(
@@ -127,20 +131,20 @@ def check(
         say(f"{count:8}  {kind}")
     failures = Counter(name for entry in entries.values() for name, cause in entry["readers"].items() if cause)
     for name, count in sorted(failures.items()):
-        say(f"{name} does not read {count} of {len(names)} right, {report} tells why")
-    say(f"{len(bad)} of {len(names)} videos are broken, listed in {out}")
+        say(f"{name} reads {count} of {len(names)} videos wrongly; {report} says why")
+    say(f"{len(bad)} of {len(names)} videos are broken; {out} lists them")
 
 
 def features(recipe: recipes.Recipe, out: Path, views: int = 1, batch_size: int = 16, device: str = "auto") -> None:
-    """Write the frozen tower's tokens of a recipe's videos once; give the folder to it as --data.features.
+    """Write the tokens that the frozen tower gives for the videos of a recipe. Training reads them by --data.features.
 
-    These are the videos to train and to validate on, the latter with the same transform.
+    Both the training and the validation videos are written, with the same transform.
 
     Args:
-        recipe: The run that will read them: its tower, transform, frames and sampling.
-        out: Folder to write; one that holds the same tokens already is left as it is.
-        views: How often each video is read, with other augmentation and frames each time.
-        batch_size: Videos that the tower sees at a time.
+        recipe: The recipe that will read the tokens. It decides the tower, the transform, the frames and the sampling.
+        out: Folder to write. A folder that holds the same tokens already is not changed.
+        views: Number of times that each video is read, each time with another augmentation and other frames.
+        batch_size: Number of videos that the tower sees at a time.
         device: "auto" is a GPU where there is one.
     """
     import torch
@@ -161,7 +165,7 @@ def features(recipe: recipes.Recipe, out: Path, views: int = 1, batch_size: int 
     names = [video for video in dict.fromkeys(names) if video not in bad]
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    seed_everything(recipe.seed)  # as the run does, whose tower, if it is not pretrained, has these weights
+    seed_everything(recipe.seed)  # a tower that is not pretrained gets the same weights as in the run
     tower = VisionTower(vision)
     digest = tower_hash(tower.state_dict(), vision)
     tower = tower.to(device).eval()
@@ -176,7 +180,9 @@ def features(recipe: recipes.Recipe, out: Path, views: int = 1, batch_size: int 
         random=True,
     )
     if len(set(videos.stills)) > 1:
-        raise ValueError(f"{data.train}: holds videos and images, expected one kind: a cache has one number of frames")
+        raise ValueError(
+            f"{data.train}: holds videos and images, expected one kind, because a cache has one number of frames"
+        )
     store = write_features(
         out, videos, tower, tower_hash=digest, views=views, seed=recipe.seed,
         batch_size=batch_size, workers=data.workers, device=device,

@@ -16,13 +16,14 @@ def efficiency(
     device: str = "auto",
     out: Path | None = None,
 ) -> None:
-    """The paper's Table 6: parameters, FLOPs, clips per second of STGT, dense attention and the CCT+MIT baseline.
+    """Print the paper's Table 6: parameters, FLOPs and clips per second of STGT, dense attention and CCT+MIT.
 
     Args:
-        size: What is timed; the paper's ViT-g on a GPU, else the quickstart's if not given. ViT-g is what is counted.
-        batch_size: Clips embedded at a time.
-        rounds: How often each is timed, in turns.
-        tower: Time the vision tower, too; --no-tower begins with its tokens, as from a cache.
+        size: Size of the models that are timed. If not given, it is the paper's ViT-g on a GPU, and the quickstart's
+            size elsewhere. Parameters and FLOPs are always counted for ViT-g.
+        batch_size: Number of clips that are embedded at a time.
+        rounds: Number of times that each model is timed, in turns.
+        tower: Time the vision tower as well; --no-tower begins with its tokens, as if they came from a cache.
         out: JSON file to write.
     """
     from stgt.distributed import choose_device
@@ -40,4 +41,4 @@ def efficiency(
     result = efficiency(size, place, batch_size=batch_size, rounds=rounds, tower=tower)
     if out is not None:
         write_json(out, result)
-        say(f"written: {out}")
+        say(f"the result is in {out}")

@@ -12,8 +12,8 @@ from stgt.evaluation.options import Evaluation
 def evaluate(options: Annotated[Evaluation, tyro.conf.arg(name="")]) -> None:
     """Measure a model: retrieval in both directions, or the answers to questions.
 
-    Retrieval goes on where it was killed, and is shared by as many processes as torchrun starts:
-    `torchrun --nproc-per-node 8 -m -- stgt evaluate …`, where the -- keeps --model from torchrun's own options.
+    If retrieval was killed, the same command goes on with it. All processes that torchrun starts share the work:
+    `torchrun --nproc-per-node 8 -m -- stgt evaluate …`. The -- is needed because --model is also an option of torchrun.
     """
     from functools import partial
 

@@ -1,4 +1,4 @@
-"""Options that several commands take, and what is refused of them."""
+"""Options that several commands take, and checks of options."""
 
 from __future__ import annotations
 

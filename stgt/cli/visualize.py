@@ -21,20 +21,22 @@ def visualize(
     out: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Draw the paper's figures of a clip and one of its patches, and a page with all of them, OUT/index.html.
+    """Draw the paper's figures for a clip and one of its patches, and a page with all of them, OUT/index.html.
 
-    Similarity, graph, attention with and without it, other thresholds, pooling positions, and what the run retrieves.
+    The figures show the similarity, the graph, attention with and without the graph, other thresholds, pooling
+    positions, and examples of retrieval.
 
     Args:
         video: The video file.
-        frame: The patch's frame, from 0; without frame, row and column it is the patch that moves most.
-        row: Its row.
-        column: Its column.
+        frame: The patch's frame, from 0. Without frame, row and column, the patch that moves most is chosen.
+        row: The patch's row, from 0.
+        column: The patch's column, from 0.
         layer: The layer of the graph transformer, from 0.
-        examples: How many captions and clips of the run's test split are looked up, 3 if not given; 0 for none.
+        examples: Number of captions and of clips of the run's test split that are looked up, 3 if not given; 0 for
+            none.
         features: Folder to keep encoded videos and texts in; MODEL/features if not given.
-        out: A folder for all figures, MODEL/figures/VIDEO if not given; a name that ends in .png is a file for the
-            edges alone.
+        out: Folder for all figures, MODEL/figures/VIDEO if not given. A name that ends in .png is a file for the
+            picture of the edges alone.
     """
     from stgt.evaluation.retrieval import K_TEST
     from stgt.figures.clip import draw_retrieved, folder_name, look_at, settings_of
@@ -50,7 +52,7 @@ def visualize(
     if alone:
         refuse("with a folder for --out only", examples=examples, features=features)
     elif out.is_file():
-        raise ValueError(f"{out} is a file, expected a folder for all figures, or a .png for the edges alone")
+        raise ValueError(f"{out} is a file, expected a folder for all figures, or a .png file for the edges alone")
     if examples is not None and examples < 0:
         raise ValueError(f"--examples is {examples}, expected at least 0")
     run = open_run(found.folder, device, words=False)

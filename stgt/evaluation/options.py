@@ -10,13 +10,13 @@ import tyro
 
 MODEL = tyro.conf.arg(
     aliases=["--run"],
-    help="The model: a run's folder, one that `stgt convert` or save_pretrained wrote, or its name on the hub.",
+    help="The model: a run's folder, a folder that `stgt convert` or save_pretrained wrote, or a name on the hub.",
 )
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured, on which data, and where the results go."""
+    """The model to measure, the data to measure it on, and the places for the results."""
 
     model: Annotated[str | Path, MODEL]
     annotation: Path | None = None
@@ -24,23 +24,26 @@ class Evaluation:
     videos: Path | None = None
     """Folder of its videos; the run's own if not given."""
     k_test: int | None = None
-    """How many of the most similar are re-ranked by the matching head: 0 for none; if not given 32, or all of fewer."""
+    """Number of the most similar candidates that the matching head re-ranks, 32 (or all, if there are fewer) if not
+    given; 0 for none."""
     candidates: tuple[int, ...] = ()
-    """Also measure recall with each of these numbers re-ranked, e.g. 1 8 16 32 64 128, and draw candidates.png beside
-    the result; 0 is for none."""
+    """Numbers of re-ranked candidates, e.g. 1 8 16 32 64 128. Recall is measured with each of them as well, and
+    candidates.png is drawn beside the result. 0 means that none are re-ranked."""
     rerank: Literal["softmax", "logit"] | None = None
-    """What is added to the similarity: the matching probability (softmax, the default), or the raw logit of LAVIS."""
+    """The score that is added to the similarity: the matching probability (softmax, the default), or the raw logit, as
+    in LAVIS."""
     threshold: float | None = None
     """Graph threshold to test with; the model's own if not given."""
     beams: int | None = None
-    """How many answers to a question are followed at a time, 5 if not given; 1 is greedy."""
+    """Number of answers to a question that beam search follows at a time, 5 if not given; 1 is greedy search."""
     batch_size: int = 32
     """Videos per batch. The matching head uses batches of 4 times as many pairs."""
     tokenizer: str | None = None
-    """A folder or a hub's name of the tokenizer, for a model that is no run, brings none and does not use BERT's."""
+    """The tokenizer's folder, or its name on the hub. It is needed for a model that is not a run, comes without a
+    tokenizer and does not use BERT's."""
     features: Path | None = None
     """Folder to keep encoded videos and texts in, for this command and search; MODEL/features if not given."""
     out: Path | None = None
-    """JSON file of the result; MODEL/evaluation.json if not given. Answers are written into answers.json beside it."""
+    """JSON file for the result; MODEL/evaluation.json if not given. Answers are written into answers.json beside it."""
     device: str = "auto"
-    """Where the model computes; "auto" is a GPU where there is one."""
+    """The device that the model runs on; "auto" is a GPU where there is one."""

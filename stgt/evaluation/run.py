@@ -1,4 +1,4 @@
-"""The figures of a model on an annotated set of videos."""
+"""Evaluates a model on an annotated set of videos."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ from stgt.weights.pretrained import is_pretrained
 
 
 def evaluate(options: Evaluation) -> dict:
-    """Print and write the figures of a model, and return them.
+    """Evaluate a model, print the result, write it to a file and return it.
 
-    Under torchrun each process does its share, and all return what one process alone would, bit for bit (on CPUs, with
-    as many threads, which torchrun sets to 1). Raises ValueError for an option that this model has no use for.
+    Under torchrun each process does its share. All of them return the same bits as one process alone with the same
+    number of threads, on CPUs; torchrun sets the number of threads to 1. Raises ValueError for an option that has no
+    effect for this model.
     """
     if options.batch_size < 1:
         raise ValueError(f"batch_size is {options.batch_size}, expected at least 1")
@@ -66,7 +67,7 @@ def evaluate(options: Evaluation) -> dict:
 def _evaluate_questions(run: Run, data: DataConfig, options: Evaluation, out: Path, world: World) -> dict:
     _refuse(f"{options.model} answers questions", options, "k_test", "candidates", "rerank", "features")
     if world.size > 1:
-        raise ValueError(f"{options.model} answers questions, expected 1 process for it, not {world.size}")
+        raise ValueError(f"{options.model} answers questions, expected 1 process, but there are {world.size}")
     beams = 5 if options.beams is None else options.beams
     return evaluate_answers(run, data, out.with_name("answers.json"), beams=beams, batch_size=options.batch_size)
 
@@ -74,7 +75,7 @@ def _evaluate_questions(run: Run, data: DataConfig, options: Evaluation, out: Pa
 def _refuse(because: str, options: Evaluation, *names: str) -> None:
     for name in names:
         if getattr(options, name) not in (None, ()):
-            raise ValueError(f"{name} is given, expected none: {because}")
+            raise ValueError(f"{name} is given, expected none, because {because}")
 
 
 def _evaluate_retrieval(run: Run, data: DataConfig, options: Evaluation, features: Path, world: World) -> dict:
@@ -96,7 +97,7 @@ def _evaluate_retrieval(run: Run, data: DataConfig, options: Evaluation, feature
     if world.is_main:
         say("{annotation}: {videos} videos, {captions} captions, {distinct_captions} of them distinct".format(**split))
         if split["shared_captions"]:
-            say("{shared_captions} captions are another video's word for word, and right for either".format(**split))
+            say("{shared_captions} captions belong to several videos, and count as right for each".format(**split))
         print(f"sha256 {split['sha256']}")
     k_test = min(K_TEST if k_test is None else k_test, max(split["videos"], split["captions"]))
 
@@ -128,13 +129,13 @@ def _require_candidates(k_test: int | None, candidates: Sequence[int], data: Dat
     for name, count in [*given, *(("candidates", count) for count in candidates)]:
         if not 0 <= count <= videos:
             verb = "is" if name == "k_test" else "holds"
-            raise ValueError(f"{name} {verb} {count}, expected 0 to {videos}: {data.test} has {videos} videos")
+            raise ValueError(f"{name} {verb} {count}, expected 0 to {videos}, because {data.test} has {videos} videos")
 
 
 def _set_threshold(model: nn.Module, threshold: float) -> None:
     graph = model.config.graph
     if graph.kind != "graph":
-        raise ValueError(f"threshold is {threshold}, expected none: the model joins frames by {graph.kind!r}")
+        raise ValueError(f"threshold is {threshold}, expected none, because the model joins frames by {graph.kind!r}")
     model.config = replace(model.config, graph=replace(graph, threshold=threshold))
     for block in model.graph.blocks:
         block.config = model.config.graph

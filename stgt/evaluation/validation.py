@@ -1,4 +1,4 @@
-"""What a run measures after each epoch to choose its checkpoint: figures on `data.val`, never on the test set."""
+"""The measurement after each epoch that chooses a run's best checkpoint. It uses `data.val`, never the test set."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from stgt.tasks import QUESTIONS, RETRIEVAL, task_of
 
 
 class Validation(ABC):
-    """Figures of a model on the validation split; `choose_by` names the one that is highest for the best checkpoint.
+    """Measures a model on the validation split. The best checkpoint has the highest value of the figure `choose_by`.
 
-    Raises ValueError for an annotation that is malformed, whose videos are missing, or that shares a video with the
+    Raises ValueError if the annotation is malformed, if its videos are missing, or if it shares a video with the
     training annotation.
     """
 
@@ -42,9 +42,9 @@ class Validation(ABC):
         self.clips = task_of(config.model).items(data.val, data, size, features=features, bad_list=data.bad_list)
 
     def __call__(self, model: nn.Module, stop: StopSignals) -> dict[str, float]:
-        """Measure a model that is being trained; it, and all generators, are left as they were.
+        """Measure a model during its training. The model and all random generators are not changed.
 
-        Raises Interrupted between two batches after a signal that `stop` has received.
+        Raises Interrupted between two batches if `stop` has received a signal.
         """
         numbers = parts(len(self.clips), self.config.batch_size)
         read = read_batches(self.clips, numbers, workers=self.config.data.workers, collate=collate)
@@ -56,7 +56,7 @@ class Validation(ABC):
 
 
 class QuestionValidation(Validation):
-    """The "accuracy" of greedy answers."""
+    """Measures the "accuracy" of answers from greedy search."""
 
     choose_by = "accuracy"
 
@@ -67,7 +67,7 @@ class QuestionValidation(Validation):
 
 
 class RetrievalValidation(Validation):
-    """Recall of videos for their captions, by similarity alone; "mean" is that of R@1, R@5 and R@10."""
+    """Measures how videos are found by their captions, by similarity alone. "mean" averages R@1, R@5 and R@10."""
 
     choose_by = "mean"
 
@@ -107,7 +107,10 @@ def _parts(texts: list, size: int) -> Iterator[list]:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without gradients and dropout, and with generators that are put back: a resumed run draws as one that was not."""
+    """Run a block without gradients and dropout, and restore the random generators afterwards.
+
+    Training therefore draws the same random numbers whether a validation has run or not.
+    """
     state, training = random_state(), model.training
     try:
         model.eval()

@@ -54,10 +54,10 @@ def test_check_lists_broken_videos_and_training_leaves_them_out(some_bad, recipe
     report = json.loads(annotation.with_suffix(".report.json").read_text())
     assert list(report) == load_videos(annotation) and report[list(report)[-1]]["facts"]["codec"] == "h264"
     printed = capsys.readouterr().out
-    assert f"pyav does not read 3 of 9 right, {annotation.with_suffix('.report.json')} tells why" in printed
+    assert f"pyav reads 3 of 9 videos wrongly; {annotation.with_suffix('.report.json')} says why" in printed
     assert f"{videos / 'broken.mp4'}: not a video file" in printed
     assert "       2  not a video file" in printed and "       1  no such file" in printed
-    assert f"3 of 9 videos are broken, listed in {bad_list}" in printed
+    assert f"3 of 9 videos are broken; {bad_list} lists them" in printed
     words = Tokenizer.train(["a small red square"], 60)
     data = replace(recipe.data, train=annotation, videos=videos)
     with pytest.raises(ValueError, match=f"entry 2 is about {videos}/gone.mp4: no such file"):
@@ -92,7 +92,7 @@ def test_videos_are_beside_their_annotation_unless_a_folder_is_given(some_bad, t
     check(annotation, jobs=1)
     assert json.loads(annotation.with_suffix(".bad.json").read_text()) == {"gone.mp4": "no such file"}
     videos.rename(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="videos: no such folder, expected the videos of .*some.json"):
+    with pytest.raises(ValueError, match="videos: there is no such folder, expected the videos of .*some.json"):
         check(annotation)
 
 

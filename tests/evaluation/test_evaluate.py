@@ -120,7 +120,7 @@ def test_a_caption_of_several_videos_is_right_for_each_of_them(run, clips, stgt,
         tmp_path / "out.json",
     ]
     status, printed = stgt("evaluate", "--run", run, *words, "--batch-size", 4, "--device", "cpu")
-    assert status == 0 and "11 captions are another video's word for word, and right for either" in printed
+    assert status == 0 and "11 captions belong to several videos, and count as right for each" in printed
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["split"]["distinct_captions"] == 2 and result["split"]["shared_captions"] == 11
     for way in ("text_to_video", "video_to_text"):
@@ -130,12 +130,12 @@ def test_a_caption_of_several_videos_is_right_for_each_of_them(run, clips, stgt,
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--k-test", 12], "k_test is 12, expected 0 to 11: {test} has 11 videos"),
+        (["--k-test", 12], "k_test is 12, expected 0 to 11, because {test} has 11 videos"),
         (["--k-test", -1], "k_test is -1, expected 0 to 11"),
-        (["--candidates", 4, 64], "candidates holds 64, expected 0 to 11: {test} has 11 videos"),
+        (["--candidates", 4, 64], "candidates holds 64, expected 0 to 11, because {test} has 11 videos"),
         (["--batch-size", 0], "batch_size is 0, expected at least 1"),
         (["--threshold", 2], "threshold is 2.0, expected a number in [-1, 1]"),
-        (["--tokenizer", "bert"], "tokenizer is 'bert', but {run} is a run, expected none"),
+        (["--tokenizer", "bert"], "tokenizer is 'bert', expected none, because {run} is a run"),
         (["--annotation", "nowhere.json"], "nowhere.json: no such file"),
         (["--videos", "nowhere"], "nowhere/"),
     ],
@@ -165,11 +165,11 @@ def test_a_folder_needs_data_and_the_words_it_was_trained_with(run, clips, stgt,
     open_run(run, "cpu").model.save_pretrained(folder)
     words = ["evaluate", "--run", folder, "--annotation", clips / "test.json"]
     tokenizer = ["--tokenizer", run / "tokenizer"]
-    assert "holds a model and knows no data, expected --videos as well" in stgt(*words, *tokenizer)[1]
+    assert "holds a model and names no data, expected --videos as well" in stgt(*words, *tokenizer)[1]
     other = Tokenizer.train(["a red square grows"], 40)
     other.save(tmp_path / "other")
     status, printed = stgt(*words, "--tokenizer", tmp_path / "other", "--videos", clips / "videos")
-    assert status == 2 and f"other) has {other.vocab_size}: expected the one" in printed
+    assert status == 2 and f"other) has {other.vocab_size}: expected the tokenizer" in printed
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     status, printed = stgt(*words)
     assert status == 2 and f"{folder} holds no tokenizer" in printed and "expected --tokenizer" in printed

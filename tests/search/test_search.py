@@ -138,7 +138,7 @@ def test_a_picture_that_fails_leaves_the_answer(run, videos, tmp_path, stgt, cap
     words = ["search", "a green triangle grows", "--run", run, "--features", tmp_path / "kept", "--videos", videos]
     (tmp_path / "folder.png").mkdir()
     status, printed = stgt(*words, "--figure", tmp_path / "folder.png")
-    assert status == 0 and "  1.  " in printed and "drawn in" not in printed
+    assert status == 0 and "  1.  " in printed and "the picture is" not in printed
     assert f"the picture {tmp_path / 'folder.png'} was not drawn: IsADirectoryError" in caplog.text
 
 

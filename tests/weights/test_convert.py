@@ -256,7 +256,7 @@ def test_the_command_line_converts_files(tmp_path, monkeypatch, capsys):
     for arguments, message in [
         ([tmp_path / "nothing.pth"], "there is no checkpoint file"),
         ([save(tmp_path, drop=("temp",))], "1 missing: temp"),
-        ([tmp_path / "folder", path], "is a whole model, expected no other file"),
+        ([tmp_path / "folder", path], "holds a whole model, expected no other file"),
         ([], "no file to convert is given"),
     ]:
         status, printed = run(*arguments, "--out", tmp_path / "new")
