@@ -1,13 +1,13 @@
-"""Checkpoints: a folder of safetensors and one JSON file, there in full or not at all. Nothing is ever pickled.
+"""Checkpoints of a run: folders of safetensors and one JSON file, which are complete or absent. Nothing is pickled.
 
-A checkpoint `RUN/checkpoints/step-00000500/` holds `model.safetensors` (every tensor of the model), whatever other
-groups of tensors the trainer passes (`optimizer`, `random`), and `state.json`, which has the checksums of all these
-files and of itself. It is written next to its place, forced to the disk, and renamed; a crash, a signal or a full disk
-at any moment leaves the checkpoints before it as they were.
+A checkpoint `RUN/checkpoints/step-00000500/` holds `model.safetensors` (every tensor of the model), a file for each
+other group of tensors that the trainer passes (`optimizer`, `random`), and `state.json`, which has the checksums of all
+these files and of itself. It is written under another name, forced to the disk, and renamed. A crash, a signal or a
+full disk at any moment does not change the checkpoints before it.
 
-What has another name than a step's, or lacks `state.json` or `model.safetensors`, is no checkpoint: it is passed over
-with a warning, and never removed. What is a checkpoint and is damaged is refused when it is read, and never removed
-either; nothing goes on from an older one unless its user removes the damaged one.
+A folder that is not named after a step, or that lacks `state.json` or `model.safetensors`, is not a checkpoint. It is
+passed over with a warning, and never removed. A damaged checkpoint is refused when it is read, and never removed. A run
+goes on from an older checkpoint only if its user removes the damaged one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 TOWER, LANGUAGE = "vision.", "language."
 STATE, MODEL = "state.json", "model.safetensors"
 FORMAT = 2
-"""Of a checkpoint's files, in state.json; those of version 0.1.0 have none, and no checksums"""
+"""The version of a checkpoint's format, in state.json. Checkpoints of stgt 0.1.0 have neither it nor checksums"""
 _FIELDS = {"step": int, "world": int, "replaced": int, "scaler": dict, "config": dict}
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _IDLE = "idle"
@@ -46,27 +46,27 @@ class CheckpointError(RuntimeError):
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run folder by their names and files, oldest first; their contents are not looked at."""
+    """The checkpoints of a run folder, oldest first, recognised by names and files. Their contents are not read."""
     return sorted((path for path, reason in _candidates(run) if reason is None), key=_step)
 
 
 def newest_checkpoint(run: Path) -> Path | None:
-    """The newest checkpoint of a run folder, None if there is none; what only looks like one is named in a warning."""
+    """The newest checkpoint of a run folder, or None. Folders that only look like checkpoints get a warning."""
     for path, reason in _candidates(run):
         if reason is not None:
-            logger.warning("%s is no checkpoint and is passed over: %s", path, reason)
+            logger.warning("%s is not a checkpoint and is passed over: %s", path, reason)
     return found[-1] if (found := checkpoints(run)) else None
 
 
 def latest_checkpoint(run: Path) -> Path:
-    """The newest checkpoint of a run folder; raises CheckpointError if there is none."""
+    """The newest checkpoint of a run folder. Raises CheckpointError if there is none."""
     if (found := newest_checkpoint(run)) is None:
-        raise CheckpointError(f"{run}: no checkpoint in it, expected checkpoints/step-…; was the run started?")
+        raise CheckpointError(f"{run}: there is no checkpoint in it, expected checkpoints/step-…; was the run started?")
     return found
 
 
 def chosen_checkpoint(run: Path) -> Path:
-    """The checkpoint that was best on the validation split, the newest of a run without one."""
+    """The checkpoint that was best on the validation split. In a run without validation it is the newest one."""
     latest = latest_checkpoint(run)
     best = read_state(latest).get("best")
     if best is None:
@@ -82,40 +82,40 @@ def _name(step: int) -> str:
 
 
 def _step(checkpoint: Path) -> int | None:
-    """The step that a checkpoint's name tells, None for other names."""
+    """The step in a checkpoint's name, or None for other names."""
     digits = re.fullmatch(r"step-([0-9]{8,18})", checkpoint.name)
     return int(digits[1]) if digits and _name(int(digits[1])) == checkpoint.name else None
 
 
 def _candidates(run: Path) -> Iterator[tuple[Path, str | None]]:
-    """What is named like a checkpoint in a run folder, and for each the reason why it is none, or None if it is one."""
+    """The paths in a run folder that are named step-…, each with the reason why it is not a checkpoint, or None."""
     for path in sorted((run / "checkpoints").glob("step-*")):
         missing = [name for name in (STATE, MODEL) if not (path / name).is_file()]
         if _step(path) is None:
             yield path, "its name is not step- and eight digits"
         elif not path.is_dir():
-            yield path, "it is no folder"
+            yield path, "it is not a folder"
         else:
             yield path, f"it has no {missing[0]}" if missing else None
 
 
 def require_free_names(run: Path, first: int, last: int) -> None:
-    """Raise CheckpointError if what is no checkpoint has the name of one that is to be written, of these steps."""
+    """Raise CheckpointError if a path that is not a checkpoint has the name that one of these steps will need."""
     for path, reason in _candidates(run):
         if reason is not None and (step := _step(path)) is not None and first <= step <= last:
             raise CheckpointError(
-                f"{path} is no checkpoint: {reason}; the run cannot go on until it is moved away, "
-                f"since the checkpoint of step {step} needs its name"
+                f"{path} is not a checkpoint: {reason}; the run cannot go on until it is moved away, "
+                f"because the checkpoint of step {step} needs its name"
             )
 
 
 def write_checkpoint(
     run: Path, step: int, groups: dict[str, dict[str, torch.Tensor]], state: dict, *, keep: int
 ) -> Path:
-    """Write `RUN/checkpoints/step-STEP` atomically and drop all but the newest `keep` checkpoints and the best one.
+    """Write `RUN/checkpoints/step-STEP` atomically, and remove all but the newest `keep` checkpoints and the best one.
 
-    Each group of tensors becomes `<group>.safetensors`, `state` (JSON values) `state.json`; the best one is that of
-    `state["best"]["step"]`. Raises CheckpointError, with the earlier checkpoints intact, if the disk refuses.
+    Each group of tensors becomes `<group>.safetensors`, and `state` (JSON values) becomes `state.json`. The best one
+    has the step `state["best"]["step"]`. Raises CheckpointError, with the earlier checkpoints intact, if this fails.
     """
     final = run / "checkpoints" / _name(step)
     if final in checkpoints(run):
@@ -137,7 +137,7 @@ def write_checkpoint(
 
 
 def _rotate(run: Path, keep: int, needed: set[Path]) -> None:
-    """Remove all but the newest `keep` checkpoints, those that are needed, and those that cannot be read."""
+    """Remove checkpoints, except the newest `keep`, those in `needed`, and those that cannot be read."""
     readable = []
     for path in checkpoints(run):
         try:
@@ -151,12 +151,12 @@ def _rotate(run: Path, keep: int, needed: set[Path]) -> None:
 
 
 def read_state(checkpoint: Path) -> dict:
-    """What `write_checkpoint` was given as `state`. Raises CheckpointError if one byte of it was changed since then."""
+    """The `state` that `write_checkpoint` was given. Raises CheckpointError if one byte of its file has changed."""
     return _read_state(checkpoint)[0]
 
 
 def update_state(checkpoint: Path, **values: object) -> None:
-    """Replace some values of a checkpoint's state, all at once or not at all. Raises OSError if the disk refuses."""
+    """Replace some values of a checkpoint's state atomically. Raises OSError if the disk cannot be written."""
     state, hashes = _read_state(checkpoint)
     write_text(checkpoint / STATE, sealed({"format": FORMAT, "files": hashes, **state, **values}))
 
@@ -174,7 +174,7 @@ def read_tensors(checkpoint: Path, group: str) -> dict[str, torch.Tensor]:
 
 
 def _read_state(checkpoint: Path) -> tuple[dict, dict[str, str] | None]:
-    """A checkpoint's state and its files' SHA-256, None for a checkpoint of version 0.1.0, which has none."""
+    """A checkpoint's state and the SHA-256 of its files. The latter is None in checkpoints of version 0.1.0."""
     path = checkpoint / STATE
     try:
         state, has_checksum = read_sealed(path)
@@ -184,18 +184,18 @@ def _read_state(checkpoint: Path) -> tuple[dict, dict[str, str] | None]:
     if has_checksum and version != FORMAT:
         raise CheckpointError(f"{path}: has format {version!r}, expected {FORMAT}: another version of stgt wrote it")
     if not has_checksum and version is not None:
-        raise _unreadable(path, DamagedError(f"{path}: its own checksum is missing, so that the file was damaged"))
+        raise _unreadable(path, DamagedError(f"{path}: its own checksum is missing, so the file was damaged"))
     if not has_checksum:
         _warn_of_no_checksums(checkpoint)
     _require_fields(state, path)
     expected = _step(checkpoint)
     if expected is not None and state.get("step", expected) != expected:
-        raise CheckpointError(f"{path}: is of step {state['step']!r}, expected {expected} as its folder is named")
+        raise CheckpointError(f"{path}: 'step' is {state['step']!r}, expected {expected}, as in the name of its folder")
     return state, hashes
 
 
 def _require_fields(state: dict, path: Path) -> None:
-    """Raise CheckpointError for values of another kind than `write_checkpoint` writes, whoever wrote them."""
+    """Raise CheckpointError for values of other types than those that `write_checkpoint` writes."""
     parts = {"best": {"step": int}, "tower": {"tower": str, "sha256": str}, "language": {"model": str, "sha256": str}}
     try:
         for name, kind in _FIELDS.items():
@@ -217,7 +217,7 @@ def _has_checksums(checkpoint: Path) -> bool:
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
     reason = str(error).removeprefix(f"{path}: ")
-    return CheckpointError(f"{path}: cannot be read: {reason}; remove its folder to use the one before")
+    return CheckpointError(f"{path}: cannot be read: {reason}; remove its folder to use the checkpoint before it")
 
 
 @functools.cache
@@ -228,9 +228,9 @@ def _warn_of_no_checksums(checkpoint: Path) -> None:
 def model_tensors(
     model: nn.Module, *, without_tower: bool = False, without_language: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Every tensor of the model by name, tied ones once (under the first of their names).
+    """Every tensor of the model by name. Tied tensors occur once, under the first of their names.
 
-    without_language leaves out what is frozen of a language model.
+    without_language: leave out the frozen tensors of a language model.
     """
     tensors: dict[str, torch.Tensor] = {}
     referenced = _frozen_language(model) if without_language else {}
@@ -246,12 +246,12 @@ def model_tensors(
 
 
 def load_model(model: nn.Module, checkpoint: Path, *, convert: bool = False) -> None:
-    """Put a checkpoint's weights into the model.
+    """Copy a checkpoint's weights into the model.
 
-    convert: whether weights of another dtype are converted to the model's.
-    Raises CheckpointError naming the settings that differ and the tensors that only one of the two has, whose shapes or
-    dtypes differ, or that are not finite; and if the pretrained tower or language model that the checkpoint refers to
-    has other weights here.
+    convert: whether weights of another dtype are converted to the model's dtype.
+    Raises CheckpointError if a tensor is missing, unknown or not finite, or has another shape or dtype; the message
+    lists these tensors and the settings that differ. Raises CheckpointError as well if the pretrained tower or language
+    model that the checkpoint refers to has other weights here.
     """
     state = read_state(checkpoint)
     tower, language = state.get("tower"), state.get("language")
@@ -263,7 +263,7 @@ def load_model(model: nn.Module, checkpoint: Path, *, convert: bool = False) -> 
         problems += _misfits(name, tensors[name], expected[name], convert=convert)
     if problems:
         settings = differences(to_dict(model.config), state["config"]["model"], "model.")
-        raise CheckpointError(f"{checkpoint}: a checkpoint of another model:\n  {_listed(settings, problems)}")
+        raise CheckpointError(f"{checkpoint}: is a checkpoint of another model:\n  {_listed(settings, problems)}")
     _require_finite(checkpoint / MODEL, tensors)
     if tower is not None and (here := tower_hash(model.vision.state_dict(), model.config.vision)) != tower["sha256"]:
         raise CheckpointError(
@@ -281,7 +281,7 @@ def load_model(model: nn.Module, checkpoint: Path, *, convert: bool = False) -> 
 
 
 def _misfits(name: str, found: torch.Tensor, expected: torch.Tensor, *, convert: bool = False) -> list[str]:
-    """What is wrong with the shape and the dtype of a tensor that was read."""
+    """The differences between a tensor that was read and the expected one, in shape or else in dtype."""
     if found.shape != expected.shape:
         return [f"{name} has shape {tuple(found.shape)}, here {tuple(expected.shape)}"]
     if found.dtype != expected.dtype and not convert:
@@ -290,7 +290,7 @@ def _misfits(name: str, found: torch.Tensor, expected: torch.Tensor, *, convert:
 
 
 def _listed(settings: list[str], problems: list[str]) -> str:
-    more = [f"and {len(problems) - 12} tensors more"] if len(problems) > 12 else []
+    more = [f"and {len(problems) - 12} more tensors"] if len(problems) > 12 else []
     return "\n  ".join([*settings, *sorted(problems)[:12], *more])
 
 
@@ -304,8 +304,8 @@ def _require_finite(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's state, each tensor under "parameter:key".
 
-    A parameter without state, since it had no gradient yet, has one empty tensor under "parameter:idle", so that every
-    parameter is in a checkpoint by name.
+    A parameter that has had no gradient yet has no state. It gets one empty tensor under "parameter:idle", so that a
+    checkpoint names every parameter.
     """
     return {
         f"{name}:{key}": value
@@ -315,10 +315,10 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
-    """Put a checkpoint's optimizer state into an optimizer over the same model.
+    """Copy a checkpoint's optimizer state into an optimizer over the same model.
 
-    Raises CheckpointError naming the parameters whose entries are missing, unknown, not finite, or of another shape or
-    dtype. A checkpoint of version 0.1.0 has no entries for parameters without state; they are named in a warning.
+    Raises CheckpointError, which names the parameters, if entries are missing, unknown or not finite, or have another
+    shape or dtype. A checkpoint of version 0.1.0 has no entries for parameters without state, and a warning names them.
     """
     trained, found = _trained(model, optimizer), {}
     tensors = read_tensors(checkpoint, "optimizer")
@@ -330,7 +330,7 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoin
     if _has_checksums(checkpoint):
         problems += [f"{name} has no entries" for name in absent]
     elif absent and found:
-        logger.warning("%s has no optimizer state of %s; it begins anew", checkpoint, ", ".join(absent))
+        logger.warning("%s has no optimizer state for %s; it starts again there", checkpoint, ", ".join(absent))
     for name in found.keys() & trained.keys():
         problems += _wrong_entries(name, found[name], trained[name])
     path = checkpoint / "optimizer.safetensors"
@@ -359,14 +359,14 @@ def _wrong_entries(name: str, entries: dict[str, torch.Tensor], parameter: nn.Pa
 
 
 def load_random(checkpoint: Path, rank: int, world: int) -> None:
-    """Put the generators of process `rank` of `world` into the state that a checkpoint has.
+    """Restore the random generators of process `rank` of `world` from a checkpoint.
 
-    Raises CheckpointError naming what is missing, unknown, or of another shape or dtype.
+    Raises CheckpointError, which names the states, if some are missing or unknown, or have another shape or dtype.
     """
     tensors = read_tensors(checkpoint, "random")
     expected, path = random_state(), checkpoint / "random.safetensors"
     names = {f"{process}.{name}" for process in range(world) for name in expected}
-    on_gpu = {f"{process}.cuda" for process in range(world)}  # a run may go on where there is none, or was none
+    on_gpu = {f"{process}.cuda" for process in range(world)}  # a run may move from a machine with a GPU or to one
     problems = [f"{name} is missing" for name in names - tensors.keys() - on_gpu]
     problems += [f"{name} is unknown" for name in tensors.keys() - names - on_gpu]
     own = {name: tensors[full] for name in (*expected, "cuda") if (full := f"{rank}.{name}") in tensors}
@@ -378,11 +378,11 @@ def load_random(checkpoint: Path, rank: int, world: int) -> None:
     try:
         restore_random_state(own)
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:
-        raise CheckpointError(f"{path}: holds no state of a generator: {error}") from error
+        raise CheckpointError(f"{path}: does not hold the state of a generator: {error}") from error
 
 
 def tower_reference(model: nn.Module) -> dict | None:
-    """How a checkpoint names a tower it does not store: only one that is frozen and that open_clip can fetch again."""
+    """The entry of a checkpoint for a frozen tower that open_clip can fetch again, or None if it stores the tower."""
     vision = model.config.vision
     if vision.pretrained is None or vision.open_blocks != 0 or Path(vision.pretrained).exists():
         return None
@@ -391,7 +391,7 @@ def tower_reference(model: nn.Module) -> dict | None:
 
 
 def language_reference(model: nn.Module) -> dict | None:
-    """How a checkpoint names the frozen weights of a pretrained language model, which it does not store."""
+    """The entry of a checkpoint for the frozen weights of a pretrained language model, which it does not store."""
     config = model.config.language
     if config is None or config.model == "opt" or config.tune == "all":
         return None
@@ -399,6 +399,6 @@ def language_reference(model: nn.Module) -> dict | None:
 
 
 def _frozen_language(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors of a language model that training leaves as they are."""
+    """The tensors of a language model that are not trained."""
     tensors = {f"{LANGUAGE}{name}": tensor for name, tensor in model.language.state_dict(keep_vars=True).items()}
     return {name: tensor.detach() for name, tensor in tensors.items() if not tensor.requires_grad}

@@ -1,1 +1,1 @@
-"""What a trained model can do: retrieval figures, answers, captions, search, pictures."""
+"""Evaluation of trained models: retrieval, answers to questions, and the validation during training."""

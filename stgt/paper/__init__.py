@@ -1,1 +1,1 @@
-"""What repeats the paper: its ablations and its Table 6."""
+"""The experiments of the paper that are repeated here: its ablations and its Table 6."""

@@ -1,1 +1,1 @@
-"""Looking for clips and captions with a trained model."""
+"""Search for clips and captions with a trained model."""

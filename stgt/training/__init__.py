@@ -1,1 +1,1 @@
-"""Training: optimizer, processes, checkpoints and the loop."""
+"""Training: the loop, the optimizer, the order of the pairs, and the log."""

@@ -1,4 +1,4 @@
-"""torch's own check that every operation gives the same bits each time."""
+"""Turns on torch's deterministic algorithms, which give the same bits each time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 @contextmanager
 def deterministic(enabled: bool) -> Iterator[None]:
-    """Run a block with torch's deterministic algorithms if `enabled`, and put the setting back afterwards.
+    """Run a block with torch's deterministic algorithms if `enabled`, and restore the setting afterwards.
 
-    An operation that has none raises RuntimeError inside the block. cuBLAS reads its part of the setting from the
-    environment when it is first used, so the block should come before any other work on a GPU.
+    Inside the block, an operation without a deterministic algorithm raises RuntimeError. cuBLAS reads its setting from
+    the environment when it is first used, so the block should come before any other work on a GPU.
     """
     before = (
         torch.are_deterministic_algorithms_enabled(),
@@ -24,7 +24,8 @@ def deterministic(enabled: bool) -> Iterator[None]:
     if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(enabled)
-    # Filling every new tensor with NaN finds reads of memory that nobody wrote. It changes no result, and costs time.
+    # Torch would fill every new tensor with NaN to find reads of uninitialised memory. That costs time and changes no
+    # result.
     torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield

@@ -1,4 +1,4 @@
-"""The data of a run, by whose fingerprint two sittings are known to have the same."""
+"""Checks, by a fingerprint, that a run goes on with the same data that it was started with."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ logger = logging.getLogger(__name__)
 
 
 def fingerprint_file(run: Path) -> Path:
-    """Where a run keeps the fingerprint of its data: beside the checkpoints, which were made of them."""
+    """The file with the fingerprint of a run's data, beside its checkpoints."""
     return run / "checkpoints" / FINGERPRINT
 
 
 def require_same_data(config: TrainConfig, items: PairDataset, validation: Validation | None) -> Fingerprint:
-    """The fingerprint of the data; ValueError that says what differs if the run was started with other data.
+    """The fingerprint of the data. Raises ValueError that lists the differences if the run was started with other data.
 
+    With `config.accept_changed_data` there is a warning in place of the error. A run of version 0.1.0 has no
+    fingerprint, and gets a warning as well. With a feature cache, the cache is compared in place of the videos and the
+    decoder.
     A new run compares simulated clips with the checksums in their folder, and raises DamagedError if one differs.
-
-    With `config.accept_changed_data` that is a warning, and so it always is for a run of version 0.1.0, which has no
-    fingerprint. Tokens of a feature cache take the place of videos and decoder.
     """
     data, cached = config.data, items.features is not None
     paths = {
@@ -67,13 +67,13 @@ def require_same_data(config: TrainConfig, items: PairDataset, validation: Valid
 
 
 def _require_old_run(config: TrainConfig, error: Exception) -> None:
-    """Raise ValueError for a run whose fingerprint cannot be read, unless it is of version 0.1.0, which wrote none."""
+    """Raise ValueError for a run whose fingerprint cannot be read. Version 0.1.0 wrote none, which is a warning."""
     newest = ckpt.newest_checkpoint(config.out)
     if newest is None:
         return
     if isinstance(error, FileNotFoundError) and "data" not in ckpt.read_state(newest):
         logger.warning(
-            "%s was started by version 0.1.0, which did not record its data: they are taken as they are", config.out
+            "%s was started by version 0.1.0, which did not record its data, so the data cannot be compared", config.out
         )
         return
     require_same(

@@ -25,7 +25,7 @@ SHORT = {"edges_per_token": "edges", "clips_per_s": "clips/s", "memory_gib": "Gi
 
 
 class RunLog:
-    """The log of one run folder; whatever was logged after `step` belongs to a lost sitting and is dropped."""
+    """The log of one run folder. Records after `step` come from steps that were lost, and are removed."""
 
     def __init__(self, run: Path, step: int, total: int, tracker: Tracker) -> None:
         self.path = run / "log.jsonl"
@@ -40,14 +40,14 @@ class RunLog:
         self._since = time.perf_counter()
 
     def add(self, values: dict[str, torch.Tensor], clips: int) -> None:
-        """Take one step's scalars into the averages of the next record; nothing waits for the device here."""
+        """Add the scalars of one step to the averages of the next record, without waiting for the device."""
         for name, value in values.items():
             self._values.setdefault(name, []).append(value.detach())
         self._clips += clips
         self.bar.update()
 
     def record(self, step: int, device: torch.device, **facts: float) -> None:
-        """Write the averages since the last record, with facts that are not averaged."""
+        """Write the averages since the last record, and `facts`, which are not averaged."""
         now = time.perf_counter()
         values = {name: float(torch.stack(each).mean()) for name, each in self._values.items()}
         values |= facts | {"clips_per_s": self._clips / (now - self._since), "memory_gib": memory_gib(device)}
@@ -57,7 +57,7 @@ class RunLog:
         self._values, self._clips, self._since = {}, 0, now
 
     def validated(self, step: int, figures: dict[str, float], seconds: float) -> None:
-        """Write what the validation split gave, as a record of its own; the seconds it took are no step's."""
+        """Write the figures of the validation split as a separate record. Its seconds do not count for clips_per_s."""
         self.lines.write({"step": step, "val": figures})
         self.tracker.write({f"val/{name}": value for name, value in figures.items()}, step)
         shown = ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
@@ -70,7 +70,7 @@ class RunLog:
 
 
 class _Terminal:
-    """A stream that may go away: the run outlives its terminal, and a pipe that nobody reads any more."""
+    """A stream that may be closed. The run goes on if its terminal goes away, or if nobody reads its pipe any more."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -88,25 +88,25 @@ class _Terminal:
 
 
 def read_log(run: Path) -> list[dict]:
-    """The records of a run. A line that a crash cut off, or that is no record, is passed over with a warning."""
+    """The records of a run. A line that a crash cut off, or that is not a record, is passed over with a warning."""
     path = run / "log.jsonl"
     if not path.exists():
         return []
     records = []
     for number, line in enumerate(path.read_text("utf-8", errors="replace").removesuffix("\n").split("\n"), start=1):
         try:
-            record = json.loads(line)  # as it is: the norm of a gradient in fp16 may be infinite
+            record = json.loads(line)  # without further checks, since the norm of a gradient in fp16 may be infinite
         except (ValueError, RecursionError):
             record = None
         if isinstance(record, dict) and type(record.get("step")) is int:
             records.append(record)
         else:
-            logger.warning("%s: line %d is no record, and it is passed over", path, number)
+            logger.warning("%s: line %d is not a record and is passed over", path, number)
     return records
 
 
 def memory_gib(device: torch.device) -> float:
-    """The most memory this process has used: on the GPU if it trains there, otherwise of the machine."""
+    """The most memory that this process has used, in GiB: on the GPU if it trains there, and else of the machine."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

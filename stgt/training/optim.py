@@ -1,4 +1,4 @@
-"""AdamW whose learning rate is a function of the step alone, so that resuming needs nothing but the step."""
+"""AdamW, with a learning rate that depends on the step alone, so that a resumed run needs only the step."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from stgt.config import OptimConfig
 def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
     """Learning rate of optimizer step `step` (from 0): linear warm-up to `lr`, then half a cosine to `min_lr`.
 
-    lr·(step+1)/warmup while step < warmup, then min_lr + (lr − min_lr)·(1 + cos(π·u))/2 with u from 0 to 1 on the
-    last step. A run that is shorter than its warm-up never leaves it.
+    It is lr·(step+1)/warmup while step < warmup. Then it is min_lr + (lr − min_lr)·(1 + cos(π·u))/2, where u goes from
+    0 to 1, which it reaches in the last step. A run that is shorter than its warm-up has only the first part.
     """
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
@@ -24,7 +24,7 @@ def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters that are trained; 1-D tensors (biases, norms) and scalars do not decay.
+    """AdamW over the parameters that are trained. 1-D tensors (biases, norms) and scalars do not decay.
 
     Raises ValueError if none of them requires a gradient.
     """

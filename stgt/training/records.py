@@ -1,4 +1,4 @@
-"""Files that grow by whole records while a run goes on: its log in JSON lines, and TensorBoard's events."""
+"""Files to which a run appends whole records: its log in JSON lines, and TensorBoard's events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class Records:
-    """A file that records are appended to. A record that the disk refuses is lost as a whole, with one warning."""
+    """A file that records are appended to. A record that cannot be written is lost as a whole; one warning says so."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._warned = path, False
@@ -36,14 +36,14 @@ class Records:
 
 
 class JsonLines(Records):
-    """One JSON object a line."""
+    """A file with one JSON object on each line."""
 
     def write(self, values: Mapping[str, object]) -> None:
         self.append((json.dumps(values) + "\n").encode())
 
 
 class Scalars(Records):
-    """Curves for TensorBoard, in a new file in `folder`; what older files there have from `step` on is hidden."""
+    """Curves for TensorBoard, in a new file in `folder`. Points of older files there from `step` on are hidden."""
 
     def __init__(self, folder: Path, step: int) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog

@@ -30,8 +30,8 @@ from stgt.weights.tower import tower_hash
 def train(config: TrainConfig) -> None:
     """Train, from the start or from the last checkpoint in `config.out`.
 
-    Everything that can be wrong with the configuration, the folder, the data and the feature cache is found first, and
-    raised as ValueError or CheckpointError before the run folder is touched.
+    The configuration, the folder, the data and the feature cache are checked first. A mistake in them raises ValueError
+    or CheckpointError before anything in the run folder is changed.
     """
     world = start_world(config.device)
     try:
@@ -45,7 +45,7 @@ def _train(config: TrainConfig, world: World) -> None:
     task = task_of(config.model)
     if config.log_to != "tensorboard":
         require_service(config.log_to)
-    started = (config.out / "config.json").exists()  # it is written last, and then the tokenizer is whole
+    started = (config.out / "config.json").exists()  # it is written last, so the tokenizer is complete
     place = config.out / "tokenizer"
     tokenizer = task.load_tokenizer(place) if started else task.make_tokenizer(config.data, config.model)
     config = replace(config, model=task.fit_to_tokenizer(config.model, tokenizer))
@@ -71,13 +71,13 @@ def _train(config: TrainConfig, world: World) -> None:
 
 
 def require_same_run(config: TrainConfig) -> None:
-    """Raise ValueError if the run folder was started with a configuration whose result would be another."""
+    """Raise ValueError if the run in the folder was started with a configuration that gives another result."""
     path = config.out / "config.json"
     if not path.exists():
         if found := ckpt.checkpoints(config.out):
             raise ValueError(
-                f"{path}: there is no such file, but there are checkpoints, so that it was removed: put it back, "
-                f"or choose another folder with --out; {found[-1] / ckpt.STATE} has its contents as the value 'config'"
+                f"{path}: there is no such file, but there are checkpoints, so it was removed: put it back, or choose "
+                f"another folder with --out; its contents are the value 'config' in {found[-1] / ckpt.STATE}"
             )
         return
     try:
@@ -88,7 +88,7 @@ def require_same_run(config: TrainConfig) -> None:
         listed = "\n  ".join(differing)
         raise ValueError(
             f"{config.out} holds a run of another configuration:\n  {listed}\n  "
-            "repeat the command with the values there to go on with that run, or choose another folder with --out"
+            "repeat the command with the values of that run to go on with it, or choose another folder with --out"
         )
 
 
@@ -100,14 +100,16 @@ def require_features(
     contents: bool = False,
     accept_changed: bool = False,
 ) -> None:
-    """Raise ValueError unless the cache holds what the frozen tower would give for these items.
+    """Raise ValueError unless the cache holds the tokens that the frozen tower gives for these items.
 
-    contents: whether the videos are compared with the cache's by what is in them, too. accept_changed: whether other
-    videos, and another decoder, are a warning only.
+    contents: whether the contents of the videos are compared with those that the cache was made of.
+    accept_changed: whether changed videos and another decoder are a warning in place of an error.
     """
     vision = model.config.vision
     if vision.open_blocks != 0:
-        raise ValueError(f"data.features is given, but vision.open_blocks={vision.open_blocks} trains the tower")
+        raise ValueError(
+            f"data.features is given, but vision.open_blocks={vision.open_blocks} trains the tower, expected 0"
+        )
     features.require(
         tower=tower_hash(model.vision.state_dict(), vision),
         transform=describe(items.transform),

@@ -1,4 +1,4 @@
-"""The order of a run's pairs, and how processes share it."""
+"""The order of a run's pairs, and each process's share of it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 
 
 class BatchSampler:
-    """The batches of a whole run, numbered from 0, so that a position in it is one integer.
+    """The batches of a whole run, numbered from 0, so that a position in the run is one integer.
 
-    Each epoch shuffles anew. Processes take turns of `batch_size` in the one order of all, which does not depend on
-    how many they are. What does not fill a last batch of an epoch is left for another epoch.
-    images: bool (length,), which pairs are about an image. Where some are, the batch of all processes is of one kind,
-    and batches of both take turns at random: the paper pre-trains on videos and images.
+    Each epoch has another random order. It is the same for any number of processes, which take turns of `batch_size`
+    pairs in it. The pairs at the end of an epoch that do not fill a batch are left out of this epoch.
+    images: bool (length,), whether a pair is about an image. If there are both videos and images, as in the paper's
+    pre-training, the batches of all processes have the same kind at a time, and the kinds follow each other at random.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class BatchSampler:
         self._order: tuple[int, torch.Tensor] | None = None
 
     def batch(self, number: int) -> list[tuple[int, int]]:
-        """This process's part of a batch, as (epoch, index) of each pair."""
+        """This process's part of a batch, as a pair (epoch, index) for each item."""
         epoch, place = divmod(number, self.per_epoch)
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, self._shuffled(epoch)

@@ -1,4 +1,4 @@
-"""The weights that a new run begins with: those of another run, of a folder, or of a released checkpoint."""
+"""Loads the weights that a new run begins with, from another run, a folder, or a released checkpoint."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 def start_from(model: STGT | VideoQA, init: Path) -> None:
-    """Load a run's chosen weights, a folder of `save_pretrained`, or a released checkpoint.
+    """Load the weights of a run's chosen checkpoint, a folder of `save_pretrained`, or a released checkpoint.
 
-    Question answering takes those of a retrieval model.
+    A question answering model can start from the weights of a retrieval model.
     """
     if isinstance(model, VideoQA):
         _answer_from(model, init)
@@ -33,16 +33,16 @@ def start_from(model: STGT | VideoQA, init: Path) -> None:
     ckpt.load_model(model, checkpoint, convert=True)
     theirs = ckpt.read_state(checkpoint)["config"]["model"]
     for line in differences(to_dict(model.config), theirs, "model."):
-        logger.info("starting from %s, whose weights were trained with another %s", checkpoint, line)
+        logger.info("starting from %s, which was trained with another value of %s", checkpoint, line)
 
 
 def _answer_from(model: VideoQA, init: Path) -> None:
-    """Take all that a retrieval or question answering model has; only the language model's side may be new."""
+    """Copy all weights of a retrieval or question answering model. Only the language model's part may be new."""
     if init.is_dir() and not is_pretrained(init):
         source = load_run(init, "cpu").model
     else:
         retrieval = replace(model.config, language=None)
-        if is_pretrained(init):  # whose words may be others: they stay behind
+        if is_pretrained(init):  # its vocabulary may differ, which does not matter: questions do not use its words
             retrieval = replace(retrieval, qformer=read_config(init / CONFIG).qformer)
         source = RETRIEVAL.make_model(retrieval)
         load_released(source, init)
@@ -56,5 +56,5 @@ def _answer_from(model: VideoQA, init: Path) -> None:
     if problems:
         settings = differences(to_dict(model.config), to_dict(source.config), "model.")
         listed = "\n  ".join([*settings, *sorted(problems)[:12]])
-        raise ValueError(f"{init}: the model there does not fit:\n  {listed}")
+        raise ValueError(f"{init}: its model does not fit the model of this run:\n  {listed}")
     model.load_state_dict({name: theirs[name] for name in ours.keys() & theirs.keys()}, strict=False)

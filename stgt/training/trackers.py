@@ -1,4 +1,4 @@
-"""Where the curves of a run are shown: TensorBoard, or the services of Weights & Biases and Trackio."""
+"""Sends the curves of a run to TensorBoard, or to the services of Weights & Biases and Trackio."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Tracker(Protocol):
 
 
 class Service:
-    """Weights & Biases, or Trackio, which has the same functions. A failure costs its curves and never the run.
+    """Weights & Biases, or Trackio, which has the same functions. If the service fails, the run goes on without it.
 
     The run goes on under the same name after an interruption. Both services read their keys and addresses from their
     own environment variables.
@@ -32,7 +32,7 @@ class Service:
     def __init__(self, name: str, config: TrainConfig) -> None:
         self._module = require_service(name)
         self._warned = False
-        # The service identifies the run by its folder, so that the next sitting continues the same curves.
+        # The service identifies the run by its folder, so that a resumed run continues the same curves.
         settings = dict(project="stgt", name=config.out.name, config=to_dict(config), resume="allow")
         if name == "wandb":
             settings |= dict(id=config.out.name, dir=str(config.out))
@@ -47,14 +47,14 @@ class Service:
     def _call(self, function: str, *arguments: object, **settings: object) -> None:
         try:
             getattr(self._module, function)(*arguments, **settings)
-        except Exception as error:  # a network and a service of somebody else raise many kinds of errors
+        except Exception as error:  # networks and foreign packages raise errors of many kinds
             if not self._warned:
                 logger.warning("%s.%s failed (%s); the run goes on without it", self._module.__name__, function, error)
             self._warned = True
 
 
 def require_service(name: str) -> object:
-    """The package of a service. Raises ValueError where it is not installed."""
+    """The package of a service. Raises ValueError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -64,7 +64,7 @@ def require_service(name: str) -> object:
 
 
 def make_tracker(config: TrainConfig, step: int) -> Tracker:
-    """The tracker that `config.log_to` names. step: the first step that this sitting writes."""
+    """The tracker that `config.log_to` names. step: the first step that will be written."""
     if config.log_to == "tensorboard":
         return Scalars(Path(config.out) / "tensorboard", step)
     return Service(config.log_to, config)

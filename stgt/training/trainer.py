@@ -39,13 +39,13 @@ logger = logging.getLogger(__name__)
 class Trainer:
     """Trains a model on pairs, from the last checkpoint of its run folder if there is one.
 
-    `model(batch, loss_config)` returns a dict of scalars with "loss" among them. `items[i]` is a dict of tensors and
-    the "path" of its video; `collate` makes a batch of a list of them. What decides the result of a step is the
-    weights, the optimizer's state, the generators and the step's number: all of it is in a checkpoint, so a run that
-    was killed ends with the same bits as one that was not.
+    `model(batch, loss_config)` returns a dict of scalars, one of which is "loss". `items[i]` is a dict of tensors and
+    the "path" of its video, and `collate` makes a batch from a list of such items.
+    The result of a step depends on the weights, the optimizer's state, the random generators and the step's number.
+    A checkpoint holds all of them, so a run that was killed ends with the same bits as a run without the interruption.
     `data` is the summary of the data's fingerprint, which is kept in each checkpoint.
-    `validation` is called after each epoch, in every process alike: what it gives decides which checkpoint is kept as
-    the best one, and nothing else.
+    `validation` is called after each epoch in every process. Its figures only decide which checkpoint is kept as the
+    best one.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Trainer:
         self.config, self.world, self.run = config, world, config.out
         self.model = model.to(world.device)
         if config.data.features is not None:
-            # The tower is out of the loop: it stays in the checkpoints, but not on the device.
+            # Training does not run the tower. It stays in the checkpoints, but it is not moved to the device.
             outside = [f"{ckpt.TOWER}{name}" for name in model.vision.cpu().state_dict()]
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, outside)
         self.optimizer = make_optimizer(model.parameters(), config.optim)
@@ -71,21 +71,21 @@ class Trainer:
         self.items, self.collate = SeededItems(items, config.seed), collate
         self.total = config.epochs * self.sampler.per_epoch // config.optim.accumulate
         if self.total == 0:
-            raise ValueError(f"optim.accumulate={config.optim.accumulate} is more batches than the whole run has")
+            raise ValueError(f"optim.accumulate is {config.optim.accumulate}, but the whole run has fewer batches")
         self.step = 0
         self.replaced = 0
         self.validation, self.best, self.data = validation, None, data
-        self.unmeasured: int | None = None  # the epoch after which a signal came before its validation was over
+        self.unmeasured: int | None = None  # the epoch whose validation a signal cut short
         self.tower, self.language = ckpt.tower_reference(model), ckpt.language_reference(model)
         self.parallel = torch.compile(self.model) if config.compile else self.model
 
     def fit(self) -> None:
         """Run to the end.
 
-        Raises StoppedError after a signal, NonFiniteError at a loss that is no number, and LoaderError where the
+        Raises StoppedError after a signal, NonFiniteError if the loss is NaN or infinite, and LoaderError if the
         processes that read clips are killed again and again.
         """
-        notice = "\nstopping after this step, with a checkpoint; Ctrl-C again ends at once, without one\n"
+        notice = "\nstopping after this step, with a checkpoint; another Ctrl-C stops at once, without a checkpoint\n"
         with deterministic(self.config.deterministic), StopSignals(notice=notice if self.world.is_main else "") as stop:
             self._fit(stop)
 
@@ -111,20 +111,21 @@ class Trainer:
                 self._advance(batches, log, stop)
                 self._stop_if_asked(stop)
         finally:
-            # It must not outlive the process group: as the group's last owner it would wait for gloo's thread and hold
-            # the interpreter's lock, which that thread may need to free a tensor.
+            # The DDP wrapper must not outlive the process group. If it held the last reference to the group, its
+            # destructor would hold the interpreter's lock and wait for gloo's thread, which may need this lock to free
+            # a tensor.
             self.parallel = alone
             batches.close()
             if log:
                 log.close()
             if self.replaced:
-                logger.warning("%d pairs took the place of others whose video could not be read", self.replaced)
+                logger.warning("%d pairs replaced others whose videos could not be read", self.replaced)
 
     def _open_log(self) -> RunLog:
         return RunLog(self.run, self.step, self.total, make_tracker(self.config, self.step + 1))
 
     def _advance(self, batches: Iterator[dict], log: RunLog | None, stop: StopSignals) -> None:
-        """One step, with what is due after it: a record, a validation, a checkpoint."""
+        """Make one step, and after it a record, a validation and a checkpoint if they are due."""
         epoch, (values, clips) = self._epoch, self._whole_step(batches)
         self.step += 1
         ended = self.step == self.total
@@ -146,7 +147,10 @@ class Trainer:
             raise StoppedError(signum, f"{where}; the same command goes on from {self.run}")
 
     def _validate(self, epoch: int, log: RunLog | None, stop: StopSignals) -> bool:
-        """Measure the model; whether it is the best so far. After a signal it is not measured until the run goes on."""
+        """Measure the model, and return whether it is the best so far.
+
+        A signal cuts the measurement short. It is then repeated when the run goes on.
+        """
         start = time.perf_counter()
         try:
             with torch.autocast(self.world.device.type, DTYPES[self.config.precision], self.config.precision != "fp32"):
@@ -166,7 +170,7 @@ class Trainer:
         return better
 
     def _measure_late(self, checkpoint: Path, log: RunLog | None, stop: StopSignals) -> None:
-        """Catch up on the validation that a signal cut short, and write it into the checkpoint of that time."""
+        """Repeat the validation that a signal cut short, and write its result into the checkpoint of that time."""
         self._validate(self.unmeasured, log, stop)
         if self.world.is_main:
             ckpt.update_state(checkpoint, best=self.best, unmeasured=self.unmeasured)
@@ -188,13 +192,13 @@ class Trainer:
         )
 
     def _whole_step(self, batches: Iterator[dict]) -> tuple[dict[str, torch.Tensor], int]:
-        """One step; where its clips cannot be read any more, a checkpoint of the step before."""
+        """Make one step. If its clips cannot be read any more, write a checkpoint of the step before and raise."""
         random = random_state()
         try:
             return self._train_step(batches)
         except LoaderError as error:
             before = f"step {self.step + 1} of {self.total} was not made"
-            if self.world.size == 1:  # the others wait inside their step, and have no part in a checkpoint
+            if self.world.size == 1:  # other processes would wait inside their step, and cannot write a checkpoint
                 restore_random_state(random)
                 self._save()
             raise LoaderError(f"{error}; {before}, and the same command goes on from {self.run}") from error
@@ -222,7 +226,7 @@ class Trainer:
                 means[name] = means.get(name, 0.0) + value.detach() / accumulate
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm or math.inf)
-        if not self.scaler.is_enabled():  # in fp16 the scaler meets infinities on purpose, and skips those steps
+        if not self.scaler.is_enabled():  # in fp16 infinities are normal: the scaler skips these steps
             self._require_finite("gradient norm", norm.item(), paths)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -236,7 +240,8 @@ class Trainer:
         files = "\n  ".join(paths)
         raise NonFiniteError(
             f"{what} is {value} at step {self.step + 1}, on these files:\n  {files}\n  "
-            f"{ckpt.latest_checkpoint(self.run)} is from before; --init {self.run} starts another run from its weights"
+            f"{ckpt.latest_checkpoint(self.run)} is older than this; "
+            f"--init {self.run} starts another run from its weights"
         )
 
     def _save(self) -> None:
@@ -268,17 +273,17 @@ class Trainer:
         state = ckpt.read_state(path)
         if absent := [name for name in ("world", "replaced", "scaler") if name not in state]:
             raise ckpt.CheckpointError(
-                f"{path / ckpt.STATE}: there is no {absent[0]!r}, expected what a run has written"
+                f"{path / ckpt.STATE}: there is no {absent[0]!r}, expected the values that a run writes"
             )
         if state["world"] != self.world.size:
             raise ValueError(
-                f"{path} was written by {state['world']} processes, here are {self.world.size}: resume with as many, "
-                f"or start another run from its weights with --init {self.run}"
+                f"{path} was written by {state['world']} processes, but now there are {self.world.size}: go on with "
+                f"{state['world']}, or start another run from its weights with --init {self.run}"
             )
-        here, before = torch.get_num_threads(), state.get("threads")  # version 0.1.0 did not write it down
+        here, before = torch.get_num_threads(), state.get("threads")  # version 0.1.0 did not record the threads
         if before not in (here, None):
             logger.warning(
-                "the run was at %d threads and is now at %d, which rounds some sums differently; "
+                "the run had %d threads and now has %d, which rounds some sums differently; "
                 "OMP_NUM_THREADS=%d gives the same bits as without the interruption", before, here, before,
             )  # fmt: skip
         ckpt.load_model(self.model, path)

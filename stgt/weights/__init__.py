@@ -1,1 +1,1 @@
-"""Files of weights: their formats, their names, and how they come into our modules."""
+"""Files of weights: reading their formats, translating their names, and loading them into our modules."""

@@ -174,7 +174,7 @@ def test_a_run_whose_configuration_is_gone_is_refused(data, run, monkeypatch, ca
     (run / "config.json").write_bytes(content)
     assert train(monkeypatch, data, run, "--optim.lr", "0.5") == 2
     error = capsys.readouterr().err
-    assert "\n  optim.lr: 0.5, there" in error and "\n  repeat the command with the values there" in error
+    assert "\n  optim.lr: 0.5, there" in error and "\n  repeat the command with the values of that run" in error
 
 
 def test_a_run_of_version_0_1_0_goes_on_with_a_warning(data, run, monkeypatch, caplog):

@@ -99,7 +99,7 @@ def test_another_format_is_refused(run):
 
 def test_the_step_of_another_folder_is_refused(run):
     shutil.copytree(run / "checkpoints" / "step-00000004", run / "checkpoints" / "step-00000009")
-    with pytest.raises(ckpt.CheckpointError, match="step-00000009/state.json: is of step 4, expected 9"):
+    with pytest.raises(ckpt.CheckpointError, match="step-00000009/state.json: 'step' is 4, expected 9"):
         restore(run)
 
 
@@ -146,7 +146,7 @@ def test_a_parameter_without_state_is_known_to_have_none(tmp_path):
         (lambda t: t.update({"0.numpy": t["0.numpy"][:-1].clone()}), r"0.numpy has shape \(625,\), here \(626,\)"),
         (lambda t: t.update({"0.torch": t["0.torch"].int()}), "0.torch is torch.int32, here torch.uint8"),
         (lambda t: t["0.python_gauss"].fill_(float("inf")), "holds NaN or infinite numbers.*python_gauss"),
-        (lambda t: t["0.python"].fill_(-1), "holds no state of a generator"),
+        (lambda t: t["0.python"].fill_(-1), "does not hold the state of a generator"),
     ],
 )
 def test_states_of_generators_that_do_not_fit_are_named(change, message, run):
@@ -154,7 +154,7 @@ def test_states_of_generators_that_do_not_fit_are_named(change, message, run):
     before = random_state()
     with pytest.raises(ckpt.CheckpointError, match=rf"random.safetensors: (.|\n)*{message}"):
         ckpt.load_random(ckpt.latest_checkpoint(run), 0, 1)
-    if message != "holds no state of a generator":
+    if message != "does not hold the state of a generator":
         assert all(torch.equal(before[name], value) for name, value in random_state().items())
 
 
@@ -187,7 +187,7 @@ def test_what_only_looks_like_a_checkpoint_is_passed_over_with_a_warning_and_kep
     with caplog.at_level(logging.WARNING):
         assert ckpt.latest_checkpoint(run).name == "step-00000005"
     assert len(lookalikes) == 7 and all(
-        f"{name} is no checkpoint and is passed over: " in caplog.text for name in lookalikes
+        f"{name} is not a checkpoint and is passed over: " in caplog.text for name in lookalikes
     )
     trainer(config(run, epochs=2, keep=1)).fit()
     left = sorted(path.name for path in (run / "checkpoints").iterdir())
@@ -198,7 +198,8 @@ def test_what_only_looks_like_a_checkpoint_is_passed_over_with_a_warning_and_kep
 def test_what_has_the_name_of_a_checkpoint_to_come_is_refused_before_the_first_step(absent, run):
     (run / "checkpoints" / "step-00000005" / absent).unlink()
     before = sorted(run.rglob("*"))
-    with pytest.raises(ckpt.CheckpointError, match=f"step-00000005 is no checkpoint: it has no {absent}; .*moved away"):
+    message = f"step-00000005 is not a checkpoint: it has no {absent}; .*moved away"
+    with pytest.raises(ckpt.CheckpointError, match=message):
         trainer(config(run, epochs=2)).fit()
     assert sorted(run.rglob("*")) == before
     (run / "checkpoints" / "step-00000005").rename(run / "damaged")

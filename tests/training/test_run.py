@@ -104,8 +104,8 @@ def test_another_configuration_is_refused_by_the_fields_that_differ(run, clips, 
         (["train", "quickstart", "--attention", "flash"], "dense"),
         (["train", "quickstart", "--data.train", "nowhere.json"], "nowhere.json: no such file"),
         (["train", "quickstart", "--device", "abacus"], "device is 'abacus'"),
-        (["evaluate", "--run", "nowhere"], "nowhere: no checkpoint in it"),
-        (["search", "a red square", "--run", "nowhere"], "nowhere: no checkpoint in it"),
+        (["evaluate", "--run", "nowhere"], "nowhere: there is no checkpoint in it"),
+        (["search", "a red square", "--run", "nowhere"], "nowhere: there is no checkpoint in it"),
     ],
 )
 def test_a_wrong_word_is_told_before_anything_is_done(words, expected, monkeypatch, capsys, tmp_path):
@@ -146,7 +146,7 @@ def test_broken_videos_are_replaced_in_training_and_counted(clips, monkeypatch, 
     assert run_cli(monkeypatch, *words) == 0
     # Two epochs deal all 24 pairs each.
     replaced = read_log(tmp_path / "run")[-1]["replaced"]
-    assert replaced >= 6 and f"{replaced} pairs took the place of others" in caplog.text
+    assert replaced >= 6 and f"{replaced} pairs replaced others" in caplog.text
 
 
 def test_weights_of_another_run_start_one_and_others_do_not_fit(run, clips, monkeypatch, capsys, tmp_path):

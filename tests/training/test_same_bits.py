@@ -156,7 +156,7 @@ def test_another_number_of_threads_is_told(tmp_path, threads, caplog):
     run.fit()
     threads(2)
     standin.trainer(standin.config(tmp_path)).fit()
-    assert "the run was at 1 threads and is now at 2" in caplog.text and "OMP_NUM_THREADS=1" in caplog.text
+    assert "the run had 1 threads and now has 2" in caplog.text and "OMP_NUM_THREADS=1" in caplog.text
 
 
 def train_twice(rank, folder):

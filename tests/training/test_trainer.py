@@ -129,7 +129,7 @@ def test_the_log_has_what_the_bar_shows(tmp_path):
 
 
 def test_more_accumulation_than_batches_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="optim.accumulate=21 is more batches than the whole run has"):
+    with pytest.raises(ValueError, match="optim.accumulate is 21, but the whole run has fewer batches"):
         plain(standin.config(tmp_path, accumulate=21))
 
 
