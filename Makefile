@@ -84,6 +84,7 @@ docs: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 # The C++ sources compiled for aarch64, and its kernels run where qemu-user is installed. Needs g++-aarch64-linux-gnu.

@@ -4,8 +4,8 @@
 
 namespace stgt {
 
-constexpr int64_t TILE = 64;       // tokens of one frame per block of rows or columns; the graph's `live` map uses it
-constexpr int64_t ROW_BLOCK = 256; // rows of one frame per task
+constexpr int64_t TILE = 64;        // tokens of one frame per block of rows or columns; the graph's `live` map uses it
+constexpr int64_t ROW_BLOCK = 256;  // rows of one frame per task
 
 enum class Dtype { f32, f64, bf16, f16 };
 
@@ -26,18 +26,18 @@ struct GraphAttentionArgs {
   bool half_weight;          // weight is float16, and not of the accumulator's type
   int64_t B, H, T, P, W, D;  // W: the window; the band has 2W+1 frames
   double scale;
-  uint32_t drop_threshold;   // of 65536; 0: no dropout
+  uint32_t drop_threshold;  // of 65536; 0: no dropout
   uint64_t seed;
   Heads q, k, v;
-  const void* weight;        // (B, T, P, 2W+1, P) contiguous: float, double, or float16 if q is half-precision as well
-  const bool* live;          // (B, T, tiles, 2W+1, tiles) contiguous
-  Heads out;                 // written forward, read backward
-  void* lse;                 // (B, H, N) contiguous, float or double: written forward, read backward
-  Heads dout;                // backward
-  const void* dlse;          // (B, H, N) contiguous, like lse; null: zero
-  void* delta;               // (B, H, N) contiguous, like lse; written, for dweight to read
-  Heads dq, dk, dv;          // written
-  void* dweight;             // like weight, which is not float16 then; zeroed before; null: not asked
+  const void* weight;  // (B, T, P, 2W+1, P) contiguous: float, double, or float16 if q is half-precision as well
+  const bool* live;    // (B, T, tiles, 2W+1, tiles) contiguous
+  Heads out;           // written forward, read backward
+  void* lse;           // (B, H, N) contiguous, float or double: written forward, read backward
+  Heads dout;          // backward
+  const void* dlse;    // (B, H, N) contiguous, like lse; null: zero
+  void* delta;         // (B, H, N) contiguous, like lse; written, for dweight to read
+  Heads dq, dk, dv;    // written
+  void* dweight;       // like weight, which is not float16 then; zeroed before; null: not asked
 
   int64_t tiles() const { return ceil_div(P, TILE); }
   int64_t band() const { return 2 * W + 1; }
@@ -50,16 +50,16 @@ struct GraphAttentionArgs {
 
 struct SpatioTemporalGraphArgs {
   Dtype dtype;
-  bool half_weight;          // weight is float16, and not of the accumulator's type: forward only
+  bool half_weight;  // weight is float16, and not of the accumulator's type: forward only
   int64_t B, T, P, C, W;
   double threshold;
-  const void* x;             // (B, T, P, C) contiguous
-  void* weight;              // (B, T, P, 2W+1, P)
-  bool* live;                // (B, T, tiles, 2W+1, tiles)
-  void* inv_norm;            // (B, T, P), float or double; 0 for a token of zeros and for one that is not finite
-  bool* out_of_range;        // forward: set if squares of a finite token over- or underflow
-  const void* dweight;       // backward, like weight
-  void* dx;                  // like x
+  const void* x;        // (B, T, P, C) contiguous
+  void* weight;         // (B, T, P, 2W+1, P)
+  bool* live;           // (B, T, tiles, 2W+1, tiles)
+  void* inv_norm;       // (B, T, P), float or double; 0 for a token of zeros and for one that is not finite
+  bool* out_of_range;   // forward: set if squares of a finite token over- or underflow
+  const void* dweight;  // backward, like weight
+  void* dx;             // like x
 
   int64_t tiles() const { return ceil_div(P, TILE); }
   int64_t band() const { return 2 * W + 1; }

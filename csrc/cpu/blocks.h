@@ -42,8 +42,10 @@ inline void pack_left(const S* src, int64_t stride, int64_t rows, int64_t D, E* 
 
 // lanes<E> consecutive steps of one row.
 template <class E, class S> STGT_INLINE vec<E> load_steps(const S* row, int64_t k) {
-  if constexpr (reach<E> == 1) return load_wide<E>(row + k);
-  else return load((const E*)row + k);
+  if constexpr (reach<E> == 1)
+    return load_wide<E>(row + k);
+  else
+    return load((const E*)row + k);
 }
 
 template <class E, class S>
@@ -51,8 +53,10 @@ inline void pack_steps(const S* src, int64_t stride, int64_t rows, int64_t D, E*
   for (int64_t k = first; k < steps<E>(D); ++k)
     for (int64_t r = 0; r < rows; ++r) {
       const S* s = src + r * stride + k * reach<E>;
-      if constexpr (reach<E> == 1) dst[k * TILE + r] = E(widen(*s));
-      else dst[k * TILE + r] = {s[0], 2 * k + 1 < D ? s[1] : S{}};
+      if constexpr (reach<E> == 1)
+        dst[k * TILE + r] = E(widen(*s));
+      else
+        dst[k * TILE + r] = {s[0], 2 * k + 1 < D ? s[1] : S{}};
     }
 }
 
@@ -88,9 +92,12 @@ inline bool pack_right(const S* src, int64_t stride, int64_t rows, int64_t D, E*
     for (int64_t c = 0; c < ld; ++c) {
       E& e = dst[r / reach<E> * ld + c];
       const S* s = src + r * stride + c;
-      if (c >= D) e = {};
-      else if constexpr (reach<E> == 1) e = E(widen(*s));
-      else e = {s[0], r + 1 < rows ? s[stride] : S{}};
+      if (c >= D)
+        e = {};
+      else if constexpr (reach<E> == 1)
+        e = E(widen(*s));
+      else
+        e = {s[0], r + 1 < rows ? s[stride] : S{}};
     }
   bool clean = true;
   if constexpr (reach<E> == 1) {

@@ -22,7 +22,9 @@ Dtype dtype_of(const char* op, const Tensor& q) {
   }
 }
 
-Tensor last_contiguous(const Tensor& x) { return x.size(3) == 1 || x.stride(3) == 1 ? x : torch::stable::contiguous(x); }
+Tensor last_contiguous(const Tensor& x) {
+  return x.size(3) == 1 || x.stride(3) == 1 ? x : torch::stable::contiguous(x);
+}
 
 Heads heads(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.stride(1), x.stride(2)}; }
 
@@ -34,7 +36,7 @@ Tensor heads_last(const char* op, const char* name, const Tensor& like) {
 }
 
 GraphAttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weight,
-                      const Tensor& live, const std::optional<Tensor>& seed, double scale, double dropout_p) {
+                           const Tensor& live, const std::optional<Tensor>& seed, double scale, double dropout_p) {
   STGT_CHECK(op, q.dim() == 4 && weight.dim() == 5, "q must be (B, H, N, D) and weight (B, T, P, 2w+1, P)");
   GraphAttentionArgs args{};
   args.dtype = dtype_of(op, q);
@@ -116,7 +118,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tenso
     dweight = torch::stable::zero_(dweight);
     args.dweight = dweight.data_ptr();
     run_tasks(op, args.B * args.T * args.tiles(), cpu.graph_attention_bwd_dweight_workspace(args),
-              [&](int64_t begin, int64_t end, char* workspace) { cpu.graph_attention_bwd_dweight(args, begin, end, workspace); });
+              [&](int64_t begin, int64_t end, char* workspace) {
+                cpu.graph_attention_bwd_dweight(args, begin, end, workspace);
+              });
   }
   return {dq, dk, dv, dweight};
 }

@@ -41,11 +41,16 @@ template <class E, class A> struct AttendedFrameGradients {
   A *dkeys, *dvalues;                // per slot and tile: (TILE, columns)
 
   AttendedFrameGradients(Arena& arena, const GraphAttentionArgs& args)
-      : slots(least(args.band(), args.T)), tiles(args.tiles()), D(args.D), columns(round_up(args.D, lanes<E>)),
-        nonfinite(arena.take<bool>(slots * tiles)), keys_t(arena.take<E>(slots * tiles * steps<E>(D) * TILE)),
+      : slots(least(args.band(), args.T)),
+        tiles(args.tiles()),
+        D(args.D),
+        columns(round_up(args.D, lanes<E>)),
+        nonfinite(arena.take<bool>(slots * tiles)),
+        keys_t(arena.take<E>(slots * tiles * steps<E>(D) * TILE)),
         values_t(arena.take<E>(slots * tiles * steps<E>(D) * TILE)),
         keys(arena.take<E>(slots * tiles * steps<E>(TILE) * columns)),
-        dkeys(arena.take<A>(slots * tiles * TILE * columns)), dvalues(arena.take<A>(slots * tiles * TILE * columns)) {}
+        dkeys(arena.take<A>(slots * tiles * TILE * columns)),
+        dvalues(arena.take<A>(slots * tiles * TILE * columns)) {}
 
   int64_t transposed(int64_t slot, int64_t tile) const { return (slot * tiles + tile) * steps<E>(D) * TILE; }
   int64_t natural(int64_t slot, int64_t tile) const { return (slot * tiles + tile) * steps<E>(TILE) * columns; }
@@ -81,10 +86,15 @@ template <class E, class A> struct BackwardBlocks {
   E *q_left, *dout_left, *q_right, *dout_right, *left;
   A *dq, *scores, *dp;
   BackwardBlocks(Arena& arena, const GraphAttentionArgs& args)
-      : frames(arena, args), q_left(arena.take<E>(TILE * steps<E>(args.D))), dout_left(arena.take<E>(TILE * steps<E>(args.D))),
-        q_right(arena.take<E>(steps<E>(TILE) * frames.columns)), dout_right(arena.take<E>(steps<E>(TILE) * frames.columns)),
-        left(arena.take<E>(TILE * steps<E>(TILE))), dq(arena.take<A>(TILE * frames.columns)),
-        scores(arena.take<A>(TILE * TILE)), dp(arena.take<A>(TILE * TILE)) {}
+      : frames(arena, args),
+        q_left(arena.take<E>(TILE * steps<E>(args.D))),
+        dout_left(arena.take<E>(TILE * steps<E>(args.D))),
+        q_right(arena.take<E>(steps<E>(TILE) * frames.columns)),
+        dout_right(arena.take<E>(steps<E>(TILE) * frames.columns)),
+        left(arena.take<E>(TILE * steps<E>(TILE))),
+        dq(arena.take<A>(TILE * frames.columns)),
+        scores(arena.take<A>(TILE * TILE)),
+        dp(arena.take<A>(TILE * TILE)) {}
 };
 
 // What softmax and log-sum-exp take off the gradients of a row's scores: delta_i = do_i . o_i - dlse_i.
@@ -135,11 +145,14 @@ void graph_attention_bwd_tasks(const GraphAttentionArgs& args, int64_t begin, in
             if (!live[tile]) continue;
             const int64_t columns = least(TILE, P - j0), wide = vector_columns<A>(columns);
             const auto weight = weight_tile(args.edges<WT>(b, row, o, j0), band * P, rows, columns, padded);
-            const E *keys_t = frames.keys_t + frames.transposed(slot, tile), *values_t = frames.values_t + frames.transposed(slot, tile);
-            A *dkeys = frames.dkeys + frames.gradient(slot, tile), *dvalues = frames.dvalues + frames.gradient(slot, tile);
+            const E *keys_t = frames.keys_t + frames.transposed(slot, tile),
+                    *values_t = frames.values_t + frames.transposed(slot, tile);
+            A *dkeys = frames.dkeys + frames.gradient(slot, tile),
+              *dvalues = frames.dvalues + frames.gradient(slot, tile);
             gemm(rows, wide, depth, block.q_left, depth, 1, keys_t, TILE, block.scores, TILE, false);
             gemm(rows, wide, depth, block.dout_left, depth, 1, values_t, TILE, block.dp, TILE, false);
-            softmax_backward<A, WT>(args, head, row, frame, j0, rows, weight, lse, delta, block.scores, block.dp, nullptr);
+            softmax_backward<A, WT>(args, head, row, frame, j0, rows, weight, lse, delta, block.scores, block.dp,
+                                    nullptr);
             gemm(columns, width, steps<E>(rows), as_left_transposed(block.scores, rows, block.left), 1, TILE,
                  block.dout_right, width, dvalues, width, true);
             gemm(columns, width, steps<E>(rows), as_left_transposed(block.dp, rows, block.left), 1, TILE, block.q_right,
@@ -147,12 +160,13 @@ void graph_attention_bwd_tasks(const GraphAttentionArgs& args, int64_t begin, in
             gemm(rows, width, steps<E>(columns), as_left(block.dp, rows, block.left), steps<E>(TILE), 1,
                  frames.keys + frames.natural(slot, tile), width, block.dq, width, true);
             if (dout_nonfinite)
-              add_nonfinite(dout, args.dout.n, columns, rows, D, weight.data, 1, weight.row, block.scores, 1, TILE, dvalues, width);
+              add_nonfinite(dout, args.dout.n, columns, rows, D, weight.data, 1, weight.row, block.scores, 1, TILE,
+                            dvalues, width);
             if (q_nonfinite)
               add_nonfinite(q, args.q.n, columns, rows, D, weight.data, 1, weight.row, block.dp, 1, TILE, dkeys, width);
             if (frames.nonfinite[slot * tiles + tile])
-              add_nonfinite(args.k.rows<S>(b, h, frame * P + j0), args.k.n, rows, columns, D, weight.data, weight.row, 1,
-                            block.dp, TILE, 1, block.dq, width);
+              add_nonfinite(args.k.rows<S>(b, h, frame * P + j0), args.k.n, rows, columns, D, weight.data, weight.row,
+                            1, block.dp, TILE, 1, block.dq, width);
           }
         }
         frames.write_rows(args.dq.rows<S>(b, h, row), args.dq.n, rows, A(args.scale), block.dq);
@@ -167,9 +181,13 @@ template <class E, class A> struct WeightGradientBlocks {
   E *q, *dout, *keys_t, *values_t;
   A *scores, *dp, *dweight;
   WeightGradientBlocks(Arena& arena, const GraphAttentionArgs& args)
-      : q(arena.take<E>(TILE * steps<E>(args.D))), dout(arena.take<E>(TILE * steps<E>(args.D))),
-        keys_t(arena.take<E>(steps<E>(args.D) * TILE)), values_t(arena.take<E>(steps<E>(args.D) * TILE)),
-        scores(arena.take<A>(TILE * TILE)), dp(arena.take<A>(TILE * TILE)), dweight(arena.take<A>(TILE * TILE)) {}
+      : q(arena.take<E>(TILE * steps<E>(args.D))),
+        dout(arena.take<E>(TILE * steps<E>(args.D))),
+        keys_t(arena.take<E>(steps<E>(args.D) * TILE)),
+        values_t(arena.take<E>(steps<E>(args.D) * TILE)),
+        scores(arena.take<A>(TILE * TILE)),
+        dp(arena.take<A>(TILE * TILE)),
+        dweight(arena.take<A>(TILE * TILE)) {}
 };
 
 // Tasks: (b, frame, tile of rows). The heads share a weight; their gradients add up in order, inside one task.
@@ -204,7 +222,8 @@ void graph_attention_bwd_dweight_tasks(const GraphAttentionArgs& args, int64_t b
                            (const A*)args.delta + head * T * P + row, block.scores, block.dp, block.dweight);
         }
         A* dweight = (A*)args.dweight + (edges - (const A*)args.weight);
-        for (int64_t r = 0; r < rows; ++r) memcpy(dweight + r * band * P, block.dweight + r * TILE, columns * sizeof(A));
+        for (int64_t r = 0; r < rows; ++r)
+          memcpy(dweight + r * band * P, block.dweight + r * TILE, columns * sizeof(A));
       }
   }
 }
@@ -215,7 +234,8 @@ inline int64_t graph_attention_bwd_workspace(const GraphAttentionArgs& args) {
   return arena.used;
 }
 inline void graph_attention_bwd(const GraphAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
-  by_dtypes(args, [&]<class S, class A, class WT>() { graph_attention_bwd_tasks<S, A, WT>(args, begin, end, workspace); });
+  by_dtypes(args,
+            [&]<class S, class A, class WT>() { graph_attention_bwd_tasks<S, A, WT>(args, begin, end, workspace); });
 }
 inline int64_t graph_attention_bwd_dweight_workspace(const GraphAttentionArgs& args) {
   Arena arena{nullptr};
@@ -223,7 +243,8 @@ inline int64_t graph_attention_bwd_dweight_workspace(const GraphAttentionArgs& a
   return arena.used;
 }
 inline void graph_attention_bwd_dweight(const GraphAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
-  by_dtype(args.dtype, [&]<class S, class A>() { graph_attention_bwd_dweight_tasks<S, A>(args, begin, end, workspace); });
+  by_dtype(args.dtype,
+           [&]<class S, class A>() { graph_attention_bwd_dweight_tasks<S, A>(args, begin, end, workspace); });
 }
 
 }  // namespace stgt::STGT_ISA

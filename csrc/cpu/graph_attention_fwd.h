@@ -12,8 +12,12 @@ template <class E> struct AttendedFrames {
   E *keys, *values;                  // per slot and tile: (steps(D), TILE) transposed; (steps(TILE), columns)
 
   AttendedFrames(Arena& arena, const GraphAttentionArgs& args)
-      : slots(least(args.band(), args.T)), tiles(args.tiles()), D(args.D), columns(round_up(args.D, lanes<E>)),
-        held(arena.take<int64_t>(slots)), nonfinite(arena.take<bool>(slots * tiles)),
+      : slots(least(args.band(), args.T)),
+        tiles(args.tiles()),
+        D(args.D),
+        columns(round_up(args.D, lanes<E>)),
+        held(arena.take<int64_t>(slots)),
+        nonfinite(arena.take<bool>(slots * tiles)),
         keys(arena.take<E>(slots * tiles * steps<E>(D) * TILE)),
         values(arena.take<E>(slots * tiles * steps<E>(TILE) * columns)) {
     if (arena.base)
@@ -41,13 +45,17 @@ template <class E, class A> struct ForwardBlocks {
   E *q, *left;
   A *scores, *out, *row_max, *row_sum;
   ForwardBlocks(Arena& arena, const GraphAttentionArgs& args)
-      : frames(arena, args), q(arena.take<E>(TILE * steps<E>(args.D))), left(arena.take<E>(TILE * steps<E>(TILE))),
-        scores(arena.take<A>(TILE * TILE)), out(arena.take<A>(TILE * frames.columns)), row_max(arena.take<A>(TILE)),
+      : frames(arena, args),
+        q(arena.take<E>(TILE * steps<E>(args.D))),
+        left(arena.take<E>(TILE * steps<E>(TILE))),
+        scores(arena.take<A>(TILE * TILE)),
+        out(arena.take<A>(TILE * frames.columns)),
+        row_max(arena.take<A>(TILE)),
         row_sum(arena.take<A>(TILE * lanes<A>)) {}
 };
 
-// Turns one row of scores into exp(z - max), z = score * scale * weight on edges; updates the row's maximum and its sums (one
-// per lane), and scales its output so far to the new maximum.
+// Turns one row of scores into exp(z - max), z = score * scale * weight on edges; updates the row's maximum and its
+// sums (one per lane), and scales its output so far to the new maximum.
 template <class A, class WT>
 STGT_INLINE void softmax_row(A* score, const WT* weight, A scale, A& row_max, A* row_sum, A* out, int64_t out_columns) {
   constexpr int VECTORS = TILE / lanes<A>;  // beyond the last column the scores are garbage, but there are no edges
@@ -103,8 +111,8 @@ void graph_attention_fwd_tasks(const GraphAttentionArgs& args, int64_t begin, in
           const int64_t slot = block.frames.template slot<S>(args, b, h, frame);
           const int64_t columns = least(TILE, P - j0);
           const auto weight = weight_tile(args.edges<WT>(b, row, o, j0), band * P, rows, columns, padded);
-          gemm(rows, vector_columns<A>(columns), steps<E>(D), block.q, steps<E>(D), 1, block.frames.key_tile(slot, tile), TILE,
-               block.scores, TILE, false);
+          gemm(rows, vector_columns<A>(columns), steps<E>(D), block.q, steps<E>(D), 1,
+               block.frames.key_tile(slot, tile), TILE, block.scores, TILE, false);
           for (int64_t r = 0; r < rows; ++r) {
             A* p = block.scores + r * TILE;
             softmax_row(p, weight.data + r * weight.row, scale, block.row_max[r], block.row_sum + r * lanes<A>,
@@ -112,8 +120,8 @@ void graph_attention_fwd_tasks(const GraphAttentionArgs& args, int64_t begin, in
             if (args.drop_threshold) drop_row(args, head, row + r, frame, j0, p);
           }
           const E* left = as_left(block.scores, rows, block.left);
-          gemm(rows, width, steps<E>(columns), left, steps<E>(TILE), 1, block.frames.value_tile(slot, tile), width, block.out,
-               width, true);
+          gemm(rows, width, steps<E>(columns), left, steps<E>(TILE), 1, block.frames.value_tile(slot, tile), width,
+               block.out, width, true);
           if (block.frames.nonfinite[slot * tiles + tile])
             add_nonfinite(args.v.rows<S>(b, h, frame * P + j0), args.v.n, rows, columns, D, weight.data, weight.row, 1,
                           block.scores, TILE, 1, block.out, width);
@@ -137,7 +145,8 @@ inline int64_t graph_attention_fwd_workspace(const GraphAttentionArgs& args) {
   return arena.used;
 }
 inline void graph_attention_fwd(const GraphAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
-  by_dtypes(args, [&]<class S, class A, class WT>() { graph_attention_fwd_tasks<S, A, WT>(args, begin, end, workspace); });
+  by_dtypes(args,
+            [&]<class S, class A, class WT>() { graph_attention_fwd_tasks<S, A, WT>(args, begin, end, workspace); });
 }
 
 }  // namespace stgt::STGT_ISA

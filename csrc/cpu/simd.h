@@ -109,7 +109,9 @@ STGT_INLINE vec<float> multiply_add(vec<float> c, vec<bfloat16x2> a, vec<bfloat1
 }
 // Two rows to nearest even, interleaved: lane i holds (low[i], high[i]).
 STGT_INLINE vec<bfloat16x2> interleave(vec<float> low, vec<float> high) {
-  const auto word = [](vec<float> v) { return (vec<bfloat16x2>)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v)); };
+  const auto word = [](vec<float> v) {
+    return (vec<bfloat16x2>)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v));
+  };
   return word(low) | (word(high) << 16);
 }
 // lanes<float> consecutive elements to nearest even.
@@ -126,8 +128,10 @@ template <class T, int N = lanes<T> / 2, class F> STGT_INLINE T fold(vec<T> v, F
   typename Vector<T>::integer from;
   for (int i = 0; i < lanes<T>; ++i) from[i] = i ^ N;
   v = f(v, __builtin_shuffle(v, from));
-  if constexpr (N > 1) return fold<T, N / 2>(v, f);
-  else return v[0];
+  if constexpr (N > 1)
+    return fold<T, N / 2>(v, f);
+  else
+    return v[0];
 }
 template <class T> STGT_INLINE T horizontal_max(vec<T> v) {
   return fold<T>(v, [](vec<T> a, vec<T> b) { return vmax<T>(a, b); });
@@ -153,7 +157,8 @@ template <class E, int S = lanes<E> / 2> STGT_INLINE void transpose(vec<E> (&v)[
   if constexpr (S > 1) transpose<E, S / 2>(v);
 }
 
-// e^x for x <= 0 (and NaN): x = n ln2 + r, |r| <= ln2 / 2, a polynomial in r, scaled by 2^n. Below -87 it stays at e^-87.
+// e^x for x <= 0 (and NaN): x = n ln2 + r, |r| <= ln2 / 2, a polynomial in r, scaled by 2^n. Below -87 it stays at
+// e^-87.
 STGT_INLINE vec<float> exp_nonpositive(vec<float> x) {
   typedef Vector<float>::integer integer;
   x = x < -87.0f ? broadcast(-87.0f) : x;

@@ -25,13 +25,15 @@ SpatioTemporalGraphArgs checked(const char* op, const Tensor& x, int64_t window)
   return args;
 }
 
-// Where squares of some token over- or underflow, which no features do, all is computed again from tokens that powers of
-// two have brought into range.
+// Where squares of some token over- or underflow, which no features do, all is computed again from tokens that powers
+// of two have brought into range.
 void forward_in_range(const char* op, SpatioTemporalGraphArgs args, const Tensor& x) {
   const Kernels& cpu = kernels();
   const auto run = [&] {
     run_tasks(op, args.B * args.T, cpu.spatio_temporal_graph_fwd_workspace(args),
-              [&](int64_t begin, int64_t end, char* workspace) { cpu.spatio_temporal_graph_fwd(args, begin, end, workspace); });
+              [&](int64_t begin, int64_t end, char* workspace) {
+                cpu.spatio_temporal_graph_fwd(args, begin, end, workspace);
+              });
   };
   const auto run_tokens = [&](auto f) {
     run_tasks(op, args.B * args.T, 0, [&](int64_t begin, int64_t end, char*) { f(begin * args.P, end * args.P); });
@@ -41,7 +43,8 @@ void forward_in_range(const char* op, SpatioTemporalGraphArgs args, const Tensor
   run();
   if (!out_of_range) return;
   const Tensor scaled = new_tensor(op, "a copy of x", x, {args.B, args.T, args.P, args.C}, x.scalar_type());
-  run_tokens([&](int64_t begin, int64_t end) { cpu.spatio_temporal_graph_scale_tokens(args, scaled.data_ptr(), begin, end); });
+  run_tokens(
+      [&](int64_t begin, int64_t end) { cpu.spatio_temporal_graph_scale_tokens(args, scaled.data_ptr(), begin, end); });
   const void* const tokens = std::exchange(args.x, scaled.data_ptr());
   run();
   args.x = tokens;
@@ -79,8 +82,9 @@ Tensor backward(Tensor dweight, Tensor x, Tensor weight, Tensor inv_norm) {
   args.x = x.data_ptr(), args.weight = weight.data_ptr(), args.dweight = dweight.data_ptr();
   args.inv_norm = inv_norm.data_ptr(), args.dx = dx.data_ptr();
   const Kernels& cpu = kernels();
-  run_tasks(op, args.B * args.T * args.tiles(), cpu.spatio_temporal_graph_bwd_workspace(args),
-            [&](int64_t begin, int64_t end, char* workspace) { cpu.spatio_temporal_graph_bwd(args, begin, end, workspace); });
+  run_tasks(
+      op, args.B * args.T * args.tiles(), cpu.spatio_temporal_graph_bwd_workspace(args),
+      [&](int64_t begin, int64_t end, char* workspace) { cpu.spatio_temporal_graph_bwd(args, begin, end, workspace); });
   return dx;
 }
 

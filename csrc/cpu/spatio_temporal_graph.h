@@ -50,7 +50,8 @@ template <class S> inline bool is_finite_and_not_zero(const S* x, int64_t C) {
 }
 
 // Tokens [begin, end), times powers of two that bring their largest channels between 1/2 and 1.
-inline void spatio_temporal_graph_scale_tokens(const SpatioTemporalGraphArgs& args, void* scaled, int64_t begin, int64_t end) {
+inline void spatio_temporal_graph_scale_tokens(const SpatioTemporalGraphArgs& args, void* scaled, int64_t begin,
+                                               int64_t end) {
   by_dtype(args.dtype, [&]<class S, class A>() {
     for (int64_t token = begin; token < end; ++token) {
       const S* x = (const S*)args.x + token * args.C;
@@ -80,8 +81,12 @@ template <class E, class A> struct TransposedFrames {
   A* inv_norm;  // (slots, tiles * TILE)
 
   TransposedFrames(Arena& arena, const SpatioTemporalGraphArgs& args)
-      : slots(least(args.W + 1, args.T)), tiles(args.tiles()), C(args.C), held(arena.take<int64_t>(slots)),
-        tokens(arena.take<E>(slots * tiles * steps<E>(C) * TILE)), inv_norm(arena.take<A>(slots * tiles * TILE)) {
+      : slots(least(args.W + 1, args.T)),
+        tiles(args.tiles()),
+        C(args.C),
+        held(arena.take<int64_t>(slots)),
+        tokens(arena.take<E>(slots * tiles * steps<E>(C) * TILE)),
+        inv_norm(arena.take<A>(slots * tiles * TILE)) {
     if (arena.base)
       for (int64_t s = 0; s < slots; ++s) held[s] = -1;
   }
@@ -114,7 +119,9 @@ template <class E, class A> struct GraphForwardBlocks {
   E* rows;
   A *similarity, *partial;
   GraphForwardBlocks(Arena& arena, const SpatioTemporalGraphArgs& args)
-      : frames(arena, args), rows(arena.take<E>(TILE * DEPTH)), similarity(arena.take<A>(TILE * TILE)),
+      : frames(arena, args),
+        rows(arena.take<E>(TILE * DEPTH)),
+        similarity(arena.take<A>(TILE * TILE)),
         partial(arena.take<A>(TILE * TILE)) {}
 };
 
@@ -176,7 +183,8 @@ void spatio_temporal_graph_fwd_tasks(const SpatioTemporalGraphArgs& args, int64_
               s *= own_norm[i0 + r] * norm[c];
               s = s >= threshold ? s : A(0);
             }
-          bool edge = write_tile(weight + i0 * stride + (W + ahead) * P + j0, stride, rows, columns, block.similarity, TILE, 1);
+          bool edge =
+              write_tile(weight + i0 * stride + (W + ahead) * P + j0, stride, rows, columns, block.similarity, TILE, 1);
           write_tile(mirrored + j0 * stride + i0, stride, columns, rows, block.similarity, 1, TILE);
           live[(ti * band + W + ahead) * tiles + tj] = edge;
           mirrored_live[tj * band * tiles + ti] = edge;
@@ -189,7 +197,9 @@ template <class A> struct GraphBackwardBlocks {
   int64_t columns;
   A *tokens, *sums, *edges;
   GraphBackwardBlocks(Arena& arena, const SpatioTemporalGraphArgs& args)
-      : columns(round_up(args.C, lanes<A>)), tokens(arena.take<A>(TILE * columns)), sums(arena.take<A>(TILE * columns)),
+      : columns(round_up(args.C, lanes<A>)),
+        tokens(arena.take<A>(TILE * columns)),
+        sums(arena.take<A>(TILE * columns)),
         edges(arena.take<A>(TILE * TILE)) {}
 };
 
@@ -252,15 +262,19 @@ inline int64_t spatio_temporal_graph_fwd_workspace(const SpatioTemporalGraphArgs
   by_dtype(args.dtype, [&]<class S, class A>() { GraphForwardBlocks<typename Operand<S, A>::type, A>(arena, args); });
   return arena.used;
 }
-inline void spatio_temporal_graph_fwd(const SpatioTemporalGraphArgs& args, int64_t begin, int64_t end, char* workspace) {
-  by_dtypes(args, [&]<class S, class A, class WT>() { spatio_temporal_graph_fwd_tasks<S, A, WT>(args, begin, end, workspace); });
+inline void spatio_temporal_graph_fwd(const SpatioTemporalGraphArgs& args, int64_t begin, int64_t end,
+                                      char* workspace) {
+  by_dtypes(args, [&]<class S, class A, class WT>() {
+    spatio_temporal_graph_fwd_tasks<S, A, WT>(args, begin, end, workspace);
+  });
 }
 inline int64_t spatio_temporal_graph_bwd_workspace(const SpatioTemporalGraphArgs& args) {
   Arena arena{nullptr};
   by_dtype(args.dtype, [&]<class S, class A>() { GraphBackwardBlocks<A>(arena, args); });
   return arena.used;
 }
-inline void spatio_temporal_graph_bwd(const SpatioTemporalGraphArgs& args, int64_t begin, int64_t end, char* workspace) {
+inline void spatio_temporal_graph_bwd(const SpatioTemporalGraphArgs& args, int64_t begin, int64_t end,
+                                      char* workspace) {
   by_dtype(args.dtype, [&]<class S, class A>() { spatio_temporal_graph_bwd_tasks<S, A>(args, begin, end, workspace); });
 }
 

@@ -1,6 +1,6 @@
 // The sm_80 and float32 kernels of graph attention, on the emulator; driven by test_emulated_graph_attention.py.
-#include "../../csrc/cuda/graph_attention/bwd_sm80.cuh"
 #include "../../csrc/cuda/graph_attention/bwd_dweight_sm80.cuh"
+#include "../../csrc/cuda/graph_attention/bwd_sm80.cuh"
 #include "../../csrc/cuda/graph_attention/fp32.cuh"
 #include "../../csrc/cuda/graph_attention/fwd_sm80.cuh"
 
@@ -27,8 +27,9 @@ template <class T, int D, bool DROPOUT, bool WIDE> struct HalfPrecision {
             [&] { sm80::graph_attention_bwd_dkdv_sm80<T, D, DROPOUT, WIDE>(p); });
     emulate(blocks(p, TILE), sm80::BACKWARD_THREADS, sm80::Backward<D, false, WIDE>::SHARED_BYTES,
             [&] { sm80::graph_attention_bwd_dq_sm80<T, D, DROPOUT, WIDE>(p); });
-    if (WIDE) emulate(tiles(p, TILE, TILE), sm80::DWEIGHT_THREADS, sm80::DWEIGHT_SHARED_BYTES<D>,
-            [&] { sm80::graph_attention_bwd_dweight_sm80<T, D, DROPOUT>(p); });
+    if (WIDE)
+      emulate(tiles(p, TILE, TILE), sm80::DWEIGHT_THREADS, sm80::DWEIGHT_SHARED_BYTES<D>,
+              [&] { sm80::graph_attention_bwd_dweight_sm80<T, D, DROPOUT>(p); });
   }
 };
 

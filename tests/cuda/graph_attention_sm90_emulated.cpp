@@ -1,6 +1,6 @@
 // The Hopper kernels of graph attention, on the emulator; driven by test_emulated_graph_attention_sm90.py.
-#include "../../csrc/cuda/graph_attention/bwd_sm90.cuh"
 #include "../../csrc/cuda/graph_attention/bwd_delta.cuh"
+#include "../../csrc/cuda/graph_attention/bwd_sm90.cuh"
 #include "../../csrc/cuda/graph_attention/fwd_sm90.cuh"
 
 using namespace stgt;
@@ -8,8 +8,13 @@ using namespace stgt;
 namespace {
 
 ptx::TensorMap heads_map(const AttentionParams& p, const void* data, Strides at) {
-  return {static_cast<const char*>(data), 5, 2, {p.D, p.P, p.T, p.H, p.B},
-          {2, 2 * at.n, 2 * at.n * p.P, 2 * at.h, 2 * at.b}, {32, 64, 1, 1, 1}, 2};
+  return {static_cast<const char*>(data),
+          5,
+          2,
+          {p.D, p.P, p.T, p.H, p.B},
+          {2, 2 * at.n, 2 * at.n * p.P, 2 * at.h, 2 * at.b},
+          {32, 64, 1, 1, 1},
+          2};
 }
 
 template <bool WIDE> sm90::AttentionMaps maps_of(const AttentionParams& p) {
@@ -20,8 +25,13 @@ template <bool WIDE> sm90::AttentionMaps maps_of(const AttentionParams& p) {
   maps.dout = heads_map(p, p.dout, p.dout_at);
   maps.out = heads_map(p, p.out, own);
   maps.dq = heads_map(p, p.dq, own), maps.dk = heads_map(p, p.dk, own), maps.dv = heads_map(p, p.dv, own);
-  maps.weight = {static_cast<const char*>(p.weight), 4, int(size), {p.P, O, p.P, int64_t(p.B) * p.T},
-                 {size, size * p.P, size * O * p.P, size * O * p.P * p.P}, {WIDE ? 32 : 64, 1, 64, 1}, 1};
+  maps.weight = {static_cast<const char*>(p.weight),
+                 4,
+                 int(size),
+                 {p.P, O, p.P, int64_t(p.B) * p.T},
+                 {size, size * p.P, size * O * p.P, size * O * p.P * p.P},
+                 {WIDE ? 32 : 64, 1, 64, 1},
+                 1};
   return maps;
 }
 
@@ -77,7 +87,8 @@ extern "C" void graph_attention_bwd_delta(const AttentionParams* p, int type, co
   const auto kernel = type == 0   ? stgt::graph_attention_bwd_delta<ptx::f16>
                       : type == 1 ? stgt::graph_attention_bwd_delta<ptx::bf16>
                                   : stgt::graph_attention_bwd_delta<float>;
-  emulate({unsigned(p->B) * p->T * p->P, 1, 1}, DELTA_THREADS, 0, [&] { kernel(*p, dlse, const_cast<float*>(p->delta)); });
+  emulate({unsigned(p->B) * p->T * p->P, 1, 1}, DELTA_THREADS, 0,
+          [&] { kernel(*p, dlse, const_cast<float*>(p->delta)); });
 }
 
 extern "C" void graph_attention_bwd(const AttentionParams* p, bool bf16, bool wide, bool eager) {

@@ -1,10 +1,10 @@
 // The kernels that build the graph, on the emulator; driven by test_emulated_spatio_temporal_graph.py.
-#include "../../csrc/cuda/spatio_temporal_graph/bwd_sm80.cuh"
 #include "../../csrc/cuda/spatio_temporal_graph/bwd_fp32.cuh"
+#include "../../csrc/cuda/spatio_temporal_graph/bwd_sm80.cuh"
 #include "../../csrc/cuda/spatio_temporal_graph/fwd_fp32.cuh"
+#include "../../csrc/cuda/spatio_temporal_graph/fwd_rescue.cuh"
 #include "../../csrc/cuda/spatio_temporal_graph/fwd_sm80.cuh"
 #include "../../csrc/cuda/spatio_temporal_graph/fwd_sm90.cuh"
-#include "../../csrc/cuda/spatio_temporal_graph/fwd_rescue.cuh"
 
 using namespace stgt;
 using graph::GraphParams;
@@ -24,8 +24,9 @@ template <class T, bool WIDE> void rescue(const GraphParams& p) {
 template <class T, bool WIDE> void forward_half(const GraphParams& p, bool hopper) {
   if (hopper) {
     using S = graph::ForwardSm90;
-    const ptx::TensorMap x{static_cast<const char*>(p.x), 3, 2, {p.C, p.P, int64_t(p.B) * p.T},
-                           {2, 2 * p.C, 2 * int64_t(p.P) * p.C}, {S::DEPTH, graph::TILE, 1}, 1};
+    const ptx::TensorMap x{
+        static_cast<const char*>(p.x), 3, 2, {p.C, p.P, int64_t(p.B) * p.T}, {2, 2 * p.C, 2 * int64_t(p.P) * p.C},
+        {S::DEPTH, graph::TILE, 1},    1};
     emulate({forward_blocks<S::ROWS, S::COLUMNS>(p), 1, 1}, S::THREADS, S::SHARED_BYTES,
             [&] { graph::spatio_temporal_graph_fwd_sm90<T, WIDE>(p, x); });
   } else {
@@ -52,7 +53,8 @@ template <class T> void backward_half(GraphParams p) {
   uint32_t largest = 0;
   if constexpr (std::is_same_v<T, ptx::f16>) {
     const int64_t size = int64_t(p.B) * p.T * p.P * p.band() * p.P;
-    emulate({2, 1, 1}, graph::LARGEST_THREADS, 0, [&] { graph::spatio_temporal_graph_bwd_largest(p.dweight, size, &largest); });
+    emulate({2, 1, 1}, graph::LARGEST_THREADS, 0,
+            [&] { graph::spatio_temporal_graph_bwd_largest(p.dweight, size, &largest); });
     p.largest = &largest;
   }
   emulate(backward_blocks<S>(p), S::THREADS, S::SHARED_BYTES, [&] { graph::spatio_temporal_graph_bwd_sm80<T>(p); });

@@ -88,7 +88,8 @@ template <class S> std::vector<S> normal(int64_t size, unsigned seed) {
 }
 
 template <class Args>
-void run(int64_t tasks, const Args& args, int64_t (*workspace)(const Args&), void (*kernel)(const Args&, int64_t, int64_t, char*)) {
+void run(int64_t tasks, const Args& args, int64_t (*workspace)(const Args&),
+         void (*kernel)(const Args&, int64_t, int64_t, char*)) {
   const int64_t bytes = (workspace(args) / 64 + 1) * 64;
   char* memory = static_cast<char*>(std::aligned_alloc(64, bytes));
   kernel(args, 0, tasks, memory);
@@ -187,7 +188,8 @@ template <class S> void check_attention(const Clip<S>& clip) {
       });
       const int64_t at = head * N + row;
       check("lse", at, double(clip.lse[at]), std::log(sum), Format<S>::error);
-      for (int64_t d = 0; d < D; ++d) check("out", at * D + d, double(clip.out[at * D + d]), out[d] / sum, Format<S>::error);
+      for (int64_t d = 0; d < D; ++d)
+        check("out", at * D + d, double(clip.out[at * D + d]), out[d] / sum, Format<S>::error);
     }
 }
 

@@ -13,9 +13,7 @@
 
 namespace {
 
-struct Gpu {
-  int major = 9, minor = 0, multiprocessors = 132, shared_limit = 227 * 1024;
-} gpu;
+struct Gpu { int major = 9, minor = 0, multiprocessors = 132, shared_limit = 227 * 1024; } gpu;
 
 struct Configuration {
   dim3 blocks, threads;
@@ -114,7 +112,8 @@ void** __cudaRegisterFatBinary(void*) { return nullptr; }
 void __cudaRegisterFatBinaryEnd(void**) {}
 void __cudaUnregisterFatBinary(void**) {}
 void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}
-void __cudaRegisterFunction(void**, const char* stub, char*, const char* name, int, uint3*, uint3*, dim3*, dim3*, int*) {
+void __cudaRegisterFunction(void**, const char* stub, char*, const char* name, int, uint3*, uint3*, dim3*, dim3*,
+                            int*) {
   names[stub] = name;
 }
 unsigned __cudaPushCallConfiguration(dim3 blocks, dim3 threads, size_t shared, void* stream) {

@@ -42,9 +42,7 @@ class Launcher {
   }
 
   // Sets all bytes of device memory, on the current stream.
-  void fill_bytes(void* memory, int byte, int64_t bytes) const {
-    check(cudaMemsetAsync(memory, byte, bytes, stream_));
-  }
+  void fill_bytes(void* memory, int byte, int64_t bytes) const { check(cudaMemsetAsync(memory, byte, bytes, stream_)); }
 
   void check(cudaError_t error) const {
     if (error == cudaSuccess) return;

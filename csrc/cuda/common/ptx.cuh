@@ -127,12 +127,13 @@ STGT_DEVICE uint32_t transpose_matrix(uint32_t x) {
 //   a: pairs from columns c, c+1: rows r and r+8, then the same of columns c+8, c+9
 //   b: pairs from rows c, c+1 of column r, then rows c+8, c+9
 template <class T> STGT_DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
-#define STGT_MMA(T, NAME)                                                                                     \
-  template <> STGT_DEVICE void mma<T>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {      \
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." NAME "." NAME ".f32 {%0, %1, %2, %3}, "             \
-                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                                              \
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                             \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                             \
+#define STGT_MMA(T, NAME)                                                                                \
+  template <> STGT_DEVICE void mma<T>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." NAME "." NAME                                  \
+                 ".f32 {%0, %1, %2, %3}, "                                                               \
+                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                                         \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                        \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                        \
   }
 STGT_MMA(bf16, "bf16")
 STGT_MMA(f16, "f16")

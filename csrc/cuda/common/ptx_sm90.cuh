@@ -7,6 +7,17 @@
 
 namespace stgt::ptx {
 
+// ---- One thread of a warp (9.7.13.14) -------------------------------------------------------------------------------
+
+// Whether this thread is the one that the hardware chooses from its warp, the same one each time. All threads of the
+// warp must call it together. The compiler knows that only one thread goes on, which a test of the thread's number does
+// not tell it: it would put a loop over the warp's threads around every copy of the tensor copy engine.
+STGT_DEVICE bool elect() {
+  uint32_t elected;
+  asm volatile("{ .reg .pred p;\n elect.sync _|p, 0xffffffff;\n selp.u32 %0, 1, 0, p; }" : "=r"(elected));
+  return elected != 0;
+}
+
 // ---- Barriers in shared memory (9.7.13.15) --------------------------------------------------------------------------
 // A phase ends when all arrivals and all expected bytes have come. Phases alternate in parity, from 0.
 
@@ -37,26 +48,31 @@ STGT_DEVICE void barrier_wait(uint64_t* barrier, int parity) {  // until the pha
 
 using TensorMap = CUtensorMap;
 
-STGT_DEVICE void tma_prefetch(const TensorMap& map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
-}
+STGT_DEVICE void tma_prefetch(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 
 // Copies the map's box at these coordinates, innermost first, to shared memory; its bytes count on the barrier.
 // Elements out of range read as 0, and count.
 STGT_DEVICE void tma_load(void* shared, const TensorMap& map, uint64_t* barrier, int c0, int c1, int c2) {
-  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
-               ::"r"(shared_address(shared)), "l"(&map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2)
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::
+          "r"(shared_address(shared)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2)
+      : "memory");
 }
 STGT_DEVICE void tma_load(void* shared, const TensorMap& map, uint64_t* barrier, int c0, int c1, int c2, int c3) {
-  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];"
-               ::"r"(shared_address(shared)), "l"(&map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], "
+      "[%2];" ::"r"(shared_address(shared)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+      : "memory");
 }
-STGT_DEVICE void tma_load(void* shared, const TensorMap& map, uint64_t* barrier, int c0, int c1, int c2, int c3, int c4) {
-  asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], [%2];"
-               ::"r"(shared_address(shared)), "l"(&map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
-               : "memory");
+STGT_DEVICE void tma_load(void* shared, const TensorMap& map, uint64_t* barrier, int c0, int c1, int c2, int c3,
+                          int c4) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], "
+      "[%2];" ::"r"(shared_address(shared)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
+      : "memory");
 }
 
 // Copies shared memory to the map's box; elements out of range are left alone. By one thread, after writes to shared
@@ -119,6 +135,7 @@ STGT_DEVICE void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulat
 template <class T, int N, bool TRANSPOSE_B = false>
 STGT_DEVICE void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate);
 
+// clang-format off: these lists of operands are read by their numbers
 #define STGT_R8(a, b, c, d, e, f, g, h) "%" #a ",%" #b ",%" #c ",%" #d ",%" #e ",%" #f ",%" #g ",%" #h
 #define STGT_R32 \
   STGT_R8(0, 1, 2, 3, 4, 5, 6, 7) "," STGT_R8(8, 9, 10, 11, 12, 13, 14, 15) "," \
@@ -143,33 +160,36 @@ STGT_DEVICE void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bo
 #define STGT_F128 \
   STGT_F96, STGT_F4(96), STGT_F4(100), STGT_F4(104), STGT_F4(108), \
   STGT_F4(112), STGT_F4(116), STGT_F4(120), STGT_F4(124)
+// clang-format on
 
 // P0...: the numbers of the operands that follow d.
-#define STGT_WGMMA(T, NAME, N, R, F, TRANSPOSED, P0, P1, P2, P3, P4, P5)                                         \
+#define STGT_WGMMA(T, NAME, N, R, F, TRANSPOSED, P0, P1, P2, P3, P4, P5)                                             \
   template <> STGT_DEVICE void wgmma<T, N, TRANSPOSED>(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) { \
-    asm volatile("{ .reg .pred p; setp.ne.b32 p, %" #P2 ", 0;\n"                                                 \
-                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {" R "}, %" #P0 ", %" #P1      \
-                 ", p, 1, 1, 0, " STGT_TRANSPOSED_##TRANSPOSED "; }"                                                                     \
-                 : F                                                                                             \
-                 : "l"(a), "l"(b), "r"(int(accumulate)));                                                          \
-  }                                                                                                              \
-  template <>                                                                                                    \
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %" #P2                                                              \
+                 ", 0;\n"                                                                                            \
+                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {" R "}, %" #P0 ", %" #P1         \
+                 ", p, 1, 1, 0, " STGT_TRANSPOSED_##TRANSPOSED "; }"                                                 \
+                 : F                                                                                                 \
+                 : "l"(a), "l"(b), "r"(int(accumulate)));                                                            \
+  }                                                                                                                  \
+  template <>                                                                                                        \
   STGT_DEVICE void wgmma<T, N, TRANSPOSED>(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate) { \
-    asm volatile("{ .reg .pred p; setp.ne.b32 p, %" #P5 ", 0;\n"                                                 \
-                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {" R "}, {%" #P0 ", %" #P1     \
-                 ", %" #P2 ", %" #P3 "}, %" #P4 ", p, 1, 1, " STGT_TRANSPOSED_##TRANSPOSED "; }"                 \
-                 : F                                                                                             \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(accumulate)));                    \
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %" #P5                                                              \
+                 ", 0;\n"                                                                                            \
+                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {" R "}, {%" #P0 ", %" #P1        \
+                 ", %" #P2 ", %" #P3 "}, %" #P4 ", p, 1, 1, " STGT_TRANSPOSED_##TRANSPOSED "; }"                     \
+                 : F                                                                                                 \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(accumulate)));                        \
   }
 #define STGT_TRANSPOSED_false "0"
 #define STGT_TRANSPOSED_true "1"
-#define STGT_WGMMA_SHAPES(T, NAME)                                                  \
-  STGT_WGMMA(T, NAME, 64, STGT_R32, STGT_F32, false, 32, 33, 34, 35, 36, 37)        \
-  STGT_WGMMA(T, NAME, 64, STGT_R32, STGT_F32, true, 32, 33, 34, 35, 36, 37)         \
-  STGT_WGMMA(T, NAME, 96, STGT_R48, STGT_F48, true, 48, 49, 50, 51, 52, 53)         \
-  STGT_WGMMA(T, NAME, 128, STGT_R64, STGT_F64, false, 64, 65, 66, 67, 68, 69)       \
-  STGT_WGMMA(T, NAME, 128, STGT_R64, STGT_F64, true, 64, 65, 66, 67, 68, 69)        \
-  STGT_WGMMA(T, NAME, 192, STGT_R96, STGT_F96, false, 96, 97, 98, 99, 100, 101)     \
+#define STGT_WGMMA_SHAPES(T, NAME)                                              \
+  STGT_WGMMA(T, NAME, 64, STGT_R32, STGT_F32, false, 32, 33, 34, 35, 36, 37)    \
+  STGT_WGMMA(T, NAME, 64, STGT_R32, STGT_F32, true, 32, 33, 34, 35, 36, 37)     \
+  STGT_WGMMA(T, NAME, 96, STGT_R48, STGT_F48, true, 48, 49, 50, 51, 52, 53)     \
+  STGT_WGMMA(T, NAME, 128, STGT_R64, STGT_F64, false, 64, 65, 66, 67, 68, 69)   \
+  STGT_WGMMA(T, NAME, 128, STGT_R64, STGT_F64, true, 64, 65, 66, 67, 68, 69)    \
+  STGT_WGMMA(T, NAME, 192, STGT_R96, STGT_F96, false, 96, 97, 98, 99, 100, 101) \
   STGT_WGMMA(T, NAME, 256, STGT_R128, STGT_F128, false, 128, 129, 130, 131, 132, 133)
 STGT_WGMMA_SHAPES(bf16, "bf16")
 STGT_WGMMA_SHAPES(f16, "f16")

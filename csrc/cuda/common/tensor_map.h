@@ -12,15 +12,17 @@ inline auto tensor_map_encoder(const Launcher& launch) {
   static const auto encode = [&] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found{};
-    launch.check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found));
-    return found == cudaDriverEntryPointSuccess ? reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function) : nullptr;
+    launch.check(
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found));
+    return found == cudaDriverEntryPointSuccess ? reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function)
+                                                : nullptr;
   }();
   return encode;
 }
 
-// A tensor of bfloat16, float16 or float32. sizes: innermost dimension first; strides: of the others, in elements (that of a dimension
-// of one element does not matter); box: what one copy takes of each dimension. Elements out of range read as 0.
-// `data` and all strides must be multiples of 16 bytes, see fits_tensor_map.
+// A tensor of bfloat16, float16 or float32. sizes: innermost dimension first; strides: of the others, in elements (that
+// of a dimension of one element does not matter); box: what one copy takes of each dimension. Elements out of range
+// read as 0. `data` and all strides must be multiples of 16 bytes, see fits_tensor_map.
 template <size_t RANK>
 ptx::TensorMap tensor_map(const Launcher& launch, const char* op, const void* data, ScalarType dtype,
                           std::array<int64_t, RANK> sizes, std::array<int64_t, RANK - 1> strides,
@@ -40,9 +42,9 @@ ptx::TensorMap tensor_map(const Launcher& launch, const char* op, const void* da
   const auto encode = tensor_map_encoder(launch);
   STGT_CHECK(op, encode != nullptr, "the CUDA driver is too old for tensor maps; it must be that of CUDA 12 or later");
   ptx::TensorMap map;
-  const CUresult result = encode(&map, type, RANK, const_cast<void*>(data), extent.data(), pitch.data(), box_size.data(),
-                                 step.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, pattern, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result = encode(&map, type, RANK, const_cast<void*>(data), extent.data(), pitch.data(),
+                                 box_size.data(), step.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, pattern,
+                                 CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   STGT_CHECK(op, result == CUDA_SUCCESS, "the CUDA driver refused a tensor map, error ", int(result));
   return map;
 }

@@ -24,9 +24,9 @@ STGT_DEVICE void where_edge(float2 pair, float& first, float& second, float othe
   first = pair.x != 0 ? first : otherwise, second = pair.y != 0 ? second : otherwise;
 }
 
-// A tile of float32 values in shared memory, read in the order of Tile's fragments. It has panels of at most 32 columns,
-// whose 16-byte chunks are swizzled within rows as the copy engine does it: a panel of 32 columns must then start at a
-// multiple of 1024 bytes.
+// A tile of float32 values in shared memory, read in the order of Tile's fragments. It has panels of at most 32
+// columns, whose 16-byte chunks are swizzled within rows as the copy engine does it: a panel of 32 columns must then
+// start at a multiple of 1024 bytes.
 template <int ROWS, int COLUMNS> struct WideTile {
   using Element = float;
   using Pair = float2;
@@ -42,7 +42,8 @@ template <int ROWS, int COLUMNS> struct WideTile {
 
   STGT_DEVICE float* at(int row, int column) const {
     const int swizzle = WIDTH == 32 ? row % 8 : row / 2 % 4;
-    const int place = (column / WIDTH * ROWS + row) * WIDTH * 4 + ((column % WIDTH / 4 ^ swizzle) << 4) + column % 4 * 4;
+    const int place =
+        (column / WIDTH * ROWS + row) * WIDTH * 4 + ((column % WIDTH / 4 ^ swizzle) << 4) + column % 4 * 4;
     return reinterpret_cast<float*>(ptx::shared_memory() + offset + place);
   }
 
@@ -63,8 +64,8 @@ template <int ROWS, int COLUMNS> struct WideTile {
     }
   }
 
-  // As Tile::read_across, transposed: a chunk of 8 columns and the next of rows 0-7, then of rows 8-15. row and chunk as
-  // above.
+  // As Tile::read_across, transposed: a chunk of 8 columns and the next of rows 0-7, then of rows 8-15. row and chunk
+  // as above.
   template <bool TRANSPOSE> STGT_DEVICE void read_across(float2 (&r)[4], int row, int chunk) const {
     static_assert(TRANSPOSE && WIDTH == 32);
     const int lane = threadIdx.x % 32;
@@ -74,7 +75,8 @@ template <int ROWS, int COLUMNS> struct WideTile {
     for (int i = 0; i < 4; ++i) {
       const char* const pair = from + i / 2 * 1024;
       const int place = own ^ chunk % 4 * 32 ^ i % 2 * 32;
-      r[i] = {*reinterpret_cast<const float*>(pair + place), *reinterpret_cast<const float*>(pair + (place ^ 16) + 128)};
+      r[i] = {*reinterpret_cast<const float*>(pair + place),
+              *reinterpret_cast<const float*>(pair + (place ^ 16) + 128)};
     }
   }
 

@@ -7,9 +7,10 @@ namespace stgt {
 
 constexpr int DELTA_THREADS = 256;
 
-// The product of two rows, as far as one of LANES threads has it. whole: both rows are multiples of 16 bytes at multiples
-// of 16 bytes, and are read so: all at once, for what the kernel waits for is memory.
-template <class T, int LANES> STGT_DEVICE float partial_product(const T* a, const T* b, int size, bool whole, int lane) {
+// The product of two rows, as far as one of LANES threads has it. whole: both rows are multiples of 16 bytes at
+// multiples of 16 bytes, and are read so: all at once, for what the kernel waits for is memory.
+template <class T, int LANES> STGT_DEVICE float partial_product(const T* a, const T* b, int size, bool whole,
+                                                                int lane) {
   constexpr int CHUNK = 16 / sizeof(T);
   float sum = 0;
   if (!whole) {
@@ -50,7 +51,9 @@ __global__ void __launch_bounds__(DELTA_THREADS, 8)
   const T* const out = static_cast<const T*>(p.out) + int64_t(blockIdx.x) * p.H * p.D;
   const T* const dout = static_cast<const T*>(p.dout) + b * p.dout_at.b + n * p.dout_at.n;
   const bool whole = (reinterpret_cast<uintptr_t>(out) | reinterpret_cast<uintptr_t>(dout) | p.D * sizeof(T) |
-                      p.dout_at.h * sizeof(T)) % 16 == 0;
+                      p.dout_at.h * sizeof(T)) %
+                         16 ==
+                     0;
 #pragma unroll 1
   for (int first = 0; first < p.H; first += DELTA_THREADS / LANES) {
     const int h = first + threadIdx.x / LANES;

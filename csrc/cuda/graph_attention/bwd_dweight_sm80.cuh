@@ -124,8 +124,8 @@ __global__ void __launch_bounds__(DWEIGHT_THREADS, 2)
 #pragma unroll
       for (int r = 0; r < 2; ++r)  // where this warp has read its weights, and no other
         *reinterpret_cast<float2*>(
-            weight.at(warp_row + 16 * m + 8 * r + lane / 4, warp_column + 8 * n + lane % 4 * 2)) =
-            {sum[m][n][2 * r] * p.scale, sum[m][n][2 * r + 1] * p.scale};
+            weight.at(warp_row + 16 * m + 8 * r + lane / 4, warp_column + 8 * n + lane % 4 * 2)) = {
+            sum[m][n][2 * r] * p.scale, sum[m][n][2 * r + 1] * p.scale};
   ptx::sync_threads();
   weight.template store<DWEIGHT_THREADS>(edges<float>(p, p.dweight, b, t, i0, offset, j0));
 }

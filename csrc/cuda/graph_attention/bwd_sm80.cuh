@@ -25,16 +25,19 @@ template <int D, bool OF_COLUMNS, bool WIDE> struct Backward {
   static constexpr int STEP = KEEPS_BOTH ? 32 : 16;
 
   struct Buffer {
-    Tile<TOKENS, DEPTH<D>> a, b;                                          // q and dout, or k and v
+    Tile<TOKENS, DEPTH<D>> a, b;  // q and dout, or k and v
     using Weight = WeightTile<WIDE, OF_COLUMNS ? TOKENS : TILE, OF_COLUMNS ? TILE : TOKENS>;
-    Weight weight;                                                        // (rows, columns)
-    float *lse, *delta;                                                   // of the rows, if they are here
+    Weight weight;       // (rows, columns)
+    float *lse, *delta;  // of the rows, if they are here
 
     static constexpr int BYTES = 4 * TOKENS * DEPTH<D> + Weight::BYTES + (OF_COLUMNS ? 2 * TOKENS * 4 : 0);
 
     STGT_DEVICE explicit Buffer(int number)
-        : a{number * BYTES}, b{a.end()}, weight{b.end()},
-          lse(reinterpret_cast<float*>(ptx::shared_memory() + weight.end())), delta(lse + TOKENS) {}
+        : a{number * BYTES},
+          b{a.end()},
+          weight{b.end()},
+          lse(reinterpret_cast<float*>(ptx::shared_memory() + weight.end())),
+          delta(lse + TOKENS) {}
   };
 
   using Own = Tile<TILE, DEPTH<D>>;
@@ -80,7 +83,8 @@ STGT_DEVICE void backward(const AttentionParams& p) {
     if (OF_COLUMNS) {
       to.a.template copy_async<THREADS>(tokens<uint16_t>(p, p.q, p.q_at, b, h, frame, token));
       to.b.template copy_async<THREADS>(tokens<uint16_t>(p, p.dout, p.dout_at, b, h, frame, token));
-      to.weight.template copy_async<THREADS>(edges<const typename Weight::Element>(p, p.weight, b, frame, token, walk.offset, first));
+      to.weight.template copy_async<THREADS>(
+          edges<const typename Weight::Element>(p, p.weight, b, frame, token, walk.offset, first));
       const int row = token + threadIdx.x % S::TOKENS;
       if (threadIdx.x < 2 * S::TOKENS)
         ptx::copy_async<4>(to.lse + threadIdx.x,
@@ -88,7 +92,8 @@ STGT_DEVICE void backward(const AttentionParams& p) {
     } else {
       to.a.template copy_async<THREADS>(tokens<uint16_t>(p, p.k, p.k_at, b, h, frame, token));
       to.b.template copy_async<THREADS>(tokens<uint16_t>(p, p.v, p.v_at, b, h, frame, token));
-      to.weight.template copy_async<THREADS>(edges<const typename Weight::Element>(p, p.weight, b, t, first, walk.offset, token));
+      to.weight.template copy_async<THREADS>(
+          edges<const typename Weight::Element>(p, p.weight, b, t, first, walk.offset, token));
     }
     ptx::copy_async_commit();
   };

@@ -19,7 +19,7 @@ constexpr int GROUPS = 2;
 template <int N, bool WIDE> struct BackwardRows {  // dq
   static constexpr int THREADS = 128 * (GROUPS + 1);
   static constexpr int STAGE_BYTES = 2 * Shape<N>::TILE_BYTES + GROUPS * WEIGHT_BYTES<WIDE>;  // K, V, W
-  static constexpr int FIXED_BYTES = 2 * GROUPS * Shape<N>::TILE_BYTES;                 // Q, later dq; dO
+  static constexpr int FIXED_BYTES = 2 * GROUPS * Shape<N>::TILE_BYTES;                       // Q, later dq; dO
   static constexpr int STAGES = stages(FIXED_BYTES, STAGE_BYTES);
   static constexpr int SHARED_BYTES = FIXED_BYTES + STAGES * STAGE_BYTES + Ring<STAGES>::BYTES + 8;
 };
@@ -27,8 +27,8 @@ template <int N, bool WIDE> struct BackwardRows {  // dq
 template <int N, bool WIDE> struct BackwardColumns {  // dk and dv
   static constexpr int THREADS = 128 * (GROUPS + 1);
   static constexpr int LOADED_BYTES = 2 * Shape<N>::TILE_BYTES + GROUPS * WEIGHT_BYTES<WIDE>;  // Q, dO, W
-  static constexpr int STAGE_BYTES = LOADED_BYTES + 1024;                                // and lse, delta
-  static constexpr int FIXED_BYTES = 2 * GROUPS * Shape<N>::TILE_BYTES;                  // K, later dk; V, later dv
+  static constexpr int STAGE_BYTES = LOADED_BYTES + 1024;                                      // and lse, delta
+  static constexpr int FIXED_BYTES = 2 * GROUPS * Shape<N>::TILE_BYTES;  // K, later dk; V, later dv
   static constexpr int STAGES = stages(FIXED_BYTES, STAGE_BYTES);
   static constexpr int SHARED_BYTES = FIXED_BYTES + STAGES * STAGE_BYTES + Ring<STAGES>::BYTES + 8;
 };
@@ -49,9 +49,9 @@ __global__ void __launch_bounds__(BackwardRows<N, WIDE>::THREADS, 1)
   uint64_t* const fixed_full = reinterpret_cast<uint64_t*>(stage_memory + S::STAGES * S::STAGE_BYTES);
   Ring<S::STAGES> ring(reinterpret_cast<char*>(fixed_full + 1));
 
-  const int blocks = (p.P + TILE * GROUPS - 1) / (TILE * GROUPS), group = ptx::shuffle(threadIdx.x / 128, 0);
-  const int h = blockIdx.x % p.H, rest = blockIdx.x / p.H;
-  const int first_tile = rest % blocks * GROUPS, t = rest / blocks % p.T, b = rest / blocks / p.T;
+  const Place place(p, TILE * GROUPS);
+  const int b = place.b, h = place.h, t = place.t, first_tile = place.first / TILE;
+  const int group = ptx::shuffle(threadIdx.x / 128, 0);
 
   if (threadIdx.x == 0) {
     ring.init(1, 4 * GROUPS);
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(BackwardRows<N, WIDE>::THREADS, 1)
   if (group == GROUPS) {
     ptx::registers_shrink<LOADER_REGISTERS>();
     if (threadIdx.x / 32 % 4 != 0) return;
-    const bool leader = threadIdx.x % 32 == 0;
+    const bool leader = ptx::elect();
     if (leader) {
       ptx::barrier_expect(fixed_full, S::FIXED_BYTES);
       for (int g = 0; g < GROUPS; ++g) {
@@ -73,7 +73,8 @@ __global__ void __launch_bounds__(BackwardRows<N, WIDE>::THREADS, 1)
     }
     for (LiveTiles<false, GROUPS> walk(p, b, t, first_tile); walk.next(); ring.advance()) {
       if (!leader) continue;
-      ring.fill({walk.live, walk.frame, walk.tile});
+      ring.wait_free();
+      ring.announce({walk.live, walk.frame, walk.tile});
       char* const k = stage_memory + ring.stage * S::STAGE_BYTES;
       ptx::barrier_expect(ring.full(), S::STAGE_BYTES);
       load_tile<N>(k, maps.k, ring.full(), b, h, walk.frame, walk.tile * TILE);
@@ -83,7 +84,8 @@ __global__ void __launch_bounds__(BackwardRows<N, WIDE>::THREADS, 1)
                            walk.offset, (first_tile + g) * TILE, b * p.T + t);
     }
     if (leader) {
-      ring.fill({0, 0, 0});
+      ring.wait_free();
+      ring.announce({0, 0, 0});
       ptx::barrier_arrive(ring.full());
     }
     return;
@@ -155,7 +157,8 @@ __global__ void __launch_bounds__(BackwardRows<N, WIDE>::THREADS, 1)
 // blocks: H * ceil(P / 128) * T * B, heads fastest.
 template <class T, int N, bool DROPOUT, bool WIDE>
 __global__ void __launch_bounds__(BackwardColumns<N, WIDE>::THREADS, 1)
-    graph_attention_bwd_dkdv_sm90(const __grid_constant__ AttentionParams p, const __grid_constant__ AttentionMaps maps) {
+    graph_attention_bwd_dkdv_sm90(const __grid_constant__ AttentionParams p,
+                                  const __grid_constant__ AttentionMaps maps) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher takes care that no other GPU runs it
   using S = BackwardColumns<N, WIDE>;
   using Pair = typename WeightTile<WIDE, TILE, TILE>::Pair;
@@ -166,9 +169,9 @@ __global__ void __launch_bounds__(BackwardColumns<N, WIDE>::THREADS, 1)
   uint64_t* const fixed_full = reinterpret_cast<uint64_t*>(stage_memory + S::STAGES * S::STAGE_BYTES);
   Ring<S::STAGES> ring(reinterpret_cast<char*>(fixed_full + 1));
 
-  const int blocks = (p.P + TILE * GROUPS - 1) / (TILE * GROUPS), group = ptx::shuffle(threadIdx.x / 128, 0);
-  const int h = blockIdx.x % p.H, rest = blockIdx.x / p.H, head = rest / blocks / p.T * p.H + h;
-  const int first_tile = rest % blocks * GROUPS, t = rest / blocks % p.T, b = rest / blocks / p.T;
+  const Place place(p, TILE * GROUPS);
+  const int b = place.b, h = place.h, t = place.t, first_tile = place.first / TILE;
+  const int group = ptx::shuffle(threadIdx.x / 128, 0), head = b * p.H + h;
 
   if (threadIdx.x == 0) {
     ring.init(33, 4 * GROUPS);  // the copies, and a warp's stores of lse and delta
@@ -180,8 +183,9 @@ __global__ void __launch_bounds__(BackwardColumns<N, WIDE>::THREADS, 1)
   if (group == GROUPS) {
     ptx::registers_shrink<LOADER_REGISTERS>();
     if (threadIdx.x / 32 % 4 != 0) return;
+    const bool leader = ptx::elect();
     const int lane = threadIdx.x % 32;
-    if (lane == 0) {
+    if (leader) {
       ptx::barrier_expect(fixed_full, S::FIXED_BYTES);
       for (int g = 0; g < GROUPS; ++g) {
         load_tile<N>(k + g * TILE_BYTES, maps.k, fixed_full, b, h, t, (first_tile + g) * TILE);
@@ -189,9 +193,10 @@ __global__ void __launch_bounds__(BackwardColumns<N, WIDE>::THREADS, 1)
       }
     }
     for (LiveTiles<true, GROUPS> walk(p, b, t, first_tile); walk.next(); ring.advance()) {
-      ring.fill({walk.live, walk.frame, walk.tile});
+      ring.wait_free();
       char* const q = stage_memory + ring.stage * S::STAGE_BYTES;
-      if (lane == 0) {
+      if (leader) {
+        ring.announce({walk.live, walk.frame, walk.tile});
         ptx::barrier_expect(ring.full(), S::LOADED_BYTES);
         load_tile<N>(q, maps.q, ring.full(), b, h, walk.frame, walk.tile * TILE);
         load_tile<N>(q + TILE_BYTES, maps.dout, ring.full(), b, h, walk.frame, walk.tile * TILE);
@@ -209,8 +214,11 @@ __global__ void __launch_bounds__(BackwardColumns<N, WIDE>::THREADS, 1)
       }
       ptx::barrier_arrive(ring.full());
     }
-    ring.fill({0, 0, 0});
-    if (lane == 0) ptx::barrier_arrive(ring.full());
+    ring.wait_free();
+    if (leader) {
+      ring.announce({0, 0, 0});
+      ptx::barrier_arrive(ring.full());
+    }
     ptx::barrier_arrive(ring.full());
     return;
   }

@@ -10,25 +10,36 @@ constexpr float LOG2E = 1.4426950408889634f;
 struct Strides { int64_t b, h, n; };  // of a (B, H, N, D) tensor with a contiguous last dimension, in elements
 
 struct AttentionParams {
-  int B, H, T, P, W, D;      // W: the window; the band has 2W+1 frames
+  int B, H, T, P, W, D;  // W: the window; the band has 2W+1 frames
   float scale;
-  uint32_t drop_threshold;   // of 65536; 0: no dropout
-  float inverse_keep;        // 65536 / (65536 - drop_threshold)
-  const int64_t* seed;       // one element on the device; null without dropout
-  const void *q, *k, *v;     // (B, H, N, D)
+  uint32_t drop_threshold;  // of 65536; 0: no dropout
+  float inverse_keep;       // 65536 / (65536 - drop_threshold)
+  const int64_t* seed;      // one element on the device; null without dropout
+  const void *q, *k, *v;    // (B, H, N, D)
   Strides q_at, k_at, v_at;
-  const void* weight;        // (B, T, P, 2W+1, P) contiguous: float32, or float16 if q is half-precision as well
-  const bool* live;          // (B, T, tiles, 2W+1, tiles) contiguous
-  void* out;                 // forward, written: (B, N, H, D) contiguous
-  float* lse;                // (B, H, N) contiguous: written forward, read backward
-  const void* dout;          // backward: (B, H, N, D)
+  const void* weight;  // (B, T, P, 2W+1, P) contiguous: float32, or float16 if q is half-precision as well
+  const bool* live;    // (B, T, tiles, 2W+1, tiles) contiguous
+  void* out;           // forward, written: (B, N, H, D) contiguous
+  float* lse;          // (B, H, N) contiguous: written forward, read backward
+  const void* dout;    // backward: (B, H, N, D)
   Strides dout_at;
-  const float* delta;        // backward: (B, H, N) contiguous
-  void *dq, *dk, *dv;        // backward, written: (B, N, H, D) contiguous
-  void* dweight;             // backward, written: like weight, which is float32 then
+  const float* delta;  // backward: (B, H, N) contiguous
+  void *dq, *dk, *dv;  // backward, written: (B, N, H, D) contiguous
+  void* dweight;       // backward, written: like weight, which is float32 then
 
   STGT_DEVICE int tiles() const { return (P + TILE - 1) / TILE; }
   STGT_DEVICE int band() const { return 2 * W + 1; }
+};
+
+// The part of the work that a block has: `size` tokens of a frame from token `first` on, for one head of one sample.
+// Blocks that follow each other have the same tokens of different heads.
+struct Place {
+  int b, t, first, h;
+
+  STGT_DEVICE Place(const AttentionParams& p, int size) {
+    const int blocks = (p.P + size - 1) / size, rest = blockIdx.x / p.H;
+    h = blockIdx.x % p.H, first = rest % blocks * size, t = rest / blocks % p.T, b = rest / blocks / p.T;
+  }
 };
 
 // Walks along the tiles opposite to COUNT neighbouring tiles of a frame that are live for any of them: column tiles of

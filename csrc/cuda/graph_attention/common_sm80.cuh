@@ -1,7 +1,7 @@
 // What the sm_80 and float32 kernels of graph attention share: their tensors in global memory, and a block's work.
 #pragma once
-#include "common.cuh"
 #include "../common/weights.cuh"
+#include "common.cuh"
 
 namespace stgt::sm80 {
 
@@ -22,7 +22,8 @@ STGT_DEVICE Rows<E> result(const AttentionParams& p, void* x, int b, int h, int 
   return {static_cast<E*>(x) + token * stride + h * p.D, stride, p.P - first, p.D};
 }
 
-// The weights of the edges from row i of frame t on, and from column j on of the frame at this offset in the band. x: weight, dweight.
+// The weights of the edges from row i of frame t on, and from column j on of the frame at this offset in the band. x:
+// weight, dweight.
 template <class E, class Pointer>
 STGT_DEVICE Rows<E> edges(const AttentionParams& p, Pointer x, int b, int t, int i, int offset, int j) {
   const int64_t stride = int64_t(p.band()) * p.P, row = (int64_t(b) * p.T + t) * p.P + i;
@@ -43,16 +44,6 @@ template <bool OF_COLUMNS, int COUNT, int SIZE> struct Steps : LiveTiles<OF_COLU
     if (!LiveTiles<OF_COLUMNS, COUNT>::next()) return false;
     token = this->tile * TILE;
     return true;
-  }
-};
-
-// Which tokens of which head a block works on: blocks of SIZE tokens of a frame, heads fastest.
-struct Place {
-  int b, t, first, h;
-
-  STGT_DEVICE Place(const AttentionParams& p, int size) {
-    const int blocks = (p.P + size - 1) / size, rest = blockIdx.x / p.H;
-    h = blockIdx.x % p.H, first = rest % blocks * size, t = rest / blocks % p.T, b = rest / blocks / p.T;
   }
 };
 

@@ -1,15 +1,15 @@
 // What the Hopper kernels of graph attention share: how tiles lie in shared memory, and the ring of stages between the
 // warp that loads and the warpgroups that compute.
 #pragma once
-#include "common.cuh"
 #include "../common/ptx_sm90.cuh"
 #include "../common/weights.cuh"
+#include "common.cuh"
 
 namespace stgt::sm90 {
 
 // A tile of weights: rows of 128 bytes, 128-byte swizzle; of float32 ones (WIDE), two panels of 32 columns.
 template <bool WIDE> constexpr int WEIGHT_BYTES = TILE * TILE * (WIDE ? 4 : 2);
-constexpr int PANEL_BYTES = TILE * 64;         // 64 tokens by 32 features: rows of 64 bytes, 64-byte swizzle
+constexpr int PANEL_BYTES = TILE * 64;  // 64 tokens by 32 features: rows of 64 bytes, 64-byte swizzle
 constexpr int SHARED_LIMIT = 227 * 1024;
 
 // The tensors as the copy engine sees them. Boxes: 32 features by 64 tokens; 64 columns of float16 weights, or 32 of
@@ -50,7 +50,8 @@ template <class T, int N>  // d += p x over the 64 tokens of x
 STGT_DEVICE void add_product(float (&d)[Shape<N>::COLUMNS / 2], const uint32_t (&p)[4][4], const char* x) {
   const uint64_t right = by_tokens(x);
 #pragma unroll
-  for (int step = 0; step < 4; ++step) ptx::wgmma<T, Shape<N>::COLUMNS, true>(d, p[step], ptx::further(right, step * 1024), true);
+  for (int step = 0; step < 4; ++step)
+    ptx::wgmma<T, Shape<N>::COLUMNS, true>(d, p[step], ptx::further(right, step * 1024), true);
 }
 // A warpgroup's accumulator of 64 columns as the left operand of a product over them: value 2 i and the next are in
 // p[i / 4][i % 4], and so are their weights in what row_weights and column_weights give for all four blocks.
@@ -79,7 +80,8 @@ STGT_DEVICE void column_weights(float2 (&pairs)[4], const char* tile, int block)
   weights.read_across<true>(pairs, 16 * block, threadIdx.x / 32 % 4 * 2);
 }
 
-// Which thread of a warpgroup has what of an accumulator: rows row() and row() + 8, columns 8 n + column() and the next.
+// Which thread of a warpgroup has what of an accumulator: rows row() and row() + 8, columns 8 n + column() and the
+// next.
 STGT_DEVICE int accumulator_row() { return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4; }
 STGT_DEVICE int accumulator_column() { return 2 * (threadIdx.x % 4); }
 
@@ -92,7 +94,8 @@ STGT_DEVICE uint32_t dropped_rows(const AttentionParams& p, int head, int row, i
     uint32_t drawn = 0;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const uint4 words = dropout_words(*p.seed, head, row + accumulator_row() + 8 * r, frame, 2 * tile + half, threadIdx.x % 4);
+      const uint4 words =
+          dropout_words(*p.seed, head, row + accumulator_row() + 8 * r, frame, 2 * tile + half, threadIdx.x % 4);
       const uint32_t word[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -116,7 +119,8 @@ STGT_DEVICE uint32_t dropped_columns(const AttentionParams& p, int head, int row
     const uint32_t word[2] = {warp % 2 ? words.z : words.x, warp % 2 ? words.w : words.y};
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const uint32_t drop = uint32_t((word[r] & 0xffff) < p.drop_threshold) | uint32_t((word[r] >> 16) < p.drop_threshold) << 16;
+      const uint32_t drop =
+          uint32_t((word[r] & 0xffff) < p.drop_threshold) | uint32_t((word[r] >> 16) < p.drop_threshold) << 16;
       const uint32_t turned = ptx::transpose_matrix(drop);
       bits |= ((turned & 1) | (turned >> 15 & 2)) << (4 * rows8 + 2 * r);
     }
@@ -145,8 +149,8 @@ STGT_DEVICE void load_weights(char* tile, const ptx::TensorMap& map, uint64_t* b
 // Writes factor[r] * d to the tile of tokens in global memory, through this warpgroup's tile of shared memory. `group`
 // numbers the warpgroup from 0.
 template <class T, int N>
-STGT_DEVICE void store_tile(const float (&d)[Shape<N>::COLUMNS / 2], float factor0, float factor1, char* tile, const ptx::TensorMap& map,
-                            int group, int b, int h, int t, int token) {
+STGT_DEVICE void store_tile(const float (&d)[Shape<N>::COLUMNS / 2], float factor0, float factor1, char* tile,
+                            const ptx::TensorMap& map, int group, int b, int h, int t, int token) {
   ptx::sync_named(1 + group, 128);  // all its warps' products have read the tile
 #pragma unroll
   for (int i = 0; i < Shape<N>::COLUMNS / 4; ++i) {
@@ -157,7 +161,7 @@ STGT_DEVICE void store_tile(const float (&d)[Shape<N>::COLUMNS / 2], float facto
   }
   ptx::fence_shared();
   ptx::sync_named(1 + group, 128);
-  if (threadIdx.x % 128 == 0) {
+  if (threadIdx.x / 32 % 4 == 0 && ptx::elect()) {
 #pragma unroll
     for (int panel = 0; panel < Shape<N>::PANELS; ++panel)
       ptx::tma_store(map, tile + panel * PANEL_BYTES, 32 * panel, token, t, h, b);
@@ -179,16 +183,16 @@ template <int STAGES> class Ring {
 
   // full: arrivals of those who load; empty: of the warps that read.
   STGT_DEVICE Ring(char* memory)
-      : full_(reinterpret_cast<uint64_t*>(memory)), empty_(full_ + STAGES), steps_(reinterpret_cast<Step*>(empty_ + STAGES)) {}
+      : full_(reinterpret_cast<uint64_t*>(memory)),
+        empty_(full_ + STAGES),
+        steps_(reinterpret_cast<Step*>(empty_ + STAGES)) {}
   STGT_DEVICE void init(int loaders, int readers) const {
     for (int s = 0; s < STAGES; ++s) ptx::barrier_init(&full_[s], loaders), ptx::barrier_init(&empty_[s], readers);
   }
   STGT_DEVICE uint64_t* full() const { return &full_[stage]; }
-  // The loader's side, of one lane or all: waits until the stage is free, and says what will be in it.
-  STGT_DEVICE void fill(const Step& step) const {
-    ptx::barrier_wait(&empty_[stage], parity_ ^ 1);
-    if (threadIdx.x % 32 == 0) steps_[stage] = step;
-  }
+  // The loader's side: each thread that writes to the stage waits until it is free, and one says what will be in it.
+  STGT_DEVICE void wait_free() const { ptx::barrier_wait(&empty_[stage], parity_ ^ 1); }
+  STGT_DEVICE void announce(const Step& step) const { steps_[stage] = step; }
   // The readers' side.
   STGT_DEVICE Step wait_full() const {
     ptx::barrier_wait(full(), parity_);

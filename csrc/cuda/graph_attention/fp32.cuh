@@ -11,7 +11,7 @@
 
 namespace stgt::fp32 {
 
-using sm80::edges, sm80::is_kept, sm80::Place, sm80::result, sm80::Steps, sm80::tokens;
+using sm80::edges, sm80::is_kept, sm80::result, sm80::Steps, sm80::tokens;
 
 constexpr int THREADS = 128, COLUMNS = 32;
 template <int D> constexpr int ROWS = D > 96 ? 32 : 64;  // such that the backward kernels fit into 99 KB
@@ -315,14 +315,12 @@ template <int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backward(const 
 // D: 64, 96 or 128, at least the head dimension. Launch H * ceil(P / COLUMNS) * T * B blocks of THREADS threads, with
 // BACKWARD_SHARED_BYTES<D>.
 template <int D, bool DROPOUT>
-__global__ void __launch_bounds__(THREADS, 2)
-    graph_attention_bwd_dkdv_fp32(const __grid_constant__ AttentionParams p) {
+__global__ void __launch_bounds__(THREADS, 2) graph_attention_bwd_dkdv_fp32(const __grid_constant__ AttentionParams p) {
   backward<D, DROPOUT, true>(p);
 }
 // The same, of H * ceil(P / ROWS<D>) * T * B blocks.
 template <int D, bool DROPOUT>
-__global__ void __launch_bounds__(THREADS, 2)
-    graph_attention_bwd_dq_fp32(const __grid_constant__ AttentionParams p) {
+__global__ void __launch_bounds__(THREADS, 2) graph_attention_bwd_dq_fp32(const __grid_constant__ AttentionParams p) {
   backward<D, DROPOUT, false>(p);
 }
 

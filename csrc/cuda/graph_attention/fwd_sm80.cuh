@@ -16,14 +16,14 @@ template <int D> constexpr int COLUMNS = D > 88 ? 32 : 64;  // of scores per ste
 
 // Shared memory: Q (ROWS x DEPTH), in the end the output; K and V (COLUMNS x DEPTH each); W (ROWS x COLUMNS).
 template <int D, int ROWS, bool WIDE> constexpr int FORWARD_SHARED_BYTES =
-    2 * (ROWS * DEPTH<D> + 2 * COLUMNS<D> * DEPTH<D>) + WeightTile<WIDE, ROWS, COLUMNS<D>>::BYTES;
+    2 * (ROWS * DEPTH<D> + 2 * COLUMNS<D> * DEPTH<D>)+WeightTile<WIDE, ROWS, COLUMNS<D>>::BYTES;
 
 // Turns the scores q.k of 16 rows into exp(z - top), z = |scale| score * weight where there is an edge, and adds them
 // to the lane's part of the rows' totals. The running maximum `top`, of score * weight, may lag behind the true one by
 // a factor of 2^8, which costs no accuracy: only beyond that totals and outputs so far are brought to a new one.
 template <int S, int O, class Weight>
-STGT_DEVICE void online_softmax(float (&s)[S][4], const Weight& weight, uint32_t sign, float scale_2,
-                                float (&top)[2], float (&total)[2], float (&out)[O][4]) {
+STGT_DEVICE void online_softmax(float (&s)[S][4], const Weight& weight, uint32_t sign, float scale_2, float (&top)[2],
+                                float (&total)[2], float (&out)[O][4]) {
   float highest[2] = {top[0], top[1]};
 #pragma unroll
   for (int n = 0; n < S; n += 2) {
@@ -104,7 +104,8 @@ __global__ void __launch_bounds__(ROWS, 256 / ROWS)
   Steps<false, ROWS / TILE, COLUMNS<D>> walk(p, b, t, i0);
   const auto copy_keys = [&] {
     k.template copy_async<ROWS>(tokens<uint16_t>(p, p.k, p.k_at, b, h, walk.frame, walk.token));
-    weight.template copy_async<ROWS>(edges<const typename Weight::Element>(p, p.weight, b, t, i0, walk.offset, walk.token));
+    weight.template copy_async<ROWS>(
+        edges<const typename Weight::Element>(p, p.weight, b, t, i0, walk.offset, walk.token));
     ptx::copy_async_commit();
   };
   q.template copy_async<ROWS>(tokens<uint16_t>(p, p.q, p.q_at, b, h, t, i0));

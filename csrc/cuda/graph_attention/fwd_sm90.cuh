@@ -3,8 +3,8 @@
 // A block has 64 * GROUPS rows of one frame and one head: a warpgroup per 64 rows, and a warp that loads. It walks the
 // column tiles of 64 that are live for any of its rows, through a ring of stages of K, V and W. Four warpgroups (256
 // rows: a frame of the ViT-g) read each K and V tile once for 256 rows, 14 KB of L2 traffic per 64x64 scores; at 19 KB,
-// for 128 rows, the L2's 5.5 TB/s alone would hold the kernel to 420 TFLOP/s. P stays in registers. A warpgroup waits for
-// its own products, for two tiles' scores would not fit its registers: meanwhile the other three multiply.
+// for 128 rows, the L2's 5.5 TB/s alone would hold the kernel to 420 TFLOP/s. P stays in registers. A warpgroup waits
+// for its own products, for two tiles' scores would not fit its registers: meanwhile the other three multiply.
 #pragma once
 #include "common_sm90.cuh"
 
@@ -13,19 +13,19 @@ namespace stgt::sm90 {
 template <int N, int GROUPS, bool WIDE> struct Forward {
   static constexpr int THREADS = 128 * (GROUPS + 1);
   static constexpr int STAGE_BYTES = 2 * Shape<N>::TILE_BYTES + GROUPS * WEIGHT_BYTES<WIDE>;  // K, V, W
-  static constexpr int FIXED_BYTES = GROUPS * Shape<N>::TILE_BYTES;                     // Q, later out
+  static constexpr int FIXED_BYTES = GROUPS * Shape<N>::TILE_BYTES;                           // Q, later out
   static constexpr int STAGES = stages(FIXED_BYTES, STAGE_BYTES);
   static constexpr int SHARED_BYTES = FIXED_BYTES + STAGES * STAGE_BYTES + Ring<STAGES>::BYTES + 8;
   static constexpr int REGISTERS = GROUPS == 4 ? 112 : 232, LOADER_REGISTERS = GROUPS == 4 ? 32 : 40;
 };
 
-// Takes the scores q . k of a tile to exp(z - top), z = scale score W, and adds them to the rows' totals (a thread's own
-// part of them): online softmax. s: accumulator (rows, columns). The running maximum `top` of score * W may lag behind
-// the true one by a factor of 2^8, which costs no accuracy; only beyond that totals and outputs so far are brought to a
-// new one.
+// Takes the scores q . k of a tile to exp(z - top), z = scale score W, and adds them to the rows' totals (a thread's
+// own part of them): online softmax. s: accumulator (rows, columns). The running maximum `top` of score * W may lag
+// behind the true one by a factor of 2^8, which costs no accuracy; only beyond that totals and outputs so far are
+// brought to a new one.
 template <class Pair, int O>
-STGT_DEVICE void online_softmax(float (&s)[32], const char* weight, float c, float (&top)[2],
-                                float (&total)[2], float (&out)[O]) {
+STGT_DEVICE void online_softmax(float (&s)[32], const char* weight, float c, float (&top)[2], float (&total)[2],
+                                float (&out)[O]) {
   float highest[2] = {top[0], top[1]};
 #pragma unroll
   for (int block = 0; block < 4; ++block) {
@@ -78,9 +78,9 @@ __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
   uint64_t* const q_full = reinterpret_cast<uint64_t*>(stage_memory + S::STAGES * S::STAGE_BYTES);
   Ring<S::STAGES> ring(reinterpret_cast<char*>(q_full + 1));
 
-  const int blocks = (p.P + TILE * GROUPS - 1) / (TILE * GROUPS), group = ptx::shuffle(threadIdx.x / 128, 0);
-  const int h = blockIdx.x % p.H, rest = blockIdx.x / p.H;
-  const int first_tile = rest % blocks * GROUPS, t = rest / blocks % p.T, b = rest / blocks / p.T;
+  const Place place(p, TILE * GROUPS);
+  const int b = place.b, h = place.h, t = place.t, first_tile = place.first / TILE;
+  const int group = ptx::shuffle(threadIdx.x / 128, 0);
 
   if (threadIdx.x == 0) {
     ring.init(1, 4 * GROUPS);
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
   if (group == GROUPS) {
     ptx::registers_shrink<S::LOADER_REGISTERS>();
     if (threadIdx.x / 32 % 4 != 0) return;
-    const bool leader = threadIdx.x % 32 == 0;
+    const bool leader = ptx::elect();
     if (leader) {
       ptx::barrier_expect(q_full, GROUPS * TILE_BYTES);
       for (int g = 0; g < GROUPS; ++g)
@@ -100,7 +100,8 @@ __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
     }
     for (LiveTiles<false, GROUPS> walk(p, b, t, first_tile); walk.next(); ring.advance()) {
       if (!leader) continue;
-      ring.fill({walk.live, walk.frame, walk.tile});
+      ring.wait_free();
+      ring.announce({walk.live, walk.frame, walk.tile});
       char* const k = stage_memory + ring.stage * S::STAGE_BYTES;
       ptx::barrier_expect(ring.full(), S::STAGE_BYTES);
       load_tile<N>(k, maps.k, ring.full(), b, h, walk.frame, walk.tile * TILE);
@@ -110,7 +111,8 @@ __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
       load_tile<N>(k + TILE_BYTES, maps.v, ring.full(), b, h, walk.frame, walk.tile * TILE);
     }
     if (leader) {
-      ring.fill({0, 0, 0});
+      ring.wait_free();
+      ring.announce({0, 0, 0});
       ptx::barrier_arrive(ring.full());
     }
     return;
@@ -119,7 +121,7 @@ __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
   ptx::registers_grow<S::REGISTERS>();
   const char* const own_q = q + group * TILE_BYTES;
   const int row = t * p.P + (first_tile + group) * TILE;
-  const float scale = fmaxf(p.scale, 1e-30f), c = scale * LOG2E;  // 0 * -inf would be NaN
+  const float scale = fmaxf(p.scale, 1e-30f), c = scale * LOG2E;                   // 0 * -inf would be NaN
   float out[Shape<N>::COLUMNS / 2], top[2] = {-1e30f, -1e30f}, total[2] = {0, 0};  // -inf - -inf would be NaN
 #pragma unroll
   for (int i = 0; i < Shape<N>::COLUMNS / 2; ++i) out[i] = 0;

@@ -1,7 +1,7 @@
 // The kernels of graph attention as the op calls them: one pair of functions per path, each in a .cu of its own.
 #pragma once
-#include "common.cuh"
 #include "../common/launch.h"
+#include "common.cuh"
 
 namespace stgt {
 
@@ -29,13 +29,15 @@ template <class F> void specialize(const AttentionCall& call, F f) {
       call.wide ? f.template operator()<T, D, DROPOUT, true>() : f.template operator()<T, D, DROPOUT, false>();
     };
     const auto with_dim = [&]<int D>() {
-      call.p.drop_threshold ? with_dropout.template operator()<D, true>() : with_dropout.template operator()<D, false>();
+      call.p.drop_threshold ? with_dropout.template operator()<D, true>()
+                            : with_dropout.template operator()<D, false>();
     };
     if (call.p.D <= 64) return with_dim.template operator()<64>();
     if (call.p.D <= 88) return with_dim.template operator()<88>();
     with_dim.template operator()<128>();
   };
-  call.dtype == ScalarType::BFloat16 ? with_type.template operator()<ptx::bf16>() : with_type.template operator()<ptx::f16>();
+  call.dtype == ScalarType::BFloat16 ? with_type.template operator()<ptx::bf16>()
+                                     : with_type.template operator()<ptx::f16>();
 }
 
 // Half precision on Hopper, where all tensors suit its copy engine.

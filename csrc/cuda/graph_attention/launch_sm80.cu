@@ -1,6 +1,6 @@
 // Launches of graph attention's half-precision kernels for every GPU from sm_80 on.
-#include "bwd_sm80.cuh"
 #include "bwd_dweight_sm80.cuh"
+#include "bwd_sm80.cuh"
 #include "fwd_sm80.cuh"
 #include "launch.h"
 
@@ -31,9 +31,11 @@ void dweight_sm80(const AttentionCall& call) {
   const int64_t tiles = (call.p.P + TILE - 1) / TILE;
   const dim3 blocks = call.grid(int64_t(call.p.B) * call.p.T * tiles * (2 * call.p.W + 1) * tiles);
   specialize(call, [&]<class T, int D, bool DROPOUT, bool WIDE>() {
-    if constexpr (WIDE)  // there is no gradient of float16 weights
+    if constexpr (WIDE)
       call.launch(sm80::graph_attention_bwd_dweight_sm80<T, D, DROPOUT>, blocks, sm80::DWEIGHT_THREADS,
                   sm80::DWEIGHT_SHARED_BYTES<D>, call.p);
+    else
+      STGT_CHECK(call.op, false, "gradients of weights need weights in float32, got float16");
   });
 }
 

@@ -1,8 +1,8 @@
 // Launches of graph attention's kernels for Hopper.
+#include "../common/tensor_map.h"
 #include "bwd_sm90.cuh"
 #include "fwd_sm90.cuh"
 #include "launch.h"
-#include "../common/tensor_map.h"
 
 namespace stgt {
 namespace {
@@ -35,6 +35,11 @@ sm90::AttentionMaps tensor_maps(const AttentionCall& call) {
   return maps;
 }
 
+// For calls that fits_sm90 must have sent elsewhere.
+void refuse(const AttentionCall& call) {
+  STGT_CHECK(call.op, false, "Hopper's kernels take no dropout with D > 88, got D=", call.p.D);
+}
+
 template <class T, int N, int GROUPS, bool DROPOUT, bool WIDE>
 void forward(const AttentionCall& call, const sm90::AttentionMaps& maps) {
   using S = sm90::Forward<N, GROUPS, WIDE>;
@@ -60,7 +65,10 @@ void forward_sm90(const AttentionCall& call) {
     // The outputs of four groups do not fit the registers if heads are wide, and float32 weights leave them no stages.
     if constexpr (N <= 88 && !WIDE)
       if (call.p.T > 1 && call.p.P > 2 * TILE) return forward<T, N, 4, DROPOUT, WIDE>(call, maps);
-    if constexpr (N <= 88 || !DROPOUT) forward<T, N, 2, DROPOUT, WIDE>(call, maps);
+    if constexpr (N <= 88 || !DROPOUT)
+      forward<T, N, 2, DROPOUT, WIDE>(call, maps);
+    else
+      refuse(call);
   });
 }
 
@@ -75,6 +83,8 @@ void backward_sm90(const AttentionCall& call) {
                   Columns::SHARED_BYTES, call.p, maps);
       call.launch(sm90::graph_attention_bwd_dq_sm90<T, N, DROPOUT, WIDE>, blocks, Rows::THREADS, Rows::SHARED_BYTES,
                   call.p, maps);
+    } else {
+      refuse(call);
     }
   });
 }

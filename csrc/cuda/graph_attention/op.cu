@@ -10,7 +10,9 @@
 namespace stgt {
 namespace {
 
-Tensor last_contiguous(const Tensor& x) { return x.size(3) == 1 || x.stride(3) == 1 ? x : torch::stable::contiguous(x); }
+Tensor last_contiguous(const Tensor& x) {
+  return x.size(3) == 1 || x.stride(3) == 1 ? x : torch::stable::contiguous(x);
+}
 
 // Of a dimension of one element the stride does not matter, and 0 suits every kernel.
 Strides strides(const Tensor& x) {
@@ -141,7 +143,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tenso
     p.dweight = dweight.data_ptr();
   }
   const AttentionCall call{op, launch, q.scalar_type(), is_wide(q, weight), p};
-  compute_delta(call, dlse ? static_cast<const float*>(dlse->data_ptr()) : nullptr, static_cast<float*>(delta.data_ptr()));
+  compute_delta(call, dlse ? static_cast<const float*>(dlse->data_ptr()) : nullptr,
+                static_cast<float*>(delta.data_ptr()));
   if (call.dtype == ScalarType::Float) {
     backward_fp32(call);
     if (need_dweight) dweight_fp32(call);

@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(128, 2) spatio_temporal_graph_bwd_fp32(const _
 #pragma unroll
       for (int m = 0; m < 8; ++m) {
         const float4 a = *reinterpret_cast<const float4*>(g + (first_row + 8 * m) * S::G_PITCH + k);
-        float(&d)[4] = partial[m];
+        float (&d)[4] = partial[m];
         d[0] = fmaf(a.w, b[3].x, fmaf(a.z, b[2].x, fmaf(a.y, b[1].x, fmaf(a.x, b[0].x, d[0]))));
         d[1] = fmaf(a.w, b[3].y, fmaf(a.z, b[2].y, fmaf(a.y, b[1].y, fmaf(a.x, b[0].y, d[1]))));
         d[2] = fmaf(a.w, b[3].z, fmaf(a.z, b[2].z, fmaf(a.y, b[1].z, fmaf(a.x, b[0].z, d[2]))));

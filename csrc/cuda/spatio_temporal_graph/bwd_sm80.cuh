@@ -3,14 +3,15 @@
 //   dx_i = (g_i - (g_i . y_i) y_i) / |x_i|  with  y = x / |x|,  g_i = sum_j G_ij y_j,  G_ij = dW_ij + dW_ji on edges
 //
 // A block has 128 tokens i and 128 channels, a warp 32 tokens, and walks the tokens j of the band, 16 at a time, while
-// the next 16 are on their way. W and dW are float32. G is made in registers, where mma wants its left operand; y where x was copied to, by
-// the threads that copied it. And as g_i . y_i is sum_j G_ij W_ij, no block needs other channels than its own.
+// the next 16 are on their way. W and dW are float32. G is made in registers, where mma wants its left operand; y where
+// x was copied to, by the threads that copied it. And as g_i . y_i is sum_j G_ij W_ij, no block needs other channels
+// than its own.
 //
 // G becomes T for the products. Gradients are often smaller than the smallest float16, so that there G is multiplied by
 // a power of two which brings the largest of all gradients near 2^12, and its sums are divided by it.
 #pragma once
-#include "common.cuh"
 #include "../common/weights.cuh"
+#include "common.cuh"
 
 namespace stgt::graph {
 
@@ -37,9 +38,11 @@ template <class T> STGT_DEVICE void scale(uint32_t& pair, float factor) {
 constexpr int LARGEST_THREADS = 256;
 
 // Sets the word at `largest`, which is 0 before, to the bits of the largest |x|. Any number of blocks.
-__global__ void __launch_bounds__(LARGEST_THREADS) spatio_temporal_graph_bwd_largest(const float* x, int64_t size, uint32_t* largest) {
+__global__ void __launch_bounds__(LARGEST_THREADS)
+    spatio_temporal_graph_bwd_largest(const float* x, int64_t size, uint32_t* largest) {
   float own = 0;
-  for (int64_t i = int64_t(blockIdx.x) * LARGEST_THREADS + threadIdx.x; i < size; i += int64_t(gridDim.x) * LARGEST_THREADS)
+  for (int64_t i = int64_t(blockIdx.x) * LARGEST_THREADS + threadIdx.x; i < size;
+       i += int64_t(gridDim.x) * LARGEST_THREADS)
     own = fmaxf(own, fabsf(x[i]));
 #pragma unroll
   for (int mask = 16; mask > 0; mask /= 2) own = fmaxf(own, ptx::shuffle_xor(own, mask));
@@ -69,8 +72,9 @@ __global__ void __launch_bounds__(128, 2) spatio_temporal_graph_bwd_sm80(const _
       const int64_t other = block.frame + at.offset - p.W, edge = p.edge(block.frame, block.row, at.offset, at.column);
       stage.weight.template copy_async<S::THREADS>({weight + edge, stride, p.P - block.row, p.P - at.column});
       stage.dweight.template copy_async<S::THREADS>({p.dweight + edge, stride, p.P - block.row, p.P - at.column});
-      stage.mirror.template copy_async<S::THREADS>({p.dweight + p.edge(other, at.column, 2 * p.W - at.offset, block.row),
-                                                    stride, p.P - at.column, p.P - block.row});
+      stage.mirror.template copy_async<S::THREADS>(
+          {p.dweight + p.edge(other, at.column, 2 * p.W - at.offset, block.row), stride, p.P - at.column,
+           p.P - block.row});
       const uint16_t* const x = p.tokens<uint16_t>(other, at.column) + block.channel;
       stage.y.template copy_async<S::THREADS>({x, p.C, p.P - at.column, p.C - block.channel});
     }

@@ -16,17 +16,17 @@ namespace stgt::graph {
 constexpr int TILE = 64;  // tokens of one frame per tile of `live`
 
 struct GraphParams {
-  int B, T, P, C, W;    // W: the window; the band has 2W+1 frames
+  int B, T, P, C, W;  // W: the window; the band has 2W+1 frames
   float threshold;
-  const void* x;        // (B, T, P, C) contiguous
-  void* weight;         // (B, T, P, 2W+1, P), written forward: float32, or float16 if x is half-precision as well
-  bool* live;           // (B, T, tiles, 2W+1, tiles), written forward
-  float* inv_norm;      // (B, T, P), NaN before the forward pass writes it: 1 / |x|, 0 for a token that is not finite
-                        // and for one of zeros
-  uint32_t* last_block; // forward: the number of the block that started last, -1 before the first
-  const float* dweight; // backward: like weight, which is float32 then
-  const uint32_t* largest; // backward, for float16 x: the bits of max |dweight|; else null
-  void* dx;             // backward, written: like x
+  const void* x;         // (B, T, P, C) contiguous
+  void* weight;          // (B, T, P, 2W+1, P), written forward: float32, or float16 if x is half-precision as well
+  bool* live;            // (B, T, tiles, 2W+1, tiles), written forward
+  float* inv_norm;       // (B, T, P), NaN before the forward pass writes it: 1 / |x|, 0 for a token that is not finite
+                         // and for one of zeros
+  uint32_t* last_block;  // forward: the number of the block that started last, -1 before the first
+  const float* dweight;  // backward: like weight, which is float32 then
+  const uint32_t* largest;  // backward, for float16 x: the bits of max |dweight|; else null
+  void* dx;                 // backward, written: like x
 
   STGT_DEVICE int tiles() const { return (P + TILE - 1) / TILE; }
   STGT_DEVICE int band() const { return 2 * W + 1; }
@@ -38,8 +38,8 @@ struct GraphParams {
   STGT_DEVICE int64_t edge(int64_t frame, int row, int offset, int column) const {
     return ((frame * P + row) * band() + offset) * P + column;
   }
-  // Which part of the forward pass's work is this block's: its place in the order in which blocks start. By all threads.
-  // shared: any four bytes of shared memory, free again afterwards.
+  // Which part of the forward pass's work is this block's: its place in the order in which blocks start. By all
+  // threads. shared: any four bytes of shared memory, free again afterwards.
   STGT_DEVICE int next_block(void* shared) const {
     uint32_t* const number = static_cast<uint32_t*>(shared);
     if (threadIdx.x == 0) *number = atomicAdd(last_block, 1) + 1;
@@ -67,8 +67,8 @@ template <int ROWS, int COLUMNS> struct Block {
   int offset, mirror_offset;        // the column frame in the row frame's band, and the reverse
   int row, column, end;             // first tokens; one past the last column, a multiple of TILE
   bool in_clip;
-  bool needed;                      // within a frame, what lies below the diagonal is the mirror of what lies above
-  bool diagonal;                    // columns start with the rows themselves
+  bool needed;    // within a frame, what lies below the diagonal is the mirror of what lies above
+  bool diagonal;  // columns start with the rows themselves
 
   // Block number `index` of the work. Of one frame, the last rows come first, and of those the block with the diagonal:
   // nobody waits for a later block.

@@ -2,8 +2,8 @@
 // the same products. A block's edges are staged in shared memory, as they are and transposed, and stored in whole rows.
 // Float32 weights (WIDE) would not fit there. They go to memory from where they are: 32 bytes of a row at a time.
 #pragma once
-#include "common.cuh"
 #include "../common/tile.cuh"
+#include "common.cuh"
 
 namespace stgt::graph {
 
@@ -89,7 +89,8 @@ template <int ROWS, int COLUMNS, int WARPS, bool WIDE> class Edges {
       straight_.template store<THREADS>(
           {weight + p_.edge(block_.row_frame, block_.row, block_.offset, block_.column), stride, rows, columns}, above);
       mirror_.template store<THREADS>(
-          {weight + p_.edge(block_.column_frame, block_.column, block_.mirror_offset, block_.row), stride, columns, rows},
+          {weight + p_.edge(block_.column_frame, block_.column, block_.mirror_offset, block_.row), stride, columns,
+           rows},
           below);
     }
     for (int i = threadIdx.x; i < ROWS / TILE * ACROSS; i += THREADS) {

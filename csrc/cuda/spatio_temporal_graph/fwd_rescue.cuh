@@ -1,8 +1,8 @@
-// Edges of tokens that are so large or so small that their squares over- or underflow float32. The forward kernels leave
-// them out, with an inverse norm of 0. Features have no such tokens: then this kernel reads the norms, and ends.
+// Edges of tokens that are so large or so small that their squares over- or underflow float32. The forward kernels
+// leave them out, with an inverse norm of 0. Features have no such tokens: then this kernel reads the norms, and ends.
 //
-// A warp computes all edges of such a token with the tokens of its band, all times powers of two that bring each token's
-// largest channel between 1/2 and 1. Two such tokens compute the edge between them twice, to the same bits.
+// A warp computes all edges of such a token with the tokens of its band, all times powers of two that bring each
+// token's largest channel between 1/2 and 1. Two such tokens compute the edge between them twice, to the same bits.
 #pragma once
 #include "common.cuh"
 
@@ -77,7 +77,8 @@ STGT_DEVICE void write_edge(const GraphParams& p, int64_t frame, int row, int of
 // T: float or ptx::bf16; float16 has no such tokens. WIDE: float32 weights. blocks: B T ceil(P / 64), after the forward
 // kernel. A warp looks at every fourth of a tile's tokens.
 template <class T, bool WIDE>
-__global__ void __launch_bounds__(RESCUE_THREADS) spatio_temporal_graph_fwd_rescue(const __grid_constant__ GraphParams p) {
+__global__ void __launch_bounds__(RESCUE_THREADS)
+    spatio_temporal_graph_fwd_rescue(const __grid_constant__ GraphParams p) {
   const int64_t frame = blockIdx.x / p.tiles();
   const int first = int(blockIdx.x % p.tiles()) * TILE, t = int(frame % p.T), lane = threadIdx.x % 32;
   for (int i = first + threadIdx.x / 32; i < min(first + TILE, p.P); i += RESCUE_THREADS / 32) {

@@ -84,7 +84,8 @@ STGT_DEVICE void rows_by_columns(const GraphParams& p, const ForwardSm90::Block&
   ptx::sync_named(S::NORMS, S::THREADS - 32);  // all norms are here, and nobody reads the ring any more
 #pragma unroll
   for (int tile = 0; tile < N / TILE; ++tile) {
-    const bool edge = edges.template add<8>(&d[32 * tile], row + 16 * warp, column + TILE * tile, tile == 0 && block.diagonal);
+    const bool edge =
+        edges.template add<8>(&d[32 * tile], row + 16 * warp, column + TILE * tile, tile == 0 && block.diagonal);
     edges.mark(row, column + TILE * tile, warp, edge);
   }
 }
@@ -122,7 +123,7 @@ __global__ void __launch_bounds__(384, 1)
     if (threadIdx.x >= 256 + 32) {
       norms.gather(p, block, threadIdx.x - 256 - 32, 96);
       ptx::sync_named(S::NORMS, S::THREADS - 32);
-    } else if (threadIdx.x == 256) {
+    } else if (ptx::elect()) {
       const int panels = column_panels + (block.diagonal ? 0 : row_panels);
       for (int channel = 0; channel < p.C; channel += S::DEPTH, ring.advance()) {
         uint64_t* const full = &ring.full[ring.stage];

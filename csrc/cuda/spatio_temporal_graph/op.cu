@@ -1,12 +1,12 @@
 // spatio_temporal_graph_fwd and spatio_temporal_graph_bwd for CUDA tensors: checks, outputs, the choice of a kernel.
 #include "../common/launch.h"
-#include "bwd_sm80.cuh"
+#include "../common/tensor_map.h"
 #include "bwd_fp32.cuh"
+#include "bwd_sm80.cuh"
 #include "fwd_fp32.cuh"
+#include "fwd_rescue.cuh"
 #include "fwd_sm80.cuh"
 #include "fwd_sm90.cuh"
-#include "fwd_rescue.cuh"
-#include "../common/tensor_map.h"
 
 #include <algorithm>
 #include <climits>
@@ -126,8 +126,9 @@ Tensor backward(Tensor dweight, Tensor x, Tensor weight, Tensor inv_norm) {
     case ScalarType::Half:
       launch.fill_bytes(largest.data_ptr(), 0, sizeof(float));
       p.largest = static_cast<const uint32_t*>(largest.data_ptr());
-      launch(graph::spatio_temporal_graph_bwd_largest, grid(op, std::min<int64_t>(ceil_div(dweight.numel(), 4096), 1024)),
-             graph::LARGEST_THREADS, 0, p.dweight, dweight.numel(), static_cast<uint32_t*>(largest.data_ptr()));
+      launch(graph::spatio_temporal_graph_bwd_largest,
+             grid(op, std::min<int64_t>(ceil_div(dweight.numel(), 4096), 1024)), graph::LARGEST_THREADS, 0, p.dweight,
+             dweight.numel(), static_cast<uint32_t*>(largest.data_ptr()));
       backward_with<graph::Backward>(op, launch, p, graph::spatio_temporal_graph_bwd_sm80<ptx::f16>);
       break;
     default: backward_with<graph::BackwardFp32>(op, launch, p, graph::spatio_temporal_graph_bwd_fp32);

@@ -97,7 +97,7 @@ inline char* shared;
 inline size_t shared_bytes;
 inline std::map<std::pair<int, int>, Meeting> meetings;  // by kind and number
 inline std::map<uint64_t*, Barrier> barriers;
-inline std::deque<std::function<void()>> transfers;      // of the tensor copy engine
+inline std::deque<std::function<void()>> transfers;  // of the tensor copy engine
 inline std::function<void()> kernel;
 inline bool progress;
 

@@ -34,10 +34,16 @@ template <> inline uint16_t narrow<bf16>(float x) {
 }
 template <> inline uint16_t narrow<f16>(float x) { return std::bit_cast<uint16_t>(_Float16(x)); }
 
-template <class T> uint32_t pack(float first, float second) { return narrow<T>(first) | uint32_t(narrow<T>(second)) << 16; }
-template <class T> float2 unpack(uint32_t packed) { return {widen<T>(uint16_t(packed)), widen<T>(uint16_t(packed >> 16))}; }
+template <class T> uint32_t pack(float first, float second) {
+  return narrow<T>(first) | uint32_t(narrow<T>(second)) << 16;
+}
+template <class T> float2 unpack(uint32_t packed) {
+  return {widen<T>(uint16_t(packed)), widen<T>(uint16_t(packed >> 16))};
+}
 
-inline uint32_t nonzero_mask(uint32_t pair) { return (pair & 0x7fff ? 0xffffu : 0) | (pair >> 16 & 0x7fff ? 0xffff0000u : 0); }
+inline uint32_t nonzero_mask(uint32_t pair) {
+  return (pair & 0x7fff ? 0xffffu : 0) | (pair >> 16 & 0x7fff ? 0xffff0000u : 0);
+}
 inline void where_nonzero(uint32_t pair, float& first, float& second, float otherwise) {
   first = pair & 0x7fff ? first : otherwise, second = pair >> 16 & 0x7fff ? second : otherwise;
 }
@@ -49,7 +55,11 @@ inline char* shared_memory() { return e::shared; }
 inline uint32_t shared_address(const void* p) { return uint32_t(static_cast<const char*>(p) - e::shared); }
 
 template <class V> V shuffled(V x, int from, const char* name) {
-  struct Data { V value; int from; V result; } data{x, from, x};
+  struct Data {
+    V value;
+    int from;
+    V result;
+  } data{x, from, x};
   e::meet_warp(name, &data, [](auto& calls) {
     for (auto& call : calls) {
       auto* own = static_cast<Data*>(call.data);
@@ -61,7 +71,10 @@ template <class V> V shuffled(V x, int from, const char* name) {
 inline float shuffle_xor(float x, int mask) { return shuffled(x, (e::current->index % 32) ^ mask, "shuffle_xor"); }
 inline int shuffle(int x, int lane) { return shuffled(x, lane, "shuffle"); }
 inline uint32_t ballot(bool x) {
-  struct Data { bool value; uint32_t result; } data{x, 0};
+  struct Data {
+    bool value;
+    uint32_t result;
+  } data{x, 0};
   e::meet_warp("ballot", &data, [](auto& calls) {
     uint32_t result = 0;
     for (int l = 0; l < 32; ++l) result |= uint32_t(static_cast<Data*>(calls[l].data)->value) << l;
@@ -70,9 +83,15 @@ inline uint32_t ballot(bool x) {
   return data.result;
 }
 inline int first_bit(uint32_t x) { return std::countr_zero(x); }
-inline void sync_warp() { e::meet_warp("sync_warp", nullptr, [](auto&) {}); }
-inline void sync_threads() { e::meet(2, 0, e::block_size, "sync_threads", nullptr, [](auto&) {}); }
-inline void sync_named(int barrier, int threads) { e::meet(2, barrier, threads, "sync_named", nullptr, [](auto&) {}); }
+inline void sync_warp() {
+  e::meet_warp("sync_warp", nullptr, [](auto&) {});
+}
+inline void sync_threads() {
+  e::meet(2, 0, e::block_size, "sync_threads", nullptr, [](auto&) {});
+}
+inline void sync_named(int barrier, int threads) {
+  e::meet(2, barrier, threads, "sync_named", nullptr, [](auto&) {});
+}
 
 template <int BYTES = 16> void copy_async(void* shared, const void* global, bool valid) {
   e::check_shared(shared, BYTES, BYTES);
@@ -89,7 +108,10 @@ template <int PENDING> void copy_async_wait() {
 
 template <bool TRANSPOSE = false> void load_matrices(uint32_t (&r)[4], const void* row) {
   e::check_shared(row, 16, 16);
-  struct Data { const char* row; uint32_t* r; } data{static_cast<const char*>(row), r};
+  struct Data {
+    const char* row;
+    uint32_t* r;
+  } data{static_cast<const char*>(row), r};
   e::meet_warp(TRANSPOSE ? "load_matrices transposed" : "load_matrices", &data, [](auto& calls) {
     uint16_t values[4][8][8];
     for (int l = 0; l < 32; ++l) memcpy(values[l / 8][l % 8], static_cast<Data*>(calls[l].data)->row, 16);
@@ -131,7 +153,11 @@ template <class T> void read_left(float (&left)[16][16], int lane, const uint32_
 }
 
 template <class T> void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  struct Data { float* d; const uint32_t* a; uint32_t b[2]; } data{d, a, {b0, b1}};
+  struct Data {
+    float* d;
+    const uint32_t* a;
+    uint32_t b[2];
+  } data{d, a, {b0, b1}};
   e::meet_warp("mma", &data, [](auto& calls) {
     float left[16][16], right[16][8];
     for (int l = 0; l < 32; ++l) {

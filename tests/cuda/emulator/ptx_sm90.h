@@ -1,7 +1,8 @@
 // Takes the place of csrc/cuda/common/ptx_sm90.cuh for the emulator (block.h).
 //
 // What cannot be seen here:
-// - Missing proxy fences. barrier_init_fence, fence_shared and tma_store_wait do nothing, since all memory is written at
+// - Missing proxy fences. barrier_init_fence, fence_shared and tma_store_wait do nothing, since all memory is written
+// at
 //   once for every reader.
 // - Missing fences of registers: wgmma_fence and wgmma_registers only bring the threads together.
 // - Whether the registers that registers_grow asks for exist.
@@ -23,7 +24,8 @@ inline uint64_t swizzle_width(uint64_t kind) { return kind == 1 ? 128 : kind == 
 // does, for the descriptor's base offset is 0; and if it is not K-major, it has whole panels.
 inline void check_operand(uint64_t descriptor, int size, bool transposed) {
   const uint64_t start = (descriptor & 0x3fff) << 4, width = swizzle_width(descriptor >> 62);
-  if (start % (8 * width) >= (transposed ? 1 : width)) fail("an operand that does not start where the swizzle's pattern does");
+  if (start % (8 * width) >= (transposed ? 1 : width))
+    fail("an operand that does not start where the swizzle's pattern does");
   if (transposed && 2 * size % width) fail("an operand with part of a panel");
 }
 
@@ -48,6 +50,12 @@ inline uint16_t operand(uint64_t descriptor, int mn, int k, bool transposed) {
 }  // namespace stgt::emulator
 
 namespace stgt::ptx {
+
+// The hardware promises no particular thread, so this one is not the first.
+inline bool elect() {
+  e::meet_warp("elect", nullptr, [](auto&) {});
+  return e::current->index % 32 == 21;
+}
 
 inline void barrier_init(uint64_t* barrier, int arrivals) {
   e::check_shared(barrier, 8, 8);
@@ -76,7 +84,7 @@ struct TensorMap {  // what tensor_map.h encodes for the GPU: innermost dimensio
   int rank, element_bytes;
   int64_t size[5], stride[5];  // strides in bytes
   int box[5];
-  uint64_t swizzle;            // as ptx::Swizzle; 0: none
+  uint64_t swizzle;  // as ptx::Swizzle; 0: none
 };
 
 inline void tma_prefetch(const TensorMap&) {}
@@ -86,7 +94,8 @@ inline void tma_load_box(void* shared, const TensorMap& map, uint64_t* barrier, 
   for (int i = 0; i < map.rank; ++i) bytes *= map.box[i];
   e::check_shared(shared, bytes, map.swizzle ? 128 : 16);
   if (map.box[0] * map.element_bytes % 16) e::fail("a box whose rows are no multiple of 16 bytes");
-  if (map.swizzle && uint64_t(map.box[0] * map.element_bytes) > e::swizzle_width(map.swizzle)) e::fail("a box wider than its swizzle");
+  if (map.swizzle && uint64_t(map.box[0] * map.element_bytes) > e::swizzle_width(map.swizzle))
+    e::fail("a box wider than its swizzle");
   for (int i = 1; i < map.rank; ++i)
     if (map.stride[i] % 16) e::fail("a stride that is no multiple of 16 bytes");
   if (reinterpret_cast<uintptr_t>(map.base) % 16) e::fail("a tensor that does not start at a multiple of 16 bytes");
@@ -131,8 +140,12 @@ inline void tma_store(const TensorMap& map, const void* shared, int c0, int c1, 
 inline void tma_store_wait() {}
 inline void fence_shared() {}
 
-template <int N> void registers_grow() { e::meet_warpgroup("registers_grow", nullptr, [](auto&) {}); }
-template <int N> void registers_shrink() { e::meet_warpgroup("registers_shrink", nullptr, [](auto&) {}); }
+template <int N> void registers_grow() {
+  e::meet_warpgroup("registers_grow", nullptr, [](auto&) {});
+}
+template <int N> void registers_shrink() {
+  e::meet_warpgroup("registers_shrink", nullptr, [](auto&) {});
+}
 
 enum class Swizzle : uint64_t { B128 = 1, B64 = 2, B32 = 3 };
 
@@ -185,7 +198,9 @@ inline void wgmma_run(size_t keep) {  // all but the last `keep` groups
   });
 }
 
-inline void wgmma_fence() { e::meet_warpgroup("wgmma_fence", nullptr, [](auto&) {}); }
+inline void wgmma_fence() {
+  e::meet_warpgroup("wgmma_fence", nullptr, [](auto&) {});
+}
 inline void wgmma_commit() {
   e::current->products.emplace_back();
   if (e::eager) wgmma_run(0);
