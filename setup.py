@@ -1,5 +1,6 @@
-"""Builds stgt_kernels._C, and stgt_kernels._cuda as STGT_BUILD_CUDA=auto|0|1 says (auto: where nvcc and CUDA are).
+"""Builds stgt_kernels._C and stgt_kernels._cuda, the kernels for CPUs and for CUDA GPUs.
 
+STGT_BUILD_CUDA=0 leaves _cuda out, 1 requires it, and auto builds it if nvcc and a CUDA build of torch are here.
 TORCH_CUDA_ARCH_LIST names the GPUs that _cuda is built for, as for PyTorch's own extensions. STGT_SANITIZE=1 builds _C
 with sanitizers, for `make sanitize`: only a process that preloads them can import it.
 """
@@ -13,7 +14,8 @@ from pathlib import Path
 import setuptools
 
 TORCH_TARGET = "2.10"  # the oldest torch whose stable ABI the extensions use
-# The A100 and what is compatible with it; in PTX, which drivers compile, also all that is newer; and Hopper's own.
+# Machine code for the A100 and GPUs that are compatible with it, PTX that drivers compile for all newer GPUs, and
+# machine code with Hopper's own instructions.
 CUDA_ARCHITECTURES = "8.0+PTX 9.0a"
 
 major, minor = TORCH_TARGET.split(".")
@@ -22,7 +24,7 @@ warnings = ["-Wall", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-maybe-uninit
 flags = ["-O3", "-std=c++20", "-fvisibility=hidden", "-g0", *warnings, target]
 # The first fault ends the process. More optimization would make these builds take many minutes.
 sanitizer_flags = ["-O1", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-# No --use_fast_math: float32 is exact. The line numbers, which cost nothing, are for profilers and sanitizers.
+# There is no --use_fast_math, so float32 is exact. The line numbers cost nothing and are for profilers and sanitizers.
 nvcc_flags = ["-O3", "-std=c++20", "-lineinfo", "--threads=2", "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden", target]
 
 
@@ -35,15 +37,18 @@ def require(command: str, package: str) -> None:
 
 
 def cuda_home() -> str:
-    """Where CUDA is, as the nvcc on PATH says."""
+    """Returns the folder of CUDA that the nvcc on PATH belongs to."""
     command = ["nvcc", "--dryrun", "-x", "cu", "-c", os.devnull]
     said = subprocess.run(command, capture_output=True, text=True).stderr
     return str(Path(re.search(r"#\$ TOP=(.*)", said)[1]).resolve())
 
 
 def build_tools():
-    """torch's cpp_extension, and where pybind11's headers are: those that torch 2.11 brings refuse the stable ABI."""
-    # torch would take the folder above nvcc's, which may be a link or a script
+    """Returns torch's cpp_extension and the folder of pybind11's headers.
+
+    torch has such headers, too, but those of torch 2.11 refuse the stable ABI.
+    """
+    # torch would take the folder above that of nvcc, but nvcc may be a link or a script
     if "CUDA_HOME" not in os.environ and "CUDA_PATH" not in os.environ and shutil.which("nvcc"):
         os.environ["CUDA_HOME"] = cuda_home()
     try:
@@ -74,9 +79,9 @@ def builds_cuda(cpp_extension) -> bool:
 
 
 def cuda_architectures(listed: str) -> list[str]:
-    """The GPUs to build for, out of a TORCH_CUDA_ARCH_LIST: each as 8.6, 8.6+PTX or 9.0a.
+    """Returns the GPUs to build for from a TORCH_CUDA_ARCH_LIST, each as 8.6, 8.6+PTX or 9.0a.
 
-    Older ones than 8.0 are left out. A 9.0 becomes 9.0a: every such GPU runs it, and nothing else has its instructions.
+    GPUs before 8.0 are left out. 9.0 becomes 9.0a: all such GPUs run it, and no other GPU has its instructions.
     """
     chosen = []
     for name in listed.replace(";", " ").split():
@@ -94,7 +99,7 @@ def cuda_architectures(listed: str) -> list[str]:
 
 
 def code_for(architecture: str) -> list[str]:
-    """nvcc's options for one of them: machine code, and with +PTX what drivers compile for newer GPUs."""
+    """Returns nvcc's options for one of them: machine code and, with +PTX, code that drivers compile for newer GPUs."""
     number = architecture.removesuffix("+PTX").replace(".", "")
     options = [f"-gencode=arch=compute_{number},code=sm_{number}"]
     if architecture.endswith("+PTX"):

@@ -1,5 +1,5 @@
-// Checks of an op's arguments, whose messages start with the op's name. The Python functions check first and better;
-// these keep a direct call through torch.ops from reading out of bounds.
+// Checks of an op's arguments. Their messages start with the op's name. The Python functions check first, with better
+// messages; these checks keep a direct call through torch.ops from reading out of bounds.
 #pragma once
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -33,8 +33,8 @@ inline ScalarType accumulator_dtype(ScalarType features) {
   return features == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// Weights of half-precision features, whichever half that is, are kept in float16, or in float32 where they are
-// differentiable, for their gradients have the weights' dtype and would vanish in float16.
+// The weights of half-precision features (bfloat16 or float16) are float16. They are float32 if they are
+// differentiable, since their gradients have the same dtype, and would vanish in float16.
 inline ScalarType weight_dtype(ScalarType features, bool differentiable) {
   const bool half = features != ScalarType::Float && features != ScalarType::Double;
   return half && !differentiable ? ScalarType::Half : accumulator_dtype(features);

@@ -1,4 +1,4 @@
-// Every op's schema, once, and the Python module that loads them.
+// The schemas of all ops, and the Python module that loads the CPU kernels.
 #include <pybind11/pybind11.h>
 #include <torch/csrc/stable/library.h>
 
@@ -19,7 +19,7 @@ STABLE_TORCH_LIBRARY(stgt_kernels, m) {
 }
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "CPU kernels; importing it registers torch.ops.stgt_kernels";
+  m.doc() = "CPU kernels. Importing this module registers torch.ops.stgt_kernels.";
   m.def(
       "build_info",
       [] {
@@ -31,5 +31,6 @@ PYBIND11_MODULE(_C, m) {
         info["cpu_isa"] = stgt::kernels().name;
         return info;
       },
-      "Compiler, flags, CUDA architectures ('' if none), oldest torch served, and the CPU instruction set in use.");
+      "The compiler, its flags, the CUDA architectures ('' if none), the oldest torch that works, and the CPU "
+      "instruction set in use.");
 }

@@ -1,10 +1,11 @@
-// Plain arguments of the CPU kernels: what crosses from the checked, registered ops to the code of one instruction set.
+// Plain arguments of the CPU kernels. The registered ops check their tensors, and hand these structs to the code of one
+// instruction set.
 #pragma once
 #include <cstdint>
 
 namespace stgt {
 
-constexpr int64_t TILE = 64;        // tokens of one frame per block of rows or columns; the graph's `live` map uses it
+constexpr int64_t TILE = 64;        // tokens of one frame in a block of rows or columns, and in a tile of `live`
 constexpr int64_t ROW_BLOCK = 256;  // rows of one frame per task
 
 enum class Dtype { f32, f64, bf16, f16 };
@@ -23,10 +24,10 @@ struct Heads {
 
 struct GraphAttentionArgs {
   Dtype dtype;
-  bool half_weight;          // weight is float16, and not of the accumulator's type
+  bool half_weight;          // whether weight is float16; otherwise it has the accumulator's type
   int64_t B, H, T, P, W, D;  // W: the window; the band has 2W+1 frames
   double scale;
-  uint32_t drop_threshold;  // of 65536; 0: no dropout
+  uint32_t drop_threshold;  // an edge is dropped if its 16 random bits are below it; 0: no dropout
   uint64_t seed;
   Heads q, k, v;
   const void* weight;  // (B, T, P, 2W+1, P) contiguous: float, double, or float16 if q is half-precision as well
@@ -34,10 +35,10 @@ struct GraphAttentionArgs {
   Heads out;           // written forward, read backward
   void* lse;           // (B, H, N) contiguous, float or double: written forward, read backward
   Heads dout;          // backward
-  const void* dlse;    // (B, H, N) contiguous, like lse; null: zero
-  void* delta;         // (B, H, N) contiguous, like lse; written, for dweight to read
+  const void* dlse;    // (B, H, N) contiguous, like lse; null stands for zeros
+  void* delta;         // (B, H, N) contiguous, like lse; written, and read for dweight
   Heads dq, dk, dv;    // written
-  void* dweight;       // like weight, which is not float16 then; zeroed before; null: not asked
+  void* dweight;       // like weight, which then is not float16; zeros before the call; null if not wanted
 
   int64_t tiles() const { return ceil_div(P, TILE); }
   int64_t band() const { return 2 * W + 1; }
@@ -50,14 +51,14 @@ struct GraphAttentionArgs {
 
 struct SpatioTemporalGraphArgs {
   Dtype dtype;
-  bool half_weight;  // weight is float16, and not of the accumulator's type: forward only
+  bool half_weight;  // forward: whether weight is float16; otherwise it has the accumulator's type
   int64_t B, T, P, C, W;
   double threshold;
   const void* x;        // (B, T, P, C) contiguous
   void* weight;         // (B, T, P, 2W+1, P)
   bool* live;           // (B, T, tiles, 2W+1, tiles)
   void* inv_norm;       // (B, T, P), float or double; 0 for a token of zeros and for one that is not finite
-  bool* out_of_range;   // forward: set if squares of a finite token over- or underflow
+  bool* out_of_range;   // forward: set to true if squares of a finite token over- or underflow
   const void* dweight;  // backward, like weight
   void* dx;             // like x
 
@@ -65,10 +66,11 @@ struct SpatioTemporalGraphArgs {
   int64_t band() const { return 2 * W + 1; }
 };
 
-// One instruction set's kernels. Each runs tasks [begin, end) with a workspace of its own, of the size asked for.
+// The kernels of one instruction set. Each runs the tasks [begin, end), and needs a workspace of as many bytes as its
+// function with the name `..._workspace` returns.
 struct Kernels {
   const char* name;
-  int64_t (*graph_attention_fwd_workspace)(const GraphAttentionArgs&);  // bytes
+  int64_t (*graph_attention_fwd_workspace)(const GraphAttentionArgs&);
   void (*graph_attention_fwd)(const GraphAttentionArgs&, int64_t begin, int64_t end, char* workspace);
   int64_t (*graph_attention_bwd_workspace)(const GraphAttentionArgs&);
   void (*graph_attention_bwd)(const GraphAttentionArgs&, int64_t begin, int64_t end, char* workspace);
@@ -82,6 +84,6 @@ struct Kernels {
   void (*spatio_temporal_graph_bwd)(const SpatioTemporalGraphArgs&, int64_t begin, int64_t end, char* workspace);
 };
 
-const Kernels& kernels();  // of the best instruction set that this machine runs
+const Kernels& kernels();  // those of the best instruction set that this machine runs
 
 }  // namespace stgt

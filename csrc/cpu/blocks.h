@@ -5,7 +5,7 @@
 
 namespace stgt::STGT_ISA {
 
-// Hands out aligned pieces of a workspace; from a null base it only measures.
+// Hands out aligned pieces of a workspace. With a null base it only measures how many bytes are needed.
 struct Arena {
   char* base;
   int64_t used = 0;
@@ -18,7 +18,8 @@ struct Arena {
 
 template <class A> constexpr bool finite(A x) { return x - x == 0; }
 
-// The element of a product's operands for inputs stored as S and summed up as A, and how far it reaches along K.
+// The type of the elements of a product's operands, for inputs that are stored as S and summed up as A. `reach` is the
+// number of values along K that one element holds.
 template <class S, class A> struct Operand { typedef A type; };
 #ifdef STGT_BF16_PAIRS
 template <> struct Operand<bfloat16, float> { typedef bfloat16x2 type; };
@@ -27,7 +28,7 @@ template <class E> inline constexpr int64_t reach = 1;
 template <> inline constexpr int64_t reach<bfloat16x2> = 2;
 template <class E> constexpr int64_t steps(int64_t K) { return (K + reach<E> - 1) / reach<E>; }
 
-// Left operand, contracted along D: dst (rows, steps(D)).
+// Packs a left operand that is contracted along D: dst (rows, steps(D)).
 template <class E, class S>
 inline void pack_left(const S* src, int64_t stride, int64_t rows, int64_t D, E* dst) {
   for (int64_t r = 0; r < rows; ++r, src += stride, dst += steps<E>(D)) {
@@ -40,7 +41,7 @@ inline void pack_left(const S* src, int64_t stride, int64_t rows, int64_t D, E* 
   }
 }
 
-// lanes<E> consecutive steps of one row.
+// Loads lanes<E> consecutive steps of one row.
 template <class E, class S> STGT_INLINE vec<E> load_steps(const S* row, int64_t k) {
   if constexpr (reach<E> == 1)
     return load_wide<E>(row + k);
@@ -60,13 +61,14 @@ inline void pack_steps(const S* src, int64_t stride, int64_t rows, int64_t D, E*
     }
 }
 
-// Right operand, contracted along D: dst (steps(D), TILE), columns rows..TILE zero.
+// Packs a right operand that is contracted along D: dst (steps(D), TILE), where the columns from `rows` on are zero.
 template <class E, class S>
 inline void pack_right_transposed(const S* src, int64_t stride, int64_t rows, int64_t D, E* dst) {
   const int64_t K = steps<E>(D), whole = D / reach<E>;
   if (rows < TILE) memset(dst, 0, K * TILE * sizeof(E));
   if (rows >= lanes<E> && whole >= lanes<E>) {
-    // Squares of one vector by one vector; the last ones overlap those before rather than hang over the edge.
+    // This transposes squares of one vector by one vector. The last ones overlap those before them, so that none
+    // reaches over the edge.
     for (int64_t r = 0; r < rows; r += lanes<E>)
       for (int64_t k = 0; k < whole; k += lanes<E>) {
         const int64_t r0 = least(r, rows - lanes<E>), k0 = least(k, whole - lanes<E>);
@@ -83,9 +85,9 @@ inline void pack_right_transposed(const S* src, int64_t stride, int64_t rows, in
   }
 }
 
-// Right operand, contracted along the rows: dst (steps(rows), ld), columns D..ld zero. An element that is not finite
-// becomes 0, for 0 * NaN would reach rows that have no edge to it; returns whether there was one (add_nonfinite then
-// puts it back).
+// Packs a right operand that is contracted along the rows: dst (steps(rows), ld), where the columns from D on are zero.
+// An element that is not finite becomes 0, since 0 * NaN would reach rows that have no edge to it. Returns whether
+// there was such an element; add_nonfinite then adds its products.
 template <class E, class S>
 inline bool pack_right(const S* src, int64_t stride, int64_t rows, int64_t D, E* dst, int64_t ld) {
   for (int64_t r = 0; r < rows; r += reach<E>)
@@ -108,7 +110,7 @@ inline bool pack_right(const S* src, int64_t stride, int64_t rows, int64_t D, E*
       for (int64_t i = 0; i < rows * ld; ++i)
         if (!finite(dst[i])) dst[i] = 0;
   } else {
-    uint16_t* bits = (uint16_t*)dst;  // all exponent bits set: not finite
+    uint16_t* bits = (uint16_t*)dst;  // a value whose exponent bits are all set is not finite
     uint32_t found = 0;
     for (int64_t i = 0; i < steps<E>(rows) * ld * 2; ++i) found |= (bits[i] & 0x7f80) == 0x7f80;
     clean = !found;
@@ -119,7 +121,7 @@ inline bool pack_right(const S* src, int64_t stride, int64_t rows, int64_t D, E*
   return !clean;
 }
 
-// A block of results (rows, TILE) as the left operand of the next product, contracted along its columns.
+// Packs a block of results (rows, TILE) as the left operand of the next product, which is contracted along its columns.
 template <class E, class A> inline const E* as_left(const A* block, int64_t rows, E* buffer) {
   if constexpr (reach<E> == 1) {
     return block;
@@ -131,7 +133,8 @@ template <class E, class A> inline const E* as_left(const A* block, int64_t rows
   }
 }
 
-// The same, contracted along its rows: element (column, step of rows) lies at [step * TILE + column].
+// Does the same for a product that is contracted along its rows: element (column, step of rows) lies at [step * TILE +
+// column].
 template <class E, class A> inline const E* as_left_transposed(const A* block, int64_t rows, E* buffer) {
   if constexpr (reach<E> == 1) {
     return block;
@@ -147,7 +150,7 @@ template <class E, class A> inline const E* as_left_transposed(const A* block, i
   }
 }
 
-// C (M, D) += A (M, K) * B (K, D) over edges, for those elements of B that pack_right replaced by 0.
+// Adds A (M, K) * B (K, D) over edges to C (M, D), for those elements of B that pack_right replaced by 0.
 template <class A, class S, class WT>
 inline void add_nonfinite(const S* B, int64_t b_row, int64_t M, int64_t K, int64_t D, const WT* weight, int64_t w_row,
                           int64_t w_col, const A* a, int64_t a_row, int64_t a_col, A* C, int64_t c_row) {
@@ -160,7 +163,7 @@ inline void add_nonfinite(const S* B, int64_t b_row, int64_t M, int64_t K, int64
     }
 }
 
-// A tile of edge weights with TILE readable columns; the last tile of a row is copied, its padding holding no edge.
+// A tile of edge weights with TILE readable columns. The last tile of a row is a copy, whose padding holds no edge.
 template <class WT> struct WeightTile {
   const WT* data;
   int64_t row;
@@ -173,7 +176,7 @@ inline WeightTile<WT> weight_tile(const WT* weight, int64_t stride, int64_t rows
   return {padded, TILE};
 }
 
-// Columns of a tile rounded up to whole vectors.
+// Rounds the number of columns of a tile up to whole vectors.
 template <class A> constexpr int64_t vector_columns(int64_t columns) { return round_up(columns, lanes<A>); }
 
 // Calls f with the storage type S and the accumulator type A.
@@ -186,7 +189,7 @@ template <class F> inline void by_dtype(Dtype dtype, F f) {
   }
 }
 
-// The same with the type WT of the weights: the accumulator's, or float16.
+// Calls f with these two and the type WT of the weights, which is the accumulator's or float16.
 template <class Args, class F> inline void by_dtypes(const Args& args, F f) {
   by_dtype(args.dtype, [&]<class S, class A>() {
     if constexpr (sizeof(S) == 2)

@@ -1,4 +1,4 @@
-// Picks the instruction set once: the best that this machine runs, or the one that STGT_CPU_ISA names, for tests.
+// Picks the instruction set once: the best that this machine runs, or the one that the variable STGT_CPU_ISA names.
 #include <cstdlib>
 #include <string>
 

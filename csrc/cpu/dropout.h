@@ -4,7 +4,8 @@
 
 namespace stgt::STGT_ISA {
 
-// bits[i] (i < TILE): the 16-bit lane of the edge from `row` to column column0 + i of frame `frame`; column0 % 32 == 0.
+// Sets bits[i] (i < TILE) to the 16 random bits of the edge from `row` to column column0 + i of frame `frame`. column0
+// must be a multiple of 32.
 inline void philox_row(uint64_t seed, int64_t head, int64_t row, int64_t frame, int64_t column0, uint16_t* bits) {
   constexpr int calls = TILE / 8;
   uint32_t c0[calls], c1[calls], c2[calls], c3[calls];
@@ -26,14 +27,14 @@ inline void philox_row(uint64_t seed, int64_t head, int64_t row, int64_t frame, 
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  // Four calls hold 32 columns: word s of call c covers columns 8 s + 2 c and the next, low half first, which is how
-  // the words of consecutive calls lie in (little-endian) memory.
+  // Four calls give the bits of 32 columns: word s of call c has those of columns 8 s + 2 c (low half) and 8 s + 2 c +
+  // 1 (high half). So words s of consecutive calls lie in (little-endian) memory in the order of their columns.
   const uint32_t* words[4] = {c0, c1, c2, c3};
   for (int group = 0; group < TILE / 32; ++group)
     for (int s = 0; s < 4; ++s) memcpy(bits + 32 * group + 8 * s, words[s] + 4 * group, 16);
 }
 
-// Zeroes the dropped ones among the TILE columns of one row.
+// Sets p[i] to 0 for those of the TILE columns of one row that dropout drops.
 template <class A>
 inline void drop_row(const GraphAttentionArgs& args, int64_t head, int64_t row, int64_t frame, int64_t column0, A* p) {
   uint16_t bits[TILE];

@@ -1,7 +1,8 @@
-// C (M, N) [+]= A (M, K) * B (K, N) on blocks that lie in the cache: the one matrix product of every kernel here.
+// The matrix product of all CPU kernels: C (M, N) [+]= A (M, K) * B (K, N) on blocks that lie in the cache.
 //
-// A is read element by element with any two strides, so a transposed operand costs nothing; B and C are row-major with
-// N padded to whole vectors. The elements E of A and B are C's, or pairs of bfloat16 along K (which then counts pairs).
+// A is read element by element with any two strides, so a transposed operand costs nothing. B and C are row-major, with
+// N padded to whole vectors. The elements E of A and B have C's type, or they are pairs of bfloat16 along K, and then K
+// counts pairs.
 #pragma once
 #include "simd.h"
 
@@ -33,7 +34,8 @@ STGT_INLINE void gemm_registers(int64_t K, const E* A, int64_t a_row, int64_t a_
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
     for (int n = 0; n < NV; ++n) {
-      T* at = C + m * c_row + n * lanes<T>;  // added last: one sum of all blocks' rows would round at every row
+      T* at =
+          C + m * c_row + n * lanes<T>;  // C is added last, since a running sum over all blocks would round more often
       store(at, accumulate ? load(at) + c[m][n] : c[m][n]);
     }
 }
@@ -47,7 +49,7 @@ inline void gemm_rows(int64_t rows, int64_t K, const E* A, int64_t a_row, int64_
     if (rows > 0) gemm_rows<NV, (M + 1) / 2>(rows, K, A, a_row, a_col, B, b_row, C, c_row, accumulate);
 }
 
-// columns: a multiple of lanes<T>, as b_row and c_row cover.
+// columns: a multiple of lanes<T> that b_row and c_row have room for.
 template <class E, class T>
 inline void gemm(int64_t rows, int64_t columns, int64_t K, const E* A, int64_t a_row, int64_t a_col, const E* B,
                  int64_t b_row, T* C, int64_t c_row, bool accumulate) {

@@ -1,12 +1,12 @@
-// Graph-masked attention, backward: probabilities are recomputed from the log-sum-exp, tile by tile.
+// Graph-masked attention, backward. Probabilities are recomputed from the log-sum-exp, tile by tile.
 #pragma once
 #include "dropout.h"
 
 namespace stgt::STGT_ISA {
 
-// One tile's probabilities and score gradients, from its scores q k^T and dP = dout v^T (both overwritten):
-// P = exp(z - lse), dz = P (dP - delta) with dropout inside. `scores` becomes P as dropped and rescaled, `dp` becomes
-// dz * W, the gradient of scale * q k^T; with dweight given, dz * scale * q k^T is added to it instead.
+// Computes the probabilities of one tile and the gradients of its scores, from the scores q k^T and dP = dout v^T: P =
+// exp(z - lse) and dz = P (dP - delta), with dropout. `scores` becomes P after dropout and its rescaling. `dp` becomes
+// dz * W, the gradient of scale * q k^T; or, if dweight is given, dz * scale * q k^T is added to dweight.
 template <class A, class WT>
 inline void softmax_backward(const GraphAttentionArgs& args, int64_t head, int64_t row0, int64_t frame, int64_t column0,
                              int64_t rows, WeightTile<WT> weight, const A* lse, const A* delta, A* scores, A* dp,
@@ -21,7 +21,7 @@ inline void softmax_backward(const GraphAttentionArgs& args, int64_t head, int64
       const vec<A> w = load_wide<A>(weight.data + r * weight.row + c), score = load(scores + r * TILE + c);
       const vec<A> p = w != A(0) ? exp_nonpositive(score * (w * scale) - row_lse) : vec<A>{};
       const vec<A> keep = load(kept + c);
-      // Selected, not multiplied: where there is no edge neither a NaN of dP nor one of delta may pass.
+      // These are selected and not multiplied, since a NaN of dP or delta must not pass where there is no edge.
       const vec<A> dz = w != A(0) ? p * (load(dp + r * TILE + c) * keep - row_delta) : vec<A>{};
       if (dweight) {
         store(dweight + r * TILE + c, load(dweight + r * TILE + c) + (w != A(0) ? dz * score * scale : vec<A>{}));
@@ -33,7 +33,7 @@ inline void softmax_backward(const GraphAttentionArgs& args, int64_t head, int64
   }
 }
 
-// The frames in the window of the row frame, packed, and the sums of their gradients.
+// The packed frames in the window of the row frame, and the sums of their gradients.
 template <class E, class A> struct AttendedFrameGradients {
   int64_t slots, tiles, D, columns;  // columns: D padded to whole vectors
   bool* nonfinite;                   // whether a tile's keys hold NaN or infinity
@@ -97,7 +97,7 @@ template <class E, class A> struct BackwardBlocks {
         dp(arena.take<A>(TILE * TILE)) {}
 };
 
-// What softmax and log-sum-exp take off the gradients of a row's scores: delta_i = do_i . o_i - dlse_i.
+// Computes delta_i = do_i . o_i - dlse_i, which the gradient of softmax and log-sum-exp subtracts from dP in row i.
 template <class S, class A> void row_deltas(const GraphAttentionArgs& args, int64_t head) {
   const int64_t N = args.T * args.P, b = head / args.H, h = head % args.H;
   const A* dlse = (const A*)args.dlse;
@@ -112,8 +112,8 @@ template <class S, class A> void row_deltas(const GraphAttentionArgs& args, int6
   }
 }
 
-// Tasks: (b, h). One thread walks the clip's row frames in order, so dk and dv add up in one fixed order; a frame's
-// dk and dv leave the workspace when the last row frame that sees it is done.
+// The tasks are (b, h). One thread walks along the clip's row frames in order, so dk and dv are summed in one fixed
+// order. The dk and dv of a frame leave the workspace when the last row frame that has the frame in its window is done.
 template <class S, class A, class WT>
 void graph_attention_bwd_tasks(const GraphAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
   typedef typename Operand<S, A>::type E;
@@ -190,8 +190,8 @@ template <class E, class A> struct WeightGradientBlocks {
         dweight(arena.take<A>(TILE * TILE)) {}
 };
 
-// Tasks: (b, frame, tile of rows). The heads share a weight; their gradients add up in order, inside one task.
-// Weights and their gradients have the accumulator's type.
+// The tasks are (b, frame, tile of rows). The heads share a weight, and their gradients of it are summed in order,
+// inside one task. Weights and their gradients have the accumulator's type.
 template <class S, class A>
 void graph_attention_bwd_dweight_tasks(const GraphAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
   typedef typename Operand<S, A>::type E;

@@ -1,10 +1,10 @@
-// Graph-masked attention, forward: online softmax over the tiles of the band, scores never leave the cache.
+// Graph-masked attention, forward: an online softmax over the tiles of the band. Scores never leave the cache.
 #pragma once
 #include "dropout.h"
 
 namespace stgt::STGT_ISA {
 
-// The frames in the window of the row frame, packed once while the row frame moves through the clip.
+// The packed frames in the window of the row frame. Each is packed once while the row frame moves through the clip.
 template <class E> struct AttendedFrames {
   int64_t slots, tiles, D, columns;  // columns: D padded to whole vectors
   int64_t* held;                     // which (b, h, frame) a slot holds
@@ -54,8 +54,8 @@ template <class E, class A> struct ForwardBlocks {
         row_sum(arena.take<A>(TILE * lanes<A>)) {}
 };
 
-// Turns one row of scores into exp(z - max), z = score * scale * weight on edges; updates the row's maximum and its
-// sums (one per lane), and scales its output so far to the new maximum.
+// Turns one row of scores into exp(z - max), with z = score * scale * weight on edges. Updates the row's maximum and
+// its sums (one per lane), and scales its output so far to the new maximum.
 template <class A, class WT>
 STGT_INLINE void softmax_row(A* score, const WT* weight, A scale, A& row_max, A* row_sum, A* out, int64_t out_columns) {
   constexpr int VECTORS = TILE / lanes<A>;  // beyond the last column the scores are garbage, but there are no edges
@@ -85,7 +85,7 @@ STGT_INLINE void softmax_row(A* score, const WT* weight, A scale, A& row_max, A*
   store(row_sum, sum);
 }
 
-// Tasks: (b, h, frame, block of rows), in this order, so that consecutive tasks share packed frames.
+// The tasks are (b, h, frame, block of rows), in this order, so that consecutive tasks share packed frames.
 template <class S, class A, class WT>
 void graph_attention_fwd_tasks(const GraphAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
   typedef typename Operand<S, A>::type E;

@@ -1,4 +1,4 @@
-// The end of each isa_<name>.cpp: all kernels, compiled for one instruction set.
+// Each isa_<name>.cpp ends with this file, which compiles all kernels for one instruction set.
 #include "graph_attention_bwd.h"
 #include "graph_attention_fwd.h"
 #include "spatio_temporal_graph.h"

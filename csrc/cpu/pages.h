@@ -1,5 +1,5 @@
-// Memory fresh from the system is zeroed page by page as it is first touched, a fault each. A large output is advised
-// to come in huge pages: 2 MiB a fault in place of 4 KiB.
+// The system zeroes new memory page by page, and each page that is touched first costs a page fault. This file asks for
+// huge pages for a large output, so that one fault brings 2 MiB in place of 4 KiB.
 #pragma once
 #include "../checks.h"
 
@@ -19,7 +19,8 @@ inline Tensor in_huge_pages(Tensor x) {
     const int64_t begin = reinterpret_cast<int64_t>(x.data_ptr());
     const int64_t first = (begin + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE,
                   last = (begin + bytes) / HUGE_PAGE * HUGE_PAGE;
-    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // advice: a kernel without them refuses
+    madvise(reinterpret_cast<void*>(first), last - first,
+            MADV_HUGEPAGE);  // this is advice, and a system without huge pages may refuse it
   }
 #endif
   return x;

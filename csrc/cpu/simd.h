@@ -1,7 +1,7 @@
-// Vectors in the compiler's own extension: one source serves every instruction set.
+// Vectors as an extension of the compiler, so that one source serves every instruction set.
 //
-// Included once per instruction set, inside namespace stgt::STGT_ISA, with STGT_VECTOR_BYTES set. Nothing here may
-// instantiate a template of the standard library: the linker would keep one copy for all instruction sets.
+// This file is included once per instruction set, inside namespace stgt::STGT_ISA, with STGT_VECTOR_BYTES set. Nothing
+// here may instantiate a template of the standard library: the linker would keep one copy for all instruction sets.
 #pragma once
 #ifdef STGT_X86
 #include <immintrin.h>
@@ -28,12 +28,12 @@ template <class T> inline constexpr int lanes = STGT_VECTOR_BYTES / sizeof(T);
 
 struct bfloat16 { uint16_t bits; };
 #ifdef __aarch64__
-typedef __fp16 float16;  // g++ knows _Float16 in C++ there from version 13 on
+typedef __fp16 float16;  // on ARM, g++ knows _Float16 in C++ only from version 13 on
 #else
 typedef _Float16 float16;
 #endif
 
-// Two consecutive bfloat16 of a contraction, multiplied and added in one instruction where the machine has it.
+// Two consecutive bfloat16 of a contraction. Some machines multiply and add them in one instruction.
 struct bfloat16x2 { bfloat16 low, high; };
 template <> struct Vector<bfloat16x2> {
   typedef int32_t type __attribute__((vector_size(STGT_VECTOR_BYTES)));
@@ -68,7 +68,7 @@ STGT_INLINE float widen(bfloat16 x) {
 }
 
 template <class S, class T> STGT_INLINE S narrow(T x) { return S(x); }
-template <> STGT_INLINE bfloat16 narrow<bfloat16, float>(float x) {  // to nearest even; NaN stays NaN
+template <> STGT_INLINE bfloat16 narrow<bfloat16, float>(float x) {  // rounds to nearest even; NaN stays NaN
   uint32_t bits;
   memcpy(&bits, &x, 4);
   if (x != x) return {0x7fc0};
@@ -107,14 +107,14 @@ STGT_INLINE vec<double> multiply_add(vec<double> c, vec<double> a, vec<double> b
 STGT_INLINE vec<float> multiply_add(vec<float> c, vec<bfloat16x2> a, vec<bfloat16x2> b) {
   return (vec<float>)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
 }
-// Two rows to nearest even, interleaved: lane i holds (low[i], high[i]).
+// Rounds two rows to nearest even and interleaves them: lane i holds (low[i], high[i]).
 STGT_INLINE vec<bfloat16x2> interleave(vec<float> low, vec<float> high) {
   const auto word = [](vec<float> v) {
     return (vec<bfloat16x2>)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v));
   };
   return word(low) | (word(high) << 16);
 }
-// lanes<float> consecutive elements to nearest even.
+// Rounds lanes<float> consecutive elements to nearest even.
 STGT_INLINE void store_narrow(bfloat16* p, vec<float> v) {
   const auto narrowed = _mm512_cvtneps_pbh((__m512)v);
   memcpy(p, &narrowed, sizeof(narrowed));
@@ -157,8 +157,8 @@ template <class E, int S = lanes<E> / 2> STGT_INLINE void transpose(vec<E> (&v)[
   if constexpr (S > 1) transpose<E, S / 2>(v);
 }
 
-// e^x for x <= 0 (and NaN): x = n ln2 + r, |r| <= ln2 / 2, a polynomial in r, scaled by 2^n. Below -87 it stays at
-// e^-87.
+// Computes e^x for x <= 0 (and NaN). With x = n ln2 + r and |r| <= ln2 / 2, it is a polynomial in r times 2^n. For x
+// below -87 the result stays at e^-87.
 STGT_INLINE vec<float> exp_nonpositive(vec<float> x) {
   typedef Vector<float>::integer integer;
   x = x < -87.0f ? broadcast(-87.0f) : x;

@@ -25,8 +25,8 @@ SpatioTemporalGraphArgs checked(const char* op, const Tensor& x, int64_t window)
   return args;
 }
 
-// Where squares of some token over- or underflow, which no features do, all is computed again from tokens that powers
-// of two have brought into range.
+// If the squares of a token over- or underflow, which those of real features do not, everything is computed again from
+// tokens that powers of two have brought into range.
 void forward_in_range(const char* op, SpatioTemporalGraphArgs args, const Tensor& x) {
   const Kernels& cpu = kernels();
   const auto run = [&] {

@@ -1,4 +1,5 @@
-// Token similarity, frame mask and threshold, fused; each frame pair's product is computed once and written twice.
+// Token similarity, frame mask and threshold in one kernel. The product of a pair of frames is computed once and
+// written twice.
 #pragma once
 #include "blocks.h"
 
@@ -6,8 +7,9 @@ namespace stgt::STGT_ISA {
 
 inline constexpr int64_t DEPTH = 256;  // channels per pass over a tile, so that the packed operand stays in the cache
 
-// |x|^2 of the TILE tokens that are packed as columns, summed in the order of gemm and of the sums of its results: two
-// identical tokens then have this very number as their product, and miss a similarity of 1 by the last three roundings.
+// Computes |x|^2 of the TILE tokens that are packed as columns. It adds in the order of gemm and of the sums of its
+// results, so two identical tokens have exactly this number as their product. Only the last three roundings can then
+// keep their similarity from being 1.
 template <class E, class A> inline void sums_of_squares(const E* packed, int64_t C, A* squares) {
   memset(squares, 0, TILE * sizeof(A));
   for (int64_t c0 = 0; c0 < C; c0 += DEPTH, packed += steps<E>(DEPTH) * TILE) {
@@ -23,7 +25,7 @@ template <class E, class A> inline void sums_of_squares(const E* packed, int64_t
   }
 }
 
-// The e with 2^(e-1) <= max |x| < 2^e; 0 for a token of zeros and for one that is not finite.
+// Returns the e with 2^(e-1) <= max |x| < 2^e, or 0 for a token of zeros and for one that is not finite.
 template <class S> inline int token_exponent(const S* x, int64_t C) {
   double peak = 0;
   for (int64_t c = 0; c < C; ++c) {
@@ -36,7 +38,7 @@ template <class S> inline int token_exponent(const S* x, int64_t C) {
   return exponent;
 }
 
-// Products of tokens whose squares lie between these neither overflow nor lose what counts in them.
+// If the squares of tokens lie between these bounds, their products neither overflow nor lose significant digits.
 template <class A> inline constexpr A LEAST_SQUARE = sizeof(A) == 4 ? A(0x1p-80) : A(0x1p-800);
 template <class A> inline constexpr A LARGEST_SQUARE = sizeof(A) == 4 ? A(0x1p100) : A(0x1p800);
 
@@ -49,7 +51,7 @@ template <class S> inline bool is_finite_and_not_zero(const S* x, int64_t C) {
   return !zero;
 }
 
-// Tokens [begin, end), times powers of two that bring their largest channels between 1/2 and 1.
+// Multiplies the tokens [begin, end) by powers of two that bring their largest channels between 1/2 and 1.
 inline void spatio_temporal_graph_scale_tokens(const SpatioTemporalGraphArgs& args, void* scaled, int64_t begin,
                                                int64_t end) {
   by_dtype(args.dtype, [&]<class S, class A>() {
@@ -61,7 +63,8 @@ inline void spatio_temporal_graph_scale_tokens(const SpatioTemporalGraphArgs& ar
     }
   });
 }
-// From the scaled tokens' inverse norms to the tokens' own; 0 where all channels are denormal, for theirs may overflow.
+// Turns the inverse norms of the scaled tokens into those of the tokens themselves. A token whose channels are all
+// denormal gets 0, since its inverse norm may overflow.
 inline void spatio_temporal_graph_scale_norms(const SpatioTemporalGraphArgs& args, int64_t begin, int64_t end) {
   by_dtype(args.dtype, [&]<class S, class A>() {
     constexpr int SMALLEST = sizeof(A) == 4 ? -125 : -1021;  // the exponent of the smallest normal number
@@ -73,7 +76,7 @@ inline void spatio_temporal_graph_scale_norms(const SpatioTemporalGraphArgs& arg
   });
 }
 
-// Frames t..t+W, transposed once while t moves through the clip, with their tokens' inverse norms.
+// The frames t to t + W with the inverse norms of their tokens. Each is transposed once while t moves through the clip.
 template <class E, class A> struct TransposedFrames {
   int64_t slots, tiles, C;
   int64_t* held;
@@ -138,7 +141,7 @@ inline bool write_tile(WT* weight, int64_t stride, int64_t rows, int64_t columns
   return edge;
 }
 
-// Tasks: (b, frame): the pairs of this frame with itself and with the W that follow.
+// The tasks are (b, frame): the pairs of this frame with itself and with the W frames that follow.
 template <class S, class A, class WT>
 void spatio_temporal_graph_fwd_tasks(const SpatioTemporalGraphArgs& args, int64_t begin, int64_t end, char* workspace) {
   typedef typename Operand<S, A>::type E;
@@ -173,7 +176,8 @@ void spatio_temporal_graph_fwd_tasks(const SpatioTemporalGraphArgs& args, int64_
             pack_left(x + i0 * C + c0, C, rows, depth, block.rows);
             gemm(rows, vector_columns<A>(columns), steps<E>(depth), block.rows, steps<E>(depth), 1,
                  packed + steps<E>(c0) * TILE, TILE, c0 ? block.partial : block.similarity, TILE, false);
-            // One running sum over all channels would err with their number: sums of DEPTH are added up instead.
+            // The error of one running sum over all channels would grow with their number, so sums of DEPTH channels
+            // are added up instead.
             for (int64_t r = 0; c0 && r < rows; ++r)
               for (int64_t c = 0; c < columns; ++c) block.similarity[r * TILE + c] += block.partial[r * TILE + c];
           }
@@ -204,7 +208,7 @@ template <class A> struct GraphBackwardBlocks {
 };
 
 // dx_i = (g_i - (g_i . x^_i) x^_i) / |x_i|  with  g_i = sum_j (dW_ij + dW_ji) x^_j over edges and x^ = x / |x|.
-// Tasks: (b, frame, tile of rows). Weights and their gradients have the accumulator's type.
+// The tasks are (b, frame, tile of rows). Weights and their gradients have the accumulator's type.
 template <class S, class A>
 void spatio_temporal_graph_bwd_tasks(const SpatioTemporalGraphArgs& args, int64_t begin, int64_t end, char* workspace) {
   Arena arena{workspace};
@@ -214,7 +218,8 @@ void spatio_temporal_graph_bwd_tasks(const SpatioTemporalGraphArgs& args, int64_
   const auto edge = [&](const void* base, int64_t frame, int64_t p, int64_t o) {
     return (const A*)base + (frame * P + p) * stride + o * P;
   };
-  const auto normalized = [&](int64_t token, int64_t rows) {  // the tokens from this one on, into block.tokens
+  const auto normalized = [&](int64_t token,
+                              int64_t rows) {  // writes the normalized tokens from this one on to block.tokens
     pack_right((const S*)args.x + token * C, C, rows, C, block.tokens, width);
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t c = 0; c < width; ++c) block.tokens[r * width + c] *= ((const A*)args.inv_norm)[token + r];
@@ -244,7 +249,7 @@ void spatio_temporal_graph_bwd_tasks(const SpatioTemporalGraphArgs& args, int64_
     for (int64_t r = 0; r < rows; ++r) {
       const A inverse = ((const A*)args.inv_norm)[frame * P + i0 + r];
       const A *y = block.tokens + r * width, *g = block.sums + r * width;
-      // One running sum over all channels would err with their number. Columns beyond C hold 0.
+      // The error of one running sum over all channels would grow with their number. Columns beyond C hold 0.
       A radial = 0;
       for (int64_t c0 = 0; c0 < width; c0 += DEPTH) {
         vec<A> products{};

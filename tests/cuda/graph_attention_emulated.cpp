@@ -1,4 +1,4 @@
-// The sm_80 and float32 kernels of graph attention, on the emulator; driven by test_emulated_graph_attention.py.
+// The sm_80 and float32 kernels of graph attention on the emulator. test_emulated_graph_attention.py calls them.
 #include "../../csrc/cuda/graph_attention/bwd_dweight_sm80.cuh"
 #include "../../csrc/cuda/graph_attention/bwd_sm80.cuh"
 #include "../../csrc/cuda/graph_attention/fp32.cuh"
@@ -48,7 +48,7 @@ template <int D, bool DROPOUT> struct Float {
   }
 };
 
-// run(Kernels{}), the kernels for this call.
+// Calls run(Kernels{}) with the kernels for this call.
 template <bool DROPOUT, class Run> void with_dropout(const AttentionParams& p, Dtype dtype, bool wide, Run run) {
   const auto with_weights = [&]<class T, bool WIDE>() {
     if (p.D <= 64) return run(HalfPrecision<T, 64, DROPOUT, WIDE>{});

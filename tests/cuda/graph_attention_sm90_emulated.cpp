@@ -1,4 +1,4 @@
-// The Hopper kernels of graph attention, on the emulator; driven by test_emulated_graph_attention_sm90.py.
+// The Hopper kernels of graph attention on the emulator. test_emulated_graph_attention_sm90.py calls them.
 #include "../../csrc/cuda/graph_attention/bwd_delta.cuh"
 #include "../../csrc/cuda/graph_attention/bwd_sm90.cuh"
 #include "../../csrc/cuda/graph_attention/fwd_sm90.cuh"

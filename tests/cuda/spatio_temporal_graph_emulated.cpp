@@ -1,4 +1,4 @@
-// The kernels that build the graph, on the emulator; driven by test_emulated_spatio_temporal_graph.py.
+// The kernels that build the graph on the emulator. test_emulated_spatio_temporal_graph.py calls them.
 #include "../../csrc/cuda/spatio_temporal_graph/bwd_fp32.cuh"
 #include "../../csrc/cuda/spatio_temporal_graph/bwd_sm80.cuh"
 #include "../../csrc/cuda/spatio_temporal_graph/fwd_fp32.cuh"

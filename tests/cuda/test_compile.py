@@ -13,13 +13,13 @@ pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is no
 
 @pytest.fixture(scope="module")
 def objects():
-    """Object files, and what the compiler said."""
+    """The object files, and the compiler's output."""
     return machine_code.compile_all()
 
 
 @pytest.fixture(scope="module")
 def kernels(objects):
-    """All but Hopper's kernels in the code for other GPUs, where they are empty."""
+    """All kernels, without those of Hopper in the code for other GPUs, where they are empty."""
     found = machine_code.kernels(*objects)
     return [k for k in found if k.architecture == "sm_90a" or not k.function.endswith("_sm90")]
 
@@ -45,7 +45,7 @@ def test_nothing_spills(kernels):
 
 
 def test_the_compiler_warns_of_nothing(objects):
-    """Not of products that wait for one another, for one, nor of register limits that it ignores."""
+    """It would warn of products that have to wait for each other, and of register limits that it ignores."""
     said = [
         line for line in objects[1].splitlines() if re.search("warning|performance|ignored|C75", line, re.IGNORECASE)
     ]
@@ -75,7 +75,7 @@ def test_tensor_cores_and_copies(kernels):
 
 
 def test_float32_is_exact(kernels):
-    """No tensor cores, which would round to tf32."""
+    """It does not use tensor cores, which would round to tf32."""
     fp32 = [k for k in kernels if k.function.endswith("_fp32")]
     assert not failures(fp32, lambda k: (k.instructions["HMMA"] or k.instructions["HGMMA"]) and "uses tensor cores")
 
@@ -86,6 +86,15 @@ def test_the_objects_need_no_symbol_of_torch_s_unstable_c_plus_plus(objects):
     for path in objects[0]:
         symbols = subprocess.run(["nm", "-uC", path], capture_output=True, text=True, check=True).stdout
         assert not re.search(r"\b(at|c10|torch)::", symbols), path.name
+
+
+def test_no_loop_surrounds_the_copies_of_the_tensor_copy_engine(kernels):
+    """The compiler puts a loop with an ELECT around each copy unless it knows that only one thread gets there.
+
+    The kernels elect a thread at most three times: to load, and to store one or two results.
+    """
+    hopper = [k for k in kernels if k.function.endswith("_sm90")]
+    assert hopper and not failures(hopper, lambda k: k.instructions["ELECT"] > 3 and f"{k.instructions['ELECT']} ELECT")
 
 
 def test_names_are_short():

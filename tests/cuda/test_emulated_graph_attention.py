@@ -1,4 +1,4 @@
-"""The sm_80 and float32 kernels of graph attention, from their own source, on the emulator."""
+"""Runs the source of graph attention's sm_80 and float32 kernels on the emulator."""
 
 import ctypes
 import shutil
@@ -29,7 +29,7 @@ MARGIN = 40  # elements
 
 
 def guarded(like: Tensor) -> tuple[Tensor, Tensor]:
-    """A tensor of NaN in the same memory order, and the larger memory around it."""
+    """Returns a tensor of NaN in the same memory order, and the larger memory around it."""
     order = sorted(range(like.ndim), key=like.stride, reverse=True)
     memory = torch.full((like.numel() + 2 * MARGIN,), float("nan"), dtype=like.dtype)
     inner = memory[MARGIN:-MARGIN].view([like.shape[i] for i in order])
@@ -37,7 +37,7 @@ def guarded(like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def run(q, k, v, graph, dout, dlse=None, *, eager=False, **options) -> dict[str, Tensor]:
-    """All outputs of the kernels; they were NaN before, and what lies around them must stay so."""
+    """Returns all outputs of the kernels. They were NaN before, and the memory around them must stay NaN."""
     call, lib = Attention(q, k, v, graph, **options), library("graph_attention_emulated")
     call.check_layout(lib)
     memories = {}
@@ -94,7 +94,7 @@ def test_shapes(P, D, T, window, dtype):
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=dtype_name)
 @pytest.mark.parametrize(("P", "D", "T", "window"), [(49, 64, 2, 1), (50, 40, 2, 1), (70, 88, 2, 1), (66, 128, 1, 0)])
 def test_float32_weights(P, D, T, window, dtype):
-    """Of half-precision q, k and v: with odd numbers of patches too, whose rows start at multiples of 4 bytes."""
+    """q, k and v have half precision. With an odd number of patches, rows of weights start at multiples of 4 bytes."""
     H = 2 if P < 64 else 1
     graph = video_graph(1, T, P, window=window, dtype=dtype, differentiable=True)
     result = check(*inputs(1, H, T * P, D, dtype), graph, torch.randn(1, H, T * P), eager=P % 2 == 0)
@@ -128,7 +128,7 @@ def test_scales_and_weights_of_both_signs(threshold, scale, dtype):
 
 @all_dtypes
 def test_maxima_that_rise_and_fall(dtype):
-    """Scores that grow by far more than 2^8 along a row, and then shrink again."""
+    """Scores grow by far more than 2^8 along a row, and then shrink again."""
     q, k, v = inputs(1, 1, 130, 16, dtype)
     k[:, :, 64:96] *= 20
     weight = torch.rand(1, 130, 130) + 0.1
@@ -159,9 +159,9 @@ def test_the_same_bits_every_time(dtype):
 def test_rows_without_edges_are_zero(dtype):
     T, P = 2, 70
     weight = torch.rand(1, T * P, T * P).masked_fill(torch.rand(1, T * P, T * P) < 0.7, 0).to(storage_dtype(dtype))
-    empty = [0, 5, 63, 64, 69, 70, *range(70, 140)]  # a whole frame, too
+    empty = [0, 5, 63, 64, 69, 70, *range(70, 140)]  # the rows of a whole frame among others
     weight[:, empty] = 0
-    weight[:, :, 9] = 0  # a column that no row sees
+    weight[:, :, 9] = 0  # a column without edges
     graph = SpatioTemporalGraph.from_dense(weight, frames=T)
     result = check(*inputs(1, 1, T * P, 24, dtype), graph, torch.ones(1, 1, T * P))
     for name in ("out", "dq"):
@@ -182,7 +182,7 @@ def test_a_graph_without_any_edge(dtype):
 
 @all_dtypes
 def test_dead_tiles_are_never_looked_at(dtype):
-    """Blocks of 128 rows have live and dead tiles side by side; frames beyond the clip are called alive."""
+    """Blocks of 128 rows have live and dead tiles side by side. `live` is true for frames beyond the clip, too."""
     T, P = 2, 130
     live = torch.rand(1, T, 3, 3, 3) < 0.5
     inside = torch.tensor([[False, True, True], [True, True, False]]).view(1, T, 1, 3, 1)
@@ -208,7 +208,7 @@ def test_more_candidates_than_a_warp_looks_at_at_once(dtype):
 
 @all_dtypes
 def test_frames_outside_the_window_do_not_matter(dtype):
-    """A frame's last tile is not full; what follows it in memory is the next frame."""
+    """The last tile of a frame is not full. In memory, the next frame follows it."""
     T, P, D = 3, 70, 24
     graph = video_graph(1, T, P, window=0, dtype=dtype)
     tensors = [*inputs(1, 1, T * P, D, dtype), heads(1, 1, T * P, D, dtype=dtype, seed=7)]
@@ -235,7 +235,7 @@ def test_gradients_with_dropout(P, D, dtype):
 @all_dtypes
 @pytest.mark.parametrize(("T", "P"), [(3, 7), (2, 49), (1, 100)])
 def test_the_mask_is_the_documented_one(T, P, dtype):
-    """Where out, whose values are one-hot, and dv, whose gradients are, are not zero."""
+    """out has one-hot values and dv has one-hot gradients, so they show which edges were kept."""
     B, H, D, p = 2, 1 if P > 64 else 2, T * P, 0.5
     graph, seed = video_graph(B, T, P, threshold=-1, dtype=dtype), torch.tensor([2**62 + 5])
     q, k, _ = inputs(B, H, T * P, D, dtype)

@@ -1,4 +1,4 @@
-"""The Hopper kernels of graph attention, from their own source, on the emulator: numbers, waits, and bounds."""
+"""Runs the source of graph attention's Hopper kernels on the emulator: numbers, waits, and bounds."""
 
 import ctypes
 import shutil
@@ -21,7 +21,7 @@ LIBRARY = "graph_attention_sm90_emulated"
 
 
 def run(q, k, v, graph, dout, *, eager=False, **options) -> dict[str, Tensor]:
-    """out, lse, dq, dk, dv of the kernels; every output was NaN before."""
+    """Returns out, lse, dq, dk and dv of the kernels. Every output was NaN before."""
     call, lib = Attention(q, k, v, graph, **options), library(LIBRARY)
     call.check_layout(lib)
     arguments = ctypes.byref(call.params), q.dtype == torch.bfloat16, call.wide, eager
@@ -80,7 +80,7 @@ def test_more_steps_than_stages():
 
 
 def sparse(B, T, P, window, dtype) -> SpatioTemporalGraph:
-    """Video's graph without the edges of some tiles and of some rows."""
+    """The graph of a video, without the edges of some tiles and of some rows."""
     graph = video_graph(B, T, P, window=window, dtype=dtype)
     weight = graph.weight.clone()
     weight[:, :, 3:7] = 0

@@ -1,4 +1,4 @@
-"""The CUDA kernels that build the graph, from their own source, on the emulator: numbers, waits, and bounds."""
+"""Runs the source of the CUDA kernels that build the graph on the emulator: numbers, waits, and bounds."""
 
 import ctypes
 import functools
@@ -21,7 +21,7 @@ KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 DTYPES = tuple(KINDS)
 HALF = DTYPES[1:]
 all_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
-# Forward kernels: for a dtype, of sm_80 or of Hopper.
+# The forward kernels: a dtype, and whether the kernel is the one for Hopper.
 KERNELS = [(dtype, False) for dtype in DTYPES] + [(dtype, True) for dtype in HALF]
 all_kernels = pytest.mark.parametrize(
     ("dtype", "hopper"),
@@ -55,7 +55,7 @@ def forward(
     O, n = 2 * window + 1, -(-P // 64)
     weight = torch.full((B, T, P, O, P), float("nan"), dtype=storage_dtype(x.dtype, wide))
     live = torch.full((B, T, n, O, n), 2, dtype=torch.uint8)
-    inv_norm = torch.full((B, T, P), float("nan"))  # as the launcher fills it, and the next
+    inv_norm = torch.full((B, T, P), float("nan"))  # filled as by the launcher, as is last_block
     last_block = torch.tensor([-1], dtype=torch.int32)
     params = arguments(x, threshold, window, weight=weight, live=live, inv_norm=inv_norm, last_block=last_block)
     kernels().forward(ctypes.byref(params), KINDS[x.dtype], wide, hopper, eager)
@@ -74,7 +74,7 @@ def backward(
 
 
 def tokens(B: int, T: int, P: int, C: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    """As of video, some turned around, so that similarities have both signs."""
+    """Tokens like those of a video, some with the sign changed, so that similarities have both signs."""
     x = video_like_tokens(B, T, P, C, seed=seed)
     x[:, :, 1::5] *= -1
     return x.to(dtype)
@@ -84,7 +84,9 @@ def check(
     x: Tensor, threshold: float | None, window: int, hopper: bool, *, wide: bool = False, eager: bool = False
 ) -> SpatioTemporalGraph:
     graph, inv_norm = forward(x, threshold, window, hopper, wide=wide, eager=eager)
-    allowed = 2e-5 * graph.weight.numel() if threshold != 1 else x[..., 0].numel()  # at 1 a token is not sure of itself
+    allowed = (
+        2e-5 * graph.weight.numel() if threshold != 1 else x[..., 0].numel()
+    )  # at 1, rounding decides about a token's edge to itself
     assert assert_graph_close(graph, x, threshold, window) <= allowed
     assert torch.equal(graph.live, live_tiles(graph.weight))
     assert torch.equal(graph.to_dense(), graph.to_dense().mT)
@@ -109,7 +111,7 @@ def test_patches_and_widths(P, C, dtype, hopper):
 @pytest.mark.parametrize("dtype", HALF, ids=dtype_name)
 @pytest.mark.parametrize(("P", "C", "threshold"), [(1, 8, None), (49, 40, 0.5), (130, 72, -0.3), (321, 24, 0.5)])
 def test_float32_weights(P, C, threshold, dtype, hopper):
-    """Of half-precision tokens, as differentiable graphs have them; but for rounding they are the float16 ones."""
+    """Differentiable graphs of half-precision tokens have them. They are the float16 weights before rounding."""
     x = tokens(1, 3, P, C, dtype)
     graph = check(x, threshold, 1, hopper, wide=True)
     assert graph.weight.dtype == torch.float32
@@ -132,13 +134,13 @@ def test_thresholds(threshold, dtype, hopper):
 @all_kernels
 @pytest.mark.parametrize("eager", [False, True])
 def test_many_channels(eager, dtype, hopper):
-    """They go several times around the stages. What is asynchronous happens as late as it may, or at once."""
+    """They go around the stages several times. Asynchronous copies happen as late as they may, or at once."""
     check(tokens(1, 2, 72, 584, dtype), 0.5, 1, hopper, eager=eager)
 
 
 @all_kernels
 def test_a_similarity_equal_to_the_threshold_is_an_edge(dtype, hopper):
-    """Norms of 1 and 2 and a product of 1: nothing is rounded."""
+    """The norms are 1 and 2 and the product is 1, so nothing is rounded."""
     x = torch.tensor([[1.0, 0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0]], dtype=dtype)[None, None]
     for threshold, degree in ((0.5, 2), (0.5001, 1), (1, 1)):
         assert torch.equal(forward(x, threshold, 0, hopper)[0].degree(), torch.full((1, 2), degree))
@@ -161,7 +163,7 @@ def test_a_bad_token_has_no_edges_and_reaches_no_other(bad, threshold, dtype, ho
 @pytest.mark.parametrize(("dtype", "hopper"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)])
 @pytest.mark.parametrize("size", [1e-11, 1e-13, 1e-20, 1e-37, 1e15, 1e19, 1e37])
 def test_sizes_of_tokens(size, dtype, hopper):
-    """However small or large tokens are, their squares neither over- nor underflow."""
+    """Squares of very small and very large tokens neither over- nor underflow."""
     x = (tokens(1, 2, 50, 24, torch.float32) * size).to(dtype)
     x[:, :, ::7] = tokens(1, 2, 50, 24, dtype)[:, :, ::7]
     assert check(x, 0.1, 1, hopper).weight.abs().max() < 1.01
@@ -192,7 +194,7 @@ def check_gradient(x: Tensor, threshold: float | None, window: int, *, eager: bo
     graph, inv_norm = forward(x, threshold, window, False, wide=True)
     others = (reference(wide, threshold, window).weight for wide in (x, x.double()))
     agreed = functools.reduce(torch.logical_and, ((graph.weight != 0) == (other != 0) for other in others))
-    dweight = torch.randn(graph.weight.shape).to(graph.weight.dtype) * agreed  # without edges at the threshold
+    dweight = torch.randn(graph.weight.shape).to(graph.weight.dtype) * agreed  # edges at the threshold get no gradient
     dx = backward(x, graph, inv_norm, dweight, eager=eager)
     plain, exact = (exact_gradient(wide, threshold, window, dweight) for wide in (x, x.double()))
     assert_close(dx, plain, exact, "dx", terms=graph_term_size(x, graph, dweight))
@@ -229,7 +231,7 @@ def test_gradients_beside_a_token_without_edges(bad, dtype):
 @pytest.mark.parametrize("dtype", HALF, ids=dtype_name)
 @pytest.mark.parametrize("size", [1e-9, 1e9])
 def test_gradients_that_float16_cannot_hold(size, dtype):
-    """They may be far outside of its range, while the tokens' own gradients are not."""
+    """Gradients of weights may be far outside the range of float16 while the tokens' own gradients are not."""
     x = (tokens(1, 2, 50, 40, torch.float32) * size**0.5).to(dtype)
     graph, inv_norm = forward(x, 0.5, 1, False, wide=True)
     plain = reference(x.double(), 0.5, 1).weight
@@ -240,7 +242,7 @@ def test_gradients_that_float16_cannot_hold(size, dtype):
 
 @pytest.mark.parametrize("dtype", HALF, ids=dtype_name)
 def test_gradients_that_half_precision_can_hold_do_not_overflow(dtype):
-    """Both of an edge's gradients near float16's largest number; their sum lies beyond it."""
+    """Both gradients of an edge are near the largest number of float16, and their sum lies beyond it."""
     x = 64 * tokens(1, 1, 20, 24, dtype)
     graph, inv_norm = forward(x, 0.5, 0, False, wide=True)
     dweight = torch.full(graph.weight.shape, 6e4)

@@ -1,4 +1,4 @@
-"""The host's side of the CUDA ops, run against a stand-in for the CUDA runtime: which kernels it launches, and how."""
+"""Runs the host code of the CUDA ops on a replacement of the CUDA runtime: which kernels it launches, and how."""
 
 import shutil
 
@@ -23,20 +23,20 @@ def found():
 
 
 def names(gpu, op, arguments):
-    """The kernels that an op launches, without namespaces and arguments."""
+    """Returns the names of the kernels that an op launches, without namespaces and arguments."""
     mangled = [launch.mangled for launch in launches.run(gpu, op, *arguments)[1]]
     return [name.partition("<")[0] for name in machine_code.demangled(mangled)]
 
 
 def test_every_launch_fits_its_gpu(found):
-    """Shared memory, tensor maps and grids are the stand-in's to refuse; registers are the compiler's to know."""
+    """The replacement refuses shared memory, tensor maps and grids that do not fit. The compiler counts registers."""
     assert {r.gpu for r in found} == set(GPUS)
     for r in found:
         assert r.blocks >= 1, f"{r.kernel.name} does not fit the {r.gpu}"
 
 
 def test_every_kernel_is_launched(found):
-    """None was compiled in vain."""
+    """A kernel that no call launches would be compiled for nothing."""
     _, log = machine_code.compile_all()
     kernels = machine_code.kernels([], log)
     launched = {(r.kernel.architecture, r.kernel.name) for r in found}
@@ -45,7 +45,7 @@ def test_every_kernel_is_launched(found):
 
 
 def test_no_kernel_takes_more_of_a_gpu_than_it_did(found):
-    """If one has to: python -m tools.compiled.resources."""
+    """If a kernel has to take more, `python -m tools.compiled.resources` writes the new numbers."""
     before = resources.kept()
     assert before
     now = {(r.kernel.name, r.gpu): r.blocks for r in found}
@@ -53,7 +53,7 @@ def test_no_kernel_takes_more_of_a_gpu_than_it_did(found):
 
 
 def test_the_sanitizer_s_driver_launches_every_kernel(found):
-    """small.py, on Hopper: all kernels, though not with all their template arguments."""
+    """On Hopper, small.py launches all kernels, though not with all their template arguments."""
     launched = set()
     for dtype in small.DTYPES:
         for T, P, D in small.SIZES:
@@ -108,7 +108,7 @@ def test_float32_takes_its_own_kernels(gpu):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("gpu", ["A100", "H200"])
 def test_layouts(gpu, layout):
-    """The copy engine takes rows of 16 bytes at multiples of 16 bytes; what it does not take another kernel does."""
+    """The copy engine takes rows of 16 bytes at multiples of 16 bytes. Another kernel takes all other layouts."""
     _, _, _, *rest = attention_arguments(torch.bfloat16, B=2, D=24, P=64, T=2)
     q, k, v = (heads(2, 2, 128, 24, dtype=torch.bfloat16, layout=layout) for _ in range(3))
     path = "sm90" if gpu == "H200" and layout != "padded" else "sm80"
@@ -194,17 +194,17 @@ def test_the_table_lists_what_was_found(found):
     assert "graph_attention_fwd_sm90<bf16, 88, 4, false, false>" in text
 
 
-def test_the_stand_in_refuses_what_a_gpu_refuses():
+def test_the_replacement_refuses_what_a_gpu_refuses():
     tight = launches.Gpu((9, 0), 132, 64 * 1024, 228 * 1024, 2048, 32)
     with pytest.raises(RuntimeError, match="refused \\d+ bytes of shared memory"):
         launches.run(tight, "graph_attention_fwd", *attention_arguments(torch.bfloat16))
 
 
 def test_blocks_that_fit_a_multiprocessor():
-    """Numbers of NVIDIA's occupancy calculator."""
+    """The expected numbers are those of NVIDIA's occupancy calculator."""
     a100 = GPUS["A100"]
     assert a100.blocks_at_once(128, 32, 0) == 16  # 2048 threads
     assert a100.blocks_at_once(128, 128, 0) == 4  # 65536 registers
     assert a100.blocks_at_once(64, 32, 0) == 32  # blocks
     assert a100.blocks_at_once(128, 32, 80 * 1024) == 2  # 164 KB, one more for each block
-    assert a100.blocks_at_once(1024, 65, 0) == 0  # 72 registers to a thread, which are too many
+    assert a100.blocks_at_once(1024, 65, 0) == 0  # a thread gets 72 registers, which are too many

@@ -21,13 +21,13 @@ FLAGS = ["-std=c++20", "-O1", "-shared", "-fPIC", "-x", "c++", "-include", str(E
 
 @functools.cache
 def library(name: str) -> ctypes.CDLL:
-    """tests/cuda/<name>.cpp, built once per process."""
+    """Returns tests/cuda/<name>.cpp as a library, which is built once per process."""
     folder = tempfile.TemporaryDirectory(prefix="stgt_emulated_")
     path = Path(folder.name) / f"{name}.so"
     source = SOURCES / f"{name}.cpp"
     subprocess.run(["g++", *FLAGS, "-Wno-unknown-pragmas", "-o", path, source], check=True)
     loaded = ctypes.CDLL(str(path))
-    loaded.folder = folder  # goes when the library does
+    loaded.folder = folder  # the folder is deleted with the library
     return loaded
 
 
@@ -55,13 +55,13 @@ AttentionParams = struct("graph_attention/common.cuh", "AttentionParams", Stride
 
 
 def nan_heads_last(like: Tensor) -> Tensor:
-    """(B, H, N, D) in memory (B, N, H, D), full of NaN."""
+    """A tensor (B, H, N, D) of NaN, in the memory order of (B, N, H, D)."""
     B, H, N, D = like.shape
     return torch.full((B, N, H, D), float("nan"), dtype=like.dtype).transpose(1, 2)
 
 
 class Attention:
-    """One call's tensors: inputs, outputs full of NaN, and the parameters that point at them all."""
+    """The tensors of one call: inputs, outputs of NaN, and the parameters that point at all of them."""
 
     def __init__(
         self,
@@ -95,13 +95,13 @@ class Attention:
 
     @property
     def wide(self) -> bool:
-        """Whether the weights are float32, and not of the half precision of float16."""
+        """Whether the weights are float32. Otherwise they are float16."""
         return self.graph.weight.dtype == torch.float32
 
     def backward(self, dout: Tensor, dlse: Tensor | None = None) -> None:
-        """Adds what the backward kernels take: dout, delta from the forward kernel's out, and their outputs.
+        """Adds the tensors of the backward kernels: dout, delta from the forward kernel's out, and outputs.
 
-        dweight is written only if the weights are float32.
+        The kernels write dweight only if the weights are float32.
         """
         self.dout = dout
         self.delta = (dout.float() * self.out.float()).sum(-1) - (0 if dlse is None else dlse)

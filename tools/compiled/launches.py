@@ -133,7 +133,7 @@ def attention_arguments(
 
 
 def backward_arguments(forward: tuple, need_dweight: bool | None = None) -> tuple:
-    """Of graph_attention_bwd; the gradient of the weights is asked for by default if they can have one."""
+    """Arguments of graph_attention_bwd. By default they ask for the gradient of the weights if these can have one."""
     need_dweight = forward[3].dtype == torch.float32 if need_dweight is None else need_dweight
     *tensors, scale, dropout_p = forward
     q = tensors[0]

@@ -1,5 +1,6 @@
-// What every CUDA op needs of the host: its tensors' device and current stream, the kernels that the GPU can run, and a
-// launch whose error starts with the op's name. Nothing here waits for the GPU, so launches can be captured.
+// What every CUDA op needs on the host: the device of its tensors and the current stream, whether the GPU runs Hopper's
+// kernels, and launches whose errors start with the op's name. Nothing here waits for the GPU, so launches can be
+// captured.
 #pragma once
 #include "../../checks.h"
 
@@ -12,8 +13,8 @@
 
 namespace stgt {
 
-// Where an op runs. Makes the device of `tensor` the current one for as long as it lives; all other tensors of the op
-// must be on it (check_device). Example:
+// The device and stream of an op. It makes the device of `tensor` the current one for as long as it lives. All other
+// tensors of the op must be on the same device (check_device). Example:
 //   const Launcher launch("my_op", x);
 //   if (launch.runs_sm90a()) launch(kernel_sm90<...>, blocks, threads, shared_bytes, arguments...);
 class Launcher {
@@ -25,7 +26,7 @@ class Launcher {
     capability_ = 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
   }
 
-  // Whether kernels for sm_90a run here: they do on no other GPU, and only if they were built.
+  // Whether kernels for sm_90a run here. They run on no other GPU, and only if they were built.
   bool runs_sm90a() const {
     return capability_ == 90 && std::string_view(STGT_CUDA_ARCHITECTURES).find("9.0a") != std::string_view::npos;
   }
@@ -46,7 +47,7 @@ class Launcher {
 
   void check(cudaError_t error) const {
     if (error == cudaSuccess) return;
-    (void)cudaGetLastError();  // or the next launch, of whichever library, would report it again
+    (void)cudaGetLastError();  // otherwise the next launch of any library would report it again
     STGT_CHECK(op_, error != cudaErrorNoKernelImageForDevice && error != cudaErrorInvalidDeviceFunction,
                "built for CUDA architectures ", STGT_CUDA_ARCHITECTURES, ", none of which runs on this GPU, sm_",
                capability_, "; rebuild with TORCH_CUDA_ARCH_LIST, or ask for another backend");

@@ -1,5 +1,6 @@
-// The instructions that CUDA C++ has no words for, one thin function each. Section numbers are of the PTX ISA 9.0.
-// Kernels use nothing else of the hardware's, so tests/cuda/emulator can stand in for this file and run them on a CPU.
+// The instructions for which CUDA C++ has no words, with one thin function for each. Section numbers are those of the
+// PTX ISA 9.0. The kernels use the hardware only through these functions, so tests/cuda/emulator can replace this file
+// and run the kernels on a CPU.
 #ifndef STGT_CUDA_PTX_CUH
 #define STGT_CUDA_PTX_CUH
 
@@ -10,7 +11,8 @@ namespace stgt::ptx {
 
 #define STGT_DEVICE __device__ __forceinline__
 
-// ---- Half-precision values, as bits; two to a register, the first in the low half ----------------------------------
+// ---- Half-precision values as bits. A register holds two, the first in the low half.
+// ----------------------------------
 
 struct bf16 { uint16_t bits; };
 struct f16 { uint16_t bits; };
@@ -39,13 +41,13 @@ template <> STGT_DEVICE float2 unpack<f16>(uint32_t packed) {
   return pair;
 }
 
-// Of a pair of f16: all bits of those that are not 0.
+// Returns a mask for a pair of f16: all bits of a value are set if it is not 0.
 STGT_DEVICE uint32_t nonzero_mask(uint32_t pair) {
   uint32_t mask;
   asm("set.neu.u32.f16x2 %0, %1, %2;" : "=r"(mask) : "r"(pair), "r"(0));
   return mask;
 }
-// Keeps first and second where their halves of a pair of f16 are not 0; else, makes them `otherwise`.
+// Keeps first and second if their halves of a pair of f16 are not 0, and otherwise sets them to `otherwise`.
 STGT_DEVICE void where_nonzero(uint32_t pair, float& first, float& second, float otherwise) {
   asm("{ .reg .pred p, q;\n setp.neu.f16x2 p|q, %2, %3;\n selp.f32 %0, %0, %4, p;\n selp.f32 %1, %1, %4, q; }"
       : "+f"(first), "+f"(second)
@@ -54,18 +56,18 @@ STGT_DEVICE void where_nonzero(uint32_t pair, float& first, float& second, float
 
 // ---- Arithmetic ----------------------------------------------------------------------------------------------------
 
-STGT_DEVICE float exp2(float x) {  // 9.7.3.21: 2 ulp; 2^-inf is 0
+STGT_DEVICE float exp2(float x) {  // 9.7.3.21: the error is 2 ulp, and 2^-inf is 0
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 
-// Makes the compiler have x in a register here, where it would put off what x is computed from, and keep all of that.
+// Makes the compiler compute x here. Otherwise it might do so later, and keep all that x is computed from in registers.
 STGT_DEVICE void settle(uint32_t& x) { asm volatile("" : "+r"(x)); }
 
 // ---- Shared memory, warps and barriers -----------------------------------------------------------------------------
 
-STGT_DEVICE char* shared_memory() {  // the block's dynamic shared memory, aligned as the swizzles want it
+STGT_DEVICE char* shared_memory() {  // the block's dynamic shared memory, aligned as the swizzles need it
   extern __shared__ __align__(1024) char memory[];
   return memory;
 }
@@ -77,13 +79,14 @@ STGT_DEVICE uint32_t ballot(bool x) { return __ballot_sync(0xffffffffu, x); }
 STGT_DEVICE int first_bit(uint32_t x) { return __ffs(int(x)) - 1; }
 STGT_DEVICE void sync_warp() { __syncwarp(); }
 STGT_DEVICE void sync_threads() { __syncthreads(); }
-STGT_DEVICE void sync_named(int barrier, int threads) {  // 9.7.13.1; barrier 0 is sync_threads'
+STGT_DEVICE void sync_named(int barrier, int threads) {  // 9.7.13.1; sync_threads uses barrier 0
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
 // ---- sm_80: asynchronous copies, 8x8 matrices, tensor cores --------------------------------------------------------
 
-// Copies BYTES = 4, 8 or 16 to shared memory; zeros where not valid (global is then not read, but must be a pointer).
+// Copies BYTES = 4, 8 or 16 bytes to shared memory, or zeros if not valid. Then global is not read, but it must be a
+// pointer.
 template <int BYTES = 16> STGT_DEVICE void copy_async(void* shared, const void* global, bool valid) {  // 9.7.9.25.3
   if constexpr (BYTES == 16)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
@@ -95,12 +98,12 @@ template <int BYTES = 16> STGT_DEVICE void copy_async(void* shared, const void* 
                  : "memory");
 }
 STGT_DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int PENDING> STGT_DEVICE void copy_async_wait() {  // until at most PENDING groups are under way
+template <int PENDING> STGT_DEVICE void copy_async_wait() {  // waits until at most PENDING groups are still open
   asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-// 9.7.15.5.15: four 8x8 matrices of 16-bit values; lane l gives row l % 8 (16 bytes) of matrix l / 8, and gets of each
-// matrix row l / 4, columns 2 (l % 4) and the next. With transpose, the same of the transposed matrices.
+// 9.7.15.5.15: reads four 8x8 matrices of 16-bit values. Lane l gives the address of row l % 8 (16 bytes) of matrix l /
+// 8. It gets row l / 4, columns 2 (l % 4) and the next, of each matrix or (TRANSPOSE) of each transposed matrix.
 template <bool TRANSPOSE = false> STGT_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
   if constexpr (TRANSPOSE)
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -114,7 +117,7 @@ template <bool TRANSPOSE = false> STGT_DEVICE void load_matrices(uint32_t (&r)[4
                  : "memory");
 }
 
-// 9.7.15.5.17: the transpose of one 8x8 matrix of 16-bit values, held as load_matrices leaves it.
+// 9.7.15.5.17: transposes one 8x8 matrix of 16-bit values, which the lanes hold in the order of load_matrices.
 STGT_DEVICE uint32_t transpose_matrix(uint32_t x) {
   uint32_t y;
   asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));

@@ -1,5 +1,5 @@
-// Hopper's own instructions: barriers in shared memory, the tensor copy engine, warpgroup matrix products.
-// Section numbers are of the PTX ISA 9.0. Include only where code is compiled for sm_90a.
+// Hopper's own instructions: barriers in shared memory, the tensor copy engine, warpgroup matrix products. Section
+// numbers are those of the PTX ISA 9.0. Include this file only if the code is compiled for sm_90a.
 #ifndef STGT_CUDA_PTX_SM90_CUH
 #define STGT_CUDA_PTX_SM90_CUH
 
@@ -19,7 +19,7 @@ STGT_DEVICE bool elect() {
 }
 
 // ---- Barriers in shared memory (9.7.13.15) --------------------------------------------------------------------------
-// A phase ends when all arrivals and all expected bytes have come. Phases alternate in parity, from 0.
+// A phase ends when all arrivals and all expected bytes have come. The parities of phases alternate and start with 0.
 
 STGT_DEVICE void barrier_init(uint64_t* barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
@@ -31,11 +31,11 @@ STGT_DEVICE void barrier_init_fence() {  // after barrier_init, before the threa
 STGT_DEVICE void barrier_arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
-STGT_DEVICE void barrier_expect(uint64_t* barrier, int bytes) {  // arrives as well
+STGT_DEVICE void barrier_expect(uint64_t* barrier, int bytes) {  // this arrives as well
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                : "memory");
 }
-STGT_DEVICE void barrier_wait(uint64_t* barrier, int parity) {  // until the phase of this parity has ended
+STGT_DEVICE void barrier_wait(uint64_t* barrier, int parity) {  // waits until the phase of this parity has ended
   asm volatile(
       "{ .reg .pred done;\n"
       "wait: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
@@ -50,8 +50,8 @@ using TensorMap = CUtensorMap;
 
 STGT_DEVICE void tma_prefetch(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 
-// Copies the map's box at these coordinates, innermost first, to shared memory; its bytes count on the barrier.
-// Elements out of range read as 0, and count.
+// Copies the map's box at these coordinates, innermost first, to shared memory. Its bytes count on the barrier.
+// Elements out of range read as 0, and count as well.
 STGT_DEVICE void tma_load(void* shared, const TensorMap& map, uint64_t* barrier, int c0, int c1, int c2) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::
@@ -75,9 +75,9 @@ STGT_DEVICE void tma_load(void* shared, const TensorMap& map, uint64_t* barrier,
       : "memory");
 }
 
-// Copies shared memory to the map's box; elements out of range are left alone. By one thread, after writes to shared
-// memory were fenced and its threads synchronised. The thread waits until shared memory was read, and may go; the
-// kernel's end is what others see the copy by.
+// Copies shared memory to the map's box, and leaves elements out of range alone. One thread calls it, after the writes
+// to shared memory were fenced and their threads synchronised. tma_store_wait lets the thread wait until shared memory
+// was read. Then it may end; other kernels see the copy when this kernel has ended.
 STGT_DEVICE void tma_store(const TensorMap& map, const void* shared, int c0, int c1, int c2, int c3, int c4) {
   asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(&map),
                "r"(shared_address(shared)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
@@ -86,7 +86,7 @@ STGT_DEVICE void tma_store(const TensorMap& map, const void* shared, int c0, int
 STGT_DEVICE void tma_store_wait() {
   asm volatile("cp.async.bulk.commit_group;\n cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
-// 9.7.13.6: what this thread wrote to shared memory becomes visible to the copy engine and to wgmma.
+// 9.7.13.6: makes the writes of this thread to shared memory visible to the copy engine and to wgmma.
 STGT_DEVICE void fence_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // ---- Registers of a warpgroup (9.7.20.5) ----------------------------------------------------------------------------
@@ -95,12 +95,13 @@ template <int N> STGT_DEVICE void registers_grow() { asm volatile("setmaxnreg.in
 template <int N> STGT_DEVICE void registers_shrink() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 
 // ---- Warpgroup matrix products (9.7.16) -----------------------------------------------------------------------------
-// d (64 x N fp32) = or += a (64 x 16) b (16 x N), by 4 warps that start at a multiple of 4. Thread i of the warpgroup
-// holds d as mma does: warp i / 32 has rows 16 (i / 32) on, d[4 n ...] the columns 8 n on.
+// Four warps, the first a multiple of 4, compute d (64 x N fp32) = or += a (64 x 16) b (16 x N). Thread i of the
+// warpgroup holds d in the order of mma: warp i / 32 has 16 rows from 16 (i / 32) on, and d[4 n ...] belongs to the
+// columns from 8 n on.
 
-// How 16-byte chunks are permuted within rows of 32, 64 or 128 bytes, as the copy engine writes them: with A the
-// address, bits 4.. of A are xored with bits 7.. of A, one bit for B32, two for B64, three for B128. Tiles start at
-// multiples of 256, 512 and 1024 bytes.
+// The permutation of 16-byte chunks within rows of 32, 64 or 128 bytes, as the copy engine writes them. The bits of an
+// address from bit 4 on are xored with those from bit 7 on: one bit for B32, two for B64, three for B128. Tiles must
+// start at multiples of 256, 512 and 1024 bytes.
 enum class Swizzle : uint64_t { B128 = 1, B64 = 2, B32 = 3 };
 
 // An operand in shared memory (9.7.16.5.1).
@@ -113,18 +114,18 @@ STGT_DEVICE uint64_t descriptor(const void* shared, int leading_bytes, int strid
          uint64_t(stride_bytes >> 4) << 32 | uint64_t(swizzle) << 62;
 }
 
-// The operand that starts so many bytes further. Addresses stay below 2^18: nothing carries out of their field.
+// Returns the operand that starts `bytes` further on. Addresses stay below 2^18, so nothing carries out of their field.
 STGT_DEVICE uint64_t further(uint64_t descriptor, int bytes) {
   return (descriptor & 0xffffffff00000000) | (uint32_t(descriptor) + uint32_t(bytes >> 4));
 }
 
-// Before the first product, and again after registers of d or a were touched otherwise.
+// It is needed before the first product, and again after other instructions touched registers of d or a.
 STGT_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 STGT_DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int PENDING> STGT_DEVICE void wgmma_wait() {  // until at most PENDING groups are under way
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
-// Keeps the compiler from moving reads of d before the wait, or from copying it.
+// Keeps the compiler from moving reads of d before the wait, and from copying d.
 template <int N> STGT_DEVICE void wgmma_registers(float (&d)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
@@ -162,7 +163,7 @@ STGT_DEVICE void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bo
   STGT_F4(112), STGT_F4(116), STGT_F4(120), STGT_F4(124)
 // clang-format on
 
-// P0...: the numbers of the operands that follow d.
+// P0, P1, ... are the numbers of the operands that follow d.
 #define STGT_WGMMA(T, NAME, N, R, F, TRANSPOSED, P0, P1, P2, P3, P4, P5)                                             \
   template <> STGT_DEVICE void wgmma<T, N, TRANSPOSED>(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) { \
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %" #P2                                                              \

@@ -1,4 +1,4 @@
-// Tensor maps: how the host describes a tensor in device memory to Hopper's copy engine.
+// Tensor maps, with which the host describes a tensor in device memory to Hopper's copy engine.
 #pragma once
 #include "launch.h"
 #include "ptx_sm90.cuh"
@@ -7,7 +7,7 @@
 
 namespace stgt {
 
-// cuTensorMapEncodeTiled, from the driver that is running: the library need not link with it.
+// Returns cuTensorMapEncodeTiled of the driver that is running, so that the library need not link with it.
 inline auto tensor_map_encoder(const Launcher& launch) {
   static const auto encode = [&] {
     void* function = nullptr;
@@ -20,9 +20,10 @@ inline auto tensor_map_encoder(const Launcher& launch) {
   return encode;
 }
 
-// A tensor of bfloat16, float16 or float32. sizes: innermost dimension first; strides: of the others, in elements (that
-// of a dimension of one element does not matter); box: what one copy takes of each dimension. Elements out of range
-// read as 0. `data` and all strides must be multiples of 16 bytes, see fits_tensor_map.
+// Describes a tensor of bfloat16, float16 or float32. sizes: innermost dimension first. strides: those of the other
+// dimensions, in elements; the stride of a dimension of one element does not matter. box: how much of each dimension
+// one copy takes. Elements out of range read as 0. `data` and all strides must be multiples of 16 bytes, see
+// fits_tensor_map.
 template <size_t RANK>
 ptx::TensorMap tensor_map(const Launcher& launch, const char* op, const void* data, ScalarType dtype,
                           std::array<int64_t, RANK> sizes, std::array<int64_t, RANK - 1> strides,
@@ -49,7 +50,8 @@ ptx::TensorMap tensor_map(const Launcher& launch, const char* op, const void* da
   return map;
 }
 
-// Whether the copy engine can take a tensor of 16-bit values: its start and its strides but the last dimension's.
+// Whether the copy engine can take a tensor of 16-bit values. This depends on its start and on its strides but the
+// last.
 inline bool fits_tensor_map(const Tensor& x) {
   if (reinterpret_cast<uintptr_t>(x.data_ptr()) % 16) return false;
   for (int64_t dim = 0; dim + 1 < x.dim(); ++dim)

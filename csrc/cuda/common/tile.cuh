@@ -1,4 +1,4 @@
-// Tiles of 16-bit values in shared memory: filled by asynchronous copies, read as the fragments of mma.
+// Tiles of 16-bit values in shared memory, which are filled by asynchronous copies and read as the fragments of mma.
 #pragma once
 #include "ptx.cuh"
 
@@ -7,57 +7,58 @@ namespace stgt {
 // Rows of values in global memory. A tile that is filled from them gets zeros beyond their ends.
 template <class E> struct Rows {
   E* data;
-  int64_t stride;  // from one to the next, in elements
+  int64_t stride;  // from one row to the next, in elements
   int count, columns;
 
   STGT_DEVICE E* row(int i) const { return data + i * stride; }
 
-  // The largest of 16, 8, 4 and 2 bytes at which every row starts and ends.
+  // Returns the largest of 16, 8, 4 and 2 of which the start and the end of every row are multiples, in bytes.
   STGT_DEVICE int alignment() const {
     const uint32_t bytes = uint32_t(reinterpret_cast<uintptr_t>(data)) | sizeof(E) * (uint32_t(stride) | columns);
     return bytes % 16 == 0 ? 16 : bytes % 8 == 0 ? 8 : bytes % 4 == 0 ? 4 : 2;
   }
 };
 
-// Chunks of 16 bytes. A chunk's place in its row is xored with bits of the row's number, so that no two of eight rows
-// have the same chunk in the same banks, as they would unswizzled.
+// A tile of chunks of 16 bytes. The place of a chunk in its row is xored with bits of the row's number. Without that,
+// the same chunk of eight rows would lie in the same banks.
 template <int ROWS, int COLUMNS> struct Tile {
   using Element = uint16_t;
   using Pair = uint32_t;
   static constexpr int CHUNKS = COLUMNS / 8, ROW_BYTES = COLUMNS * 2, BYTES = ROWS * ROW_BYTES;
-  static constexpr int SPAN = CHUNKS % 8 == 0 ? 8 : 4;  // so many neighbouring chunks trade places
+  static constexpr int SPAN = CHUNKS % 8 == 0 ? 8 : 4;  // the number of neighbouring chunks that trade places
   static_assert(CHUNKS % SPAN == 0);
 
   int offset;  // in shared memory, a multiple of 128
 
   STGT_DEVICE int end() const { return offset + BYTES; }
 
-  // The tile from a row on that is a multiple of 8. For rows that are known at run time only.
+  // Returns the tile from a row on, which must be a multiple of 8. It is for rows that are known only at run time.
   STGT_DEVICE Tile below(int row) const { return {offset + row * ROW_BYTES}; }
 
   STGT_DEVICE char* at(int row, int chunk) const { return at(row, 0, 0, chunk); }
 
-  // The pair of 16-bit values that this thread has of an 8x8 matrix at this place.
+  // Returns the pair of 16-bit values that this thread has of an 8x8 matrix at this place.
   STGT_DEVICE uint32_t& pair(int row, int column) const {
     return *reinterpret_cast<uint32_t*>(at(threadIdx.x % 32 / 4, 0, row, column / 8) + threadIdx.x % 4 * 4);
   }
 
-  // Four 8x8 matrices: rows 0-7 and 8-15 of a chunk, then those of the next. They are the left operand of an mma, or
-  // values at the places of two accumulators; transposed, the right operands of two mma that sum over these rows.
+  // Reads four 8x8 matrices: rows 0-7 and 8-15 of a chunk, and then those of the next chunk. They are the left operand
+  // of an mma, or values in the order of two accumulators. Transposed, they are the right operands of two mma that sum
+  // over these rows.
   template <bool TRANSPOSE = false> STGT_DEVICE void read_down(uint32_t (&r)[4], int row, int chunk) const {
     const int lane = threadIdx.x % 32;
     ptx::load_matrices<TRANSPOSE>(r, at(lane % 16, lane / 16, row, chunk));
   }
 
-  // Four 8x8 matrices: a chunk and the next of rows 0-7, then of rows 8-15. They are the right operands of two mma that
-  // sum over these columns; transposed, the left operand of an mma that sums over these rows, or values at the places
-  // of two accumulators.
+  // Reads four 8x8 matrices: a chunk and the next of rows 0-7, and then of rows 8-15. They are the right operands of
+  // two mma that sum over these columns. Transposed, they are the left operand of an mma that sums over these rows, or
+  // values in the order of two accumulators.
   template <bool TRANSPOSE = false> STGT_DEVICE void read_across(uint32_t (&r)[4], int row, int chunk) const {
     const int lane = threadIdx.x % 32;
     ptx::load_matrices<TRANSPOSE>(r, at(lane % 8 + lane / 16 * 8, lane / 8 % 2, row, chunk));
   }
 
-  // Fills the tile, by all THREADS threads of the block.
+  // Fills the tile. All THREADS threads of the block must call it.
   template <int THREADS> STGT_DEVICE void copy_async(const Rows<const uint16_t>& from) const {
     switch (from.alignment()) {
       case 16: return copy_in_units<THREADS, 16>(from);
@@ -67,7 +68,8 @@ template <int ROWS, int COLUMNS> struct Tile {
     }
   }
 
-  // Calls f(row, chunk) with each chunk that copy_async had this thread copy, which it sees after copy_async_wait.
+  // Calls f(row, chunk) with each chunk that this thread copied in copy_async. The thread sees them after
+  // copy_async_wait.
   template <int THREADS, class Function> STGT_DEVICE void for_own_chunks(Function f) const {
 #pragma unroll
     for (int row = 0; row < ROWS; row += THREADS / SPAN)
@@ -76,12 +78,13 @@ template <int ROWS, int COLUMNS> struct Tile {
         f(row + threadIdx.x / SPAN, *reinterpret_cast<uint4*>(at(threadIdx.x / SPAN, threadIdx.x % SPAN, row, chunk)));
   }
 
-  // The reverse of copy_async, of what was written at `at` or `pair`.
+  // Does the reverse of copy_async: stores the values that were written through `at` or `pair`.
   template <int THREADS> STGT_DEVICE void store(const Rows<uint16_t>& to) const {
     store<THREADS>(to, [](int, int) { return true; });
   }
 
-  // The same of those rows and columns that are wanted(row, column): all 64x64 of them, or none.
+  // Stores only those rows and columns for which wanted(row, column) is true. It must be the same for all values of a
+  // 64x64 tile.
   template <int THREADS, class Wanted> STGT_DEVICE void store(const Rows<uint16_t>& to, Wanted wanted) const {
     switch (to.alignment()) {
       case 16: return store_units<THREADS, uint4>(to, wanted);
@@ -92,8 +95,9 @@ template <int ROWS, int COLUMNS> struct Tile {
   }
 
  private:
-  // The sum of a thread's own row and chunk with a row that is a multiple of 8 and a chunk, multiple of 2 if the
-  // thread's is not 0. Where these are the same for all threads, they cost a xor with a constant, or nothing.
+  // Returns the place of row thread_row + row and chunk thread_chunk + chunk. `row` must be a multiple of 8, and
+  // `chunk` a multiple of 2 if thread_chunk is not 0. If `row` and `chunk` are constants, they cost one xor with a
+  // constant, or nothing.
   STGT_DEVICE char* at(int thread_row, int thread_chunk, int row, int chunk) const {
     const int swizzle = SPAN == 8 ? thread_row % 8 : thread_row / 2 % 4;
     const int place = offset + thread_row * ROW_BYTES + (thread_chunk ^ swizzle) * 16;
@@ -112,8 +116,8 @@ template <int ROWS, int COLUMNS> struct Tile {
     }
   }
 
-  // SPAN threads side by side copy SPAN chunks of a row, so that each quarter of a warp writes to all banks. Units
-  // other than 16 bytes are rare, and take a few instructions per chunk anyway.
+  // SPAN neighbouring threads copy SPAN chunks of a row, so that each quarter of a warp writes to all banks. Units
+  // other than 16 bytes are rare and need a few instructions per chunk anyway, so their loops are not unrolled.
   template <int THREADS, int UNIT> STGT_DEVICE void copy_in_units(const Rows<const uint16_t>& from) const {
     static_assert(ROWS % (THREADS / SPAN) == 0 && THREADS / SPAN % 8 == 0);
     const int first_row = threadIdx.x / SPAN, first_chunk = threadIdx.x % SPAN;

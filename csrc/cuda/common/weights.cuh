@@ -1,5 +1,5 @@
-// Edge weights as the kernels of attention read them: float16, or float32 where they are differentiable. Registers hold
-// them in pairs of two neighbouring ones, uint32_t for float16 and float2 for float32.
+// Edge weights as the kernels of attention read them: float16, or float32 if they are differentiable. Registers hold
+// pairs of neighbouring weights, as uint32_t for float16 and as float2 for float32.
 #pragma once
 #include "tile.cuh"
 
@@ -8,15 +8,16 @@ namespace stgt {
 STGT_DEVICE float2 values(uint32_t pair) { return ptx::unpack<ptx::f16>(pair); }
 STGT_DEVICE float2 values(float2 pair) { return pair; }
 
-// The pair with both signs turned if `sign` is 0x80008000, or as it is if that is 0.
+// Returns the pair with both signs changed if `sign` is 0x80008000, or unchanged if `sign` is 0.
 STGT_DEVICE uint32_t turned(uint32_t pair, uint32_t sign) { return pair ^ sign; }
 STGT_DEVICE float2 turned(float2 pair, uint32_t sign) { return sign ? float2{-pair.x, -pair.y} : pair; }
 
-// Of a pair of 16-bit values that belong to these weights: all bits of those that belong to an edge.
+// Returns a mask for a pair of 16-bit values that belong to these weights: all bits of a value are set if it belongs to
+// an edge.
 STGT_DEVICE uint32_t edge_mask(uint32_t pair) { return ptx::nonzero_mask(pair); }
 STGT_DEVICE uint32_t edge_mask(float2 pair) { return (pair.x != 0 ? 0xffffu : 0) | (pair.y != 0 ? 0xffff0000u : 0); }
 
-// Keeps first and second where their weights belong to an edge; else, makes them `otherwise`.
+// Keeps first and second if their weights belong to an edge, and otherwise sets them to `otherwise`.
 STGT_DEVICE void where_edge(uint32_t pair, float& first, float& second, float otherwise) {
   ptx::where_nonzero(pair, first, second, otherwise);
 }
@@ -24,9 +25,9 @@ STGT_DEVICE void where_edge(float2 pair, float& first, float& second, float othe
   first = pair.x != 0 ? first : otherwise, second = pair.y != 0 ? second : otherwise;
 }
 
-// A tile of float32 values in shared memory, read in the order of Tile's fragments. It has panels of at most 32
-// columns, whose 16-byte chunks are swizzled within rows as the copy engine does it: a panel of 32 columns must then
-// start at a multiple of 1024 bytes.
+// A tile of float32 values in shared memory, which is read in the order of Tile's fragments. It has panels of at most
+// 32 columns, whose 16-byte chunks are swizzled within rows as the copy engine does it. A panel of 32 columns that the
+// copy engine writes must start at a multiple of 1024 bytes.
 template <int ROWS, int COLUMNS> struct WideTile {
   using Element = float;
   using Pair = float2;
@@ -37,7 +38,7 @@ template <int ROWS, int COLUMNS> struct WideTile {
 
   STGT_DEVICE int end() const { return offset + BYTES; }
 
-  // The tile from a row on that is a multiple of 8.
+  // Returns the tile from a row on, which must be a multiple of 8.
   STGT_DEVICE WideTile below(int row) const { return {offset + row * WIDTH * 4}; }
 
   STGT_DEVICE float* at(int row, int column) const {
@@ -47,8 +48,9 @@ template <int ROWS, int COLUMNS> struct WideTile {
     return reinterpret_cast<float*>(ptx::shared_memory() + offset + place);
   }
 
-  // As Tile::read_down: rows 0-7 and 8-15 of a chunk of 8 columns, then those of the next. row: a multiple of 8; chunk:
-  // of 2, so that where a lane's values are differs by a xor with constants.
+  // Reads in the order of Tile::read_down: rows 0-7 and 8-15 of a chunk of 8 columns, and then those of the next chunk.
+  // `row` must be a multiple of 8 and `chunk` a multiple of 2, so that the places of a lane's values differ by a xor
+  // with constants.
   STGT_DEVICE void read_down(float2 (&r)[4], int row, int chunk) const {
     const int lane = threadIdx.x % 32;
     if constexpr (WIDTH == 32) {
@@ -64,8 +66,8 @@ template <int ROWS, int COLUMNS> struct WideTile {
     }
   }
 
-  // As Tile::read_across, transposed: a chunk of 8 columns and the next of rows 0-7, then of rows 8-15. row and chunk
-  // as above.
+  // Reads in the order of Tile::read_across, transposed: a chunk of 8 columns and the next of rows 0-7, and then of
+  // rows 8-15. `row` and `chunk` must be multiples of 8 and 2, too.
   template <bool TRANSPOSE> STGT_DEVICE void read_across(float2 (&r)[4], int row, int chunk) const {
     static_assert(TRANSPOSE && WIDTH == 32);
     const int lane = threadIdx.x % 32;
@@ -80,10 +82,10 @@ template <int ROWS, int COLUMNS> struct WideTile {
     }
   }
 
-  // Fills the tile, by all THREADS threads of the block; zeros beyond the rows' ends.
+  // Fills the tile, with zeros beyond the rows' ends. All THREADS threads of the block must call it.
   template <int THREADS> STGT_DEVICE void copy_async(const Rows<const float>& from) const {
     const bool aligned = from.alignment() == 16;
-#pragma unroll 1  // more addresses would not fit the registers beside gradients of wide heads
+#pragma unroll 1  // more addresses would not fit the registers beside the gradients of wide heads
     for (int i = threadIdx.x; i < ROWS * COLUMNS / 4; i += THREADS) {
       const int row = i / (COLUMNS / 4), column = i % (COLUMNS / 4) * 4;
       const float* const source = from.row(row) + column;
@@ -97,7 +99,7 @@ template <int ROWS, int COLUMNS> struct WideTile {
     }
   }
 
-  // The reverse, of what was written at `at`.
+  // Does the reverse: stores the values that were written through `at`.
   template <int THREADS> STGT_DEVICE void store(const Rows<float>& to) const {
 #pragma unroll 4
     for (int i = threadIdx.x; i < ROWS * COLUMNS; i += THREADS) {
@@ -107,7 +109,7 @@ template <int ROWS, int COLUMNS> struct WideTile {
   }
 
  private:
-  // Where a row of the panel with this chunk of 8 columns starts.
+  // Points at the start of a row, in the panel with this chunk of 8 columns.
   STGT_DEVICE const char* panel(int row, int chunk) const {
     return ptx::shared_memory() + offset + (chunk * 8 / WIDTH * ROWS + row) * WIDTH * 4;
   }

@@ -1,5 +1,4 @@
-// What softmax and log-sum-exp take off a row's score gradients, for both kernels of the backward pass:
-// delta_i = do_i . o_i - dlse_i.
+// Computes delta_i = do_i . o_i - dlse_i, which the gradient of softmax and log-sum-exp subtracts from dP in row i.
 #pragma once
 #include "common.cuh"
 
@@ -7,8 +6,9 @@ namespace stgt {
 
 constexpr int DELTA_THREADS = 256;
 
-// The product of two rows, as far as one of LANES threads has it. whole: both rows are multiples of 16 bytes at
-// multiples of 16 bytes, and are read so: all at once, for what the kernel waits for is memory.
+// Returns the part of the product of two rows that one of LANES threads computes. whole: both rows start at multiples
+// of 16 bytes and are multiples of 16 bytes long. They are then read in units of 16 bytes, since the kernel's time is
+// spent waiting for memory.
 template <class T, int LANES> STGT_DEVICE float partial_product(const T* a, const T* b, int size, bool whole,
                                                                 int lane) {
   constexpr int CHUNK = 16 / sizeof(T);
@@ -23,7 +23,7 @@ template <class T, int LANES> STGT_DEVICE float partial_product(const T* a, cons
     }
     return sum;
   }
-#pragma unroll 1  // once is enough for 16-bit values
+#pragma unroll 1  // one round is enough for 16-bit values
   for (int i = lane * CHUNK; i < size; i += LANES * CHUNK) {
     const uint4 x = *reinterpret_cast<const uint4*>(a + i), y = *reinterpret_cast<const uint4*>(b + i);
     const uint32_t left[4] = {x.x, x.y, x.z, x.w}, right[4] = {y.x, y.y, y.z, y.w};
@@ -41,8 +41,9 @@ template <class T, int LANES> STGT_DEVICE float partial_product(const T* a, cons
   return sum;
 }
 
-// T: float, or ptx::bf16 or f16. dlse: (B, H, N) contiguous, or null. delta: (B, H, N) contiguous, written.
-// blocks: B N. A block has all heads of a token, side by side in out, sixteen threads for each.
+// T: float, ptx::bf16 or ptx::f16. dlse: (B, H, N) contiguous, or null. delta: (B, H, N) contiguous, written. Launch B
+// N blocks of DELTA_THREADS threads. A block has all heads of a token, which lie side by side in out, and sixteen
+// threads for each head.
 template <class T>
 __global__ void __launch_bounds__(DELTA_THREADS, 8)
     graph_attention_bwd_delta(const __grid_constant__ AttentionParams p, const float* dlse, float* delta) {

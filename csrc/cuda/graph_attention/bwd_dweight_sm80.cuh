@@ -1,12 +1,13 @@
 // The gradient of graph attention's edge weights on mma.sync and cp.async (sm_80 and later):
-//   dW_ij = scale sum_h dz_ij (q_i . k_j),  dz as in graph_attention_bwd_sm80.cuh.
+//   dW_ij = scale sum_h dz_ij (q_i . k_j),  dz as in bwd_sm80.cuh.
 //
 // A block computes one tile of 64 x 64 edges and sums over the heads itself, so that every element has one writer and
-// one order of summation. Each of its four warps has 32 x 32 of them, two by two, so that fragments from shared memory
-// serve two mma. Tiles without edges are written, too: as zeros.
+// one order of summation. Each of its four warps has 32 x 32 of the edges, so that fragments from shared memory serve
+// two mma. Tiles without edges are written as zeros.
 //
-// Q and K of the next head arrive while dP is computed, dO and V while Q K^T is: half of the work hides each copy, and
-// nothing needs a second buffer. Weights and their gradients are float32: most gradients would be 0 in float16.
+// Q and K of the next head arrive while dP is computed, and dO and V arrive while Q K^T is computed. So half of the
+// work hides each copy, and no copy needs a second buffer. Weights and their gradients are float32, since most
+// gradients would be 0 in float16.
 #pragma once
 #include "common_sm80.cuh"
 
@@ -14,10 +15,10 @@ namespace stgt::sm80 {
 
 constexpr int DWEIGHT_THREADS = 128;
 
-// Shared memory: Q, K, dO and V (64 x DEPTH each); W (64 x 64), in the end its gradient.
+// Shared memory holds Q, K, dO and V (64 x DEPTH each), and W (64 x 64), and in the end its gradient.
 template <int D> constexpr int DWEIGHT_SHARED_BYTES = 8 * TILE * DEPTH<D> + WideTile<TILE, TILE>::BYTES;
 
-// s = a b^T over the features of 32 rows of each.
+// Computes s = a b^T over the features, of 32 rows of a and 32 rows of b.
 template <class T, int D, class Operand>
 STGT_DEVICE void multiply(float (&s)[2][4][4], const Operand& a, const Operand& b) {
 #pragma unroll
@@ -70,7 +71,7 @@ __global__ void __launch_bounds__(DWEIGHT_THREADS, 2)
 #pragma unroll 1
   for (int h = 0; h < (live ? p.H : 0); ++h) {
     ptx::copy_async_wait<0>();
-    ptx::sync_threads();  // Q and K have come, and nobody reads dO and V any more
+    ptx::sync_threads();  // Q and K have arrived, and no warp reads dO and V any more
     dout.template copy_async<DWEIGHT_THREADS>(tokens<uint16_t>(p, p.dout, p.dout_at, b, h, t, i0));
     v.template copy_async<DWEIGHT_THREADS>(tokens<uint16_t>(p, p.v, p.v_at, b, h, frame, j0));
     ptx::copy_async_commit();
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__(DWEIGHT_THREADS, 2)
     multiply<T, D>(s, q.below(warp_row), k.below(warp_column));
 
     ptx::copy_async_wait<0>();
-    ptx::sync_threads();  // dO and V have come, and nobody reads Q and K any more
+    ptx::sync_threads();  // dO and V have arrived, and no warp reads Q and K any more
     if (h + 1 < p.H) copy_scores_operands(h + 1);
     multiply<T, D>(dp, dout.below(warp_row), v.below(warp_column));
 
@@ -122,7 +123,7 @@ __global__ void __launch_bounds__(DWEIGHT_THREADS, 2)
 #pragma unroll
     for (int n = 0; n < 4; ++n)
 #pragma unroll
-      for (int r = 0; r < 2; ++r)  // where this warp has read its weights, and no other
+      for (int r = 0; r < 2; ++r)  // only this warp has read weights from this place
         *reinterpret_cast<float2*>(
             weight.at(warp_row + 16 * m + 8 * r + lane / 4, warp_column + 8 * n + lane % 4 * 2)) = {
             sum[m][n][2 * r] * p.scale, sum[m][n][2 * r + 1] * p.scale};

@@ -2,14 +2,14 @@
 // P = exp(z - lse) and M the dropout mask over the probability of keeping:
 //   dP = M (do . v),  dz = P (dP - delta),  dv = sum_i M P do,  dk = scale sum_i dz W q,  dq = scale sum_j dz W k.
 //
-// Two kernels with one body: a block owns 64 columns (dk and dv) or 64 rows (dq) of one head and walks along the live
-// tiles opposite to them, so that every gradient has one writer. A warp owns 16 tokens. They are the rows of all its
-// accumulators, also where they are columns of the scores: P and dz then are left operands straight from registers.
-// Its own operands stay in registers, too, for shared memory is what limits these kernels: a fragment that is read from
-// it serves one mma only. (dk and dv at D = 128 leave room for one of the two.)
+// There are two kernels with one body. A block owns 64 columns (dk and dv) or 64 rows (dq) of one head, and walks along
+// the live tiles opposite to them, so that every gradient has one writer. A warp owns 16 tokens. They are the rows of
+// all its accumulators, even if they are columns of the scores, so that P and dz are left operands straight from
+// registers. The warp's own operands stay in registers, too, because shared memory limits these kernels: a fragment
+// that is read from it serves only one mma. (dk and dv at D = 128 leave room for one of the two operands.)
 //
-// What comes from the other side has two buffers: the next tokens arrive while some are computed, and the block waits
-// once for each. They are taken in steps of STEP, as many scores as registers hold beside the gradients.
+// The opposite tokens have two buffers. The next ones arrive while those before are computed, and the block waits once
+// for each buffer. They are taken in steps of STEP tokens, whose scores fit the registers beside the gradients.
 #pragma once
 #include "common_sm80.cuh"
 
@@ -17,18 +17,18 @@ namespace stgt::sm80 {
 
 constexpr int BACKWARD_THREADS = 128;
 
-// Shared memory: two buffers; then v, if it is not kept in registers. The own operands pass through the second buffer
-// on their way into registers, and the gradients on their way out.
+// Shared memory holds two buffers, and then v if it is not kept in registers. The block's own operands pass through the
+// second buffer on their way into registers, and the gradients on their way out.
 template <int D, bool OF_COLUMNS, bool WIDE> struct Backward {
   static constexpr bool KEEPS_BOTH = !OF_COLUMNS || D <= 88;
-  static constexpr int TOKENS = KEEPS_BOTH ? 64 : 32;  // in a buffer
+  static constexpr int TOKENS = KEEPS_BOTH ? 64 : 32;  // tokens in a buffer
   static constexpr int STEP = KEEPS_BOTH ? 32 : 16;
 
   struct Buffer {
-    Tile<TOKENS, DEPTH<D>> a, b;  // q and dout, or k and v
+    Tile<TOKENS, DEPTH<D>> a, b;  // q and dout for columns, k and v for rows
     using Weight = WeightTile<WIDE, OF_COLUMNS ? TOKENS : TILE, OF_COLUMNS ? TILE : TOKENS>;
     Weight weight;       // (rows, columns)
-    float *lse, *delta;  // of the rows, if they are here
+    float *lse, *delta;  // of the buffer's rows, if its tokens are rows
 
     static constexpr int BYTES = 4 * TOKENS * DEPTH<D> + Weight::BYTES + (OF_COLUMNS ? 2 * TOKENS * 4 : 0);
 
@@ -45,8 +45,8 @@ template <int D, bool OF_COLUMNS, bool WIDE> struct Backward {
   static constexpr int SHARED_BYTES = 2 * Buffer::BYTES + (KEEPS_BOTH ? 0 : Own::BYTES);
 };
 
-// Dropout's random bits, transposed, of 8 N rows and 16 columns: at the places of accumulators (columns, rows). They
-// are drawn as (rows, columns), half of them for nothing.
+// Draws the random bits for dropout of 8 N rows and 16 columns, in the order of accumulators (columns, rows). They are
+// drawn as (rows, columns) and transposed. Half of the drawn bits are not used.
 template <int N>
 STGT_DEVICE void draw_columns(uint32_t (&words)[N][2], const AttentionParams& p, int sample_head, int row, int frame,
                               int column) {
@@ -67,7 +67,7 @@ STGT_DEVICE void backward(const AttentionParams& p) {
   constexpr int STEP = S::STEP, THREADS = BACKWARD_THREADS;
   const Place place(p, TILE);
   const int b = place.b, h = place.h, t = place.t, first = place.first, head = b * p.H + h;
-  const int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 16;  // the first of the warp's tokens
+  const int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 16;  // the first token of the warp
   const typename S::Own own_a{S::OWN_A}, own_b{S::OWN_B};
   const int64_t head_rows = int64_t(head) * p.T * p.P;
   const float scale_2 = p.scale * LOG2E;
@@ -123,7 +123,7 @@ STGT_DEVICE void backward(const AttentionParams& p) {
   float sum_a[D / 8][4] = {}, sum_b[OF_COLUMNS ? D / 8 : 1][4] = {};  // dk and dv, or dq
   while (more) {
     ptx::copy_async_wait<0>();
-    ptx::sync_threads();  // this buffer is filled, and nobody reads the other one, or own_a there, any more
+    ptx::sync_threads();  // this buffer is filled, and no warp reads the other one any more, nor own_a in it
     const Buffer from(buffer);
     const int frame = walk.frame, opposite = walk.token;
     buffer ^= 1;
@@ -153,7 +153,7 @@ STGT_DEVICE void backward(const AttentionParams& p) {
       if constexpr (DROPOUT && OF_COLUMNS) draw_columns(words, p, head, frame * p.P + opposite + step, t, first + own);
       if constexpr (DROPOUT && !OF_COLUMNS) draw_rows(words, p, head, t * p.P + first + own, frame, opposite + step);
 
-      uint32_t probability[STEP / 16][4], dz[STEP / 16][4];  // as dropout leaves it; times W
+      uint32_t probability[STEP / 16][4], dz[STEP / 16][4];  // P after dropout; dz times W
 #pragma unroll
       for (int n = 0; n < STEP / 8; n += 2) {
         typename Weight::Pair weights[4];
@@ -229,7 +229,7 @@ __global__ void __launch_bounds__(BACKWARD_THREADS, 2)
     graph_attention_bwd_dkdv_sm80(const __grid_constant__ AttentionParams p) {
   backward<T, D, DROPOUT, WIDE, true>(p);
 }
-// The same, with Backward<D, false, WIDE>::SHARED_BYTES.
+// Launch it in the same way, with Backward<D, false, WIDE>::SHARED_BYTES.
 template <class T, int D, bool DROPOUT, bool WIDE>
 __global__ void __launch_bounds__(BACKWARD_THREADS, 2)
     graph_attention_bwd_dq_sm80(const __grid_constant__ AttentionParams p) {

@@ -2,13 +2,13 @@
 // probability of keeping, and delta given per row:
 //   dP = M (do . v),  dz = P (dP - delta),  dv = sum_i M P do,  dk = scale sum_i dz W q,  dq = scale sum_j dz W k.
 //
-// Two kernels, and every gradient has one writer: the same bits every time, without atomics. Together they compute 7
-// products where one kernel with a shared dq would need 5, but that one would have to pass 6 partial sums of dq (two
-// blocks of columns in each of three frames) through memory, in turns.
+// There are two kernels, so every gradient has one writer, and the bits are the same every time without atomics.
+// Together they compute 7 products. One kernel with a shared dq would need 5, but it would have to pass 6 partial sums
+// of dq (two blocks of columns in each of three frames) through memory, in turns.
 //
-// Both have two warpgroups of 64 tokens each, that keep their operands in shared memory and their gradients in
-// registers, and a warp that loads what comes from the other side. Scores and dP are multiplied together. What is no
-// edge is taken out last, of packed pairs, by a mask: whatever was computed for it, be it NaN, becomes 0.
+// Both have two warpgroups of 64 tokens each, which keep their operands in shared memory and their gradients in
+// registers, and a warp that loads the opposite tiles. The products of the scores and of dP are in flight together. At
+// the end a mask sets to 0 those packed values that belong to no edge, even if they are NaN.
 #pragma once
 #include "common_sm90.cuh"
 
@@ -27,7 +27,7 @@ template <int N, bool WIDE> struct BackwardRows {  // dq
 template <int N, bool WIDE> struct BackwardColumns {  // dk and dv
   static constexpr int THREADS = 128 * (GROUPS + 1);
   static constexpr int LOADED_BYTES = 2 * Shape<N>::TILE_BYTES + GROUPS * WEIGHT_BYTES<WIDE>;  // Q, dO, W
-  static constexpr int STAGE_BYTES = LOADED_BYTES + 1024;                                      // and lse, delta
+  static constexpr int STAGE_BYTES = LOADED_BYTES + 1024;                // the same, lse and delta
   static constexpr int FIXED_BYTES = 2 * GROUPS * Shape<N>::TILE_BYTES;  // K, later dk; V, later dv
   static constexpr int STAGES = stages(FIXED_BYTES, STAGE_BYTES);
   static constexpr int SHARED_BYTES = FIXED_BYTES + STAGES * STAGE_BYTES + Ring<STAGES>::BYTES + 8;
@@ -35,11 +35,12 @@ template <int N, bool WIDE> struct BackwardColumns {  // dk and dv
 
 constexpr int BACKWARD_REGISTERS = 232, LOADER_REGISTERS = 40;
 
-// blocks: H * ceil(P / 128) * T * B, heads fastest. WIDE: float32 weights.
+// Launch H * ceil(P / 128) * T * B blocks of BackwardRows::THREADS threads with BackwardRows::SHARED_BYTES. WIDE:
+// float32 weights.
 template <class T, int N, bool DROPOUT, bool WIDE>
 __global__ void __launch_bounds__(BackwardRows<N, WIDE>::THREADS, 1)
     graph_attention_bwd_dq_sm90(const __grid_constant__ AttentionParams p, const __grid_constant__ AttentionMaps maps) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher takes care that no other GPU runs it
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher runs it on no other GPU
   using S = BackwardRows<N, WIDE>;
   using Pair = typename WeightTile<WIDE, TILE, TILE>::Pair;
   constexpr int TILE_BYTES = Shape<N>::TILE_BYTES;
@@ -154,12 +155,12 @@ __global__ void __launch_bounds__(BackwardRows<N, WIDE>::THREADS, 1)
 #endif
 }
 
-// blocks: H * ceil(P / 128) * T * B, heads fastest.
+// Launch H * ceil(P / 128) * T * B blocks of BackwardColumns::THREADS threads with BackwardColumns::SHARED_BYTES.
 template <class T, int N, bool DROPOUT, bool WIDE>
 __global__ void __launch_bounds__(BackwardColumns<N, WIDE>::THREADS, 1)
     graph_attention_bwd_dkdv_sm90(const __grid_constant__ AttentionParams p,
                                   const __grid_constant__ AttentionMaps maps) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher takes care that no other GPU runs it
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher runs it on no other GPU
   using S = BackwardColumns<N, WIDE>;
   using Pair = typename WeightTile<WIDE, TILE, TILE>::Pair;
   constexpr int TILE_BYTES = Shape<N>::TILE_BYTES;
@@ -174,7 +175,7 @@ __global__ void __launch_bounds__(BackwardColumns<N, WIDE>::THREADS, 1)
   const int group = ptx::shuffle(threadIdx.x / 128, 0), head = b * p.H + h;
 
   if (threadIdx.x == 0) {
-    ring.init(33, 4 * GROUPS);  // the copies, and a warp's stores of lse and delta
+    ring.init(33, 4 * GROUPS);  // one arrival for the copies, and 32 for a warp's stores of lse and delta
     ptx::barrier_init(fixed_full, 1);
     ptx::barrier_init_fence();
   }
@@ -255,7 +256,7 @@ __global__ void __launch_bounds__(BackwardColumns<N, WIDE>::THREADS, 1)
           const int rows8 = 2 * block + part;
           const float2 offset = *reinterpret_cast<const float2*>(rows + 8 * rows8 + accumulator_column());
           const float2 delta = *reinterpret_cast<const float2*>(rows + TILE + 8 * rows8 + accumulator_column());
-          float dropped[4];  // P as dropout leaves it
+          float dropped[4];  // P after dropout
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const float2 pair = values(pairs[2 * part + i / 2]);

@@ -1,4 +1,5 @@
-// What all kernels of graph attention share: their arguments, the walk along live tiles, and the dropout mask.
+// What all kernels of graph attention share: their parameters, the place of a block, the walk along live tiles, and the
+// dropout mask.
 #pragma once
 #include "../common/ptx.cuh"
 
@@ -7,17 +8,17 @@ namespace stgt {
 constexpr int TILE = 64;  // tokens of one frame per tile of the graph's `live` map
 constexpr float LOG2E = 1.4426950408889634f;
 
-struct Strides { int64_t b, h, n; };  // of a (B, H, N, D) tensor with a contiguous last dimension, in elements
+struct Strides { int64_t b, h, n; };  // strides of a (B, H, N, D) tensor with a contiguous last dimension, in elements
 
 struct AttentionParams {
   int B, H, T, P, W, D;  // W: the window; the band has 2W+1 frames
   float scale;
-  uint32_t drop_threshold;  // of 65536; 0: no dropout
+  uint32_t drop_threshold;  // an edge is dropped if its 16 random bits are below it; 0: no dropout
   float inverse_keep;       // 65536 / (65536 - drop_threshold)
   const int64_t* seed;      // one element on the device; null without dropout
   const void *q, *k, *v;    // (B, H, N, D)
   Strides q_at, k_at, v_at;
-  const void* weight;  // (B, T, P, 2W+1, P) contiguous: float32, or float16 if q is half-precision as well
+  const void* weight;  // (B, T, P, 2W+1, P) contiguous: float32; or float16, if q has half precision
   const bool* live;    // (B, T, tiles, 2W+1, tiles) contiguous
   void* out;           // forward, written: (B, N, H, D) contiguous
   float* lse;          // (B, H, N) contiguous: written forward, read backward
@@ -25,7 +26,7 @@ struct AttentionParams {
   Strides dout_at;
   const float* delta;  // backward: (B, H, N) contiguous
   void *dq, *dk, *dv;  // backward, written: (B, N, H, D) contiguous
-  void* dweight;       // backward, written: like weight, which is float32 then
+  void* dweight;       // backward, written: like weight, which then is float32
 
   STGT_DEVICE int tiles() const { return (P + TILE - 1) / TILE; }
   STGT_DEVICE int band() const { return 2 * W + 1; }
@@ -42,12 +43,13 @@ struct Place {
   }
 };
 
-// Walks along the tiles opposite to COUNT neighbouring tiles of a frame that are live for any of them: column tiles of
-// row tiles, or (OF_COLUMNS) row tiles of column tiles. Every lane of a warp must call it; all get the same answers.
+// Walks along the opposite tiles that are live for any of COUNT neighbouring tiles of a frame. Opposite are the column
+// tiles of row tiles, or (OF_COLUMNS) the row tiles of column tiles. All lanes of a warp must call it, and all get the
+// same answers.
 template <bool OF_COLUMNS, int COUNT> class LiveTiles {
  public:
-  int frame, offset, tile;  // where the walk stands: the opposite frame, its place 0..2W in the *row's* band, its tile
-  uint32_t live;            // bit k: it is live for the k-th of the COUNT tiles
+  int frame, offset, tile;  // where the walk stands: the opposite frame, its place 0..2W in the row's band, its tile
+  uint32_t live;            // bit k: whether it is live for the k-th of the COUNT tiles
 
   STGT_DEVICE LiveTiles(const AttentionParams& p, int b, int t, int first_tile)
       : p_(p), b_(b), t_(t), first_(first_tile), next_(0), live_(0), any_(0) {}
@@ -75,7 +77,8 @@ template <bool OF_COLUMNS, int COUNT> class LiveTiles {
  private:
   const AttentionParams& p_;
   int b_, t_, first_, next_;
-  uint32_t live_, any_;  // of the 32 candidates last looked at: this lane's own; those still to come
+  // `live` of this lane's candidate, and a bit for each lane's candidate that is live and still to come.
+  uint32_t live_, any_;
 
   STGT_DEVICE bool is_live(int o, int opposite, int own) const {
     const int n = p_.tiles(), other = t_ + o - p_.W;
@@ -85,9 +88,10 @@ template <bool OF_COLUMNS, int COUNT> class LiveTiles {
   }
 };
 
-// The four words of one call of the mask that stgt_kernels/ops/graph_attention/philox.py defines. For the row `row` of
-// the clip and 32 columns of frame `frame` from column 32 * group on, a thread with c = lane % 4 finds in word s the
-// columns 8 s + 2 c (low half) and 8 s + 2 c + 1 (high half): just those that it holds of a tensor core's accumulator.
+// Returns the four words of one call of the generator that stgt_kernels/ops/graph_attention/philox.py defines. They
+// hold the random bits of edges from row `row` of the clip to columns of frame `frame` from column 32 * group on. For a
+// thread with c = lane % 4, word s holds the bits of columns 8 s + 2 c (low half) and 8 s + 2 c + 1 (high half). These
+// are the columns that the thread has of a tensor core's accumulator.
 STGT_DEVICE uint4 dropout_words(uint64_t seed, int sample_head, int row, int frame, int group, int c) {
   uint32_t c0 = 4 * group + c, c1 = row, c2 = frame, c3 = sample_head;
   uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);

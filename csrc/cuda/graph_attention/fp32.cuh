@@ -1,11 +1,11 @@
-// Graph attention in float32, forward and backward: multiply-adds on the ordinary units, no tf32.
+// Graph attention in float32, forward and backward, with ordinary multiply-adds and without tf32.
 //
-// All kernels share one shape of work: a tile of scores of ROWS<D> rows and 32 columns in registers, computed from
-// tiles of tokens in shared memory. Four threads with c = thread % 4 share a row, and each has the 8 columns 8 s + 2 c
-// and 8 s + 2 c + 1 for s < 4: those whose dropout bits one call of dropout_words holds. Probabilities and their
-// gradients then go through shared memory, from where products over the tile's rows or columns read them; in those a
-// thread has D / 8 features of every 16th token. Copies are not overlapped with math within a block: several blocks
-// share a multiprocessor, and the math takes far longer.
+// All kernels compute tiles of scores with ROWS<D> rows and 32 columns in registers, from tiles of tokens in shared
+// memory. Four threads with c = thread % 4 share a row. Each has the 8 columns 8 s + 2 c and 8 s + 2 c + 1 for s < 4,
+// whose bits for dropout one call of dropout_words returns. Probabilities and their gradients then go through shared
+// memory, from where products over the tile's rows or columns read them. In these products a thread has D / 8 features
+// of every 16th token. Copies and math do not overlap within a block: several blocks share a multiprocessor, and the
+// math takes far longer.
 #pragma once
 #include "common_sm80.cuh"
 
@@ -14,7 +14,7 @@ namespace stgt::fp32 {
 using sm80::edges, sm80::is_kept, sm80::result, sm80::Steps, sm80::tokens;
 
 constexpr int THREADS = 128, COLUMNS = 32;
-template <int D> constexpr int ROWS = D > 96 ? 32 : 64;  // such that the backward kernels fit into 99 KB
+template <int D> constexpr int ROWS = D > 96 ? 32 : 64;  // so that the backward kernels fit into 99 KB
 
 // Tokens in shared memory, in chunks of 4 features. Chunk c of token i stands at place c ^ i % 8, so that the same
 // chunk of eight tokens lies in different banks.
@@ -26,7 +26,7 @@ template <int TOKENS, int D> struct Tile {
   STGT_DEVICE float4& at(int token, int chunk) const {
     return reinterpret_cast<float4*>(ptx::shared_memory() + offset)[token * (D / 4) + (chunk ^ token % 8)];
   }
-  // Features beyond the last are zero up to the next multiple of 16; the rest is left as it is.
+  // Fills the tile. Features beyond the last one are zero up to the next multiple of 16; the rest is left as it is.
   STGT_DEVICE void copy_async(const Rows<const float>& from) const {
     const bool aligned = from.alignment() == 16;
 #pragma unroll 1
@@ -45,7 +45,7 @@ template <int TOKENS, int D> struct Tile {
   }
 };
 
-// A tile of values between 0 and 1, or gradients. Its rows' pitch keeps writes in pairs out of each other's banks.
+// A tile of probabilities or of gradients of scores. The pitch of its rows puts writes in pairs into different banks.
 template <int TOKENS> struct Scores {
   static constexpr int PITCH = COLUMNS + 8, BYTES = TOKENS * PITCH * 4;
   int offset;
@@ -59,7 +59,8 @@ template <int TOKENS> struct Scores {
 STGT_DEVICE int own_row(int m) { return threadIdx.x / 4 + 32 * m; }
 STGT_DEVICE int own_column(int n) { return n / 2 * 8 + threadIdx.x % 4 * 2 + n % 2; }
 
-// s = a b^T over `features`. Sums of 16 products are added up: one long chain would err several times more.
+// Computes s = a b^T over `features`. It adds sums of 16 products, since the error of one long sum would be several
+// times larger.
 template <int M, class A, class B>
 STGT_DEVICE void multiply(float (&s)[M][8], const A& a, const B& b, int features) {
 #pragma unroll
@@ -89,8 +90,8 @@ STGT_DEVICE void multiply(float (&s)[M][8], const A& a, const B& b, int features
   }
 }
 
-// sum += scores x, or (TRANSPOSED) scores^T x, over `count` tokens of x. A thread's m-th token is thread / 8 + 16 m,
-// its n-th chunk of features thread % 8 + 8 n.
+// Adds scores x, or (TRANSPOSED) scores^T x, over `count` tokens of x to sum. The m-th token of a thread is thread / 8
+// + 16 m, and its n-th chunk of features is thread % 8 + 8 n.
 template <bool TRANSPOSED, int M, int N, class S, class X>
 STGT_DEVICE void accumulate(float4 (&sum)[M][N], const S& scores, const X& x, int count) {
   const int token = threadIdx.x / 8;
@@ -111,7 +112,7 @@ STGT_DEVICE void accumulate(float4 (&sum)[M][N], const S& scores, const X& x, in
   }
 }
 
-// Writes factor * sum, the tokens and features as in accumulate.
+// Writes factor * sum. Tokens and features are those of accumulate.
 template <int M, int N> STGT_DEVICE void store(const float4 (&sum)[M][N], float factor, const Rows<float>& to) {
 #pragma unroll
   for (int m = 0; m < M; ++m) {
@@ -129,7 +130,7 @@ template <int M, int N> STGT_DEVICE void store(const float4 (&sum)[M][N], float 
   }
 }
 
-// The weights of the thread's own scores, 0 beyond the frames.
+// Reads the weights of the thread's own scores; they are 0 beyond the frames.
 template <int M> STGT_DEVICE void load_weights(float (&w)[M][8], const Rows<const float>& from) {
 #pragma unroll
   for (int m = 0; m < M; ++m)
@@ -138,7 +139,7 @@ template <int M> STGT_DEVICE void load_weights(float (&w)[M][8], const Rows<cons
       w[m][n] = own_row(m) < from.count && own_column(n) < from.columns ? from.row(own_row(m))[own_column(n)] : 0;
 }
 
-// Whether dropout keeps the thread's own edges, a bit for each column, in the row `row` of the clip.
+// Returns a bit for each of the thread's own columns in row `row` of the clip: whether dropout keeps the edge.
 STGT_DEVICE uint32_t kept_columns(const AttentionParams& p, int sample_head, int row, int frame, int column) {
   const uint4 drawn = dropout_words(*p.seed, sample_head, row, frame, column / COLUMNS, threadIdx.x % 4);
   const uint32_t words[4] = {drawn.x, drawn.y, drawn.z, drawn.w};
@@ -166,10 +167,10 @@ __global__ void __launch_bounds__(THREADS, 2) graph_attention_fwd_fp32(const __g
   float4 out[2 * M][D / 32] = {};
   float top[M], total[M] = {};
 #pragma unroll
-  for (int m = 0; m < M; ++m) top[m] = -1e30f;  // finite, for -inf - -inf would be NaN
+  for (int m = 0; m < M; ++m) top[m] = -1e30f;  // finite, since -inf - -inf would be NaN
   q.copy_async(tokens<float>(p, p.q, p.q_at, b, h, t, i0));
   for (Steps<false, 1, COLUMNS> walk(p, b, t, i0); walk.next();) {
-    ptx::sync_threads();  // nobody reads K, V and the probabilities any more
+    ptx::sync_threads();  // no warp reads K, V and the probabilities any more
     k.copy_async(tokens<float>(p, p.k, p.k_at, b, h, walk.frame, walk.token));
     v.copy_async(tokens<float>(p, p.v, p.v_at, b, h, walk.frame, walk.token));
     ptx::copy_async_commit();
@@ -212,7 +213,7 @@ __global__ void __launch_bounds__(THREADS, 2) graph_attention_fwd_fp32(const __g
     accumulate<false>(out, probability, v, COLUMNS);
   }
 
-  ptx::copy_async_commit();  // of Q, if there was no live tile
+  ptx::copy_async_commit();  // the copy of Q is still open if there was no live tile
   ptx::copy_async_wait<0>();
   ptx::sync_threads();
 #pragma unroll
@@ -220,7 +221,7 @@ __global__ void __launch_bounds__(THREADS, 2) graph_attention_fwd_fp32(const __g
     total[m] += ptx::shuffle_xor(total[m], 1);
     total[m] += ptx::shuffle_xor(total[m], 2);
     if (threadIdx.x % 4 != 0) continue;
-    factor[own_row(m)] = total[m] == 0 ? 0 : p.inverse_keep / total[m];  // a row without edges has summed nothing
+    factor[own_row(m)] = total[m] == 0 ? 0 : p.inverse_keep / total[m];  // the total of a row without edges is 0
     if (i0 + own_row(m) < p.P)
       p.lse[((int64_t(b) * p.H + h) * p.T + t) * p.P + i0 + own_row(m)] = top[m] + logf(total[m]);
   }
@@ -235,8 +236,8 @@ __global__ void __launch_bounds__(THREADS, 2) graph_attention_fwd_fp32(const __g
   store(out, 1, result<float>(p, p.out, b, h, t, i0));
 }
 
-// Of the thread's own edges, from their scores q.k and dP: s becomes the probabilities as dropout leaves them, dp the
-// gradients dz. Row i0 + own_row(m) of frame t; column j0 + own_column(n) of `frame`.
+// Turns s from scores q.k into probabilities after dropout, and dp from dP into the gradients dz, for the thread's own
+// edges. They lead from row i0 + own_row(m) of frame t to column j0 + own_column(n) of `frame`.
 template <bool DROPOUT, int M>
 STGT_DEVICE void softmax_backward(float (&s)[M][8], float (&dp)[M][8], const float (&w)[M][8], const AttentionParams& p,
                                   int sample_head, int t, int i0, int frame, int j0) {
@@ -259,7 +260,8 @@ STGT_DEVICE void softmax_backward(float (&s)[M][8], float (&dp)[M][8], const flo
 template <int D> constexpr int BACKWARD_SHARED_BYTES =
     2 * (Tile<ROWS<D>, D>::BYTES + Tile<COLUMNS, D>::BYTES + Scores<ROWS<D>>::BYTES);
 
-// Shared memory: q and dout of ROWS<D> rows, k and v of 32 columns; probabilities and gradients of their scores.
+// Shared memory holds q and dout of ROWS<D> rows, k and v of 32 columns, and the probabilities and gradients of their
+// scores.
 template <int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backward(const AttentionParams& p) {
   constexpr int M = ROWS<D> / 32, OWN = OF_COLUMNS ? COLUMNS : ROWS<D>;
   const Tile<ROWS<D>, D> q{0}, dout{q.end()};
@@ -279,7 +281,7 @@ template <int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backward(const 
   float4 sum_a[OWN / 16][D / 32] = {}, sum_b[OWN / 16][D / 32] = {};  // dk and dv, or dq
   OF_COLUMNS ? copy_columns(t, first) : copy_rows(t, first);
   for (Steps<OF_COLUMNS, 1, OF_COLUMNS ? ROWS<D> : COLUMNS> walk(p, b, t, first); walk.next();) {
-    ptx::sync_threads();  // nobody reads what is overwritten now any more
+    ptx::sync_threads();  // no warp reads the tiles any more that are now overwritten
     OF_COLUMNS ? copy_rows(walk.frame, walk.token) : copy_columns(walk.frame, walk.token);
     ptx::copy_async_commit();
     const int row_frame = OF_COLUMNS ? walk.frame : t, i0 = OF_COLUMNS ? walk.token : first;
@@ -306,7 +308,7 @@ template <int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backward(const 
       accumulate<false>(sum_a, gradient, k, COLUMNS);
     }
   }
-  ptx::copy_async_commit();  // of own tokens, if there was no live tile
+  ptx::copy_async_commit();  // the copy of the own tokens is still open if there was no live tile
   ptx::copy_async_wait<0>();
   store(sum_a, p.scale, result<float>(p, OF_COLUMNS ? p.dk : p.dq, b, h, t, first));
   if (OF_COLUMNS) store(sum_b, p.inverse_keep, result<float>(p, p.dv, b, h, t, first));
@@ -318,7 +320,7 @@ template <int D, bool DROPOUT>
 __global__ void __launch_bounds__(THREADS, 2) graph_attention_bwd_dkdv_fp32(const __grid_constant__ AttentionParams p) {
   backward<D, DROPOUT, true>(p);
 }
-// The same, of H * ceil(P / ROWS<D>) * T * B blocks.
+// Launch it in the same way, with H * ceil(P / ROWS<D>) * T * B blocks.
 template <int D, bool DROPOUT>
 __global__ void __launch_bounds__(THREADS, 2) graph_attention_bwd_dq_fp32(const __grid_constant__ AttentionParams p) {
   backward<D, DROPOUT, false>(p);
@@ -326,8 +328,8 @@ __global__ void __launch_bounds__(THREADS, 2) graph_attention_bwd_dq_fp32(const 
 
 template <int D> constexpr int DWEIGHT_SHARED_BYTES = 2 * (Tile<ROWS<D>, D>::BYTES + Tile<COLUMNS, D>::BYTES);
 
-// One block for ROWS<D> x 32 edges sums over the heads; zeros where there are none. Launch
-// B * T * ceil(P / ROWS<D>) * (2W+1) * ceil(P / COLUMNS) blocks of THREADS threads, with DWEIGHT_SHARED_BYTES<D>.
+// A block has ROWS<D> x 32 edges and sums over the heads. It writes zeros where there are no edges. Launch B * T *
+// ceil(P / ROWS<D>) * (2W+1) * ceil(P / COLUMNS) blocks of THREADS threads, with DWEIGHT_SHARED_BYTES<D>.
 template <int D, bool DROPOUT>
 __global__ void __launch_bounds__(THREADS, 2)
     graph_attention_bwd_dweight_fp32(const __grid_constant__ AttentionParams p) {

@@ -1,26 +1,27 @@
 // Graph attention's forward pass on mma.sync and cp.async (sm_80 and later).
 //
-// A block computes ROWS rows of one head. Each of its warps has 32 of them, so that a fragment of K or V read from
-// shared memory serves two mma: with 16 rows shared memory would be the limit, not the tensor cores. It walks along the
-// live tiles in steps of COLUMNS columns. Scores stay in registers, where they become the left operand of P V; ldmatrix
-// puts each weight beside its score.
+// A block computes ROWS rows of one head. Each of its warps has 32 of them, so that a fragment of K or V that is read
+// from shared memory serves two mma. With 16 rows, shared memory would be the limit and not the tensor cores. The block
+// walks along the live tiles in steps of COLUMNS columns. Scores stay in registers, where they become the left operand
+// of P V. ldmatrix puts each weight beside its score.
 //
-// K and W of the next step arrive while P V is computed, V during Q K^T and the softmax. So every copy hides behind
-// half of the work, none needs a second buffer, and two blocks fit into the shared memory of an A100.
+// K and W of the next step arrive while P V is computed, and V arrives during Q K^T and the softmax. So half of the
+// work hides each copy, no copy needs a second buffer, and two blocks fit into the shared memory of an A100.
 #pragma once
 #include "common_sm80.cuh"
 
 namespace stgt::sm80 {
 
-template <int D> constexpr int COLUMNS = D > 88 ? 32 : 64;  // of scores per step: as many as registers hold
+template <int D> constexpr int COLUMNS = D > 88 ? 32 : 64;  // columns of scores per step: as many as registers hold
 
-// Shared memory: Q (ROWS x DEPTH), in the end the output; K and V (COLUMNS x DEPTH each); W (ROWS x COLUMNS).
+// Shared memory holds Q (ROWS x DEPTH), and in the end the output; K and V (COLUMNS x DEPTH each); W (ROWS x COLUMNS).
 template <int D, int ROWS, bool WIDE> constexpr int FORWARD_SHARED_BYTES =
     2 * (ROWS * DEPTH<D> + 2 * COLUMNS<D> * DEPTH<D>)+WeightTile<WIDE, ROWS, COLUMNS<D>>::BYTES;
 
-// Turns the scores q.k of 16 rows into exp(z - top), z = |scale| score * weight where there is an edge, and adds them
-// to the lane's part of the rows' totals. The running maximum `top`, of score * weight, may lag behind the true one by
-// a factor of 2^8, which costs no accuracy: only beyond that totals and outputs so far are brought to a new one.
+// One step of the online softmax: turns the scores q.k of 16 rows into exp(z - top) where there is an edge, with z =
+// |scale| score * weight, and adds them to the lane's part of the totals of its rows. The running maximum `top` of
+// score * weight may lag behind the true one by a factor of 2^8, which costs no accuracy. Only beyond that, the totals
+// and outputs so far are scaled to a new maximum.
 template <int S, int O, class Weight>
 STGT_DEVICE void online_softmax(float (&s)[S][4], const Weight& weight, uint32_t sign, float scale_2, float (&top)[2],
                                 float (&total)[2], float (&out)[O][4]) {
@@ -65,7 +66,8 @@ STGT_DEVICE void online_softmax(float (&s)[S][4], const Weight& weight, uint32_t
     }
 }
 
-// Zeroes what dropout drops of the scores of 16 rows, from `row` of the clip and `column` of the frame on.
+// Sets to 0 what dropout drops of the scores of 16 rows, from row `row` of the clip and column `column` of the frame
+// on.
 template <int S>
 STGT_DEVICE void drop(float (&s)[S][4], const AttentionParams& p, int sample_head, int row, int frame, int column) {
 #pragma unroll
@@ -93,13 +95,13 @@ __global__ void __launch_bounds__(ROWS, 256 / ROWS)
   const Place place(p, ROWS);
   const int b = place.b, h = place.h, t = place.t, i0 = place.first;
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 32;
-  // The maximum is taken before scaling, so that the scale's sign has to come first. And it must not be 0, for that
+  // The maximum is taken before scaling, so the sign of the scale is applied first. The scale must not be 0, since 0
   // times the infinity of a missing edge would be NaN.
   const uint32_t sign = p.scale < 0 ? 0x80008000u : 0;
   const float scale = fmaxf(fabsf(p.scale), 1e-30f), scale_2 = scale * LOG2E;
 
   float out[2][D / 8][4] = {}, total[2][2] = {};
-  float top[2][2] = {{-1e30f, -1e30f}, {-1e30f, -1e30f}};  // finite, for -inf - -inf would be NaN
+  float top[2][2] = {{-1e30f, -1e30f}, {-1e30f, -1e30f}};  // finite, since -inf - -inf would be NaN
 
   Steps<false, ROWS / TILE, COLUMNS<D>> walk(p, b, t, i0);
   const auto copy_keys = [&] {
@@ -113,7 +115,7 @@ __global__ void __launch_bounds__(ROWS, 256 / ROWS)
   if (more) copy_keys();
   while (more) {
     ptx::copy_async_wait<0>();
-    ptx::sync_threads();  // K and W have come, and nobody reads V any more
+    ptx::sync_threads();  // K and W have arrived, and no warp reads V any more
     v.template copy_async<ROWS>(tokens<uint16_t>(p, p.v, p.v_at, b, h, walk.frame, walk.token));
     ptx::copy_async_commit();
 
@@ -122,7 +124,7 @@ __global__ void __launch_bounds__(ROWS, 256 / ROWS)
     if (live) {
       const auto warp_q = q.below(warp_row);
       float s[2][COLUMNS<D> / 8][4] = {};
-#pragma unroll 2  // further, and the fragments read ahead would not fit into the registers
+#pragma unroll 2  // with more, the fragments that are read ahead would not fit into the registers
       for (int d = 0; d < DEPTH<D> / 16; ++d) {
         uint32_t left[2][4];
         warp_q.read_down(left[0], 0, 2 * d);
@@ -153,7 +155,7 @@ __global__ void __launch_bounds__(ROWS, 256 / ROWS)
 
     more = walk.next();
     ptx::copy_async_wait<0>();
-    ptx::sync_threads();  // V has come, and nobody reads K and W any more
+    ptx::sync_threads();  // V has arrived, and no warp reads K and W any more
     if (more) copy_keys();
     if (live) {
 #pragma unroll
@@ -171,9 +173,9 @@ __global__ void __launch_bounds__(ROWS, 256 / ROWS)
     }
   }
 
-  ptx::copy_async_commit();  // of Q, if there was no live tile
+  ptx::copy_async_commit();  // the copy of Q is still open if there was no live tile
   ptx::copy_async_wait<0>();
-  ptx::sync_threads();  // Q is nowhere on its way any more
+  ptx::sync_threads();  // every thread's copy of Q has arrived
 #pragma unroll
   for (int m = 0; m < 2; ++m)
 #pragma unroll
@@ -181,7 +183,7 @@ __global__ void __launch_bounds__(ROWS, 256 / ROWS)
       float sum = total[m][r];
       sum += ptx::shuffle_xor(sum, 1);
       sum += ptx::shuffle_xor(sum, 2);
-      const float inverse = sum == 0 ? 0.0f : p.inverse_keep / sum;  // a row without edges has summed nothing
+      const float inverse = sum == 0 ? 0.0f : p.inverse_keep / sum;  // the sum of a row without edges is 0
       const int row = warp_row + 16 * m + 8 * r + lane / 4;
       if (lane % 4 == 0 && i0 + row < p.P)
         p.lse[((int64_t(b) * p.H + h) * p.T + t) * p.P + i0 + row] = top[m][r] * scale + logf(sum);

@@ -1,10 +1,11 @@
-// Graph-masked attention on Hopper, forward: softmax over edges of scale (q . k) W, times v.
+// Graph-masked attention on Hopper, forward: softmax of scale (q . k) W over the edges, times v.
 //
-// A block has 64 * GROUPS rows of one frame and one head: a warpgroup per 64 rows, and a warp that loads. It walks the
-// column tiles of 64 that are live for any of its rows, through a ring of stages of K, V and W. Four warpgroups (256
-// rows: a frame of the ViT-g) read each K and V tile once for 256 rows, 14 KB of L2 traffic per 64x64 scores; at 19 KB,
-// for 128 rows, the L2's 5.5 TB/s alone would hold the kernel to 420 TFLOP/s. P stays in registers. A warpgroup waits
-// for its own products, for two tiles' scores would not fit its registers: meanwhile the other three multiply.
+// A block has 64 * GROUPS rows of one frame and one head. A warpgroup computes 64 of these rows, and one more warp
+// loads. The block walks along the tiles of 64 columns that are live for any of its rows. K, V and W of these tiles
+// come through a ring of stages. Four warpgroups (256 rows, which is a frame of the ViT-g) read each tile of K and V
+// once for 256 rows: this takes 14 KB of L2 traffic for 64x64 scores. With 128 rows it would be 19 KB, and the L2's 5.5
+// TB/s alone would limit the kernel to 420 TFLOP/s. P stays in registers. A warpgroup waits for its own products, since
+// the scores of two tiles would not fit its registers. Meanwhile the other three multiply.
 #pragma once
 #include "common_sm90.cuh"
 
@@ -19,10 +20,10 @@ template <int N, int GROUPS, bool WIDE> struct Forward {
   static constexpr int REGISTERS = GROUPS == 4 ? 112 : 232, LOADER_REGISTERS = GROUPS == 4 ? 32 : 40;
 };
 
-// Takes the scores q . k of a tile to exp(z - top), z = scale score W, and adds them to the rows' totals (a thread's
-// own part of them): online softmax. s: accumulator (rows, columns). The running maximum `top` of score * W may lag
-// behind the true one by a factor of 2^8, which costs no accuracy; only beyond that totals and outputs so far are
-// brought to a new one.
+// One step of the online softmax: turns the scores q . k of a tile into exp(z - top) with z = scale score W, and adds
+// them to the thread's part of the totals of its rows. s: an accumulator (rows, columns). The running maximum `top` of
+// score * W may lag behind the true one by a factor of 2^8, which costs no accuracy. Only beyond that, the totals and
+// outputs so far are scaled to a new maximum.
 template <class Pair, int O>
 STGT_DEVICE void online_softmax(float (&s)[32], const char* weight, float c, float (&top)[2], float (&total)[2],
                                 float (&out)[O]) {
@@ -65,11 +66,12 @@ STGT_DEVICE void online_softmax(float (&s)[32], const char* weight, float c, flo
   }
 }
 
-// blocks: H * ceil(P / (64 GROUPS)) * T * B, heads fastest. WIDE: float32 weights. The scale must not be negative.
+// Launch H * ceil(P / (64 GROUPS)) * T * B blocks of Forward::THREADS threads with Forward::SHARED_BYTES. WIDE: float32
+// weights. The scale must not be negative.
 template <class T, int N, int GROUPS, bool DROPOUT, bool WIDE>
 __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
     graph_attention_fwd_sm90(const __grid_constant__ AttentionParams p, const __grid_constant__ AttentionMaps maps) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher takes care that no other GPU runs it
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher runs it on no other GPU
   using S = Forward<N, GROUPS, WIDE>;
   using Pair = typename WeightTile<WIDE, TILE, TILE>::Pair;
   constexpr int TILE_BYTES = Shape<N>::TILE_BYTES;
@@ -105,6 +107,7 @@ __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
       char* const k = stage_memory + ring.stage * S::STAGE_BYTES;
       ptx::barrier_expect(ring.full(), S::STAGE_BYTES);
       load_tile<N>(k, maps.k, ring.full(), b, h, walk.frame, walk.tile * TILE);
+#pragma unroll 1  // the addresses of four copies at a time would not fit the loader's registers
       for (int g = 0; g < GROUPS; ++g)
         load_weights<WIDE>(k + 2 * TILE_BYTES + g * WEIGHT_BYTES<WIDE>, maps.weight, ring.full(), walk.tile * TILE,
                            walk.offset, (first_tile + g) * TILE, b * p.T + t);
@@ -135,7 +138,7 @@ __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
       uint32_t probability[4][4];
       ptx::wgmma_fence();
       scores<T, N>(s, own_q, k);
-      uint32_t drop = 0;  // drawn while the scores are multiplied
+      uint32_t drop = 0;  // the bits are drawn while the scores are multiplied
       if (DROPOUT) drop = dropped_rows(p, b * p.H + h, row, step.frame, step.tile);
       ptx::wgmma_wait<0>();
       ptx::wgmma_registers(s);
@@ -157,7 +160,7 @@ __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
   for (int r = 0; r < 2; ++r) {
     total[r] += ptx::shuffle_xor(total[r], 1);
     total[r] += ptx::shuffle_xor(total[r], 2);
-    inverse[r] = total[r] == 0 ? 0.0f : p.inverse_keep / total[r];  // a row without edges has summed nothing
+    inverse[r] = total[r] == 0 ? 0.0f : p.inverse_keep / total[r];  // the total of a row without edges is 0
     const int token = (first_tile + group) * TILE + accumulator_row() + 8 * r;
     if (threadIdx.x % 4 == 0 && token < p.P)
       p.lse[(int64_t(b) * p.H + h) * p.T * p.P + t * p.P + token] =

@@ -1,4 +1,5 @@
-// The kernels of graph attention as the op calls them: one pair of functions per path, each in a .cu of its own.
+// The kernels of graph attention, as functions that the op calls. Each launch_<architecture>.cu has those of one
+// architecture.
 #pragma once
 #include "../common/launch.h"
 #include "common.cuh"
@@ -9,10 +10,10 @@ struct AttentionCall {
   const char* op;
   const Launcher& launch;
   ScalarType dtype;
-  bool wide;  // half-precision q with float32 weights
+  bool wide;  // whether q has half precision, and weights are float32
   AttentionParams p;
 
-  // One block per head and `tokens` tokens of a frame.
+  // Returns a grid with one block for each head and for each `tokens` tokens of a frame.
   dim3 blocks(int tokens) const { return grid(int64_t(p.B) * p.T * p.H * ((p.P + tokens - 1) / tokens)); }
 
   dim3 grid(int64_t count) const {
@@ -40,11 +41,11 @@ template <class F> void specialize(const AttentionCall& call, F f) {
                                      : with_type.template operator()<ptx::f16>();
 }
 
-// Half precision on Hopper, where all tensors suit its copy engine.
+// Half precision on Hopper. Its copy engine does not take all tensors: fits_sm90 says whether it takes these.
 bool fits_sm90(const AttentionCall& call);
 void forward_sm90(const AttentionCall& call);
 void backward_sm90(const AttentionCall& call);
-// Half precision everywhere.
+// Half precision on every GPU.
 void forward_sm80(const AttentionCall& call);
 void backward_sm80(const AttentionCall& call);
 void dweight_sm80(const AttentionCall& call);

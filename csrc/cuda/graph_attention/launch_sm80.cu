@@ -12,7 +12,8 @@ void forward_sm80(const AttentionCall& call) {
       call.launch(sm80::graph_attention_fwd_sm80<T, D, ROWS, DROPOUT, WIDE>, call.blocks(ROWS), ROWS,
                   sm80::FORWARD_SHARED_BYTES<D, ROWS, WIDE>, call.p);
     };
-    // Two tiles of rows halve what is read of K and V; but a graph that is no video's may have few tiles live for both.
+    // Two tiles of rows halve the reads of K and V. But a graph without frames may have few tiles that are live for
+    // both.
     call.p.T > 1 && call.p.P > TILE ? with_rows.template operator()<128>() : with_rows.template operator()<64>();
   });
 }

@@ -7,7 +7,7 @@
 namespace stgt {
 namespace {
 
-// The copy engine wants multiples of 16 bytes, and cuda.h does not say that it can repeat an expanded dimension.
+// The copy engine needs multiples of 16 bytes, and cuda.h does not say that it can repeat an expanded dimension.
 bool suits_copies(const AttentionParams& p, const void* data, const Strides& at) {
   const auto suits = [](int64_t stride, int size) { return size == 1 || (stride > 0 && stride % 8 == 0); };
   return reinterpret_cast<uintptr_t>(data) % 16 == 0 && suits(at.b, p.B) && suits(at.h, p.H) && suits(at.n, p.T * p.P);
@@ -35,7 +35,7 @@ sm90::AttentionMaps tensor_maps(const AttentionCall& call) {
   return maps;
 }
 
-// For calls that fits_sm90 must have sent elsewhere.
+// Refuses calls for which fits_sm90 returns false, and for which no kernel was compiled here.
 void refuse(const AttentionCall& call) {
   STGT_CHECK(call.op, false, "Hopper's kernels take no dropout with D > 88, got D=", call.p.D);
 }
@@ -54,15 +54,16 @@ bool fits_sm90(const AttentionCall& call) {
   return call.launch.runs_sm90a() && p.P % 8 == 0 && p.D % 8 == 0 && suits_copies(p, p.q, p.q_at) &&
          suits_copies(p, p.k, p.k_at) && suits_copies(p, p.v, p.v_at) &&
          (!p.dout || suits_copies(p, p.dout, p.dout_at)) && reinterpret_cast<uintptr_t>(p.weight) % 16 == 0 &&
-         !(p.D > 88 && p.drop_threshold) &&  // the gradients of so wide heads leave no registers for the mask
-         p.scale >= 0;                       // for the maximum is taken before scaling
+         !(p.D > 88 && p.drop_threshold) &&  // the gradients of wider heads leave no registers for the dropout mask
+         p.scale >= 0;                       // the maximum is taken before scaling
 }
 
 void forward_sm90(const AttentionCall& call) {
   const auto maps = tensor_maps(call);
   specialize(call, [&]<class T, int N, bool DROPOUT, bool WIDE>() {
-    // Four tiles of rows share what is read of K and V; but a graph that is no video's may have few live for several.
-    // The outputs of four groups do not fit the registers if heads are wide, and float32 weights leave them no stages.
+    // Four tiles of rows share the reads of K and V. But a graph without frames may have few tiles that are live for
+    // several of them. The outputs of four groups do not fit the registers if heads are wide, and float32 weights leave
+    // too little shared memory for their stages.
     if constexpr (N <= 88 && !WIDE)
       if (call.p.T > 1 && call.p.P > 2 * TILE) return forward<T, N, 4, DROPOUT, WIDE>(call, maps);
     if constexpr (N <= 88 || !DROPOUT)

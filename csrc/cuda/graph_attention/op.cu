@@ -14,7 +14,7 @@ Tensor last_contiguous(const Tensor& x) {
   return x.size(3) == 1 || x.stride(3) == 1 ? x : torch::stable::contiguous(x);
 }
 
-// Of a dimension of one element the stride does not matter, and 0 suits every kernel.
+// The stride of a dimension of one element does not matter, and 0 suits every kernel.
 Strides strides(const Tensor& x) {
   const auto at = [&](int dim) { return x.size(dim) == 1 ? 0 : x.stride(dim); };
   return {at(0), at(1), at(2)};
@@ -64,7 +64,7 @@ AttentionParams checked(const char* op, const Tensor& q, const Tensor& k, const 
   return p;
 }
 
-// float32 weights of half-precision q have kernels of their own.
+// Whether weights are float32 and q has half precision, which has kernels of its own.
 bool is_wide(const Tensor& q, const Tensor& weight) {
   return q.scalar_type() != ScalarType::Float && weight.scalar_type() == ScalarType::Float;
 }

@@ -1,5 +1,6 @@
-// The gradient of the graph with respect to float32 tokens, exact: bwd_sm80.cuh says what it computes.
-// A block has 64 tokens i and 64 channels, a thread 8 by 4 of them, and walks the tokens j of the band, 32 at a time.
+// The gradient of the graph with respect to float32 tokens, without tf32. Its formula is in bwd_sm80.cuh. A block has
+// 64 tokens i and 64 channels, and a thread 8 by 4 of them. The block walks along the tokens j of the band, 32 at a
+// time.
 #pragma once
 #include "common.cuh"
 
@@ -7,13 +8,15 @@ namespace stgt::graph {
 
 struct BackwardFp32 {
   static constexpr int ROWS = 64, DEPTH = 64, STEP = 32, THREADS = 128, WARPS = THREADS / 32;
-  // Tiles in floats: G (ROWS, STEP), y (STEP, DEPTH), dweight's mirror (STEP, ROWS); paddings keep banks apart.
+  // Sizes of tiles in floats: G (ROWS, STEP), y (STEP, DEPTH), dweight's mirror (STEP, ROWS). Their padding avoids
+  // conflicts of banks.
   static constexpr int G_PITCH = STEP + 4, Y_PITCH = DEPTH, MIRROR_PITCH = ROWS + 1;
   static constexpr int G = ROWS * G_PITCH, Y = STEP * Y_PITCH, MIRROR = STEP * MIRROR_PITCH;
   static constexpr int SHARED_BYTES = (G + Y + MIRROR + ROWS) * 4;
 };
 
-// Reads 32 tokens of the opposite frame and the edges to them; adds sum_j G_ij W_ij of rows i = warp + 4 k to along[k].
+// Reads 32 tokens of the opposite frame and the edges to them, and adds sum_j G_ij W_ij of rows i = warp + 4 k to
+// along[k].
 STGT_DEVICE void load_step(const GraphParams& p, const BackwardBlock& block, const Band& at, float* g, float* y,
                            float* mirror, float (&along)[BackwardFp32::ROWS / BackwardFp32::WARPS]) {
   using S = BackwardFp32;
@@ -29,7 +32,8 @@ STGT_DEVICE void load_step(const GraphParams& p, const BackwardBlock& block, con
   for (int i = threadIdx.x; i < S::STEP * S::DEPTH; i += S::THREADS) {
     const int j = at.column + i / S::DEPTH, channel = block.channel + i % S::DEPTH;
     const float inverse = j < p.P && channel < p.C ? p.inv_norm[other * p.P + j] : 0.0f;
-    y[i] = inverse > 0 ? p.tokens<float>(other, j)[channel] * inverse : 0.0f;  // a token that is not finite is 0
+    y[i] = inverse > 0 ? p.tokens<float>(other, j)[channel] * inverse
+                       : 0.0f;  // a token that is not finite counts as zeros
   }
   ptx::sync_threads();
 #pragma unroll
@@ -38,7 +42,7 @@ STGT_DEVICE void load_step(const GraphParams& p, const BackwardBlock& block, con
     const bool inside = i < p.P && j < p.P;
     const int64_t edge = p.edge(block.frame, i, at.offset, j);
     const float w = inside ? weight[edge] : 0.0f, dw = inside ? dweight[edge] : 0.0f;
-    // A token's similarity with itself is 1 wherever the token moves.
+    // The similarity of a token with itself is always 1, so it has no gradient.
     const bool kept = w != 0 && !(at.offset == p.W && i == j);
     const float value = kept ? dw + mirror[lane * S::MIRROR_PITCH + row] : 0.0f;
     along[k] += value * w;
@@ -46,19 +50,20 @@ STGT_DEVICE void load_step(const GraphParams& p, const BackwardBlock& block, con
   }
 }
 
-// blocks: B T ceil(P / 64) ceil(C / 64)
+// Launch B T ceil(P / 64) ceil(C / 64) blocks of BackwardFp32::THREADS threads with BackwardFp32::SHARED_BYTES.
 __global__ void __launch_bounds__(128, 2) spatio_temporal_graph_bwd_fp32(const __grid_constant__ GraphParams p) {
   using S = BackwardFp32;
   const BackwardBlock block(p, S::ROWS, S::DEPTH);
   float* const g = reinterpret_cast<float*>(ptx::shared_memory());
   float *const y = g + S::G, *const mirror = y + S::Y, *const along_row = mirror + S::MIRROR;
-  const int first_channel = threadIdx.x % 16 * 4, first_row = threadIdx.x / 16;  // then every eighth
+  const int first_channel = threadIdx.x % 16 * 4,
+            first_row = threadIdx.x / 16;  // the thread's other rows are every eighth from there
 
   float sum[8][4] = {}, along[S::ROWS / S::WARPS] = {};
   for (Band at(p, block.t); !at.over(); at.advance(p, S::STEP)) {
     load_step(p, block, at, g, y, mirror, along);
     ptx::sync_threads();
-    float partial[8][4] = {};  // one running sum over the whole band would err with its length
+    float partial[8][4] = {};  // the error of one running sum over the whole band would grow with its length
 #pragma unroll
     for (int k = 0; k < S::STEP; k += 4) {
       float4 b[4];

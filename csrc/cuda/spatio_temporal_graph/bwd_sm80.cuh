@@ -2,13 +2,13 @@
 //
 //   dx_i = (g_i - (g_i . y_i) y_i) / |x_i|  with  y = x / |x|,  g_i = sum_j G_ij y_j,  G_ij = dW_ij + dW_ji on edges
 //
-// A block has 128 tokens i and 128 channels, a warp 32 tokens, and walks the tokens j of the band, 16 at a time, while
-// the next 16 are on their way. W and dW are float32. G is made in registers, where mma wants its left operand; y where
-// x was copied to, by the threads that copied it. And as g_i . y_i is sum_j G_ij W_ij, no block needs other channels
-// than its own.
+// A block has 128 tokens i and 128 channels, and a warp has 32 of the tokens. The block walks along the tokens j of the
+// band, 16 at a time, while the next 16 arrive. W and dW are float32. G is computed in registers, as the left operand
+// of mma. The threads that copied x to shared memory turn it into y there. As g_i . y_i is sum_j G_ij W_ij, no block
+// needs the channels of another one.
 //
-// G becomes T for the products. Gradients are often smaller than the smallest float16, so that there G is multiplied by
-// a power of two which brings the largest of all gradients near 2^12, and its sums are divided by it.
+// G is rounded to T for the products. Gradients are often smaller than the smallest float16. So for float16, G is
+// multiplied by a power of two that brings the largest of all gradients near 2^12, and the sums are divided by it.
 #pragma once
 #include "../common/weights.cuh"
 #include "common.cuh"
@@ -19,14 +19,14 @@ struct Backward {
   static constexpr int ROWS = 128, DEPTH = 128, STEP = 16, THREADS = 128;
   struct Stage {
     WideTile<ROWS, STEP> weight, dweight;
-    WideTile<STEP, ROWS> mirror;  // of dweight
+    WideTile<STEP, ROWS> mirror;  // dweight transposed, of the opposite frame
     Tile<STEP, DEPTH> y;
     static constexpr int BYTES = STEP * (3 * ROWS * 4 + DEPTH * 2);
 
     STGT_DEVICE explicit Stage(int number)
         : weight{number * BYTES}, dweight{weight.end()}, mirror{dweight.end()}, y{mirror.end()} {}
   };
-  static constexpr int SHARED_BYTES = 2 * Stage::BYTES;  // afterwards: the block's own tokens and channels
+  static constexpr int SHARED_BYTES = 2 * Stage::BYTES;  // afterwards used for the block's own tokens and channels
   static_assert(Tile<ROWS, DEPTH>::BYTES <= SHARED_BYTES);
 };
 
@@ -37,7 +37,7 @@ template <class T> STGT_DEVICE void scale(uint32_t& pair, float factor) {
 
 constexpr int LARGEST_THREADS = 256;
 
-// Sets the word at `largest`, which is 0 before, to the bits of the largest |x|. Any number of blocks.
+// Sets the word at `largest`, which must be 0 before, to the bits of the largest |x|. Any number of blocks will do.
 __global__ void __launch_bounds__(LARGEST_THREADS)
     spatio_temporal_graph_bwd_largest(const float* x, int64_t size, uint32_t* largest) {
   float own = 0;
@@ -49,14 +49,14 @@ __global__ void __launch_bounds__(LARGEST_THREADS)
   if (threadIdx.x % 32 == 0) atomicMax(largest, __float_as_uint(own));
 }
 
-// The power of two that G is multiplied by, as its exponent. Zero where gradients are zero, infinite or NaN.
+// Returns the exponent of the power of two that G is multiplied by. It is 0 if gradients are zero, infinite or NaN.
 STGT_DEVICE int gradient_exponent(const uint32_t* largest) {
   const int exponent = largest ? int(*largest >> 23) : 0;
   return exponent == 0 || exponent == 255 ? 0 : min(12 - (exponent - 127), 126);
 }
 STGT_DEVICE float power_of_two(int exponent) { return __uint_as_float(uint32_t(exponent + 127) << 23); }
 
-// blocks: B T ceil(P / 128) ceil(C / 128)
+// Launch B T ceil(P / 128) ceil(C / 128) blocks of Backward::THREADS threads with Backward::SHARED_BYTES.
 template <class T>
 __global__ void __launch_bounds__(128, 2) spatio_temporal_graph_bwd_sm80(const __grid_constant__ GraphParams p) {
   using S = Backward;
@@ -91,14 +91,14 @@ __global__ void __launch_bounds__(128, 2) spatio_temporal_graph_bwd_sm80(const _
       const int token = at.column + row;
       const float factor = token < p.P ? p.inv_norm[(block.frame + at.offset - p.W) * p.P + token] : 0.0f;
       scale<T>(chunk.x, factor), scale<T>(chunk.y, factor), scale<T>(chunk.z, factor), scale<T>(chunk.w, factor);
-      if (!(factor > 0)) chunk = {0, 0, 0, 0};  // a token that is not finite
+      if (!(factor > 0)) chunk = {0, 0, 0, 0};  // a token that is not finite counts as zeros
     });
     ptx::sync_threads();
     Band next = at;
     next.advance(p, S::STEP);
     load(S::Stage(number ^ 1), next);
     if (block.row + first_row < p.P) {
-#pragma unroll 1  // or the compiler holds more than there are registers for
+#pragma unroll 1  // otherwise the compiler keeps more values than there are registers
       for (int k = 0; k < S::STEP; k += 16) {
         uint32_t left[2][4];
 #pragma unroll
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(128, 2) spatio_temporal_graph_bwd_sm80(const _
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const float2 w = weight[i], dw = dweight[i], opposite = mirror[i];
-            // A token's similarity with itself is 1 wherever the token moves.
+            // The similarity of a token with itself is always 1, so it has no gradient.
             const int own = block.row + row + lane / 4 + i % 2 * 8, j = at.column + k + i / 2 * 8 + lane % 4 * 2;
             const int self = at.offset == p.W ? own - j : -1;
             left[m][i] = ptx::pack<T>(w.x != 0 && self != 0 ? up * (dw.x + opposite.x) : 0.0f,

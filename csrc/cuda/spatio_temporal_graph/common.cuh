@@ -1,13 +1,14 @@
-// What the kernels that build the graph share: their arguments, how pairs of frames are cut into blocks, and the norms.
+// What the kernels that build the graph share: their parameters, the cut of pairs of frames into blocks, and the norms.
 //
-// Norms cost no pass over x of their own: |x_i|^2 is on the diagonal of the product of a frame with itself, which the
-// graph needs anyway. The block that has it there writes 1 / |x_i| to inv_norm, which starts as NaN; the others wait
-// until it is a number. And as tensor cores truncate their sums, a norm from another unit would lie a few units of the
-// last place above all products: a token's similarity with itself would miss 1.
+// The norms need no separate pass over x: |x_i|^2 is on the diagonal of the product of a frame with itself, which the
+// graph needs anyway. The block that computes it writes 1 / |x_i| to inv_norm, which starts as NaN. The other blocks
+// wait until it is a number. There is a second reason: tensor cores truncate their sums, so a norm from another unit
+// would lie a few units of the last place above all products, and the similarity of a token with itself would be less
+// than 1.
 //
 // CUDA does not say in which order the blocks of a grid start, and a GPU full of waiting blocks would wait for ever. So
-// blocks take their work in the order in which they start (next_block), and a block waits only for work before its
-// own: for blocks that run already, or have ended, and that write their norms before they wait for any themselves.
+// blocks take their work in the order in which they start (next_block), and a block waits only for work before its own.
+// The blocks with that work run already or have ended, and they write their norms before they wait themselves.
 #pragma once
 #include "../common/ptx.cuh"
 
@@ -18,28 +19,29 @@ constexpr int TILE = 64;  // tokens of one frame per tile of `live`
 struct GraphParams {
   int B, T, P, C, W;  // W: the window; the band has 2W+1 frames
   float threshold;
-  const void* x;         // (B, T, P, C) contiguous
-  void* weight;          // (B, T, P, 2W+1, P), written forward: float32, or float16 if x is half-precision as well
-  bool* live;            // (B, T, tiles, 2W+1, tiles), written forward
-  float* inv_norm;       // (B, T, P), NaN before the forward pass writes it: 1 / |x|, 0 for a token that is not finite
-                         // and for one of zeros
-  uint32_t* last_block;  // forward: the number of the block that started last, -1 before the first
-  const float* dweight;  // backward: like weight, which is float32 then
-  const uint32_t* largest;  // backward, for float16 x: the bits of max |dweight|; else null
+  const void* x;    // (B, T, P, C) contiguous
+  void* weight;     // (B, T, P, 2W+1, P), written forward: float32; or float16, if x has half precision
+  bool* live;       // (B, T, tiles, 2W+1, tiles), written forward
+  float* inv_norm;  // (B, T, P), NaN before the forward pass writes it: 1 / |x|, or 0 for a token that is not finite
+                    // and for one of zeros
+  uint32_t* last_block;     // forward: the number of the block that started last, or -1 before the first
+  const float* dweight;     // backward: like weight, which then is float32
+  const uint32_t* largest;  // backward, for float16 x: the bits of max |dweight|; otherwise null
   void* dx;                 // backward, written: like x
 
   STGT_DEVICE int tiles() const { return (P + TILE - 1) / TILE; }
   STGT_DEVICE int band() const { return 2 * W + 1; }
-  // The channels of a frame's tokens (of B T frames) from token `first` on.
+  // Points at the channels of token `first` of a frame. Frames are counted through the batch, to B T.
   template <class E> STGT_DEVICE const E* tokens(int64_t frame, int first) const {
     return static_cast<const E*>(x) + (frame * P + first) * C;
   }
-  // Where in weight the edges start from token `row` of a frame (of B T) to token `column` of the frame at this offset.
+  // Returns the place in weight of the edge from token `row` of a frame to token `column` of the frame at this offset.
   STGT_DEVICE int64_t edge(int64_t frame, int row, int offset, int column) const {
     return ((frame * P + row) * band() + offset) * P + column;
   }
-  // Which part of the forward pass's work is this block's: its place in the order in which blocks start. By all
-  // threads. shared: any four bytes of shared memory, free again afterwards.
+  // Returns the number of the part of the forward pass's work that this block does, which is its place in the order in
+  // which blocks start. All threads must call it. shared: any four bytes of shared memory, which are free again
+  // afterwards.
   STGT_DEVICE int next_block(void* shared) const {
     uint32_t* const number = static_cast<uint32_t*>(shared);
     if (threadIdx.x == 0) *number = atomicAdd(last_block, 1) + 1;
@@ -59,19 +61,20 @@ template <int ROWS, int COLUMNS> struct Blocks {
   STGT_DEVICE explicit Blocks(int P) : down((P + ROWS - 1) / ROWS), across((P + COLUMNS - 1) / COLUMNS) {}
 };
 
-// What a block multiplies: rows, tokens of one frame, by columns, tokens of the same or of a later one. The weights are
-// written twice, as (row, column) and as (column, row). Frames run backwards in a circle: what comes before a clip's
-// first frame is, by its mirror, what comes after its last, and both are 0.
+// The tokens that a block multiplies: rows of one frame by columns of the same frame or of a later one. The weights are
+// written twice, as (row, column) and as (column, row). A row frame before the clip's first frame is replaced by one at
+// the clip's end, as if frames went round in a circle. The edges before the first frame and those after the last one,
+// which are all 0, are then written by the same block.
 template <int ROWS, int COLUMNS> struct Block {
   int64_t row_frame, column_frame;  // of B T
-  int offset, mirror_offset;        // the column frame in the row frame's band, and the reverse
-  int row, column, end;             // first tokens; one past the last column, a multiple of TILE
+  int offset, mirror_offset;        // the place of the column frame in the row frame's band, and the reverse
+  int row, column, end;             // the first tokens; the end of the columns, a multiple of TILE
   bool in_clip;
-  bool needed;    // within a frame, what lies below the diagonal is the mirror of what lies above
-  bool diagonal;  // columns start with the rows themselves
+  bool needed;    // false for a block below the diagonal of a frame, which is the mirror of one above
+  bool diagonal;  // whether the columns start with the rows themselves
 
-  // Block number `index` of the work. Of one frame, the last rows come first, and of those the block with the diagonal:
-  // nobody waits for a later block.
+  // Block number `index` of the work. The last rows of a frame come first, and among these the block with the diagonal,
+  // so that no block waits for a later one.
   STGT_DEVICE Block(const GraphParams& p, int index) {
     const Blocks<ROWS, COLUMNS> blocks(p.P);
     const int pair = index / blocks.across / blocks.down;
@@ -89,8 +92,8 @@ template <int ROWS, int COLUMNS> struct Block {
   }
 };
 
-// Products of tokens whose squares lie between 2^-80 and 2^100 neither overflow nor lose what counts in them. Of other
-// tokens the forward kernels make no edges; fwd_rescue.cuh does.
+// If the squares of tokens lie between 2^-80 and 2^100, their products neither overflow nor lose significant digits.
+// For other tokens the forward kernels make no edges, and fwd_rescue.cuh makes them.
 STGT_DEVICE float inverse_norm(float square) {
   return square >= 0x1p-80f && square <= 0x1p100f ? 1.0f / sqrtf(square) : 0.0f;
 }
@@ -104,14 +107,14 @@ template <int ROWS, int COLUMNS> struct Norms {
   STGT_DEVICE float column(int i) const { return memory[ROWS + i]; }
   STGT_DEVICE float2 column_pair(int i) const { return *reinterpret_cast<const float2*>(memory + ROWS + i); }
 
-  // Sets the norm of row i of a block with the diagonal, for this block and for all.
+  // Sets the norm of row i of a block with the diagonal, for this block and for all others.
   STGT_DEVICE void publish(const GraphParams& p, const Block<ROWS, COLUMNS>& block, int i, float square) const {
     memory[i] = memory[ROWS + i] = inverse_norm(square);
     if (block.row + i < p.P)
       *const_cast<volatile float*>(p.inv_norm + block.row_frame * p.P + block.row + i) = memory[i];
   }
 
-  // Waits for all other norms. By `threads` threads, of which this is number `thread`.
+  // Waits for all other norms. `threads` threads call it, and this is number `thread` of them.
   STGT_DEVICE void gather(const GraphParams& p, const Block<ROWS, COLUMNS>& block, int thread, int threads) const {
     for (int i = (block.diagonal ? 2 * ROWS : 0) + thread; i < ROWS + COLUMNS; i += threads) {
       const int token = i < ROWS ? block.row + i : block.column + i - ROWS;
@@ -131,7 +134,7 @@ STGT_DEVICE void mark_tile(const GraphParams& p, const Block<ROWS, COLUMNS>& blo
   *p.live_tile(block.column_frame, column, block.mirror_offset, row) = live;
 }
 
-// A block beyond the ends of the clip: no edges. By all threads.
+// Writes a block beyond the ends of the clip, which has no edges. All threads must call it.
 template <class E, int ROWS, int COLUMNS>
 STGT_DEVICE void clear(const GraphParams& p, const Block<ROWS, COLUMNS>& block) {
   E* const weight = static_cast<E*>(p.weight);
@@ -149,7 +152,7 @@ STGT_DEVICE void clear(const GraphParams& p, const Block<ROWS, COLUMNS>& block) 
   }
 }
 
-// Which tokens and channels a block has: channels fastest.
+// The tokens and channels of a block of the backward pass. Blocks that follow each other have different channels.
 struct BackwardBlock {
   int row, channel, t;
   int64_t frame;
@@ -161,9 +164,9 @@ struct BackwardBlock {
   }
 };
 
-// Where a block's walk along the band stands.
+// The position of a block's walk along the band.
 struct Band {
-  int offset, column, end;  // the place of a frame in the band, its first token, and the end of the offsets
+  int offset, column, end;  // the place of a frame in the band, a token of it, and the end of the offsets
 
   STGT_DEVICE Band(const GraphParams& p, int t)
       : offset(max(0, p.W - t)), column(0), end(min(p.band(), p.T + p.W - t)) {}

@@ -1,13 +1,15 @@
-// From the accumulators of tensor cores to edges in memory: norms, threshold, and both triangles of a frame pair from
-// the same products. A block's edges are staged in shared memory, as they are and transposed, and stored in whole rows.
-// Float32 weights (WIDE) would not fit there. They go to memory from where they are: 32 bytes of a row at a time.
+// Turns the accumulators of tensor cores into edges in memory: norms, threshold, and both triangles of a pair of frames
+// from the same products. The edges of a block are staged in shared memory, straight and transposed, and stored in
+// whole rows. Float32 weights (WIDE) would not fit there. They are written straight from registers, 32 bytes of a row
+// at a time.
 #pragma once
 #include "../common/tile.cuh"
 #include "common.cuh"
 
 namespace stgt::graph {
 
-// The edges of a block, staged from the beginning of shared memory on. WARPS warps work on each tile of the graph.
+// The edges of a block, which are staged from the beginning of shared memory on. WARPS warps work on each tile of the
+// graph.
 template <int ROWS, int COLUMNS, int WARPS, bool WIDE> class Edges {
  public:
   static constexpr int EDGE_BYTES = 2 * ROWS * COLUMNS * 2;
@@ -44,7 +46,7 @@ template <int ROWS, int COLUMNS, int WARPS, bool WIDE> class Edges {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int above = column + 8 * n - row - 8 * half;
-        if (on_diagonal && above < 0) continue;  // both of a pair's weights come from the product above
+        if (on_diagonal && above < 0) continue;  // both weights of such a pair come from the product above the diagonal
         const float first = edge(d[4 * n + 2 * half], row_norm[half] * column_norm.x);
         const float second = edge(d[4 * n + 2 * half + 1], row_norm[half] * column_norm.y);
         if constexpr (WIDE) {
@@ -71,18 +73,19 @@ template <int ROWS, int COLUMNS, int WARPS, bool WIDE> class Edges {
     return (any & (WIDE ? 1u : 0x7fff7fffu)) != 0;
   }
 
-  // Says whether a warp, the one of this number of those on the tile at this place, has an edge in it.
+  // Notes whether warp number `warp` of those that work on the tile at this place has an edge in it.
   STGT_DEVICE void mark(int row, int column, int warp, bool edge) const {
     const bool any = ptx::ballot(edge) != 0;
     if (threadIdx.x % 32 == 0) flags_[(row / TILE * ACROSS + column / TILE) * WARPS + warp] = any;
   }
 
-  // After all were added: writes them to the graph. By THREADS threads, numbered from 0.
+  // Writes the edges to the graph, after all were added. THREADS threads call it, numbered from 0.
   template <int THREADS> STGT_DEVICE void store() const {
     const int rows = min(ROWS, p_.P - block_.row), columns = min(block_.end, p_.P) - block_.column;
     uint16_t* const weight = static_cast<uint16_t*>(p_.weight);
     const int64_t stride = int64_t(p_.band()) * p_.P;
-    // In a block with the diagonal, tiles below it are the mirrors of those above, which include their own.
+    // In a block with the diagonal, tiles below it are the mirrors of tiles above it. A tile on the diagonal holds its
+    // own mirror.
     const auto above = [&](int row, int column) { return !block_.diagonal || column / TILE >= row / TILE; };
     const auto below = [&](int row, int column) { return !block_.diagonal || column / TILE < row / TILE; };
     if constexpr (!WIDE) {
@@ -110,7 +113,7 @@ template <int ROWS, int COLUMNS, int WARPS, bool WIDE> class Edges {
   Tile<COLUMNS, ROWS> mirror_{Tile<ROWS, COLUMNS>::BYTES};
   bool* flags_;
 
-  // The weight of an edge and of its mirror.
+  // Writes the weight of an edge and of its mirror.
   STGT_DEVICE void write(int row, int column, float edge) const {
     row += block_.row, column += block_.column;
     if (row >= p_.P || column >= min(block_.end, p_.P)) return;

@@ -1,5 +1,5 @@
-// The graph of float32 tokens, exact: no tf32. A block multiplies 64 tokens by 64, a thread 8 by 4 of them. Each 32
-// channels are summed by themselves first, as one running sum over all channels would err with their number.
+// The graph of float32 tokens, without tf32. A block multiplies 64 tokens by 64, and a thread 8 by 4 of them. Sums of
+// 32 channels are added up, since the error of one running sum over all channels would grow with their number.
 #pragma once
 #include "common.cuh"
 
@@ -7,7 +7,7 @@ namespace stgt::graph {
 
 struct ForwardFp32 {
   static constexpr int DEPTH = 32, THREADS = 128;
-  static constexpr int PITCH = DEPTH + 4;  // in floats: 16 bytes of eight rows lie in different banks
+  static constexpr int PITCH = DEPTH + 4;  // in floats, so that 16 bytes of eight rows lie in different banks
   static constexpr int OPERAND = TILE * PITCH, RING = 2 * 2 * OPERAND;
   static constexpr int EDGE_PITCH = TILE + 1;
   static_assert(TILE * EDGE_PITCH <= RING);
@@ -15,7 +15,7 @@ struct ForwardFp32 {
   static constexpr int SHARED_BYTES = RING * 4 + Norms::BYTES + THREADS / 32;
 };
 
-// Fills `to` with channels first..first + 31 of the tokens from `from` on, of which `rows` exist; zeros beyond.
+// Fills `to` with channels first to first + 31 of the `rows` tokens from `from` on, and with zeros beyond them.
 STGT_DEVICE void load_tokens(float* to, const float* from, int rows, int first, int C) {
   using S = ForwardFp32;
   if (C % 4 == 0 && reinterpret_cast<uintptr_t>(from) % 16 == 0) {
@@ -32,7 +32,7 @@ STGT_DEVICE void load_tokens(float* to, const float* from, int rows, int first, 
   }
 }
 
-// sum += the products of rows y, y + 8, ... of left with rows x, x + 16, ... of right.
+// Adds the products of rows y, y + 8, ... of left with rows x, x + 16, ... of right to sum.
 STGT_DEVICE void add_products(float (&sum)[8][4], const float* left, const float* right) {
   using S = ForwardFp32;
   const int x = threadIdx.x % 16, y = threadIdx.x / 16;
@@ -56,7 +56,7 @@ STGT_DEVICE void add_products(float (&sum)[8][4], const float* left, const float
     for (int n = 0; n < 4; ++n) sum[m][n] += partial[m][n];
 }
 
-// blocks: B T (W + 1) ceil(P / 64)^2
+// Launch B T (W + 1) ceil(P / 64)^2 blocks of ForwardFp32::THREADS threads with ForwardFp32::SHARED_BYTES.
 __global__ void __launch_bounds__(128, 3) spatio_temporal_graph_fwd_fp32(const __grid_constant__ GraphParams p) {
   using S = ForwardFp32;
   float* const ring = reinterpret_cast<float*>(ptx::shared_memory());
@@ -104,7 +104,8 @@ __global__ void __launch_bounds__(128, 3) spatio_temporal_graph_fwd_fp32(const _
       const int row = y + 8 * m, column = x + 16 * n;
       const float similarity = product[m][n] * (norms.row(row) * norms.column(column));
       const float edge = similarity >= p.threshold ? similarity : 0.0f;
-      if (block.diagonal && row > column) continue;  // both of a pair's weights come from the product above
+      if (block.diagonal && row > column)
+        continue;  // both weights of such a pair come from the product above the diagonal
       ring[row * S::EDGE_PITCH + column] = edge;
       if (block.diagonal) ring[column * S::EDGE_PITCH + row] = edge;
       any |= edge != 0;

@@ -1,8 +1,10 @@
-// Edges of tokens that are so large or so small that their squares over- or underflow float32. The forward kernels
-// leave them out, with an inverse norm of 0. Features have no such tokens: then this kernel reads the norms, and ends.
+// Makes the edges of tokens that are so large or so small that their squares over- or underflow in float32. The forward
+// kernels leave these edges out, and give the tokens an inverse norm of 0. Real features have no such tokens. Then this
+// kernel only reads the norms.
 //
-// A warp computes all edges of such a token with the tokens of its band, all times powers of two that bring each
-// token's largest channel between 1/2 and 1. Two such tokens compute the edge between them twice, to the same bits.
+// A warp computes all edges of such a token with the tokens of its band. Each token is multiplied by a power of two
+// that brings its largest channel between 1/2 and 1. The edge between two such tokens is computed twice, with the same
+// bits.
 #pragma once
 #include "common.cuh"
 
@@ -19,14 +21,14 @@ template <class T> STGT_DEVICE float channel(const T* token, int c) {
     return ptx::unpack<T>(token[c].bits).x;
 }
 
-// A token, and the power of two, in two factors that are both representable, that brings it into range.
+// A token, and the power of two that brings it into range, as two factors that are both representable.
 template <class T> struct ScaledToken {
   const T* channels;
   float first, second;
-  bool usable;  // finite, and not only zeros
-  bool normal;  // its largest channel is not denormal
+  bool usable;  // whether it is finite and has not only zeros
+  bool normal;  // whether its largest channel is not denormal
 
-  // By a whole warp.
+  // A whole warp must call it.
   STGT_DEVICE ScaledToken(const GraphParams& p, int64_t frame, int i) : channels(p.tokens<T>(frame, i)) {
     float peak = 0;
     bool finite = true;
@@ -39,12 +41,12 @@ template <class T> struct ScaledToken {
     for (int mask = 16; mask > 0; mask /= 2) peak = fmaxf(peak, ptx::shuffle_xor(peak, mask));
     usable = ptx::ballot(!finite) == 0 && peak > 0;
     normal = peak >= 0x1p-126f;
-    // Denormal numbers first become normal ones, times 2^64; then the exponent is in the bits.
+    // Denormal numbers are first multiplied by 2^64 and become normal, so that their exponent is in their bits.
     const float lifted = normal ? peak : peak * 0x1p64f;
     const int exponent = int(__float_as_uint(lifted) >> 23) - 126;  // 2^(exponent - 1) <= lifted < 2^exponent
     first = normal ? 1.0f : 0x1p64f;
     second = 1;
-    if (usable) {  // 2^-exponent is not representable for the largest numbers: two halves
+    if (usable) {  // 2^-exponent is not representable for the largest numbers, so it is split in two
       const int half = -exponent / 2;
       first *= __uint_as_float(uint32_t(half + 127) << 23);
       second = __uint_as_float(uint32_t(-exponent - half + 127) << 23);
@@ -60,7 +62,7 @@ STGT_DEVICE float warp_sum(float x) {
   return x;
 }
 
-// Writes the weight of an edge, and marks its tile if it is one.
+// Writes the weight of an edge, and marks its tile as live if the weight is not 0.
 template <bool WIDE>
 STGT_DEVICE void write_edge(const GraphParams& p, int64_t frame, int row, int offset, int column, float weight) {
   const int64_t at = p.edge(frame, row, offset, column);
@@ -74,8 +76,8 @@ STGT_DEVICE void write_edge(const GraphParams& p, int64_t frame, int row, int of
   }
 }
 
-// T: float or ptx::bf16; float16 has no such tokens. WIDE: float32 weights. blocks: B T ceil(P / 64), after the forward
-// kernel. A warp looks at every fourth of a tile's tokens.
+// T: float or ptx::bf16, since float16 has no such tokens. WIDE: float32 weights. Launch B T ceil(P / 64) blocks of
+// RESCUE_THREADS threads after the forward kernel. A warp looks at every fourth token of a tile.
 template <class T, bool WIDE>
 __global__ void __launch_bounds__(RESCUE_THREADS)
     spatio_temporal_graph_fwd_rescue(const __grid_constant__ GraphParams p) {
@@ -105,7 +107,8 @@ __global__ void __launch_bounds__(RESCUE_THREADS)
         write_edge<WIDE>(p, other_frame, at.column, 2 * p.W - at.offset, i, weight);
       }
     }
-    // The inverse norm of a token of denormal numbers may not be representable: it stays 0, and has no gradient.
+    // The inverse norm of a token of denormal numbers may not be representable. It stays 0, and the token has no
+    // gradient.
     if (lane == 0 && own.normal) *inverse = own.first * own.second / sqrtf(own_square);
   }
 }

@@ -1,8 +1,8 @@
 // The graph of half-precision tokens on tensor cores from sm_80 on.
 //
-// A block multiplies 128 tokens by 128, 8 warps of 64x32 each, 32 channels at a time through four stages of shared
-// memory (64 KB, which the staged edges use afterwards): two blocks per multiprocessor where it has 128 KB, and one
-// where it has 99. A block on the diagonal loads its tokens once.
+// A block multiplies 128 tokens by 128 with 8 warps of 64x32 each. 32 channels at a time come through four stages of
+// shared memory (64 KB, which the staged edges use afterwards). A multiprocessor with 128 KB has room for two blocks,
+// and one with 99 KB for one. A block on the diagonal loads its tokens once.
 #pragma once
 #include "edges.cuh"
 
@@ -20,7 +20,8 @@ template <bool WIDE> struct ForwardSm80 {
   static constexpr int SHARED_BYTES = RING_BYTES + Norms::BYTES + Edges::FLAGS;
 };
 
-// blocks: B T (W + 1) ceil(P / 128)^2. WIDE: float32 weights.
+// Launch B T (W + 1) ceil(P / 128)^2 blocks of ForwardSm80::THREADS threads with ForwardSm80::SHARED_BYTES. WIDE:
+// float32 weights.
 template <class T, bool WIDE>
 __global__ void __launch_bounds__(256, 2) spatio_temporal_graph_fwd_sm80(const __grid_constant__ GraphParams p) {
   using S = ForwardSm80<WIDE>;
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(256, 2) spatio_temporal_graph_fwd_sm80(const _
     for (int m = 0; m < 4; ++m) edges.template publish_norms<4>(d[m][0], row + 16 * m, column);
   }
   norms.gather(p, block, threadIdx.x, S::THREADS);
-  ptx::sync_threads();  // all norms are here, and nobody reads the ring any more
+  ptx::sync_threads();  // all norms have arrived, and no warp reads the ring any more
 
   bool edge = false;
   if (active) {

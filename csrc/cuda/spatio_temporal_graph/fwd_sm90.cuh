@@ -1,15 +1,15 @@
-// The graph of half-precision tokens on Hopper: wgmma, fed by the tensor copy engine.
+// The graph of half-precision tokens on Hopper, with wgmma and the tensor copy engine.
 //
-// What limits it is the way from the L2 to shared memory. At B=20, T=8, P=256, C=1408 there are 44 GFLOP to multiply
-// (56 us at 790 TFLOP/s), and 115 MB of tokens to read and 63 MB of weights to write (45 us at 4 TB/s). In blocks of
-// 128x128 every token would go 5.5 times through the L2, 630 MB or 115 us at its 5.5 TB/s; blocks of 128x256, whose
-// accumulators take half of the registers, read 480 MB: 87 us. Within a frame the rows are among the columns and are
-// not loaded again, and tiles below the diagonal are neither loaded nor multiplied: a frame's two blocks are 7/8 and
-// 3/8 of a whole one. The blocks of some 33 frames run at a time and share what the L2 holds of them. One block fills a
-// multiprocessor (four stages of 48 KB, which the staged edges use afterwards), so 600 blocks come in 3.6 turns.
+// The way from the L2 to shared memory limits it. At B=20, T=8, P=256, C=1408 there are 44 GFLOP to multiply (56 us at
+// 790 TFLOP/s), and 115 MB of tokens to read and 63 MB of weights to write (45 us at 4 TB/s). In blocks of 128x128,
+// every token would go through the L2 5.5 times: 630 MB, or 115 us at its 5.5 TB/s. Blocks of 128x256, whose
+// accumulators take half of the registers, read 480 MB in 87 us. Within a frame the rows are among the columns and are
+// not loaded again, and tiles below the diagonal are neither loaded nor multiplied. So the two blocks of a frame are
+// 7/8 and 3/8 of a whole block. The blocks of about 33 frames run at a time and share their tokens in the L2. One block
+// fills a multiprocessor (four stages of 48 KB, which the staged edges use afterwards), so 600 blocks run in 3.6 turns.
 //
-// A warp loads and three wait for the norms, while two warpgroups multiply 64 rows each by up to 256 columns. These get
-// by with the 168 registers that each of 384 threads has, so none are moved from warpgroup to warpgroup.
+// One warp loads and three wait for the norms, while two warpgroups multiply 64 rows each by up to 256 columns. The 168
+// registers that each of 384 threads has are enough for them, so no registers are moved between warpgroups.
 #pragma once
 #include "../common/ptx_sm90.cuh"
 #include "edges.cuh"
@@ -23,16 +23,17 @@ struct ForwardSm90 {
   template <bool WIDE> using Edges = graph::Edges<ROWS, COLUMNS, 4, WIDE>;
   using Norms = graph::Norms<ROWS, COLUMNS>;
   using Block = graph::Block<ROWS, COLUMNS>;
-  // A panel: 64 tokens by 64 channels, rows of 128 bytes, swizzled. A stage: the columns', then the rows'.
+  // A panel has 64 tokens by 64 channels, in swizzled rows of 128 bytes. A stage has the panels of the columns, and
+  // then those of the rows.
   static constexpr int PANEL_BYTES = TILE * DEPTH * 2, STAGE_BYTES = (ROWS + COLUMNS) / TILE * PANEL_BYTES;
-  static constexpr int ROW_PANEL = COLUMNS / TILE;  // the first of them
+  static constexpr int ROW_PANEL = COLUMNS / TILE;  // the first panel of the rows
   static constexpr int RING_BYTES = STAGES * STAGE_BYTES;
   static_assert(Edges<false>::EDGE_BYTES <= RING_BYTES);
   static constexpr int SHARED_BYTES = RING_BYTES + Norms::BYTES + 2 * STAGES * 8 + Edges<false>::FLAGS;
   enum Barrier { NORMS = 1, EDGES = 2 };
 };
 
-// The ring of stages; both who fill it and who read it go around it alike.
+// A ring of stages. The thread that fills it and the warps that read it go around it in the same order.
 struct Ring {
   static constexpr int STAGES = ForwardSm90::STAGES;
   char* memory;
@@ -47,7 +48,7 @@ struct Ring {
   }
 };
 
-// A warpgroup's products: the 64 tokens of panel `left` by the N tokens of the panels from `right` on.
+// Computes a warpgroup's products: the 64 tokens of panel `left` by the N tokens of the panels from `right` on.
 template <class T, int N>
 STGT_DEVICE void multiply(float (&d)[N / 2], Ring ring, int left, int right, int steps) {
   int previous = 0;
@@ -71,7 +72,8 @@ STGT_DEVICE void multiply(float (&d)[N / 2], Ring ring, int left, int right, int
   ptx::wgmma_registers(d);
 }
 
-// What a warpgroup does, whose rows start at `row` of the block: it multiplies them by the N columns from `column` on.
+// The work of a warpgroup whose rows start at row `row` of the block. It multiplies them by the N columns from `column`
+// on.
 template <class T, int N, class Edges>
 STGT_DEVICE void rows_by_columns(const GraphParams& p, const ForwardSm90::Block& block, const Edges& edges,
                                  const Ring& ring, int row, int column) {
@@ -81,7 +83,7 @@ STGT_DEVICE void rows_by_columns(const GraphParams& p, const ForwardSm90::Block&
   multiply<T, N>(d, ring, (block.diagonal ? 0 : S::ROW_PANEL) + row / TILE, column / TILE,
                  (p.C + S::DEPTH - 1) / S::DEPTH);
   if (block.diagonal) edges.template publish_norms<8>(d, row + 16 * warp, column);
-  ptx::sync_named(S::NORMS, S::THREADS - 32);  // all norms are here, and nobody reads the ring any more
+  ptx::sync_named(S::NORMS, S::THREADS - 32);  // all norms have arrived, and no warp reads the ring any more
 #pragma unroll
   for (int tile = 0; tile < N / TILE; ++tile) {
     const bool edge =
@@ -90,12 +92,12 @@ STGT_DEVICE void rows_by_columns(const GraphParams& p, const ForwardSm90::Block&
   }
 }
 
-// blocks: B T (W + 1) ceil(P / 128) ceil(P / 256). x: tokens as (B T, P, C), in boxes of 64 tokens by 64 channels.
-// WIDE: float32 weights.
+// Launch B T (W + 1) ceil(P / 128) ceil(P / 256) blocks of ForwardSm90::THREADS threads with ForwardSm90::SHARED_BYTES.
+// x: the tokens as (B T, P, C), in boxes of 64 tokens by 64 channels. WIDE: float32 weights.
 template <class T, bool WIDE>
 __global__ void __launch_bounds__(384, 1)
     spatio_temporal_graph_fwd_sm90(const __grid_constant__ GraphParams p, const __grid_constant__ ptx::TensorMap x) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher takes care that no other GPU runs it
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the launcher runs it on no other GPU
   using S = ForwardSm90;
   char* const memory = ptx::shared_memory();
   const S::Norms norms{reinterpret_cast<float*>(memory + S::RING_BYTES)};
@@ -113,7 +115,7 @@ __global__ void __launch_bounds__(384, 1)
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < S::STAGES; ++stage) {
       ptx::barrier_init(&ring.full[stage], 1);
-      ptx::barrier_init(&ring.empty[stage], 4 * row_panels);  // the warps that multiply
+      ptx::barrier_init(&ring.empty[stage], 4 * row_panels);  // the warps that multiply arrive here
     }
     ptx::barrier_init_fence();
   }
@@ -145,7 +147,7 @@ __global__ void __launch_bounds__(384, 1)
     case 3: rows_by_columns<T, 192>(p, block, edges, ring, row, column); break;
     case 2: rows_by_columns<T, 128>(p, block, edges, ring, row, column); break;
     case 1: rows_by_columns<T, 64>(p, block, edges, ring, row, column); break;
-    default: ptx::sync_named(S::NORMS, S::THREADS - 32);  // no tokens
+    default: ptx::sync_named(S::NORMS, S::THREADS - 32);  // this warpgroup has no tokens
   }
   ptx::sync_named(S::EDGES, 256);
   edges.template store<256>();

@@ -77,11 +77,12 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor x, double threshold, int64_t w
   const int64_t B = p.B, T = p.T, P = p.P, band = 2 * window + 1, tiles = ceil_div(P, graph::TILE);
   Tensor weight = new_tensor(op, "weight", x, {B, T, P, band, P}, weight_dtype(dtype, differentiable));
   Tensor live = new_tensor(op, "live", x, {B, T, tiles, band, tiles}, ScalarType::Bool);
-  Tensor norms = new_tensor(op, "inv_norm", x, {B * T * P + 1}, ScalarType::Float);  // last_block comes last
+  Tensor norms = new_tensor(op, "inv_norm", x, {B * T * P + 1}, ScalarType::Float);  // the last element is last_block
   p.threshold = float(threshold), p.x = x.data_ptr(), p.weight = weight.data_ptr();
   p.live = static_cast<bool*>(live.data_ptr()), p.inv_norm = static_cast<float*>(norms.data_ptr());
   p.last_block = reinterpret_cast<uint32_t*>(p.inv_norm + B * T * P);
-  launch.fill_bytes(p.inv_norm, 0xff, (B * T * P + 1) * sizeof(float));  // NaN: not computed yet; and -1
+  launch.fill_bytes(p.inv_norm, 0xff,
+                    (B * T * P + 1) * sizeof(float));  // norms become NaN, for not computed yet, and last_block -1
   switch (dtype) {
     case ScalarType::BFloat16: forward_half<ptx::bf16>(op, launch, p, x, differentiable); break;
     case ScalarType::Half: forward_half<ptx::f16>(op, launch, p, x, differentiable); break;

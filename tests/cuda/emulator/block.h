@@ -55,17 +55,17 @@ namespace stgt::emulator {
   abort();
 }
 
-struct Call {  // one thread's part in an instruction that several threads issue together
+struct Call {  // the part of one thread in an instruction that several threads issue together
   const char* name;
   void* data;
 };
 
-struct Meeting {  // of the threads of a warp, a warpgroup, or at a named barrier
+struct Meeting {  // a meeting of the threads of a warp, of a warpgroup, or at a named barrier
   std::vector<Call> calls;
   uint64_t round = 0;
 };
 
-struct Product {  // one thread's view of a wgmma
+struct Product {  // a wgmma as one thread issues it
   float* d;
   const uint32_t* a_registers;
   uint64_t a, b;
@@ -78,8 +78,8 @@ struct Thread {
   std::unique_ptr<char[]> stack;
   unsigned index;
   bool done;
-  std::deque<std::vector<std::function<void()>>> copies;  // committed groups of copy_async; the last one is open
-  std::deque<std::vector<Product>> products;              // likewise of wgmma
+  std::deque<std::vector<std::function<void()>>> copies;  // groups of copy_async; the last one is not committed yet
+  std::deque<std::vector<Product>> products;              // groups of wgmma; the last one is not committed yet
 };
 
 struct Barrier { int arrivals, pending, bytes, phase; };
@@ -97,7 +97,7 @@ inline char* shared;
 inline size_t shared_bytes;
 inline std::map<std::pair<int, int>, Meeting> meetings;  // by kind and number
 inline std::map<uint64_t*, Barrier> barriers;
-inline std::deque<std::function<void()>> transfers;  // of the tensor copy engine
+inline std::deque<std::function<void()>> transfers;  // copies of the tensor copy engine that have not happened yet
 inline std::function<void()> kernel;
 inline bool progress;
 
@@ -112,7 +112,7 @@ template <class Condition> void wait_until(Condition condition) {
   progress = true;
 }
 
-// Waits until `size` threads have called; the last one runs run(calls), ordered by thread.
+// Waits until `size` threads have called this. The last one runs run(calls), with the calls in the order of threads.
 template <class Run> void meet(int kind, int number, int size, const char* name, void* data, Run run) {
   Meeting& meeting = meetings[{kind, number}];
   if (meeting.calls.empty()) meeting.calls.assign(block_size, {nullptr, nullptr});

@@ -10,7 +10,8 @@
 namespace stgt::emulator {
 
 struct Fragment { int row, column; };
-// Where value i of lane l lies in a 16x8 accumulator; the same, transposed, of an 8-row matrix of ldmatrix.
+// Returns the place of value i of a lane in a 16x8 accumulator. The values of an 8x8 matrix of ldmatrix have the same
+// places.
 inline Fragment accumulator(int lane, int i) { return {lane / 4 + 8 * (i / 2), 2 * (lane % 4) + i % 2}; }
 
 }  // namespace stgt::emulator
@@ -145,7 +146,7 @@ inline uint32_t transpose_matrix(uint32_t x) {
   return data.out;
 }
 
-// The 16 x 16 left operand of a warp, from its lanes' registers.
+// Reads the 16 x 16 left operand of a warp from the registers of a lane.
 template <class T> void read_left(float (&left)[16][16], int lane, const uint32_t* a) {
   for (int i = 0; i < 4; ++i)
     for (int half = 0; half < 2; ++half)

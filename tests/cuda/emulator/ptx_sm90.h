@@ -20,8 +20,9 @@ inline uint64_t swizzled(uint64_t address, uint64_t kind) {  // kind as in ptx::
 }
 inline uint64_t swizzle_width(uint64_t kind) { return kind == 1 ? 128 : kind == 2 ? 64 : 32; }
 
-// What the PTX ISA's canonical layouts want of an operand, 9.7.16.5.1: rows of eight start where the swizzle's pattern
-// does, for the descriptor's base offset is 0; and if it is not K-major, it has whole panels.
+// Checks what the canonical layouts of the PTX ISA (9.7.16.5.1) ask of an operand. Groups of eight rows start where the
+// pattern of the swizzle starts, since the base offset of the descriptor is 0. An operand that is not K-major has whole
+// panels.
 inline void check_operand(uint64_t descriptor, int size, bool transposed) {
   const uint64_t start = (descriptor & 0x3fff) << 4, width = swizzle_width(descriptor >> 62);
   if (start % (8 * width) >= (transposed ? 1 : width))
@@ -29,7 +30,7 @@ inline void check_operand(uint64_t descriptor, int size, bool transposed) {
   if (transposed && 2 * size % width) fail("an operand with part of a panel");
 }
 
-// The 16-bit value of an operand in shared memory, at place `mn` of its M or N and `k` of its K (0..15).
+// Returns the 16-bit value of an operand in shared memory, at place `mn` of its M or N and `k` of its K (0..15).
 inline uint16_t operand(uint64_t descriptor, int mn, int k, bool transposed) {
   const uint64_t start = (descriptor & 0x3fff) << 4, leading = (descriptor >> 16 & 0x3fff) << 4,
                  stride = (descriptor >> 32 & 0x3fff) << 4, kind = descriptor >> 62, width = swizzle_width(kind);
@@ -79,7 +80,7 @@ inline void barrier_wait(uint64_t* barrier, int parity) {
   e::wait_until([&] { return e::barriers[barrier].phase != parity; });
 }
 
-struct TensorMap {  // what tensor_map.h encodes for the GPU: innermost dimension first
+struct TensorMap {  // what tensor_map.h encodes for the GPU, with the innermost dimension first
   const char* base;
   int rank, element_bytes;
   int64_t size[5], stride[5];  // strides in bytes
@@ -181,7 +182,7 @@ template <class T, int N, bool TRANSPOSE_B> void run_product(e::Product* (&threa
     }
 }
 
-inline void wgmma_run(size_t keep) {  // all but the last `keep` groups
+inline void wgmma_run(size_t keep) {  // runs all groups but the last `keep`
   e::meet_warpgroup("wgmma_wait", e::current, [=](auto& calls) {
     auto products = [&](int i) -> auto& { return static_cast<e::Thread*>(calls[i].data)->products; };
     while (products(0).size() > keep + 1) {
