@@ -1,4 +1,4 @@
-"""The processes of a run: which one this is, on what all of them agree, and how they share gradients."""
+"""The processes of a run: the number of this one, values that all of them agree on, and shared gradients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of the run."""
+    """This process among the processes of the run."""
 
     rank: int
     size: int
@@ -25,11 +25,11 @@ class World:
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; every process must ask."""
+        """Whether the flag is set in any process. Every process must call this."""
         return bool(self.max(int(flag)))
 
     def max(self, value: int) -> int:
-        """The largest value of all processes; every process must ask."""
+        """The largest value of all processes. Every process must call this."""
         if self.size == 1:
             return value
         largest = torch.tensor(value, device=self.device)
@@ -37,7 +37,7 @@ class World:
         return int(largest.item())
 
     def sum(self, value: int) -> int:
-        """The value added up over all processes; every process must ask."""
+        """The sum of the values of all processes. Every process must call this."""
         if self.size == 1:
             return value
         total = torch.tensor(value, device=self.device)
@@ -45,7 +45,7 @@ class World:
         return int(total.item())
 
     def gather(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Every process's small tensors under "rank.name"; names and shapes must be the same everywhere."""
+        """The small tensors of all processes under "rank.name". All processes must have the same names and shapes."""
         if self.size == 1:
             return {f"0.{name}": tensor for name, tensor in tensors.items()}
         gathered = {}
@@ -65,9 +65,9 @@ class World:
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """The device of that name, "auto" a GPU where there is one; of several GPUs each local process takes its own.
+    """The device with this name. "auto" is a GPU where there is one. Each local process takes its own GPU.
 
-    Raises ValueError for a device that torch does not know or that is not there.
+    Raises ValueError for a device that torch does not know or does not have.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -84,7 +84,7 @@ def choose_device(device: str = "auto") -> torch.device:
 
 
 def start_world(device: str = "auto") -> World:
-    """Join the processes that torchrun started, or be the only one, on `choose_device(device)`."""
+    """Join the processes that torchrun started, if it did, and use `choose_device(device)`."""
     chosen = choose_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
@@ -98,10 +98,10 @@ def start_world(device: str = "auto") -> World:
 def data_parallel(model: nn.Module, deterministic: bool) -> DistributedDataParallel:
     """The model with its gradients averaged over processes in the backward pass.
 
-    deterministic: add the gradients up in the same order in every step of every sitting. DDP otherwise arranges them
-    anew after its first step, so that a run which was resumed rounds one step differently from one which was not.
+    deterministic: add the gradients up in the same order in every step. Otherwise DDP changes the order after its first
+    step, and one step of a resumed run would be rounded differently.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch names no replacement yet for what is asked here
-        # The arrangement stays as it is where DDP expects that some parameters may be unused.
+        warnings.simplefilter("ignore", FutureWarning)  # torch names no replacement yet for the flag below
+        # DDP does not change its order if it expects that some parameters may be unused.
         return DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=deterministic)

@@ -1,8 +1,8 @@
-"""Files and folders that appear whole or not at all, and fingerprints of what files and tensors hold.
+"""Writes files and folders that are complete or absent, and computes hashes of files and tensors.
 
-Everything is written beside its place under a temporary name, forced to the disk, and renamed. The temporary name
-carries the process and the machine, so that what a killed process left behind can be told from what a living one is
-writing; it ends as the final name does, since many libraries choose a format by the ending.
+Everything is written under a temporary name in the same folder, forced to the disk, and renamed. The temporary name
+holds the process and the machine, so that leftovers of a killed process can be told from the files of a living one. It
+has the ending of the final name, since many libraries choose a format by the ending.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ _numbers = itertools.count()
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """A temporary file to write to, by its path; it replaces `path` when the block ends without an exception.
+    """Yields the path of a temporary file, which replaces `path` when the block ends without an exception.
 
-    The folder of `path` is made if it is not there. A failed block leaves the old file, or none. What is no ordinary
-    file, such as /dev/stdout or a pipe, is written directly. Raises OSError that names `path` if it cannot be written.
+    The folder of `path` is made if needed. If the block fails, the old file stays, if there is one. If `path` is not an
+    ordinary file but, say, /dev/stdout or a pipe, it is written directly. Raises OSError that names `path` if it cannot
+    be written.
     """
-    path, target = Path(path), Path(os.path.realpath(path))  # a link stays, and the file that it leads to is replaced
+    path, target = Path(path), Path(os.path.realpath(path))  # a link stays, and the file behind it is replaced
     partial = _temporary(target)
     with errors_named(path, target, partial):
         if path.is_dir():
@@ -46,7 +47,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
             return
         _prepare(target.parent)
         try:
-            with open(partial, "xb") as file:  # made here, so that it has the permissions of the user's umask
+            with open(partial, "xb") as file:  # the file gets the permissions of the user's umask
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             yield partial
             _seal(partial, mode)
@@ -58,17 +59,17 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
-    """A temporary folder to fill; it is renamed to `path` when the block ends without an exception.
+    """Yields a temporary folder, which is renamed to `path` when the block ends without an exception.
 
-    Everything in it is forced to the disk first. Raises FileExistsError if `path` is there and is no empty folder;
-    with `replace` a folder that is there is removed in the end. Other errors are as with `atomic_file`.
+    Everything in it is forced to the disk first. Raises FileExistsError if `path` exists and is not an empty folder.
+    With `replace`, an existing folder is removed at the end instead. Other errors are the same as in `atomic_file`.
     """
     path, target = Path(path), Path(os.path.realpath(path))
     partial = _temporary(target)
     with errors_named(path, target, partial):
         _prepare(target.parent)
         if path.is_file() or (path.is_dir() and any(path.iterdir()) and not replace):
-            raise FileExistsError(errno.EEXIST, "it is there already", None)
+            raise FileExistsError(errno.EEXIST, "it exists already", None)
         try:
             partial.mkdir()
             yield partial
@@ -86,13 +87,13 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text in UTF-8, whole or not at all."""
+    """Write a text file in UTF-8, completely or not at all."""
     with atomic_file(path) as partial:
         partial.write_text(text, "utf-8")
 
 
 def write_json(path: str | Path, value: object, *, indent: int | None = 1) -> None:
-    """Write a JSON file in UTF-8, whole or not at all.
+    """Write a JSON file in UTF-8, completely or not at all.
 
     A surrogate, which stands for a byte of a file name that is not UTF-8, is written as JSON's own escape.
     """
@@ -101,13 +102,13 @@ def write_json(path: str | Path, value: object, *, indent: int | None = 1) -> No
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors of any device as a safetensors file, whole or not at all."""
+    """Write tensors of any device to a safetensors file, completely or not at all."""
     with atomic_file(path) as partial:
         save_tensors(partial, tensors, metadata)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors of any device as a safetensors file inside `atomic_file` or `atomic_folder`."""
+    """Write tensors of any device to a safetensors file, for use inside `atomic_file` or `atomic_folder`."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -118,14 +119,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder that is never seen in part: it gets a temporary name before its files are removed."""
+    """Remove a folder. It gets a temporary name first, so that nobody sees it with only some of its files."""
     doomed = _temporary(folder)
     os.rename(folder, doomed)
     shutil.rmtree(doomed)
 
 
 def collect_leftovers(folder: Path) -> None:
-    """Remove from `folder` what processes of this machine were writing there when they were killed."""
+    """Remove files and folders that killed processes of this machine left incomplete in `folder`."""
     for entry in os.scandir(folder):
         name = _TEMPORARY.match(entry.name)
         if name is None or name["host"] != _host() or _is_alive(int(name["pid"])):
@@ -136,7 +137,7 @@ def collect_leftovers(folder: Path) -> None:
             Path(entry.path).unlink(missing_ok=True)
 
 
-_collect_once = functools.cache(collect_leftovers)  # a folder of many files is looked through by their first writer
+_collect_once = functools.cache(collect_leftovers)  # a process looks through each folder once
 
 
 def file_hash(path: str | Path) -> str:
@@ -146,7 +147,7 @@ def file_hash(path: str | Path) -> str:
 
 
 def tensors_hash(tensors: Mapping[str, Tensor], settings: str = "") -> str:
-    """SHA-256 of tensors, with their names, shapes and dtypes, and of settings that belong to them."""
+    """SHA-256 of tensors with their names, shapes and dtypes, and of a text of settings."""
     import torch
 
     digest = hashlib.sha256(settings.encode())
@@ -160,10 +161,10 @@ def tensors_hash(tensors: Mapping[str, Tensor], settings: str = "") -> str:
 
 @contextmanager
 def errors_named(path: Path, *others: Path) -> Iterator[None]:
-    """Turn an operating system's error while `path` is written, or a lack of memory, into an error that names it.
+    """Replace an error of the operating system, or a lack of memory, by an error that names `path`.
 
-    A full disk's error names no file, and others may name one of `others`, which stand for `path`. Errors about further
-    files, which the block may read, are left as they are.
+    The error for a full disk names no file. Other errors may name one of `others`, which are other paths for `path`.
+    Errors about further files, which the block may read, are not changed.
     """
     written = (path, *others)
     folders = {str(folder) for file in written for folder in file.parents}
@@ -174,7 +175,7 @@ def errors_named(path: Path, *others: Path) -> Iterator[None]:
         ours = name is None or str(name) in folders or str(name).startswith(tuple(map(str, written)))
         if error.errno is None or not ours:
             raise
-        kind = type(error) if type(error).__module__ == "builtins" else OSError  # others ask for arguments of their own
+        kind = type(error) if type(error).__module__ == "builtins" else OSError  # other types may need other arguments
         named = kind(f"{path}: could not be written ({error.strerror}); what was there before is unchanged")
         named.errno = error.errno
         raise named from error
@@ -183,7 +184,7 @@ def errors_named(path: Path, *others: Path) -> Iterator[None]:
 
 
 def _prepare(folder: Path) -> None:
-    """Make a folder to write into, and remove what dead processes left there."""
+    """Make a folder to write into, and remove leftovers of killed processes from it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -192,13 +193,13 @@ def _prepare(folder: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside `path` that no other writer uses; a file's name has 255 bytes, so that only its end is kept."""
+    """A name beside `path` that no other writer uses. It holds only the end of the name, to stay below 255 bytes."""
     return path.with_name(f".partial-{os.getpid()}-{next(_numbers)}@{_host()}@{path.name[-32:]}")
 
 
 @functools.cache
 def _host() -> str:
-    """This machine's name, with the set of processes that a container sees: others count theirs from 1 as well."""
+    """The name of this machine and of its process namespace, since every container numbers its processes from 1."""
     try:
         processes = os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -211,19 +212,19 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # it is another user's
+    except PermissionError:  # it belongs to another user
         return True
     return True
 
 
 def _seal(file: Path, mode: int) -> None:
-    """Give a file its permissions, since some libraries make files that only the owner can read, and force it out."""
+    """Set a file's permissions, since some libraries make it readable by its owner only, and force it to the disk."""
     os.chmod(file, mode)
     _sync(file)
 
 
 def _errno_of(error: Exception) -> int:
-    """The number in "… (os error 28)", which is how Rust prints an operating system's error."""
+    """The number in "… (os error 28)", the form in which Rust prints an error of the operating system."""
     number = re.search(r"os error (\d+)", str(error))
     return int(number[1]) if number else errno.EIO
 

@@ -1,4 +1,4 @@
-"""A trained model as a folder that anybody can load, with a card that describes it, and its way to the hub."""
+"""Writes a trained model as a folder with a model card, and uploads it to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def write_folder(run: Run, folder: Path, title: str) -> None:
 def push(run: Run, name: str, *, private: bool = False, token: str | None = None) -> str:
     """Upload a model, its tokenizer and its card to the Hugging Face hub, and return the address of the commit.
 
-    name: "owner/name"; the repository is made if there is none. token: None takes the one of `hf auth login`.
-    Raises OSError if the hub refuses or cannot be reached.
+    name: "owner/name"; the repository is made if there is none. token: None uses the token of `hf auth login`.
+    Raises OSError if the hub refuses the model or cannot be reached.
     """
     from huggingface_hub import HfApi
 
@@ -68,9 +68,9 @@ def push(run: Run, name: str, *, private: bool = False, token: str | None = None
         try:
             hub.create_repo(name, private=private, exist_ok=True)
             commit = hub.upload_folder(repo_id=name, folder_path=Path(place) / "model", commit_message="Upload STGT")
-        except Exception as error:  # the hub's client lets its network library's own errors through
+        except Exception as error:  # the hub's client raises errors of its network library, too
             reason = str(error).strip().partition("\n")[0] or "no reason given"
-            raise OSError(f"the hub did not take {name!r} ({type(error).__name__}: {reason})") from error
+            raise OSError(f"the hub did not accept {name!r} ({type(error).__name__}: {reason})") from error
     return str(commit)
 
 
@@ -90,7 +90,7 @@ def _card(run: Run, title: str) -> str:
 
 
 def _figures(run: Run) -> str:
-    """The recalls in the evaluation.json of a run's folder as a table; nothing where there are none."""
+    """The recalls in the evaluation.json of a run's folder as a table, or an empty text if there are none."""
     path = run.checkpoint.parents[1] / "evaluation.json"
     try:
         result = read_json(path, dict)

@@ -1,4 +1,4 @@
-"""Proof that what is read back is what was written: checksums of files and of rows, and numbers that are finite.
+"""Checks that data did not change since it was written, by checksums of files and rows, and that numbers are finite.
 
 A folder's checksums are in `stgt.sha256`, one line per file as the command sha256sum writes them, so that
 `sha256sum -c stgt.sha256` checks a folder as well. A JSON file can hold its own checksum as its first value.
@@ -29,11 +29,11 @@ _ZEROS = "0" * 64
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient that is NaN or infinite; nothing of that step reached the weights."""
+    """A loss or gradient is NaN or infinite. The weights were not changed by its step."""
 
 
 class DamagedError(ValueError):
-    """A file or a row whose bytes are not those that were written; the message begins with the file."""
+    """The bytes of a file or a row have changed since they were written. The message begins with the file."""
 
 
 def sealed(values: Mapping[str, object]) -> str:
@@ -51,9 +51,10 @@ def seal_of(content: bytes) -> bool | None:
 
 
 def read_sealed(path: Path) -> tuple[dict, bool]:
-    """The values that `sealed` was given, and True; or those of an object without a checksum, and False.
+    """The values of a JSON object, and whether it has a checksum, that is, whether `sealed` wrote it.
 
-    Raises DamagedError if the file is no JSON object or its checksum is another, OSError if it cannot be read.
+    Raises DamagedError if the file is not a JSON object or does not agree with its checksum, and OSError if it cannot
+    be read.
     """
     content = path.read_bytes()
     seal = seal_of(content)
@@ -69,15 +70,15 @@ def read_sealed(path: Path) -> tuple[dict, bool]:
 
 
 def require_hash(path: Path, expected: str) -> None:
-    """Raise DamagedError unless the file is there and has this SHA-256."""
+    """Raise DamagedError unless the file exists and has this SHA-256."""
     if not path.is_file():
-        raise DamagedError(f"{path}: there is no such file, expected one whose checksum was recorded")
+        raise DamagedError(f"{path}: there is no such file, but its checksum was recorded")
     if (found := file_hash(path)) != expected:
         raise DamagedError(f"{path}: {_CHANGED}; its SHA-256 is {found[:12]}…, expected {expected[:12]}…")
 
 
 def checksum_lines(folder: Path, names: Iterable[str] | None = None) -> str:
-    """The contents of `stgt.sha256` for files of a folder, or for all that are in it and in the folders below it."""
+    """The contents of `stgt.sha256` for the given files of a folder, or for all files in it and in its subfolders."""
     if names is None:
         names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return "".join(f"{file_hash(folder / name)}  {name}\n" for name in sorted(names) if name != CHECKSUMS)
@@ -89,14 +90,14 @@ def has_checksums(folder: Path) -> bool:
 
 
 def verify_checksums(folder: Path) -> None:
-    """Compare the files of a folder with its list of checksums; files that are not listed are not looked at.
+    """Compare the files of a folder with its list of checksums. Files that are not listed are not read.
 
-    Raises DamagedError that names the first file that differs or is missing.
+    Raises DamagedError, which names the first file that differs or is missing.
     """
     path = folder / CHECKSUMS
     lines = [_LINE.fullmatch(line) for line in path.read_bytes().splitlines(keepends=True)]
     if not lines or None in lines:
-        raise DamagedError(f"{path}: the list of checksums was damaged, expected lines of a SHA-256 and a file's name")
+        raise DamagedError(f"{path}: the list of checksums is damaged, expected lines of a SHA-256 and a file's name")
     for line in lines:
         try:
             require_hash(folder / os.fsdecode(line[2]), line[1].decode())
@@ -118,7 +119,7 @@ def row_digests(rows: Tensor) -> Tensor:
 
 
 def damaged_row(rows: Tensor, digests: Tensor) -> int | None:
-    """The number of the first row whose digest is not the one that `row_digests` gave, None if all agree."""
+    """The number of the first row that does not agree with its digest from `row_digests`, or None if all agree."""
     differs = (row_digests(rows) != digests).any(1) if rows.shape[:1] == digests.shape[:1] else torch.tensor([True])
     return int(differs.nonzero()[0]) if differs.any() else None
 
@@ -131,17 +132,17 @@ def nonfinite(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def require_finite(tensors: Mapping[str, Tensor], where: object) -> None:
-    """Raise ValueError that names `where` and the tensors that hold a NaN or an infinity."""
+    """Raise ValueError, which begins with `where` and names the tensors, if a tensor holds a NaN or an infinity."""
     if names := nonfinite(tensors):
-        more = f" and {len(names) - 3} tensors more" if len(names) > 3 else ""
+        more = f" and {len(names) - 3} more tensors" if len(names) > 3 else ""
         verb = "holds" if len(names) == 1 else "hold"
         raise ValueError(f"{where}: {', '.join(names[:3])}{more} {verb} NaN or infinite numbers, expected finite ones")
 
 
 def require_finite_rows(rows: Tensor, items: Sequence[object], what: str) -> None:
-    """Raise ValueError that names the first item whose row of a tensor (n, …) holds a NaN or an infinity.
+    """Raise ValueError, which names the item, if its row of a tensor (n, …) holds a NaN or an infinity.
 
-    items: what each row was made of; what: what the rows are, for the message.
+    items: the name of the item for each row. what: a name for the rows, for the message.
     """
     for row, item in zip(rows, items, strict=True):
         if not torch.isfinite(row).all():

@@ -1,6 +1,7 @@
-"""One command at a time writes a folder: the lock that its owner holds vanishes with the process, however it ends.
+"""Locks that let only one command at a time write a folder.
 
-The lock is `flock` on a small file that says who holds it. Readers ask for no lock.
+The lock is `flock` on a small file that says which command holds it. It vanishes with its process, however that ends.
+Commands that only read need no lock.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ class OwnedError(OSError):
 
 @contextmanager
 def owned(path: str | Path, *, beside: bool = False) -> Iterator[None]:
-    """Be the only command that writes the folder `path`, which is made if need be; leftovers in it are removed.
+    """Hold the lock of the folder `path` during the block. The folder is made if needed, and leftovers are removed.
 
-    beside: put the lock file next to `path`, which is a file, or a folder that appears only when it is whole. Raises
-    OwnedError that names process, machine and command of the owner, and OSError if the lock file cannot be written. On
-    a file system without locks a warning is logged, and nothing keeps a second command away.
+    beside: put the lock file next to `path`. This is for a file, or a folder that appears only when it is complete.
+    Raises OwnedError, which names the process, machine and command of the owner, if another command holds the lock, and
+    OSError if the lock file cannot be written. On a file system without locks a warning is logged, and a second command
+    is not kept away.
     """
     path = Path(path)
     lock = path.with_name(f".{path.name}{LOCK}") if beside else path / LOCK
@@ -50,13 +52,13 @@ def owned(path: str | Path, *, beside: bool = False) -> Iterator[None]:
                 lock.unlink()
             _held.discard(descriptor)
             os.close(descriptor)
-        with suppress(OSError):  # a command that failed at once leaves no empty folder
+        with suppress(OSError):  # a command that failed at once should not leave an empty folder
             for folder in new:
                 folder.rmdir()
 
 
 def remove_dead_lock(path: Path) -> None:
-    """Remove the lock file beside `path` that a process left there when it was killed after its last step."""
+    """Remove the lock file beside `path` if the process that held it was killed after its last step."""
     lock = path.with_name(f".{path.name}{LOCK}")
     if lock.exists():
         with suppress(OSError), owned(path, beside=True):
@@ -64,14 +66,14 @@ def remove_dead_lock(path: Path) -> None:
 
 
 def _acquire(lock: Path, path: Path) -> int | None:
-    """The descriptor that holds the lock, or None where the file system has no locks."""
+    """The descriptor that holds the lock, or None if the file system has no locks."""
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             with open(descriptor, errors="replace") as file:
-                holder = file.read(1000).strip() or "it has not said yet which one"
+                holder = file.read(1000).strip() or "it has not written its name yet"
             raise OwnedError(
                 f"{path}: another command is writing there ({holder}); wait until it ends, or choose another folder"
             ) from None
@@ -79,17 +81,17 @@ def _acquire(lock: Path, path: Path) -> int | None:
             os.close(descriptor)
             lock.unlink(missing_ok=True)
             logger.warning(
-                "%s: the file system has no locks (%s): make sure that no other command writes there meanwhile",
+                "%s: the file system has no locks (%s); make sure that no other command writes there meanwhile",
                 path,
                 error.strerror,
             )
             return None
         if _is_same_file(descriptor, lock):
             break
-        os.close(descriptor)  # its last owner has removed it in this very moment
+        os.close(descriptor)  # the last owner removed the file after it was opened here
     _held.add(descriptor)
     holder = f"process {os.getpid()} on {socket.gethostname()}: {shlex.join(sys.argv)[:500]}\n"
-    with suppress(OSError):  # on a full disk the lock holds as well
+    with suppress(OSError):  # on a full disk the lock still holds
         os.ftruncate(descriptor, 0)
         os.write(descriptor, holder.encode(errors="replace"))
     return descriptor

@@ -1,4 +1,4 @@
-"""Randomness that can be stored and resumed: the states of all generators, and items that depend on none of them."""
+"""Randomness that can be saved and resumed: the states of all generators, and items that do not depend on them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def random_state() -> dict[str, torch.Tensor]:
 
 
 def restore_random_state(state: dict[str, torch.Tensor]) -> None:
-    """Undo whatever was drawn since `random_state`; a GPU that the state does not know keeps its own."""
+    """Restore the states that `random_state` returned. If the state has no GPU, the GPU's generator is not changed."""
     gauss, has_gauss = state["python_gauss"].tolist()
     random.setstate((3, tuple(state["python"].tolist()), gauss if has_gauss else None))
     *keys, position, numpy_has_gauss = state["numpy"].tolist()
@@ -49,7 +49,7 @@ def _seed_cpu(*seed: int) -> None:
     words = [int(word) for word in np.random.SeedSequence(seed).generate_state(3)]
     random.seed(words[0])
     np.random.seed(words[1])
-    # Not torch.manual_seed: that would seed the GPUs too, whose dropout is none of a data set's business.
+    # torch.manual_seed would seed the GPUs too, but reading data must not change the dropout there.
     torch.default_generator.manual_seed(words[2])
 
 
@@ -61,7 +61,7 @@ def seed_everything(*seed: int) -> None:
 
 @contextmanager
 def seeded(*seed: int) -> Iterator[None]:
-    """Run a block with the CPU generators seeded, and put them back as they were."""
+    """Run a block with the CPU generators seeded, and restore their states afterwards."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         _seed_cpu(*seed)
@@ -73,9 +73,10 @@ def seeded(*seed: int) -> Iterator[None]:
 
 
 class SeededItems(torch.utils.data.Dataset):
-    """A data set asked by (epoch, index), whose augmentation depends on nothing else.
+    """A data set with keys (epoch, index), whose augmentation depends only on the key.
 
-    Neither the number of workers nor what was read before changes an item, so a resumed run sees the same ones.
+    The number of workers and the items that were read before do not change an item, so a resumed run sees the same
+    items.
     """
 
     def __init__(self, items: Items, seed: int) -> None:

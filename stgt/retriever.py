@@ -1,4 +1,4 @@
-"""A trained model and all that it needs, for use from Python: files and sentences in, comparable vectors out."""
+"""A trained model for use from Python. It turns files and sentences into vectors that can be compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stgt.runs import find_model, open_retrieval, precision
 class Retriever:
     """Embeds videos and texts with a retrieval model, as `stgt evaluate` and `stgt search` do.
 
-    `run` has the parts: `run.model`, `run.tokenizer` and `run.config`.
+    `run` holds its parts: `run.model`, `run.tokenizer` and `run.config`.
     """
 
     def __init__(self, name: str | Path, *, device: str = "auto", tokenizer: str | None = None) -> None:
@@ -26,7 +26,7 @@ class Retriever:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device that the model runs on."""
         return self.run.device
 
     def to(self, device: torch.device | str) -> Retriever:
@@ -37,15 +37,16 @@ class Retriever:
     def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the model, its tokenizer and a generated card to the Hugging Face hub; see `stgt.hub.push`.
 
-        Afterwards `stgt.load(name)` gives this model everywhere. Returns the address of the commit.
+        Afterwards `stgt.load(name)` loads this model on any machine. Returns the address of the commit.
         """
         return hub.push(self.run, name, private=private, token=token)
 
     @torch.inference_mode()
     def embed_videos(self, paths: Sequence[str | Path], *, batch_size: int = 8) -> Tensor:
-        """Unit vectors of videos, Q for each: float32 (V, Q, E), on the CPU.
+        """Unit vectors of videos, Q for each video: float32 (V, Q, E), on the CPU.
 
-        Images are videos of one frame. Raises VideoError for a file that cannot be read, ValueError for a single path.
+        Images count as videos of one frame. Raises VideoError for a file that cannot be read, and ValueError if a
+        single path is given in place of a list.
         """
         _require_list("paths", paths)
         data, size = self.run.config.data, self.run.config.model.vision.image_size
@@ -59,7 +60,10 @@ class Retriever:
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:
-        """Unit vectors of sentences: float32 (N, E), on the CPU. Raises ValueError for a single string."""
+        """Unit vectors of sentences: float32 (N, E), on the CPU.
+
+        Raises ValueError if a single string is given in place of a list.
+        """
         _require_list("texts", texts)
         length = self.run.config.model.qformer.max_text_length
         found = []
@@ -71,7 +75,10 @@ class Retriever:
 
     @torch.inference_mode()
     def similarity(self, videos: Tensor, texts: Tensor) -> Tensor:
-        """How well videos (V, Q, E) and texts (N, E) fit: float32 (V, N), the best of a video's queries, at most 1."""
+        """The similarity of videos (V, Q, E) and texts (N, E): float32 (V, N), at most 1.
+
+        It is the largest cosine between the text's vector and the Q vectors of the video.
+        """
         return self.run.model.similarity(videos.to(self.device), texts.to(self.device)).float().cpu()
 
 

@@ -1,4 +1,4 @@
-"""A polite stop: a signal asks, and the command answers where nothing is lost."""
+"""Signals that stop a command at a place where nothing is lost."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from types import FrameType
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that ask a command to stop"""
 GRACE = 10.0
-"""Seconds in which an interrupted command has to end. The exception may have come while Python held a lock"""
+"""Seconds in which an interrupted command has to end. It may hang if the exception came while Python held a lock"""
 PATIENCE = 2.0
-"""Seconds in which signals count as one: a launcher passes on what the terminal has sent to every process already"""
+"""Seconds in which signals count as one. A launcher repeats the signals that the terminal sends to every process"""
 
 
 class StoppedError(RuntimeError):
-    """A run that was asked to stop, and did, with a checkpoint; `signum` is what asked."""
+    """A signal stopped a run, which wrote a checkpoint. `signum` is the number of the signal."""
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
@@ -26,7 +26,7 @@ class StoppedError(RuntimeError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A command that ends where it is, because the signal `signum` asked for it."""
+    """The signal `signum` stopped a command at once."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -34,13 +34,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """While entered, SIGINT, SIGTERM and SIGHUP are noted in `received` instead of ending the process.
+    """A context in which SIGINT, SIGTERM and SIGHUP are noted in `received` and do not end the process.
 
-    interrupt: also raise Interrupted where the program is; if the block has not ended GRACE seconds later, the process
-    does, with the status 128 + signal. Signals that come again change nothing, except that a
-    Ctrl-C which comes PATIENCE seconds after the first signal raises Interrupted: somebody does not want to wait. A
-    signal that was ignored before stays ignored, as `nohup` and `command &` have it.
-    notice: what the first signal prints.
+    Later signals change nothing, with one exception: a Ctrl-C that comes PATIENCE seconds after the first signal raises
+    Interrupted, since the user does not want to wait. A signal that was ignored before (by `nohup` or `command &`)
+    stays ignored.
+    interrupt: whether the first signal raises Interrupted at once. If the block has not ended GRACE seconds later, the
+    process ends with the status 128 + signal.
+    notice: a text that the first signal prints.
     """
 
     def __init__(self, *, interrupt: bool = False, notice: str = "") -> None:
@@ -70,7 +71,7 @@ class StopSignals:
                 raise Interrupted(number)
             return
         self._take(number)
-        with suppress(OSError):  # the terminal may be gone, which is what SIGHUP says
+        with suppress(OSError):  # SIGHUP means that the terminal may be gone
             os.write(2, self.notice.encode())
         if self.interrupt:
             self._alarm = signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))
@@ -78,7 +79,7 @@ class StopSignals:
             raise Interrupted(number)
 
     def _take(self, number: int) -> None:
-        """Note a signal here, and in whoever waits for signals around this: it was answered then."""
+        """Note a signal here and in the contexts around this one, which then count it as handled."""
         self.received, self._since = number, time.monotonic()
         outer = getattr(self._before[number], "__self__", None)
         if isinstance(outer, StopSignals):
@@ -86,14 +87,14 @@ class StopSignals:
 
 
 def interruption_of(error: BaseException | None) -> Interrupted | None:
-    """What an error was raised in consequence of: an interruption can break whatever the program was just doing."""
+    """The interruption that caused an error, or None. An interruption can break anything that the program was doing."""
     while error is not None and not isinstance(error, Interrupted):
         error = error.__context__
     return error
 
 
 def until_stopped(batches: Iterable, stop: StopSignals) -> Iterator:
-    """The batches; raises Interrupted in place of the next one after a signal."""
+    """Yields the batches. After a signal, raises Interrupted in place of the next one."""
     for batch in batches:
         if stop.received:
             raise Interrupted(stop.received)

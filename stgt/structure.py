@@ -1,7 +1,7 @@
-"""JSON that nobody vouches for: whatever is odd about it is a ValueError that names file, place and what was expected.
+"""Reads JSON from untrusted files. Anything odd raises a ValueError with the file, the place and the expected value.
 
-Python's parser takes NaN and infinities, keeps the last of two equal keys in silence, and ends with errors of several
-kinds at deep nesting and long numbers. Halves of surrogate pairs, which "\\ud800" stands for, cannot be written again.
+Python's parser accepts NaN and infinities, keeps the last of two equal keys without an error, and fails with errors of
+several kinds at deep nesting and long numbers. Half of a surrogate pair, such as "\\ud800", cannot be written again.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 DEEPEST = 100
-"""How many levels of lists and objects are read: later steps, which recurse, take no more than some hundreds"""
+"""Most levels of lists and objects that are read. Later steps are recursive, and fail at some hundreds of levels"""
 _HALF = re.compile("[\ud800-\udfff]")
 _MAY_BE_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number"}
 
 
 class _Refused(NamedTuple):
-    """What stands in the parsed value where the file has something that is not taken."""
+    """A part of the parsed value that stands for something in the file that is refused."""
 
     found: str
     expected: str
 
 
 def read_json(path: str | Path, kind: type | None = None) -> object:
-    """The value in a JSON file in UTF-8, of `kind` (dict or list) if one is given; ValueError for anything odd.
+    """The value in a JSON file in UTF-8. kind: the expected type, dict or list, or None for any.
 
-    OSError of a file that is there but cannot be read is left as it is.
+    Raises ValueError for anything odd and for a missing file, and OSError if an existing file cannot be read.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
@@ -44,7 +44,7 @@ def read_json(path: str | Path, kind: type | None = None) -> object:
 
 
 def parse_json(text: str, where: str, kind: type | None = None) -> object:
-    """The value of a JSON text, as `read_json`; `where` begins the message of every ValueError."""
+    """Like `read_json`, for a JSON text. where: the beginning of the message of every ValueError."""
     refused: list[_Refused] = []
 
     def refuse(found: str, expected: str) -> _Refused:
@@ -89,7 +89,10 @@ def parse_json(text: str, where: str, kind: type | None = None) -> object:
 
 
 def field(values: dict, key: str, kind: type, where: str) -> object:
-    """A value of a JSON object, which must be there and of a kind; a whole number counts as float, true as no int."""
+    """A value of a JSON object. Raises ValueError if it is missing or not of type `kind`.
+
+    A whole number counts as a float. A bool does not count as a number.
+    """
     if key not in values:
         raise ValueError(f"{where}: there is no {key!r}, expected {_KINDS[kind]}")
     value = values[key]
@@ -100,7 +103,7 @@ def field(values: dict, key: str, kind: type, where: str) -> object:
 
 
 def shown(value: object) -> str:
-    """A JSON value as an error message shows it: on one line, and not more than its beginning."""
+    """A JSON value for an error message: on one line, and cut off if it is long."""
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (RecursionError, TypeError, ValueError):
@@ -109,7 +112,7 @@ def shown(value: object) -> str:
 
 
 def _levels(value: object) -> int:
-    """How deep lists and objects are nested, counted up to one more than is taken."""
+    """The depth of nested lists and objects, counted up to DEEPEST + 1."""
     level, count = [value], 0
     while (level := [part for part in level if isinstance(part, list | dict)]) and count <= DEEPEST:
         level = [each for part in level for each in (part.values() if isinstance(part, dict) else part)]

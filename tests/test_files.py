@@ -42,7 +42,7 @@ def test_a_folder_appears_only_when_it_is_whole(tmp_path):
     with files.atomic_folder(tmp_path / "cache") as partial:
         (partial / "tokens.bin").write_text("whole")
     assert (tmp_path / "cache" / "tokens.bin").read_text() == "whole"
-    there_already = pytest.raises(FileExistsError, match=r"cache: could not be written \(it is there already\)")
+    there_already = pytest.raises(FileExistsError, match=r"cache: could not be written \(it exists already\)")
     with there_already, files.atomic_folder(tmp_path / "cache"):
         pass
 

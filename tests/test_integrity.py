@@ -53,8 +53,8 @@ def test_a_flipped_byte_in_any_file_is_noticed_wherever_it_is(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "a.bin").unlink(), "a.bin: there is no such file, expected one whose checksum"),
-        (lambda folder: (folder / CHECKSUMS).write_text(""), "the list of checksums was damaged"),
+        (lambda folder: (folder / "a.bin").unlink(), "a.bin: there is no such file, but its checksum"),
+        (lambda folder: (folder / CHECKSUMS).write_text(""), "the list of checksums is damaged"),
     ],
 )
 def test_missing_files_are_named(change, message, folder):

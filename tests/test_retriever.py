@@ -86,5 +86,5 @@ def test_a_hub_that_refuses_is_an_error_with_its_name(run, monkeypatch):
             raise RuntimeError("401 Unauthorized")
 
     monkeypatch.setattr("huggingface_hub.HfApi", Refuses)
-    with pytest.raises(OSError, match="the hub did not take 'a/b' .*401"):
+    with pytest.raises(OSError, match="the hub did not accept 'a/b' .*401"):
         stgt.load(run, device="cpu").push_to_hub("a/b")

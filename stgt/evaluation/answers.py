@@ -1,4 +1,4 @@
-"""Video question answering: answers to all questions of a split, and how many of them are right."""
+"""Video question answering: the answers to all questions of a split, and their accuracy."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ ARTICLES = ("a", "an", "the")
 
 
 def normalise(answer: str) -> str:
-    """Lower case, without punctuation and articles: "The T-shirt." is "t shirt"."""
+    """The answer in lower case, without punctuation and articles: "The T-shirt." becomes "t shirt"."""
     words = re.sub(r"[^\w\s]|_", " ", answer.lower().replace("'", "").replace("’", "")).split()
     return " ".join([word for word in words if word not in ARTICLES] or words)
 
 
 def question_word(question: str) -> str:
-    """The word that a question is counted under: its first one, or "other"."""
+    """The question word that a question begins with, or "other"."""
     first = re.match(r"\W*(\w*)", question.lower()).group(1)
     return first if first in QUESTION_WORDS else "other"
 
 
 def evaluate_answers(run: Run, data: DataConfig, out: Path, *, beams: int = 5, batch_size: int = 32) -> dict:
-    """Answer the questions of `data.test`, print and return the figures, and write each answer into `out`."""
+    """Answer the questions of `data.test`, print and return the accuracy, and write each answer into `out`."""
     videos = run.test_items(data, answers=data.answers)
     questions = [question for _, question in videos.questions]
     split = {
@@ -71,10 +71,10 @@ def predict(
     beams: int = 5,
     batch_size: int = 32,
 ) -> list[str]:
-    """The model's answer to each question; a video is encoded once for all of its questions.
+    """The model's answer to each question. Each video is encoded once for all of its questions.
 
-    batches: of videos, dicts with index (B,) and video (B, T, 3, S, S) or tokens (B, T, 1+P, C); questions: (number of
-    the video, question).
+    batches: dicts with index (B,), the numbers of the videos, and video (B, T, 3, S, S) or tokens (B, T, 1+P, C).
+    questions: pairs of the number of a video and a question.
     """
     device = model.language_proj.weight.device
     of_video: dict[int, list[int]] = {}
@@ -95,10 +95,10 @@ def predict(
 
 
 def answer_figures(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Accuracy in percent of all questions and of those with each question word, most frequent first.
+    """Accuracy in percent for all questions and for each question word, the most frequent one first.
 
-    Each of "all", "what", …: questions (their number), accuracy (exact match of `normalise`d answers), raw (of the
-    answers as they are).
+    Each of "all", "what", … has "questions" (their number), "accuracy" (exact match of answers after `normalise`) and
+    "raw" (exact match of answers without it).
     """
     if len(questions) != len(answers):
         raise ValueError(f"answers has {len(answers)} entries, expected one for each of {len(questions)} questions")
@@ -117,30 +117,33 @@ def answer_figures(questions: Sequence[Question], answers: Sequence[str]) -> dic
 
 
 def frequent_answers(train: Sequence[Question], test: Sequence[Question]) -> dict[str, list[str]]:
-    """Answers of who sees no video: the training set's most frequent one, that of the same question word, and that of
-    the very same question (of its word, where training does not ask it)."""
+    """Answers to the test questions by three baselines that see no video.
+
+    Each answers with the most frequent training answer: that of all questions, of questions with the same question
+    word, or of the same question. If training lacks the same question, the last one counts by the question word.
+    """
     asked: dict[tuple[str, ...], Counter] = {}
     for question in train:
         for key in _keys(question):
             asked.setdefault(key, Counter())[question.answer] += 1
 
     def guesses(level: int) -> list[str]:
-        """With keys up to this one, the most particular that training has."""
+        """The answers by the most particular key that training has, up to the key of this level."""
         known = (next(key for key in reversed(_keys(question)[: level + 1]) if key in asked) for question in test)
         return [asked[key].most_common(1)[0][0] for key in known]
 
-    names = ("most frequent answer", "… of the question word", "… of the very same question")
+    names = ("most frequent answer", "… of the question word", "… of the same question")
     return {name: guesses(level) for level, name in enumerate(names)}
 
 
 def _keys(question: Question) -> list[tuple[str, ...]]:
-    """Nothing, the question's word, the question: what answers can be counted by."""
+    """The keys by which answers are counted: none, the question word, and the question word with the question."""
     word = question_word(question.question)
     return [(), (word,), (word, question.question)]
 
 
 def format_answers(figures: dict[str, dict[str, float]], baselines: dict[str, float]) -> str:
-    """The figures as a small table, and the baselines' accuracy below."""
+    """The figures as a small table, with the accuracy of the baselines below it."""
     lines = [f"{'':8}{'questions':>10}{'accuracy':>10}{'raw':>8}"]
     for name, values in figures.items():
         lines.append(f"{name:8}{values['questions']:10}{values['accuracy']:10.1f}{values['raw']:8.1f}")

@@ -1,7 +1,7 @@
-"""What a model makes of videos, captions and pairs of them: batch by batch into stores, each process its share.
+"""Computes the model's outputs for videos, captions and pairs, and keeps them in stores, each process its share.
 
-The device holds the model and one batch at a time, whatever the number of videos and captions. Batches are cut
-in the same way for any number of processes, and so are their results, to the last bit.
+The device holds the model and one batch at a time, for any number of videos and captions. The batches do not depend on
+the number of processes, so the results are the same, to the last bit.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from stgt.runs import Run
 logger = logging.getLogger(__name__)
 
 TEXTS, PAIRS = 8, 4
-"""How many texts, and how many pairs for the matching head, make a batch for each video in one of videos"""
+"""A batch of texts is 8 times as large as a batch of videos, and a batch of pairs for the matching head 4 times"""
 
 
 class Texts(NamedTuple):
-    """Captions as token ids and masks, both int64 (M, L), on the CPU."""
+    """Captions as token ids and attention masks, both int64 (M, L), on the CPU."""
 
     input_ids: Tensor
     attention_mask: Tensor
 
 
 def model_digest(model: nn.Module, precision: str) -> str:
-    """A name for a model's weights, settings and autocast: the folder of what was computed with them."""
+    """A name for a model's weights, settings and autocast. The folder of its outputs has this name."""
     return tensors_hash(model.state_dict(), json.dumps([to_dict(model.config), precision]))[:16]
 
 
 def clips_digest(clips: VideoDataset, contents: bool = False) -> str:
-    """A name for clips as the model sees them: their files, their decoder, frames and transform.
+    """A name for the clips that a model sees: their files, decoder, frames and transform.
 
-    contents: whether files are known by what is in them instead of by their time of change.
+    contents: whether files are identified by their contents in place of their time of change.
     """
     return _name_of(clips, _fingerprint(clips, contents))
 
@@ -72,12 +72,12 @@ def encode_videos(
     workers: int = 0,
     contents: bool = False,
 ) -> Store:
-    """Encode every clip: embeds (V, S, C), what the matching head reads, and queries (V, Q, E), unit vectors.
+    """Encode every clip to embeds (V, S, C), which the matching head reads, and queries (V, Q, E), unit vectors.
 
-    contents: whether files are known by what is in them instead of by their time of change.
-    Raises VideoError at a video that cannot be read, ValueError that names one of which the model makes numbers that
-    are not finite; the batches before it are kept. What was made of files that have changed since, or was read by
-    another decoder, is not used, and a warning says what differs.
+    contents: whether files are identified by their contents in place of their time of change.
+    Raises VideoError if a video cannot be read, and ValueError, which names the video, if the model's output for it is
+    not finite. The batches before it are kept. If files have changed since they were encoded, or another decoder read
+    them, they are encoded again, and a warning lists the differences.
     """
     fingerprint = _fingerprint(clips, contents)
     place = folder / f"videos-{_name_of(clips, fingerprint)}-{batch_size}"
@@ -97,20 +97,20 @@ def encode_videos(
 
 
 def _warn_of_others(folder: Path, fingerprint: Fingerprint) -> None:
-    """Say why encoded videos of the same names, which are there already, are not used."""
+    """Log why stores of videos with the same names are not used."""
     for place in sorted(folder.glob("videos-*")):
         try:
             then = Fingerprint.load(place / FINGERPRINT)
         except (OSError, DamagedError):
-            logger.warning("%s has no readable record of its videos and of its decoder, and is not used", place)
+            logger.warning("%s has no readable record of its videos and decoder, and is not used", place)
             continue
         if then.names == fingerprint.names and (changes := data_differences(fingerprint, then)):
-            logger.warning("%s is not used, since its videos were others:\n  %s", place, "\n  ".join(changes))
+            logger.warning("%s is not used, because its videos have changed:\n  %s", place, "\n  ".join(changes))
 
 
 @torch.inference_mode()
 def encode_texts(model: nn.Module, texts: Texts, folder: Path, world: World, *, batch_size: int = 32) -> Store:
-    """Encode every caption: features (M, E), unit vectors."""
+    """Encode every caption to features (M, E), unit vectors."""
     size = TEXTS * batch_size
     store = Store(folder / f"texts-{digest(*texts)}-{size}", batches(len(texts.input_ids), size))
     names = store.missing(world)
@@ -127,7 +127,7 @@ def encode_texts(model: nn.Module, texts: Texts, folder: Path, world: World, *, 
 def similarities(
     model: nn.Module, videos: Store, texts: Store, folder: Path, world: World, *, batch_size: int = 32
 ) -> Tensor:
-    """Similarity of all videos with all captions: float32 (V, M), the one thing here that memory holds whole."""
+    """The similarity of all videos with all captions: float32 (V, M), which has to fit into memory."""
     key = digest(videos.folder.name, texts.folder.name)
     store = Store(folder / f"similarity-{key}", batches(len(videos), batch_size))
     features = texts.all("features").split(TEXTS * batch_size)
@@ -154,8 +154,8 @@ def match_logits(
 ) -> Tensor:
     """Logits of "does not match" and "matches", float32 (n, 2), for pairs, int64 (n, 2), of a video and a caption.
 
-    Pairs in the order of videos read each video's embeds from the disk about once. Of these, memory and device hold
-    those of one batch of 4·batch_size pairs.
+    If the pairs are in the order of videos, the embeds of each video are read from the disk about once. Memory and
+    device hold the embeds of one batch of 4·batch_size pairs at a time.
     """
     key = digest(videos.folder.name, *texts, pairs)
     store = Store(folder / f"matches-{key}-{batch_size}", batches(len(pairs), 8 * PAIRS * batch_size))
@@ -171,7 +171,7 @@ def match_logits(
 
 @torch.inference_mode()
 def match_pairs(model: nn.Module, videos: Store, texts: Texts, pairs: Tensor) -> Tensor:
-    """Matching logits as `match_logits` has them, of one batch of pairs, kept nowhere."""
+    """The logits of `match_logits` for one batch of pairs, without a store."""
     video, text = pairs.unbind(1)
     distinct, place = video.unique(return_inverse=True)
     device = _device(model)
@@ -190,5 +190,5 @@ def _shown(work: Iterable, what: str, world: World) -> Iterable:
 
 
 def tokenize(run: Run, captions: list[str]) -> Texts:
-    """Captions as the run's model reads them."""
+    """Captions as token ids for the run's model."""
     return Texts(*run.tokenizer.encode(captions, run.config.model.qformer.max_text_length))

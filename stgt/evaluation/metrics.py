@@ -1,4 +1,4 @@
-"""Recall figures from scores, with ties counted against us."""
+"""Recall figures from scores. In a tie, the right item counts as the last one."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import torch
 
 
 def shortlist(similarity: torch.Tensor, k: int) -> torch.Tensor:
-    """The `k` best columns of each row, best first; all columns if there are fewer.
+    """The `k` best columns of each row, the best one first, or all columns if there are fewer.
 
-    similarity (Q, G) → int64 (Q, min(k, G)). Equal columns keep their order, so the choice is the same everywhere.
+    similarity (Q, G) → int64 (Q, min(k, G)). Equal columns keep their order, so the choice is the same on any machine.
     """
     return similarity.sort(dim=1, descending=True, stable=True).indices[:, :k]
 
 
 def said_of(owner: torch.Tensor, wording: torch.Tensor, videos: int) -> torch.Tensor:
-    """Which videos each wording was said of: what is relevant to what, in both directions.
+    """Whether a video has a text with a wording, which decides what is relevant in both directions.
 
     owner, wording: int64 (M,), the video and the wording of each text. Returns bool (videos, W).
     """

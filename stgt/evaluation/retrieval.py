@@ -1,4 +1,4 @@
-"""Text-to-video and video-to-text retrieval: similarity for all pairs, then the matching head on the best ones."""
+"""Text-to-video and video-to-text retrieval: similarity for all pairs, and then the matching head on the best pairs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ Figures = dict[str, float]
 """R@1, R@5, R@10, mean, MedR, MeanR"""
 RECALLS = ("R@1", "R@5", "R@10")
 K_TEST = 32
-"""How many candidates are re-ranked where nobody says otherwise, as in the paper"""
+"""The default number of candidates that are re-ranked, as in the paper"""
 
-# So many queries are ranked at a time: sorting and ranking take several times the memory of the similarities.
+# The number of queries that are ranked at a time. Ranking takes several times the memory of the similarities.
 _ROWS = 1024
 
 
 def matching_scores(logits: Tensor, kind: Match) -> Tensor:
-    """What re-ranking adds to similarity: softmax(VTM)[matched] or, as LAVIS has it, the raw logit. (n, 2) → (n,)."""
+    """The scores that re-ranking adds to similarity: softmax(VTM)[matched], or the raw logit, as in LAVIS.
+
+    logits: (n, 2). Returns (n,).
+    """
     return (logits.softmax(-1) if kind == "softmax" else logits)[:, 1]
 
 
@@ -33,16 +36,20 @@ def retrieval_figures(
     candidates: Sequence[int],
     wording: Sequence[int] | None = None,
 ) -> dict[int, dict[str, Figures]]:
-    """Recall figures of both directions for each number of candidates that are re-ranked, 0 for similarity alone.
+    """Recall figures of both directions for each number of re-ranked candidates. 0 means similarity alone.
 
-    The candidates of a query are its most similar videos or captions; their matching score is added to the similarity,
-    and all others keep their order behind them. Every pair is matched once, whatever the directions and numbers.
+    The candidates of a query are its most similar videos or captions. Their matching score is added to the similarity,
+    and all other items keep their order behind them. Every pair is matched once for all directions and numbers.
+    A text's right answers are the videos that have this text, word for word. A video's right answers are all texts that
+    are equal to one of its own, also those that belong to other videos. The right answer that is ranked best counts.
 
-    similarity: (V, M). owner: the video of each text. wording: a number of each text, the same for texts that are one
-    word for word (`stgt.data.text.wordings`); None takes all texts for different. A text's answers are the videos that
-    it, or the same text, was said of; a video's answers are all texts that were said of it, whatever video they stand
-    with. The best ranked answer counts. match: is called once, with distinct pairs of a video and a text, int64
-    (n, 2) in ascending order, and returns float32 (n,). candidates: more than the gallery has are all of it.
+    similarity: (V, M).
+    owner: the video of each text.
+    wording: a number for each text, equal for texts that are equal word for word (`stgt.data.text.wordings`). With
+        None, all texts count as different.
+    match: a function that is called once, with distinct pairs of a video and a text, int64 (n, 2) in ascending order.
+        It returns float32 (n,).
+    candidates: numbers of candidates. A number above the number of items means all of them.
     Raises ValueError for an owner or a wording that does not fit, and for candidates below 0.
     """
     V, M = similarity.shape
@@ -61,7 +68,7 @@ def retrieval_figures(
 
     by_text, by_video = similarity.T, similarity
     best_videos, best_texts = (_shortlist(scores, max(candidates)) for scores in (by_text, by_video))
-    # A pair as one number, by which pairs are in the order of videos.
+    # Each pair is one number, so that sorted pairs are in the order of videos.
     t2v, v2t = best_videos * M + texts, videos * M + best_texts
     pairs = torch.cat([t2v.flatten(), v2t.flatten()]).unique()
     matched = match(torch.stack([pairs // M, pairs % M], dim=1)) if len(pairs) else similarity.new_empty(0)
@@ -80,9 +87,9 @@ def _shortlist(scores: Tensor, count: int) -> Tensor:
 
 
 def _figures(scores: Tensor, relevant: Callable[[Tensor], Tensor], best: Tensor, added: Tensor, count: int) -> Figures:
-    """Figures of one direction with the first `count` of `best` re-ranked.
+    """Figures of one direction if the first `count` items of `best` are re-ranked.
 
-    relevant: int64 (n,) numbers of queries to bool (n, items).
+    relevant: a function from int64 (n,), numbers of queries, to bool (n, items).
     """
     queries = torch.arange(len(scores))
     tables = (table.split(_ROWS) for table in (queries, scores, best[:, :count], added[:, :count]))
@@ -95,7 +102,7 @@ def _figures(scores: Tensor, relevant: Callable[[Tensor], Tensor], best: Tensor,
 
 
 def format_figures(figures: dict[str, dict[str, Figures]]) -> str:
-    """Figures of each direction and kind, e.g. figures["text_to_video"]["vtc"], as a small table."""
+    """The figures of each direction and kind, e.g. figures["text_to_video"]["vtc"], as a small table."""
     names = list(figures["text_to_video"]["vtc"])
     lines = [f"{'':26}" + "".join(f"{name:>8}" for name in names)]
     for direction, kinds in figures.items():
@@ -106,7 +113,7 @@ def format_figures(figures: dict[str, dict[str, Figures]]) -> str:
 
 
 def format_candidates(figures: Mapping[str, Mapping[str, Figures]]) -> str:
-    """A line per number of candidates with the recalls of both directions, as a small table."""
+    """The recalls of both directions as a small table, with a line for each number of candidates."""
     lines = [f"{'':10}{'text to video':>24}{'video to text':>24}", f"{'candidates':10}" + (" " + "{:>7}{:>8}{:>8}") * 2]
     lines[1] = lines[1].format(*RECALLS * 2)
     for count, ways in figures.items():

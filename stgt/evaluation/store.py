@@ -1,9 +1,9 @@
-"""Tensors with a row per item, computed and kept in batches: what is there is not computed again.
+"""Keeps tensors with a row for each item in files, a batch in each, so that nothing is computed twice.
 
-Each batch is a safetensors file that is there in full or not at all, so that a killed evaluation goes on where it was,
-and processes that see one folder share its batches between them. Files are memory-mapped: reading some rows of some
-items reads nothing else. Beside each tensor `key` a file holds `key.sha256`, the checksum of each row, with which a row
-is compared when it is read.
+Each batch is a safetensors file that is complete or absent. A killed evaluation therefore goes on where it stopped, and
+processes that see the same folder share its batches. Files are memory-mapped, so only the rows that are asked for are
+read. Beside each tensor `key`, a file holds `key.sha256`, the checksums of the rows, and each row is compared with its
+checksum when it is read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CHECKSUMS = ".sha256"
 
 
 def digest(*parts: object) -> str:
-    """A short name for what tensors depend on: the beginning of the SHA-256 of tensors' bytes and others' repr."""
+    """A short name for given values: the beginning of the SHA-256 of the bytes of tensors and the repr of others."""
     sha = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):
@@ -44,15 +44,15 @@ def digest(*parts: object) -> str:
 
 
 def batches(items: int, size: int) -> dict[str, int]:
-    """Batch names and sizes of so many items; the same for any number of processes, so that results are as well."""
+    """The names and sizes of the batches of `items` items. They do not depend on the number of processes."""
     return {f"{start // size:06}": min(size, items - start) for start in range(0, items, size)}
 
 
 class Store:
-    """A folder of batches. Its name should be a `digest` of all that its tensors depend on."""
+    """A folder of batches. Its name should be a `digest` of everything that its tensors depend on."""
 
     def __init__(self, folder: Path, files: Mapping[str, int]) -> None:
-        """files: the batches' names and numbers of items, in the items' order."""
+        """files: the names of the batches and their numbers of items, in the order of the items."""
         self.folder, self._names = folder, list(files)
         self._starts = list(itertools.accumulate(files.values(), initial=0))
         self._items = {name: range(*ends) for name, ends in zip(files, itertools.pairwise(self._starts), strict=True)}
@@ -61,28 +61,29 @@ class Store:
         return self._starts[-1]
 
     def items(self, name: str) -> range:
-        """The numbers of a batch's items."""
+        """The numbers of the items in a batch."""
         return self._items[name]
 
     def missing(self, world: World | None = None) -> list[str]:
-        """The batches that are not there, or damaged; of several processes each gets its own share of them."""
+        """The batches that are absent or damaged. Each of several processes gets its own share of them."""
         mine = self._names[world.rank :: world.size] if world else self._names
         return [name for name in mine if not self._is_whole(name)]
 
     @contextmanager
     def owned(self, world: World, names: Sequence[str]) -> Iterator[None]:
-        """Be the only command that writes this store, if there is any batch to write: `names` are this process's.
+        """Lock the store for the block if there is any batch to write. names: the batches that this process will write.
 
-        Of several processes the main one holds the lock for all. Raises OwnedError if another command holds it.
+        The main process holds the lock for all processes. Raises OwnedError if another command holds it.
         """
         needed = world.any(bool(names))
         with owned(self.folder) if needed and world.is_main else nullcontext():
             yield
 
     def write(self, name: str, **tensors: Tensor) -> None:
-        """Write one batch, a row of each tensor per item.
+        """Write one batch. Each tensor has a row for each item.
 
-        Raises ValueError for a row that is not finite, OSError if the disk refuses, and leaves nothing of the batch.
+        Raises ValueError for a row that is not finite, and OSError if the disk cannot be written. Nothing of the batch
+        is then written.
         """
         assert all(len(tensor) == len(self._items[name]) for tensor in tensors.values())
         items = [f"{self.folder.name}, item {item}" for item in self._items[name]]
@@ -92,24 +93,24 @@ class Store:
         write_tensors(self._path(name), tensors | checksums)
 
     def finish(self, world: World) -> None:
-        """Wait for the other processes' batches. Raises OSError where they wrote them out of this one's sight."""
+        """Wait for the other processes' batches. Raises OSError if this process does not see them in the folder."""
         world.barrier()
         if absent := self.missing():
             raise OSError(
-                f"{self._path(absent[0])} is not there, expected it from another process: "
-                "all of them have to see the same folder"
+                f"{self._path(absent[0])}: there is no such file, expected it from another process; "
+                "all processes have to see the same folder"
             )
 
     def keep_only(self) -> None:
-        """Remove what the folder holds of other batches."""
+        """Remove all files of other batches from the folder."""
         for path in self.folder.glob("*.safetensors"):
             if path.stem not in self._items:
                 path.unlink()
 
     def rows(self, key: str, items: Sequence[int]) -> Tensor:
-        """The rows of some items, in their order; best in ascending order, since each turn of files opens one.
+        """The rows of some items, in the given order. Ascending items are fastest, since each file is then opened once.
 
-        Raises DamagedError at a row that is not as it was written.
+        Raises DamagedError if a row has changed since it was written.
         """
         parts = []
         for name, group in itertools.groupby(items, lambda item: self._names[bisect_right(self._starts, item) - 1]):
@@ -118,7 +119,7 @@ class Store:
         return torch.cat(parts)
 
     def all(self, key: str) -> Tensor:
-        """Every row: for what is small. Raises DamagedError at a row that is not as it was written."""
+        """All rows of a tensor that fits into memory. Raises DamagedError if a row has changed since it was written."""
         return torch.cat([part for name in self._names for part in self._read(name, key, [slice(None)])])
 
     def _read(self, name: str, key: str, parts: Sequence[slice]) -> list[Tensor]:
@@ -139,18 +140,18 @@ class Store:
         return self.folder / f"{name}.safetensors"
 
     def _is_whole(self, name: str) -> bool:
-        """Whether a batch is there, by its names; its rows are compared when they are read."""
+        """Whether a batch has a file with the right names. Its rows are compared when they are read."""
         path = self._path(name)
         try:
             with safe_open(path, "pt") as file:
                 names = set(file.keys())
         except FileNotFoundError:
             return False
-        except SafetensorError as error:  # for one that a failing disk cut off
-            logger.warning("%s is damaged and is computed again: %s", path, error)
+        except SafetensorError as error:  # a failing disk may have cut the file off
+            logger.warning("%s is damaged, and is computed again: %s", path, error)
             return False
         keys = {name for name in names if not name.endswith(_CHECKSUMS)}
         if whole := names == keys | {key + _CHECKSUMS for key in keys}:
             return whole
-        logger.warning("%s is damaged, or of an earlier version without checksums, and is computed again", path)
+        logger.warning("%s is damaged, or an earlier version wrote it without checksums; it is computed again", path)
         return False

@@ -1,4 +1,4 @@
-"""What a model costs, counted: parameters, and FLOPs per clip. Nothing is computed, and no tensor allocated."""
+"""Counts the parameters of a model and its FLOPs per clip. It computes nothing, and allocates no tensor."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from stgt.paper.flops import count_flops
 
 class Cost(NamedTuple):
     parameters: int
-    """Of the whole model"""
+    """Number of parameters of the whole model"""
     learnable: int
-    """All but those of a frozen tower"""
+    """Number of parameters without a frozen tower"""
     module: int
-    """Learnable ones of the spatio-temporal module: temporal embedding, graph or baseline, norm and projection"""
+    """Number of learnable parameters of the spatio-temporal module: temporal embedding, graph or baseline, norm and
+    projection"""
     flops: int
-    """From the pixels of one clip to its embedding"""
+    """FLOPs from the pixels of one clip to its embedding"""
     module_flops: int
-    """The spatio-temporal module's share"""
+    """FLOPs of the spatio-temporal module"""
 
 
 def count(config: ModelConfig) -> Cost:
-    """Count one model. FLOPs are those of matrix products, attention's over the pairs that it looks at."""
+    """Count one model. FLOPs are those of matrix products. In attention, only pairs within the window count."""
     vision, frames = config.vision, config.graph.frames
     with torch.device("meta"):
         model = STGT(config).eval()
     parameters, learnable, module = _parameters(model), _learnable(model), _learnable(model.graph)
     model.requires_grad_(False)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        model.to_empty(device="cpu")  # sizes without memory, on a device that has kernels and autocast
+        model.to_empty(device="cpu")  # fake tensors take no memory, and the CPU has kernels and autocast
         video = torch.empty(1, frames, 3, vision.image_size, vision.image_size)
         tokens = torch.empty(1, frames, 1 + vision.grid**2, vision.width)
         flops = count_flops(lambda: model.encode_video(video))

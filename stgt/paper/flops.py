@@ -1,4 +1,4 @@
-"""Counting multiplications and additions of whole models, those of our own ops included."""
+"""Counts the multiplications and additions of whole models, including those of our own ops."""
 
 from collections.abc import Callable
 
@@ -10,9 +10,9 @@ from stgt_kernels.ops.spatio_temporal_graph import native_impl as _graph  # noqa
 
 
 def count_flops(function: Callable[[], object]) -> int:
-    """FLOPs of matrix products and convolutions, attention's over the pairs that it looks at."""
+    """FLOPs of matrix products and convolutions. In attention, only pairs within the window count."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one op, which nobody counts
+    torch.backends.mha.set_fastpath_enabled(False)  # the fast path is one op, which FlopCounterMode does not count
     try:
         with FlopCounterMode(display=False, custom_mapping=formulas()) as counter:
             function()
@@ -22,7 +22,7 @@ def count_flops(function: Callable[[], object]) -> int:
 
 
 def formulas() -> dict[object, Callable]:
-    """Operator to a function of its arguments' shapes."""
+    """For each operator, a function from the shapes of its arguments to its FLOPs."""
     aten, ours = torch.ops.aten, torch.ops.stgt_kernels
     return {
         ours.graph_attention_fwd: lambda q, k, v, weight, *rest, **_: 4 * heads(q) * pairs(weight),
@@ -37,17 +37,17 @@ def formulas() -> dict[object, Callable]:
 
 
 def heads(q: tuple[int, ...]) -> int:
-    """H * D of (B, H, N, D)."""
+    """H * D for a shape (B, H, N, D)."""
     return q[1] * q[3]
 
 
 def pairs(weight: tuple[int, ...]) -> int:
-    """Token pairs of (B, T, P, 2w+1, P) that lie within the clip, of the whole batch."""
+    """The number of token pairs of a whole batch for a shape (B, T, P, 2w+1, P), without those outside the clip."""
     B, T, P, O, _ = weight
     return B * P**2 * sum(T - abs(o) for o in range(-(O // 2), O // 2 + 1))
 
 
 def own_pairs(weight: tuple[int, ...]) -> int:
-    """The same, each two frames counted once."""
+    """Like `pairs`, but each pair of frames counts once."""
     B, T, P, O, _ = weight
     return B * P**2 * sum(T - o for o in range(O // 2 + 1))

@@ -12,10 +12,10 @@ Size = Literal["quickstart", "ViT-B", "ViT-g"]
 
 
 def model_config(size: Size) -> ModelConfig:
-    """ "quickstart", as `make quickstart` trains it; "ViT-B"; or "ViT-g", the paper's with BLIP-2's EVA-CLIP-g."""
+    """The model of a size: the quickstart's, one with ViT-B, or the paper's with BLIP-2's EVA-CLIP-g (ViT-g)."""
     if size == "quickstart":
         config = quickstart().model
-        words = replace(config.qformer, vocab_size=512, bos_token_id=511)  # about what its tokenizer has
+        words = replace(config.qformer, vocab_size=512, bos_token_id=511)  # about the size of its tokenizer
         return replace(config, qformer=words)
     if size == "ViT-B":
         vision = VisionConfig(tower="vit", patch_size=16, width=768, layers=12, heads=12)

@@ -20,9 +20,9 @@ from stgt_kernels.report import hardware
 
 KERNELS, DENSE, BASELINE = "STGT, kernels", "STGT, dense attention", "CCT+MIT baseline"
 MODELS = {KERNELS: {}, DENSE: {"attention": "dense"}, BASELINE: {"kind": "cross_frame"}}
-"""Fields of GraphConfig by model"""
+"""The fields of GraphConfig that each model changes"""
 PAPER = {KERNELS: {"module": 59.5e6, "seconds": 252}, BASELINE: {"module": 60.4e6, "seconds": 276}}
-"""What the paper's Table 6 says of STGT and its baseline: 1000 test clips of MSRVTT on 8 A100s"""
+"""The numbers of the paper's Table 6 for STGT and its baseline: 1000 test clips of MSRVTT on 8 A100s"""
 CLIPS = 1000
 
 
@@ -35,8 +35,8 @@ def variant(config: ModelConfig, name: str) -> ModelConfig:
 def time_models(
     config: ModelConfig, batch_size: int, rounds: int, tower: bool, device: torch.device
 ) -> dict[str, dict[str, float]]:
-    """Clips per second of each model, and how many times as long it takes as the kernels do."""
-    # Random tokens are alike to none: at any other threshold there would be nothing left to attend to.
+    """Clips per second of each model, seconds for CLIPS clips, and its time divided by the time with the kernels."""
+    # Random tokens are not similar, so a higher threshold would leave no edges.
     config = replace(config, graph=replace(config.graph, threshold=-1.0))
     vision, frames = config.vision, config.graph.frames
     shape = (3, vision.image_size, vision.image_size) if tower else (1 + vision.grid**2, vision.width)
@@ -45,7 +45,7 @@ def time_models(
     for name in MODELS:
         torch.manual_seed(0)
         models[name] = STGT(variant(config, name), tower=tower and not models).to(device).eval()
-        models[name].vision = models[KERNELS].vision  # one for all: at full size it is a billion weights
+        models[name].vision = models[KERNELS].vision  # the models share one tower, which has a billion weights
 
     def embed(model: STGT) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -63,22 +63,23 @@ def time_models(
 
 
 def efficiency(size: Size, place: torch.device, *, batch_size: int, rounds: int, tower: bool) -> dict:
-    """Print the table of a size as it runs on a device, and return its numbers.
+    """Print the table for a size on a device, and return its numbers.
 
-    tower: whether the vision tower is timed, too; without it, clips begin with the tower's tokens.
+    tower: whether the vision tower is timed as well. Without it, a clip is given as the tower's tokens.
     """
     config = model_config(size)
     counted = {name: count(variant(model_config("ViT-g"), name)) for name in MODELS}
     print(f"Counted at the paper's size: {_shape(model_config('ViT-g'))}. Nothing was run.\n{_counted_table(counted)}")
-    where = _where(place)  # before the timing, which would count as load
+    where = _where(place)  # it reads the machine's load, so it must come before the timing
     timed = time_models(config, batch_size, rounds, tower, place)
     what = "pixels to embedding" if tower else "the tower's tokens to embedding"
     print(
         f"\nTimed on {where}: size {size}, {_shape(config)}, batches of {batch_size}, {what}.\n"
-        "Weights and clips are random, and every pair of the band is an edge, which is the most work that the kernels "
-        f"can have; decoding and texts are left out. Medians of {rounds} rounds in turns.\n{_timed_table(timed)}\n\n"
-        "The paper's values are those of its Table 6, 1000 test clips of MSRVTT on 8 A100s: another machine, data and "
-        "code."
+        "Weights and clips are random, and every pair within the window is an edge, which is the most work for the "
+        f"kernels. Decoding and texts are left out. Values are medians of {rounds} rounds in turns.\n"
+        f"{_timed_table(timed)}\n\n"
+        "The paper's values come from its Table 6: 1000 test clips of MSRVTT on 8 A100s, with another machine, "
+        "other data and other code."
     )
     settings = {"on": where, "size": size, "batch_size": batch_size, "rounds": rounds, "tower": tower}
     return {

@@ -1,4 +1,4 @@
-"""What the kernels save: the same training step with dense attention and with them, in turns."""
+"""Times the same training step with dense attention and with the kernels, in turns."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Comparison(NamedTuple):
     """Median seconds per step"""
     kernels: float
     ratio: float
-    """Median over rounds of dense / kernels: both of a round are measured next to each other"""
+    """Median over rounds of dense / kernels. The two times of a round are measured one after the other"""
 
 
 def compare_attention(model: STGT, batch: dict[str, Tensor], loss: LossConfig, *, rounds: int = 5) -> Comparison:
-    """Time forward, backward and nothing else of one batch with dense attention and with the kernels.
+    """Time the forward and backward pass of one batch with dense attention and with the kernels.
 
-    The model is left as it is.
+    The model is not changed.
     """
     steps = {}
     for attention in ("dense", "kernels"):
@@ -46,9 +46,9 @@ def compare_attention(model: STGT, batch: dict[str, Tensor], loss: LossConfig, *
 
 
 def in_turns(functions: dict[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every call of each function, until the device is done; a first round warms caches up.
+    """Seconds of every call of each function, until the device has finished. A first round warms up the caches.
 
-    The functions take turns, so that whatever else the machine does falls on all of them.
+    The functions take turns, so that other load of the machine affects all of them.
     """
     wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
     times: dict[str, list[float]] = {name: [] for name in functions}

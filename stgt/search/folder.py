@@ -1,4 +1,4 @@
-"""A folder of any videos, encoded once: only files that are new or have changed are read again."""
+"""Encodes the videos of a folder once. Later, only files that are new or have changed are read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class Index(NamedTuple):
-    """The videos of a folder that can be read, what a model makes of each, and why the others cannot be read."""
+    """The videos of a folder that can be read, the model's outputs for them, and why the others cannot be read."""
 
     videos: list[Path]
     store: Store
@@ -38,13 +38,13 @@ class Index(NamedTuple):
 
 
 def find_videos(folder: Path) -> tuple[list[Path], dict[Path, str]]:
-    """The video files in a folder and the folders in it, by their endings, and why others there cannot be read.
+    """The video files in a folder and in the folders inside it, by their endings, and why others cannot be read.
 
-    Both are in alphabetical order; linked folders are followed, hidden files and folders are passed over. Raises
-    ValueError where there is no video.
+    Both are in alphabetical order. Linked folders are followed, and hidden files and folders are passed over. Raises
+    ValueError if there is no video.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder, expected one with videos in it")
+        raise ValueError(f"{folder} is not a folder, expected a folder with videos")
     found = find_files(folder, VIDEOS)
     faults = {folder / name: cause for name, cause in found.faults.items()}
     if not found.files:
@@ -54,12 +54,12 @@ def find_videos(folder: Path) -> tuple[list[Path], dict[Path, str]]:
 
 @torch.inference_mode()
 def index_folder(run: Run, folder: Path, kept: Path, *, batch_size: int = 32, timeout: float = 60.0) -> Index:
-    """Encode the videos of a folder that `kept`/folder-… does not have yet, and drop there those that are gone.
+    """Encode the videos of a folder that `kept`/folder-… does not have yet, and remove those that are gone from it.
 
-    A file is known by path, size, time of change (or contents, with `data.check_contents`) and decoder. One that cannot
-    be read, or not within `timeout` seconds, is left out, and tried again the next time. What was encoded and has
-    changed since is encoded again, and a warning says what differs. Raises ValueError if there is no video, or none
-    that can be read, DamagedError at a row of the index that is not as it was written, once it is read.
+    A file is identified by its path, size, time of change (or contents, with `data.check_contents`) and decoder. A file
+    that cannot be read within `timeout` seconds is left out, and tried again the next time. A file that has changed
+    since it was encoded is encoded again, and a warning lists the differences. Raises ValueError if there is no video,
+    or none that can be read. The store raises DamagedError for a damaged row when the row is read.
     """
     videos, broken = find_videos(folder)
     data = run.config.data
@@ -86,14 +86,14 @@ def _first(broken: dict[Path, str]) -> str:
 
 
 def _names(videos: list[Path], now: Fingerprint, run: Run, broken: dict[Path, str]) -> dict[str, Path]:
-    """The name of each video in the store; a file that several links lead to is one video. Adds faults to `broken`."""
+    """The name of each video in the store. Several links to one file count as one video. Adds faults to `broken`."""
     names: dict[str, Path] = {}
     rows = {name: row for row, name in enumerate(now.names)}
     for path in videos:
         row = rows[str(path)]
         try:
             if now.sizes[row] < 0:
-                path.open("rb").close()  # which says what is wrong
+                path.open("rb").close()  # this raises an error that says what is wrong
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             version = bytes(now.hashes[row]) if now.hashes[row].any() else int(now.times[row])
             key = (str(path.resolve()), int(now.sizes[row]), version, now.decoder, run.config.data.frames)
@@ -104,26 +104,26 @@ def _names(videos: list[Path], now: Fingerprint, run: Run, broken: dict[Path, st
 
 
 def _warn_of_changes(folder: Path, place: Path, record: Path, now: Fingerprint) -> None:
-    """Say why what was encoded before, in `place`, is encoded again."""
+    """Log why videos that were encoded before, in `place`, are encoded again."""
     try:
         then = Fingerprint.load(record)
     except FileNotFoundError:
         if place.is_dir():
             logger.warning(
-                "%s was indexed by version 0.1.0, which did not record its decoder: it is indexed anew", folder
+                "%s was indexed by version 0.1.0, which did not record its decoder, so it is indexed again", folder
             )
         return
     except DamagedError as error:
-        logger.warning("%s; it only tells which videos have changed, and is written anew", error)
+        logger.warning("%s; it only says which videos have changed, and it is written again", error)
         return
     if changes := data_differences(now, then, count_names=False):
-        logger.warning("%s has changed and is indexed anew where it has:\n  %s", folder, "\n  ".join(changes))
+        logger.warning("%s has changed, and the changed videos are indexed again:\n  %s", folder, "\n  ".join(changes))
 
 
 def _encode_each(
     run: Run, videos: dict[str, Path], store: Store, batch_size: int, timeout: float, title: str
 ) -> dict[Path, str]:
-    """Write what the model makes of each video; returns why others cannot be read."""
+    """Write the model's output for each video. Returns the videos that cannot be read, with their causes."""
     data, size = run.config.data, run.config.model.vision.image_size
     read = partial(read_pixels_array, frames=data.frames, image_size=size, **data.decoding)
     results = call_each(read, list(videos.values()), timeout=timeout, jobs=max(1, data.workers))
@@ -144,7 +144,7 @@ def _encode_each(
 
 
 def _encode(run: Run, clips: dict[str, torch.Tensor], videos: dict[str, Path], store: Store) -> None:
-    """Write what the model makes of each clip (T, 3, S, S); ValueError that names one whose queries are not finite."""
+    """Write the model's output for each clip (T, 3, S, S). Raises ValueError, which names it, if one is not finite."""
     if clips:
         device = next(run.model.parameters()).device
         features = run.model.encode_video(torch.stack(list(clips.values())).to(device))

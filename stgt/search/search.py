@@ -1,4 +1,4 @@
-"""Search: a sentence in and videos out, or a video in and sentences out."""
+"""Searches for the videos that fit a sentence, or for the sentences that fit a video."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from stgt.weights.pretrained import is_pretrained
 
 
 class Hit(NamedTuple):
-    """A video's file or a sentence, and how well it fits: the similarity, up to 1, and, where it was among those
-    re-ranked, the matching probability with it, up to 2."""
+    """A result: a video's file or a sentence, and its score.
+
+    The score is the similarity, at most 1. For re-ranked results, the matching probability is added to it.
+    """
 
     found: Path | str
     score: float
@@ -35,7 +37,8 @@ def rank(
 ) -> list[tuple[int, float]]:
     """The `top` items of one query and their scores, in the order in which `stgt evaluate` ranks them.
 
-    similarity: (G,); match: int64 (n,) items → (n,) matching scores, asked for the `k_test` most similar ones.
+    similarity: (G,). match: a function from items, int64 (n,), to their matching scores (n,). It is called for the
+    `k_test` most similar items.
     Raises ValueError unless top is positive.
     """
     if top < 1:
@@ -51,7 +54,7 @@ def rank(
 
 @torch.inference_mode()
 def find_videos(run: Run, sentence: str, videos: Path | None, features: Path, *, top: int = 5) -> list[Hit]:
-    """The videos that fit a sentence best: those of a folder, or of the run's test split.
+    """The videos of a folder, or of the run's test split, that fit a sentence best.
 
     features: the folder in which encoded videos are kept.
     """
@@ -70,13 +73,13 @@ def find_videos(run: Run, sentence: str, videos: Path | None, features: Path, *,
 
 @torch.inference_mode()
 def find_captions(run: Run, video: Path, captions: Path | None, features: Path, *, top: int = 5) -> list[Hit]:
-    """The sentences that fit a video best: those of a text file or annotation, or of the run's test split.
+    """The sentences of a text file or an annotation, or of the run's test split, that fit a video best.
 
     features: the folder in which encoded sentences are kept.
     """
     if captions is None and is_pretrained(run.checkpoint):
         raise ValueError(
-            f"{run.checkpoint} holds a model and knows no captions, expected --captions with a file of them"
+            f"{run.checkpoint} holds a model and names no captions, expected --captions with a file of captions"
         )
     sentences = read_sentences(captions or run.config.data.test)
     with precision(run):
@@ -94,32 +97,32 @@ def find_captions(run: Run, video: Path, captions: Path | None, features: Path, 
 
 
 def read_sentences(path: Path) -> list[str]:
-    """The distinct captions of an annotation, a .json file, or the lines of any other text file.
+    """The distinct captions of an annotation (a .json file), or the distinct lines of any other text file.
 
-    Raises ValueError for a file that is not there, is not UTF-8, or holds no sentence.
+    Raises ValueError if the file does not exist, is not UTF-8, or holds no sentence.
     """
     if path.suffix.lower() == ".json":
         return list(dict.fromkeys(caption for clip in load_captions(path) for caption in clip.captions))
     sentences = list(dict.fromkeys(line.strip() for line in read_lines(path) if line.strip()))
     if not sentences:
-        raise ValueError(f"{path} holds no sentence, expected one per line")
+        raise ValueError(f"{path} holds no sentence, expected one on each line")
     return sentences
 
 
 def _kept(run: Run, features: Path) -> Path:
-    """Where `stgt evaluate` keeps what this model has encoded, too."""
+    """The folder for the outputs of this model, which `stgt evaluate` uses as well."""
     return features / model_digest(run.model, run.config.precision)
 
 
 def _videos(run: Run, videos: Path | None, features: Path) -> tuple[list[Path], Store]:
-    """The files to search and what the model makes of them, encoded now if they are not yet."""
+    """The files to search and the model's outputs for them, which are computed if they are not there yet."""
     if videos is not None:
         index = index_folder(run, videos, _kept(run, features))
         for path, cause in index.broken.items():
             say(f"left out, {path}: {cause}")
         return index.videos, index.store
     if is_pretrained(run.checkpoint):
-        raise ValueError(f"{run.checkpoint} holds a model and knows no videos, expected --videos with a folder of them")
+        raise ValueError(f"{run.checkpoint} holds a model and names no videos, expected --videos with their folder")
     data = data_of(run)
     clips = run.test_items(data)
     world = World(0, 1, run.device)

@@ -84,7 +84,7 @@ def test_videos_exchanged_under_their_names_are_encoded_again_and_named(run, cli
     other.rename(one)
     (root / "x").rename(other)
     again = encode_videos(opened.model, clips, **place)
-    assert "is not used, since its videos were others:\n  " + clips.videos[0] in caplog.text
+    assert "is not used, because its videos have changed:\n  " + clips.videos[0] in caplog.text
     queries = first.all("queries")
     torch.testing.assert_close(again.all("queries"), torch.cat([queries[[1, 0]], queries[2:]]), atol=1e-5, rtol=1e-5)
     monkeypatch.setattr(type(clips), "decoder_version", "PyAV 99")
@@ -97,7 +97,7 @@ def test_encoded_videos_of_version_0_1_0_are_not_used(run, tmp_path, caplog):
     opened = open_run(run, "cpu")
     (tmp_path / "videos-0123456789abcdef-32").mkdir()
     encode_videos(opened.model, RETRIEVAL.items(opened.config.data.test, opened.config.data, 32), tmp_path, ALONE)
-    assert "videos-0123456789abcdef-32 has no readable record of its videos and of its decoder" in caplog.text
+    assert "videos-0123456789abcdef-32 has no readable record of its videos and decoder" in caplog.text
 
 
 def test_copied_videos_keep_their_name_where_contents_are_asked_for(run, clips, tmp_path):

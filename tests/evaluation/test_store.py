@@ -77,7 +77,7 @@ def test_a_flipped_byte_is_refused_or_computed_again_and_never_read(tmp_path):
 def test_batches_without_checksums_are_computed_again(tmp_path, caplog):
     store = Store(tmp_path, batches(2, 2))
     save_file({"table": torch.zeros(2)}, tmp_path / "000000.safetensors")
-    assert store.missing() == ["000000"] and "of an earlier version without checksums" in caplog.text
+    assert store.missing() == ["000000"] and "an earlier version wrote it without checksums" in caplog.text
 
 
 def test_rows_that_are_not_finite_are_not_kept(tmp_path):
@@ -90,7 +90,7 @@ def test_rows_that_are_not_finite_are_not_kept(tmp_path):
 def test_batches_that_other_processes_write_elsewhere_are_missed(tmp_path):
     store = Store(tmp_path, batches(4, 2))
     store.write("000000", table=torch.zeros(2))
-    with pytest.raises(OSError, match="000001.safetensors is not there, expected it from another process"):
+    with pytest.raises(OSError, match="000001.safetensors: there is no such file, expected it from another process"):
         store.finish(ALONE)
 
 

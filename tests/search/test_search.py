@@ -167,7 +167,7 @@ def test_exchanged_videos_and_another_decoder_are_named_and_encoded_again(run, v
     (videos / "x").rename(videos / "b.mp4")
     again = indexed(run, videos, tmp_path).store.all("queries")
     torch.testing.assert_close(again, first[[1, 0, 2, 3]], atol=1e-5, rtol=1e-5)
-    assert f"has changed and is indexed anew where it has:\n  {videos / 'a.MP4'}: " in caplog.text
+    assert f"has changed, and the changed videos are indexed again:\n  {videos / 'a.MP4'}: " in caplog.text
     monkeypatch.setattr(folders, "decoder_version", lambda decoder: f"PyAV 99 as {decoder}")
     assert len(indexed(run, videos, tmp_path).store) == 4
     assert "decoder: PyAV 99 as auto, there PyAV" in caplog.text
@@ -216,7 +216,7 @@ def test_a_file_that_never_ends_costs_its_time_limit_and_no_other_file(workers, 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: None, "is no folder, expected one with videos in it"),
+        (lambda folder: None, "is not a folder, expected a folder with videos"),
         (lambda folder: folder.mkdir(), "holds no video, expected files ending in .3g2, .3gp, .asf"),
         (
             lambda folder: (folder.mkdir(), (folder / "a.mp4").touch()),
@@ -262,9 +262,9 @@ def test_a_folder_of_save_pretrained_searches_any_videos(run, videos, stgt, tmp_
     words = ["search", "a green triangle grows", "--run", "pretrained"]
     assert stgt(*words, "--videos", videos)[0] == 0
     assert {"features", "search.png"} <= {path.name for path in (tmp_path / "pretrained").iterdir()}
-    assert "knows no videos, expected --videos" in stgt(*words)[1]
+    assert "names no videos, expected --videos" in stgt(*words)[1]
     words = ["search", "--run", "pretrained", "--video", videos / "b.mp4"]
-    assert "knows no captions, expected --captions" in stgt(*words)[1]
+    assert "names no captions, expected --captions" in stgt(*words)[1]
     assert stgt("caption", videos / "b.mp4", "--run", "pretrained") == stgt("caption", videos / "b.mp4", "--run", run)
 
 
@@ -291,7 +291,7 @@ def test_sentences_come_from_text_and_annotations(tmp_path, clips):
     for name, content, message in (
         ("none.txt", None, "no such file"),
         ("latin.txt", "naïve".encode("latin-1"), "line 1 is not UTF-8 .*, expected text in UTF-8"),
-        ("empty.txt", b" \n\n", "holds no sentence, expected one per line"),
+        ("empty.txt", b" \n\n", "holds no sentence, expected one on each line"),
     ):
         if content is not None:
             (tmp_path / name).write_bytes(content)
