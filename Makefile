@@ -36,8 +36,8 @@ test: setup
 # The tests that compare numbers, with other rounding, other inputs and other threads than in `make test`. Each setting
 # can be given: make test-numerics ATEN_CPU_CAPABILITY=avx2 STGT_CPU_ISA=avx2 STGT_TEST_SEED=7
 NUMERIC := tests/test_losses.py tests/training/test_trainer.py tests/benchmarks/test_agreement.py \
-  $(addprefix tests/kernels/test_, $(addsuffix .py, float32_weights fuzz golden graph graph_attention \
-    graph_attention_dropout graph_attention_rows limits released_stgt spatio_temporal_graph)) \
+  $(addprefix tests/kernels/test_, $(addsuffix .py, edge_attention edge_attention_dropout edge_attention_fuzz \
+    float32_weights fuzz golden graph graph_attention graph_attention_dropout graph_attention_rows limits released_stgt spatio_temporal_graph)) \
   $(addprefix tests/models/test_, $(addsuffix .py, cross_frame golden_blocks golden_model graph_transformer qformer stgt \
     vqa)) \
   $(addprefix tests/evaluation/test_, $(addsuffix .py, encode retrieval)) tests/figures/test_figures.py
@@ -63,7 +63,7 @@ sanitize: setup
 	  LD_PRELOAD="$(SANITIZERS)" $(CURDIR)/$(BIN)/python -c \
 	    'from stgt_kernels import _C; info = _C.build_info(); assert "-fsanitize=" in info["flags"]; print(info["cpu_isa"])' && \
 	  LD_PRELOAD="$(SANITIZERS)" $(CURDIR)/$(BIN)/python -m pytest --capture=sys -p no:cacheprovider \
-	    $(CURDIR)/tests/kernels/test_fuzz.py || exit 1; \
+	    $(CURDIR)/tests/kernels/test_fuzz.py $(CURDIR)/tests/kernels/test_edge_attention_fuzz.py || exit 1; \
 	done
 
 bench: setup

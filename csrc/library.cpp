@@ -16,6 +16,16 @@ STABLE_TORCH_LIBRARY(stgt_kernels, m) {
       "graph_attention_bwd(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor weight, Tensor live, Tensor? seed, "
       "Tensor out, Tensor lse, Tensor? dlse, float scale, float dropout_p, bool need_dweight) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "edge_attention_fwd(Tensor q, Tensor k, Tensor v, Tensor? edge_scale, Tensor? edge_bias, Tensor row_ptr, "
+      "Tensor source, Tensor row_edge, Tensor? scale_type, Tensor? bias_type, Tensor? seed, float clamp, float scale, "
+      "float dropout_p) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "edge_attention_bwd(Tensor dout, Tensor? dscores, Tensor q, Tensor k, Tensor v, Tensor? edge_scale, "
+      "Tensor? edge_bias, Tensor row_ptr, Tensor source, Tensor row_edge, Tensor col_ptr, Tensor target, "
+      "Tensor col_edge, Tensor? scale_type, Tensor? bias_type, Tensor? seed, Tensor scores, Tensor softmax, "
+      "float clamp, float scale, float dropout_p, bool need_dscale, bool need_dbias) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 PYBIND11_MODULE(_C, m) {

@@ -9,6 +9,7 @@ from torch import Tensor
 from stgt_kernels import dispatch
 from stgt_kernels.graph import SpatioTemporalGraph, clamped_window, storage_dtype
 from stgt_kernels.measured import size_class
+from stgt_kernels.ops.edge_attention.functional import edge_attention as edge_attention
 from stgt_kernels.ops.graph_attention import reference as graph_attention_reference
 from stgt_kernels.ops.graph_attention.function import GraphAttentionFunction
 from stgt_kernels.ops.spatio_temporal_graph import reference as spatio_temporal_graph_reference

@@ -3,12 +3,14 @@
 #pragma once
 #include <cstdint>
 
+#include "edge_attention_args.h"
+
 namespace stgt {
 
 constexpr int64_t TILE = 64;        // tokens of one frame in a block of rows or columns, and in a tile of `live`
 constexpr int64_t ROW_BLOCK = 256;  // rows of one frame per task
 
-enum class Dtype { f32, f64, bf16, f16 };
+enum class Dtype : int { f32, f64, bf16, f16 };
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -82,6 +84,10 @@ struct Kernels {
   void (*spatio_temporal_graph_scale_norms)(const SpatioTemporalGraphArgs&, int64_t begin, int64_t end);
   int64_t (*spatio_temporal_graph_bwd_workspace)(const SpatioTemporalGraphArgs&);
   void (*spatio_temporal_graph_bwd)(const SpatioTemporalGraphArgs&, int64_t begin, int64_t end, char* workspace);
+  int64_t (*edge_attention_workspace)(const EdgeAttentionArgs&);
+  void (*edge_attention_fwd)(const EdgeAttentionArgs&, int64_t begin, int64_t end, char* workspace);
+  void (*edge_attention_bwd_rows)(const EdgeAttentionArgs&, int64_t begin, int64_t end, char* workspace);
+  void (*edge_attention_bwd_columns)(const EdgeAttentionArgs&, int64_t begin, int64_t end, char* workspace);
 };
 
 const Kernels& kernels();  // those of the best instruction set that this machine runs

@@ -4,6 +4,22 @@
 
 namespace stgt::STGT_ISA {
 
+// Philox4x32-7 on COUNT counters (c0, c1, c2, c3), which become its output words.
+template <int COUNT> inline void philox(uint64_t seed, uint32_t* c0, uint32_t* c1, uint32_t* c2, uint32_t* c3) {
+  uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
+  for (int round = 0; round < 7; ++round) {
+    for (int i = 0; i < COUNT; ++i) {
+      const uint64_t p0 = uint64_t(c0[i]) * 0xD2511F53u, p1 = uint64_t(c2[i]) * 0xCD9E8D57u;
+      c0[i] = uint32_t(p1 >> 32) ^ c1[i] ^ k0;
+      c1[i] = uint32_t(p1);
+      c2[i] = uint32_t(p0 >> 32) ^ c3[i] ^ k1;
+      c3[i] = uint32_t(p0);
+    }
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+}
+
 // Sets bits[i] (i < TILE) to the 16 random bits of the edge from `row` to column column0 + i of frame `frame`. column0
 // must be a multiple of 32.
 inline void philox_row(uint64_t seed, int64_t head, int64_t row, int64_t frame, int64_t column0, uint16_t* bits) {
@@ -15,18 +31,7 @@ inline void philox_row(uint64_t seed, int64_t head, int64_t row, int64_t frame, 
     c2[i] = uint32_t(frame);
     c3[i] = uint32_t(head);
   }
-  uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
-  for (int round = 0; round < 7; ++round) {
-    for (int i = 0; i < calls; ++i) {
-      const uint64_t p0 = uint64_t(c0[i]) * 0xD2511F53u, p1 = uint64_t(c2[i]) * 0xCD9E8D57u;
-      c0[i] = uint32_t(p1 >> 32) ^ c1[i] ^ k0;
-      c1[i] = uint32_t(p1);
-      c2[i] = uint32_t(p0 >> 32) ^ c3[i] ^ k1;
-      c3[i] = uint32_t(p0);
-    }
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
+  philox<calls>(seed, c0, c1, c2, c3);
   // Four calls give the bits of 32 columns: word s of call c has those of columns 8 s + 2 c (low half) and 8 s + 2 c +
   // 1 (high half). So words s of consecutive calls lie in (little-endian) memory in the order of their columns.
   const uint32_t* words[4] = {c0, c1, c2, c3};

@@ -1,4 +1,6 @@
 // Each isa_<name>.cpp ends with this file, which compiles all kernels for one instruction set.
+#include "edge_attention_bwd.h"
+#include "edge_attention_fwd.h"
 #include "graph_attention_bwd.h"
 #include "graph_attention_fwd.h"
 #include "spatio_temporal_graph.h"
@@ -21,5 +23,9 @@ const Kernels STGT_TABLE = {
     .spatio_temporal_graph_scale_norms = STGT_ISA::spatio_temporal_graph_scale_norms,
     .spatio_temporal_graph_bwd_workspace = STGT_ISA::spatio_temporal_graph_bwd_workspace,
     .spatio_temporal_graph_bwd = STGT_ISA::spatio_temporal_graph_bwd,
+    .edge_attention_workspace = STGT_ISA::edge_attention_workspace,
+    .edge_attention_fwd = STGT_ISA::edge_attention_fwd,
+    .edge_attention_bwd_rows = STGT_ISA::edge_attention_bwd_rows,
+    .edge_attention_bwd_columns = STGT_ISA::edge_attention_bwd_columns,
 };
 }  // namespace stgt

@@ -20,6 +20,7 @@ if triton.knobs.runtime.interpret:
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
+from stgt_kernels.ops.edge_attention import triton_impl as edges  # noqa: E402
 from stgt_kernels.ops.graph_attention import triton_impl as attention  # noqa: E402
 from stgt_kernels.ops.graph_attention.triton_common import split_head_dim  # noqa: E402
 from stgt_kernels.ops.spatio_temporal_graph import triton_impl as graph  # noqa: E402
@@ -32,6 +33,7 @@ POINTERS = {
     torch.int32: "*i32",
     torch.int64: "*i64",
     torch.bool: "*i1",
+    torch.uint8: "*u8",
 }
 # The loops of these kernels also load norms, lse and delta, or tiles so small that a thread's share is 8 bytes.
 LOAD_LESS = {
@@ -176,6 +178,46 @@ def test_spatio_temporal_graph(launches, dtype, arch, tmp_path):
     graph.backward(torch.empty_like(weight), x, weight, inv_norm)
     assert len(launches) == (5 if dtype == torch.float16 else 7)
     check(launches, dtype, arch, tmp_path, f"{dtype_name(dtype)} C={C}")
+
+
+@pytest.mark.parametrize("arch", [90, 80])
+@pytest.mark.parametrize(
+    ("dtype", "D", "dropout_p"),
+    [
+        (torch.bfloat16, 32, 0.0),
+        (torch.bfloat16, 128, 0.1),
+        (torch.float16, 88, 0.0),
+        (torch.float32, 32, 0.1),
+        (torch.float32, 128, 0.0),
+    ],
+)
+def test_edge_attention(launches, dtype, D, dropout_p, arch, tmp_path):
+    nodes, count, types = 1000, 5000, 16
+    q, k, v, dout = (torch.empty(nodes, 8, D, dtype=dtype) for _ in range(4))
+    values = torch.empty(types, 8), torch.empty(count, 8)
+    pointers = [torch.empty(size, dtype=torch.int32) for size in (nodes + 1, count, count)]
+    kinds, seed = (torch.empty(count, dtype=torch.uint8), None), torch.empty(1, dtype=torch.int64)
+    seed = seed if dropout_p else None
+    _, scores, softmax = edges.forward(q, k, v, *values, *pointers, *kinds, seed, 5.0, 0.1, dropout_p)
+    edges.backward_op(
+        dout, scores.clone(), q, k, v, *values, *pointers, *pointers, *kinds, seed, scores, softmax,
+        5.0, 0.1, dropout_p, True, True,
+    )  # fmt: skip
+    assert [kernel.fn.__name__.removeprefix("edge_attention_") for kernel, _, _ in launches] == [
+        "fwd_kernel",
+        "bwd_rows_kernel",
+        "bwd_columns_kernel",
+        "bwd_types_kernel",
+    ]
+    for kernel, arguments, options in launches:
+        name = kernel.fn.__name__
+        ptx, shared = compiled(kernel, arguments, options, arch)
+        registers, spilled, log = assembled(ptx, arch, tmp_path)
+        print(f"{name:42} {dtype_name(dtype)} D={D} sm_{arch} {registers:4} registers {shared / 1024:6.1f} KB")
+        assert spilled == 0 and "0 bytes stack frame" in log, f"{name} spills"
+        assert shared <= SHARED_MEMORY[arch], f"{name} takes {shared} bytes of shared memory"
+        if dtype in HALF:
+            assert not re.search(r"ld\.global(\.\w+)*\.[bu]16\b", ptx), f"{name} loads single elements"
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=dtype_name)

@@ -1,0 +1,160 @@
+// What both passes of edge attention are made of: products of one node's heads with those of its neighbours, and sums
+// of the neighbours' heads. Heads are read where they lie.
+#pragma once
+#include "args.h"
+#include "blocks.h"
+
+namespace stgt::STGT_ISA {
+
+// One head's D elements as vectors. If the last of them is not full it is the head's last vector, overlapping the one
+// before, and its first lanes are zero. A head shorter than one vector is filled up with zeros.
+template <class S, class A> struct HeadVectors {
+  int64_t D, whole, count;
+  typename Vector<A>::integer live;  // the lanes of the last vector that no other vector holds
+
+  explicit HeadVectors(int64_t D) : D(D), whole(D / lanes<A>), count((D + lanes<A> - 1) / lanes<A>) {
+    for (int l = 0; l < lanes<A>; ++l) live[l] = l >= lanes<A> - D % lanes<A> ? -1 : 0;
+  }
+
+  STGT_INLINE vec<A> last(const S* head) const {
+    if (whole) {
+      const vec<A> v = load_wide<A>(head + D - lanes<A>);
+      return live ? v : vec<A>{};
+    }
+    S copy[lanes<A>] = {};
+    for (int64_t d = 0; d < D; ++d) copy[d] = head[d];
+    return load_wide<A>(copy);
+  }
+  STGT_INLINE vec<A> load(const S* head, int64_t i) const {
+    return i < whole ? load_wide<A>(head + i * lanes<A>) : last(head);
+  }
+  void store(S* head, int64_t i, vec<A> v) const {
+    const bool full = i < whole;
+    const int64_t first = full || !whole ? i * lanes<A> : D - lanes<A>;
+    const int64_t skip = full || !whole ? 0 : lanes<A> - D % lanes<A>;
+    const int64_t end = least(D - first, lanes<A>);
+    if constexpr (sizeof(S) == sizeof(A))
+      if (full) return stgt::STGT_ISA::store<A>(head + first, v);
+    A wide[lanes<A>];
+    stgt::STGT_ISA::store<A>(wide, v);
+    for (int64_t l = skip; l < end; ++l) head[first + l] = narrow<S>(wide[l]);
+  }
+};
+
+// lane l of the result is the sum of all lanes of v[l % G]; v is overwritten. G: a power of two up to lanes<T>.
+template <class T, int G, int S = lanes<T> / 2> STGT_INLINE vec<T> sums_of(vec<T>* v) {
+  typename Vector<T>::integer own, other;
+  if constexpr (S >= G) {  // fewer vectors than lanes: fold them
+    for (int l = 0; l < lanes<T>; ++l) other[l] = l ^ S;
+#pragma GCC unroll 16
+    for (int g = 0; g < G; ++g) v[g] = v[g] + __builtin_shuffle(v[g], other);
+  } else if constexpr (S >= 1) {  // lanes with bit S set belong to vector g + S from now on, the others to vector g
+    for (int l = 0; l < lanes<T>; ++l) {
+      own[l] = l & S ? lanes<T> + l : l;
+      other[l] = l & S ? lanes<T> + (l ^ S) : l ^ S;
+    }
+#pragma GCC unroll 16
+    for (int g = 0; g < S; ++g)
+      v[g] = __builtin_shuffle(v[g], v[g + S], own) + __builtin_shuffle(v[g], v[g + S], other);
+  }
+  if constexpr (S > 1)
+    return sums_of<T, G, S / 2>(v);
+  else
+    return v[0];
+}
+
+// dots[s * width + h] = left[h] . right(node[s], h) for s < count. width: H padded to whole vectors, whose padding is
+// written, too. left: (H, vectors.count).
+template <int G, class S, class A>
+inline void neighbour_dots(const HeadVectors<S, A>& vectors, int64_t H, const vec<A>* left, const NodeHeads& right,
+                           const int32_t* node, int64_t count, A* dots, int64_t width) {
+  for (int64_t s = 0; s < count; ++s)
+    for (int64_t h0 = 0; h0 < H; h0 += G) {
+      vec<A> partial[G];
+#pragma GCC unroll 16
+      for (int g = 0; g < G; ++g) {
+        partial[g] = vec<A>{};
+        if (h0 + g >= H) continue;
+        const S* head = right.at<S>(node[s], h0 + g);
+        const vec<A>* own = left + (h0 + g) * vectors.count;
+        for (int64_t i = 0; i < vectors.whole; ++i) partial[g] += own[i] * load_wide<A>(head + i * lanes<A>);
+        if (vectors.whole < vectors.count) partial[g] += own[vectors.whole] * vectors.last(head);
+      }
+      store(dots + s * width + h0, sums_of<A, G>(partial));
+    }
+}
+
+template <class S, class A>
+inline void neighbour_dots(const HeadVectors<S, A>& vectors, int64_t H, const vec<A>* left, const NodeHeads& right,
+                           const int32_t* node, int64_t count, A* dots, int64_t width) {
+  constexpr int most = lanes<A>;
+  if (H > most / 2) return neighbour_dots<most>(vectors, H, left, right, node, count, dots, width);
+  if constexpr (most >= 4)
+    if (H > most / 4) return neighbour_dots<most / 2>(vectors, H, left, right, node, count, dots, width);
+  if constexpr (most >= 8)
+    if (H > most / 8) return neighbour_dots<most / 4>(vectors, H, left, right, node, count, dots, width);
+  neighbour_dots<1>(vectors, H, left, right, node, count, dots, width);
+}
+
+// The weights of a node's neighbours: that of slot s and head h is data[row[s] * stride + h], or data[s * stride + h].
+template <class A> struct SlotWeights {
+  const A* data;
+  const int32_t* row;
+  int64_t stride;
+  STGT_INLINE A at(int64_t s, int64_t h) const { return data[(row ? row[s] : s) * stride + h]; }
+};
+
+// Vectors i0 to i0 + NV of head h. TAIL: the last of them is the head's last, and not full.
+template <int NV, bool TAIL, class S, class A>
+STGT_INLINE void add_vectors(const HeadVectors<S, A>& vectors, int64_t h, int64_t i0, SlotWeights<A> weights,
+                             const NodeHeads& right, const int32_t* node, int64_t count, vec<A>* sum) {
+  vec<A> c[NV];
+#pragma GCC unroll 4
+  for (int n = 0; n < NV; ++n) c[n] = sum[n];
+  for (int64_t s = 0; s < count; ++s) {
+    const vec<A> w = broadcast(weights.at(s, h));
+    const S* head = right.at<S>(node[s], h);
+#pragma GCC unroll 4
+    for (int n = 0; n < NV; ++n)
+      c[n] = multiply_add(c[n], w, TAIL && n == NV - 1 ? vectors.last(head) : load_wide<A>(head + (i0 + n) * lanes<A>));
+  }
+#pragma GCC unroll 4
+  for (int n = 0; n < NV; ++n) sum[n] = c[n];
+}
+
+// sum[h] += sum over s < count of the weight of (s, h) times right(node[s], h), in this order. sum: (H, vectors.count).
+template <class S, class A>
+inline void add_neighbours(const HeadVectors<S, A>& vectors, int64_t H, SlotWeights<A> weights, const NodeHeads& right,
+                           const int32_t* node, int64_t count, vec<A>* sum) {
+  const auto block = [&]<int NV>(int64_t h, int64_t i) {
+    vec<A>* const at = sum + h * vectors.count + i;
+    if (i + NV > vectors.whole)
+      add_vectors<NV, true>(vectors, h, i, weights, right, node, count, at);
+    else
+      add_vectors<NV, false>(vectors, h, i, weights, right, node, count, at);
+  };
+  for (int64_t h = 0; h < H; ++h)
+    for (int64_t i = 0; i < vectors.count; i += 4) switch (least(vectors.count - i, 4)) {
+        case 4: block.template operator()<4>(h, i); break;
+        case 3: block.template operator()<3>(h, i); break;
+        case 2: block.template operator()<2>(h, i); break;
+        case 1: block.template operator()<1>(h, i); break;
+      }
+}
+
+template <class S, class A>
+inline void load_node(const HeadVectors<S, A>& vectors, int64_t H, const NodeHeads& x, int64_t node, vec<A>* left) {
+  for (int64_t h = 0; h < H; ++h)
+    for (int64_t i = 0; i < vectors.count; ++i) *left++ = vectors.load(x.at<S>(node, h), i);
+}
+
+// head_scale: one factor for each head, or null.
+template <class S, class A>
+inline void store_node(const HeadVectors<S, A>& vectors, int64_t H, const NodeHeads& x, int64_t node, const vec<A>* sum,
+                       const A* head_scale) {
+  for (int64_t h = 0; h < H; ++h)
+    for (int64_t i = 0; i < vectors.count; ++i)
+      vectors.store(x.at<S>(node, h), i, *sum++ * (head_scale ? head_scale[h] : A(1)));
+}
+
+}  // namespace stgt::STGT_ISA

@@ -1,0 +1,124 @@
+"""The public function. Its docstring is the contract that every backend keeps."""
+
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from stgt_kernels import dispatch
+from stgt_kernels.measured import size_class
+from stgt_kernels.ops.edge_attention import arguments, reference
+from stgt_kernels.ops.edge_attention.function import EdgeAttentionFunction
+from stgt_kernels.ragged_graph import RaggedGraph
+
+
+@overload
+def edge_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    graph: RaggedGraph,
+    *,
+    edge_scale: Tensor | None = None,
+    edge_bias: Tensor | None = None,
+    clamp: float | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    return_scores: Literal[False] = False,
+    backend: str = "auto",
+) -> Tensor: ...
+
+
+@overload
+def edge_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    graph: RaggedGraph,
+    *,
+    edge_scale: Tensor | None = None,
+    edge_bias: Tensor | None = None,
+    clamp: float | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    return_scores: Literal[True],
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]: ...
+
+
+def edge_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    graph: RaggedGraph,
+    *,
+    edge_scale: Tensor | None = None,
+    edge_bias: Tensor | None = None,
+    clamp: float | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    return_scores: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Softmax attention over the edges of ragged graphs, with a factor and a bias for each edge and head.
+
+    For each edge e from row i to column j, and each head:
+    ``s_e = scale * (q_i . k_j)``;  ``z_e = clip(s_e * edge_scale_e, -clamp, clamp) + edge_bias_e``;
+    ``out_i = sum_e softmax(z)_e v_j``, where the softmax and the sum run over the edges of row i.
+
+    Args:
+        q, k, v: (N, H, D), one row for each node of the graph, 1 <= D <= 128; any strides (a contiguous last dimension
+            is read in place). float32, bfloat16, float16, and float64 on the CPU. Scores, softmax and sums are computed
+            in float32 (float64 for float64).
+        graph: any number of nodes and edges, parallel edges and self loops included.
+        edge_scale, edge_bias: (E, H), a row for each edge in the order that ``RaggedGraph.from_edge_index`` got; or
+            (types, H), a row for each type, which ``graph.edge_type`` selects. A tensor with ``graph.types`` rows is
+            taken as a row for each type, also in a graph with that many edges. In q's dtype, float32 for half
+            precision, or both; they are computed with in float32 (float64 for float64), also under autocast. A bias of
+            -inf takes an edge away. The defaults are 1 and 0.
+        clamp: the largest size of ``s_e * edge_scale_e``, which carries no gradient where it is larger. None for no
+            limit.
+        scale: factor of the scores, default ``D ** -0.5``.
+        dropout_p: probability, 0 <= dropout_p < 1, of dropping an edge in one head after the softmax. The mask is a
+            function of a seed drawn from the device's default generator, of the edge's number and of the head, the same
+            on every backend.
+        return_scores: also return the scores s.
+        backend: ``auto``, ``cuda``, ``triton``, ``cpu`` or ``reference``.
+
+    Returns:
+        out (N, H, D) in q's dtype, contiguous, and with ``return_scores`` the scores s (E, H) in float32 (float64 for
+        float64): q . k times ``scale``, before ``edge_scale``, ``clamp`` and ``edge_bias``, in the order of the edges.
+        A row without edges gives 0, and so does one whose biases are all -inf. Differentiable in q, k, v, edge_scale
+        and edge_bias, through out and through the scores. The same input gives the same bits, forward and backward,
+        with any number of threads. Beyond inputs and gradients, memory holds a few numbers for each edge and head.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit each other or the graph, D > 128, scale not finite, clamp
+            not positive, dropout_p out of range, or a named backend that cannot run.
+    """
+    arguments.check_tensors(q, k, v, graph)
+    autocast = dispatch.autocast_dtype(q.device)
+    if autocast is not None and all(t.dtype in dispatch.FLOAT_DTYPES for t in (q, k, v)):
+        q, k, v = (t.to(autocast) for t in (q, k, v))
+    arguments.check(q, k, v, graph)
+    edge_scale = arguments.edge_values("edge_scale", edge_scale, q, graph)
+    edge_bias = arguments.edge_values("edge_bias", edge_bias, q, graph)
+    factor, limit = arguments.finite_scale(scale, q.shape[-1]), arguments.clamp_limit(clamp)
+    if not 0 <= dropout_p < 1:
+        raise ValueError(f"edge_attention: dropout_p must satisfy 0 <= dropout_p < 1, got {dropout_p}")
+    seed = torch.randint(2**63 - 1, (1,), device=q.device) if dropout_p > 0 else None
+    backend = dispatch.choose(backend, q.device, q.dtype, "edge_attention", size_class("D", q.shape[-1]))
+    if backend == "reference":
+        with dispatch.without_autocast(q.device):
+            out, scores = reference.edge_attention(
+                q, k, v, graph, edge_scale, edge_bias, limit, factor, dropout_p, seed
+            )
+    else:
+        scale_type, bias_type = (None if t is None else reference.types_of(t, graph) for t in (edge_scale, edge_bias))
+        if torch.compiler.is_compiling():  # torch.compile refuses one tensor in two places, as q and k may be
+            k, v = k.view_as(k), v.view_as(v)
+            edge_bias, bias_type = (None if t is None else t.view_as(t) for t in (edge_bias, bias_type))
+        rows, columns = (graph.row_ptr, graph.source, graph.row_edge), (graph.col_ptr, graph.target, graph.col_edge)
+        tensors = (q, k, v, edge_scale, edge_bias, *rows, *columns, scale_type, bias_type, seed)
+        out, scores, _ = EdgeAttentionFunction.apply(*tensors, limit, factor, float(dropout_p), backend)
+    return (out, scores) if return_scores else out
