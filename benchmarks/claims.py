@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.inputs import Problem
-from benchmarks.questions import decoding
+from benchmarks.questions import decoding, edge_attention
+from benchmarks.ragged import BATCHES
 from benchmarks.rows import Row
 from benchmarks.tables import number, spoken
 from stgt.markdown import table
@@ -104,7 +105,29 @@ def cpu_claims() -> list[Claim]:
             lambda found: found.row("frames", turns, f"{ours}, T=64").peak_memory / 2**30,
             at_most=4,
         ),
+        *edge_claims(),
         *decoding_claims(),
+    ]
+
+
+def edge_claims() -> list[Claim]:
+    """Claims for attention over the edges of scene graphs on one thread: against the formula of TransformerConv, padded
+    SDPA and padded graph_attention.
+    """
+    rivals = (edge_attention.CONV, edge_attention.SDPA, edge_attention.BANDED)
+    bounds = ((3, 2, 1.5), (8, 4, 3), (12, 8, 5))
+
+    def claim(case: str, than: str, at_least: float) -> Claim:
+        def value(found: Found) -> float:
+            kernel = edge_attention.ours("cpu")
+            return found.seconds("edge_attention", case, than) / found.seconds("edge_attention", case, kernel)
+
+        return Claim(f"edge attention, {case}", "fp32", than, value, at_least)
+
+    return [
+        claim(batch.name, than, at_least)
+        for batch, least in zip(BATCHES, bounds, strict=True)
+        for than, at_least in zip(rivals, least, strict=True)
     ]
 
 

@@ -14,6 +14,7 @@ QUESTIONS = (
     "inference",
     "overhead",
     "decoding",
+    "edge_attention",
 )
 
 

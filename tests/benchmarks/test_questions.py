@@ -9,7 +9,7 @@ from helpers.benchmark_rows import ABOUT, bench
 
 from benchmarks import claims, models, parts
 from benchmarks.inputs import Problem
-from benchmarks.questions import QUESTIONS, decoding, module
+from benchmarks.questions import QUESTIONS, decoding, edge_attention, module
 from benchmarks.questions.training_step import DENSE, KERNELS, RELEASED, Training
 from benchmarks.rows import Row
 from stgt.config import GraphConfig, ModelConfig, QFormerConfig, VisionConfig
@@ -53,6 +53,9 @@ def possible_rows(device):
         decoding.DECORD,
         decoding.CLIP,
         decoding.FILM,
+        edge_attention.CONV,
+        edge_attention.SDPA,
+        edge_attention.BANDED,
         "released model",
         "released graph attention, fused tower",
     ]
