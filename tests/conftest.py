@@ -1,7 +1,7 @@
-"""Fixtures of the whole suite: steady threads and steady randomness, which the environment can set to other values.
+"""Fixtures of the whole suite: a fixed number of threads and fixed seeds, which two environment variables can change.
 
-STGT_TEST_SEED (0) moves every seed of the tests, so that their inputs are others. STGT_TEST_THREADS (1) is the number
-of threads wherever a test does not choose its own.
+STGT_TEST_SEED (0) is added to every seed of the tests, which gives them other inputs. STGT_TEST_THREADS (1) is the
+number of threads of every test that does not choose it.
 """
 
 import os
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-# OpenMP reads this when torch is loaded. Threads that spin while they wait starve each other on a busy machine.
+# OpenMP reads this when torch is loaded. Threads that spin while they wait slow each other down on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch  # noqa: E402
 
-# A suite that runs in the background or under nohup ignores these signals, and so would the commands that it starts.
+# In the background or under nohup these signals are ignored. The commands that tests start would ignore them, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -26,7 +26,7 @@ THREADS = int(os.environ.get("STGT_TEST_THREADS", "1"))
 
 
 def move_seeds(by: int) -> None:
-    """Adds a number to every seed that PyTorch is given in this process, be it by a test or by what it tests."""
+    """Adds a number to every seed that PyTorch gets in this process, from a test or from the tested code."""
     seed_all = torch.manual_seed
 
     class Generator(torch.Generator):
@@ -59,7 +59,7 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
-# What follows imports stgt where it is used: the tests of kernels need torch alone.
+# The fixtures below import stgt inside, because the tests of kernels have to run with torch alone.
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +72,7 @@ def clips(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def run(clips, tmp_path_factory) -> Path:
-    """The folder of a tiny run that was trained on the clips. It is read only: commands on it write elsewhere."""
+    """The folder of a tiny run that was trained on the clips. Tests do not write into it."""
     from helpers.commands import TINY, run_cli
 
     out = tmp_path_factory.mktemp("runs") / "tiny"
@@ -84,7 +84,7 @@ def run(clips, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def stgt(monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
-    """stgt(word, …) runs the command line in this process; returns its exit status and all that it printed."""
+    """stgt(word, …) runs the command line in this process, and returns its exit status and its output."""
     from helpers.commands import run_cli
 
     def command(*words: object) -> tuple[int, str]:
@@ -105,10 +105,11 @@ def golden() -> Callable[[str], tuple[dict[str, torch.Tensor], dict[str, str]]]:
 
 @pytest.fixture
 def assert_near():
-    """Compare with recorded float32 values, whose distance from float64 was measured.
+    """Compares with recorded float32 values, whose distance from float64 was measured.
 
-    Outputs: 1e-5 of the largest value (the recorded ones are up to 4e-6 off). Gradients: 5e-5 (up to 4.3e-5 off). Both:
-    2e-7 for sums that cancel, such as the gradient of a key's bias, which is 0 but for rounding.
+    Outputs may differ by 1e-5 of the largest value (the recorded ones are up to 4e-6 off), and gradients by 5e-5 (up to
+    4.3e-5 off). Both may differ by another 2e-7, for sums that cancel, such as the gradient of a key's bias, which is 0
+    except for rounding.
     """
 
     def check(actual, expected, name, gradient=False):

@@ -1,4 +1,4 @@
-"""The report of what can run here, and the start of `stgt`, where torch is installed and nothing else is."""
+"""The report on backends and the start of `stgt` work where only torch is installed."""
 
 import re
 import subprocess
@@ -94,11 +94,11 @@ def test_a_submodule_that_is_missing_names_its_package():
     )
 
 
-def test_each_module_is_brought_by_the_extra_that_is_named():
+def test_each_module_belongs_to_the_extra_that_is_named():
     optional = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     brought = {extra: {re.match(r"[\w-]+", line)[0].lower() for line in lines} for extra, lines in optional.items()}
     distributions = packages_distributions()
     for module, extra in extras.EXTRAS.items():
-        if module in distributions:  # decord is not made for every machine
+        if module in distributions:  # decord does not exist for every machine
             assert {name.lower() for name in distributions[module]} & brought[extra], f"{module} is not in [{extra}]"
     assert "stgt-kernels[search]" in optional["train"]

@@ -34,7 +34,7 @@ def commands(page: Path) -> list[list[str]]:
 
 @cache
 def help_text(*command: str) -> str:
-    """What `stgt COMMAND --help` prints. Fails if there is no such command."""
+    """The output of `stgt COMMAND --help`. Fails if there is no such command."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
         printed: list[str] = []
         patch.setattr(sys, "argv", ["stgt", *command, "--help"])
@@ -45,7 +45,7 @@ def help_text(*command: str) -> str:
 
 
 def parsed(words: list[str]) -> tuple[tuple[str, ...], list[tuple[str, tuple[str, ...]]]]:
-    """The command with its subcommands, and each option with what it is for: the (sub)command last named before it."""
+    """The command with its subcommands, and each option with the command or subcommand that stands last before it."""
     command: tuple[str, ...] = ()
     options = []
     for word in words:
@@ -86,7 +86,7 @@ def test_every_environment_variable_of_this_project_is_documented_and_no_other()
     assert page == {name for path in files for name in re.findall(read, path.read_text("utf-8"))}
 
 
-# Snippets on other pages need a trained run or a film, which the tests of these commands have.
+# Snippets on other pages need a trained run or a video. The tests of their commands have these.
 @pytest.mark.parametrize(
     "page", ["install.md", "architecture.md", "backends.md", "extending/data_set.md", "extending/recipe.md"]
 )
@@ -105,7 +105,7 @@ OF_OTHERS = {"--no-build-isolation"}
 
 
 def test_every_option_in_the_text_of_a_page_is_an_option_of_some_command():
-    """Snippets are checked above for their own commands; here are the options that sentences name."""
+    """This test checks the options in sentences. The options in snippets are checked above, for their own command."""
     texts = "".join(help_text(*command) for command in COMMANDS)
     for page in PAGES:
         for option in re.findall(r"`(--[\w.-]+)", page.read_text("utf-8")):

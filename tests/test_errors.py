@@ -1,4 +1,4 @@
-"""What the command line makes of exceptions: one line for known kinds, a traceback and a request for the others."""
+"""The command line prints one line for known kinds of errors, and a traceback and a request for others."""
 
 import subprocess
 import sys
@@ -40,17 +40,17 @@ def memory_error():
         ),
     ],
 )
-def test_a_known_kind_is_one_line(error, status, expected, monkeypatch, capsys):
+def test_an_error_of_a_known_kind_is_one_line(error, status, expected, monkeypatch, capsys):
     assert run(monkeypatch, capsys, error) == (status, expected)
 
 
-def test_pytorch_without_memory_is_one_line_with_the_bytes(monkeypatch, capsys):
+def test_a_lack_of_memory_in_pytorch_is_one_line_with_the_bytes(monkeypatch, capsys):
     status, said = run(monkeypatch, capsys, memory_error())
     assert status == 1 and said.startswith("stgt: there is not enough memory: ")
     assert f"{2**62} bytes" in said and said.count("\n") == 1
 
 
-def test_an_unknown_kind_shows_its_traceback_and_asks_for_a_report(monkeypatch, capsys):
+def test_an_error_of_an_unknown_kind_shows_its_traceback_and_asks_for_a_report(monkeypatch, capsys):
     status, said = run(monkeypatch, capsys, KeyError("\x1b[2J"))
     assert status == 1 and "Traceback (most recent call last)" in said and "KeyError: " in said
     assert said.splitlines()[-1] == cli.REPORT and "`stgt info`" in cli.REPORT
@@ -65,7 +65,7 @@ def test_a_lack_of_memory_while_writing_names_the_file(tmp_path):
     assert (tmp_path / "page.md").read_text() == "old"
 
 
-def test_the_program_ends_so_as_well():
+def test_the_program_asks_for_a_report_as_well():
     code = "import sys; from stgt import cli; cli.app.cli = lambda **_: {}['key']; cli.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.splitlines()[-1] == cli.REPORT

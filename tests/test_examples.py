@@ -1,4 +1,4 @@
-"""Runs the examples as a reader would, on simulated clips and at tiny sizes."""
+"""The examples run on simulated clips and at tiny sizes."""
 
 import json
 import runpy
@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def example(name: str) -> dict:
-    """The names that an example defines; its main() is not called yet."""
+    """The names that an example defines. Its main() is not called."""
     return runpy.run_path(str(EXAMPLES / f"{name}.py"))
 
 
@@ -24,7 +24,7 @@ def videos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(videos, tmp_path_factory) -> tuple[Path, dict]:
-    """The run's folder of your_own_data_set.py, and the result that it measured."""
+    """The folder of the run that your_own_data_set.py trains, and the result of its evaluation."""
     out = tmp_path_factory.mktemp("runs") / "mine"
     clips = json.loads((videos.parent / "train.json").read_text())
     sentences = out.with_name("sentences.tsv")
@@ -32,13 +32,13 @@ def trained(videos, tmp_path_factory) -> tuple[Path, dict]:
     return out, example("your_own_data_set")["main"](videos, sentences, out, epochs=1)
 
 
-def test_the_kernels_train_a_model_of_ones_own(capsys):
+def test_the_kernels_train_a_new_model(capsys):
     first, second = example("kernels_in_your_model")["main"]()
     assert second < first
     assert "of the pairs within the window are edges" in capsys.readouterr().out
 
 
-def test_clips_of_ones_own_are_trained_on_and_evaluated(trained):
+def test_a_new_data_set_is_trained_on_and_evaluated(trained):
     out, result = trained
     assert result["split"]["videos"] == 2 and result["split"]["captions"] == 2
     assert result["step"] == 1 and result["threshold"] == 0.3

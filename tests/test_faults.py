@@ -1,4 +1,4 @@
-"""Killed at each write, and without room: what is there is whole, and the same command then does the rest."""
+"""If a command is killed at a write or the disk is full, its files are complete, and the same command then finishes."""
 
 import json
 import signal
@@ -26,7 +26,7 @@ def is_hidden(name):
 
 
 def assert_whole_or_absent(left, whole):
-    """Of what the finished command writes, every file that is seen has its final bytes, if it is there at all."""
+    """Every file of the finished command is either absent or has its final bytes."""
     assert {name: content for name, content in left.items() if name in whole and whole[name] != content} == {}
 
 
@@ -40,14 +40,14 @@ def test_a_killed_command_leaves_whole_files_and_goes_on_when_repeated(command, 
         assert trial["status"] == -signal.SIGKILL
         assert_whole_or_absent(trial["left"], whole["left"])
         assert trial["again"] == 0, trial["said"]
-        assert trial["whole"] == whole["left"]  # so that nothing hidden is left behind either
+        assert trial["whole"] == whole["left"]  # this includes hidden files, so none is left behind
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_without_room_the_file_is_named_and_nothing_is_left_behind(command, trials):
+def test_on_a_full_disk_the_file_is_named_and_nothing_is_left_behind(command, trials):
     whole, *others = trials[command]
     for trial in (trial for trial in others if trial["kind"] == "full"):
-        if trial["status"]:  # all files of some commands are smaller than the room
+        if trial["status"]:  # the files of some commands are all small enough
             assert trial["status"] == 2 and trial["out"] in trial["said"], trial["said"]
             assert trial["said"].split()[0] == "OSError", trial["said"]
             assert trial["said"].count("\n") == 1

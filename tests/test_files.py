@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever happens while they are written."""
+"""Files are complete or absent, whatever happens while they are written."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ with atomic_file(sys.argv[1] + "/page.md") as page, atomic_folder(sys.argv[1] + 
 """
 
 
-def test_a_file_replaces_the_old_one_only_when_it_is_whole(tmp_path):
+def test_a_file_replaces_the_old_one_only_when_it_is_complete(tmp_path):
     path = tmp_path / "sub" / "page.md"
     files.write_text(path, "old")
     with pytest.raises(KeyError), files.atomic_file(path) as partial:
@@ -34,7 +34,7 @@ def test_a_file_replaces_the_old_one_only_when_it_is_whole(tmp_path):
     assert os.listdir(path.parent) == ["page.md"]
 
 
-def test_a_folder_appears_only_when_it_is_whole(tmp_path):
+def test_a_folder_appears_only_when_it_is_complete(tmp_path):
     with pytest.raises(KeyError), files.atomic_folder(tmp_path / "cache") as partial:
         (partial / "tokens.bin").write_text("half")
         raise KeyError
@@ -82,7 +82,7 @@ def test_a_device_is_written_and_not_replaced():
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
-def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
+def test_an_error_names_the_file_that_could_not_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
         NotADirectoryError, match="file/page.md: could not be written .*file is a file, expected a folder"
@@ -114,7 +114,7 @@ except OSError as error:
     assert os.listdir(tmp_path) == []
 
 
-def test_what_a_killed_process_left_is_collected_and_a_living_ones_is_not(tmp_path):
+def test_leftovers_of_killed_processes_are_removed_and_files_of_living_ones_stay(tmp_path):
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
     left = os.listdir(tmp_path)
     assert len(left) == 2 and all(name.startswith(".partial-") for name in left)
@@ -127,7 +127,7 @@ def test_what_a_killed_process_left_is_collected_and_a_living_ones_is_not(tmp_pa
         partial.touch()
 
 
-def test_the_first_writer_of_a_folder_collects(tmp_path):
+def test_the_first_writer_in_a_folder_removes_leftovers(tmp_path):
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
     files.write_text(tmp_path / "page.md", "text")
     assert os.listdir(tmp_path) == ["page.md"]

@@ -1,4 +1,4 @@
-"""Checksums of files and rows notice every flipped byte, and what is not finite is named."""
+"""Checksums of files and rows notice every flipped byte, and tensors that are not finite are named."""
 
 import random
 import subprocess
@@ -30,7 +30,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_folder_as_it_was_written_passes_here_and_with_sha256sum(folder):
+def test_an_unchanged_folder_passes_here_and_with_sha256sum(folder):
     verify_checksums(folder)
     assert subprocess.run(["sha256sum", "-c", "--strict", CHECKSUMS], cwd=folder).returncode == 0
 
@@ -78,11 +78,11 @@ def test_a_json_file_with_its_own_checksum_notices_every_flipped_byte(tmp_path):
             found, has_checksum = read_sealed(path)
         except DamagedError:
             continue
-        assert not has_checksum and "format" in found  # by which a reader knows that there was a checksum
+        assert not has_checksum and "format" in found  # the format tells a reader that there was a checksum
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 10**5])
-def test_what_is_no_json_object_is_refused(text, tmp_path):
+def test_a_file_that_is_not_a_json_object_is_refused(text, tmp_path):
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(DamagedError, match="state.json: (not JSON|holds|lists or objects are nested)"):
         read_sealed(tmp_path / "state.json")

@@ -1,4 +1,4 @@
-"""Two commands on one folder: the second is told who holds it, and a lock never outlives its process."""
+"""A second command on a folder is told which command holds it, and a lock never outlives its process."""
 
 import fcntl
 import os
@@ -31,7 +31,7 @@ with owned(sys.argv[1], beside="beside" in sys.argv):
 
 @pytest.fixture
 def hold(tmp_path):
-    """Start a process that owns the folder; returns it and the number of the child that it has forked, if any."""
+    """Start a process that locks the folder. Returns it and the number of the child that it has forked, if any."""
     started = []
 
     def hold(*options):
@@ -47,7 +47,7 @@ def hold(tmp_path):
 
 
 @pytest.mark.parametrize("beside", [False, True])
-def test_the_second_is_told_who_holds_the_folder(beside, hold, tmp_path):
+def test_the_second_command_is_told_which_command_holds_the_folder(beside, hold, tmp_path):
     process, _ = hold(*["beside"] * beside)
     expected = rf"run: another command is writing there \(process {process.pid} on .*run.*\); wait until it ends"
     with pytest.raises(OwnedError, match=expected), owned(tmp_path / "run", beside=beside):
@@ -56,7 +56,7 @@ def test_the_second_is_told_who_holds_the_folder(beside, hold, tmp_path):
         pass
 
 
-def test_a_killed_owner_owns_nothing_even_if_its_child_lives(hold, tmp_path):
+def test_the_lock_of_a_killed_process_is_free_even_if_its_child_lives(hold, tmp_path):
     process, child = hold("fork")
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -67,7 +67,7 @@ def test_a_killed_owner_owns_nothing_even_if_its_child_lives(hold, tmp_path):
         os.kill(child, signal.SIGKILL)
 
 
-def test_a_process_does_not_own_a_folder_twice(tmp_path):
+def test_a_process_cannot_lock_a_folder_twice(tmp_path):
     with owned(tmp_path), pytest.raises(OwnedError), owned(tmp_path):
         pass
     with owned(tmp_path):
@@ -90,7 +90,7 @@ def convert_msvd(out):
 
 
 @pytest.mark.parametrize("command", [train_tiny, ablate_tiny, convert_msvd])
-def test_a_command_that_writes_into_a_folder_asks_for_it_first(command, tmp_path):
+def test_a_command_that_writes_into_a_folder_locks_it_first(command, tmp_path):
     out = tmp_path / "out"
     with owned(out):
         with pytest.raises(OwnedError, match=f"{out}: another command is writing there"):
@@ -98,7 +98,7 @@ def test_a_command_that_writes_into_a_folder_asks_for_it_first(command, tmp_path
         assert os.listdir(out) == [LOCK]
 
 
-def test_a_command_that_makes_a_folder_asks_for_its_place_first(tmp_path):
+def test_a_command_that_makes_a_folder_locks_its_place_first(tmp_path):
     with owned(tmp_path / "shapes", beside=True), pytest.raises(OwnedError, match="shapes: another command"):
         render_shapes(tmp_path / "shapes", train=1, test=1, size=32, frames=2)
     assert not (tmp_path / "shapes").exists()

@@ -1,4 +1,4 @@
-"""The build: what it records, and what it says when it cannot go on."""
+"""The build records its settings, and explains why it cannot go on."""
 
 import importlib.util
 import os
@@ -40,7 +40,7 @@ def test_build_info():
     assert set(info) == {"compiler", "flags", "cuda_architectures", "torch_target", "cpu_isa"}
     assert re.search(r"\d+\.\d+", info["compiler"])
     assert "-O3" in info["flags"] and "-std=c++20" in info["flags"]
-    assert "-march=native" not in info["flags"]  # a wheel runs on other machines than its own
+    assert "-march=native" not in info["flags"]  # a wheel has to run on other machines
     assert info["torch_target"] == "2.10"
     assert f"TORCH_TARGET_VERSION=0x{2:02x}{10:02x}{0:012x}" in info["flags"]
     assert info["cpu_isa"] in ("portable", "avx2", "avx512", "avx512_bf16")
@@ -69,7 +69,7 @@ def test_packages_whose_next_major_version_may_break_us_are_bounded():
 
 
 def test_the_library_needs_no_symbol_of_torch_s_unstable_c_plus_plus():
-    """What it takes from torch is the stable C interface, so that one wheel serves every torch from 2.10 on."""
+    """The library uses only the stable C interface of torch, so one wheel works with every torch from 2.10 on."""
     if shutil.which("nm") is None:
         pytest.skip("binutils' nm is not installed")
     symbols = subprocess.run(["nm", "-DuC", _C.__file__], capture_output=True, text=True, check=True).stdout
@@ -130,7 +130,7 @@ def test_a_source_that_does_not_compile_fails_the_build(setup_py, tmp_path):
 
 @pytest.fixture(scope="module")
 def build():
-    """setup.py's functions."""
+    """The functions of setup.py."""
     spec = importlib.util.spec_from_file_location("setup", ROOT / "setup.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

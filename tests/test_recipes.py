@@ -1,4 +1,4 @@
-"""Recipes: the paper's numbers, and recipes that stand elsewhere."""
+"""Recipes have the paper's numbers, and recipes of other modules and files can be trained."""
 
 import json
 import sys
@@ -34,13 +34,13 @@ def trained(monkeypatch):
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """The present folder holds a module of recipes."""
+    """Makes the present folder one that holds a module of recipes."""
     (tmp_path / "own_recipes.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
-def test_recipes_are_those_of_the_paper():
+def test_recipes_have_the_numbers_of_the_paper():
     runs = {name: recipe() for name, recipe in RECIPES.items()}
     assert [(name, run.optim.lr, run.epochs, run.loss.stage) for name, run in runs.items() if name != "quickstart"] == [
         ("pretrain_stage1", 5e-5, 12, 1),
@@ -62,7 +62,7 @@ def test_recipes_are_those_of_the_paper():
         assert (run.model.language is not None) == ("qa" in name)
 
 
-def test_each_call_of_a_recipe_is_its_own():
+def test_each_call_of_a_recipe_gives_a_new_configuration():
     first = RECIPES["quickstart"]()
     first.optim.lr = 1.0
     assert RECIPES["quickstart"]().optim.lr != pytest.approx(1.0)
@@ -90,7 +90,7 @@ def test_a_saved_configuration_is_trained_again(tmp_path, trained, monkeypatch):
         (["--config", "bad.json"], "bad.json: TrainConfig.epochs is 'x', expected a whole number"),
     ],
 )
-def test_a_recipe_that_is_not_there_is_named(words, message, own, trained, monkeypatch, capsys):
+def test_a_missing_recipe_is_named(words, message, own, trained, monkeypatch, capsys):
     Path("bad.json").write_text('{"epochs": "x"}')
     assert run_cli(monkeypatch, "train", *words) == 2
     assert message in capsys.readouterr().err and not trained

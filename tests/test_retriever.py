@@ -1,4 +1,4 @@
-"""The front door: a model from Python, without the command line."""
+"""A trained model is used from Python, without the command line."""
 
 import shutil
 import subprocess
@@ -37,7 +37,7 @@ def test_a_single_name_or_none_at_all_is_refused(run, call, values):
         getattr(stgt.load(run, device="cpu"), call)(values)
 
 
-def test_a_name_that_leads_nowhere_says_what_was_tried(monkeypatch):
+def test_an_unknown_name_is_an_error_that_says_what_was_tried(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(OSError, match="'nobody/nothing' is no folder here, and the Hugging Face hub did not give"):
         stgt.load("nobody/nothing")
@@ -49,7 +49,7 @@ def test_importing_the_package_loads_nothing_else():
 
 
 def test_a_model_on_the_hub_is_the_model_that_was_pushed(run, clips, tmp_path, monkeypatch):
-    """The hub is a folder here: what is uploaded is copied there, and what is downloaded is read from there."""
+    """A folder takes the place of the hub. Uploads are copied into it, and downloads are read from it."""
     hub = tmp_path / "hub"
 
     class Hub:

@@ -1,4 +1,4 @@
-"""JSON that nobody vouches for, and configurations read from it."""
+"""Odd JSON is refused, and so are configurations with odd values."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_ordinary_json_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("values", [{}, {"n": None}, {"n": True}, {"n": "8"}, {"n": 8.0}])
-def test_a_field_is_of_its_kind_and_there(values):
+def test_a_field_has_to_exist_and_have_its_type(values):
     with pytest.raises(ValueError, match="x.json: .*'n'.*, expected a whole number"):
         field(values, "n", int, "x.json")
     assert field({"n": 8}, "n", int, "x.json") == 8
@@ -76,12 +76,12 @@ def test_a_field_is_of_its_kind_and_there(values):
     ],
     ids=str,
 )
-def test_a_configuration_is_of_its_types_and_of_sane_sizes(cls, values, message):
+def test_wrong_types_and_absurd_sizes_of_a_configuration_are_refused(cls, values, message):
     with pytest.raises(ValueError, match=message):
         from_dict(cls, values)
 
 
-def test_a_configuration_comes_back():
+def test_a_configuration_survives_json():
     config = TrainConfig(model=ModelConfig(), csal_from=3)
     assert from_dict(TrainConfig, json.loads(json.dumps(to_dict(config)))) == config
 

@@ -1,6 +1,6 @@
-"""Every structured file that is read, with odd values at random places: nothing but an error that names the file.
+"""Every structured file with odd values at random places is read, or gives an error that names the file.
 
-The mutations are drawn by hypothesis, the same ones each time.
+Hypothesis draws the odd values. They are the same each time.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from stgt.weights.files import read_weights
 from stgt.weights.pretrained import read_config
 from stgt.weights.tensors import read_tensors
 
-# JSON as it stands in the file: values of wrong types, out of range, and what Python's parser takes or chokes on.
+# Texts of JSON values: of wrong types, out of range, and odd ones that Python's parser accepts or fails on.
 ODD = (
     *("null", "true", "0", "-1", "1.5", "8.0", '"8"', '""', "[]", "{}", "[1]", '{"a": 1}', "1e9", "1e999", "NaN"),
     *("-Infinity", "1000000000000", "9" * 5000, r'"\ud800"', r'"a\u0000b"', '"../x"', f'"{"x" * 1000}"', "9" * 19),
@@ -66,7 +66,7 @@ MSRVTT = {
 
 
 def sealed_again(path):
-    """Give a file the checksum of what it holds now, as somebody who changes it on purpose would."""
+    """Give a changed file the checksum of its new contents."""
     text = '{\n "sha256": "' + "0" * 64 + '",' + path.read_text("utf-8").removeprefix("{")
     path.write_text(text.replace("0" * 64, hashlib.sha256(text.encode()).hexdigest(), 1), "utf-8")
     return path
@@ -80,7 +80,7 @@ def same_run(path):
     require_same_run(TrainConfig(model=MODEL, data=DataConfig(frames=4), out=path.parent))
 
 
-# What is read: the file's name, its valid value, and the reader, which is given the file's path.
+# Each file: its name, its valid value, and the function that reads it from its path.
 FILES = {
     "config.json": ({"model_type": "stgt"} | to_dict(MODEL), read_config),
     "run/config.json": (RUN, same_run),
@@ -101,7 +101,7 @@ FILES = {
 
 @st.composite
 def mutated(draw, value):
-    """The text of a JSON file in which one or two places hold something else, or whose text is cut or changed."""
+    """The text of a JSON file with odd values at one or two places, or with a part of the text cut out or changed."""
     text = json.dumps(value)
     for _ in range(draw(st.integers(1, 2))):
         places = [p for p in range(len(text)) if text[p] in '{["' or text[p - 1 : p] in (" ", "[")]
@@ -117,7 +117,7 @@ def mutated(draw, value):
 
 
 def assert_named(read, path):
-    """Read a file; whatever is wrong with it is an error of a known kind that names it and is not too long to read."""
+    """Read a file. An error has to be of a known kind, name the file, and be short enough to read."""
     try:
         read(path)
     except KNOWN as error:
@@ -165,7 +165,7 @@ def test_an_odd_safetensors_header_is_an_error_that_names_the_file(data, tmp_pat
 
 
 @pytest.mark.parametrize("number", ["999999999", "9" * 5000, "7"])
-def test_a_layer_far_away_is_left_over_and_nothing_is_built_for_it(number, tmp_path):
+def test_a_layer_with_an_absurd_number_is_left_over_and_not_built(number, tmp_path):
     path = tmp_path / "model.safetensors"
     layers = [f"qformer.bert.encoder.layer.{n}.attention.attention.q_proj.weight" for n in ("0", "1", number)]
     path.write_bytes(save({name: torch.ones(2, 2) for name in layers}))
@@ -173,7 +173,7 @@ def test_a_layer_far_away_is_left_over_and_nothing_is_built_for_it(number, tmp_p
 
 
 @pytest.mark.parametrize("line", ODD)
-def test_an_odd_line_of_a_journal(line, tmp_path):
+def test_an_odd_line_of_a_journal_is_passed_over(line, tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n' + line + "\n", "utf-8")
     assert read_log(tmp_path)[:1] == [{"step": 1, "loss": 2.0}]
     assert all(isinstance(record, dict) and isinstance(record["step"], int) for record in read_log(tmp_path))

@@ -1,4 +1,4 @@
-"""What the commands print is text: it commands no terminal, needs no encoding, and ends quietly with its reader."""
+"""Printed text does not control the terminal, works in any encoding, and ends without a message if nobody reads it."""
 
 import logging
 import signal
@@ -31,7 +31,7 @@ def test_a_message_keeps_its_list_and_no_other_line_break():
     assert terminal.printable_message("differs:\n  a is 1\n  b\n\x1b is 2") == "differs:\n  a is 1\n  b\\n\\x1b is 2"
 
 
-def test_said_lines_are_lines(capsys):
+def test_say_prints_one_line_for_each_argument(capsys):
     terminal.say("one\ntwo", HOSTILE)
     assert capsys.readouterr().out == f"one\\ntwo\n{SHOWN}\n"
 
@@ -90,8 +90,8 @@ WRITING = "from stgt import terminal; import sys\nwith terminal.reader_may_leave
 @pytest.mark.parametrize(
     "write", ["print('line\\n' * 3)", "terminal.say(*['line'] * 99999)", "sys.exit(print('line'))"]
 )
-def test_a_reader_that_leaves_ends_the_process_quietly(write):
-    # The process waits for a line before it writes, and gets it when its output has no reader any more.
+def test_a_process_without_a_reader_ends_without_a_message(write):
+    # The process waits for a line before it writes. It gets the line when its output has no reader any more.
     process = python(f"{WRITING}input(); {write}", "utf-8", stdin=subprocess.PIPE)
     process.stdout.close()
     process.stdin.write(b"\n")
@@ -105,7 +105,7 @@ def test_a_broken_pipe_elsewhere_is_an_error():
     assert out == b"" and b"BrokenPipeError" in err
 
 
-def test_a_closed_pipe_ends_the_command_line_quietly():
+def test_a_closed_pipe_ends_the_command_without_a_message():
     process = python(
         "import sys; sys.argv = ['stgt', '--help']; input(); from stgt.cli import main; main()",
         "ascii",

@@ -1,4 +1,4 @@
-"""torchvision imports beside the installed torch, in a fresh process, whichever build it is."""
+"""torchvision can be imported beside any build of torch, in a fresh process."""
 
 import subprocess
 import sys

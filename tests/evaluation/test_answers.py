@@ -68,7 +68,7 @@ def test_figures_need_an_answer_to_each_question():
         answer_figures([], [])
 
 
-def test_baselines_know_the_training_set_and_no_video():
+def test_baselines_use_the_training_set_and_no_video():
     train = questions(
         ("what?", "a"), ("what is it?", "b"), ("what is it?", "b"),
         ("who?", "c"), ("who?", "c"), ("who?", "c"),
@@ -80,7 +80,7 @@ def test_baselines_know_the_training_set_and_no_video():
 
 
 class Echo:
-    """A model and a tokenizer whose answer is the video's number and the question: shows who was asked what."""
+    """A model and a tokenizer whose answer is the number of the video and the question."""
 
     eos_token_id = 0
 

@@ -1,4 +1,4 @@
-"""What is kept of videos, captions and pairs is what the model makes of them, and memory holds one batch of it."""
+"""Stores hold the model's outputs for videos, captions and pairs, and memory holds one batch of them."""
 
 import multiprocessing
 import os
@@ -24,14 +24,14 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @torch.inference_mode()
-def test_stores_hold_what_the_model_says(run, tmp_path):
+def test_stores_hold_the_models_outputs(run, tmp_path):
     opened = open_run(run, "cpu")
     model, clips = opened.model, RETRIEVAL.items(opened.config.data.test, opened.config.data, 32)
     texts = tokenize(opened, [caption for _, caption in clips.captions])
     place = dict(folder=tmp_path, world=ALONE, batch_size=4)
     videos, words = encode_videos(model, clips, **place), encode_texts(model, texts, **place)
     features = model.encode_video(torch.stack([clips[i]["video"] for i in range(11)]))
-    close = dict(atol=1e-5, rtol=1e-5)  # other batches, other rounding
+    close = dict(atol=1e-5, rtol=1e-5)  # other batches are rounded differently
     torch.testing.assert_close(videos.all("embeds"), features.embeds, **close)
     torch.testing.assert_close(videos.all("queries"), features.queries, **close)
     torch.testing.assert_close(words.all("features"), model.encode_text(*texts), **close)
@@ -44,7 +44,7 @@ def test_stores_hold_what_the_model_says(run, tmp_path):
     torch.testing.assert_close(logits, expected, **close)
 
 
-def test_what_changes_results_changes_the_name(run):
+def test_everything_that_changes_results_changes_the_name(run):
     opened = open_run(run, "cpu")
     model = opened.model
     first = model_digest(model, "fp32")
@@ -57,7 +57,7 @@ def test_what_changes_results_changes_the_name(run):
     assert model_digest(model, "fp32") != first
 
 
-def test_files_are_known_by_name_size_and_time(run, clips, tmp_path):
+def test_files_are_identified_by_name_size_and_time(run, clips, tmp_path):
     data = open_run(run, "cpu").config.data
     names = []
     for frames in (4, 5):
@@ -72,7 +72,7 @@ def test_files_are_known_by_name_size_and_time(run, clips, tmp_path):
     assert len(set(names)) == 4 and encode.clips_digest(RETRIEVAL.items(data.test, data, 32)) == names[1]
 
 
-def test_videos_exchanged_under_their_names_are_encoded_again_and_named(run, clips, tmp_path, caplog, monkeypatch):
+def test_replaced_videos_are_encoded_again_and_named(run, clips, tmp_path, caplog, monkeypatch):
     opened, root = open_run(run, "cpu"), tmp_path / "videos"
     shutil.copytree(clips / "videos", root)
     opened.config.data.videos = root
@@ -100,7 +100,7 @@ def test_encoded_videos_of_version_0_1_0_are_not_used(run, tmp_path, caplog):
     assert "videos-0123456789abcdef-32 has no readable record of its videos and decoder" in caplog.text
 
 
-def test_copied_videos_keep_their_name_where_contents_are_asked_for(run, clips, tmp_path):
+def test_copied_videos_keep_their_name_if_contents_are_compared(run, clips, tmp_path):
     data = open_run(run, "cpu").config.data
     names = [encode.clips_digest(RETRIEVAL.items(data.test, data, 32), contents) for contents in (False, True)]
     shutil.copytree(clips / "videos", tmp_path / "videos", copy_function=shutil.copyfile)
@@ -109,7 +109,7 @@ def test_copied_videos_keep_their_name_where_contents_are_asked_for(run, clips, 
     assert again[0] != names[0] and again[1] == names[1]
 
 
-def test_a_model_that_gives_no_finite_numbers_is_refused_with_the_video(run, tmp_path):
+def test_outputs_that_are_not_finite_are_refused_with_the_video(run, tmp_path):
     opened = open_run(run, "cpu")
     with torch.no_grad():
         opened.model.vision_proj.bias.fill_(float("nan"))
@@ -119,7 +119,7 @@ def test_a_model_that_gives_no_finite_numbers_is_refused_with_the_video(run, tmp
 
 
 class Heavy(nn.Module):
-    """A matching head whose logits tell which pair it was given."""
+    """A matching head whose logits identify the pair."""
 
     def __init__(self):
         super().__init__()
@@ -131,7 +131,7 @@ class Heavy(nn.Module):
 
 
 def heavy_task(folder, videos, megabytes):
-    """A store of so many MB a video, and pairs of each with two of as many texts."""
+    """A store with this number of MB for each video, as many texts as videos, and two pairs for each video."""
     store = Store(folder / f"videos-{videos}", batches(videos, 4))
     for name in store.missing():
         items = torch.tensor(store.items(name), dtype=torch.float32)
@@ -142,18 +142,18 @@ def heavy_task(folder, videos, megabytes):
 
 
 def match_in(megabytes, said, *task):
-    """`match_logits` where the process may take so much more memory; files that are mapped and read are not counted."""
+    """Call `match_logits` with a limit on additional memory in MB, which does not count mapped files."""
     lines = Path("/proc/self/status").read_text().splitlines()
     limit = (megabytes << 20) + (next(int(line.split()[1]) for line in lines if line.startswith("VmData")) << 10)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    torch.set_num_threads(1)  # The threads of the process that this one was forked from are not here.
+    torch.set_num_threads(1)  # The threads of the parent process do not exist in this fork.
     said.send(match_logits(Heavy(), *task, batch_size=2)[:, 1].tolist())
 
 
 def test_reranking_holds_the_embeds_of_one_batch_only(tmp_path):
     store, texts, pairs = heavy_task(tmp_path, videos=100, megabytes=1)
     ours, theirs = multiprocessing.Pipe()
-    # 100 MB of embeds; a batch of 8 pairs reads 4 to 5 videos and lays them out as 8.
+    # There are 100 MB of embeds. A batch of 8 pairs reads 4 to 5 videos, and copies them into 8 rows.
     task = (60, theirs, store, texts, pairs, tmp_path, ALONE)
     process = multiprocessing.get_context("fork").Process(target=match_in, args=task)
     process.start()
@@ -163,7 +163,7 @@ def test_reranking_holds_the_embeds_of_one_batch_only(tmp_path):
 
 
 @CUDA
-def test_the_device_holds_as_much_for_any_gallery(tmp_path):
+def test_the_memory_of_the_device_does_not_grow_with_the_gallery(tmp_path):
     most = []
     for videos in (40, 160):
         store, texts, pairs = heavy_task(tmp_path, videos, megabytes=1)

@@ -1,4 +1,4 @@
-"""The evaluate command: any number of processes and kills, the same bits; folders of save_pretrained; bad arguments."""
+"""`stgt evaluate` gives the same bits for any number of processes and kills, and refuses bad arguments."""
 
 import json
 import multiprocessing
@@ -34,7 +34,7 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def alone(run, tmp_path_factory):
-    """What one process finds and keeps."""
+    """The result of one process, and the files that it keeps."""
     out = tmp_path_factory.mktemp("alone")
     return evaluate(Evaluation(run, features=out / "features", out=out / "evaluation.json", **OPTIONS)), files(
         out / "features"
@@ -49,7 +49,7 @@ def one_of(rank, size, port, run, out):
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_several_processes_find_and_keep_the_bits_of_one(size, run, alone, tmp_path):
+def test_several_processes_give_the_same_bits_as_one(size, run, alone, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -87,7 +87,7 @@ def test_after_a_kill_no_finished_batch_is_computed_again(after, run, alone, mon
     monkeypatch.setattr(STGT, "encode_video", lambda model, video: encoded.append(1) or encode_video(model, video))
     options = OPTIONS | {"features": tmp_path / "features", "out": tmp_path / "evaluation.json"}
     assert evaluate(Evaluation(run, **options)) == alone[0] and files(tmp_path / "features") == alone[1]
-    assert len(encoded) == max(0, 6 - after)  # 11 videos make 6 batches, which are first
+    assert len(encoded) == max(0, 6 - after)  # 11 videos make 6 batches, which are computed first
     evaluate(Evaluation(run, **options))
     assert len(encoded) == max(0, 6 - after)
 
@@ -140,14 +140,14 @@ def test_a_caption_of_several_videos_is_right_for_each_of_them(run, clips, stgt,
         (["--videos", "nowhere"], "nowhere/"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(words, expected, run, clips, stgt, tmp_path):
+def test_values_that_do_not_fit_are_refused_by_name(words, expected, run, clips, stgt, tmp_path):
     kept = ["--features", tmp_path / "features", "--out", tmp_path / "evaluation.json"]
     status, printed = stgt("evaluate", "--run", run, *kept, *words)
     assert status == 2 and expected.format(run=run, test=clips / "test.json") in printed
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_of_convert_has_the_figures_of_its_run(run, clips, alone, stgt, tmp_path):
+def test_a_converted_folder_has_the_figures_of_its_run(run, clips, alone, stgt, tmp_path):
     folder = tmp_path / "converted"
     assert stgt("convert", run, "--out", folder)[0] == 0
     words = ["--annotation", clips / "test.json", "--videos", clips / "videos", "--batch-size", 2, "--device", "cpu"]
@@ -160,7 +160,7 @@ def test_a_folder_of_convert_has_the_figures_of_its_run(run, clips, alone, stgt,
         shutil.rmtree(folder / "tokenizer", ignore_errors=True)
 
 
-def test_a_folder_needs_data_and_the_words_it_was_trained_with(run, clips, stgt, monkeypatch, tmp_path):
+def test_a_converted_folder_needs_data_and_the_tokenizer_of_its_training(run, clips, stgt, monkeypatch, tmp_path):
     folder = tmp_path / "pretrained"
     open_run(run, "cpu").model.save_pretrained(folder)
     words = ["evaluate", "--run", folder, "--annotation", clips / "test.json"]

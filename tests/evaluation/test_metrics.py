@@ -1,4 +1,4 @@
-"""Ranks and recalls against a search through every order, and figures worked out by hand."""
+"""Ranks and recalls are compared with a search through every order and with numbers computed by hand."""
 
 import math
 import statistics
@@ -16,7 +16,7 @@ from stgt.evaluation.metrics import ranks, recall_figures, shortlist
 @st.composite
 def tasks(draw):
     shape = draw(st.integers(1, 5)), draw(st.integers(1, 7))
-    # Few distinct values: ties everywhere.
+    # There are few distinct values, so there are many ties.
     scores = draw(arrays(np.float32, shape, elements=st.sampled_from([-1.0, 0.0, 0.25, 0.5])))
     tier = draw(arrays(np.int64, shape, elements=st.integers(0, 1)))
     relevant = draw(arrays(np.bool_, shape))
@@ -30,7 +30,7 @@ def test_rank_is_the_place_behind_every_irrelevant_item_that_is_no_worse(task):
     got = ranks(scores, relevant, tier).tolist()
     for q in range(len(scores)):
         items = [((tier[q, g].item(), scores[q, g].item()), not relevant[q, g].item()) for g in range(scores.shape[1])]
-        # Sort by key, best first; among equals the irrelevant come first.
+        # Sort by key, the best first. Among equal keys, irrelevant items come first.
         items.sort(key=lambda item: (-item[0][0], -item[0][1], not item[1]))
         seen = 0
         for _, irrelevant in items:
@@ -58,7 +58,7 @@ def test_figures_against_plain_python(rank):
     assert all(math.isclose(a, b) for a, b in zip(figures.values(), expected, strict=True))
 
 
-def test_a_model_that_cannot_tell_anything_apart_gets_the_worst_rank():
+def test_equal_scores_get_the_worst_rank():
     assert ranks(torch.zeros(2, 100), torch.eye(100).bool()[:2]).tolist() == [100, 100]
 
 
@@ -68,7 +68,7 @@ def test_the_best_of_several_relevant_items_counts():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_scores_that_are_no_numbers_are_refused(bad):
+def test_scores_that_are_not_finite_are_refused(bad):
     with pytest.raises(ValueError, match="scores: NaN or infinite"):
         ranks(torch.tensor([[0.0, bad]]), torch.tensor([[True, False]]))
 

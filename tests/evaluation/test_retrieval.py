@@ -1,4 +1,4 @@
-"""Both directions, with and without re-ranking, against a plain sort of every query's gallery."""
+"""Both directions, with and without re-ranking, are compared with a plain sort of every query's items."""
 
 import statistics
 
@@ -12,7 +12,7 @@ from stgt.evaluation.retrieval import format_figures, matching_scores, retrieval
 
 
 class Table:
-    """Matching scores looked up in a table (V, M); says what was asked."""
+    """A matching function that reads its scores from a table (V, M) and notes the pairs."""
 
     def __init__(self, scores):
         self.scores, self.asked = scores, []
@@ -26,7 +26,7 @@ class Table:
 def cases(draw):
     videos = draw(st.integers(1, 6))
     owner = [*range(videos), *draw(st.lists(st.integers(0, videos - 1), max_size=6))]
-    values = st.sampled_from([0.0, 0.125, 0.25, 0.5])  # exact in float32, and tied often
+    values = st.sampled_from([0.0, 0.125, 0.25, 0.5])  # these numbers are exact in float32 and often equal
     tables = [
         torch.tensor(draw(st.lists(values, min_size=videos * len(owner), max_size=videos * len(owner))))
         for _ in range(2)
@@ -37,7 +37,7 @@ def cases(draw):
 
 
 def plain_ranks(similarity, matched, owner, wording, k, by_text):
-    """Sort (tier, score) per query in plain Python; among equals, what is wrong goes first."""
+    """Sort by (tier, score) for each query in plain Python. Among equals, wrong items come first."""
     found, wording = [], wording or list(range(len(owner)))
     said = {(word, video) for word, video in zip(wording, owner, strict=True)}
     for query in range(len(owner) if by_text else len(similarity)):
@@ -61,7 +61,7 @@ def summary(ranks):
 
 @settings(deadline=None)
 @given(cases())
-def test_figures_are_those_of_a_plain_sort(case):
+def test_figures_equal_those_of_a_plain_sort(case):
     similarity, logits, owner, wording, k, kind = case
     matched = matching_scores(torch.stack([torch.zeros_like(logits), logits], -1).view(-1, 2), kind).view_as(logits)
     match = Table(matched)
@@ -70,13 +70,13 @@ def test_figures_are_those_of_a_plain_sort(case):
         for count in figures:
             expected = plain_ranks(similarity, matched, owner, wording, count, by_text)
             assert list(figures[count][direction].values()) == pytest.approx(summary(expected))
-    (pairs,) = match.asked  # each pair once, in the order of videos
+    (pairs,) = match.asked  # each pair occurs once, in the order of videos
     asked = [tuple(pair) for pair in pairs.tolist()]
     assert asked == sorted(set(asked))
 
 
-def test_a_sentence_of_two_videos_is_right_for_either():
-    """Videos 0 and 2 share a sentence, which a model gives to video 2; video 1 has another one."""
+def test_a_sentence_of_two_videos_is_right_for_both():
+    """Videos 0 and 2 have the same sentence, and video 1 has another one."""
     wording = wordings(["A man sings.", "a dog runs", "a man   sings!"])
     assert wording == [0, 1, 0]
     similarity = torch.tensor([[0.5, 0.1, 0.5], [0.2, 0.9, 0.2], [0.8, 0.3, 0.8]])
@@ -91,7 +91,7 @@ def test_a_sentence_of_two_videos_is_right_for_either():
         retrieval_figures(similarity, owner, none, [0], [0, 1])
 
 
-def test_many_queries_are_ranked_as_few(monkeypatch):
+def test_many_queries_are_ranked_like_few(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     similarity, scores = torch.rand(2, 30, 45, generator=generator)
     owner, wording = [*range(30), *range(15)], [number % 40 for number in range(45)]
@@ -100,11 +100,11 @@ def test_many_queries_are_ranked_as_few(monkeypatch):
     assert retrieval_figures(similarity, owner, Table(scores), [0, 4, 32], wording) == whole
 
 
-def test_reranking_cannot_lift_what_is_not_on_the_short_list():
+def test_reranking_cannot_raise_an_item_that_is_not_on_the_short_list():
     similarity, logits = torch.tensor([[0.9], [0.8], [0.1]]).expand(3, 3), torch.tensor([[0.0], [5.0], [9.0]])
     figures = retrieval_figures(similarity, [0, 1, 2], Table(logits.expand(3, 3)), [0, 2])
     assert figures[0]["text_to_video"]["MeanR"] == 2
-    # Every text ranks video 1 before 0 once re-ranked; video 2, whose score is highest, stays third.
+    # After re-ranking, every text ranks video 1 before 0. Video 2 has the highest score, but stays third.
     reranked = figures[2]["text_to_video"]
     assert reranked["R@1"] == pytest.approx(100 / 3) and reranked["MeanR"] == 2
 
@@ -115,7 +115,7 @@ def test_nothing_is_matched_without_candidates():
     assert match.asked == []
 
 
-def test_softmax_is_of_both_logits():
+def test_softmax_uses_both_logits():
     logits = torch.tensor([[0.0, 2.0]])
     assert matching_scores(logits, "softmax").item() == pytest.approx(torch.sigmoid(torch.tensor(2.0)).item())
     assert matching_scores(logits, "logit").item() == 2.0
@@ -129,7 +129,7 @@ def test_softmax_is_of_both_logits():
         ([0, 1], -1, "candidates holds -1"),
     ],
 )
-def test_what_cannot_be_evaluated_is_refused(owner, count, message):
+def test_arguments_that_do_not_fit_are_refused(owner, count, message):
     with pytest.raises(ValueError, match=message):
         retrieval_figures(torch.zeros(2, 2), owner, Table(torch.zeros(2, 2)), [0, count])
 

@@ -1,4 +1,4 @@
-"""Batches on the disk: the rows that were written, each batch whole or not there, shared by processes without gaps."""
+"""Batches on the disk give back the rows that were written, are complete or absent, and are shared by processes."""
 
 import multiprocessing
 import random
@@ -25,7 +25,7 @@ def filled(folder, table, size):
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 20])
-def test_rows_are_those_written_in_the_order_asked_for(size, tmp_path):
+def test_rows_come_back_in_the_order_of_the_items(size, tmp_path):
     table = torch.randn(7, 2, 3).bfloat16()
     store = filled(tmp_path / "new", table, size)
     assert len(store) == 7 and store.missing() == []
@@ -35,14 +35,14 @@ def test_rows_are_those_written_in_the_order_asked_for(size, tmp_path):
     assert torch.equal(store.all("table"), table)
 
 
-def test_batches_of_all_processes_are_all_batches_once(tmp_path):
+def test_all_processes_together_have_each_batch_once(tmp_path):
     store = Store(tmp_path, batches(23, 2))
     for size in (1, 2, 3, 5, 13):
         shares = [store.missing(World(rank, size, ALONE.device)) for rank in range(size)]
         assert sorted(sum(shares, [])) == list(batches(23, 2)) and max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_what_is_damaged_is_computed_again_and_what_is_there_is_not(tmp_path):
+def test_only_damaged_and_missing_batches_are_computed_again(tmp_path):
     store = filled(tmp_path, torch.arange(6.0), 2)
     path = tmp_path / "000001.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
@@ -80,21 +80,21 @@ def test_batches_without_checksums_are_computed_again(tmp_path, caplog):
     assert store.missing() == ["000000"] and "an earlier version wrote it without checksums" in caplog.text
 
 
-def test_rows_that_are_not_finite_are_not_kept(tmp_path):
+def test_rows_that_are_not_finite_are_not_written(tmp_path):
     store = Store(tmp_path / "videos", batches(4, 2))
     with pytest.raises(ValueError, match="videos, item 3: its table hold NaN or infinite numbers"):
         store.write("000001", table=torch.tensor([1.0, float("inf")]))
     assert not (tmp_path / "videos").exists()
 
 
-def test_batches_that_other_processes_write_elsewhere_are_missed(tmp_path):
+def test_a_process_that_writes_into_another_folder_is_an_error(tmp_path):
     store = Store(tmp_path, batches(4, 2))
     store.write("000000", table=torch.zeros(2))
     with pytest.raises(OSError, match="000001.safetensors: there is no such file, expected it from another process"):
         store.finish(ALONE)
 
 
-def test_other_files_are_dropped_on_request(tmp_path):
+def test_other_files_are_removed_on_request(tmp_path):
     filled(tmp_path, torch.arange(6.0), 2)
     store = Store(tmp_path, {"000002": 2})
     store.keep_only()
@@ -121,7 +121,7 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["000000.safetensors"]
 
 
-def test_a_digest_tells_values_shapes_and_types_apart():
+def test_a_digest_distinguishes_values_shapes_and_types():
     x = torch.arange(6)
     parts = [(x,), (x + 1,), (x.view(2, 3),), (x.int(),), (x, 1), ("x",), ("x", 1), ("x1",)]
     assert len({digest(*part) for part in parts}) == len(parts)

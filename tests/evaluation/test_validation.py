@@ -1,4 +1,4 @@
-"""The validation split: measured after each epoch, it chooses the checkpoint and changes nothing else."""
+"""The validation after each epoch chooses the checkpoint and changes nothing else."""
 
 import os
 import random
@@ -21,7 +21,7 @@ from stgt.training.log import read_log
 
 
 class Given:
-    """Figures that are known beforehand."""
+    """A validation whose figures are given in advance."""
 
     choose_by = "mean"
 
@@ -59,7 +59,7 @@ def test_without_validation_the_last_checkpoint_is_used(tmp_path):
     assert not [record for record in read_log(tmp_path) if "val" in record]
 
 
-def test_a_run_that_was_stopped_remembers_its_best(tmp_path):
+def test_a_stopped_run_remembers_its_best_checkpoint(tmp_path):
     class Stopping(Given):
         def __call__(self, model, stop):
             if len(self.models) == 2:
@@ -75,7 +75,7 @@ def test_a_run_that_was_stopped_remembers_its_best(tmp_path):
 
 
 class Interrupting(Given):
-    """A signal comes while the validation of number `during` is going on."""
+    """Sends a signal during the validation with the number `during`."""
 
     def __init__(self, *values, during):
         super().__init__(*values)
@@ -89,7 +89,7 @@ class Interrupting(Given):
 
 
 @pytest.mark.parametrize("during", [1, 3])
-def test_a_validation_that_a_signal_cut_short_is_caught_up_on(during, tmp_path):
+def test_a_validation_that_a_signal_cut_short_is_repeated(during, tmp_path):
     figures = [20.0, 35.0, 30.0, 40.0]
     run(tmp_path / "whole", Given(*figures)).fit()
     stopped = Interrupting(*figures, during=during)
@@ -119,7 +119,7 @@ def clips(tmp_path_factory):
     folder = render_shapes(tmp_path_factory.mktemp("data") / "shapes", train=18, test=4, size=32, frames=6)
     pairs, questions = load_captions(folder / "train.json"), load_questions(folder / "qa_train.json")
     held = {pair.video for pair in pairs[:6]}
-    shared = pairs[1]._replace(captions=(pairs[0].captions[0].upper() + "!",))  # word for word the first one's
+    shared = pairs[1]._replace(captions=(pairs[0].captions[0].upper() + "!",))  # the same words as the first caption
     save_captions([pairs[0], shared, *pairs[2:6]], folder / "val.json")
     save_captions(pairs[6:], folder / "train.json")
     save_questions([q for q in questions if q.video in held], folder / "qa_val.json")
@@ -176,7 +176,7 @@ def test_a_question_run_logs_accuracy(clips, tmp_path, monkeypatch):
         ("val.json", "val.json: in entry 0 there is no 'caption'"),
     ],
 )
-def test_a_validation_split_of_no_use_is_named_before_the_run(clips, tmp_path, monkeypatch, capsys, val, message):
+def test_an_unusable_validation_split_is_named_before_the_run(clips, tmp_path, monkeypatch, capsys, val, message):
     (tmp_path / "train.json").write_text((clips / "train.json").read_text())
     (tmp_path / "val.json").write_text('[{"video": "test_00000.mp4"}]')
     assert run_cli(monkeypatch, *train_retrieval(clips, tmp_path / "run", "--data.val", tmp_path / val)) == 2

@@ -1,4 +1,4 @@
-"""Figures show the model's own numbers: graph, attention and pooling are computed here a second time."""
+"""Figures show the model's own numbers. Graph, attention and pooling are computed here a second time."""
 
 import warnings
 
@@ -23,7 +23,7 @@ from stgt_kernels import SpatioTemporalGraph, graph_attention, spatio_temporal_g
 
 @torch.no_grad()
 def local_tokens(model, video):
-    """(T, P, C): what the first layer builds its graph from."""
+    """(T, P, C), the tokens from which the first layer builds its graph."""
     return model.graph.blocks[0].proj(model.graph.position(model.visual_tokens(video[None])))[0, :, 1:]
 
 
@@ -33,7 +33,7 @@ def scene_of(model, video, token):
 
 
 @pytest.mark.parametrize("attention", ["dense", "kernels"])
-def test_links_are_a_row_of_the_dense_graph(attention):
+def test_edges_are_a_row_of_the_dense_graph(attention):
     model, video, token = one_layer_model(threshold=0.3, attention=attention), torch.randn(4, 3, 32, 32), Token(1, 2, 3)
     scene, local = scene_of(model, video, token), local_tokens(model, video)
     node = 1 * 16 + 2 * 4 + 3
@@ -52,7 +52,7 @@ def test_links_are_a_row_of_the_dense_graph(attention):
         torch.testing.assert_close(scene.inside.at_threshold(threshold), expected, atol=1e-5, rtol=0)
 
 
-def test_attention_is_what_the_kernel_gives_for_values_that_are_one_hot():
+def test_attention_equals_the_kernels_output_for_one_hot_values():
     inside = look_inside(one_layer_model(threshold=0.3), torch.randn(4, 3, 32, 32))
     H, N, D = inside.q.shape
 
@@ -75,7 +75,7 @@ def test_attention_is_what_the_kernel_gives_for_values_that_are_one_hot():
         assert (attention[weight == 0] == 0).all()
 
 
-def test_attention_times_values_is_what_the_model_goes_on_with():
+def test_attention_times_values_equals_the_models_own_output():
     model, video, seen = one_layer_model(threshold=0.3, heads=1), torch.randn(4, 3, 32, 32), []
     module = model.graph.blocks[0].graph_attention
     module.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
@@ -87,7 +87,7 @@ def test_attention_times_values_is_what_the_model_goes_on_with():
         )
 
 
-def test_a_token_without_links_attends_to_nothing():
+def test_a_token_without_edges_attends_to_nothing():
     inside = look_inside(one_layer_model(), torch.randn(4, 3, 32, 32))
     weight = inside.weights().index_fill(0, torch.tensor([5]), 0.0)
     attention = inside.attention(weight)
@@ -95,7 +95,7 @@ def test_a_token_without_links_attends_to_nothing():
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_pooling_positions_are_those_of_the_values_that_the_model_keeps(layers):
+def test_pooling_positions_belong_to_the_values_that_the_model_keeps(layers):
     model, video = one_layer_model(layers=layers), torch.randn(4, 3, 32, 32)
     tokens = look_inside(model, video).tokens
     with torch.no_grad():
@@ -109,14 +109,14 @@ def test_pooling_positions_are_those_of_the_values_that_the_model_keeps(layers):
         for share, rivals in ((of_rows, grid[t, row]), (of_columns, grid[t, :, column])):
             largest = rivals == rivals.amax(
                 0
-            )  # of equal values, which tokens of a second layer have, either may be taken
+            )  # if values are equal, as in tokens of a second layer, either position is right
             alone = (patch == rivals.amax(0)) & (largest.sum(0) == 1)
             assert alone.float().mean() <= share[t, row, column] <= (patch == rivals.amax(0)).float().mean()
     torch.testing.assert_close(of_rows.sum(2), torch.ones(4, 4))
     torch.testing.assert_close(of_columns.sum(1), torch.ones(4, 4))
 
 
-def test_a_model_that_was_looked_into_is_as_before():
+def test_looking_inside_a_model_does_not_change_it():
     model, video = one_layer_model(), torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         before = model.encode_video(video[None]).queries
@@ -134,7 +134,7 @@ def test_a_token_outside_the_clip_is_refused(token, message):
         require_token(token, 4, 4)
 
 
-def test_a_layer_or_graph_that_is_not_there_is_refused():
+def test_a_missing_layer_or_graph_is_refused():
     video = torch.randn(4, 3, 32, 32)
     with pytest.raises(ValueError, match="joins frames by 'none'"):
         look_inside(one_layer_model(kind="none"), video)
@@ -142,14 +142,14 @@ def test_a_layer_or_graph_that_is_not_there_is_refused():
         look_inside(one_layer_model(layers=2), video, layer=2)
 
 
-def test_the_moving_token_is_on_what_moves():
+def test_the_moving_token_is_on_the_moving_shape():
     frames = torch.zeros(5, 32, 32, 3, dtype=torch.uint8)
     assert moving_token(frames, 4) == Token(2, 2, 2)
     frames[3, 8:16, 24:] = 200
     frames[4] = frames[3]
     assert moving_token(frames, 4) == Token(3, 1, 3)
     passing = torch.full((5, 32, 32, 3), 90, dtype=torch.uint8)
-    for t in range(5):  # what it leaves behind changes as much, and is no place to look at
+    for t in range(5):  # the place that the shape leaves changes as much, but it is not the right one
         passing[t, 8:16, 6 * t : 6 * t + 8] = 255
     frame, row, column = moving_token(passing, 4)
     assert 0 < frame < 4 and row == 1 and passing[frame, 12, 8 * column + 4, 0] == 255
@@ -180,17 +180,18 @@ def test_long_clips_show_the_frames_around_the_token():
     assert scene.near(2) == range(13, 18) and scene.near(8) == range(12, 19)
 
 
-def test_the_strongest_links_come_first_and_missing_ones_never():
+def test_the_strongest_edges_come_first_and_missing_ones_never():
     edges = torch.tensor([[0.6, torch.nan], [0.9, 0.7]])
     assert strongest_edges(edges, 2) == [(1, 0), (1, 1)]
     assert strongest_edges(edges, 9) == [(1, 0), (1, 1), (0, 0)]
 
 
-def test_the_curve_of_links_per_token_goes_through_the_models_own():
+def test_the_curve_of_edges_per_token_contains_the_models_own_number():
     inside = look_inside(one_layer_model(threshold=0.3), torch.randn(4, 3, 32, 32))
     band = inside.similarity()[inside.band()].numpy()
     at_own, at_most, beyond = reaching(band, np.array([0.3, -1.0, 1.1]))
-    assert at_own / 64 == pytest.approx(float(inside.graph.degree().float().mean()), abs=2 / 64)  # rounding at 0.3
+    # Rounding may move pairs across the threshold of 0.3.
+    assert at_own / 64 == pytest.approx(float(inside.graph.degree().float().mean()), abs=2 / 64)
     assert at_most == len(band) == (4 + 2 * 3) * 16**2 and beyond == 0
 
 
@@ -220,15 +221,15 @@ def shown(*lines):
     return axes.texts[0]
 
 
-def test_text_in_pictures_is_no_mathematics_and_no_command():
+def test_text_in_pictures_is_neither_mathematics_nor_a_command():
     text = shown("$x^{2$ costs \\$5 \x1b[2J", "<b>\ud800\n")
     assert text.get_text() == "$x^{2$ costs \\$5 \\x1b[2J\n<b>\\ud800\\n"
     assert not text.get_parse_math() and not text.get_usetex()
 
 
-def test_letters_that_the_font_lacks_come_from_another_one_or_are_escapes():
+def test_letters_that_the_font_lacks_come_from_another_font_or_are_escapes():
     assert shown("naïve").get_fontfamily() == ["sans-serif"]
-    text = shown("a \u2905 b \u0378")  # an arrow that fonts which come with matplotlib have, and no letter at all
+    text = shown("a \u2905 b \u0378")  # an arrow that matplotlib's fonts have, and a code without a letter
     assert len(text.get_fontfamily()) == 2 and text.get_text() == "a \u2905 b \\u0378"
 
 
@@ -240,7 +241,7 @@ def test_pictures_hold_any_text(text, tmp_path):
     frames = torch.randint(0, 255, (4, 8, 8, 3), dtype=torch.uint8)
     answers = [Answer(text, 0.5, True, frames), Answer(f"two words {text}", 0.1, False, frames)]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # matplotlib warns of letters that it cannot draw
+        warnings.simplefilter("error")  # matplotlib warns about letters that it cannot draw
         draw_results(text, [(text, 0.5, frames)], tmp_path / "results.png")
         draw_text_to_video([Example(text, answers, 1, 2)], tmp_path / "text_to_video.png")
         draw_video_to_text([Example(text, answers, 1, 2, frames)], tmp_path / "video_to_text.png")

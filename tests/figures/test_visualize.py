@@ -1,4 +1,4 @@
-"""The visualize command: a page that needs nothing but itself, examples that agree with evaluation, and bad input."""
+"""`stgt visualize` writes a page that needs no other address, with examples that agree with evaluation."""
 
 import base64
 import io
@@ -24,7 +24,7 @@ FIGURES = {"similarity", "edges", "adjacency", "weights", "attention", "attentio
 
 
 class Page(HTMLParser):
-    """Tags, addresses and text of a page."""
+    """The tags, addresses and text of a page."""
 
     def __init__(self, text):
         super().__init__()
@@ -50,7 +50,7 @@ def clip(clips):
 
 @pytest.fixture(scope="module")
 def page(run, clips, tmp_path_factory):
-    """A page of the run's own, and what was printed."""
+    """The page for the run, and the output of the command."""
     out = tmp_path_factory.mktemp("page") / "new"
     visualize(clip(clips), str(run), frame=2, column=1, features=out / "features", out=out, device="cpu")
     return out
@@ -75,7 +75,7 @@ def test_the_page_holds_every_figure_and_fetches_nothing(page, run, clips):
     assert read.tags.count("figcaption") == len(read.figures)
 
 
-def test_examples_are_ranked_as_evaluation_ranks(run, tmp_path):
+def test_examples_are_ranked_in_the_order_of_evaluation(run, tmp_path):
     result = evaluate(Evaluation(run, features=tmp_path / "features", out=tmp_path / "evaluation.json", device="cpu"))
     opened = open_run(run, "cpu")
     by_text, by_video = find_examples(opened, tmp_path / "features", 11)
@@ -114,7 +114,7 @@ def test_a_run_whose_test_split_is_elsewhere_has_no_examples(run, tmp_path):
     )
 
 
-def test_what_a_run_in_half_precision_sees_is_drawn_from_float32(run, clips):
+def test_a_run_in_half_precision_is_drawn_from_float32(run, clips):
     opened = open_run(run, "cpu")
     half = opened._replace(config=replace(opened.config, precision="bf16"))
     seen, exact = (look_at(each, clip(clips), (2, 1, 1), 0).inside for each in (half, opened))
@@ -123,7 +123,7 @@ def test_what_a_run_in_half_precision_sees_is_drawn_from_float32(run, clips):
     torch.testing.assert_close(seen.attention(seen.weights()).sum(1), torch.ones(len(seen.weights())))
 
 
-def test_a_png_is_the_links_alone(run, clips, stgt, tmp_path):
+def test_a_png_shows_the_edges_alone(run, clips, stgt, tmp_path):
     status, printed = stgt("visualize", clip(clips), "--run", run, "--out", tmp_path / "only.png", "--row", 3)
     assert status == 0 and "row 3" in printed and [file.name for file in tmp_path.iterdir()] == ["only.png"]
 
@@ -138,12 +138,12 @@ def test_a_png_is_the_links_alone(run, clips, stgt, tmp_path):
         (["--examples", -1], "examples is -1, expected at least 0"),
     ],
 )
-def test_a_token_that_is_not_there_is_an_error_that_names_it(words, message, run, clips, stgt, tmp_path):
+def test_a_token_outside_the_clip_is_an_error_that_names_it(words, message, run, clips, stgt, tmp_path):
     status, printed = stgt("visualize", clip(clips), "--run", run, "--out", tmp_path / "page", *words)
     assert status == 2 and message in printed and not (tmp_path / "page").exists()
 
 
-def test_files_that_are_not_what_they_should_be_are_named(run, clips, stgt, tmp_path):
+def test_files_of_the_wrong_kind_are_named(run, clips, stgt, tmp_path):
     status, printed = stgt("visualize", tmp_path / "gone.mp4", "--run", run, "--out", tmp_path / "page")
     assert status == 2 and f"{tmp_path / 'gone.mp4'}: no such file" in printed
     (tmp_path / "file").write_text("mine")
@@ -162,10 +162,11 @@ def test_a_page_holds_any_text_as_text(tmp_path):
     appears = (
         hostile.replace("\x1b", "\\x1b").replace("\0", "\\x00").replace("\udce9", "\\xe9").replace("\u202e", "\\u202e")
     )
-    assert page.text.count(appears) == 6  # twice as title, in a row of the settings twice, above and below the figure
+    # The name stands twice as the title, twice in a row of the settings, and above and below the figure.
+    assert page.text.count(appears) == 6
 
 
-def test_examples_that_cannot_be_found_leave_the_page(run, clips, stgt, tmp_path, monkeypatch):
+def test_the_page_is_written_without_examples_that_cannot_be_found(run, clips, stgt, tmp_path, monkeypatch):
     def fail(*_):
         raise VideoError("videos/gone.mp4: no such file")
 

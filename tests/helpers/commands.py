@@ -1,4 +1,4 @@
-"""The command line in this process, and the words that train tiny models with it."""
+"""Runs the command line in this process, and lists the arguments that train tiny models."""
 
 import sys
 
@@ -14,7 +14,7 @@ def words(text: str) -> list[str]:
 TINY = words("""--model.vision.width 16 --model.vision.layers 1 --model.vision.heads 2 --model.vision.image-size 32
     --model.graph.heads 2 --model.qformer.hidden 16 --model.qformer.heads 2 --model.qformer.intermediate 32
     --model.qformer.queries 2 --model.qformer.embed-dim 8 --data.tokenizer-size 200 --data.frames 4 --batch-size 4""")
-# The second of two epochs has the cross-similarity loss, too, and both have dropout.
+# Both epochs have dropout, and the second one also has the cross-similarity loss.
 TWO_EPOCHS = words("""--model.graph.dropout 0.1 --model.qformer.dropout 0.1 --epochs 2 --csal-from 1 --log-every 2
     --save-every 3 --optim.warmup-steps 2""")
 LANGUAGE = words("""--model.language.hidden 16 --model.language.heads 2 --model.language.layers 1
@@ -22,7 +22,7 @@ LANGUAGE = words("""--model.language.hidden 16 --model.language.heads 2 --model.
 
 
 def run_cli(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """Runs ``stgt`` with these words in this process; returns its exit status."""
+    """Runs `stgt` with these arguments in this process, and returns its exit status."""
     monkeypatch.setattr(sys, "argv", ["stgt", *map(str, words)])
     try:
         cli.main()
@@ -32,13 +32,13 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
 
 
 def train_retrieval(clips, out, *more, recipe="quickstart"):
-    """The words that train retrieval on a folder of simulated clips."""
+    """The arguments that train retrieval on a folder of simulated clips."""
     data = ["--data.train", clips / "train.json", "--data.test", clips / "test.json", "--data.videos", clips / "videos"]
     return [str(word) for word in ["train", recipe, *TINY, *TWO_EPOCHS, *data, "--out", out, *more]]
 
 
 def train_questions(clips, out, *more):
-    """The words that train question answering on a folder of simulated clips."""
+    """The arguments that train question answering on a folder of simulated clips."""
     data = ["--data.train", clips / "qa_train.json", "--data.test", clips / "qa_test.json", "--data.videos"]
     data += [clips / "videos", "--data.answers", clips / "ans2label.json", "--init", "None", "--save-every", 4]
     sizes = [*TINY, *TWO_EPOCHS, *LANGUAGE, "--keep", 9]

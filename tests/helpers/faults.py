@@ -1,6 +1,6 @@
-"""Everything that writes, at tiny sizes, in forked processes that are killed or have no room; a program for its tests.
+"""A program that runs every writing command at tiny sizes in forks, which are killed or find the disk full.
 
-usage: faults.py FOLDER. It prints one JSON object per trial: what was done, and what the folder then held.
+usage: faults.py FOLDER. It prints one JSON object for each trial, with its kind and the files in the folder after it.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ def model():
     return STGT(ModelConfig(vision, GraphConfig(heads=2, frames=2), qformer))
 
 
-torch.set_num_threads(1)  # the pool's threads would not survive the forks
+torch.set_num_threads(1)  # the threads of a pool do not survive a fork
 MODEL = model()
 
 
@@ -85,7 +85,7 @@ def contents(folder):
 
 
 def child(work):
-    """Run `work` in a fork; its exit status (negative for a signal) and what it printed."""
+    """Run `work` in a fork, and return its exit status (negative for a signal) and its output."""
     reader, writer = os.pipe()
     if not (pid := os.fork()):
         os.dup2(writer, 1)
@@ -103,7 +103,7 @@ def child(work):
 
 
 def counted(out, command, deadly=None):
-    """Run a command and print how often it changes its folder, or die of SIGKILL just before the n-th change."""
+    """Run a command and print its number of changes to the folder, or end by SIGKILL just before the n-th change."""
     count = 0
 
     def hook(event, args):

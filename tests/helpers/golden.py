@@ -1,4 +1,4 @@
-"""Recorded tensors, read without the package that wrote them."""
+"""Reads recorded tensors without the package that wrote them."""
 
 import json
 from pathlib import Path

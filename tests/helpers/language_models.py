@@ -1,4 +1,4 @@
-"""Tiny random language models in folders as the hub has them, with tokenizers fitted to simulated questions."""
+"""Writes tiny random language models in the hub's format, with tokenizers fitted to simulated questions."""
 
 import numpy as np
 import torch
@@ -29,8 +29,10 @@ def simulated_questions(scenes=60):
 
 
 def save_language_model(kind, folder, width=32):
-    """Write a random model and its tokenizer; Llama's as Vicuna comes: sampling by default, and a padding token
-    that the model has no embedding for."""
+    """Write a random model and its tokenizer.
+
+    Llama's are like Vicuna: sampling by default, and a padding token without an embedding in the model.
+    """
     torch.manual_seed(0)
     if kind == "opt":
         tokenizer = LanguageTokenizer.train(simulated_questions(), 300)._tokenizer
@@ -43,7 +45,7 @@ def save_language_model(kind, folder, width=32):
         model.generation_config = GenerationConfig(do_sample=True, temperature=0.9, top_p=0.6, repetition_penalty=1.5)
         tokenizer.add_special_tokens({"pad_token": "<pad>"})
     for name, parameter in model.named_parameters():
-        if parameter.ndim > 1:  # as transformers draws them nothing but the last word would matter
+        if parameter.ndim > 1:  # with the initial weights of transformers only the last word would matter
             torch.nn.init.normal_(parameter, std=0.3 if "embed" in name else 0.25)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -55,7 +57,7 @@ def common(width):
 
 
 def metaspace_tokenizer():
-    """BPE in which a word begins with its space, the first one too, as Llama's SentencePiece has it."""
+    """BPE whose words, also the first one, begin with their space, as in Llama's SentencePiece."""
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.Metaspace(prepend_scheme="first"), decoders.Metaspace()
     trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)

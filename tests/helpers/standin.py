@@ -1,4 +1,4 @@
-"""A run whose model and data are tiny but as random as the real ones; also a program, for the tests that kill it.
+"""A run with a tiny model and tiny data that are as random as the real ones. Tests that kill it run it as a program.
 
 usage: standin.py OUT [KEY=VALUE ...] [kill=step:7 | kill=write:9 | full=BYTES]
 """
@@ -23,7 +23,7 @@ from stgt.training.trainer import Trainer
 
 
 class StandIn(nn.Module):
-    """Dropout, an embedding, tied and frozen weights, and a draw of its own, as the real model has."""
+    """A model with dropout, an embedding, tied and frozen weights, and a random draw, like the real model."""
 
     def __init__(self, width=8):
         super().__init__()
@@ -81,7 +81,7 @@ def weights(run):
 
 
 def kill_in(place):
-    """Die of SIGKILL in the n-th step, or in the n-th call by which a checkpoint reaches the disk."""
+    """Kill this process by SIGKILL in the n-th step, or in the n-th call that brings a checkpoint to the disk."""
     kind, count = place.split(":")
     calls = {"step": [(RunLog, "add")], "write": [(ckpt, "save_tensors"), (files, "_sync"), (os, "rename")]}[kind]
     left = [int(count)]

@@ -1,4 +1,4 @@
-"""A whole model that is tiny, and a batch for it."""
+"""A tiny whole model, and a batch for it."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The efficiency table: what is counted is what there is, what is timed is what it says, and what is refused."""
+"""The efficiency table counts and times the models that it names, and wrong arguments are refused."""
 
 import json
 import math
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def little_memory():
-    """Half a gigabyte more than now: a tenth of what the whole model would take."""
+    """Allows half a gigabyte more than now, which is a tenth of the memory of the whole model."""
     status = Path("/proc/self/status")
     if not status.exists():
         pytest.skip("only Linux says how much memory a process has")
@@ -41,14 +41,14 @@ def test_the_paper_s_size_is_counted_without_its_memory(little_memory):
     assert kernels.module == dense.module == 59_531_648 and baseline.module == 59_545_728
     assert kernels.learnable == dense.learnable == 246_237_118
     assert kernels.parameters - kernels.learnable == baseline.parameters - baseline.learnable == 985_894_528
-    # Of 8·8 pairs of frames the band has 22, and 15 if each is taken once; their products are all that differs.
+    # The window has 22 of 8·8 pairs of frames, and 15 if each pair counts once. Only their products differ.
     fewer = 256**2 * 1408 * (4 * (64 - 22) + 2 * (64 - 15))
     assert dense.flops - kernels.flops == dense.module_flops - kernels.module_flops == fewer
     assert dense.flops - dense.module_flops == baseline.flops - baseline.module_flops > 4e12
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_what_is_counted_is_what_runs(name):
+def test_the_count_equals_that_of_a_real_run(name):
     config = variant(model_config("quickstart"), name)
     cost, model = count(config), STGT(config).eval().requires_grad_(False)
     assert cost.learnable == cost.parameters == sum(p.numel() for p in model.parameters())
@@ -58,7 +58,7 @@ def test_what_is_counted_is_what_runs(name):
 
 
 @pytest.mark.parametrize("tower", [True, False])
-def test_the_table_says_what_was_timed_where(tower, monkeypatch, capsys, tmp_path):
+def test_the_table_names_the_machine_and_the_models(tower, monkeypatch, capsys, tmp_path):
     asked = []
     encode = STGT.encode_video
     monkeypatch.setattr(
@@ -75,7 +75,7 @@ def test_the_table_says_what_was_timed_where(tower, monkeypatch, capsys, tmp_pat
         assert all(math.isfinite(value) and value > 0 for value in values.values())
         assert values["clips_per_second"] * values["seconds"] == pytest.approx(1000)
 
-    asked = [each for each in asked if each[1:]]  # counting gives the video by place
+    asked = [each for each in asked if each[1:]]  # the count passes the video as a positional argument
     models = [model for model, _ in asked]
     assert len(models) == 3 * 3 and models[:3] == models[3:6] == models[6:] and len(set(models)) == 3
     assert {kind for _, kind in asked} == {"video" if tower else "tokens"}
@@ -99,7 +99,7 @@ def test_the_table_says_what_was_timed_where(tower, monkeypatch, capsys, tmp_pat
     assert ("pixels to embedding" in printed) is tower and ("tokens to embedding" in printed) is not tower
 
 
-def test_every_pair_of_the_band_is_a_link_while_timing(monkeypatch):
+def test_every_pair_within_the_window_is_an_edge_while_timing(monkeypatch):
     seen = []
     encode = STGT.encode_video
     monkeypatch.setattr(STGT, "encode_video", lambda *a, **k: seen.append(encode(*a, **k)) or seen[-1])
@@ -108,7 +108,7 @@ def test_every_pair_of_the_band_is_a_link_while_timing(monkeypatch):
     assert edges == [pytest.approx(22 * 64 / 8)] * 2 and seen[2].stats == {}
 
 
-def test_turns_are_taken():
+def test_functions_are_timed_in_turns():
     order = []
     times = in_turns({name: lambda name=name: order.append(name) for name in "ab"}, CPU, 3)
     assert order == list("ab" * 4) and [len(seconds) for seconds in times.values()] == [3, 3]
@@ -125,7 +125,7 @@ def test_turns_are_taken():
         (["--out", "."], "--out is ., a folder, expected a JSON file"),
     ],
 )
-def test_a_wrong_word_is_told_before_anything_is_timed(words, expected, monkeypatch, capsys, tmp_path):
+def test_a_wrong_argument_is_reported_before_anything_is_timed(words, expected, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["stgt", "efficiency", *words])
     monkeypatch.setattr(table6, "count", lambda config: pytest.fail("it was counted"))

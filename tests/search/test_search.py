@@ -1,4 +1,4 @@
-"""Search ranks as evaluation does, reads a folder's files once, and finds sentences for a video as well."""
+"""Search ranks like evaluation, reads the files of a folder once, and also finds sentences for a video."""
 
 import json
 import os
@@ -25,11 +25,11 @@ from stgt.search.search import find_captions, find_videos, rank, read_sentences
 
 @settings(deadline=None)
 @given(st.integers(1, 12), st.integers(0, 14), st.integers(0, 1000))
-def test_the_order_is_that_of_evaluation(count, k_test, seed):
+def test_search_ranks_in_the_order_of_evaluation(count, k_test, seed):
     similarity, matched = torch.rand(2, count, generator=torch.Generator().manual_seed(seed))
     found = rank(similarity, lambda items: matched[items], top=count, k_test=k_test)
     order, scores = [item for item, _ in found], [score for _, score in found]
-    # The same scores for each text, whose video is another one each: ranks are places.
+    # Each text has the same scores and another video, so its rank is the place of its video.
     tables = [table[:, None].expand(count, count) for table in (similarity, matched)]
     figures = retrieval_figures(tables[0], range(count), lambda pairs: tables[1][pairs[:, 0], pairs[:, 1]], [k_test])
     assert figures[k_test]["text_to_video"]["R@5"] == pytest.approx(100 * min(5, count) / count)
@@ -63,7 +63,7 @@ def test_captions_and_videos_are_found_as_evaluation_ranks_them(run, clips, tmp_
 
 @pytest.fixture
 def videos(clips, tmp_path):
-    """A folder of all sorts: clips in it and below, a broken one, a hidden one, and what is no video."""
+    """A folder with clips at two levels, a broken clip, a hidden clip, and files that are not videos."""
     folder = tmp_path / "videos"
     (folder / "more" / "deep").mkdir(parents=True)
     (folder / ".hidden").mkdir()
@@ -81,7 +81,7 @@ def indexed(run, videos, tmp_path, **options):
     return folders.index_folder(run, videos, tmp_path / "kept", batch_size=3, **options)
 
 
-def test_a_folder_is_read_once_and_then_only_what_changed(run, videos, tmp_path, monkeypatch):
+def test_a_folder_is_read_once_and_then_only_its_changes(run, videos, tmp_path, monkeypatch):
     run, read = open_run(run, "cpu"), []
     each = folders.call_each
     monkeypatch.setattr(
@@ -93,7 +93,7 @@ def test_a_folder_is_read_once_and_then_only_what_changed(run, videos, tmp_path,
     assert index.broken == {videos / "broken.mp4": "not a video file, or one that is cut short"}
     read.clear()
     again = indexed(run, videos, tmp_path)
-    assert read == [videos / "broken.mp4"] and again.videos == index.videos  # a broken one may be whole by now
+    assert read == [videos / "broken.mp4"] and again.videos == index.videos  # a broken file may have been repaired
     before = again.store.all("embeds")
     assert torch.equal(before, index.store.all("embeds"))
 
@@ -110,8 +110,8 @@ def test_a_folder_is_read_once_and_then_only_what_changed(run, videos, tmp_path,
     assert torch.equal(rows[videos / "b.mp4"], before[1])
 
 
-def test_whatever_lies_in_a_folder_costs_itself_only(run, videos, tmp_path, stgt):
-    """Names that are not UTF-8 or would command a terminal are found; what is no film is listed with its cause."""
+def test_a_file_that_cannot_be_read_is_the_only_one_left_out(run, videos, tmp_path, stgt):
+    """Files with odd names are found, and files that are not videos are listed with their cause."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (videos / "more" / "c.mp4").rename(elsewhere / "caf\udce9\x1b[2J\n$x_{$.mp4")
@@ -134,7 +134,7 @@ def test_whatever_lies_in_a_folder_costs_itself_only(run, videos, tmp_path, stgt
     assert sum("  1." in line or "  2." in line or "  3." in line or "  4." in line for line in lines) == 4
 
 
-def test_a_picture_that_fails_leaves_the_answer(run, videos, tmp_path, stgt, caplog):
+def test_a_picture_that_fails_does_not_prevent_the_answer(run, videos, tmp_path, stgt, caplog):
     words = ["search", "a green triangle grows", "--run", run, "--features", tmp_path / "kept", "--videos", videos]
     (tmp_path / "folder.png").mkdir()
     status, printed = stgt(*words, "--figure", tmp_path / "folder.png")
@@ -158,7 +158,7 @@ def test_a_test_split_with_absolute_paths_and_paths_upwards_is_searched(run, cli
     assert found == {clips / "videos" / pair["video"] for pair in pairs}
 
 
-def test_exchanged_videos_and_another_decoder_are_named_and_encoded_again(run, videos, tmp_path, monkeypatch, caplog):
+def test_replaced_videos_and_another_decoder_are_named_and_encoded_again(run, videos, tmp_path, monkeypatch, caplog):
     run = open_run(run, "cpu")
     first = indexed(run, videos, tmp_path).store.all("queries")
     assert caplog.text.count("indexed anew") == 0
@@ -201,13 +201,13 @@ def test_an_index_of_version_0_1_0_is_not_used(run, videos, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_a_file_that_never_ends_costs_its_time_limit_and_no_other_file(workers, run, videos, tmp_path):
+def test_a_file_that_never_ends_is_left_out_after_its_time_limit(workers, run, videos, tmp_path):
     nothing = bytes([0, 0, 1, 0xB6, 0x50, 0, 0, 0])
     held = write_video(tmp_path / "e.mp4", grey(1600), codec="mpeg4", replace=lambda n: nothing if n >= 40 else None)
     shutil.copy(held, videos / "b_endless.mp4")
     opened = open_run(run, "cpu")
     opened.config.data.workers = workers
-    opened.config.data.decoder = "decord"  # which waits for frames that never come, where PyAV reads to the end
+    opened.config.data.decoder = "decord"  # decord waits for frames that never come, while PyAV reads to the end
     index = indexed(opened, videos, tmp_path, timeout=2.0)
     assert len(index.videos) == 4
     assert index.broken[videos / "b_endless.mp4"] == "decoding did not end within 2 s"
@@ -279,7 +279,7 @@ def test_a_folder_of_save_pretrained_searches_any_videos(run, videos, stgt, tmp_
         (["a", "--top", "0"], "top is 0, expected at least 1"),
     ],
 )
-def test_words_that_do_not_go_together_are_told(words, expected, run, stgt, tmp_path):
+def test_arguments_that_do_not_go_together_are_refused(words, expected, run, stgt, tmp_path):
     status, printed = stgt("search", *words, "--run", run, "--features", tmp_path)
     assert status == 2 and expected in printed
 

@@ -1,4 +1,4 @@
-"""A run goes on only with the data that it was started with, unless it is told that other data are meant."""
+"""A run goes on only with the data that it was started with, unless it is told to accept other data."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def rendered(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(rendered, tmp_path_factory):
-    """The folder of the data that the run was started with, and the run; both are read only."""
+    """The folder of the data that the run was started with, and the run. Tests do not write into them."""
     folder = tmp_path_factory.mktemp("trained")
     data = shutil.copytree(rendered, folder / "data")
     (data / "bad.json").write_text("{}")
@@ -37,7 +37,7 @@ def trained(rendered, tmp_path_factory):
 
 @pytest.fixture
 def data(trained, tmp_path):
-    """The run's own data folder, which is put back as it was after the test."""
+    """The run's data folder, which is restored after the test."""
     kept = shutil.copytree(trained[0], tmp_path / "kept")
     yield trained[0]
     shutil.rmtree(trained[0])
@@ -50,7 +50,7 @@ def run(trained, tmp_path):
 
 
 def train(monkeypatch, data, out, *more):
-    """Run `stgt train` in this process; returns its exit status."""
+    """Run `stgt train` in this process and return its exit status."""
     paths = ["--data.train", data / "train.json", "--data.test", data / "test.json", "--data.videos", data / "videos"]
     paths += ["--data.val", data / "test.json", "--data.bad-list", data / "bad.json"]
     words = [
@@ -111,21 +111,21 @@ def damage_in_silence(data):
         (damage_in_silence, ("--data.check-contents",), ["train_00003.mp4: SHA-256 "]),
     ],
 )
-def test_what_differs_is_named_and_accepted_on_request(change, more, expected, data, run, monkeypatch, capsys, caplog):
+def test_differences_are_named_and_accepted_on_request(change, more, expected, data, run, monkeypatch, capsys, caplog):
     before = ckpt.latest_checkpoint(run).name
     change(data)
     assert train(monkeypatch, data, run, *more) == 2
     error = capsys.readouterr().err
     assert f"{run} holds a run that was started with other data:" in error and "--accept-changed-data" in error
     assert all(f"\n  {line}" in error for line in expected), error
-    assert "\\n" not in error  # every line break of the message is one that the terminal shows
+    assert "\\n" not in error  # the terminal shows every line break of the message
     assert ckpt.latest_checkpoint(run).name == before
     assert train(monkeypatch, data, run, "--accept-changed-data", *more) == 0
     assert "\n  --accept-changed-data is given, so the command goes on" in caplog.text
-    assert train(monkeypatch, data, run, *more) == 0  # these are its data from now on
+    assert train(monkeypatch, data, run, *more) == 0  # the run now has these data
 
 
-def test_a_new_run_refuses_simulated_clips_that_are_not_as_they_were_rendered(data, tmp_path, monkeypatch, capsys):
+def test_a_new_run_refuses_simulated_clips_that_have_changed(data, tmp_path, monkeypatch, capsys):
     damage_in_silence(data)
     assert train(monkeypatch, data, tmp_path / "new") == 2
     error = capsys.readouterr().err
@@ -136,13 +136,13 @@ def test_a_new_run_refuses_simulated_clips_that_are_not_as_they_were_rendered(da
     assert train(monkeypatch, data, tmp_path / "new") == 0
 
 
-def test_copied_videos_are_known_by_their_contents(data, run, monkeypatch):
+def test_copied_videos_are_recognised_by_their_contents(data, run, monkeypatch):
     for path in (data / "videos").iterdir():
         os.utime(path, ns=(0, 10**18))
     assert train(monkeypatch, data, run) == 0
 
 
-def test_the_state_of_each_checkpoint_tells_the_data(trained):
+def test_the_state_of_each_checkpoint_names_the_data(trained):
     data, run = trained
     for checkpoint in ckpt.checkpoints(run):
         told = ckpt.read_state(checkpoint)["data"]
@@ -200,7 +200,7 @@ def test_a_flipped_byte_in_the_tokenizer_is_refused(data, run, monkeypatch, caps
     assert train(monkeypatch, data, run) == 0
 
 
-def test_a_feature_cache_of_exchanged_videos_is_refused(data, run, monkeypatch, capsys, tmp_path):
+def test_a_feature_cache_of_replaced_videos_is_refused(data, run, monkeypatch, capsys, tmp_path):
     cache, out = tmp_path / "cache", tmp_path / "cached"
     frozen = ["--model.vision.open-blocks", "0"]
     config = from_dict(TrainConfig, json.loads((run / "config.json").read_text()))

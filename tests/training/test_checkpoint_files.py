@@ -1,4 +1,4 @@
-"""What a checkpoint holds, what it refuses, and what it says."""
+"""A checkpoint holds every tensor, and refuses models that do not fit."""
 
 import os
 
@@ -19,7 +19,7 @@ def write(run, model, step=1, tower=None, keep=3):
     return ckpt.write_checkpoint(run, step, {"model": tensors}, state, keep=keep)
 
 
-def test_every_tensor_comes_back_frozen_tied_scalar_and_half_precision(tmp_path):
+def test_frozen_tied_scalar_and_half_precision_tensors_are_restored(tmp_path):
     model, other = StandIn().bfloat16(), StandIn().bfloat16()
     ckpt.load_model(other, write(tmp_path, model))
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
@@ -53,7 +53,7 @@ def test_another_model_is_refused_by_the_names_and_shapes_that_differ(tmp_path):
         ckpt.load_model(model, path)
 
 
-def test_a_model_that_does_not_fit_is_left_as_it_was(tmp_path):
+def test_a_model_that_does_not_fit_is_not_changed(tmp_path):
     path = write(tmp_path, StandIn())
     model = StandIn()
     model.extra = nn.Parameter(torch.zeros(1))

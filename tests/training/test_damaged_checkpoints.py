@@ -1,4 +1,4 @@
-"""A checkpoint that is not what was written is refused before anything is restored from it, and never removed."""
+"""A checkpoint that has changed is refused before anything is restored from it, and it is never removed."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from stgt.randomness import random_state
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Read only: a run of 5 steps, with checkpoints of steps 4 and 5."""
+    """A run of 5 steps, with checkpoints of steps 4 and 5. Tests do not write into it."""
     out = tmp_path_factory.mktemp("runs") / "run"
     trainer(config(out, epochs=1)).fit()
     assert [path.name for path in ckpt.checkpoints(out)] == ["step-00000004", "step-00000005"]
@@ -31,14 +31,14 @@ def run(trained, tmp_path):
 
 
 def restore(run):
-    """What resuming does with the newest checkpoint, in a new model."""
+    """Resume from the newest checkpoint with a new model."""
     resumed = trainer(config(run, epochs=1))
     resumed._load(ckpt.newest_checkpoint(run))
     return resumed
 
 
 def strip(checkpoint):
-    """Make a checkpoint what version 0.1.0 wrote: without checksums and format."""
+    """Make a checkpoint like those of version 0.1.0, without checksums and format."""
     state = json.loads((checkpoint / "state.json").read_text())
     for key in ("sha256", "format", "files"):
         del state[key]
@@ -46,7 +46,7 @@ def strip(checkpoint):
 
 
 def rewrite(path, change):
-    """Change a file of tensors, and the checksums with it, as no accident would."""
+    """Change a file of tensors, and its checksums to match."""
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path)
@@ -97,7 +97,7 @@ def test_another_format_is_refused(run):
         restore(run)
 
 
-def test_the_step_of_another_folder_is_refused(run):
+def test_a_step_that_differs_from_the_folders_name_is_refused(run):
     shutil.copytree(run / "checkpoints" / "step-00000004", run / "checkpoints" / "step-00000009")
     with pytest.raises(ckpt.CheckpointError, match="step-00000009/state.json: 'step' is 4, expected 9"):
         restore(run)
@@ -124,7 +124,7 @@ def test_optimizer_entries_that_do_not_fit_are_named(change, message, run):
         restore(run)
 
 
-def test_a_parameter_without_state_is_known_to_have_none(tmp_path):
+def test_a_parameter_without_state_is_recorded_as_idle(tmp_path):
     model = StandIn()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     model.temp.grad = torch.ones(())
@@ -182,7 +182,7 @@ def make_lookalikes(run):
     return sorted(path.name for path in folder.iterdir() if path.name not in ("step-00000004", "step-00000005"))
 
 
-def test_what_only_looks_like_a_checkpoint_is_passed_over_with_a_warning_and_kept(run, caplog):
+def test_a_path_that_only_looks_like_a_checkpoint_is_passed_over_with_a_warning_and_kept(run, caplog):
     lookalikes = make_lookalikes(run)
     with caplog.at_level(logging.WARNING):
         assert ckpt.latest_checkpoint(run).name == "step-00000005"
@@ -195,7 +195,7 @@ def test_what_only_looks_like_a_checkpoint_is_passed_over_with_a_warning_and_kep
 
 
 @pytest.mark.parametrize("absent", ["state.json", "model.safetensors"])
-def test_what_has_the_name_of_a_checkpoint_to_come_is_refused_before_the_first_step(absent, run):
+def test_a_path_with_the_name_of_a_later_checkpoint_is_refused_before_the_first_step(absent, run):
     (run / "checkpoints" / "step-00000005" / absent).unlink()
     before = sorted(run.rglob("*"))
     message = f"step-00000005 is not a checkpoint: it has no {absent}; .*moved away"
@@ -217,13 +217,13 @@ def test_a_checkpoint_that_cannot_be_read_is_never_removed_nor_counted(run, capl
     assert "step-00000004/state.json: cannot be read" in caplog.text and "it is kept" in caplog.text
 
 
-def test_what_was_just_written_is_kept_beside_newer_ones_of_another_run(run):
+def test_a_new_checkpoint_is_kept_beside_later_ones_of_another_run(run):
     state, groups = {"step": 2, "config": {"model": {}}}, {"model": {"x": torch.ones(1)}}
     ckpt.write_checkpoint(run, 2, groups, state, keep=1)
     assert [path.name for path in ckpt.checkpoints(run)] == ["step-00000002", "step-00000005"]
 
 
-def test_something_else_in_a_checkpoints_place_is_an_error_and_stays(tmp_path):
+def test_another_file_in_the_place_of_a_checkpoint_is_an_error_and_stays(tmp_path):
     place = tmp_path / "checkpoints" / "step-00000001"
     place.mkdir(parents=True)
     (place / "precious.txt").touch()
@@ -232,7 +232,7 @@ def test_something_else_in_a_checkpoints_place_is_an_error_and_stays(tmp_path):
     assert [path.name for path in place.iterdir()] == ["precious.txt"]
 
 
-def test_a_best_checkpoint_that_is_gone_is_named(run):
+def test_a_missing_best_checkpoint_is_named(run):
     state, groups = {"step": 6, "best": {"step": 3}, "config": {"model": {}}}, {"model": {"x": torch.ones(1)}}
     ckpt.write_checkpoint(run, 6, groups, state, keep=9)
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Real processes that die of SIGKILL, SIGTERM or a full disk, and go on to the same bits."""
+"""Real processes that end by SIGKILL, SIGTERM or a full disk go on and end with the same bits."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def start(out, *settings, launcher=()):
         stderr=subprocess.STDOUT,
         text=True,
         env=ENVIRONMENT,
-        start_new_session=True,  # with a process group of its own, as a shell gives each command
+        start_new_session=True,  # each command has its own process group, as in a shell
     )
 
 
@@ -57,11 +57,11 @@ def whole(tmp_path_factory):
 
 
 # A checkpoint takes 10 calls: 3 groups of tensors are written, 4 files and their folder are forced to the disk, the
-# folder is renamed, and the folder around it is forced out. The log's 2 calls come after the first checkpoint, and the
-# third checkpoint also renames the first one away. These places are in the first checkpoint, in the log, in the second
-# checkpoint, before its rename, and after the first one's.
+# folder is renamed, and the folder around it is forced to the disk. The log's 2 calls come after the first checkpoint.
+# The third checkpoint also renames the first one, to remove it. The processes die in the first checkpoint, in the log,
+# in the second checkpoint, before it is renamed, and after the first one is renamed.
 @pytest.mark.parametrize("place", ["step:0", "step:6", "write:2", "write:12", "write:14", "write:20", "write:33"])
-def test_killed_and_resumed_is_the_same_run(place, whole, tmp_path):
+def test_a_killed_and_resumed_run_ends_with_the_same_bits(place, whole, tmp_path):
     run(tmp_path, f"kill={place}", expect=-signal.SIGKILL)
     assert len(ckpt.checkpoints(tmp_path)) <= 2
     run(tmp_path)
@@ -70,7 +70,7 @@ def test_killed_and_resumed_is_the_same_run(place, whole, tmp_path):
     assert [r["step"] for r in read_log(tmp_path)][-6:] == [6, 9, 12, 15, 18, 20]
 
 
-def test_killed_again_and_again(whole, tmp_path):
+def test_a_run_that_is_killed_many_times_ends_with_the_same_bits(whole, tmp_path):
     for place in ("write:4", "step:9", "write:11"):
         run(tmp_path, f"kill={place}", expect=-signal.SIGKILL)
     run(tmp_path)
@@ -85,11 +85,11 @@ def test_workers_and_accumulation_change_nothing_about_resuming(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_to_all_processes_leaves_a_checkpoint_of_its_very_step(number, tmp_path):
+def test_a_signal_to_all_processes_leaves_a_checkpoint_of_the_present_step(number, tmp_path):
     process = start(tmp_path, "epochs=4000", "save_every=1000000", "workers=2", "accumulate=4")
     while not read_log(tmp_path):
         time.sleep(0.01)
-    for _ in range(2):  # a launcher passes on what its processes have got already
+    for _ in range(2):  # a launcher repeats the signals that its processes have got already
         os.killpg(process.pid, number)
     code, output = finish(process)
     assert code != 0 and "StoppedError: stopped after step" in output
@@ -113,7 +113,7 @@ def test_a_ctrl_c_under_torchrun_stops_both_processes_after_the_same_step(tmp_pa
 def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(whole, tmp_path):
     run(tmp_path, "kill=step:6", expect=-signal.SIGKILL)
     before = weights(tmp_path)
-    # No file may grow beyond this many bytes: the operating system itself refuses the write.
+    # The operating system refuses to let a file grow beyond this number of bytes.
     output = run(tmp_path, "full=1500", expect=1)
     assert "step-00000008: could not be written" in output and "step-00000004 is intact" in output
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path).items())

@@ -1,4 +1,4 @@
-"""The schedule's shape and which parameters decay."""
+"""The learning rate follows its schedule, and only matrices decay."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Question answering and captions from the command line: simulated clips, tiny language models, the runs' folders."""
+"""Question answering and captions from the command line, with simulated clips and tiny language models."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def clips(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(clips, tmp_path_factory):
-    """Of retrieval."""
+    """The folder of a retrieval run."""
     out = tmp_path_factory.mktemp("runs") / "retrieval"
     with pytest.MonkeyPatch.context() as patch:
         assert run_cli(patch, *train_retrieval(clips, out)) == 0
@@ -58,7 +58,7 @@ def test_a_question_run_starts_from_retrieval_and_learns(answering, run):
     assert first.keys() == last.keys() and not any("word" in name for name in first if name.startswith("qformer"))
 
 
-def test_it_starts_from_folders_released_files_and_other_question_runs(answering, clips, run, monkeypatch, tmp_path):
+def test_a_question_run_starts_from_folders_files_and_other_runs(answering, clips, run, monkeypatch, tmp_path):
     retrieval = load_run(run, "cpu").model
     retrieval.save_pretrained(tmp_path / "folder")
     export_released(retrieval, tmp_path / "released.pth")
@@ -119,7 +119,7 @@ def test_captions_come_from_a_retrieval_run(run, answering, clips, monkeypatch, 
     assert f"{run} is a retrieval run, expected a question answering run" in capsys.readouterr().err
 
 
-def test_links_are_drawn_of_a_question_run_too(answering, clips, monkeypatch, tmp_path):
+def test_edges_are_drawn_for_a_question_run_too(answering, clips, monkeypatch, tmp_path):
     video = next((clips / "videos").iterdir())
     assert run_cli(monkeypatch, "visualize", video, "--run", answering, "--out", tmp_path / "edges.png") == 0
     assert (tmp_path / "edges.png").stat().st_size > 10_000
@@ -166,7 +166,7 @@ def evaluated(monkeypatch, out):
     return run_cli(monkeypatch, "evaluate", "--run", out, "--beams", 1) == 0
 
 
-def test_training_on_cached_features_is_training_on_videos(clips, monkeypatch, tmp_path):
+def test_training_on_cached_features_equals_training_on_videos(clips, monkeypatch, tmp_path):
     frozen = ["--data.sampling", "uniform", "--epochs", "1"]
     live, cached = (
         train_questions(clips, tmp_path / "live", *frozen),
@@ -179,7 +179,7 @@ def test_training_on_cached_features_is_training_on_videos(clips, monkeypatch, t
     assert one == pytest.approx(other, rel=0.01)  # the cache holds bfloat16
 
 
-def test_mistakes_are_told_before_anything_is_done(clips, run, monkeypatch, capsys, tmp_path):
+def test_mistakes_are_reported_before_anything_is_done(clips, run, monkeypatch, capsys, tmp_path):
     pairs = json.loads((clips / "qa_train.json").read_text())
     (tmp_path / "odd.json").write_text(json.dumps([*pairs, pairs[0] | {"answer": "octarine", "question_id": "odd"}]))
     (tmp_path / "bare.json").write_text(json.dumps([{key: pairs[0][key] for key in ("video", "question")}]))
@@ -207,8 +207,8 @@ def test_mistakes_are_told_before_anything_is_done(clips, run, monkeypatch, caps
     assert not (tmp_path / "never").exists()
 
 
-def test_a_small_model_sees_what_it_is_asked_about(monkeypatch, tmp_path):
-    """Colours of large shapes, alone on unseen clips, from nothing: far above who guesses the most frequent answer."""
+def test_a_small_model_learns_to_see_colours(monkeypatch, tmp_path):
+    """From scratch, it learns the colours of single large shapes on unseen clips, far better than guessing."""
     motions = ("stays", "moves left", "moves right", "turns")
     monkeypatch.setattr(write, "draw_scene", lambda rng: Scene((scene._draw_object(rng, ("large",), motions),)))
     folder = render_shapes(tmp_path / "shapes", train=1000, test=60, size=32, frames=4)

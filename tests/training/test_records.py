@@ -1,4 +1,4 @@
-"""Files that grow by records: whole records only, and a full disk costs a warning."""
+"""Files of records hold only whole records, and a full disk gives a warning."""
 
 import resource
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ def test_a_record_that_does_not_fit_is_lost_as_a_whole_with_one_warning(tmp_path
     assert caplog.text.count(f"{tmp_path / 'log.jsonl'}: could not be written (File too large)") == 1
 
 
-def test_tensorboard_reads_the_curves_and_hides_what_a_lost_sitting_wrote(tmp_path):
+def test_tensorboard_reads_the_curves_and_hides_those_of_lost_steps(tmp_path):
     first = Scalars(tmp_path, 1)
     for step in (2, 4, 6):
         first.write({"train/loss": step / 2, "train/lr": 0.1}, step)
@@ -44,7 +44,7 @@ def test_tensorboard_reads_the_curves_and_hides_what_a_lost_sitting_wrote(tmp_pa
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(2, 1.0), (4, 2.0), (6, 10.0)]
 
 
-def test_a_full_disk_under_log_and_tensorboard_stops_no_run(tmp_path, caplog, monkeypatch):
+def test_a_full_disk_under_log_and_tensorboard_does_not_stop_a_run(tmp_path, caplog, monkeypatch):
     for kind in (JsonLines, Scalars):
         write = kind.write
 

@@ -1,4 +1,4 @@
-"""The commands on a real, tiny run: simulated clips, the whole model, its folder, and what is refused."""
+"""The commands work on a tiny run of the whole model on simulated clips, and refuse mistakes."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def run(clips, tmp_path_factory):
     return out
 
 
-def test_a_run_learns_and_leaves_what_it_should(run):
+def test_a_run_learns_and_its_folder_is_complete(run):
     records = read_log(run)
     assert [record["step"] for record in records] == [2, 4, 6, 8, 10, 12]
     assert records[-1]["loss"] < records[0]["loss"]
@@ -81,13 +81,13 @@ def test_evaluate_search_and_visualize_answer_from_the_folder_alone(run, clips, 
     assert (tmp_path / "top.png").stat().st_size > 10_000 and (tmp_path / "edges.png").stat().st_size > 10_000
 
 
-def test_the_same_command_again_has_nothing_left_to_do(run, clips, monkeypatch):
+def test_the_same_command_again_changes_nothing(run, clips, monkeypatch):
     before = file_hash(ckpt.latest_checkpoint(run) / "model.safetensors")
     assert run_cli(monkeypatch, *train_retrieval(clips, run)) == 0
     assert file_hash(ckpt.latest_checkpoint(run) / "model.safetensors") == before
 
 
-def test_another_configuration_is_refused_by_the_fields_that_differ(run, clips, monkeypatch, capsys):
+def test_another_configuration_is_refused_with_the_fields_that_differ(run, clips, monkeypatch, capsys):
     assert run_cli(monkeypatch, *train_retrieval(clips, run, "--optim.lr", "0.5", "--attention", "dense")) == 2
     error = capsys.readouterr().err
     assert "optim.lr: 0.5, there" in error and "model.graph.attention: 'dense', there 'kernels'" in error
@@ -108,7 +108,7 @@ def test_another_configuration_is_refused_by_the_fields_that_differ(run, clips, 
         (["search", "a red square", "--run", "nowhere"], "nowhere: there is no checkpoint in it"),
     ],
 )
-def test_a_wrong_word_is_told_before_anything_is_done(words, expected, monkeypatch, capsys, tmp_path):
+def test_a_wrong_argument_is_reported_before_anything_is_done(words, expected, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert run_cli(monkeypatch, *words) == 2
     printed = capsys.readouterr()
@@ -144,12 +144,12 @@ def test_broken_videos_are_replaced_in_training_and_counted(clips, monkeypatch, 
         (tmp_path / "videos" / pair["video"]).write_bytes(b"no video")
     words = train_retrieval(clips, tmp_path / "run", "--data.videos", tmp_path / "videos", "--data.workers", "1")
     assert run_cli(monkeypatch, *words) == 0
-    # Two epochs deal all 24 pairs each.
+    # Each of the two epochs has all 24 pairs.
     replaced = read_log(tmp_path / "run")[-1]["replaced"]
     assert replaced >= 6 and f"{replaced} pairs replaced others" in caplog.text
 
 
-def test_weights_of_another_run_start_one_and_others_do_not_fit(run, clips, monkeypatch, capsys, tmp_path):
+def test_a_run_starts_from_weights_of_another_run_if_they_fit(run, clips, monkeypatch, capsys, tmp_path):
     assert (
         run_cli(
             monkeypatch, *train_retrieval(clips, tmp_path / "next", "--init", run, "--epochs", "1", "--csal-from", "0")
@@ -168,7 +168,7 @@ def test_weights_of_another_run_start_one_and_others_do_not_fit(run, clips, monk
 
 
 @pytest.mark.parametrize("name", ["folder", "released.pth"])
-def test_a_converted_run_starts_another(name, run, monkeypatch, tmp_path):
+def test_a_run_starts_from_a_converted_run(name, run, monkeypatch, tmp_path):
     assert run_cli(monkeypatch, "convert", run, "--out", tmp_path / name) == 0
     trained = load_run(run, "cpu")
     torch.manual_seed(1)
@@ -178,7 +178,7 @@ def test_a_converted_run_starts_another(name, run, monkeypatch, tmp_path):
         assert torch.equal(model.state_dict()[key], tensor), key
 
 
-def test_training_on_cached_features_is_training_on_videos(clips, monkeypatch, capsys, tmp_path):
+def test_training_on_cached_features_equals_training_on_videos(clips, monkeypatch, capsys, tmp_path):
     frozen = ["--model.vision.open-blocks", "0", "--data.sampling", "uniform"]
     live = train_retrieval(clips, tmp_path / "live", *frozen)
     cached = train_retrieval(clips, tmp_path / "cached", *frozen, "--data.features", tmp_path / "tokens")
@@ -209,7 +209,7 @@ def start(*words, launcher=("-m", "stgt")):
     )
 
 
-def test_the_real_model_killed_from_outside_ends_with_the_same_bits(run, clips, tmp_path):
+def test_a_killed_run_of_the_real_model_ends_with_the_same_bits(run, clips, tmp_path):
     words = train_retrieval(clips, tmp_path / "killed", "--data.workers", "1")
     process = start(*words)
     while len(read_log(tmp_path / "killed")) < 2 and process.poll() is None:

@@ -1,4 +1,4 @@
-"""The same steps give the same weights bit for bit: run again, at two threads, resumed, in several processes."""
+"""The same steps give the same weights, bit for bit: repeated, with two threads, resumed, and in several processes."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ from stgt.training.trainer import Trainer
 
 
 def model_and_batch(recipe="quickstart", **model_settings):
-    """A recipe's model in its own sizes, with a batch of random clips and texts in the recipe's sizes."""
+    """A recipe's model, with a batch of random clips and texts, in the recipe's sizes."""
     torch.manual_seed(0)
     config = RECIPES[recipe]()
     qformer = dataclasses.replace(config.model.qformer, vocab_size=512, bos_token_id=1)
@@ -55,7 +55,7 @@ def test_rows_that_are_taken_twice_get_the_same_gradient_each_time(threads):
 
 
 class Clips:
-    """Random clips and texts in the quickstart's sizes, three batches of them; number i is always the same one."""
+    """Three batches of random clips and texts in the quickstart's sizes. Item i is always the same."""
 
     def __init__(self, batch_size):
         self.count = 3 * batch_size
@@ -84,7 +84,7 @@ def test_the_quickstart_interrupted_at_two_threads_ends_with_the_same_bits(threa
         out, killed_after = tmp_path / str(sittings), [1] if sittings == 2 else []
         for _ in range(sittings):
             model, _, config = model_and_batch()
-            # Without torch's own check, which would replace whatever adds in any order.
+            # Torch's own check is off, because it would replace operations that add in any order.
             config = dataclasses.replace(config, out=out, epochs=1, save_every=1, device="cpu", deterministic=False)
             trainer = Trainer(config, model, Clips(config.batch_size), collate, World(0, 1, torch.device("cpu")))
             save = trainer._save
@@ -129,7 +129,7 @@ def test_no_operation_of_a_step_is_one_that_torch_refuses_on_a_gpu(recipe, stage
     assert refused.found == []
 
 
-def test_torch_s_check_is_on_in_the_block_and_as_before_after_it():
+def test_torch_s_check_is_on_in_the_block_and_restored_after_it():
     assert not torch.are_deterministic_algorithms_enabled()
     with deterministic(True):
         assert torch.are_deterministic_algorithms_enabled()
@@ -151,7 +151,7 @@ def test_a_run_trains_with_torch_s_check_unless_it_is_told_not_to(setting, tmp_p
     assert seen == {setting} and not torch.are_deterministic_algorithms_enabled()
 
 
-def test_another_number_of_threads_is_told(tmp_path, threads, caplog):
+def test_another_number_of_threads_is_logged(tmp_path, threads, caplog):
     run = standin.trainer(standin.config(tmp_path))
     run.fit()
     threads(2)
@@ -180,8 +180,8 @@ def train_twice(rank, folder):
     dist.destroy_process_group()
 
 
-def test_three_processes_that_start_again_go_on_to_the_same_bits(tmp_path):
-    # Of two summands the order does not matter, of three it does.
+def test_three_resumed_processes_end_with_the_same_bits(tmp_path):
+    # The order of two summands does not matter, but the order of three does.
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=train_twice, args=(rank, tmp_path)) for rank in range(3)]
     for process in processes:

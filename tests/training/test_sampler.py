@@ -1,4 +1,4 @@
-"""Batches: each pair once an epoch, shared among processes, resumable from a number."""
+"""Batches hold each pair once in an epoch, are shared by processes, and can be resumed from a number."""
 
 import random
 
@@ -13,7 +13,7 @@ from stgt.training.sampler import BatchSampler
 
 
 @given(data=st.data(), batch=st.integers(1, 7), world=st.integers(1, 4))
-def test_an_epoch_is_dealt_once_over_all_processes(data, batch, world):
+def test_all_processes_together_see_each_pair_once_in_an_epoch(data, batch, world):
     length = data.draw(st.integers(batch * world, 60))
     samplers = [BatchSampler(length, batch, seed=3, rank=r, world=world) for r in range(world)]
     for epoch in range(2):
@@ -30,7 +30,7 @@ def test_the_order_does_not_depend_on_how_many_processes_share_it():
     assert [one.batch(n) for n in range(9)] == [two[0].batch(n) + two[1].batch(n) for n in range(9)]
 
 
-def test_epochs_and_seeds_shuffle_differently_and_a_position_can_be_entered_directly():
+def test_epochs_and_seeds_shuffle_differently_and_any_batch_can_come_first():
     sampler = BatchSampler(64, 8, seed=0)
     run = list(sampler.batches(0, 24))
     assert [i for _, i in sum(run[:8], [])] != [i for _, i in sum(run[8:16], [])]
@@ -55,7 +55,7 @@ def draws():
     return random.random(), random.gauss(0, 1), np.random.randn(), torch.rand(3).tolist()
 
 
-def test_items_depend_on_their_place_alone_and_leave_the_generators_alone():
+def test_items_depend_only_on_their_key_and_do_not_change_the_generators():
     items = SeededItems(Noise(), seed=5)
     seed_everything(1)
     expected = draws()
@@ -67,9 +67,9 @@ def test_items_depend_on_their_place_alone_and_leave_the_generators_alone():
     assert SeededItems(Noise(), seed=6)[0, 2] != first
 
 
-def test_states_go_through_tensors_and_back():
+def test_states_survive_as_tensors():
     seed_everything(7)
-    random.gauss(0, 1), np.random.randn()  # both keep a second normal value in hand
+    random.gauss(0, 1), np.random.randn()  # both generators keep a second normal value for the next call
     state = random_state()
     expected = draws()
     draws()
@@ -92,7 +92,7 @@ def test_a_batch_of_all_processes_holds_videos_or_images(data, batch, world):
         assert len(set(indices)) == len(indices) and {e for dealt in batches for e, _ in dealt} == {epoch}
 
 
-def test_both_kinds_take_turns_and_one_kind_alone_is_shuffled_as_ever():
+def test_both_kinds_take_turns_and_a_single_kind_is_shuffled_as_without_kinds():
     images = torch.arange(64) % 2 == 0
     sampler = BatchSampler(64, 4, seed=0, images=images)
     kinds = [bool(images[sampler.batch(n)[0][1]]) for n in range(16)]

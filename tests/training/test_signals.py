@@ -1,4 +1,4 @@
-"""Signals that ask a command to stop, and clips that cannot be read any more: what is saved, and how it ends."""
+"""A command that a signal stops, or whose clips cannot be read any more, saves its work and ends."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def send(number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_is_noted_and_the_handlers_are_put_back(number):
+def test_a_signal_is_noted_and_the_handlers_are_restored(number):
     before = signal.getsignal(number)
     with StopSignals() as stop:
         assert stop.received == 0
@@ -36,7 +36,7 @@ def test_a_signal_is_noted_and_the_handlers_are_put_back(number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_command_that_keeps_nothing_open_ends_where_it_is(number):
+def test_a_signal_can_interrupt_a_command_at_once(number):
     with pytest.raises(Interrupted) as caught, StopSignals(interrupt=True):
         send(number)
     assert caught.value.signum == number
@@ -57,12 +57,12 @@ with signals.StopSignals(interrupt=True):
 """
 
 
-def test_an_interrupted_command_that_does_not_come_to_an_end_is_ended():
+def test_an_interrupted_command_that_hangs_is_ended():
     done = subprocess.run([sys.executable, "-c", HELD], env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=120)
     assert done.returncode == 128 + signal.SIGTERM
 
 
-def test_an_error_that_an_interruption_has_caused_is_the_interruption():
+def test_an_error_that_an_interruption_caused_counts_as_the_interruption():
     error = None
     try:
         try:
@@ -82,7 +82,7 @@ def test_signals_in_a_row_count_as_one():
         assert stop.received == signal.SIGINT
 
 
-def test_a_later_ctrl_c_does_not_wait_and_other_signals_do(monkeypatch):
+def test_a_later_ctrl_c_interrupts_at_once_and_other_signals_do_not(monkeypatch):
     monkeypatch.setattr(signals, "PATIENCE", -1.0)
     with StopSignals() as stop:
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP):
@@ -92,7 +92,7 @@ def test_a_later_ctrl_c_does_not_wait_and_other_signals_do(monkeypatch):
         assert stop.received == signal.SIGTERM
 
 
-def test_a_signal_that_a_run_has_answered_does_not_interrupt_what_comes_after():
+def test_a_signal_that_a_run_has_handled_does_not_interrupt_later_code():
     with StopSignals(interrupt=True) as outer:
         with StopSignals():
             send(signal.SIGTERM)
@@ -119,7 +119,7 @@ def test_a_run_that_is_stopped_before_its_first_step_makes_none(tmp_path):
     assert ckpt.read_state(ckpt.latest_checkpoint(tmp_path))["step"] == 0
 
 
-def test_a_terminal_that_has_gone_costs_nothing(tmp_path, monkeypatch):
+def test_a_run_goes_on_without_its_terminal(tmp_path, monkeypatch):
     class Gone:
         def write(self, text=""):
             raise OSError(5, "Input/output error")
@@ -136,7 +136,7 @@ def test_a_terminal_that_has_gone_costs_nothing(tmp_path, monkeypatch):
     assert [record["step"] for record in read_log(tmp_path)] == [1, 1]
 
 
-def test_clips_that_cannot_be_read_any_more_cost_an_end_with_a_checkpoint(tmp_path):
+def test_a_run_whose_clips_cannot_be_read_any_more_ends_with_a_checkpoint(tmp_path):
     whole, cut = (standin.trainer(standin.config(tmp_path / name, accumulate=2)) for name in ("whole", "cut"))
     whole.fit()
     batches = cut._batches
@@ -163,7 +163,7 @@ def test_clips_that_cannot_be_read_any_more_cost_an_end_with_a_checkpoint(tmp_pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_command_ends_quietly_and_leaves_nothing_half_written(number, tmp_path):
+def test_a_command_ends_without_a_message_and_leaves_nothing_half_written(number, tmp_path):
     command = [sys.executable, "-m", "stgt", "data", "shapes", "--out", "shapes", "--train", "1500"]
     process = subprocess.Popen(
         command,

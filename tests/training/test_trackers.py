@@ -11,7 +11,7 @@ from stgt.training.trackers import Service, require_service
 
 @pytest.fixture(params=["wandb", "trackio"])
 def service(request, monkeypatch):
-    """A stand-in for the package of a service, which notes what it is asked for in `calls`."""
+    """A stand-in for the package of a service. It notes the calls of its functions in `calls`."""
     module = ModuleType(request.param)
     module.calls = []
     for name in ("init", "log", "finish"):
@@ -20,7 +20,7 @@ def service(request, monkeypatch):
     return module
 
 
-def test_a_run_tells_the_service_its_values(service, tmp_path):
+def test_a_run_sends_its_values_to_the_service(service, tmp_path):
     config = standin.config(tmp_path / "run", log_to=service.__name__, log_every=1, epochs=1)
     standin.trainer(config).fit()
     names = [called for called, _, _ in service.calls]
@@ -33,7 +33,7 @@ def test_a_run_tells_the_service_its_values(service, tmp_path):
     assert not (tmp_path / "run" / "tensorboard").exists()
 
 
-def test_a_service_that_fails_costs_a_warning(service, tmp_path, caplog):
+def test_a_service_that_fails_gives_a_warning(service, tmp_path, caplog):
     def fail(*_, **__):
         raise ConnectionError("no network")
 

@@ -1,4 +1,4 @@
-"""The loop's own promises: when it stops, what it averages, which loss it is in."""
+"""The training loop stops, averages and changes its loss when it should."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from stgt.training.trainer import NonFiniteError, Trainer
 
 
 class Plain(nn.Module):
-    """No randomness, and a loss that is a mean over pairs."""
+    """A model without randomness, whose loss is a mean over pairs."""
 
     def __init__(self):
         super().__init__()
@@ -38,7 +38,7 @@ def plain(config):
     return Trainer(config, Plain(), Still(), standin.collate, World(0, 1, torch.device("cpu")))
 
 
-def test_a_loss_that_is_no_number_names_its_files_and_leaves_the_checkpoint_before(tmp_path):
+def test_a_loss_that_is_not_a_number_names_its_files_and_keeps_the_last_checkpoint(tmp_path):
     run = standin.trainer(standin.config(tmp_path, save_every=1), items=Items(broken=(7,)))
     with pytest.raises(NonFiniteError, match=r"loss is nan at step \d+, on these files:") as caught:
         run.fit()
@@ -56,7 +56,7 @@ def test_there_is_a_checkpoint_even_before_the_first_step(tmp_path):
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path).values())
 
 
-def test_a_gradient_that_is_no_number_does_not_reach_the_weights(tmp_path):
+def test_a_gradient_that_is_not_a_number_does_not_reach_the_weights(tmp_path):
     run = plain(standin.config(tmp_path))
     run.model.line.weight.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(NonFiniteError, match="gradient norm is (inf|nan) at step 1"):
@@ -64,7 +64,7 @@ def test_a_gradient_that_is_no_number_does_not_reach_the_weights(tmp_path):
     assert torch.isfinite(run.model.line.weight).all()
 
 
-def test_accumulated_batches_are_one_large_batch(tmp_path):
+def test_accumulated_batches_equal_one_large_batch(tmp_path):
     small = plain(standin.config(tmp_path / "a", batch_size=5, accumulate=2))
     large = plain(standin.config(tmp_path / "b", batch_size=10))
     small.sampler.batch = lambda n: large.sampler.batch(n // 2)[5 * (n % 2) :][:5]
@@ -92,7 +92,7 @@ def test_half_precision_trains(precision, tmp_path):
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_the_scaler_goes_on_where_it_was(tmp_path):
+def test_the_scaler_is_resumed(tmp_path):
     first = plain(standin.config(tmp_path, precision="fp16"))
     first.scaler.scale(torch.zeros(()))
     first.scaler.update(512.0)
@@ -102,7 +102,7 @@ def test_the_scaler_goes_on_where_it_was(tmp_path):
     assert second.scaler.get_scale() == 512.0 and second.scaler.state_dict() == first.scaler.state_dict()
 
 
-def test_csal_takes_over_at_its_epoch(tmp_path):
+def test_csal_replaces_vtc_at_its_epoch(tmp_path):
     run = plain(standin.config(tmp_path, csal_from=2))
     stages = []
     forward = run.model.forward
@@ -113,13 +113,13 @@ def test_csal_takes_over_at_its_epoch(tmp_path):
 
 def test_replaced_videos_are_counted_over_the_whole_run(tmp_path):
     standin.trainer(standin.config(tmp_path)).fit()
-    # Clip 3 counts as replaced each time it is drawn; one epoch deals 25 of the 26.
+    # Clip 3 counts as replaced each time it is drawn. One epoch has 25 of the 26 clips.
     run = standin.trainer(standin.config(tmp_path / "other"))
     drawn = sum(i == 3 for n in range(run.total) for _, i in run.sampler.batch(n))
     assert read_log(tmp_path)[-1]["replaced"] == ckpt.read_state(ckpt.latest_checkpoint(tmp_path))["replaced"] == drawn
 
 
-def test_the_log_has_what_the_bar_shows(tmp_path):
+def test_the_log_has_the_values_that_the_bar_shows(tmp_path):
     standin.trainer(standin.config(tmp_path)).fit()
     assert {"step", "loss", "vtc", "edges_per_token", "lr", "grad_norm", "epoch", "clips_per_s", "memory_gib"} <= set(
         read_log(tmp_path)[0]
