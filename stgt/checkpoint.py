@@ -302,11 +302,7 @@ def _require_finite(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimizer's state, each tensor under "parameter:key".
-
-    A parameter that has had no gradient yet has no state. It gets one empty tensor under "parameter:idle", so that a
-    checkpoint names every parameter.
-    """
+    """The optimizer's state, by "parameter:key". A parameter without state has one empty tensor, "parameter:idle"."""
     return {
         f"{name}:{key}": value
         for name, parameter in _trained(model, optimizer).items()
@@ -359,10 +355,7 @@ def _wrong_entries(name: str, entries: dict[str, torch.Tensor], parameter: nn.Pa
 
 
 def load_random(checkpoint: Path, rank: int, world: int) -> None:
-    """Restore the random generators of process `rank` of `world` from a checkpoint.
-
-    Raises CheckpointError, which names the states, if some are missing or unknown, or have another shape or dtype.
-    """
+    """Restore the generators of process `rank` of `world`. Raises CheckpointError that names states that do not fit."""
     tensors = read_tensors(checkpoint, "random")
     expected, path = random_state(), checkpoint / "random.safetensors"
     names = {f"{process}.{name}" for process in range(world) for name in expected}

@@ -17,7 +17,7 @@ from stgt.fields import require, require_counts, require_range, require_types
 # A larger size is a mistake. It is refused at once, so that no file can make the memory run out.
 WIDEST, DEEPEST, LONGEST, WORDS = 65_536, 1_000, 10_000, 10_000_000
 COUNT = 10**12
-PARAMETERS = 10**11  # of one part of the model
+PARAMETERS = 10**11  # the most for one part of the model
 
 
 @dataclass
@@ -179,8 +179,7 @@ class LossConfig:
     detach_target: bool = False
     """Whether CSAL's targets are constants; in the released model gradients pass through them"""
     csal_mask: Literal["release", "paper"] = "release"
-    """The pairs that cannot be a target: those whose similarities have a product below 0.05 (released model), or are
-    both at most 0 (paper)"""
+    """Pairs that cannot be a target: product below 0.05 (released model), or both similarities at most 0 (paper)"""
     multi_positive: bool = False
     """Whether two pairs of a batch with the same video, or with the same text word for word, count as right for each
     other and never as negatives, as in BLIP-2's retrieval training; in the released model they are negatives"""
@@ -243,8 +242,7 @@ class DataConfig:
     train: Path = Path("data/train.json")
     """Annotation of the training pairs"""
     val: Path | None = None
-    """Annotation that the model is measured on after each epoch, to choose the best checkpoint; without it, the last
-    checkpoint is used"""
+    """Annotation by which the best checkpoint is chosen, after each epoch; without it, the last one is used"""
     test: Path = Path("data/test.json")
     """Annotation that `stgt evaluate` and `stgt search` use; training never reads it"""
     videos: Path = Path("data/videos")
@@ -335,15 +333,18 @@ class TrainConfig:
     init: Path | None = None
     """Weights to start from: the folder of another run, a folder that `stgt convert` wrote, or a released checkpoint"""
     epochs: int = 10
+    """Number of passes over the training pairs"""
     csal_from: int | None = None
-    """Epoch (from 0) at which CSAL takes VTC's place: both stages in one run; None keeps `loss.stage`"""
+    """Epoch (from 0) from which CSAL replaces VTC, for both stages in one run; None keeps `loss.stage`"""
     batch_size: int = 20
     """Number of pairs in a batch of one process"""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """The dtype of the computation, by autocast; weights stay in float32. fp16 also scales the loss"""
     compile: bool = False
     deterministic: bool = True
     """Whether training uses torch's deterministic algorithms; without them the same command may give other bits"""
     seed: int = 0
+    """Seed of the initial weights, the order of the pairs, the augmentation and the dropout"""
     device: str = "auto"
     """Any of torch's device names, or "auto", which is a GPU where there is one"""
     log_every: int = 10
@@ -355,8 +356,7 @@ class TrainConfig:
     keep: int = 2
     """Number of newest checkpoints that are kept"""
     accept_changed_data: bool = False
-    """Whether the run goes on although annotations, videos or the decoder have changed since it began, or since its
-    feature cache was written"""
+    """Whether a run goes on if annotations, videos or the decoder have changed since it or its cache began"""
 
     def __post_init__(self) -> None:
         require_types(self)

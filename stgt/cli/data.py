@@ -95,9 +95,9 @@ def check(
     timeout: float = 30.0,
     jobs: int | None = None,
 ) -> None:
-    """Decode every video of an annotation with each reader, list the videos that are read wrongly, and report on all.
+    """Decode every video of an annotation with each reader. List the videos that are read wrongly, and report on all.
 
-    A video is read rightly if it can be decoded, if a frame that is read alone is the same as when the whole video is
+    A video is read correctly if it can be decoded, if a frame that is read alone is the same as when the whole video is
     decoded, and if players show the same frame. Training leaves the other videos out if the list is given as
     --data.bad-list. An interrupted check goes on where it stopped.
 

@@ -24,14 +24,14 @@ def said_of(owner: torch.Tensor, wording: torch.Tensor, videos: int) -> torch.Te
 
 
 def ranks(scores: torch.Tensor, relevant: torch.Tensor, tier: torch.Tensor | None = None) -> torch.Tensor:
-    """Rank, from 1, of each query's best relevant item: 1 + the irrelevant items that score at least as high.
+    """The rank of each query's best relevant item: 1 + the number of irrelevant items with a score at least as high.
 
-    A tie therefore counts against the model: one that scores everything alike gets the worst rank, not a lucky one.
+    A tie therefore counts against the model. A model that gives all items the same score gets the worst rank.
 
     Args:
-        scores: (Q, G), finite, higher is better.
-        relevant: (Q, G) bool, at least one per row.
-        tier: (Q, G) integers; a higher tier goes before a lower one whatever the scores (the re-ranked go first).
+        scores: (Q, G), finite. A higher score is better.
+        relevant: (Q, G) bool, with at least one relevant item in each row.
+        tier: (Q, G) integers. Items of a higher tier come first, whatever their scores are; re-ranked items do.
 
     Returns:
         int64 (Q,).

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: a progress bar, one JSON line per record, TensorBoard."""
+"""The output of a run while it trains: a progress bar, a line of JSON for each record, and curves."""
 
 from __future__ import annotations
 
