@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -59,13 +60,20 @@ class Place(NamedTuple):
 
 
 def find_model(name: str | Path) -> Place:
-    """The folder of a model. If `name` is not a path on this machine, the model is downloaded from the hub.
+    """The folder of a model.
 
-    The results for a model of the hub go to runs/OWNER--NAME. Raises OSError if there is no such model.
+    A model of the Hugging Face hub is downloaded, and the results about it go to runs/OWNER--NAME. A name that is no
+    path on this machine is one on the hub if it has the form OWNER/NAME, and there is no folder OWNER here.
+    Raises ValueError for any other name, and OSError if the hub does not have the model.
     """
     folder = Path(name)
     if folder.exists():
         return Place(folder, folder)
+    if folder.parent.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        raise ValueError(
+            f"{name}: no such folder, expected that of a run, one that `stgt convert` or save_pretrained wrote, or "
+            "OWNER/NAME of a model on the Hugging Face hub"
+        )
     return Place(download(str(name)), Path("runs") / str(name).replace("/", "--"))
 
 

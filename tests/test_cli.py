@@ -58,3 +58,12 @@ def test_a_model_is_a_folder_or_a_name_on_the_hub(monkeypatch, tmp_path):
     assert runs.find_model(tmp_path) == (tmp_path, tmp_path)
     monkeypatch.setattr(runs, "download", lambda name: tmp_path / name)
     assert runs.find_model("somebody/stgt") == (tmp_path / "somebody/stgt", Path("runs/somebody--stgt"))
+
+
+@pytest.mark.parametrize("name", ["gone", "a/b/c", "here/gone", "/gone", "~/gone"])
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.setattr(runs, "download", lambda name: pytest.fail("the hub was asked"))
+    with pytest.raises(ValueError, match=f"{name}: no such folder, expected that of a run"):
+        runs.find_model(name)

@@ -47,8 +47,8 @@ def visualize(
     from stgt.terminal import say
 
     found = find_model(model)
+    alone = out is not None and out.suffix == ".png"
     out = out or found.out / "figures" / folder_name(video)
-    alone = out.suffix == ".png"
     if alone:
         refuse("with a folder for --out only", examples=examples, features=features)
     elif out.is_file():

@@ -170,13 +170,14 @@ def test_the_page_is_written_without_examples_that_cannot_be_found(run, clips, s
     def fail(*_):
         raise VideoError("videos/gone.mp4: no such file")
 
-    monkeypatch.setattr("stgt.figures.command.find_examples", fail)
+    monkeypatch.setattr("stgt.figures.clip.find_examples", fail)
     video = tmp_path / "...png.mp4"
     video.write_bytes(clip(clips).read_bytes())
-    monkeypatch.setattr("stgt.figures.command.draw_scene", lambda scene, out: out.mkdir(parents=True) or [])
+    monkeypatch.setattr("stgt.figures.pictures.draw_scene", lambda scene, out: out.mkdir(parents=True) or [])
     opened = load_run(run, "cpu")
-    monkeypatch.setattr("stgt.figures.command.load_run", lambda *_: opened)
+    monkeypatch.setattr("stgt.runs.open_run", lambda *_, **__: opened)
     monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
     status, printed = stgt("visualize", video, "--run", "run")
     assert status == 0 and "no retrieved examples: videos/gone.mp4: no such file" in printed
     assert "videos/gone.mp4: no such file" in (tmp_path / "run" / "figures" / "...png" / "index.html").read_text(

@@ -104,8 +104,8 @@ def test_another_configuration_is_refused_with_the_fields_that_differ(run, clips
         (["train", "quickstart", "--attention", "flash"], "dense"),
         (["train", "quickstart", "--data.train", "nowhere.json"], "nowhere.json: no such file"),
         (["train", "quickstart", "--device", "abacus"], "device is 'abacus'"),
-        (["evaluate", "--run", "nowhere"], "'nowhere' is no folder here"),
-        (["search", "a red square", "--run", "nowhere"], "'nowhere' is no folder here"),
+        (["evaluate", "--run", "nowhere"], "nowhere: no such folder, expected that of a run"),
+        (["search", "a red square", "--run", "nowhere"], "nowhere: no such folder, expected that of a run"),
     ],
 )
 def test_a_wrong_argument_is_reported_before_anything_is_done(words, expected, monkeypatch, capsys, tmp_path):
