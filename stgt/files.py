@@ -176,11 +176,18 @@ def errors_named(path: Path, *others: Path) -> Iterator[None]:
         if error.errno is None or not ours:
             raise
         kind = type(error) if type(error).__module__ == "builtins" else OSError  # other types may need other arguments
-        named = kind(f"{path}: could not be written ({error.strerror}); what was there before is unchanged")
+        named = kind(f"{path}: could not be written ({_reason(error)}); what was there before is unchanged")
         named.errno = error.errno
         raise named from error
     except MemoryError as error:
         raise MemoryError(f"{path}: could not be written; what was there before is unchanged ({error})") from error
+
+
+def _reason(error: OSError) -> str:
+    """What the operating system said, also of an error that was named for a file inside a folder that is written."""
+    while error.strerror is None and isinstance(error.__cause__, OSError):
+        error = error.__cause__
+    return error.strerror or str(error)
 
 
 def _prepare(folder: Path) -> None:

@@ -94,6 +94,10 @@ def test_an_error_names_the_file_that_could_not_be_written(tmp_path):
     with full as caught, files.atomic_file(tmp_path / "page.md"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.errno == errno.ENOSPC
+    full = pytest.raises(OSError, match="cache: could not be written .No space left on device.")
+    with full as caught, files.atomic_folder(tmp_path / "cache") as cache, files.atomic_file(cache / "page.md"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.errno == errno.ENOSPC
     with pytest.raises(FileNotFoundError, match="other.mp4"), files.atomic_file(tmp_path / "page.md"):
         os.stat("other.mp4")
 

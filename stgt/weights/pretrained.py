@@ -14,7 +14,7 @@ import safetensors.torch
 from torch import nn
 
 from stgt.config import ModelConfig, from_dict, to_dict
-from stgt.files import atomic_file, file_hash, write_tensors
+from stgt.files import atomic_file, file_hash, save_tensors
 from stgt.integrity import require_finite, require_hash, seal_of, sealed
 from stgt.structure import read_json
 from stgt.weights.files import read_weights
@@ -27,11 +27,13 @@ _KIND = {"model_type": "stgt"}
 
 
 def is_pretrained(folder: Path) -> bool:
-    """Whether a folder holds a model that `save` wrote."""
+    """Whether a folder holds a model that `save` wrote; a configuration that is no JSON any more counts as one."""
+    if not (folder / CONFIG).is_file():
+        return False
     try:
         content = read_json(folder / CONFIG)
     except (OSError, ValueError):
-        return False
+        return (folder / WEIGHTS).is_file()  # reading the folder then tells what is wrong with its configuration
     return isinstance(content, dict) and _KIND.items() <= content.items()
 
 
@@ -44,9 +46,10 @@ def save(model: nn.Module, folder: str | Path) -> None:
     if model.vision is not None:
         config = replace(config, vision=replace(config.vision, pretrained=None))
     require_finite(model.state_dict(), f"the model to write to {folder}")
-    with atomic_file(folder / CONFIG) as described:  # it is put in place last, since it makes the folder a model
-        write_tensors(folder / WEIGHTS, model.state_dict(), metadata={"format": "pt"})
-        files = {WEIGHTS: file_hash(folder / WEIGHTS)}
+    # Both files are put in place at the end: first the weights, since the configuration makes the folder a model.
+    with atomic_file(folder / CONFIG) as described, atomic_file(folder / WEIGHTS) as weights:
+        save_tensors(weights, model.state_dict(), metadata={"format": "pt"})
+        files = {WEIGHTS: file_hash(weights)}
         described.write_text(sealed(_KIND | {"files": files} | to_dict(config)), "utf-8")
 
 

@@ -9,6 +9,7 @@ from helpers.tiny import tiny_batch, tiny_model
 from safetensors.torch import load_file, save_file
 
 from stgt.models.stgt import STGT
+from stgt.runs import open_run
 from stgt.weights import pretrained
 
 
@@ -34,6 +35,26 @@ def test_saving_again_replaces(folder):
     tiny_model(seed=1, graph={"frames": 3}).save_pretrained(str(folder))
     loaded = STGT.from_pretrained(str(folder))
     assert loaded.config.graph.frames == 3 and torch.equal(loaded.ln_vision.weight, tiny_model(seed=1).ln_vision.weight)
+
+
+def test_saving_again_that_fails_leaves_the_old_model(folder, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    for name in ("save_tensors", "file_hash", "sealed"):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="could not be written .No space left"):
+            patch.setattr(pretrained, name, fail)
+            tiny_model(seed=1).save_pretrained(folder)
+        assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
+        assert torch.equal(STGT.from_pretrained(folder).itm_head.weight, tiny_model(seed=0).itm_head.weight)
+
+
+def test_a_configuration_that_is_no_json_is_named(folder):
+    (folder / "config.json").write_bytes(b"{" + (folder / "config.json").read_bytes())
+    with pytest.raises(ValueError, match="config.json: not JSON"):
+        open_run(folder)
+    os.remove(folder / "config.json")
+    assert not pretrained.is_pretrained(folder)  # a checkpoint of a run has weights alone
 
 
 def test_a_tower_in_the_folder_is_not_downloaded(tmp_path):
