@@ -18,6 +18,7 @@ from stgt.paper.flops import count_flops
 from stgt.paper.sizes import model_config
 from stgt.paper.table6 import BASELINE, DENSE, KERNELS, MODELS, time_models, variant
 from stgt.paper.timing import in_turns, median_ratio
+from stgt_kernels import RaggedGraph, edge_attention
 
 CPU = torch.device("cpu")
 
@@ -55,6 +56,13 @@ def test_the_count_equals_that_of_a_real_run(name):
     assert cost.module == sum(p.numel() for p in model.graph.parameters())
     with torch.no_grad():
         assert cost.flops == count_flops(lambda: model.encode_video(torch.randn(1, 8, 3, 64, 64)))
+
+
+def test_attention_over_edges_is_counted():
+    """Two products of E edges with H heads of D channels forward, and four more backward."""
+    graph = RaggedGraph.from_edge_index(torch.randint(9, (2, 50)), 9)
+    q = torch.randn(9, 3, 8, requires_grad=True)
+    assert count_flops(lambda: edge_attention(q, q, q, graph).sum().backward()) == (4 + 8) * 50 * 3 * 8
 
 
 @pytest.mark.parametrize("tower", [True, False])
