@@ -19,11 +19,10 @@ class RaggedGraph:
     edges and G graphs; all tensors are contiguous and on one device. Parallel edges and self loops are allowed. Edges
     are numbered in the order in which ``from_edge_index`` got them, and tensors with values for edges have this order.
 
-    row_ptr: (N+1,) int32; the edges of row i are the slots row_ptr[i] to row_ptr[i+1] of ``source`` and ``row_edge``.
+    row_ptr: (N+1,) int32; the edges of row i are the slots row_ptr[i] to row_ptr[i+1] of the next two.
     source: (E,) int32; the column of each edge, sorted by rows.
     row_edge: (E,) int32; the number of each edge, sorted by rows.
-    col_ptr: (N+1,) int32; the edges of column j are the slots col_ptr[j] to col_ptr[j+1] of ``target`` and of
-        ``col_edge``.
+    col_ptr: (N+1,) int32; the edges of column j are the slots col_ptr[j] to col_ptr[j+1] of the next two.
     target: (E,) int32; the row of each edge, sorted by columns.
     col_edge: (E,) int32; the number of each edge, sorted by columns.
     graph_ptr: (G+1,) int32; the nodes of graph g are graph_ptr[g] to graph_ptr[g+1].

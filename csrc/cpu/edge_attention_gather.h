@@ -25,9 +25,6 @@ template <class S, class A> struct HeadVectors {
     for (int64_t d = 0; d < D; ++d) copy[d] = head[d];
     return load_wide<A>(copy);
   }
-  STGT_INLINE vec<A> load(const S* head, int64_t i) const {
-    return i < whole ? load_wide<A>(head + i * lanes<A>) : last(head);
-  }
   void store(S* head, int64_t i, vec<A> v) const {
     const bool full = i < whole;
     const int64_t first = full || !whole ? i * lanes<A> : D - lanes<A>;
@@ -96,56 +93,88 @@ inline void neighbour_dots(const HeadVectors<S, A>& vectors, int64_t H, const ve
   neighbour_dots<1>(vectors, H, left, right, node, count, dots, width);
 }
 
+// Where the heads of some neighbours lie, and the weights of each one's heads.
+template <class S, class A> struct Neighbours {
+  static constexpr int64_t MOST = 64;  // neighbours at a time
+  int64_t count, head_stride;
+  const S* heads[MOST];
+  const A* weights[MOST];
+};
+
+// Vectors i0 to i0 + NV of the heads h to h + HEADS. TAIL: the last of them is a head's last, and not full.
+template <int HEADS, int NV, bool TAIL, class S, class A>
+STGT_INLINE void add_vectors(const HeadVectors<S, A>& vectors, int64_t h, int64_t i0, const Neighbours<S, A>& from,
+                             vec<A>* sum) {
+  vec<A> c[HEADS][NV];
+#pragma GCC unroll 2
+  for (int g = 0; g < HEADS; ++g)
+#pragma GCC unroll 4
+    for (int n = 0; n < NV; ++n) c[g][n] = sum[(h + g) * vectors.count + i0 + n];
+  for (int64_t s = 0; s < from.count; ++s) {
+    const S* head = from.heads[s] + h * from.head_stride;
+    const A* weight = from.weights[s] + h;
+#pragma GCC unroll 2
+    for (int g = 0; g < HEADS; ++g, head += from.head_stride) {
+      const vec<A> w = broadcast(weight[g]);
+#pragma GCC unroll 4
+      for (int n = 0; n < NV; ++n)
+        c[g][n] = multiply_add(c[g][n], w,
+                               TAIL && n == NV - 1 ? vectors.last(head) : load_wide<A>(head + (i0 + n) * lanes<A>));
+    }
+  }
+#pragma GCC unroll 2
+  for (int g = 0; g < HEADS; ++g)
+#pragma GCC unroll 4
+    for (int n = 0; n < NV; ++n) sum[(h + g) * vectors.count + i0 + n] = c[g][n];
+}
+
+template <int NV, class S, class A>
+inline void add_heads(const HeadVectors<S, A>& vectors, int64_t H, int64_t i0, const Neighbours<S, A>& from,
+                      vec<A>* sum) {
+  int64_t h = 0;
+  if (i0 + NV > vectors.whole) {
+    for (; h < H; ++h) add_vectors<1, NV, true>(vectors, h, i0, from, sum);
+  } else {
+    for (; h + 2 <= H; h += 2) add_vectors<2, NV, false>(vectors, h, i0, from, sum);
+    for (; h < H; ++h) add_vectors<1, NV, false>(vectors, h, i0, from, sum);
+  }
+}
+
 // The weights of a node's neighbours: that of slot s and head h is data[row[s] * stride + h], or data[s * stride + h].
 template <class A> struct SlotWeights {
   const A* data;
   const int32_t* row;
   int64_t stride;
-  STGT_INLINE A at(int64_t s, int64_t h) const { return data[(row ? row[s] : s) * stride + h]; }
 };
-
-// Vectors i0 to i0 + NV of head h. TAIL: the last of them is the head's last, and not full.
-template <int NV, bool TAIL, class S, class A>
-STGT_INLINE void add_vectors(const HeadVectors<S, A>& vectors, int64_t h, int64_t i0, SlotWeights<A> weights,
-                             const NodeHeads& right, const int32_t* node, int64_t count, vec<A>* sum) {
-  vec<A> c[NV];
-#pragma GCC unroll 4
-  for (int n = 0; n < NV; ++n) c[n] = sum[n];
-  for (int64_t s = 0; s < count; ++s) {
-    const vec<A> w = broadcast(weights.at(s, h));
-    const S* head = right.at<S>(node[s], h);
-#pragma GCC unroll 4
-    for (int n = 0; n < NV; ++n)
-      c[n] = multiply_add(c[n], w, TAIL && n == NV - 1 ? vectors.last(head) : load_wide<A>(head + (i0 + n) * lanes<A>));
-  }
-#pragma GCC unroll 4
-  for (int n = 0; n < NV; ++n) sum[n] = c[n];
-}
 
 // sum[h] += sum over s < count of the weight of (s, h) times right(node[s], h), in this order. sum: (H, vectors.count).
 template <class S, class A>
 inline void add_neighbours(const HeadVectors<S, A>& vectors, int64_t H, SlotWeights<A> weights, const NodeHeads& right,
                            const int32_t* node, int64_t count, vec<A>* sum) {
-  const auto block = [&]<int NV>(int64_t h, int64_t i) {
-    vec<A>* const at = sum + h * vectors.count + i;
-    if (i + NV > vectors.whole)
-      add_vectors<NV, true>(vectors, h, i, weights, right, node, count, at);
-    else
-      add_vectors<NV, false>(vectors, h, i, weights, right, node, count, at);
-  };
-  for (int64_t h = 0; h < H; ++h)
+  Neighbours<S, A> from;
+  from.head_stride = right.h;
+  for (int64_t first = 0; first < count; first += from.MOST) {
+    from.count = least(from.MOST, count - first);
+    for (int64_t s = 0; s < from.count; ++s) {
+      from.heads[s] = right.at<S>(node[first + s], 0);
+      from.weights[s] = weights.data + (weights.row ? weights.row[first + s] : first + s) * weights.stride;
+    }
     for (int64_t i = 0; i < vectors.count; i += 4) switch (least(vectors.count - i, 4)) {
-        case 4: block.template operator()<4>(h, i); break;
-        case 3: block.template operator()<3>(h, i); break;
-        case 2: block.template operator()<2>(h, i); break;
-        case 1: block.template operator()<1>(h, i); break;
+        case 4: add_heads<4>(vectors, H, i, from, sum); break;
+        case 3: add_heads<3>(vectors, H, i, from, sum); break;
+        case 2: add_heads<2>(vectors, H, i, from, sum); break;
+        case 1: add_heads<1>(vectors, H, i, from, sum); break;
       }
+  }
 }
 
 template <class S, class A>
 inline void load_node(const HeadVectors<S, A>& vectors, int64_t H, const NodeHeads& x, int64_t node, vec<A>* left) {
-  for (int64_t h = 0; h < H; ++h)
-    for (int64_t i = 0; i < vectors.count; ++i) *left++ = vectors.load(x.at<S>(node, h), i);
+  for (int64_t h = 0; h < H; ++h) {
+    const S* head = x.at<S>(node, h);
+    for (int64_t i = 0; i < vectors.whole; ++i) *left++ = load_wide<A>(head + i * lanes<A>);
+    if (vectors.whole < vectors.count) *left++ = vectors.last(head);
+  }
 }
 
 // head_scale: one factor for each head, or null.
