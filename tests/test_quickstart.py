@@ -20,7 +20,7 @@ def test_quickstart_trains_evaluates_compares_and_draws(tmp_path, monkeypatch, c
     monkeypatch.setattr(sys, "argv", ["stgt", "quickstart", "--out", "runs/here", *TINY, "--epochs", "1"])
     cli.main()
     printed = capsys.readouterr().out
-    assert "simulated" in printed and "the right one of 6 simulated clips" in printed
+    assert "simulated" in printed and "of 6 simulated clips, the right one for a sentence was found" in printed
     assert "bikes.mp4: 4 frames" in printed and "stgt search --model runs/here" in printed
     for name in ("edges.png", "search.png", "evaluation.json", "log.jsonl", "features"):
         assert (Path("runs/here") / name).exists()

@@ -28,7 +28,7 @@ class Cost(NamedTuple):
 
 
 def count(config: ModelConfig) -> Cost:
-    """Count one model. FLOPs are those of matrix products. In attention, only pairs within the window count."""
+    """Count one model. FLOPs are those of matrix products. In graph attention, only pairs within the window count."""
     vision, frames = config.vision, config.graph.frames
     with torch.device("meta"):
         model = STGT(config).eval()

@@ -11,7 +11,7 @@ from stgt_kernels.ops.spatio_temporal_graph import native_impl as _graph  # noqa
 
 
 def count_flops(function: Callable[[], object]) -> int:
-    """FLOPs of matrix products and convolutions. In attention, only pairs within the window count."""
+    """FLOPs of matrix products and convolutions. In graph attention, only pairs within the window count."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fast path is one op, which FlopCounterMode does not count
     try:

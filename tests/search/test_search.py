@@ -161,7 +161,7 @@ def test_a_test_split_with_absolute_paths_and_paths_upwards_is_searched(run, cli
 def test_replaced_videos_and_another_decoder_are_named_and_encoded_again(run, videos, tmp_path, monkeypatch, caplog):
     run = open_run(run, "cpu")
     first = indexed(run, videos, tmp_path).store.all("queries")
-    assert caplog.text.count("indexed anew") == 0
+    assert caplog.text.count("indexed again") == 0
     (videos / "a.MP4").rename(videos / "x")
     (videos / "b.mp4").rename(videos / "a.MP4")
     (videos / "x").rename(videos / "b.mp4")
