@@ -10,7 +10,7 @@ from itertools import chain
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from stgt.data.processes import ReaderContext
+from stgt.data.processes import reader_context
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def read_batches(
             num_workers=workers,
             collate_fn=collate,
             pin_memory=pin_memory,
-            multiprocessing_context=ReaderContext() if workers else None,
+            multiprocessing_context=reader_context() if workers else None,
             # Without a generator of its own, the loader would draw a seed from torch's default one.
             generator=torch.Generator(),
         )

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
@@ -20,16 +22,9 @@ class ReaderProcess(ForkServerProcess):
     """
 
     def start(self) -> None:
-        # New processes inherit the mask, and so does the server that starts them. A signal that arrives meanwhile is
-        # delivered afterwards.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-        try:
-            resource_tracker.ensure_running()  # starting the tracker unblocks two of the signals
-            signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        with _signals_held():
             forkserver.set_forkserver_preload(["stgt.data.pixels", "stgt.data.samples"])
             super().start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def run(self) -> None:
         threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -48,6 +43,30 @@ class ReaderContext(ForkServerContext):
     """
 
     Process = ReaderProcess
+
+
+def reader_context() -> ReaderContext:
+    """A context whose queues and locks can be used at once.
+
+    They start multiprocessing's resource tracker, which must not die of a signal before the processes end.
+    """
+    with _signals_held():
+        return ReaderContext()
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Run a block in which new processes inherit that the signals in STOPPING are blocked.
+
+    Multiprocessing's resource tracker runs afterwards. A signal that arrives meanwhile is delivered afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        resource_tracker.ensure_running()  # starting the tracker unblocks two of the signals
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with_parent() -> None:

@@ -133,3 +133,24 @@ def is_alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+TRACKER = """
+import os, signal, sys
+from multiprocessing import resource_tracker
+from stgt.data.loader import parts, read_batches
+sys.path.insert(0, sys.argv[1])
+from test_loader import Processes
+read = read_batches(Processes(), parts(4, 1), workers=1)
+next(read)
+os.kill(resource_tracker._resource_tracker._pid, signal.SIGHUP)
+print(len([*read]))
+"""
+
+
+def test_a_signal_to_the_whole_group_leaves_the_resource_tracker():
+    """Without its tracker, Python prints a traceback when the queues of the processes are removed."""
+    command = [sys.executable, "-c", TRACKER, str(Path(__file__).parent)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
+    assert done.stdout == "3\n" and "Traceback" not in done.stderr and "resource_tracker" not in done.stderr
