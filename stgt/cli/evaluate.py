@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import tyro
@@ -20,8 +21,9 @@ def evaluate(options: Annotated[Evaluation, tyro.conf.arg(name="")]) -> None:
     from stgt.evaluation.run import evaluate
     from stgt.figures.attempt import try_to_draw
     from stgt.figures.candidates import draw_candidates
+    from stgt.runs import find_model
 
     result = evaluate(options)
-    if result is not None and "candidates" in result:
-        picture = options.result_file.with_name("candidates.png")
-        try_to_draw(partial(draw_candidates, result["candidates"]), picture)
+    if "candidates" in result and int(os.environ.get("RANK", "0")) == 0:
+        folder = find_model(options.model).out if options.out is None else options.out.parent
+        try_to_draw(partial(draw_candidates, result["candidates"]), folder / "candidates.png")

@@ -30,7 +30,8 @@ def require_same_data(config: TrainConfig, items: PairDataset, validation: Valid
     With `config.accept_changed_data` there is a warning in place of the error. A run of version 0.1.0 has no
     fingerprint, and gets a warning as well. With a feature cache, the cache is compared in place of the videos and the
     decoder.
-    A new run compares simulated clips with the checksums in their folder, and raises DamagedError if one differs.
+    A new run compares the videos of simulated clips with the checksums in their folder, and raises DamagedError if one
+    differs.
     """
     data, cached = config.data, items.features is not None
     paths = {
@@ -50,7 +51,7 @@ def require_same_data(config: TrainConfig, items: PairDataset, validation: Valid
     )
     if not (config.out / "config.json").exists():
         if not cached and has_checksums(data.train.parent):
-            verify_checksums(data.train.parent)
+            verify_checksums(data.train.parent, below="videos/")  # annotations may be the user's own
         return now
     try:
         then = Fingerprint.load(fingerprint_file(config.out))
