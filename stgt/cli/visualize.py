@@ -43,6 +43,7 @@ def visualize(
     from stgt.figures.maps import draw_edges
     from stgt.figures.page import write_page
     from stgt.figures.pictures import draw_scene
+    from stgt.ownership import owned
     from stgt.runs import find_model, open_run
     from stgt.terminal import say
 
@@ -62,17 +63,18 @@ def visualize(
         draw_edges(scene, out)
         say(f"edges of the patch at {token}: {out}")
         return
-    pictures = draw_scene(scene, out)
-    count = 3 if examples is None else examples
-    retrieved, absent = draw_retrieved(run, features or found.out / "features", count, out)
-    chosen = ", the patch that moves most" if None in (frame, row, column) else ""
-    looked_up = f"evenly spread over {run.config.data.test}; the {K_TEST} most similar are re-ranked"
-    settings = {
-        **settings_of(run, found.folder, video, scene, layer),
-        "token": f"{token}, counted from 0{chosen}",
-        "retrieved examples": absent or looked_up,
-    }
-    write_page(out / "index.html", f"STGT on the clip {video.name}", settings, pictures + retrieved)
+    with owned(out):
+        pictures = draw_scene(scene, out)
+        count = 3 if examples is None else examples
+        retrieved, absent = draw_retrieved(run, features or found.out / "features", count, out)
+        chosen = ", the patch that moves most" if None in (frame, row, column) else ""
+        looked_up = f"evenly spread over {run.config.data.test}; the {K_TEST} most similar are re-ranked"
+        settings = {
+            **settings_of(run, found.folder, video, scene, layer),
+            "token": f"{token}, counted from 0{chosen}",
+            "retrieved examples": absent or looked_up,
+        }
+        write_page(out / "index.html", f"STGT on the clip {video.name}", settings, pictures + retrieved)
     say(f"figures of the patch at {token}: {out / 'index.html'}")
     if absent:
         say(f"no retrieved examples: {absent}")

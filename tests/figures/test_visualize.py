@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +19,7 @@ from stgt.evaluation.run import evaluate
 from stgt.figures.clip import folder_name, look_at, why_no_examples
 from stgt.figures.examples import find_examples, spread
 from stgt.figures.page import Picture, write_page
+from stgt.ownership import owned
 from stgt.runs import load_run, open_run
 
 FIGURES = {"similarity", "edges", "adjacency", "weights", "attention", "attention_matrices", "thresholds", "pooling"}
@@ -173,7 +175,7 @@ def test_the_page_is_written_without_examples_that_cannot_be_found(run, clips, s
     monkeypatch.setattr("stgt.figures.clip.find_examples", fail)
     video = tmp_path / "...png.mp4"
     video.write_bytes(clip(clips).read_bytes())
-    monkeypatch.setattr("stgt.figures.pictures.draw_scene", lambda scene, out: out.mkdir(parents=True) or [])
+    monkeypatch.setattr("stgt.figures.pictures.draw_scene", lambda scene, out: out.mkdir(parents=True, exist_ok=True) or [])
     opened = load_run(run, "cpu")
     monkeypatch.setattr("stgt.runs.open_run", lambda *_, **__: opened)
     monkeypatch.chdir(tmp_path)
@@ -187,3 +189,9 @@ def test_the_page_is_written_without_examples_that_cannot_be_found(run, clips, s
 
 def test_a_folder_for_figures_is_never_the_one_above():
     assert [folder_name(Path(name)) for name in ("a.b.mp4", "...mp4", "clip")] == ["a.b", "...mp4", "clip"]
+
+
+def test_a_second_command_on_the_same_folder_is_told_of_the_first(run, clips, stgt, tmp_path):
+    with owned(tmp_path / "page"):
+        status, printed = stgt("visualize", clip(clips), "--model", run, "--out", tmp_path / "page")
+    assert status == 2 and f"{tmp_path / 'page'}" in printed and f"process {os.getpid()}" in printed
