@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.commands import run_cli
 
+from stgt.cli.train import take_recipe
 from stgt.config import to_dict
 from stgt.recipes import RECIPES
 
@@ -71,6 +72,17 @@ def test_each_call_of_a_recipe_gives_a_new_configuration():
 def test_a_recipe_of_any_module_is_trained_with_options(own, trained, monkeypatch):
     assert run_cli(monkeypatch, "train", "own_recipes:mine", "--epochs", 3) == 0
     assert trained == [replace(RECIPES["quickstart"](), seed=7, out=Path("runs/mine"), epochs=3)]
+
+
+def test_options_of_a_command_may_stand_before_its_recipe(own, monkeypatch):
+    assert take_recipe(["data", "features", "--out", "a:b", "own_recipes:mine"]) == [
+        "data",
+        "features",
+        "--out",
+        "a:b",
+        "mine",
+    ]
+    assert take_recipe(["search", "what:ever"]) == ["search", "what:ever"]
 
 
 def test_a_saved_configuration_is_trained_again(tmp_path, trained, monkeypatch):

@@ -20,6 +20,7 @@ def _subcommands(recipes: dict[str, TrainConfig], described: dict[str, str]) -> 
     return Annotated[union, tyro.conf.arg(name="")]
 
 
+RECIPE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 NAMED = {name: recipe() for name, recipe in RECIPES.items()}
 DESCRIBED = {name: (recipe.__doc__ or "").strip() for name, recipe in RECIPES.items()}
 Recipe = _subcommands(NAMED, DESCRIBED)
@@ -32,17 +33,20 @@ def take_recipe(words: Sequence[str]) -> list[str]:
     added to `Recipe`, and the words are returned with its name there. Raises ValueError if there is no such recipe.
     """
     global Recipe
-    words, start = list(words), 2 if words[:1] == ["data"] else 1
+    words, name, config = list(words), None, None
     if words[:1] != ["train"] and words[:2] != ["data", "features"]:
         return words
-    name, config = None, None
-    if words[start : start + 1] == ["--config"] and len(words) > start + 1:
-        config = read_recipe(Path(words[start + 1]))
-        name, words[start : start + 2] = "config", ["config"]
-    elif words[start:] and re.fullmatch(r"[\w.]+:\w+", words[start]):
-        sys.path.insert(0, os.getcwd())
-        config = import_recipe(words[start])
-        name = words[start] = words[start].partition(":")[2]
+    if "--config" in words[:-1]:
+        place = words.index("--config")
+        config = read_recipe(Path(words[place + 1]))
+        name, words[place : place + 2] = "config", ["config"]
+    else:
+        # A word with a colon that follows the name of an option is that option's value.
+        named = (i for i, word in enumerate(words) if RECIPE.fullmatch(word) and not words[i - 1].startswith("--"))
+        if (place := next(named, None)) is not None:
+            sys.path.insert(0, os.getcwd())
+            config = import_recipe(words[place])
+            name = words[place] = words[place].partition(":")[2]
     if name is not None:
         Recipe = _subcommands(NAMED | {name: config}, DESCRIBED | {name: "The recipe that the command names."})
     return words

@@ -175,7 +175,9 @@ def test_the_page_is_written_without_examples_that_cannot_be_found(run, clips, s
     monkeypatch.setattr("stgt.figures.clip.find_examples", fail)
     video = tmp_path / "...png.mp4"
     video.write_bytes(clip(clips).read_bytes())
-    monkeypatch.setattr("stgt.figures.pictures.draw_scene", lambda scene, out: out.mkdir(parents=True, exist_ok=True) or [])
+    monkeypatch.setattr(
+        "stgt.figures.pictures.draw_scene", lambda scene, out: out.mkdir(parents=True, exist_ok=True) or []
+    )
     opened = load_run(run, "cpu")
     monkeypatch.setattr("stgt.runs.open_run", lambda *_, **__: opened)
     monkeypatch.chdir(tmp_path)
