@@ -112,7 +112,7 @@ def ours(inputs: Inputs, backend: str, **values: Tensor) -> Step:
 
 
 def transformer_conv(inputs: Inputs, dtype: torch.dtype | None = None) -> Step:
-    """What torch_geometric's TransformerConv(edge_dim=...) computes between its projections: k + e and v + e."""
+    """Computes torch_geometric's TransformerConv(edge_dim=...) without its projections: keys k + e and values v + e."""
     source, target = inputs.graph.to_edge_index()
     nodes = inputs.graph.nodes
 

@@ -5,8 +5,8 @@
 
 namespace stgt::STGT_ISA {
 
-// Of a chunk of row i: block.probability, before dropout, and block.product, the gradient dout_i . v_j of what dropout
-// left of it. Scores, factors and biases are loaded.
+// Fills block.probability (before dropout) and block.product for a chunk of row i. The product dout_i . v_j is the
+// gradient of the probability after dropout. Scores, factors and biases are loaded.
 template <class S, class A>
 inline void probabilities_chunk(const EdgeAttentionArgs& args, RowBlocks<S, A>& block, int64_t i, int64_t slot,
                                 int64_t count) {

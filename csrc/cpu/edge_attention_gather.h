@@ -1,5 +1,5 @@
-// What both passes of edge attention are made of: products of one node's heads with those of its neighbours, and sums
-// of the neighbours' heads. Heads are read where they lie.
+// The parts of both passes of edge attention: products of one node's heads with those of its neighbours, and sums of
+// the neighbours' heads. Heads are read in place.
 #pragma once
 #include "args.h"
 #include "blocks.h"

@@ -11,7 +11,7 @@ template <class A> inline void copy_heads(A* dst, const A* src, int64_t H) {
   for (int64_t h = 0; h < H; ++h) dst[h] = src[h];
 }
 
-// What lies beside the heads of one node in the workspace. Blocks are (CHUNK, width); width: H padded to whole vectors.
+// The blocks of one node in the workspace, beside its heads. They are (CHUNK, width); width is H padded to vectors.
 template <class S, class A> struct RowBlocks {
   HeadVectors<S, A> vectors;
   int64_t H, width;

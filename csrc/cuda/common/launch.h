@@ -1,4 +1,4 @@
-// What every CUDA op needs on the host: the device of its tensors and the current stream, whether the GPU runs Hopper's
+// The host's side of every CUDA op: the device of its tensors and the current stream, whether the GPU runs Hopper's
 // kernels, and launches whose errors start with the op's name. Nothing here waits for the GPU, so launches can be
 // captured.
 #pragma once

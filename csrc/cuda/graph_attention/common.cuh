@@ -1,5 +1,5 @@
-// What all kernels of graph attention share: their parameters, the place of a block, the walk along live tiles, and the
-// dropout mask.
+// The common parts of all kernels of graph attention: their parameters, the place of a block, the walk along live
+// tiles, and the dropout mask.
 #pragma once
 #include "../common/ptx.cuh"
 

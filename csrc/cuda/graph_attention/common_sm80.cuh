@@ -1,4 +1,5 @@
-// What the sm_80 and float32 kernels of graph attention share: their tensors in global memory, and the walk in steps.
+// The common parts of the sm_80 and float32 kernels of graph attention: their tensors in global memory, and the walk
+// in steps.
 #pragma once
 #include "../common/weights.cuh"
 #include "common.cuh"

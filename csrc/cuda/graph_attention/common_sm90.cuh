@@ -1,5 +1,5 @@
-// What the Hopper kernels of graph attention share: the layout of tiles in shared memory, and the ring of stages
-// between the warp that loads and the warpgroups that compute.
+// The common parts of the Hopper kernels of graph attention: the layout of tiles in shared memory, and the ring of
+// stages between the warp that loads and the warpgroups that compute.
 #pragma once
 #include "../common/ptx_sm90.cuh"
 #include "../common/weights.cuh"

@@ -1,4 +1,5 @@
-// What the kernels that build the graph share: their parameters, the cut of pairs of frames into blocks, and the norms.
+// The common parts of the kernels that build the graph: their parameters, the cut of pairs of frames into blocks, and
+// the norms.
 //
 // The norms need no separate pass over x: |x_i|^2 is on the diagonal of the product of a frame with itself, which the
 // graph needs anyway. The block that computes it writes 1 / |x_i| to inv_norm, which starts as NaN. The other blocks
