@@ -156,7 +156,8 @@ def term_sizes(case: Call, seed: Tensor | None) -> dict[str, float]:
     """How large the terms are that the results are sums of, at most over all elements.
 
     They may nearly cancel: the gradient of a row's score is p (dp - delta), where both may be far larger than their
-    difference. Rounding errors of terms are independent: the root of the sum of their squares is what they come to.
+    difference. The rounding errors of terms are independent, so their size is the root of the sum of their squares.
+    delta is one number for a whole row, so its error is the same for all edges of the row, and adds up over them.
     """
     graph, options = case.graph, case.options
     q, k, v = (case.tensors[name].double() for name in "qkv")
@@ -174,8 +175,9 @@ def term_sizes(case: Call, seed: Tensor | None) -> dict[str, float]:
         mask, keep_prob = keep_mask(seed, graph.edges, q.shape[1], options["dropout_p"])
         kept = mask / keep_prob
     dp = (case.dout.double()[target].square() * v[source].square()).sum(-1) * kept.square()
-    delta = reference.sum_of_rows(p.square() * dp, target, graph.nodes)
-    dz = p.square() * (dp + delta[target])
+    delta = reference.sum_of_rows(p.square() * dp, target, graph.nodes) + delta_from_out(case, p * kept)
+    dz = p.square() * dp
+    row = p * delta.sqrt()[target]  # The error of delta in the gradient of each score.
     dscore = dz * scale.square() + (0 if case.dscores is None else case.dscores.double().square())
     dscore = dscore * factor**2
     squares = {
@@ -184,16 +186,43 @@ def term_sizes(case: Call, seed: Tensor | None) -> dict[str, float]:
         "dv": reference.sum_of_rows(
             (p * kept).square()[..., None] * case.dout.double()[target].square(), source, graph.nodes
         ),
-        "dq": reference.sum_of_rows(dscore[..., None] * k[source].square(), target, graph.nodes),
-        "dk": reference.sum_of_rows(dscore[..., None] * q[target].square(), source, graph.nodes),
-        "dedge_scale": per_row(dz * scores.square(), case, "edge_scale"),
-        "dedge_bias": per_row(dz, case, "edge_bias"),
+        "dq": reference.sum_of_rows(dscore[..., None] * k[source].square(), target, graph.nodes)
+        + squared_by_row((row * scale * factor)[..., None] * k[source], target, target, graph.nodes),
+        "dk": reference.sum_of_rows(dscore[..., None] * q[target].square(), source, graph.nodes)
+        + squared_by_row((row * scale * factor)[..., None] * q[target], source, target, graph.nodes),
+        "dedge_scale": per_row(dz * scores.square(), row * scores, case, "edge_scale"),
+        "dedge_bias": per_row(dz, row, case, "edge_bias"),
     }
     return {name: x.nan_to_num(0, 0, 0).amax().sqrt().item() for name, x in squares.items() if x.numel()}
 
 
-def per_row(x: Tensor, case: Call, name: str) -> Tensor:
-    """Values of edges, added up for the types if what has this name is a table."""
+def delta_from_out(case: Call, p: Tensor) -> Tensor:
+    """The squared error of delta = sum(dout * out) that comes from out, in units of the dtype's floor.
+
+    out is a sum over the edges of a row, and each of its partial sums is rounded. They are at most the sum of the
+    absolute terms. n independent errors come to the root of n, each half an eps, of which the floor is eight; twice
+    that is allowed, as everywhere.
+    """
+    source, target = case.graph.to_edge_index()
+    nodes, v = case.graph.nodes, case.tensors["v"].double()
+    largest = reference.sum_of_rows(p[..., None] * v[source].abs(), target, nodes)
+    n = torch.bincount(target, minlength=nodes)[:, None]
+    return n / 16 * (case.dout.double() * largest).square().sum(-1)
+
+
+def squared_by_row(x: Tensor, index: Tensor, target: Tensor, size: int) -> Tensor:
+    """For each index, the squares of the sums of x over the edges of one row, added up over the rows."""
+    both, place = torch.unique(torch.stack([index, target]), dim=1, return_inverse=True)
+    sums = reference.sum_of_rows(x, place, both.shape[1])
+    return reference.sum_of_rows(sums.square(), both[0], size)
+
+
+def per_row(squares: Tensor, row: Tensor, case: Call, name: str) -> Tensor:
+    """The squares of edges, and those of errors that a row shares. A table of this name has the sums for its types."""
     values = case.tensors.get(name)
     types = None if values is None else reference.types_of(values, case.graph)
-    return x if types is None else reference.sum_of_rows(x, types.long(), case.graph.types)
+    if types is None:
+        return squares + row.square()
+    _, target = case.graph.to_edge_index()
+    shared = squared_by_row(row, types.long(), target, case.graph.types)
+    return reference.sum_of_rows(squares, types.long(), case.graph.types) + shared
