@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     more = [
         f"{what}: {counts[name]} {name}, there were {before[what][name]}"
         for what, counts in now.items()
-        for name in counts
-        if counts[name] > before.get(what, {}).get(name, 0)
+        for name in counts.keys() & before.get(what, {}).keys()
+        if counts[name] > before[what][name]
     ]
     columns = list(dict.fromkeys(name for counts in now.values() for name in counts))
     print(table(["", *columns], [[what, *(str(c.get(name, "")) for name in columns)] for what, c in now.items()]))
@@ -121,7 +121,7 @@ def triton_launches(inputs: AttentionInputs, x: Tensor) -> Counts:
     weight = inputs.graph.weight.clone().requires_grad_()
     counts = {}
     with launches() as names:
-        SpatioTemporalGraphFunction.apply(x, PROBLEM.threshold, PROBLEM.window, "triton")
+        SpatioTemporalGraphFunction.apply(x, PROBLEM.threshold, PROBLEM.window, False, "triton")
         counts["spatio_temporal_graph, forward, Triton"] = {"launches": len(names)}
     for what, leaves in (("backward", [q, k, v]), ("backward to the weights, too", [q, k, v, weight])):
         with launches() as names:
