@@ -21,7 +21,7 @@ _TO_BACKGROUND, _TO_PREVIOUS = 1, 2
 
 
 class Part(NamedTuple):
-    """What one frame of an animation draws, and where."""
+    """The picture and the place of one frame of an animation."""
 
     png: io.BytesIO
     """The pixels, as a PNG file of their own"""
@@ -29,7 +29,7 @@ class Part(NamedTuple):
     """Left, upper, right and lower edge on the canvas, in pixels"""
     seconds: float
     disposal: int
-    """What happens after the frame: nothing, the box is erased, or the box becomes what it was before the frame"""
+    """After the frame its box stays, is erased, or gets back the pixels that it had before the frame"""
     blend: bool
     """Whether the pixels are drawn over what is there; otherwise they replace it"""
 

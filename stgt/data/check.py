@@ -27,7 +27,7 @@ from stgt.structure import parse_json, shown
 from stgt.terminal import printable
 
 _Request = tuple[str, Decoder, np.ndarray | None, int]
-"""What a worker is asked: the path, the reader, PyAV's pictures of the file, and max_pixels"""
+"""The question to a worker: the path, the reader, PyAV's pictures of the file, and max_pixels"""
 
 
 class Entry(TypedDict):
@@ -115,7 +115,7 @@ def check_videos(
 
 
 def check_settings(root: str | Path, max_pixels: int) -> list:
-    """What must not change before an interrupted check can go on: the folder, the limit and the readers' versions."""
+    """The folder, the limit and the readers' versions: an interrupted check goes on only if these are the same."""
     return [str(Path(root).resolve()), max_pixels, *map(decoder_version, _readers())]
 
 
