@@ -61,6 +61,8 @@ class GraphConfig:
     """The part that joins the frames: the graph transformer, X-CLIP's cross-frame baseline, or nothing."""
 
     kind: Literal["graph", "none", "cross_frame"] = "graph"
+    form: Literal["released", "residual"] = "released"
+    """What graph attention gives: new patches (released model and paper), or what is added to the patches (residual)"""
     layers: int = 1
     heads: int = 16
     frames: int = 8

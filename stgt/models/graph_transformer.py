@@ -75,7 +75,8 @@ class GraphBlock(nn.Module):
             cls = self.cls_block(cls)
         graph = self.build_graph(local)
         degree = (graph != 0).sum(-1) if isinstance(graph, Tensor) else graph.degree()
-        local = self.graph_attention(local.flatten(1, 2), graph).view(local.shape)
+        attended = self.graph_attention(local.flatten(1, 2), graph).view(local.shape)
+        local = local + attended if self.config.form == "residual" else attended
         x = torch.cat([cls[:, :, None].to(local.dtype), local], 2)
         if self.config.scope == "frame":
             x = self.residual_block(x)

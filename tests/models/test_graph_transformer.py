@@ -61,7 +61,8 @@ def oracle(model, x):
             )
             z = (q @ k.transpose(1, 2) / math.sqrt(D) * W).masked_fill(~edge, -math.inf)
             heads.append(z.softmax(-1) @ v)
-        local = attention.out_proj(torch.cat(heads, -1)).view(B, T, S - 1, C)
+        attended = attention.out_proj(torch.cat(heads, -1)).view(B, T, S - 1, C)
+        local = local.view(attended.shape) + attended if c.form == "residual" else attended
         x = torch.cat([cls[:, :, None], local], 2)
         if c.scope == "frame":
             x = torch.stack([residual(block.residual_block, x[:, t]) for t in range(T)], 1)
@@ -93,6 +94,8 @@ def residual(block, x):
         {"weights": False},
         {"edges": False, "weights": False},
         {"layers": 3},
+        {"form": "residual"},
+        {"form": "residual", "layers": 2, "scope": "clip"},
     ],
     ids=str,
 )
@@ -106,11 +109,34 @@ def test_switches_change_the_result():
     x = tokens()
     results = [
         build(**switches)(x)[0]
-        for switches in ({}, {"cls_repeats": 1}, {"scope": "clip"}, {"edges": False}, {"weights": False}, {"window": 2})
+        for switches in (
+            {},
+            {"cls_repeats": 1},
+            {"scope": "clip"},
+            {"edges": False},
+            {"weights": False},
+            {"window": 2},
+            {"form": "residual"},
+        )
     ]
     for i, a in enumerate(results):
         for b in results[:i]:
             assert not torch.allclose(a, b)
+
+
+@pytest.mark.parametrize("attention", ["kernels", "dense"])
+def test_the_released_form_puts_attention_in_place_of_the_patches_to_the_last_bit(attention):
+    block, x = build(attention=attention).blocks[0], tokens()
+    y = block.proj(x)
+    cls, local = block.cls_block(block.cls_block(y[:, :, 0])), y[:, :, 1:]
+    attended = block.graph_attention(local.flatten(1, 2), block.build_graph(local)).view(local.shape)
+    expected = block.residual_block(torch.cat([cls[:, :, None], attended], 2))
+    assert torch.equal(block(x)[0], expected)
+
+
+def test_both_forms_have_the_same_weights():
+    released, residual = build().state_dict(), build(form="residual").state_dict()
+    assert released.keys() == residual.keys() and all(torch.equal(released[name], residual[name]) for name in released)
 
 
 def test_without_blocks_only_position_and_pooling_remain():

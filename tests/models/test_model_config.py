@@ -23,6 +23,7 @@ def test_defaults_are_the_papers_sizes():
         (VisionConfig, dict(mlp_ratio=math.inf)),
         (VisionConfig, dict(tower="")),
         (GraphConfig, dict(kind="gnn")),
+        (GraphConfig, dict(form="gated")),
         (GraphConfig, dict(threshold=math.nan)),
         (GraphConfig, dict(threshold=1.5)),
         (GraphConfig, dict(window=-1)),
