@@ -49,7 +49,7 @@ class Limits:
     flops: dict[str, float]
     """FLOP/s by dtype. On a CPU: the multiply-add units of all threads. On a GPU: a large matrix product."""
     gemm: dict[str, float]
-    """FLOP/s of a large matrix product in torch"""
+    """FLOP/s of a large matrix product in torch. On a CPU in fp32 only: some take a minute for one in bf16."""
     bandwidth: float
     """Bytes/s of a large copy, counting both reads and writes"""
 
@@ -61,7 +61,7 @@ class Limits:
 @functools.cache
 def measure(device: torch.device) -> Limits:
     """Measures the limits of a device, which takes a second or two."""
-    dtypes = dict(fp32=torch.float32, bf16=torch.bfloat16)
+    dtypes = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if device.type == "cuda" else {})
     size, repeats = (8192, 10) if device.type == "cuda" else (2048, 3)
     gemm = {}
     for name, dtype in dtypes.items():

@@ -140,21 +140,24 @@ class PacketTable:
     tells their presentation times.
     """
 
-    def __init__(self, entries: IndexEntries, scan: Callable[[int, int, int], list[PacketTimes]]) -> None:
-        """entries: `index_entries` of a stream. scan(near, dts, count): see `PyAVReader._scan`.
+    def __init__(
+        self, entries: Callable[[], IndexEntries], scan: Callable[[int, int, int], list[PacketTimes]]
+    ) -> None:
+        """entries(): `index_entries` of the open stream. scan(near, dts, count): see `PyAVReader._scan`.
 
-        Raises UnusableTimesError if decoding times decrease, or if the first packet is no keyframe.
+        Raises UnusableTimesError if the decoding times of keyframes decrease, or if the first packet is no keyframe.
         """
-        self._scan = scan
-        # The entries are copied, because they are gone when the file is closed and opened again.
-        pairs = ((entry.timestamp, entry.flags) for entry in entries)
-        self._dts, flags = np.fromiter(pairs, np.dtype((np.int64, 2)), len(entries)).T
+        self._entries, self._scan = entries, scan
+        # Reading the table takes most of the time that a long file costs, so only what every frame needs is read.
+        table = entries()
+        flags = np.fromiter((entry.flags for entry in table), np.int64, len(table))
         self._keys = np.flatnonzero(flags & _KEYFRAME)
         self._shown = np.flatnonzero(~flags & _HIDDEN)
-        self.length = len(self._shown)
+        self._packets, self.length = len(flags), len(self._shown)
         if not len(self._keys) or self._keys[0] != 0:
             raise UnusableTimesError("the first packet is no keyframe")
-        if (np.diff(self._dts) < 0).any():
+        self._key_dts = np.array([table[key].timestamp for key in self._keys.tolist()], np.int64)
+        if (np.diff(self._key_dts) < 0).any():
             raise UnusableTimesError("decoding times decrease")
 
     def around(self, ranks: np.ndarray) -> FrameIndex:
@@ -164,21 +167,21 @@ class PacketTable:
 
     def first_rank_from(self, pts: int) -> int:
         """The number of the first frame that is shown at or after a presentation time."""
-        entry = max(int(np.searchsorted(self._dts, pts, side="right")) - 1, 0)
-        group = int(np.searchsorted(self._keys, entry, side="right")) - 1
+        group = max(int(np.searchsorted(self._key_dts, pts, side="right")) - 1, 0)
         near = np.arange(max(group - 1, 0), min(group + 2, len(self._keys)))
         index = self._index(near)
         return index.first_rank_from(pts) if index.pts[-1] >= pts else int(index.ranks[-1]) + 1
 
     def _index(self, groups: np.ndarray) -> FrameIndex:
         ranks, pts, keyframes = [], [], []
+        table = self._entries()  # opening the file again makes a new one
         for group in groups.tolist():
             first = int(self._keys[group])
-            last = int(self._keys[group + 1]) if group + 1 < len(self._keys) else len(self._dts)
+            last = int(self._keys[group + 1]) if group + 1 < len(self._keys) else self._packets
             # A seek to the keyframe's own decoding time would arrive at the group before, because seeking goes by
             # presentation times and the keyframe is presented later.
-            near = int(self._dts[min(first + REORDERED, last - 1)])
-            packets = self._scan(near, int(self._dts[first]), last - first)
+            near = table[min(first + REORDERED, last - 1)].timestamp
+            packets = self._scan(near, int(self._key_dts[group]), last - first)
             if len(packets) != last - first or any(packet.keyframe for packet in packets[1:]):
                 raise UnusableTimesError("the container's table of packets does not fit its packets")
             _require_usable_group(packets)
