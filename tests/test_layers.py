@@ -20,6 +20,7 @@ LAYERS = tuple(
         "search",
         "figures",
         "training",
+        "finsta",
         "paper",
         "cli",
     ]

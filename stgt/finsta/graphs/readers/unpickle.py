@@ -1,0 +1,97 @@
+"""Reads pickles of plain values and NumPy arrays without running any code that a file names."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+
+def unpickle_plain(path: str | Path, kind: type) -> object:
+    """The value in a pickle that consists of plain values and NumPy arrays of numbers. The arrays become lists.
+
+    kind: the expected type. The file can call nothing but the functions below, which make lists, numbers and bytes.
+    Raises ValueError that names the file if it holds anything else or is damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            value = _Unpickler(file).load()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (OSError, MemoryError):
+        raise
+    except _RefusedError as error:
+        raise ValueError(f"{path}: {error}, expected plain values and NumPy arrays") from None
+    except Exception as error:  # damaged bytes lead the unpickler anywhere
+        raise ValueError(f"{path}: it is no readable pickle ({type(error).__name__}: {error})") from None
+    if not isinstance(value, kind):
+        raise ValueError(f"{path}: holds a {type(value).__name__}, expected a {kind.__name__}")
+    return value
+
+
+class _RefusedError(Exception):
+    """A file names something that is not plain data."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> object:
+        found = _KNOWN.get(f"{module.replace('numpy._core', 'numpy.core')}.{name}")
+        if found is None:
+            raise _RefusedError(f"it names {module}.{name}, which could run code")
+        return found
+
+
+class _DType:
+    """Replaces a type of NumPy, whose byte order is set after it was made."""
+
+    def __init__(self, name: str, *_: object) -> None:
+        self.found = np.dtype(name)
+        if self.found.kind not in "biuf":
+            raise _RefusedError(f"it has an array of {self.found}")
+
+    def __setstate__(self, state: tuple) -> None:
+        self.found = self.found.newbyteorder(state[1])
+
+
+class _Array(list):
+    """Replaces an array of NumPy, whose numbers are set after it was made."""
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, is_fortran, data = state
+        self[:] = _filled(data, dtype, shape, "F" if is_fortran else "C")
+
+
+def _array(*_: object) -> _Array:
+    return _Array()
+
+
+def _filled(data: bytes, dtype: _DType, shape: tuple, order: str) -> _Array:
+    return _Array(np.frombuffer(data, dtype.found).reshape(shape, order=order).tolist())
+
+
+def _scalar(dtype: _DType, data: bytes) -> bool | int | float:
+    return np.frombuffer(data, dtype.found, 1)[0].item()
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """Bytes, as files for Python 2 hold them."""
+    if encoding != "latin1":
+        raise _RefusedError(f"it names the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    """How files for Python 2 hold bytes without length."""
+    return b""
+
+
+_KNOWN = {
+    "__builtin__.bytes": _no_bytes,
+    "_codecs.encode": _latin1,
+    "numpy.core.multiarray._reconstruct": _array,
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy.core.numeric._frombuffer": _filled,
+    "numpy.dtype": _DType,
+    "numpy.ndarray": _Array,
+}

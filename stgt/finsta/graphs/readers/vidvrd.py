@@ -1,0 +1,59 @@
+"""VidVRD and VidOR: trajectories of objects and relations between them, one JSON file per video.
+
+Keys: video_id, fps, width, height, subject/objects [{tid, category}], trajectories [frame][{tid, bbox {xmin, ymin,
+xmax, ymax}}], relation_instances [{subject_tid, object_tid, predicate, begin_fid, end_fid}], where end_fid is
+exclusive. VidOR has video_path as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stgt.data.folders import find_files
+from stgt.finsta.graphs.graph import ClipGraphs, Frame, Relation, SeenObject, VideoGraph
+from stgt.finsta.graphs.readers.boxes import part_of_frame, words
+from stgt.structure import field, read_json
+
+
+def read_vidvrd(source: Path, videos: Path | None = None) -> Iterator[ClipGraphs]:
+    """Every frame of each video. source: a file, or a folder whose JSON files are read, also those in its folders."""
+    files = [source / name for name in find_files(source, [".json"]).files] if source.is_dir() else [source]
+    if not files:
+        raise ValueError(f"{source}: no JSON file is in the folder, expected one per video")
+    for file in files:
+        yield _clip(read_json(file, dict), str(file))
+
+
+def _clip(values: dict, where: str) -> ClipGraphs:
+    rate, width, height = (field(values, key, float, where) for key in ("fps", "width", "height"))
+    if min(rate, width, height) <= 0:
+        raise ValueError(f"{where}: 'fps', 'width', 'height' are {rate}, {width}, {height}, expected more than 0")
+    labels = {}
+    for number, entry in enumerate(field(values, "subject/objects", list, where)):
+        at = f"{where}: subject/objects[{number}]"
+        labels[field(entry, "tid", int, at)] = words(field(entry, "category", str, at))
+    instances = []
+    for number, entry in enumerate(field(values, "relation_instances", list, where)):
+        at = f"{where}: relation_instances[{number}]"
+        numbers = [field(entry, key, int, at) for key in ("subject_tid", "object_tid", "begin_fid", "end_fid")]
+        instances.append((*numbers, words(field(entry, "predicate", str, at))))
+    frames = []
+    for number, entries in enumerate(field(values, "trajectories", list, where)):
+        seen = {}
+        for place, entry in enumerate(entries):
+            at = f"{where}: trajectories[{number}][{place}]"
+            track, corners = field(entry, "tid", int, at), field(entry, "bbox", dict, at)
+            sides = [field(corners, key, float, f"{at}: bbox") for key in ("xmin", "ymin", "xmax", "ymax")]
+            if track not in labels:
+                raise ValueError(f"{at}: 'tid' is {track}, expected one of 'subject/objects'")
+            if box := part_of_frame(sides, width, height):
+                seen[track] = SeenObject(track, labels[track], 1.0, box)
+        relations = [
+            Relation(subject, predicate, other)
+            for subject, other, begin, end, predicate in instances
+            if begin <= number < end and subject in seen and other in seen
+        ]
+        frames.append(Frame(round(number / rate, 5), tuple(seen.values()), tuple(relations)))
+    video = values["video_path"] if "video_path" in values else f"{field(values, 'video_id', str, where)}.mp4"
+    return ClipGraphs(video, "", None, VideoGraph(tuple(frames)), "gold")
