@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from stgt.fields import from_dict as from_dict
+from stgt import fields
 from stgt.fields import require, require_counts, require_range, require_types
+from stgt.old_config import translated
 
 # A larger size is a mistake. It is refused at once, so that no file can make the memory run out.
 WIDEST, DEEPEST, LONGEST, WORDS = 65_536, 1_000, 10_000, 10_000_000
@@ -170,9 +171,10 @@ class LanguageConfig:
 
 @dataclass
 class LossConfig:
-    """The loss, Eq. 16-21: VTC in stage 1 or CSAL in stage 2, plus VTM and VTG."""
+    """The loss, Eq. 16-21: an alignment of videos with texts, VTC or CSAL, plus VTM and VTG."""
 
-    stage: Literal[1, 2] = 1
+    alignment: Literal["vtc", "csal"] = "vtc"
+    """The contrastive loss: VTC (the paper's first stage), or CSAL with its soft targets (the second stage)"""
     gamma: float = 5.0
     """Sharpness of CSAL's soft targets"""
     vtc_smoothing: float = 0.1
@@ -187,19 +189,20 @@ class LossConfig:
     other and never as negatives, as in BLIP-2's retrieval training; in the released model they are negatives"""
     gather_gradients: bool = True
     """Whether gradients reach the features of other processes, which makes the loss over the global batch exact"""
-    vtc: float = 1.0
-    """Weight of the contrastive loss, VTC or CSAL"""
-    vtm: float = 1.0
-    vtg: float = 1.0
+    alignment_weight: float = 1.0
+    vtm_weight: float = 1.0
+    vtg_weight: float = 1.0
 
     def __post_init__(self) -> None:
         require_types(self)
         require(self, "gamma", 0.0 < self.gamma < math.inf, "a positive number")
         for name in ("vtc_smoothing", "csal_smoothing", "vtg_smoothing"):
             require(self, name, 0.0 <= getattr(self, name) < 1.0, "a number in [0, 1)")
-        for name in ("vtc", "vtm", "vtg"):
+        weights = ("alignment_weight", "vtm_weight", "vtg_weight")
+        for name in weights:
             require(self, name, 0.0 <= getattr(self, name) < math.inf, "a number of at least 0")
-        require(self, "vtc", self.vtc + self.vtm + self.vtg > 0, "a positive weight on at least one of vtc, vtm, vtg")
+        positive = any(getattr(self, name) > 0 for name in weights)
+        require(self, weights[0], positive, f"a positive number for at least one of {', '.join(weights)}")
 
 
 @dataclass
@@ -336,8 +339,8 @@ class TrainConfig:
     """Weights to start from: the folder of another run, a folder that `stgt convert` wrote, or a released checkpoint"""
     epochs: int = 10
     """Number of passes over the training pairs"""
-    csal_from: int | None = None
-    """Epoch (from 0) from which CSAL replaces VTC, for both stages in one run; None keeps `loss.stage`"""
+    vtc_epochs: int = 0
+    """Number of first epochs that train with VTC, before `loss.alignment="csal"` takes over: both stages in one run"""
     batch_size: int = 20
     """Number of pairs in a batch of one process"""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
@@ -364,7 +367,9 @@ class TrainConfig:
         require_types(self)
         require_counts(self, epochs=COUNT, batch_size=COUNT, log_every=COUNT, save_every=COUNT, keep=COUNT)
         require(self, "seed", 0 <= self.seed < 2**63, "at least 0 and below 2**63")
-        require(self, "csal_from", self.csal_from is None or self.csal_from >= 0, "an epoch of at least 0, or None")
+        require(self, "vtc_epochs", self.vtc_epochs >= 0, "at least 0")
+        needed = self.vtc_epochs == 0 or self.loss.alignment == "csal"
+        require(self, "vtc_epochs", needed, "0, since loss.alignment='vtc' trains with VTC in every epoch")
 
 
 # Fields that may have another value when a run goes on, because they do not change its numbers.
@@ -382,6 +387,11 @@ _FREE = (
     "keep",
     "accept_changed_data",
 )
+
+
+def from_dict(cls: type, values: object) -> object:
+    """A configuration made of JSON values, those of version 0.1.0 included. Raises ValueError as `fields.from_dict`."""
+    return fields.from_dict(cls, translated(values))
 
 
 def to_dict(config: object) -> dict:

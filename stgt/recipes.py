@@ -76,7 +76,7 @@ def pretrain_stage2() -> TrainConfig:
     """Second stage: starts from the weights of the first stage, with CSAL in place of VTC."""
     return replace(
         pretrain_stage1(),
-        loss=LossConfig(stage=2),
+        loss=LossConfig(alignment="csal"),
         optim=OptimConfig(lr=2.5e-5, min_lr=1e-6, warmup_steps=2000),
         init=Path("runs/pretrain_stage1"),
         out=Path("runs/pretrain_stage2"),
@@ -166,7 +166,7 @@ def _finetune(name: str, *, max_text_length: int, epochs: int = 9, val: bool = F
         model=replace(
             base.model, graph=GraphConfig(threshold=0.5), qformer=QFormerConfig(max_text_length=max_text_length)
         ),
-        loss=LossConfig(stage=2),
+        loss=LossConfig(alignment="csal"),
         data=_data(name, val=Path("data") / name / "val.json" if val else None),
         optim=OptimConfig(lr=2.5e-5, min_lr=1e-6, warmup_steps=200),
         init=Path("runs/pretrain_stage2"),

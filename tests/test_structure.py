@@ -60,7 +60,7 @@ def test_a_field_has_to_exist_and_have_its_type(values):
         (VisionConfig, {"pretrained": 3}, "VisionConfig.pretrained is 3, expected a text or None"),
         (VisionConfig, {"mlp_ratio": [4]}, r"VisionConfig.mlp_ratio is \(4,\), expected a number"),
         (VisionConfig, {"dtype": None}, "VisionConfig.dtype is None, expected one of 'bfloat16', 'float32'"),
-        (LossConfig, {"stage": True}, "LossConfig.stage is True, expected one of 1, 2"),
+        (LossConfig, {"alignment": True}, "LossConfig.alignment is True, expected one of 'vtc', 'csal'"),
         (LossConfig, {"detach_target": 1}, "LossConfig.detach_target is 1, expected True or False"),
         (OptimConfig, {"betas": [0.9]}, r"OptimConfig.betas is \(0.9,\), expected a list of 2: a number, a number"),
         (OptimConfig, {"betas": [0.9, "1"]}, "OptimConfig.betas is .*, expected a list of 2"),
@@ -82,7 +82,7 @@ def test_wrong_types_and_absurd_sizes_of_a_configuration_are_refused(cls, values
 
 
 def test_a_configuration_survives_json():
-    config = TrainConfig(model=ModelConfig(), csal_from=3)
+    config = TrainConfig(model=ModelConfig(), loss=LossConfig("csal"), vtc_epochs=3)
     assert from_dict(TrainConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 

@@ -39,8 +39,8 @@ def caption(
     else:
         refuse("without --top-p only, because --top-p draws the words at random", beams=beams)
     run = open_retrieval(find_model(model).folder, device)
-    if run.config.loss.vtg == 0:
-        raise ValueError(f"{model} was trained with loss.vtg=0, expected a run that learnt to generate captions")
+    if run.config.loss.vtg_weight == 0:
+        raise ValueError(f"{model} was trained with loss.vtg_weight=0, expected a run that learnt to generate captions")
     end = run.tokenizer.sep_token_id
     with torch.inference_mode(), precision(run):
         embeds = run.model.encode_video(read_clip(run, video)).embeds

@@ -91,8 +91,8 @@ class STGT(VideoEncoder):
         batch: video (n, T, 3, S, S) or tokens (n, T, 1+P, C); input_ids and attention_mask (n, L); with
         `loss.multi_positive` also video_index (n,), a number for each video. n is the same in every process.
         generator: a CPU generator for drawing hard negatives; the numbers of rank 0 are used everywhere.
-        Returns scalars: "loss", whose mean over processes is the loss of the global batch, its parts "vtc" (in
-        stage 2 "csal"), "vtm", "vtg", and statistics. A part with weight 0 is neither computed nor returned.
+        Returns scalars: "loss", whose mean over processes is the loss of the global batch, its parts "vtc" or
+        "csal", "vtm", "vtg", and statistics. A part with weight 0 is neither computed nor returned.
         """
         ids, mask = batch["input_ids"], batch["attention_mask"]
         embeds, stats = self._embed(batch.get("video"), batch.get("tokens"))
@@ -100,7 +100,7 @@ class STGT(VideoEncoder):
             raise ValueError(f"input_ids has {len(ids)} texts for {len(embeds)} videos, expected one each")
 
         # The queries do not see words in this pass, so it serves both contrast and generation.
-        hidden = self._joint(embeds, ids, mask) if loss.vtg else self.qformer.video(embeds)
+        hidden = self._joint(embeds, ids, mask) if loss.vtg_weight else self.qformer.video(embeds)
         count = self.config.qformer.queries
         queries, texts = self._queries(hidden[:, :count]), self.encode_text(ids, mask)
         all_queries = gather.gather(queries, loss.gather_gradients)
@@ -111,15 +111,15 @@ class STGT(VideoEncoder):
         t2v = losses.similarity(all_queries, texts).T / temp
 
         parts = {}
-        if loss.vtc and loss.stage == 1:
+        if loss.alignment_weight and loss.alignment == "vtc":
             parts["vtc"] = losses.vtc_loss(v2t, t2v, smoothing=loss.vtc_smoothing, offset=offset, same=same)
-        elif loss.vtc:
+        elif loss.alignment_weight:
             targets = losses.csal_targets(
                 queries, texts, all_queries, all_texts, gamma=loss.gamma, mask=loss.csal_mask, same=same
             )
             targets = targets.detach() if loss.detach_target else targets
             parts["csal"] = losses.csal_loss(v2t, t2v, targets, smoothing=loss.csal_smoothing)
-        if loss.vtm:
+        if loss.vtm_weight:
             draws = gather.shared_uniform(2, len(all_texts), device=v2t.device, generator=generator)
             wrong_text, wrong_video = (
                 losses.hard_negatives(logits, draw[offset : offset + len(ids)], offset=offset, same=same)
@@ -127,12 +127,12 @@ class STGT(VideoEncoder):
             )
             logits = self._match_with_negatives(embeds, ids, mask, wrong_video, wrong_text)
             parts["vtm"] = losses.vtm_loss(logits, matched=len(ids))
-        if loss.vtg:
+        if loss.vtg_weight:
             words = gather.mean(losses.predicted_words(mask))
             logits = self.qformer.word_logits(hidden[:, count:])
             parts["vtg"] = losses.vtg_loss(logits, ids, mask, smoothing=loss.vtg_smoothing, words=words)
 
-        weights = {"vtc": loss.vtc, "csal": loss.vtc, "vtm": loss.vtm, "vtg": loss.vtg}
+        weights = {loss.alignment: loss.alignment_weight, "vtm": loss.vtm_weight, "vtg": loss.vtg_weight}
         total = sum(weights[name] * part for name, part in parts.items())
         return {"loss": total, **{name: value.detach() for name, value in (parts | stats).items()}}
 

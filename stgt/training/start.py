@@ -10,7 +10,7 @@ from stgt import checkpoint as ckpt
 from stgt.config import differences, to_dict
 from stgt.models.stgt import STGT
 from stgt.models.vqa import VideoQA
-from stgt.runs import load_run
+from stgt.runs import load_run, saved_config
 from stgt.tasks import RETRIEVAL
 from stgt.weights.load import load_released
 from stgt.weights.pretrained import CONFIG, is_pretrained, read_config
@@ -31,8 +31,8 @@ def start_from(model: STGT | VideoQA, init: Path) -> None:
         return
     checkpoint = ckpt.chosen_checkpoint(init)
     ckpt.load_model(model, checkpoint, convert=True)
-    theirs = ckpt.read_state(checkpoint)["config"]["model"]
-    for line in differences(to_dict(model.config), theirs, "model."):
+    theirs = saved_config(checkpoint).model
+    for line in differences(to_dict(model.config), to_dict(theirs), "model."):
         logger.info("starting from %s, which was trained with another value of %s", checkpoint, line)
 
 

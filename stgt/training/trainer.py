@@ -205,9 +205,8 @@ class Trainer:
 
     def _train_step(self, batches: Iterator[dict]) -> tuple[dict[str, torch.Tensor], int]:
         config, accumulate = self.config, self.config.optim.accumulate
-        staged = config.csal_from is not None
-        stage = (2 if self._epoch >= config.csal_from else 1) if staged else config.loss.stage
-        loss_config = dataclasses.replace(config.loss, stage=stage)
+        first = self._epoch < config.vtc_epochs
+        loss_config = dataclasses.replace(config.loss, alignment="vtc") if first else config.loss
         set_learning_rate(self.optimizer, learning_rate(self.step, self.total, config.optim))
         means: dict[str, torch.Tensor] = {}
         paths: list[str] = []

@@ -15,8 +15,8 @@ TINY = words("""--model.vision.width 16 --model.vision.layers 1 --model.vision.h
     --model.graph.heads 2 --model.qformer.hidden 16 --model.qformer.heads 2 --model.qformer.intermediate 32
     --model.qformer.queries 2 --model.qformer.embed-dim 8 --data.tokenizer-size 200 --data.frames 4 --batch-size 4""")
 # Both epochs have dropout, and the second one also has the cross-similarity loss.
-TWO_EPOCHS = words("""--model.graph.dropout 0.1 --model.qformer.dropout 0.1 --epochs 2 --csal-from 1 --log-every 2
-    --save-every 3 --optim.warmup-steps 2""")
+TWO_EPOCHS = words("""--model.graph.dropout 0.1 --model.qformer.dropout 0.1 --epochs 2 --loss.alignment csal
+    --vtc-epochs 1 --log-every 2 --save-every 3 --optim.warmup-steps 2""")
 LANGUAGE = words("""--model.language.hidden 16 --model.language.heads 2 --model.language.layers 1
     --data.tokenizer-size 300""")
 

@@ -46,18 +46,18 @@ def recorded_batch(tensors):
     return {"video": video, "input_ids": tensors["input_ids"], "attention_mask": tensors["attention_mask"]}
 
 
-def check_losses_and_gradients(stage, model, batch, tensors, assert_near, monkeypatch):
+def check_losses_and_gradients(alignment, model, batch, tensors, assert_near, monkeypatch):
     monkeypatch.setattr(losses, "hard_negatives", lambda logits, draw, offset, same: NEXT.to(logits.device))
-    out = model(batch, LossConfig(stage=stage))
-    contrast = "vtc" if stage == 1 else "csal"
-    assert_near(out[contrast], tensors["loss_" + contrast], contrast)
+    out = model(batch, LossConfig(alignment=alignment))
+    stage = {"vtc": 1, "csal": 2}[alignment]  # of the paper's training
+    assert_near(out[alignment], tensors["loss_" + alignment], alignment)
     assert_near(out["vtm"], tensors["loss_vtm"], "vtm")
     assert_near(out["vtg"], tensors["loss_vtg"], "vtg")
-    assert_near(out["loss"], sum(tensors["loss_" + part] for part in (contrast, "vtm", "vtg")), "loss")
+    assert_near(out["loss"], sum(tensors["loss_" + part] for part in (alignment, "vtm", "vtg")), "loss")
     out["loss"].backward()
     compared = 0
     for name, parameter in model.named_parameters():
-        # Stage 2 was recorded without the tower's gradients.
+        # CSAL was recorded without the tower's gradients.
         expected = tensors.get(f"grad_stage{stage}.{released_name(name)}")
         if expected is not None:
             assert_near(parameter.grad, expected, name, gradient=True)

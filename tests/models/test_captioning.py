@@ -128,7 +128,7 @@ def test_a_trained_head_generates_the_captions_of_its_training():
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     for _ in range(120):
         optimizer.zero_grad()
-        model(batch, LossConfig(vtc=0.0, vtm=0.0, vtg_smoothing=0.0))["loss"].backward()
+        model(batch, LossConfig(alignment_weight=0.0, vtm_weight=0.0, vtg_smoothing=0.0))["loss"].backward()
         optimizer.step()
     embeds = model.eval().encode_video(tokens=batch["tokens"]).embeds
     assert [stripped(row) for row in beam_captions(model, embeds, end=2)] == [[7, 8], [9], [8, 7], [10, 9]]

@@ -12,13 +12,13 @@ from stgt.models.vqa import VideoQA
 
 N, WORLD = 3, 2
 CASES = {
-    "stage 1": dict(stage=1),
-    "stage 2": dict(stage=2),
-    "stage 2, constant targets": dict(stage=2, detach_target=True),
-    "shared videos": dict(stage=1, multi_positive=True),
-    "shared videos, stage 2": dict(stage=2, multi_positive=True),
-    "cut": dict(stage=1, vtm=0.0, vtg=0.0, gather_gradients=False),
-    "cut, stage 2": dict(stage=2, vtm=0.0, vtg=0.0, gather_gradients=False),
+    "VTC": dict(),
+    "CSAL": dict(alignment="csal"),
+    "CSAL, constant targets": dict(alignment="csal", detach_target=True),
+    "shared videos": dict(multi_positive=True),
+    "shared videos, CSAL": dict(alignment="csal", multi_positive=True),
+    "cut": dict(vtm_weight=0.0, vtg_weight=0.0, gather_gradients=False),
+    "cut, CSAL": dict(alignment="csal", vtm_weight=0.0, vtg_weight=0.0, gather_gradients=False),
 }
 
 
@@ -108,7 +108,7 @@ def test_the_same_loss_and_gradients(results, name):
 def test_pairs_are_shared_across_processes(results):
     """Within one process no video or text is shared, so without gathering the loss would be the released one."""
     for rank in range(WORLD):
-        assert results[rank]["shared videos"][0]["vtc"] != results[rank]["stage 1"][0]["vtc"]
+        assert results[rank]["shared videos"][0]["vtc"] != results[rank]["VTC"][0]["vtc"]
 
 
 def test_answers_of_all_processes_have_the_same_weight(results):
@@ -133,7 +133,7 @@ def test_gradients_are_cut_at_gathered_features_if_asked(results, name):
         own = slice(rank * N, (rank + 1) * N)
         v2t = losses.similarity(queries[own], texts.detach()) / model.temp
         t2v = losses.similarity(queries.detach(), texts[own]).T / model.temp
-        if CASES[name]["stage"] == 1:
+        if "alignment" not in CASES[name]:
             total = total + losses.vtc_loss(v2t, t2v, offset=rank * N) / WORLD
         else:
             targets = losses.csal_targets(queries[own], texts[own], queries.detach(), texts.detach())

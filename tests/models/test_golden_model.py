@@ -45,14 +45,14 @@ def test_features_and_logits(recorded, backend, assert_near):
     check_words_and_matching(model, video.embeds, tensors, assert_near)
 
 
-@pytest.mark.parametrize("stage", [1, 2])
-def test_losses_and_gradients(stage, recorded, backend, assert_near, monkeypatch):
-    check_losses_and_gradients(stage, *recorded(backend), assert_near, monkeypatch)
+@pytest.mark.parametrize("alignment", ["vtc", "csal"])
+def test_losses_and_gradients(alignment, recorded, backend, assert_near, monkeypatch):
+    check_losses_and_gradients(alignment, *recorded(backend), assert_near, monkeypatch)
 
 
-@pytest.mark.parametrize("stage", [1, 2])
-def test_dense_attention_gives_the_same(stage, recorded, assert_near, monkeypatch):
-    check_losses_and_gradients(stage, *recorded(attention="dense"), assert_near, monkeypatch)
+@pytest.mark.parametrize("alignment", ["vtc", "csal"])
+def test_dense_attention_gives_the_same(alignment, recorded, assert_near, monkeypatch):
+    check_losses_and_gradients(alignment, *recorded(attention="dense"), assert_near, monkeypatch)
 
 
 def test_the_same_video_as_in_the_release_needs_its_frames_in_order(recorded, assert_near):

@@ -71,17 +71,17 @@ def test_the_loss_is_the_sum_of_its_weighted_parts():
     assert set(whole) == {"loss", "vtc", "vtm", "vtg", "edges_per_token"}
     torch.testing.assert_close(whole["loss"], whole["vtc"] + whole["vtm"] + whole["vtg"])
     assert all(value.ndim == 0 and value.requires_grad == (name == "loss") for name, value in whole.items())
-    second = run(stage=2, vtc=0.5, vtm=2.0, vtg=0.0)
+    second = run(alignment="csal", alignment_weight=0.5, vtm_weight=2.0, vtg_weight=0.0)
     assert set(second) == {"loss", "csal", "vtm", "edges_per_token"}
     torch.testing.assert_close(second["loss"], 0.5 * second["csal"] + 2 * second["vtm"])
     torch.testing.assert_close(second["vtm"], whole["vtm"])
-    torch.testing.assert_close(run(vtc=0.0, vtm=0.0)["loss"], whole["vtg"])
+    torch.testing.assert_close(run(alignment_weight=0.0, vtm_weight=0.0)["loss"], whole["vtg"])
 
 
 def test_the_loss_follows_the_public_parts():
     model, batch = tiny_model().eval(), tiny_batch()
     ids, mask = batch["input_ids"], batch["attention_mask"]
-    out = model(batch, LossConfig(stage=2), torch.Generator().manual_seed(0))
+    out = model(batch, LossConfig(alignment="csal"), torch.Generator().manual_seed(0))
     video, text = model.encode_video(batch["video"]), model.encode_text(ids, mask)
     v2t = model.similarity(video.queries, text) / model.temp
     targets = losses.csal_targets(video.queries, text, video.queries, text)
@@ -106,8 +106,8 @@ def twice(batch):
     return batch | {"video_index": torch.tensor([7, 4, 7, 5])}
 
 
-@pytest.mark.parametrize("stage", [1, 2])
-def test_a_video_that_occurs_twice_in_a_batch_is_not_its_own_negative(stage):
+@pytest.mark.parametrize("alignment", ["vtc", "csal"])
+def test_a_video_that_occurs_twice_in_a_batch_is_not_its_own_negative(alignment):
     model, batch = tiny_model().eval(), twice(tiny_batch())
     model.temp.data.fill_(0.01)
     for parameter in model.qformer.parameters():  # small initial weights would make all pairs similar
@@ -115,16 +115,16 @@ def test_a_video_that_occurs_twice_in_a_batch_is_not_its_own_negative(stage):
             parameter.data.normal_(std=0.5)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     assert not torch.equal(ids[0], ids[2])
-    out = model(batch, LossConfig(stage=stage, multi_positive=True), torch.Generator().manual_seed(0))
+    out = model(batch, LossConfig(alignment=alignment, multi_positive=True), torch.Generator().manual_seed(0))
     same = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]).bool()
     video, text = model.encode_video(batch["video"]), model.encode_text(ids, mask)
     v2t = model.similarity(video.queries, text) / model.temp
-    if stage == 1:
+    if alignment == "vtc":
         expected = losses.vtc_loss(v2t, v2t.T, same=same)
     else:
         targets = losses.csal_targets(video.queries, text, video.queries, text, same=same)
         expected = losses.csal_loss(v2t, v2t.T, targets)
-    torch.testing.assert_close(out["vtc" if stage == 1 else "csal"], expected.detach())
+    torch.testing.assert_close(out[alignment], expected.detach())
     draws = torch.rand(2, 4, generator=torch.Generator().manual_seed(0))
     wrong_text = losses.hard_negatives(v2t, draws[0], same=same)
     wrong_video = losses.hard_negatives(v2t.T, draws[1], same=same)
@@ -134,7 +134,7 @@ def test_a_video_that_occurs_twice_in_a_batch_is_not_its_own_negative(stage):
         model.match(video.embeds, ids[wrong_text], mask[wrong_text]),
     ]
     torch.testing.assert_close(out["vtm"], losses.vtm_loss(torch.cat(matching), 4).detach())
-    released = model(batch, LossConfig(stage=stage), torch.Generator().manual_seed(0))
+    released = model(batch, LossConfig(alignment=alignment), torch.Generator().manual_seed(0))
     assert not torch.allclose(released["loss"], out["loss"], rtol=1e-5, atol=0)
 
 
@@ -147,18 +147,18 @@ def test_detached_targets_change_gradients_only():
     batch, results = tiny_batch(), []
     for detach_target in (False, True):
         model = tiny_model().eval()
-        out = model(batch, LossConfig(stage=2, vtm=0.0, vtg=0.0, detach_target=detach_target))
+        out = model(batch, LossConfig(alignment="csal", vtm_weight=0.0, vtg_weight=0.0, detach_target=detach_target))
         out["loss"].backward()
         results.append((out["loss"].detach(), model.text_proj.weight.grad))
     assert torch.equal(results[0][0], results[1][0])
     assert not torch.allclose(results[0][1], results[1][1])
 
 
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("alignment", ["vtc", "csal"])
 @pytest.mark.parametrize("switches", [{}, {"attention": "dense"}, {"kind": "cross_frame"}, {"kind": "none"}], ids=str)
-def test_every_trained_parameter_gets_a_gradient(stage, switches):
+def test_every_trained_parameter_gets_a_gradient(alignment, switches):
     model = tiny_model(graph=switches, vision={"open_blocks": 1}).train()
-    model(tiny_batch(), LossConfig(stage=stage))["loss"].backward()
+    model(tiny_batch(), LossConfig(alignment=alignment))["loss"].backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
     assert model.temp.grad.item() != 0
@@ -178,15 +178,15 @@ def test_a_few_steps_fit_a_batch():
 
 
 @pytest.mark.parametrize("vision", [{}, {"open_blocks": 1}, {"dtype": "bfloat16"}], ids=str)
-@pytest.mark.parametrize("stage", [1, 2])
-def test_bfloat16_autocast_end_to_end(stage, vision):
+@pytest.mark.parametrize("alignment", ["vtc", "csal"])
+def test_bfloat16_autocast_end_to_end(alignment, vision):
     model, batch = tiny_model(vision=vision).train(), tiny_batch()
     with torch.autocast("cpu", torch.bfloat16):
-        half = model(batch, LossConfig(stage=stage), torch.Generator().manual_seed(0))
+        half = model(batch, LossConfig(alignment=alignment), torch.Generator().manual_seed(0))
         assert model.encode_video(batch["video"]).queries.dtype == torch.float32
     assert half["loss"].dtype == torch.float32
     half["loss"].backward()
-    exact = model(batch, LossConfig(stage=stage), torch.Generator().manual_seed(0))
+    exact = model(batch, LossConfig(alignment=alignment), torch.Generator().manual_seed(0))
     assert abs(half["loss"] - exact["loss"]) < 0.05 * exact["loss"]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -67,8 +67,8 @@ def test_studies_change_the_settings_in_their_titles_and_share_runs():
     assert graphs["CCT+MIT baseline"].kind == "cross_frame" and graphs["A and W_s"] == base.model.graph
     assert not graphs["W_s without A: every pair of the band"].edges
     assert not graphs["A without W_s: every edge weighs 1"].weights
-    assert configs["γ = 3"].loss.gamma == 3 and configs["γ = 3"].csal_from == 6
-    assert configs["A and W_s"].csal_from is None and configs["A and W_s"].loss.stage == 1
+    assert configs["γ = 3"].loss.gamma == 3 and configs["γ = 3"].vtc_epochs == 6
+    assert configs["γ = 3"].loss.alignment == "csal" and configs["A and W_s"].loss.alignment == "vtc"
     assert {c.seed for c in configs.values()} == {1}
     # Two runs have the same folder only if their configurations are equal.
     assert configs["A and W_s"] == configs["trained at h = 0.5"] and configs["A and W_s, CSAL"] == configs["γ = 5"]

@@ -57,7 +57,7 @@ def train(monkeypatch, data, out, *more):
         str(word)
         for word in ["stgt", "train", "quickstart", *TINY, *TWO_EPOCHS, "--epochs", 1, *paths, "--out", out, *more]
     ]
-    words[words.index("--csal-from") + 1] = "0"
+    words[words.index("--vtc-epochs") + 1] = "0"
     monkeypatch.setattr(sys, "argv", words)
     try:
         cli.main()

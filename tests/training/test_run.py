@@ -87,6 +87,23 @@ def test_the_same_command_again_changes_nothing(run, clips, monkeypatch):
     assert file_hash(ckpt.latest_checkpoint(run) / "model.safetensors") == before
 
 
+def test_a_run_of_version_0_1_0_goes_on_with_the_same_bits(run, clips, monkeypatch, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    values = json.loads((old / "config.json").read_text()) | {"out": str(old)}
+    assert values.pop("vtc_epochs") == 1 and values["loss"].pop("alignment") == "csal"
+    names = {"alignment_weight": "vtc", "vtm_weight": "vtm", "vtg_weight": "vtg"}
+    values["loss"] = {"stage": 1} | {names.get(name, name): value for name, value in values["loss"].items()}
+    values["csal_from"] = 1
+    (old / "config.json").write_text(json.dumps(values))
+    *_, before, last = ckpt.checkpoints(old)
+    whole = file_hash(last / "model.safetensors")
+    shutil.rmtree(last)
+    ckpt.update_state(before, config=values)
+    assert run_cli(monkeypatch, *train_retrieval(clips, old)) == 0
+    assert ckpt.latest_checkpoint(old) == last and file_hash(last / "model.safetensors") == whole
+
+
 def test_another_configuration_is_refused_with_the_fields_that_differ(run, clips, monkeypatch, capsys):
     assert run_cli(monkeypatch, *train_retrieval(clips, run, "--optim.lr", "0.5", "--attention", "dense")) == 2
     error = capsys.readouterr().err
@@ -152,7 +169,7 @@ def test_broken_videos_are_replaced_in_training_and_counted(clips, monkeypatch, 
 def test_a_run_starts_from_weights_of_another_run_if_they_fit(run, clips, monkeypatch, capsys, tmp_path):
     assert (
         run_cli(
-            monkeypatch, *train_retrieval(clips, tmp_path / "next", "--init", run, "--epochs", "1", "--csal-from", "0")
+            monkeypatch, *train_retrieval(clips, tmp_path / "next", "--init", run, "--epochs", "1", "--vtc-epochs", "0")
         )
         == 0
     )

@@ -121,11 +121,11 @@ class Refused(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("recipe", ["quickstart", "vqa_shapes"])
-@pytest.mark.parametrize("stage", [1, 2])
-def test_no_operation_of_a_step_is_one_that_torch_refuses_on_a_gpu(recipe, stage):
+@pytest.mark.parametrize("alignment", ["vtc", "csal"])
+def test_no_operation_of_a_step_is_one_that_torch_refuses_on_a_gpu(recipe, alignment):
     model, batch, config = model_and_batch(recipe)
     with Refused() as refused:
-        model(batch, dataclasses.replace(config.loss, stage=stage))["loss"].backward()
+        model(batch, dataclasses.replace(config.loss, alignment=alignment))["loss"].backward()
     assert refused.found == []
 
 

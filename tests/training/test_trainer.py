@@ -9,7 +9,7 @@ from helpers.standin import Items, weights
 from torch import nn
 
 from stgt import checkpoint as ckpt
-from stgt.config import ModelConfig
+from stgt.config import LossConfig, ModelConfig
 from stgt.distributed import World
 from stgt.training import trainer as trainer_module
 from stgt.training.log import read_log
@@ -102,13 +102,13 @@ def test_the_scaler_is_resumed(tmp_path):
     assert second.scaler.get_scale() == 512.0 and second.scaler.state_dict() == first.scaler.state_dict()
 
 
-def test_csal_replaces_vtc_at_its_epoch(tmp_path):
-    run = plain(standin.config(tmp_path, csal_from=2))
-    stages = []
+def test_csal_replaces_vtc_after_its_epochs(tmp_path):
+    run = plain(standin.config(tmp_path, loss=LossConfig(alignment="csal"), vtc_epochs=2))
+    alignments = []
     forward = run.model.forward
-    run.parallel = lambda batch, loss: stages.append(loss.stage) or forward(batch, loss)
+    run.parallel = lambda batch, loss: alignments.append(loss.alignment) or forward(batch, loss)
     run.fit()
-    assert stages == [1] * 10 + [2] * 10
+    assert alignments == ["vtc"] * 10 + ["csal"] * 10
 
 
 def test_replaced_videos_are_counted_over_the_whole_run(tmp_path):

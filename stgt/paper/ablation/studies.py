@@ -34,7 +34,7 @@ class Variant:
         csal = {}
         if self.gamma is not None:
             words.append(f"csal{self.gamma:g}")
-            csal = dict(loss=replace(base.loss, gamma=self.gamma), csal_from=base.epochs * 2 // 3)
+            csal = dict(loss=replace(base.loss, alignment="csal", gamma=self.gamma), vtc_epochs=base.epochs * 2 // 3)
         out = base.out / "-".join(words) / f"seed{seed}"
         return replace(base, model=replace(base.model, graph=graph), seed=seed, out=out, **csal)
 
