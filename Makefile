@@ -22,7 +22,7 @@ $(VENV)/.packages: constraints.txt pyproject.toml
 
 $(VENV)/.built: $(VENV)/.packages setup.py $(shell find csrc -type f)
 	@echo "Building stgt_kernels"
-	@$(BIN)/python -m pip install --quiet --no-build-isolation $(PINS) --editable '.[train,dev,docs,samples]'
+	@$(BIN)/python -m pip install --quiet --no-build-isolation $(PINS) --editable '.[train,finsta,dev,docs,samples]'
 	@touch $@
 
 quickstart: setup

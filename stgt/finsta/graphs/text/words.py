@@ -1,0 +1,76 @@
+"""The words of a text as a dependency tree, and repairs of what parsers often get wrong in captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+DIRECTIONS = frozenset({"left", "right", "up", "down", "forward", "backward", "forwards", "backwards"})
+
+
+@dataclass
+class Word:
+    """A word with its place in the tree. The names of parts of speech and dependencies are spaCy's for English."""
+
+    i: int
+    text: str
+    pos: str
+    tag: str
+    dep: str
+    head: int
+    """The number of the word that it depends on; its own number for the root of a sentence"""
+    span: tuple[int, int]
+    """Its characters, [start, end)"""
+
+    @property
+    def lower(self) -> str:
+        return self.text.lower()
+
+
+class Tree:
+    """Words with their children."""
+
+    def __init__(self, words: list[Word]) -> None:
+        self.words = words
+        self._children: list[list[Word]] = [[] for _ in words]
+        for word in words:
+            if word.head != word.i:
+                self._children[word.head].append(word)
+        for word in words:
+            self._repair_direction(word)
+
+    def __iter__(self) -> Iterator[Word]:
+        return iter(self.words)
+
+    def head(self, word: Word) -> Word | None:
+        """The word that a word depends on; None for the root of a sentence."""
+        return None if word.head == word.i else self.words[word.head]
+
+    def children(self, word: Word, *deps: str) -> list[Word]:
+        """The words that depend on a word in one of these ways, or in any way, in the order of the text."""
+        return [child for child in self._children[word.i] if not deps or child.dep in deps]
+
+    def with_conjuncts(self, words: list[Word]) -> list[Word]:
+        """Words, and those that "and" or a comma joins to each of them."""
+        found = []
+        for word in words:
+            same_kind = [c for c in self.children(word, "conj") if (c.pos == "VERB") == (word.pos == "VERB")]
+            found += [word, *self.with_conjuncts(same_kind)]
+        return found
+
+    def _repair_direction(self, word: Word) -> None:
+        """Make "left" in "is moving left" an adverb of its verb; parsers take it for a past tense or an object."""
+        head = self.head(word)
+        if (
+            word.lower not in DIRECTIONS or head is None or head.pos != "VERB" or head.i > word.i
+            or word.dep not in ("advcl", "ccomp", "xcomp", "dobj", "oprd", "acomp", "npadvmod", "conj", "dep", "prt")
+            or self.children(word, "det", "nsubj", "aux", "amod", "poss")
+        ):  # fmt: skip
+            return
+        if word.dep == "prt" and self.children(head, "dobj"):
+            return  # "up" in "picks up a cup"
+        word.pos, word.tag, word.dep = "ADV", "RB", "advmod"
+        for child in self._children[word.i]:
+            child.head = head.i
+        moved = sorted(self._children[head.i] + self._children[word.i], key=lambda child: child.i)
+        self._children[head.i], self._children[word.i] = moved, []
