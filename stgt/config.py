@@ -20,6 +20,9 @@ WIDEST, DEEPEST, LONGEST, WORDS = 65_536, 1_000, 10_000, 10_000_000
 COUNT = 10**12
 PARAMETERS = 10**11  # the most for one part of the model
 
+Rerank = Literal["softmax", "logit", "odds"]
+"""The score that re-ranking adds to a pair's similarity, see `stgt.evaluation.retrieval.matching_scores`"""
+
 
 @dataclass
 class VisionConfig:
@@ -124,6 +127,9 @@ class QFormerConfig:
     max_text_length: int = 32
     temperature: float = 0.07
     """Initial value of the learned temperature that similarities are divided by"""
+    rerank: Rerank = "softmax"
+    """The matching score that re-ranking adds to the similarity: the probability (released model), the raw logit
+    (LAVIS), or the log-odds times the temperature, which are in the similarity's own unit"""
 
     def __post_init__(self) -> None:
         require_types(self)

@@ -65,6 +65,14 @@ def test_recipes_have_the_numbers_of_the_paper():
         assert (run.model.language is not None) == ("qa" in name)
 
 
+def test_only_the_recipes_of_simulated_clips_leave_the_numerics_of_the_released_model():
+    for name, recipe in RECIPES.items():
+        model = recipe().model
+        simulated = name in ("quickstart", "vqa_shapes")
+        assert model.graph.form == ("residual" if simulated else "released")
+        assert model.qformer.rerank == ("odds" if simulated else "softmax")
+
+
 def test_each_call_of_a_recipe_gives_a_new_configuration():
     first = RECIPES["quickstart"]()
     first.optim.lr = 1.0

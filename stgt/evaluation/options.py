@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
+
+from stgt.config import Rerank
 
 MODEL = tyro.conf.arg(
     aliases=["--run"],
@@ -29,9 +31,9 @@ class Evaluation:
     candidates: tuple[int, ...] = ()
     """Numbers of re-ranked candidates, e.g. 1 8 16 32 64 128. Recall is measured with each of them as well, and
     candidates.png is drawn beside the result. 0 means that none are re-ranked."""
-    rerank: Literal["softmax", "logit"] | None = None
-    """The score that is added to the similarity: the matching probability (softmax, the default), or the raw logit, as
-    in LAVIS."""
+    rerank: Rerank | None = None
+    """The score that is added to the similarity: the matching probability (softmax), the raw logit, as in LAVIS, or the
+    log-odds times the temperature (odds); the model's own if not given."""
     threshold: float | None = None
     """Graph threshold to test with; the model's own if not given."""
     beams: int | None = None

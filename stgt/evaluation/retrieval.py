@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from stgt.config import Rerank
 from stgt.evaluation.metrics import ranks, recall_figures, said_of, shortlist
+from stgt.models.stgt import STGT
 
-Match = Literal["softmax", "logit"]
 Figures = dict[str, float]
 """R@1, R@5, R@10, mean, MedR, MeanR"""
 RECALLS = ("R@1", "R@5", "R@10")
@@ -21,12 +21,27 @@ K_TEST = 32
 _ROWS = 1024
 
 
-def matching_scores(logits: Tensor, kind: Match) -> Tensor:
-    """The scores that re-ranking adds to similarity: softmax(VTM)[matched], or the raw logit, as in LAVIS.
+def matching_scores(logits: Tensor, kind: Rerank, temperature: float) -> Tensor:
+    """The scores that re-ranking adds to similarity.
 
-    logits: (n, 2). Returns (n,).
+    "softmax" is the matching probability, as in the released model, and "logit" the raw logit, as in LAVIS. Both have
+    another unit than the similarity, and a matching head that has learned little does harm with them.
+
+    "odds" is the temperature times the log-odds of a match. The matching head learns from negatives that are drawn with
+    probabilities softmax(similarity / temperature), so its log-odds say how much likelier a pair is than its similarity
+    alone makes it: log p(video | text) = similarity / temperature + log-odds + constant. The sum of the similarity and
+    this score therefore orders videos by their probability. A head that has learned nothing changes nothing.
+
+    logits: (n, 2). temperature: the one that the model has learned for similarities. Returns (n,).
     """
+    if kind == "odds":
+        return temperature * (logits[:, 1] - logits[:, 0])
     return (logits.softmax(-1) if kind == "softmax" else logits)[:, 1]
+
+
+def own_scores(model: STGT, logits: Tensor) -> Tensor:
+    """The `matching_scores` of the kind that the model was made for. logits: (n, 2). Returns (n,)."""
+    return matching_scores(logits, model.config.qformer.rerank, model.temp.item())
 
 
 def retrieval_figures(

@@ -80,7 +80,8 @@ def _refuse(because: str, options: Evaluation, *names: str) -> None:
 
 def _evaluate_retrieval(run: Run, data: DataConfig, options: Evaluation, features: Path, world: World) -> dict:
     _refuse(f"{options.model} retrieves", options, "beams")
-    k_test, candidates, rerank = options.k_test, options.candidates, options.rerank or "softmax"
+    k_test, candidates = options.k_test, options.candidates
+    rerank = options.rerank or run.model.config.qformer.rerank
     clips = run.test_items(data)
     _require_candidates(k_test, candidates, data, len(clips.videos))
     owner = torch.tensor([video for video, _ in clips.captions])
@@ -109,7 +110,7 @@ def _evaluate_retrieval(run: Run, data: DataConfig, options: Evaluation, feature
     found = retrieval_figures(
         similarity,
         owner.tolist(),
-        lambda pairs: matching_scores(match_logits(model, videos, texts, pairs, **place), rerank),
+        lambda pairs: matching_scores(match_logits(model, videos, texts, pairs, **place), rerank, model.temp.item()),
         {0, k_test, *candidates},
         wording.tolist(),
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 from stgt.data.video import read_frames
 from stgt.distributed import World
 from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest, similarities, tokenize
-from stgt.evaluation.retrieval import matching_scores
+from stgt.evaluation.retrieval import own_scores
 from stgt.figures.retrieved import STILLS, Answer, Example
 from stgt.figures.style import squares
 from stgt.runs import Run, precision
@@ -31,7 +31,7 @@ def find_examples(run: Run, features: Path, count: int, top: int = 5) -> tuple[l
 
     def matching(video: Tensor, text: Tensor) -> Tensor:
         pairs = torch.stack(torch.broadcast_tensors(video, text), dim=1)
-        return matching_scores(match_pairs(model, videos, texts, pairs), "softmax")
+        return own_scores(model, match_pairs(model, videos, texts, pairs))
 
     def frames(video: int) -> Tensor:
         return squares(read_frames(clips.root / clips.videos[video], STILLS))

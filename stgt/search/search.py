@@ -14,7 +14,7 @@ from stgt.data.lines import read_lines
 from stgt.distributed import World
 from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest, tokenize
 from stgt.evaluation.metrics import shortlist
-from stgt.evaluation.retrieval import K_TEST, matching_scores
+from stgt.evaluation.retrieval import K_TEST, own_scores
 from stgt.evaluation.store import Store
 from stgt.runs import Run, data_of, precision, read_clip
 from stgt.search.folder import index_folder
@@ -25,7 +25,7 @@ from stgt.weights.pretrained import is_pretrained
 class Hit(NamedTuple):
     """A result: a video's file or a sentence, and its score.
 
-    The score is the similarity, at most 1. For re-ranked results, the matching probability is added to it.
+    The score is the similarity, at most 1. For re-ranked results, the matching score is added to it.
     """
 
     found: Path | str
@@ -66,7 +66,7 @@ def find_videos(run: Run, sentence: str, videos: Path | None, features: Path, *,
 
         def match(items: Tensor) -> Tensor:
             pairs = torch.stack([items, torch.zeros_like(items)], dim=1)
-            return matching_scores(match_pairs(run.model, store, text, pairs), "softmax")
+            return own_scores(run.model, match_pairs(run.model, store, text, pairs))
 
         return [Hit(paths[item], score) for item, score in rank(similarity, match, top=top)]
 
@@ -91,7 +91,7 @@ def find_captions(run: Run, video: Path, captions: Path | None, features: Path, 
         def match(items: Tensor) -> Tensor:
             chosen = (tensor[items].to(run.device) for tensor in texts)
             logits = run.model.match(clip.embeds.expand(len(items), -1, -1), *chosen)
-            return matching_scores(logits.float().cpu(), "softmax")
+            return own_scores(run.model, logits.float().cpu())
 
         return [Hit(sentences[item], score) for item, score in rank(similarity, match, top=top)]
 

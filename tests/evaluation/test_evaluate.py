@@ -13,6 +13,7 @@ import torch
 
 from stgt.data.text import Tokenizer
 from stgt.evaluation.options import Evaluation
+from stgt.evaluation.retrieval import matching_scores
 from stgt.evaluation.run import evaluate
 from stgt.evaluation.store import Store
 from stgt.models.stgt import STGT
@@ -104,6 +105,22 @@ def test_one_pass_gives_the_figures_of_each_number_of_candidates(run, alone, tmp
         single = evaluate(Evaluation(run, **options))
         for way in figures:
             assert single[way]["reranked" if int(count) else "vtc"] == pytest.approx(figures[way])
+
+
+def test_the_model_decides_how_it_re_ranks_unless_an_option_does(run, alone, monkeypatch, tmp_path):
+    asked = []
+
+    def noted(logits, kind, temperature):
+        asked.append((kind, round(temperature, 2)))
+        return matching_scores(logits, kind, temperature)
+
+    monkeypatch.setattr("stgt.evaluation.run.matching_scores", noted)
+    options = OPTIONS | {"features": tmp_path / "features", "out": tmp_path / "out.json"}
+    for rerank, expected in ((None, "odds"), ("softmax", "softmax"), ("logit", "logit"), ("odds", "odds")):
+        result = evaluate(Evaluation(run, rerank=rerank, **options))
+        assert result["rerank"] == expected  # the recipe `quickstart` made a model with "odds"
+        assert result["text_to_video"]["vtc"] == alone[0]["text_to_video"]["vtc"]
+    assert asked == [("odds", 0.07), ("softmax", 0.07), ("logit", 0.07), ("odds", 0.07)]
 
 
 def test_a_caption_of_several_videos_is_right_for_each_of_them(run, clips, stgt, tmp_path):

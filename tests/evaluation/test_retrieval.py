@@ -33,7 +33,14 @@ def cases(draw):
     ]
     similarity, logits = (table.view(videos, len(owner)) for table in tables)
     wording = draw(st.none() | st.lists(st.integers(0, 4), min_size=len(owner), max_size=len(owner)))
-    return similarity, logits, owner, wording, draw(st.integers(0, 9)), draw(st.sampled_from(["softmax", "logit"]))
+    return (
+        similarity,
+        logits,
+        owner,
+        wording,
+        draw(st.integers(0, 9)),
+        draw(st.sampled_from(["softmax", "logit", "odds"])),
+    )
 
 
 def plain_ranks(similarity, matched, owner, wording, k, by_text):
@@ -63,7 +70,9 @@ def summary(ranks):
 @given(cases())
 def test_figures_equal_those_of_a_plain_sort(case):
     similarity, logits, owner, wording, k, kind = case
-    matched = matching_scores(torch.stack([torch.zeros_like(logits), logits], -1).view(-1, 2), kind).view_as(logits)
+    matched = matching_scores(torch.stack([torch.zeros_like(logits), logits], -1).view(-1, 2), kind, 0.07).view_as(
+        logits
+    )
     match = Table(matched)
     figures = retrieval_figures(similarity, owner, match, [k, 0, 1], wording)
     for direction, by_text in (("text_to_video", True), ("video_to_text", False)):
@@ -117,8 +126,31 @@ def test_nothing_is_matched_without_candidates():
 
 def test_softmax_uses_both_logits():
     logits = torch.tensor([[0.0, 2.0]])
-    assert matching_scores(logits, "softmax").item() == pytest.approx(torch.sigmoid(torch.tensor(2.0)).item())
-    assert matching_scores(logits, "logit").item() == 2.0
+    assert matching_scores(logits, "softmax", 0.1).item() == pytest.approx(torch.sigmoid(torch.tensor(2.0)).item())
+    assert matching_scores(logits, "logit", 0.1).item() == 2.0
+
+
+def test_odds_use_both_logits_and_the_temperature():
+    logits = torch.tensor([[1.0, 3.5], [0.0, -1.0]])
+    assert matching_scores(logits, "odds", 0.1).tolist() == pytest.approx([0.25, -0.1])
+
+
+def test_odds_turn_a_wrong_order_of_similarities_into_that_of_the_probabilities():
+    """The matching head is the best possible one for negatives that are drawn by similarity, two for each true pair."""
+    generator, temperature = torch.Generator().manual_seed(0), 0.07
+    similarity, true = torch.rand(9, 9, generator=generator), torch.rand(9, 9, generator=generator).softmax(0)
+    drawn = (similarity / temperature).softmax(0)  # the texts are columns
+    matched = (true / (true + 2 * drawn)).log(), (2 * drawn / (true + 2 * drawn)).log()
+    scores = similarity + matching_scores(torch.stack(matched[::-1], -1).view(-1, 2), "odds", temperature).view(9, 9)
+    assert torch.equal(scores.argsort(0), true.argsort(0))
+    assert not torch.equal(similarity.argsort(0), true.argsort(0))
+
+
+def test_with_odds_a_head_that_has_learned_nothing_changes_nothing():
+    similarity, owner = torch.rand(7, 7, generator=torch.Generator().manual_seed(0)), range(7)
+    same = matching_scores(torch.tensor([[0.2, -0.5]]).expand(49, 2), "odds", 0.07).view(7, 7)
+    figures = retrieval_figures(similarity, owner, Table(same), [0, 7])
+    assert figures[7] == figures[0]
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ def test_defaults_are_the_papers_sizes():
         (QFormerConfig, dict(max_text_length=513)),
         (QFormerConfig, dict(temperature=0.0)),
         (QFormerConfig, dict(queries=0)),
+        (QFormerConfig, dict(rerank="none")),
         (LossConfig, dict(alignment="itc")),
         (LossConfig, dict(gamma=math.nan)),
         (LossConfig, dict(vtc_smoothing=1.0)),

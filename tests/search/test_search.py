@@ -44,11 +44,13 @@ def test_top_must_be_positive():
         rank(torch.rand(2), lambda items: items.float(), top=0)
 
 
-def test_captions_and_videos_are_found_as_evaluation_ranks_them(run, clips, tmp_path):
+@pytest.mark.parametrize("rerank", ["softmax", "logit", "odds"])
+def test_captions_and_videos_are_found_as_evaluation_ranks_them(rerank, run, clips, tmp_path):
     pairs = json.loads((clips / "test.json").read_text())
     kept = tmp_path / "features"
-    result = evaluate(Evaluation(run, features=kept, out=tmp_path / "evaluation.json", device="cpu"))
+    result = evaluate(Evaluation(run, rerank=rerank, features=kept, out=tmp_path / "evaluation.json", device="cpu"))
     opened = open_run(run, "cpu")
+    opened.model.config.qformer.rerank = rerank
     first = sum(
         find_videos(opened, pair["caption"], None, kept, top=1)[0].found == clips / "videos" / pair["video"]
         for pair in pairs

@@ -71,7 +71,7 @@ def _page(results: Results, names: Sequence[str], size: Size, base: TrainConfig)
         f"{size.epochs}, batches of {base.batch_size}, {base.data.frames} frames of {vision.grid}×{vision.grid} "
         f"patches, {vision.width} channels.\n"
         f"- {seeds}. Values are percentages of text-to-video retrieval unless stated otherwise; the 32 best are "
-        "re-ranked.\n"
+        "re-ranked, except for R@1 by similarity.\n"
         f"- Guessing has an R-mean of {chance(size.test_clips):.1f}. Differences within the spread mean nothing.",
     ]
     if any(variant.paper is not None for study, _ in results for variant in study.variants):

@@ -28,7 +28,8 @@ class Variant:
         """The configuration of the run. Its folder is below `base.out` and named after the settings that differ."""
         graph = replace(base.model.graph, **self.graph)
         if graph.kind == "graph":
-            words = [f"h{graph.threshold:g}" if graph.edges else "band", *([] if graph.weights else ["unweighted"])]
+            words = [f"h{graph.threshold:g}" if graph.edges else "band"]
+            words += ([] if graph.weights else ["unweighted"]) + (["released"] if graph.form == "released" else [])
         else:
             words = [graph.kind]
         csal = {}
@@ -55,6 +56,7 @@ class Study:
 
 BASELINE = Variant("CCT+MIT baseline", {"kind": "cross_frame"}, paper=45.57)
 GRAPH = Variant("A and W_s", paper=49.67)
+RELEASED = Variant("A and W_s, the released form", {"form": "released"}, paper=49.67)
 CSAL = Variant("A and W_s, CSAL", gamma=5.0, paper=51.27)
 
 STUDIES: dict[str, tuple[Study, ...]] = {
@@ -66,6 +68,7 @@ STUDIES: dict[str, tuple[Study, ...]] = {
                 Variant("W_s without A: every pair of the band", {"edges": False}),
                 Variant("A without W_s: every edge weighs 1", {"weights": False}, paper=48.86),
                 GRAPH,
+                RELEASED,
                 CSAL,
             ),
         ),

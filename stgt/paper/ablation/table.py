@@ -33,8 +33,8 @@ def r_mean(runs: Sequence[Measured], place: int = 0) -> list[float]:
     return recalls(runs, TEXT_TO_VIDEO, "mean", place)
 
 
-def recalls(runs: Sequence[Measured], direction: str, name: str, place: int = 0) -> list[float]:
-    return [run.figures[place][direction]["reranked"][name] for run in runs]
+def recalls(runs: Sequence[Measured], direction: str, name: str, place: int = 0, kind: str = "reranked") -> list[float]:
+    return [run.figures[place][direction][kind][name] for run in runs]
 
 
 def chance(videos: int) -> float:
@@ -50,10 +50,11 @@ def study_table(study: Study, runs: Sequence[Sequence[Measured]]) -> str:
 
 def _compared(study: Study, runs: Sequence[Sequence[Measured]]) -> list[list[str]]:
     papers = any(variant.paper is not None for variant in study.variants)
-    header = ["", "R@1", "R@5", "R@10", "R-mean", "R-mean, video to text", "edges per token"]
+    header = ["", "R@1 by similarity", "R@1", "R@5", "R@10", "R-mean", "R-mean, video to text", "edges per token"]
     rows = [header + (["the paper's R-mean, on other data"] if papers else [])]
     for variant, measured in zip(study.variants, runs, strict=True):
-        values = [recalls(measured, TEXT_TO_VIDEO, name) for name in RECALLS]
+        values = [recalls(measured, TEXT_TO_VIDEO, "R@1", kind="vtc")]
+        values += [recalls(measured, TEXT_TO_VIDEO, name) for name in RECALLS]
         values.append(recalls(measured, VIDEO_TO_TEXT, "mean"))
         edges = [run.edges for run in measured if run.edges is not None]
         cells = [variant.title, *(str(Spread.of(each)) for each in values), str(Spread.of(edges)) if edges else "none"]
