@@ -32,7 +32,7 @@ def measured(seed, *means, edges=12.0):
             "video_to_text": {"reranked": {"mean": mean + 10}},
         }
 
-    return Measured(seed, Path("run"), edges, [figures(mean) for mean in means])
+    return Measured(seed, Path("run"), edges, [figures(mean) for mean in means], means[0] + 20)
 
 
 def cells(line):
@@ -46,11 +46,11 @@ def test_mean_and_spread_are_those_of_the_seeds():
     ]
     head, _, baseline, graph = map(cells, study_table(TWO, runs).splitlines())
     assert head[1:4] == ["R@1 by similarity", "R@1", "R@5"] and head[4:7] == ["R@10", "R-mean", "R-mean, video to text"]
-    assert "other data" in head[-1]
-    values = ["10.0 ± 2.8", "11.0 ± 2.8", "12.0 ± 2.8", "13.0 ± 2.8", "12.0 ± 2.8", "22.0 ± 2.8"]
+    assert head[7:9] == ["motion", "edges per token"] and "other data" in head[-1]
+    values = ["10.0 ± 2.8", "11.0 ± 2.8", "12.0 ± 2.8", "13.0 ± 2.8", "12.0 ± 2.8", "22.0 ± 2.8", "32.0 ± 2.8"]
     assert baseline == ["CCT+MIT baseline", *values, "none", "45.57"]
     std = f"{statistics.stdev((1, 2, 6)):.1f}"
-    assert std == "2.6" and graph[5] == f"3.0 ± {std}" and graph[7] == "12.0 ± 0.0" and graph[8] == "49.67"
+    assert std == "2.6" and graph[5] == f"3.0 ± {std}" and graph[8] == "12.0 ± 0.0" and graph[9] == "49.67"
     assert str(Spread.of([7.0])) == "7.0"
     assert chance(100) == pytest.approx(16 / 3) and chance(5) == pytest.approx((20 + 100 + 100) / 3)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,6 +49,14 @@ def render_shapes(
     anything else.
     """
     settings = {"train": train, "test": test, "seed": seed, "size": size, "frames": frames}
+    return render_once(out_dir, settings, _write)
+
+
+def render_once(out_dir: str | Path, settings: dict[str, int], write: Callable[[Path, dict[str, int]], None]) -> Path:
+    """Call write(folder, settings), which fills the folder and its `videos`, unless `out_dir` has its result.
+
+    `write` puts the settings into `scenes.json`. Raises DamagedError and ValueError as `render_shapes` does.
+    """
     _require(settings)
     out = Path(out_dir)
     if out.exists():
@@ -56,7 +65,7 @@ def render_shapes(
         return out
     with owned(out, beside=True), atomic_folder(out) as unfinished:
         (unfinished / "videos").mkdir()
-        _write(unfinished, settings)
+        write(unfinished, settings)
         (unfinished / CHECKSUMS).write_text(checksum_lines(unfinished), "utf-8")
     return out
 
@@ -65,13 +74,15 @@ def _require(settings: dict[str, int]) -> None:
     ranges = {
         "train": (1, 1_000_000),
         "test": (0, 20_000),  # there are not many more scenes that differ in meaning
+        "groups": (1, 10_000),
         "seed": (0, 2**63 - 1),
         "size": (32, 4096),
         "frames": (2, 10_000),
     }
-    for name, (low, high) in ranges.items():
-        if not low <= settings[name] <= high:
-            raise ValueError(f"{name} is {settings[name]}, expected at least {low} and at most {high}")
+    for name, value in settings.items():
+        low, high = ranges[name]
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}, expected at least {low} and at most {high}")
     if settings["size"] % 2:
         raise ValueError(f"size is {settings['size']}, expected an even number: H.264 halves the colours' resolution")
 
@@ -118,13 +129,13 @@ def _write(out: Path, settings: dict[str, int]) -> None:
             threads.shutdown(wait=False, cancel_futures=True)
             raise
     answers = sorted({answer for clip in clips for _, answer in clip["questions"]})
-    _save(out / "ans2label.json", {answer: label for label, answer in enumerate(answers)})
+    save(out / "ans2label.json", {answer: label for label, answer in enumerate(answers)})
     for split in ("train", "test"):
         chosen = [clip for clip in clips if clip["video"].startswith(split)]
         pairs = [{"video": clip["video"], "caption": clip["caption"], "simulated": True} for clip in chosen]
-        _save(out / f"{split}.json", pairs)
-        _save(out / f"qa_{split}.json", _questions(chosen))
-    _save(out / "scenes.json", {"simulated": True, "note": NOTE, "settings": settings, "clips": clips})
+        save(out / f"{split}.json", pairs)
+        save(out / f"qa_{split}.json", _questions(chosen))
+    save(out / "scenes.json", {"simulated": True, "note": NOTE, "settings": settings, "clips": clips})
     (out / "README.md").write_text(README.format(**settings), "utf-8")
 
 
@@ -197,5 +208,5 @@ def _relations(scene: Scene, one: np.ndarray, other: np.ndarray) -> list[str]:
     return [scene.relation if scene.relation in ("behind", "in front of") else "touches"]
 
 
-def _save(path: Path, value: object) -> None:
+def save(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, separators=(",", ":")), "utf-8")

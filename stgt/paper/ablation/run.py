@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 
 from stgt.config import TrainConfig, to_dict
-from stgt.data.shapes import render_shapes
+from stgt.data.shapes import render_motions, render_shapes
+from stgt.data.shapes.motion import GROUP
 from stgt.distributed import choose_device
 from stgt.figures.attempt import try_to_draw
 from stgt.files import write_json, write_text
 from stgt.ownership import owned
-from stgt.paper.ablation.grid import Measured, measure
+from stgt.paper.ablation.grid import MOTIONS, Measured, measure
+from stgt.paper.ablation.motion import CHANCE
 from stgt.paper.ablation.plot import Results, draw
 from stgt.paper.ablation.studies import STUDIES, base_run
 from stgt.paper.ablation.table import chance, study_table
@@ -30,6 +32,11 @@ class Size:
     epochs: int
     clips: int
     test_clips: int
+
+    @property
+    def groups(self) -> int:
+        """The number of groups for the test of motion, which has about as many clips as the other test."""
+        return -(-self.test_clips // GROUP)
 
     def require(self, batch_size: int) -> None:
         for name, low in (("seeds", 1), ("clips", batch_size), ("test_clips", 1)):
@@ -50,6 +57,7 @@ def ablate(names: Sequence[str], size: Size, out: Path, device: str = "auto") ->
 
 def _ablate(chosen: Sequence[str], size: Size, base: TrainConfig, out: Path) -> None:
     render_shapes(out / "clips", train=size.clips, test=size.test_clips)
+    render_motions(out / MOTIONS, groups=size.groups)
     studies = [study for name in chosen for study in STUDIES[name]]
     results = [(study, measure(study, base, range(size.seeds))) for study in studies]
     page = _page(results, chosen, size, base)
@@ -72,7 +80,10 @@ def _page(results: Results, names: Sequence[str], size: Size, base: TrainConfig)
         f"patches, {vision.width} channels.\n"
         f"- {seeds}. Values are percentages of text-to-video retrieval unless stated otherwise; the 32 best are "
         "re-ranked, except for R@1 by similarity.\n"
-        f"- Guessing has an R-mean of {chance(size.test_clips):.1f}. Differences within the spread mean nothing.",
+        f"- Motion: the share of captions that are most similar to their own clip among {GROUP} clips with the same "
+        f"two objects and other motions, on {size.groups * GROUP} clips.\n"
+        f"- Guessing has an R-mean of {chance(size.test_clips):.1f}, and {CHANCE:.1f} in the test of motion. "
+        "Differences within the spread mean nothing.",
     ]
     if any(variant.paper is not None for study, _ in results for variant in study.variants):
         parts.append(

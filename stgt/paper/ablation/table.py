@@ -50,12 +50,13 @@ def study_table(study: Study, runs: Sequence[Sequence[Measured]]) -> str:
 
 def _compared(study: Study, runs: Sequence[Sequence[Measured]]) -> list[list[str]]:
     papers = any(variant.paper is not None for variant in study.variants)
-    header = ["", "R@1 by similarity", "R@1", "R@5", "R@10", "R-mean", "R-mean, video to text", "edges per token"]
-    rows = [header + (["the paper's R-mean, on other data"] if papers else [])]
+    header = ["", "R@1 by similarity", "R@1", "R@5", "R@10", "R-mean", "R-mean, video to text", "motion"]
+    rows = [[*header, "edges per token"] + (["the paper's R-mean, on other data"] if papers else [])]
     for variant, measured in zip(study.variants, runs, strict=True):
         values = [recalls(measured, TEXT_TO_VIDEO, "R@1", kind="vtc")]
         values += [recalls(measured, TEXT_TO_VIDEO, name) for name in RECALLS]
         values.append(recalls(measured, VIDEO_TO_TEXT, "mean"))
+        values.append([run.motion for run in measured])
         edges = [run.edges for run in measured if run.edges is not None]
         cells = [variant.title, *(str(Spread.of(each)) for each in values), str(Spread.of(edges)) if edges else "none"]
         rows.append(cells + ([f"{variant.paper:.2f}" if variant.paper else ""] if papers else []))
