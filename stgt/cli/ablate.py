@@ -14,6 +14,7 @@ def ablate(
     epochs: int = 10,
     clips: int = 1500,
     test_clips: int = 100,
+    full: bool = False,
     out: Path = Path("runs/ablations"),
     device: str = "auto",
 ) -> None:
@@ -25,8 +26,9 @@ def ablate(
         epochs: Number of epochs of each run.
         clips: Simulated clips to train on.
         test_clips: Simulated clips to test on.
+        full: Train models of the quickstart's whole size, which takes three times as long.
         out: Folder for the clips, the runs, ablations.md, ablations.json and ablations.png.
     """
     from stgt.paper.ablation.run import Size, ablate
 
-    ablate(studies, Size(seeds, epochs, clips, test_clips), out, device)
+    ablate(studies, Size(seeds, epochs, clips, test_clips, full), out, device)

@@ -4,6 +4,7 @@ import json
 import signal
 import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from stgt.paper.ablation.plot import draw
 from stgt.paper.ablation.run import Size, ablate
 from stgt.paper.ablation.studies import BASELINE, GRAPH, STUDIES, Study, Variant, base_run
 from stgt.paper.ablation.table import Spread, chance, study_table
+from stgt.recipes import quickstart
 from stgt.signals import StoppedError
 
 TWO = Study("Two", (BASELINE, GRAPH))
@@ -71,6 +73,8 @@ def test_studies_change_the_settings_in_their_titles_and_share_runs():
     assert configs["γ = 3"].loss.gamma == 3 and configs["γ = 3"].vtc_epochs == 6
     assert configs["γ = 3"].loss.alignment == "csal" and configs["A and W_s"].loss.alignment == "vtc"
     assert {c.seed for c in configs.values()} == {1}
+    whole = base_run(Path("clips"), 9, Path("out"), "cpu", full=True)
+    assert whole.model == quickstart().model != base.model and replace(whole, model=base.model) == base
     # Two runs have the same folder only if their configurations are equal.
     assert configs["A and W_s"] == configs["trained at h = 0.5"] and configs["A and W_s, CSAL"] == configs["γ = 5"]
     assert len({c.out for c in configs.values()}) == len(configs) - 2

@@ -32,6 +32,8 @@ class Size:
     epochs: int
     clips: int
     test_clips: int
+    full: bool = False
+    """Whether the model has the quickstart's whole size"""
 
     @property
     def groups(self) -> int:
@@ -48,7 +50,7 @@ class Size:
 def ablate(names: Sequence[str], size: Size, out: Path, device: str = "auto") -> None:
     """Run the named studies, or all if none is named, and print their tables; see `stgt ablate --help`."""
     chosen = list(dict.fromkeys(names)) or list(STUDIES)
-    base = base_run(out / "clips", size.epochs, out, device)
+    base = base_run(out / "clips", size.epochs, out, device, full=size.full)
     size.require(base.batch_size)
     choose_device(device)
     with owned(out):
@@ -70,7 +72,8 @@ def _ablate(chosen: Sequence[str], size: Size, base: TrainConfig, out: Path) -> 
 
 def _page(results: Results, names: Sequence[str], size: Size, base: TrainConfig) -> str:
     options = [f"--seeds {size.seeds}", f"--epochs {size.epochs}", f"--clips {size.clips}"]
-    command = " ".join(["stgt ablate", *names, *options, f"--test-clips {size.test_clips}"])
+    options += [f"--test-clips {size.test_clips}", *(["--full"] if size.full else [])]
+    command = " ".join(["stgt ablate", *names, *options])
     vision = base.model.vision
     seeds = "One seed" if size.seeds == 1 else f"{size.seeds} seeds: mean ± standard deviation (n−1)"
     parts = [

@@ -97,16 +97,17 @@ STUDIES: dict[str, tuple[Study, ...]] = {
 }
 
 
-def base_run(clips: Path, epochs: int, out: Path, device: str) -> TrainConfig:
-    """The quickstart's run with a quarter of its patches and half of its Q-Former's width: a third of the work."""
+def base_run(clips: Path, epochs: int, out: Path, device: str, *, full: bool = False) -> TrainConfig:
+    """The quickstart's run. Unless `full`, it is a third of the work: fewer patches, and half the Q-Former's width."""
     run = quickstart()
+    small = replace(
+        run.model,
+        vision=replace(run.model.vision, patch_size=16),
+        qformer=replace(run.model.qformer, hidden=64, intermediate=256),
+    )
     return replace(
         run,
-        model=replace(
-            run.model,
-            vision=replace(run.model.vision, patch_size=16),
-            qformer=replace(run.model.qformer, hidden=64, intermediate=256),
-        ),
+        model=run.model if full else small,
         data=replace(run.data, train=clips / "train.json", test=clips / "test.json", videos=clips / "videos"),
         epochs=epochs,
         out=out,
