@@ -25,6 +25,7 @@ def shapes(
     seed: int = 0,
     size: int = 64,
     frames: int = 16,
+    kind: Literal["motions", "phases"] = "motions",
 ) -> None:
     """Render simulated clips of moving shapes, with captions, questions and scene graphs.
 
@@ -35,10 +36,12 @@ def shapes(
         seed: Seed that decides the clips.
         size: Height and width of a frame in pixels.
         frames: Number of frames of a clip.
+        kind: "motions" are clips with one motion per object. In "phases" one motion follows another, slowly or quickly,
+            at times that scenes.json tells.
     """
     from stgt.data.shapes import render_shapes
 
-    folder = render_shapes(out, train=train, test=test, seed=seed, size=size, frames=frames)
+    folder = render_shapes(out, train=train, test=test, seed=seed, size=size, frames=frames, kind=kind)
     say(f"{folder} holds {train} + {test} simulated clips, seed {seed}")
 
 

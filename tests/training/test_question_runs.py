@@ -10,7 +10,7 @@ from helpers.commands import run_cli, train_questions, train_retrieval
 from helpers.language_models import save_language_model
 
 from stgt import checkpoint as ckpt
-from stgt.data.shapes import render_shapes, scene, write
+from stgt.data.shapes import render_shapes, scene
 from stgt.data.shapes.scene import Scene
 from stgt.files import file_hash
 from stgt.runs import load_run
@@ -210,7 +210,7 @@ def test_mistakes_are_reported_before_anything_is_done(clips, run, monkeypatch, 
 def test_a_small_model_learns_to_see_colours(monkeypatch, tmp_path):
     """From scratch, it learns the colours of single large shapes on unseen clips, far better than guessing."""
     motions = ("stays", "moves left", "moves right", "turns")
-    monkeypatch.setattr(write, "draw_scene", lambda rng: Scene((scene._draw_object(rng, ("large",), motions),)))
+    monkeypatch.setattr(scene, "draw_scene", lambda rng: Scene((scene._draw_object(rng, ("large",), motions),)))
     folder = render_shapes(tmp_path / "shapes", train=1000, test=60, size=32, frames=4)
     for split in ("train", "test"):
         questions = json.loads((folder / f"qa_{split}.json").read_text())

@@ -106,12 +106,12 @@ def simulate(scene: Scene, frames: int, rng: np.random.Generator) -> list[Track]
     """Courses inside the canvas that meet only as the relation says, or None if none were found."""
     time = np.linspace(0, 1, frames)
     if scene.relation:
-        return _meet(scene, time, rng)
+        return meet(scene, time, rng)
     tracks: list[Track] = []
     for thing in scene.objects:
         for _ in range(20):
             track = _course(thing, time, rng)
-            if all(_apart(track, other) for other in tracks):
+            if all(apart(track, other) for other in tracks):
                 tracks.append(track)
                 break
         else:
@@ -119,7 +119,8 @@ def simulate(scene: Scene, frames: int, rng: np.random.Generator) -> list[Track]
     return tracks
 
 
-def _apart(one: Track, other: Track) -> bool:
+def apart(one: Track, other: Track) -> bool:
+    """Whether two objects keep a distance all the time."""
     distance = np.linalg.norm(one.centre - other.centre, axis=1)
     return bool((distance > 1.15 * (one.radius + other.radius)).all())
 
@@ -142,7 +143,7 @@ def _course(thing: Object, time: np.ndarray, rng: np.random.Generator) -> Track:
     return Track(start + time[:, None] * step, radius, angle, opacity)
 
 
-def _meet(scene: Scene, time: np.ndarray, rng: np.random.Generator) -> list[Track]:
+def meet(scene: Scene, time: np.ndarray, rng: np.random.Generator) -> list[Track]:
     """The courses of an object that crosses the canvas and of a resting one, which it passes or pushes."""
     mover, other = scene.objects
     near, far = SIZES[mover.size], SIZES[other.size]

@@ -9,6 +9,7 @@ import pytest
 from helpers.clips import grey, write_video
 from PIL import Image
 
+from stgt.data.shapes import render_shapes
 from stgt.finsta.graphs.graph import Relation
 from stgt.finsta.graphs.lines import read_graphs, write_graphs
 from stgt.finsta.graphs.readers import READERS
@@ -296,3 +297,21 @@ def test_objects_that_are_hidden_are_not_in_a_frame(tmp_path):
     (tmp_path / "scenes.json").write_text(json.dumps({"settings": {"size": 16}, "clips": [clip | {"frames": [frame]}]}))
     with pytest.raises(ValueError, match="scenes.json: clip 0 is not as `stgt data shapes` writes it"):
         list(READERS["shapes"](tmp_path, None))
+
+
+def test_simulated_clips_in_phases_have_the_intervals_of_their_predicates(tmp_path):
+    folder = render_shapes(tmp_path / "phases", train=30, test=10, size=32, frames=16, kind="phases")
+    scenes = json.loads((folder / "scenes.json").read_text())["clips"]
+    kinds = set()
+    for clip, scene in zip(read("shapes", folder, tmp_path), scenes, strict=True):
+        nodes = {node.id: node for node in clip.tsg.nodes}
+        kinds |= {edge.type for edge in clip.tsg.edges}
+        truths = [truth for truth in clip.grounding if nodes[truth.node].kind == "predicate"]
+        assert len(truths) == len(scene["predicates"])
+        for truth, said in zip(truths, scene["predicates"], strict=True):
+            assert nodes[truth.node].text == said["name"] and (truth.start, truth.end) == (said["start"], said["end"])
+            relation = Relation(said["subject"], said["name"], said["object"])
+            for frame in clip.dsg.frames:
+                there = {thing.track for thing in frame.objects}.issuperset(truth.tracks)
+                assert (relation in frame.relations) == (there and truth.start <= frame.t < truth.end)
+    assert kinds == {"subject", "object", "attribute", "adverb", "order", "while"}

@@ -27,7 +27,7 @@ SEEN = 0.1
 def read_shapes(folder: Path, videos: Path | None = None) -> Iterator[ClipGraphs]:
     """Every frame of each clip, with the caption's graph. folder: it holds scenes.json.
 
-    Clips with motions in phases (`--scenes phases`) have the true interval of each predicate as well, both as relations
+    Clips with motions in phases (`--kind phases`) have the true interval of each predicate as well, both as relations
     in the frames and as groundings.
     """
     file = folder / "scenes.json"
@@ -54,19 +54,16 @@ def _clip(clip: dict, size: int) -> ClipGraphs:
 
 
 def _frame(number: int, frame: dict, things: list[dict], predicates: list[dict], size: int) -> Frame:
-    seen = {}
+    t, seen = number / FPS, {}
     for entry in frame["objects"]:
         thing, box = things[entry["id"]], part_of_frame(entry["box"], size, size)
         if entry["visible"] >= SEEN and box:
             attributes = tuple(thing[key] for key in ("size", "colour") if thing[key])
             seen[entry["id"]] = SeenObject(entry["id"], thing["shape"], 1.0, box, attributes)
     t = number / FPS
-    relations = [Relation(*relation) for relation in frame["relations"]]
-    relations += [
-        Relation(truth["subject"], truth["name"], truth["object"])
-        for truth in predicates
-        if truth["start"] <= t < truth["end"]
-    ]
+    timed = {Relation(truth["subject"], truth["name"], truth["object"]): truth for truth in predicates}
+    relations = [relation for entry in frame["relations"] if (relation := Relation(*entry)) not in timed]
+    relations += [relation for relation, truth in timed.items() if truth["start"] <= t < truth["end"]]
     there = [r for r in relations if r.subject in seen and (r.object is None or r.object in seen)]
     return Frame(t, tuple(seen.values()), tuple(there))
 
@@ -77,42 +74,41 @@ def _text_graph(clip: dict, duration: float) -> tuple[TextGraph, list[Grounding]
     drafts: list[tuple[str, tuple[int, int]]] = []
     edges: list[TextEdge] = []
 
-    def node(kind: str, start: int, words: str) -> int:
-        drafts.append((kind, (start, start + len(words))))
+    def node(kind: str, start: int, end: int) -> int:
+        drafts.append((kind, (start, end)))
         return len(drafts) - 1
 
     objects: dict[int, int] = {}
     for thing in things:
         start = text.index(f"{thing['colour']} {thing['shape']}")
-        objects[thing["id"]] = node("object", start + len(thing["colour"]) + 1, thing["shape"])
+        end = start + len(thing["colour"]) + 1 + len(thing["shape"])
+        objects[thing["id"]] = node("object", end - len(thing["shape"]), end)
         attributes = {thing["colour"]: start, thing["size"]: start - len(thing["size"]) - 1}
         for word, place in attributes.items():
             if word:
-                edges.append(TextEdge(objects[thing["id"]], node("attribute", place, word), "attribute"))
+                edges.append(TextEdge(objects[thing["id"]], node("attribute", place, place + len(word)), "attribute"))
     grounding = [Grounding(objects[thing["id"]], (thing["id"],), 0.0, duration) for thing in things]
-    before: dict[int, int] = {}
-    for truth in clip.get("predicates") or _whole_clip(clip):
-        start, end = truth["span"]
-        predicate = node("predicate", start, text[start:end])
-        edges.append(TextEdge(predicate, objects[truth["subject"]], "subject"))
+    truths = clip.get("predicates") or list(_whole_clip(clip))
+    predicates = [node("predicate", *truth["span"]) for truth in truths]
+    for predicate, truth in zip(predicates, truths, strict=True):
+        of = truth.get("of")
+        edges.append(TextEdge(predicate, objects[truth["subject"]] if of is None else predicates[of], "subject"))
         if truth["object"] is not None:
             edges.append(TextEdge(predicate, objects[truth["object"]], "object"))
-        if truth["adverb"]:
-            begin = truth["adverb"][0]
-            adverb = node("adverb", begin, text[slice(*truth["adverb"])])
-            edges.append(TextEdge(predicate, adverb, "adverb"))
-        if truth["after"] is not None:
-            edges.append(TextEdge(before[truth["after"]], predicate, "order"))
-        before[len(before)] = predicate
+        if truth.get("adverb"):
+            edges.append(TextEdge(predicate, node("adverb", *truth["adverb"]), "adverb"))
+        for key, kind in (("after", "order"), ("at_once", "while")):
+            if truth.get(key) is not None:
+                edges.append(TextEdge(predicates[truth[key]], predicate, kind))
         if "start" in truth:
             tracks = tuple(i for i in (truth["subject"], truth["object"]) if i is not None)
             grounding.append(Grounding(predicate, tracks, truth["start"], truth["end"]))
     order = sorted(range(len(drafts)), key=lambda number: drafts[number][1])
     place = {number: rank for rank, number in enumerate(order)}
     nodes = tuple(TextNode(place[n], drafts[n][0], text[slice(*drafts[n][1])], drafts[n][1]) for n in order)
-    moved = [TextEdge(place[source], place[target], kind) for source, target, kind in edges]
-    truths = [Grounding(place[g.node], g.tracks, g.start, g.end) for g in grounding]
-    return TextGraph(nodes, tuple(moved)), truths
+    moved = sorted(TextEdge(place[source], place[target], kind) for source, target, kind in edges)
+    grounded = [Grounding(place[g.node], g.tracks, g.start, g.end) for g in grounding]
+    return TextGraph(nodes, tuple(moved)), grounded
 
 
 def _whole_clip(clip: dict) -> Iterator[dict]:
@@ -123,8 +119,8 @@ def _whole_clip(clip: dict) -> Iterator[dict]:
         start = text.index(name) + len(name) + 1
         if text.startswith(thing["motion"], start):
             span = [start, start + len(thing["motion"])]
-            yield {"subject": thing["id"], "object": None, "span": span, "adverb": None, "after": None}
+            yield {"subject": thing["id"], "object": None, "span": span}
     if clip["relation"]:
         start = text.index(clip["relation"])
         span = [start, start + len(clip["relation"])]
-        yield {"subject": 0, "object": 1, "span": span, "adverb": None, "after": None}
+        yield {"subject": 0, "object": 1, "span": span}

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 DIRECTIONS = frozenset({"left", "right", "up", "down", "forward", "backward", "forwards", "backwards"})
 
+_MOTION = ("mov", "go", "walk", "run", "driv", "slid", "fly", "roll", "turn", "swim", "crawl", "step", "swing")
+"""How verbs begin after which "right" and "left" are directions"""
+_MISREAD = ("advcl", "ccomp", "xcomp", "dobj", "oprd", "acomp", "npadvmod", "conj", "dep", "prt")
+
 
 @dataclass
 class Word:
@@ -59,18 +63,27 @@ class Tree:
         return found
 
     def _repair_direction(self, word: Word) -> None:
-        """Make "left" in "is moving left" an adverb of its verb; parsers take it for a past tense or an object."""
+        """Make "left" in "is moving left slowly" an adverb of its verb.
+
+        Parsers take it for a past tense or an object, or make "right" in "moving right behind a box" a part of what
+        follows.
+        """
         head = self.head(word)
-        if (
-            word.lower not in DIRECTIONS or head is None or head.pos != "VERB" or head.i > word.i
-            or word.dep not in ("advcl", "ccomp", "xcomp", "dobj", "oprd", "acomp", "npadvmod", "conj", "dep", "prt")
-            or self.children(word, "det", "nsubj", "aux", "amod", "poss")
-        ):  # fmt: skip
+        if word.lower not in DIRECTIONS or head is None or self.children(word, "det", "nsubj", "aux", "amod", "poss"):
             return
-        if word.dep == "prt" and self.children(head, "dobj"):
-            return  # "up" in "picks up a cup"
+        before = self.words[word.i - 1]
+        if head.pos in ("ADV", "ADP") and word.dep in ("advmod", "npadvmod") and before.lower.startswith(_MOTION):
+            self._make_adverb(word, before)
+        elif head.pos == "VERB" and head.i < word.i and word.dep in _MISREAD:
+            if word.dep == "prt" and self.children(head, "dobj"):
+                return  # "up" in "picks up a cup"
+            self._make_adverb(word, head)
+
+    def _make_adverb(self, word: Word, verb: Word) -> None:
+        """Hang a word, and all that hangs on it, on a verb."""
         word.pos, word.tag, word.dep = "ADV", "RB", "advmod"
-        for child in self._children[word.i]:
-            child.head = head.i
-        moved = sorted(self._children[head.i] + self._children[word.i], key=lambda child: child.i)
-        self._children[head.i], self._children[word.i] = moved, []
+        for moved in (word, *self._children[word.i]):
+            self._children[moved.head].remove(moved)
+            self._children[verb.i].append(moved)
+            moved.head = verb.i
+        self._children[verb.i].sort(key=lambda child: child.i)
