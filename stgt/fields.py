@@ -48,12 +48,16 @@ def require_range(config: object, low: float, high: float, *names: str) -> None:
 
 
 def from_dict(cls: type, values: object) -> object:
-    """A dataclass made of JSON values. Raises ValueError for unknown fields and for values of another type."""
+    """A dataclass made of JSON values. Raises ValueError for unknown and missing fields and values of another type."""
     if not isinstance(values, dict):
         raise ValueError(f"{cls.__name__} is {shown(values)}, expected an object with its fields")
     kinds = hints(cls)
     if unknown := sorted(map(str, values.keys() - kinds.keys())):
         raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)[:80]}")
+    nothing = dataclasses.MISSING
+    needed = {part.name for part in dataclasses.fields(cls) if part.default is part.default_factory is nothing}
+    if missing := sorted(needed - values.keys()):
+        raise ValueError(f"{cls.__name__} needs the field {', '.join(missing)}")
     return cls(**{name: _convert(kinds[name], value) for name, value in values.items()})
 
 

@@ -1,4 +1,4 @@
-"""Locks that let only one command at a time write a folder.
+"""Locks that let only one command at a time write a folder, or one file of a folder that several commands fill.
 
 The lock is `flock` on a small file that says which command holds it. It vanishes with its process, however that ends.
 Commands that only read need no lock.
@@ -7,6 +7,7 @@ Commands that only read need no lock.
 from __future__ import annotations
 
 import fcntl
+import functools
 import logging
 import os
 import shlex
@@ -38,13 +39,32 @@ def owned(path: str | Path, *, beside: bool = False) -> Iterator[None]:
     is not kept away.
     """
     path = Path(path)
-    lock = path.with_name(f".{path.name}{LOCK}") if beside else path / LOCK
+    lock = _beside(path) if beside else path / LOCK
+    with _locked(lock, path):
+        collect_leftovers(lock.parent)
+        yield
+
+
+@contextmanager
+def claimed(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of the file `path` during the block, while other commands may write other files of the folder.
+
+    wait: whether to wait until another command has let the lock go. Otherwise OwnedError is raised, as by `owned`.
+    """
+    with _locked(_beside(path), path, wait):
+        yield
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}{LOCK}")
+
+
+@contextmanager
+def _locked(lock: Path, path: Path, wait: bool = False) -> Iterator[None]:
     new = [folder for folder in (lock.parent, *lock.parent.parents) if not folder.exists()]
     with errors_named(path, lock):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(lock, path)
+        descriptor = _acquire(lock, path, wait)
     try:
-        collect_leftovers(lock.parent)
         yield
     finally:
         if descriptor is not None:
@@ -59,18 +79,34 @@ def owned(path: str | Path, *, beside: bool = False) -> Iterator[None]:
 
 def remove_dead_lock(path: Path) -> None:
     """Remove the lock file beside `path` if the process that held it was killed after its last step."""
-    lock = path.with_name(f".{path.name}{LOCK}")
-    if lock.exists():
+    if _beside(path).exists():
         with suppress(OSError), owned(path, beside=True):
             pass
 
 
-def _acquire(lock: Path, path: Path) -> int | None:
+def remove_dead_locks(folder: Path) -> None:
+    """Remove the lock files of the folder's files whose processes were killed."""
+    for lock in folder.glob(f".*{LOCK}"):
+        remove_dead_lock(folder / lock.name.removeprefix(".").removesuffix(LOCK))
+
+
+@functools.cache
+def _warn_without_locks(folder: Path, reason: str) -> None:
+    logger.warning(
+        "%s: the file system has no locks (%s); make sure that no other command writes there meanwhile", folder, reason
+    )
+
+
+def _acquire(lock: Path, path: Path, wait: bool) -> int | None:
     """The descriptor that holds the lock, or None if the file system has no locks."""
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        lock.parent.mkdir(parents=True, exist_ok=True)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # a command that failed has removed the empty folder
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             with open(descriptor, errors="replace") as file:
                 holder = file.read(1000).strip() or "it has not written its name yet"
@@ -80,11 +116,7 @@ def _acquire(lock: Path, path: Path) -> int | None:
         except OSError as error:
             os.close(descriptor)
             lock.unlink(missing_ok=True)
-            logger.warning(
-                "%s: the file system has no locks (%s); make sure that no other command writes there meanwhile",
-                path,
-                error.strerror,
-            )
+            _warn_without_locks(lock.parent, str(error.strerror))
             return None
         if _is_same_file(descriptor, lock):
             break

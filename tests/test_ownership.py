@@ -5,16 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
-import torch
 
 from stgt.config import TrainConfig
 from stgt.data.convert import convert
 from stgt.data.shapes import render_shapes
-from stgt.distributed import World
-from stgt.evaluation.store import Store
-from stgt.ownership import LOCK, OwnedError, owned
+from stgt.ownership import LOCK, OwnedError, claimed, owned, remove_dead_locks
 from stgt.paper.ablation.run import Size, ablate
 from stgt.training.run import train
 
@@ -104,14 +102,29 @@ def test_a_command_that_makes_a_folder_locks_its_place_first(tmp_path):
     assert not (tmp_path / "shapes").exists()
 
 
-def test_a_store_is_read_by_many_and_written_by_one(tmp_path):
-    world, store = World(0, 1, torch.device("cpu")), Store(tmp_path / "texts", {"000000": 1})
-    with store.owned(world, store.missing()):
-        with pytest.raises(OwnedError), store.owned(world, store.missing()):
-            pass
-        store.write("000000", features=torch.ones(1, 2))
-        with store.owned(world, store.missing()):
-            assert store.all("features").tolist() == [[1.0, 1.0]]
+def test_the_files_of_a_folder_are_locked_one_by_one(tmp_path):
+    one, other = tmp_path / "new" / "a", tmp_path / "new" / "b"
+    with claimed(one), claimed(other), pytest.raises(OwnedError, match="a: another command is writing"), claimed(one):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_can_be_waited_for(hold, tmp_path):
+    process, _ = hold("beside")
+    threading.Timer(0.2, process.kill).start()
+    with claimed(tmp_path / "run", wait=True):
+        assert process.wait() == -signal.SIGKILL
+
+
+def test_locks_of_killed_processes_are_removed_and_those_of_others_stay(hold, tmp_path):
+    process, _ = hold("beside")
+    lock = tmp_path / f".run{LOCK}"
+    remove_dead_locks(tmp_path)
+    assert lock.exists()
+    process.kill()
+    process.wait()
+    remove_dead_locks(tmp_path)
+    assert not lock.exists()
 
 
 def test_nothing_is_left_behind(tmp_path):

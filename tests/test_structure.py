@@ -5,6 +5,7 @@ import json
 import pytest
 
 from stgt.config import LossConfig, ModelConfig, OptimConfig, TrainConfig, VisionConfig, from_dict, to_dict
+from stgt.data.features import FeatureKey
 from stgt.data.shapes import render_shapes
 from stgt.structure import DEEPEST, field, parse_json, read_json
 
@@ -73,6 +74,11 @@ def test_a_field_has_to_exist_and_have_its_type(values):
         (TrainConfig, {"out": "a\0b"}, "TrainConfig.out is .*, expected a path"),
         (TrainConfig, {"seed": -1}, "TrainConfig.seed is -1, expected at least 0"),
         (TrainConfig, {"depth": 3}, "TrainConfig has no field depth"),
+        (
+            FeatureKey,
+            {"tower": "ab", "seed": 0, "views": 1},
+            "FeatureKey needs the field decoder, frames, sampling",
+        ),
     ],
     ids=str,
 )

@@ -55,8 +55,8 @@ STATE = {
     "language": None,
     "config": RUN,
 }
-KEY = {"tower": "ab", "transform": "test", "frames": 2, "sampling": "uniform", "views": 1, "decoder": "pyav"}
-INDEX = {"key": KEY, "seed": 0, "shape": [2, 1, 2, 5, 4], "videos": ["a.mp4", "b.mp4"], "format": 2, "checksums": "ab"}
+KEY = {"tower": "ab", "transform": "test", "frames": 2, "sampling": "uniform", "views": 1, "seed": 0, "decoder": "pyav"}
+INDEX = {"key": KEY, "batch": 2, "fingerprint": "ab", "videos": ["a.mp4", "b.mp4"], "format": 3}
 SCENES = {"settings": {"train": 1, "test": 0, "seed": 0, "size": 32, "frames": 2}, "clips": []}
 VOCABULARY = {"model": {"type": "WordPiece", "vocab": {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4}}}
 MSRVTT = {

@@ -1,35 +1,28 @@
 """A feature cache: a frozen tower's tokens, computed once, so that training runs without the tower.
 
-A cache is a folder with four files. tokens.bin, bfloat16 (videos, views, T, 1+P, C), is memory-mapped. checksums.bin
-has the SHA-256 of each view of each video. data.fingerprint is the fingerprint of the videos. features.json names the
-videos, the key (everything else that decides the tokens), and the checksum of checksums.bin.
-`stgt.data.write_features` writes the folder under another name and renames it when it is whole, so a folder of this
-name is never half written. A view is compared with its checksum when it is read, everything else when the cache is
-opened.
+A cache is a folder. features.json names the videos and the key, that is, everything else that decides the tokens.
+data.fingerprint is the fingerprint of the videos. The folder tokens-… is a `Store` of the tokens, bfloat16
+(T, 1+P, C) for each view of each video. Its name is a digest of features.json, which holds the checksum of
+data.fingerprint, so tokens of other videos or of another key are never read. `stgt.data.write_features` writes a cache.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import json
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from stgt.data.fingerprint import FINGERPRINT, Fingerprint, data_differences
-from stgt.fields import from_dict, require_types
-from stgt.integrity import (
-    DamagedError,
-    damaged_row,
-    read_sealed,
-    require_hash,
-)
+from stgt.data.store import Store, batches
+from stgt.fields import from_dict, require_counts, require_types
+from stgt.files import file_hash, tensors_hash
+from stgt.integrity import DamagedError, read_sealed, require_hash
 from stgt.structure import field, shown
 
-TOKENS, CHECKSUMS, INDEX = "tokens.bin", "checksums.bin", "features.json"
-FORMAT = 2
+INDEX = "features.json"
+FORMAT = 3
 """Version of the format, which features.json names. Caches of version 0.1.0 of this package name none."""
 _AGAIN = "remove the folder, and `stgt data features` writes it again"
 
@@ -46,40 +39,57 @@ class FeatureKey:
     sampling: str
     views: int
     """How often each video was read. If more than once, each reading drew its own frames and augmentation."""
+    seed: int
+    """Seed of the frames and augmentation that are drawn"""
     decoder: str
     """`stgt.data.video.decoder_version` of the decoder that read the videos"""
 
     def __post_init__(self) -> None:
         require_types(self)
+        require_counts(self, views=1_000_000)
 
 
 class FeatureStore:
     """Reads a feature cache. `video in store` tells whether the cache has a video's tokens."""
 
-    def __init__(self, folder: str | Path) -> None:
-        """Open a cache. Raises ValueError if `folder` holds none, an incomplete one, or one of an earlier version."""
+    def __init__(self, folder: str | Path, *, whole: bool = True) -> None:
+        """Open a cache. Raises ValueError if `folder` holds none, or one of an earlier version, or a damaged one.
+
+        whole: whether a cache that lacks tokens is refused, too.
+        """
         self.folder = Path(folder)
-        for name in (INDEX, TOKENS):
-            if not (path := self.folder / name).is_file():
-                raise ValueError(f"{folder} is no folder that `stgt data features` wrote: it has no {path}")
-        size = (self.folder / TOKENS).stat().st_size
-        self.key, self.shape, videos, checksums = _read_index(self.folder / INDEX)
-        self._rows = {video: row for row, video in enumerate(videos)}
-        if size != (expected := 2 * math.prod(self.shape)):
-            raise ValueError(f"{self.folder / TOKENS} has {size} bytes, expected {expected}: write the cache again")
-        require_hash(self.folder / CHECKSUMS, checksums)
-        self._tokens: np.memmap | None = None
-        self._checksums: np.memmap | None = None
+        index = self.folder / INDEX
+        if not index.is_file():
+            raise ValueError(f"{folder} is no folder that `stgt data features` wrote: it has no {index}")
+        self.key, self.videos, batch, fingerprint = _read_index(index)
+        require_hash(self.folder / FINGERPRINT, fingerprint)
+        self._rows = {video: row * self.views for row, video in enumerate(self.videos)}
+        place = self.folder / f"tokens-{file_hash(index)[:16]}"
+        self.tokens = Store(place, batches(len(self.videos) * self.views, batch))
+        """A row for each view of each video. The views of one video follow each other."""
+        if whole and (missing := self.tokens.missing()):
+            first = f"{self.tokens.path(missing[0])}: {self.tokens.fault(missing[0])}"
+            raise ValueError(
+                f"{folder} is not complete, because `stgt data features` was stopped or is still writing it, or files "
+                f"are damaged. Repeat that command, and it computes the rest. {first}"
+            )
 
     @property
     def views(self) -> int:
         return self.key.views
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of all tokens: (videos, views, T, 1+P, C)."""
+        return (len(self.videos), self.views, *self.read(self.videos[0]).shape)
+
+    def sha256(self) -> str:
+        """One hash of the key, the videos and all tokens. It does not read the tokens, but their checksums."""
+        settings = json.dumps([dataclasses.asdict(self.key), self.videos])
+        return tensors_hash({"tokens": self.tokens.checksums("tokens")}, settings)
+
     def __contains__(self, video: str) -> bool:
         return video in self._rows
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_tokens": None, "_checksums": None}  # each process maps the files itself
 
     def require(self, **expected: object) -> None:
         """Raise ValueError, naming each key that differs and both its values, unless the cache was made with these."""
@@ -102,20 +112,14 @@ class FeatureStore:
 
     def read(self, video: str, view: int = 0) -> Tensor:
         """Tokens of one view of a video: bfloat16 (T, 1+P, C). Raises DamagedError if their checksum differs."""
-        if self._tokens is None:
-            self._tokens = np.memmap(self.folder / TOKENS, np.int16, "r", shape=self.shape)
-            self._checksums = np.memmap(self.folder / CHECKSUMS, np.uint8, "r", shape=(*self.shape[:2], 32))
-        row = self._rows[video]
-        tokens = torch.from_numpy(np.array(self._tokens[row, view])).view(torch.bfloat16)
-        if damaged_row(tokens[None], torch.from_numpy(np.array(self._checksums[row, view]))[None]) is not None:
-            raise DamagedError(
-                f"{self.folder / TOKENS}: view {view} of {video} was changed or damaged after it was written: {_AGAIN}"
-            )
-        return tokens
+        try:
+            return self.tokens.rows("tokens", [self._rows[video] + view])[0]
+        except DamagedError as error:
+            raise DamagedError(f"{error}; it holds view {view} of {video}") from None
 
 
-def _read_index(path: Path) -> tuple[FeatureKey, tuple[int, ...], list[str], str]:
-    """A cache's key, the shape of its tokens, its videos, and the SHA-256 of the file of checksums.
+def _read_index(path: Path) -> tuple[FeatureKey, list[str], int, str]:
+    """A cache's key, its videos, the number of views in a file, and the SHA-256 of the file of the fingerprint.
 
     Raises ValueError for an index that contradicts itself, or that another version wrote.
     """
@@ -124,17 +128,17 @@ def _read_index(path: Path) -> tuple[FeatureKey, tuple[int, ...], list[str], str
         raise DamagedError(f"{path}: its own checksum is missing: {_AGAIN}")
     if index.get("format") != FORMAT:
         raise ValueError(
-            f"{path.parent} was written by another version of stgt, whose decoder may have read other frames: {_AGAIN}"
+            f"{path.parent} was written by another version of stgt, in another format or with a decoder that may have "
+            f"read other frames: {_AGAIN}"
         )
-    key, shape, videos = (field(index, *part, str(path)) for part in (("key", dict), ("shape", list), ("videos", list)))
+    parts = (("key", dict), ("videos", list), ("batch", int), ("fingerprint", str))
+    key, videos, batch, fingerprint = (field(index, *part, str(path)) for part in parts)
     try:
         key = from_dict(FeatureKey, key)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    if len(shape) != 5 or not all(type(length) is int and length > 0 for length in shape):
-        raise ValueError(f"{path}: 'shape' is {shown(shape)}, expected 5 whole numbers above 0")
-    if not all(isinstance(video, str) for video in videos) or len(set(videos)) != len(videos):
+    if not videos or not all(isinstance(video, str) for video in videos) or len(set(videos)) != len(videos):
         raise ValueError(f"{path}: 'videos' is {shown(videos)}, expected a list of texts, each once")
-    if shape[:2] != [len(videos), key.views]:
-        raise ValueError(f"{path}: 'shape' is {shown(shape)}, expected it to begin with {[len(videos), key.views]}")
-    return key, tuple(shape), videos, field(index, "checksums", str, str(path))
+    if batch < 1:
+        raise ValueError(f"{path}: 'batch' is {batch}, expected at least 1")
+    return key, videos, batch, fingerprint

@@ -140,9 +140,7 @@ class PacketTable:
     tells their presentation times.
     """
 
-    def __init__(
-        self, entries: Callable[[], IndexEntries], scan: Callable[[int, int, int], list[PacketTimes]]
-    ) -> None:
+    def __init__(self, entries: Callable[[], IndexEntries], scan: Callable[[int, int, int], list[PacketTimes]]) -> None:
         """entries(): `index_entries` of the open stream. scan(near, dts, count): see `PyAVReader._scan`.
 
         Raises UnusableTimesError if the decoding times of keyframes decrease, or if the first packet is no keyframe.

@@ -7,9 +7,10 @@ processes make the calls, and are killed and replaced when a call takes too long
 from __future__ import annotations
 
 import importlib
+import itertools
 import multiprocessing.connection
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Generic, NamedTuple, TypeVar
@@ -29,24 +30,28 @@ class Failure(NamedTuple):
 
 
 def call_each(
-    function: Callable[[Item], Result], items: Sequence[Item], *, timeout: float, jobs: int
+    function: Callable[[Item], Result], items: Iterable[Item], *, timeout: float, jobs: int
 ) -> Iterator[Result | Failure]:
     """Call `function` for each item in other processes; yields its results, or `Failure`s, in the order of the items.
 
-    timeout: seconds that one item may take. jobs: how many items are worked on at a time. An item fails if the function
-    raises an exception, takes too long, or crashes its process. Function, items and results are pickled.
+    items: they are taken one after the other, each when a process has time for it. timeout: seconds that one item may
+    take. jobs: how many items are worked on at a time. An item fails if the function raises an exception, takes too
+    long, or crashes its process. Function, items and results are pickled.
     """
-    workers = [Worker(function, timeout) for _ in range(min(jobs, len(items)))]
+    workers = [Worker(function, timeout) for _ in range(jobs)]
     results: dict[int, Result | Failure] = {}
-    given = 0
+    rest, given = iter(items), 0
     try:
-        for number in range(len(items)):
+        for number in itertools.count():
             while number not in results:
                 for worker in workers:
                     # Results need much memory, so only a few of them may wait until they are taken.
-                    if worker.number is None and given < min(len(items), number + 2 * len(workers)):
-                        worker.give(given, items[given])
-                        given += 1
+                    if worker.number is None and given < number + 2 * jobs:
+                        for item in itertools.islice(rest, 1):
+                            worker.give(given, item)
+                            given += 1
+                if given == number:
+                    return
                 _take(workers, results)
             yield results.pop(number)
     finally:

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from stgt.config import to_dict
 from stgt.data.fingerprint import FINGERPRINT, Fingerprint, data_differences
 from stgt.data.loader import read_batches
 from stgt.data.samples import VideoDataset, collate
+from stgt.data.store import Batches, Store, batches, digest
 from stgt.data.transforms import describe
 from stgt.distributed import World
-from stgt.evaluation.store import Store, batches, digest
 from stgt.files import tensors_hash
 from stgt.integrity import DamagedError, require_finite_rows
 from stgt.runs import Run
@@ -85,14 +84,15 @@ def encode_videos(
         _warn_of_others(folder, fingerprint)
         fingerprint.save(place / FINGERPRINT)
     store = Store(place, batches(len(clips.videos), batch_size))
-    names = store.missing(world)
-    read = read_batches(clips, [store.items(name) for name in names], workers=workers, collate=collate)
-    for name, batch in zip(_shown(names, "videos", world), read, strict=True):
-        inputs = {key: batch[key].to(_device(model)) for key in ("video", "tokens") if key in batch}
-        features = model.encode_video(**inputs)
-        require_finite_rows(features.queries, batch["path"], "the model's queries")
-        store.write(name, embeds=features.embeds, queries=features.queries)
-    store.finish(world)
+
+    def compute(names: Iterator[str]) -> Batches:
+        for batch in read_batches(clips, map(store.items, names), workers=workers, collate=collate):
+            inputs = {key: batch[key].to(_device(model)) for key in ("video", "tokens") if key in batch}
+            features = model.encode_video(**inputs)
+            require_finite_rows(features.queries, batch["path"], "the model's queries")
+            yield {"embeds": features.embeds, "queries": features.queries}
+
+    store.fill(compute, world, what="videos")
     return store
 
 
@@ -113,13 +113,13 @@ def encode_texts(model: nn.Module, texts: Texts, folder: Path, world: World, *, 
     """Encode every caption to features (M, E), unit vectors."""
     size = TEXTS * batch_size
     store = Store(folder / f"texts-{digest(*texts)}-{size}", batches(len(texts.input_ids), size))
-    names = store.missing(world)
-    with store.owned(world, names):
-        for name in _shown(names, "captions", world):
-            items = store.items(name)
+
+    def compute(names: Iterator[str]) -> Batches:
+        for items in map(store.items, names):
             part = (tensor[items.start : items.stop].to(_device(model)) for tensor in texts)
-            store.write(name, features=model.encode_text(*part))
-        store.finish(world)
+            yield {"features": model.encode_text(*part)}
+
+    store.fill(compute, world, what="captions")
     return store
 
 
@@ -131,13 +131,14 @@ def similarities(
     key = digest(videos.folder.name, texts.folder.name)
     store = Store(folder / f"similarity-{key}", batches(len(videos), batch_size))
     features = texts.all("features").split(TEXTS * batch_size)
-    names = store.missing(world)
-    with store.owned(world, names):
-        for name in _shown(names, "similarity", world):
-            queries = videos.rows("queries", store.items(name)).to(_device(model))
+
+    def compute(names: Iterator[str]) -> Batches:
+        for items in map(store.items, names):
+            queries = videos.rows("queries", items).to(_device(model))
             row = [model.similarity(queries, part.to(_device(model))).float().cpu() for part in features]
-            store.write(name, similarity=torch.cat(row, dim=1))
-        store.finish(world)
+            yield {"similarity": torch.cat(row, dim=1)}
+
+    store.fill(compute, world, what="similarity")
     return store.all("similarity")
 
 
@@ -159,13 +160,13 @@ def match_logits(
     """
     key = digest(videos.folder.name, *texts, pairs)
     store = Store(folder / f"matches-{key}-{batch_size}", batches(len(pairs), 8 * PAIRS * batch_size))
-    names = store.missing(world)
-    with store.owned(world, names):
-        for name in _shown(names, "matching", world):
-            items = store.items(name)
+
+    def compute(names: Iterator[str]) -> Batches:
+        for items in map(store.items, names):
             parts = pairs[items.start : items.stop].split(PAIRS * batch_size)
-            store.write(name, logits=torch.cat([match_pairs(model, videos, texts, part) for part in parts]))
-        store.finish(world)
+            yield {"logits": torch.cat([match_pairs(model, videos, texts, part) for part in parts])}
+
+    store.fill(compute, world, what="matching")
     return store.all("logits")
 
 
@@ -182,11 +183,6 @@ def match_pairs(model: nn.Module, videos: Store, texts: Texts, pairs: Tensor) ->
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-def _shown(work: Iterable, what: str, world: World) -> Iterable:
-    """The work, with a progress bar if it may take a while."""
-    return tqdm(work, desc=what, unit="batch", disable=len(work) < 8 or not world.is_main)
 
 
 def tokenize(run: Run, captions: list[str]) -> Texts:

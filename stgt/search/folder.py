@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
 from stgt.data.fingerprint import Fingerprint, data_differences
 from stgt.data.folders import find_files
 from stgt.data.isolated import Failure, call_each
 from stgt.data.names import VIDEOS
 from stgt.data.pixels import read_pixels_array
+from stgt.data.store import Batches, Store, digest
 from stgt.data.video import decoder_version
-from stgt.distributed import World
-from stgt.evaluation.store import Store, digest
 from stgt.integrity import DamagedError, require_finite_rows
 from stgt.runs import Run
 from stgt.terminal import printable
@@ -70,9 +71,11 @@ def index_folder(run: Run, folder: Path, kept: Path, *, batch_size: int = 32, ti
     record = store.folder.with_suffix(".fingerprint")
     _warn_of_changes(folder, store.folder, record, now)
     store.keep_only()
-    missing = store.missing()
-    with store.owned(World(0, 1, next(run.model.parameters()).device), missing):
-        broken |= _encode_each(run, {name: names[name] for name in missing}, store, batch_size, timeout, f"{folder}")
+
+    def compute(claimed: Iterator[str]) -> Batches:
+        return _encode_each(run, (names[name] for name in claimed), broken, batch_size, timeout)
+
+    store.fill(compute, what=printable(f"{folder}"))
     now.save(record)
     whole = {name: path for name, path in names.items() if path not in broken}
     if not whole:
@@ -120,34 +123,23 @@ def _warn_of_changes(folder: Path, place: Path, record: Path, now: Fingerprint) 
         logger.warning("%s has changed, and the changed videos are indexed again:\n  %s", folder, "\n  ".join(changes))
 
 
-def _encode_each(
-    run: Run, videos: dict[str, Path], store: Store, batch_size: int, timeout: float, title: str
-) -> dict[Path, str]:
-    """Write the model's output for each video. Returns the videos that cannot be read, with their causes."""
+def _encode_each(run: Run, paths: Iterator[Path], broken: dict[Path, str], batch_size: int, timeout: float) -> Batches:
+    """The model's output for each video, or None for one that cannot be read, whose cause is added to `broken`."""
     data, size = run.config.data, run.config.model.vision.image_size
     read = partial(read_pixels_array, frames=data.frames, image_size=size, **data.decoding)
-    results = call_each(read, list(videos.values()), timeout=timeout, jobs=max(1, data.workers))
-    broken: dict[Path, str] = {}
-    readable: dict[str, torch.Tensor] = {}
-    with closing(results):
-        bar = tqdm(results, desc=printable(title), total=len(videos), unit="video", disable=len(videos) < 8)
-        for (name, path), result in zip(videos.items(), bar, strict=True):
-            if isinstance(result, Failure):
-                broken[path] = result.cause
-            else:
-                readable[name] = torch.from_numpy(result)
-            if len(readable) == batch_size:
-                _encode(run, readable, videos, store)
-                readable.clear()
-        _encode(run, readable, videos, store)
-    return broken
+    paths, asked = itertools.tee(paths)
+    with closing(call_each(read, asked, timeout=timeout, jobs=max(1, data.workers))) as results:
+        while group := list(zip(itertools.islice(results, batch_size), paths, strict=False)):
+            broken.update({path: result.cause for result, path in group if isinstance(result, Failure)})
+            clips = {path: torch.from_numpy(result) for result, path in group if not isinstance(result, Failure)}
+            encoded = _encode(run, clips) if clips else {}
+            yield from (encoded.get(path) for _, path in group)
 
 
-def _encode(run: Run, clips: dict[str, torch.Tensor], videos: dict[str, Path], store: Store) -> None:
-    """Write the model's output for each clip (T, 3, S, S). Raises ValueError, which names it, if one is not finite."""
-    if clips:
-        device = next(run.model.parameters()).device
-        features = run.model.encode_video(torch.stack(list(clips.values())).to(device))
-        require_finite_rows(features.queries, [videos[name] for name in clips], "the model's queries")
-        for name, embeds, queries in zip(clips, features.embeds, features.queries, strict=True):
-            store.write(name, embeds=embeds[None], queries=queries[None])
+def _encode(run: Run, clips: dict[Path, Tensor]) -> dict[Path, dict[str, Tensor]]:
+    """The model's output for each clip (T, 3, S, S). Raises ValueError, which names it, if one is not finite."""
+    device = next(run.model.parameters()).device
+    features = run.model.encode_video(torch.stack(list(clips.values())).to(device))
+    require_finite_rows(features.queries, list(clips), "the model's queries")
+    rows = zip(features.embeds.split(1), features.queries.split(1), strict=True)
+    return {path: {"embeds": embeds, "queries": queries} for path, (embeds, queries) in zip(clips, rows, strict=True)}

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from stgt.data.annotations import load_captions
 from stgt.data.lines import read_lines
+from stgt.data.store import Store
 from stgt.distributed import World
 from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest, tokenize
 from stgt.evaluation.metrics import shortlist
 from stgt.evaluation.retrieval import K_TEST, own_scores
-from stgt.evaluation.store import Store
 from stgt.runs import Run, data_of, precision, read_clip
 from stgt.search.folder import index_folder
 from stgt.terminal import say

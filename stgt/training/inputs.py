@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stgt import checkpoint as ckpt
 from stgt.config import TrainConfig
-from stgt.data.features import INDEX
 from stgt.data.fingerprint import FINGERPRINT, Fingerprint, data_differences, require_same
 from stgt.data.samples import PairDataset
 from stgt.integrity import DamagedError, has_checksums, verify_checksums
@@ -40,8 +40,6 @@ def require_same_data(config: TrainConfig, items: PairDataset, validation: Valid
         "data.answers": data.answers,
         "data.bad_list": data.bad_list,
     }
-    if cached:
-        paths["data.features"] = data.features / INDEX
     now = Fingerprint.take(
         {label: path for label, path in paths.items() if path is not None},
         [] if cached else {*items.videos, *(validation.clips.videos if validation else ())},
@@ -49,6 +47,8 @@ def require_same_data(config: TrainConfig, items: PairDataset, validation: Valid
         decoder=f"that of {data.features}" if cached else items.decoder_version,
         contents=data.check_contents,
     )
+    if cached:
+        now = replace(now, files={**now.files, "data.features": items.features.sha256()})
     if not (config.out / "config.json").exists():
         if not cached and has_checksums(data.train.parent):
             verify_checksums(data.train.parent, below="videos/")  # annotations may be the user's own

@@ -15,7 +15,7 @@ from stgt.data.features import FeatureStore
 from stgt.data.samples import VideoDataset
 from stgt.data.transforms import eval_transform
 from stgt.data.write_features import write_features
-from stgt.integrity import DamagedError
+from stgt.integrity import DamagedError, sealed
 
 VIDEOS = ["a.mp4", "b.mp4"]
 
@@ -50,38 +50,68 @@ def read_all(folder, root):
     return [store.read(video, view) for video in VIDEOS for view in range(2)]
 
 
-@pytest.mark.parametrize("name", ["tokens.bin", "checksums.bin", "features.json", "data.fingerprint"])
+@pytest.mark.parametrize("name", ["000000.safetensors", "features.json", "data.fingerprint"])
 def test_a_flipped_byte_is_noticed_wherever_it_is(name, store, root):
-    path, draw = store.folder / name, random.Random(name)
+    (path,), draw = store.folder.rglob(name), random.Random(name)
     whole = path.read_bytes()
     for place in draw.sample(range(len(whole)), min(25, len(whole))):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << draw.randrange(8))]) + whole[place + 1 :])
-        with pytest.raises(DamagedError, match=name):
+        with pytest.raises(ValueError, match=name):
             read_all(store.folder, root)
     path.write_bytes(whole)
     read_all(store.folder, root)
 
 
-def test_workers_report_damage_too(store, videos):
-    path = store.folder / "tokens.bin"
-    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+def test_workers_report_damage_too_and_one_file_is_enough_to_repair_it(videos, tmp_path):
+    store = write_features(tmp_path / "features", videos, tower, tower_hash="abc", views=2, batch_size=2)
+    whole, path = store.read("b.mp4", 1), store.tokens.path("000001")
+    before, row, after = path.read_bytes().rpartition(whole.view(torch.int8).numpy().tobytes())
+    path.write_bytes(before + row[:-1] + bytes([row[-1] ^ 1]) + after)
     clips = VideoDataset(VIDEOS, videos.root, frames=2, transform=None, features=FeatureStore(store.folder))
     clips[0]
-    with pytest.raises(DamagedError, match="view 1 of b.mp4 was changed or damaged"):
+    message = r"000001.safetensors: tokens was changed or damaged .*; it holds view 1 of b.mp4"
+    with pytest.raises(DamagedError, match=message):
         store.read("b.mp4", 1)
     clips.random = True
-    with pytest.raises(DamagedError, match="view 1 of b.mp4 was changed or damaged"):
+    with pytest.raises(DamagedError, match=message):
         list(DataLoader(clips, num_workers=1, sampler=[1] * 20, generator=torch.Generator().manual_seed(0)))
+    path.unlink()
+    with pytest.raises(ValueError, match="is not complete.*Repeat that command, and it computes the rest. .*000001"):
+        FeatureStore(store.folder)
+    write_features(store.folder, videos, tower, tower_hash="abc", views=2)
+    assert torch.equal(FeatureStore(store.folder).read("b.mp4", 1), whole)
 
 
 def test_a_cache_of_version_0_1_0_is_refused_with_what_to_do(store):
     index = json.loads((store.folder / "features.json").read_text())
     del index["key"]["decoder"]
-    for key in ("sha256", "format", "checksums"):
+    for key in ("sha256", "format", "fingerprint"):
         del index[key]
     (store.folder / "features.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="another version of stgt, whose decoder may have read other frames: remove"):
+    with pytest.raises(ValueError, match="another version of stgt, .* may have read other frames: remove"):
         FeatureStore(store.folder)
+
+
+def test_a_cache_of_an_earlier_format_is_refused_and_not_added_to(store, videos):
+    (store.folder / "features.json").write_text(sealed({"format": 2, "checksums": "ab", "videos": VIDEOS}))
+    before = sorted(store.folder.rglob("*"))
+    for opened in (FeatureStore, lambda folder: write_features(folder, videos, tower, tower_hash="abc", views=2)):
+        with pytest.raises(ValueError, match="another version of stgt, in another format .*: remove the folder"):
+            opened(store.folder)
+    assert sorted(store.folder.rglob("*")) == before
+
+
+def test_tokens_of_other_videos_are_not_read_even_if_the_index_was_lost(store, videos, root):
+    exchanged = store.read("b.mp4"), store.read("a.mp4")
+    (store.folder / "features.json").unlink()
+    with pytest.raises(ValueError, match="it holds tokens-.* and no features.json; expected an empty folder"):
+        write_features(store.folder, videos, tower, tower_hash="abc", views=2)
+    (root / "a.mp4").rename(root / "x.mp4")
+    (root / "b.mp4").rename(root / "a.mp4")
+    (root / "x.mp4").rename(root / "b.mp4")
+    again = write_features(store.folder.with_name("again"), videos, tower, tower_hash="abc", views=2)
+    assert again.tokens.folder.name != store.tokens.folder.name
+    assert all(torch.equal(again.read(video), tokens) for video, tokens in zip(VIDEOS, exchanged, strict=True))
 
 
 def test_another_decoder_is_refused_by_name(store, videos, monkeypatch):
@@ -123,4 +153,4 @@ def test_tokens_that_are_not_finite_are_refused_with_their_video(videos, tmp_pat
 
     with pytest.raises(ValueError, match="b.mp4: the tower's tokens hold NaN"):
         write_features(tmp_path / "features", videos, broken, tower_hash="abc", batch_size=4)
-    assert not (tmp_path / "features").exists()
+    assert not list(tmp_path.rglob("*.safetensors"))

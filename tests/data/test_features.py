@@ -1,6 +1,9 @@
 import json
+import multiprocessing
+import os
 import pickle
 import shutil
+import time
 
 import pytest
 import torch
@@ -113,19 +116,95 @@ def test_a_whole_cache_is_not_written_again(store, videos, tmp_path):
 
     arguments = {"tower_hash": "abc", "views": 3}
     assert write_features(tmp_path / "features", videos, never, **arguments).key == store.key
-    with pytest.raises(ValueError, match="views is 3 in the cache and 2 in this run"):
-        write_features(tmp_path / "features", videos, never, **arguments | {"views": 2})
+    for name, there, here in (("views", 3, 2), ("seed", 0, 1)):
+        with pytest.raises(ValueError, match=f"{name} is {there} in the cache and {here} in this run"):
+            write_features(tmp_path / "features", videos, never, **arguments | {name: here})
     videos.videos.append("d.mp4")
     with pytest.raises(ValueError, match="lacks 1 videos, the first is d.mp4"):
         write_features(tmp_path / "features", videos, never, **arguments)
 
 
-def test_a_failure_leaves_nothing_behind(videos, root, tmp_path):
-    (root / "bad.mp4").write_bytes(b"no video")
-    videos.videos.append("bad.mp4")
-    with pytest.raises(VideoError, match="bad.mp4"):
+def counting(shown):
+    """The tower, which appends the number of its clips to `shown`."""
+
+    def count(video):
+        shown.append(len(video))
+        return tower(video)
+
+    return count
+
+
+def test_a_failure_keeps_what_was_written_and_a_repeated_call_computes_the_rest(videos, tmp_path):
+    def fail_at_the_third(video):
+        if len(shown) == 2:
+            raise RuntimeError("out of memory")
+        return counting(shown)(video)
+
+    shown, arguments = [], dict(tower_hash="abc", batch_size=1)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        write_features(tmp_path / "features", videos, fail_at_the_third, **arguments)
+    with pytest.raises(ValueError, match="features is not complete"):
+        FeatureStore(tmp_path / "features")
+    store = write_features(tmp_path / "features", videos, counting(shown), **arguments)
+    assert shown == [1, 1, 1]
+    whole = write_features(tmp_path / "whole", videos, tower, **arguments)
+    assert FeatureStore(store.folder).sha256() == whole.sha256()
+
+
+def test_a_video_that_cannot_be_read_is_named_and_those_before_it_are_kept(root, tmp_path):
+    shutil.copytree(root, tmp_path / "videos")
+    (tmp_path / "videos" / "b.mp4").write_bytes(b"no video")
+    videos = VideoDataset(VIDEOS, tmp_path / "videos", frames=4, transform=eval_transform(16))
+    with pytest.raises(VideoError, match="b.mp4"):
         write_features(tmp_path / "features", videos, tower, tower_hash="abc", batch_size=1)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.rglob("*.safetensors")] == ["000000.safetensors"]
+
+
+def test_a_cache_that_was_begun_for_other_videos_is_not_finished_with_these(store, videos, tmp_path):
+    store.tokens.path("000001").unlink()
+    videos.videos.remove("b.mp4")
+    with pytest.raises(ValueError, match="features is not complete, and was begun for other videos"):
+        write_features(tmp_path / "features", videos, tower, tower_hash="abc", views=3)
+
+
+def test_the_tower_sees_no_more_clips_than_the_batch_of_this_call(store, videos, tmp_path):
+    whole, shown = store.read("b.mp4", 1), []
+    store.tokens.path("000002").unlink()
+    again = write_features(store.folder, videos, counting(shown), tower_hash="abc", views=3, batch_size=1)
+    assert shown == [1, 1] and torch.equal(again.read("b.mp4", 1), whole)
+
+
+def write_slowly(folder, videos, said):
+    torch.set_num_threads(1)
+
+    def slowly(video):
+        with open(said, "a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(0.05)
+        return tower(video)
+
+    write_features(folder, videos, slowly, tower_hash="abc", views=20, batch_size=1)
+
+
+def test_several_processes_write_one_cache_even_if_one_of_them_is_killed(videos, tmp_path):
+    context, said = multiprocessing.get_context("fork"), tmp_path / "said"
+    said.touch()
+    started = [context.Process(target=write_slowly, args=(tmp_path / "shared", videos, said)) for _ in range(3)]
+    for process in started:
+        process.start()
+    killed, *others = started
+    while said.read_text().split().count(str(killed.pid)) < 3:
+        assert killed.is_alive()
+    killed.kill()
+    for process in started:
+        process.join()
+    shown = said.read_text().split()
+    assert [process.exitcode for process in others] == [0, 0]
+    assert 60 <= len(shown) <= 61 and {str(process.pid) for process in started} == set(shown)
+    alone = write_features(tmp_path / "alone", videos, tower, tower_hash="abc", views=20, batch_size=1)
+    assert FeatureStore(tmp_path / "shared").sha256() == alone.sha256()
+    left = {path.relative_to(tmp_path / "shared") for path in (tmp_path / "shared").rglob("*")}
+    assert left == {path.relative_to(alone.folder) for path in alone.folder.rglob("*")}
 
 
 def test_a_full_disk_is_known_before_it_is_full(videos, tmp_path, monkeypatch):
@@ -133,22 +212,28 @@ def test_a_full_disk_is_known_before_it_is_full(videos, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(OSError, match="the features take .* GiB"):
         write_features(tmp_path / "features", videos, tower, tower_hash="abc")
-    assert list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_a_folder_that_is_no_cache_is_refused(store, tmp_path):
+def test_a_folder_that_is_no_cache_is_refused(store, videos, tmp_path):
     with pytest.raises(ValueError, match="nothing is no folder that `stgt data features` wrote"):
         FeatureStore(tmp_path / "nothing")
-    tokens = store.folder / "tokens.bin"
+    with pytest.raises(ValueError, match="is no folder that `stgt data features` wrote: it holds features and no"):
+        write_features(tmp_path, videos, tower, tower_hash="abc")
+    assert os.listdir(tmp_path) == ["features"]
+    tokens = store.tokens.path("000001")
     tokens.write_bytes(tokens.read_bytes()[:-2])
-    with pytest.raises(ValueError, match=r"tokens.bin has \d+ bytes, expected \d+"):
+    with pytest.raises(ValueError, match="features is not complete.*000001.safetensors: it is damaged: "):
         FeatureStore(store.folder)
 
 
-def test_several_views_need_random_draws(root, tmp_path):
+def test_several_views_need_random_draws_and_a_batch_holds_something(root, tmp_path):
     videos = VideoDataset(VIDEOS, root, frames=4, transform=eval_transform(16))
     with pytest.raises(ValueError, match="views is 2, expected 1, or more for"):
         write_features(tmp_path / "features", videos, tower, tower_hash="abc", views=2)
+    with pytest.raises(ValueError, match="batch_size is 0, expected at least 1"):
+        write_features(tmp_path / "features", videos, tower, tower_hash="abc", batch_size=0)
+    assert not (tmp_path / "features").exists()
 
 
 def test_the_hash_of_a_tower_depends_on_its_weights_and_settings():

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from stgt.config import to_dict
+from stgt.data.store import Store, batches
 from stgt.distributed import World
 from stgt.evaluation import encode
 from stgt.evaluation.encode import Texts, encode_texts, encode_videos, match_logits, model_digest, similarities
 from stgt.evaluation.run import tokenize
-from stgt.evaluation.store import Store, batches
 from stgt.runs import open_run
 from stgt.tasks import RETRIEVAL
 

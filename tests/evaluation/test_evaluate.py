@@ -11,11 +11,11 @@ import matplotlib.image
 import pytest
 import torch
 
+from stgt.data.store import Store
 from stgt.data.text import Tokenizer
 from stgt.evaluation.options import Evaluation
 from stgt.evaluation.retrieval import matching_scores
 from stgt.evaluation.run import evaluate
-from stgt.evaluation.store import Store
 from stgt.models.stgt import STGT
 from stgt.runs import open_run
 

@@ -17,10 +17,10 @@ from stgt.config import GraphConfig, ModelConfig, QFormerConfig, VisionConfig
 from stgt.data.annotations import Clip, save_captions
 from stgt.data.samples import VideoDataset
 from stgt.data.shapes import render_shapes
+from stgt.data.store import Store
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import eval_transform
 from stgt.data.write_features import write_features
-from stgt.evaluation.store import Store
 from stgt.figures.page import Picture, write_page
 from stgt.figures.results import draw_results
 from stgt.models.stgt import STGT
@@ -67,8 +67,7 @@ def features(out):
 
 def store(out):
     batches = Store(out / "texts-ab", {"000000": 2, "000001": 1})
-    for name in batches.missing():
-        batches.write(name, features=torch.ones(len(batches.items(name)), 3))
+    batches.fill(lambda names: ({"features": torch.ones(len(batches.items(name)), 3)} for name in names))
 
 
 def pictures(out):

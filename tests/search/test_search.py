@@ -86,9 +86,13 @@ def indexed(run, videos, tmp_path, **options):
 def test_a_folder_is_read_once_and_then_only_its_changes(run, videos, tmp_path, monkeypatch):
     run, read = open_run(run, "cpu"), []
     each = folders.call_each
-    monkeypatch.setattr(
-        folders, "call_each", lambda function, paths, **rest: read.extend(paths) or each(function, paths, **rest)
-    )
+
+    def noted(paths):
+        for path in paths:
+            read.append(path)
+            yield path
+
+    monkeypatch.setattr(folders, "call_each", lambda function, paths, **rest: each(function, noted(paths), **rest))
     index = indexed(run, videos, tmp_path)
     names = [str(path.relative_to(videos)) for path in index.videos]
     assert names == ["a.MP4", "b.mp4", "more/c.mp4", "more/deep/d.mkv"]
