@@ -60,8 +60,9 @@ def count() -> Counts:
     """Counts for small problems. The counts of larger ones follow, since they grow with the size in known ways."""
     inputs, x = AttentionInputs.make(PROBLEM), real_tokens(PROBLEM.B, PROBLEM.T, PROBLEM.P, PROBLEM.C)
     config = model_config("quickstart")
-    layer = GraphTransformer(config.graph, config.vision.width, config.vision.grid)
-    tokens = with_cls(real_tokens(2, 4, config.vision.grid**2, config.vision.width))
+    sizes = config.vision.sizes
+    layer = GraphTransformer(config.graph, sizes.width, sizes.grid)
+    tokens = with_cls(real_tokens(2, 4, sizes.grid**2, sizes.width))
 
     def released() -> None:
         with as_released(layer, 4, torch.device("cpu")):

@@ -53,7 +53,7 @@ def make_model(config: ModelConfig, device: torch.device, cached: bool) -> STGT:
 
 def make_batch(config: ModelConfig, B: int, T: int, cached: bool, device: torch.device) -> dict[str, Tensor]:
     """A batch of B clips, or of a tower's tokens for B clips if features are cached, each with a text."""
-    vision, words = config.vision, config.qformer
+    vision, words = config.vision.sizes, config.qformer
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(words.vocab_size, (B, min(WORDS, words.max_text_length)), generator=generator).to(device)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

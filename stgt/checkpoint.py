@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from stgt.config import differences, to_dict
+from stgt.config import ModelConfig, differences, from_dict, to_dict
 from stgt.files import atomic_folder, file_hash, remove_folder, save_tensors, tensors_hash, write_text
 from stgt.integrity import DamagedError, nonfinite, read_sealed, require_hash, sealed
 from stgt.randomness import random_state, restore_random_state
@@ -262,7 +262,8 @@ def load_model(model: nn.Module, checkpoint: Path, *, convert: bool = False) -> 
     for name in expected.keys() & tensors.keys():
         problems += _misfits(name, tensors[name], expected[name], convert=convert)
     if problems:
-        settings = differences(to_dict(model.config), state["config"]["model"], "model.")
+        theirs = from_dict(ModelConfig, state["config"]["model"])
+        settings = differences(to_dict(model.config), to_dict(theirs), "model.")
         raise CheckpointError(f"{checkpoint}: is a checkpoint of another model:\n  {_listed(settings, problems)}")
     _require_finite(checkpoint / MODEL, tensors)
     if tower is not None and (here := tower_hash(model.vision.state_dict(), model.config.vision)) != tower["sha256"]:

@@ -2,62 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from stgt import fields
-from stgt.fields import require, require_counts, require_range, require_types
-from stgt.old_config import translated
+from stgt.fields import COUNT, DEEPEST, LONGEST, WIDEST, WORDS, require, require_counts, require_range, require_types
+from stgt.old_config import translated_model, translated_run
+from stgt.vision_config import VisionConfig
 
-# A larger size is a mistake. It is refused at once, so that no file can make the memory run out.
-WIDEST, DEEPEST, LONGEST, WORDS = 65_536, 1_000, 10_000, 10_000_000
-COUNT = 10**12
 PARAMETERS = 10**11  # the most for one part of the model
 
 Rerank = Literal["softmax", "logit", "odds"]
 """The score that re-ranking adds to a pair's similarity, see `stgt.evaluation.retrieval.matching_scores`"""
-
-
-@dataclass
-class VisionConfig:
-    """The image tower: any open_clip model with a square patch grid, or a small one with `tower="vit"`."""
-
-    tower: str = "EVA01-g-14"
-    """The name of an open_clip model, which decides heads and mlp_ratio; or "vit": an EVA01-g of the sizes below"""
-    pretrained: str | None = None
-    """An open_clip tag or a weight file; None leaves the tower randomly initialised"""
-    image_size: int = 224
-    patch_size: int = 14
-    width: int = 1408
-    layers: int = 39
-    """Number of blocks that are run; BLIP-2 runs 39 of the 40 blocks of EVA01-g-14, without a final norm"""
-    heads: int = 16
-    mlp_ratio: float = 4.0
-    open_blocks: int = 0
-    """Number of last blocks that are trained: 0 freezes the tower, -1 trains all of it"""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """The dtype that the frozen part computes in"""
-
-    def __post_init__(self) -> None:
-        require_types(self)
-        require_counts(self, image_size=LONGEST, patch_size=LONGEST, width=WIDEST, layers=DEEPEST, heads=WIDEST)
-        require(self, "tower", bool(self.tower), "an open_clip model name, or 'vit'")
-        whole = self.image_size % self.patch_size == 0
-        require(self, "image_size", whole, f"a multiple of patch_size={self.patch_size}")
-        require(self, "width", self.width % self.heads == 0, f"a multiple of heads={self.heads}")
-        require(self, "mlp_ratio", 0 < self.mlp_ratio <= 1000, "a positive number of at most 1000")
-        require(self, "open_blocks", -1 <= self.open_blocks <= self.layers, f"-1 (all) or 0 to layers={self.layers}")
-
-    @property
-    def grid(self) -> int:
-        """Patches along one side of a frame."""
-        return self.image_size // self.patch_size
 
 
 @dataclass
@@ -222,7 +183,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require_types(self)
-        width = self.vision.width
+        width = self.vision.sizes.width
         require(self.graph, "heads", width % self.graph.heads == 0, f"a divisor of VisionConfig.width={width}")
         fits = self.graph.attention == "dense" or width // self.graph.heads <= 128
         require(self.graph, "heads", fits, f"enough of VisionConfig.width={width} for at most 128 channels each")
@@ -233,7 +194,7 @@ class ModelConfig:
 
     def _parameters(self) -> dict[str, float]:
         """The approximate number of weights of each part: the matrices of its blocks, and its tables."""
-        v, g, q, language = self.vision, self.graph, self.qformer, self.language
+        v, g, q, language = self.vision.sizes, self.graph, self.qformer, self.language
         layers, tables = q.layers * (8 * q.hidden + 4 * q.intermediate), q.vocab_size + q.max_positions + q.queries
         counts = {
             "vision": (v.layers * (4 + 2 * v.mlp_ratio) * v.width + 3 * v.patch_size**2 + v.grid**2) * v.width,
@@ -397,12 +358,16 @@ _FREE = (
 
 def from_dict(cls: type, values: object) -> object:
     """A configuration made of JSON values, those of version 0.1.0 included. Raises ValueError as `fields.from_dict`."""
-    return fields.from_dict(cls, translated(values))
+    translated = {TrainConfig: translated_run, ModelConfig: translated_model}.get(cls)
+    return fields.from_dict(cls, translated(values) if translated and isinstance(values, dict) else values)
 
 
-def to_dict(config: object) -> dict:
-    """A configuration as nested dicts of JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+def to_dict(config: ModelConfig | TrainConfig) -> dict:
+    """A configuration as nested dicts of JSON values, with the sizes that the vision tower decides filled in."""
+    values = json.loads(json.dumps(asdict(config), default=str))
+    model, part = (config.model, values["model"]) if isinstance(config, TrainConfig) else (config, values)
+    part["vision"] |= asdict(model.vision.sizes)
+    return values
 
 
 def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:

@@ -10,6 +10,10 @@ from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from stgt.structure import shown
 
+# A larger size is a mistake. It is refused at once, so that no file can make the memory run out.
+WIDEST, DEEPEST, LONGEST, WORDS = 65_536, 1_000, 10_000, 10_000_000
+COUNT = 10**12
+
 _NAMES = {
     int: "a whole number",
     float: "a number",

@@ -81,7 +81,7 @@ def _card(run: Run, title: str) -> str:
         title=title,
         parameters=sum(parameter.numel() for parameter in run.model.parameters()),
         frames=run.config.data.frames,
-        image_size=model.vision.image_size,
+        image_size=model.vision.sizes.image_size,
         threshold=model.graph.threshold,
         window=model.graph.window,
         trained_on=f"`{run.config.data.train.name}`" if trained else "see the source of these weights",

@@ -49,7 +49,7 @@ class Retriever:
         single path is given in place of a list.
         """
         _require_list("paths", paths)
-        data, size = self.run.config.data, self.run.config.model.vision.image_size
+        data, size = self.run.config.data, self.run.config.model.vision.sizes.image_size
         clips = (read_pixels(path, data.frames, size, **data.decoding) for path in paths)
         found = []
         with precision(self.run):

@@ -49,7 +49,7 @@ class Run(NamedTuple):
     def test_items(self, data: DataConfig | None = None, **options: object) -> PairDataset:
         """The videos of `data.test` in the form for evaluation. Without `data`, it is the run's own test split."""
         data = data or self.config.data
-        return self.task.items(data.test, data, self.config.model.vision.image_size, **options)
+        return self.task.items(data.test, data, self.config.model.vision.sizes.image_size, **options)
 
 
 class Place(NamedTuple):
@@ -181,5 +181,5 @@ def precision(run: Run) -> AbstractContextManager:
 
 def read_clip(run: Run, video: Path) -> Tensor:
     """The pixels of a video file in the form for the run's model: (1, T, 3, S, S), on the model's device."""
-    data, size = run.config.data, run.config.model.vision.image_size
+    data, size = run.config.data, run.config.model.vision.sizes.image_size
     return read_pixels(video, data.frames, size, **data.decoding)[None].to(run.device)

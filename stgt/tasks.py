@@ -68,7 +68,7 @@ class Task(ABC):
         self, config: TrainConfig, tokenizer: Tokenizer | LanguageTokenizer, features: FeatureStore | None
     ) -> PairDataset:
         """The pairs of `data.train`. Raises ValueError for a malformed annotation and for a missing video."""
-        data, size = config.data, config.model.vision.image_size
+        data, size = config.data, config.model.vision.sizes.image_size
         return self.items_class(
             data.train,
             data.videos,

@@ -28,9 +28,10 @@ def cases(device: str, quick: bool) -> list[Case]:
 
 def compare(bench: Bench, *, size: str, B: int, T: int, dtype: str) -> list[Row]:
     config, device = model_config(size), bench.device
-    C, P = config.vision.width, config.vision.grid**2
+    sizes = config.vision.sizes
+    C, P = sizes.width, sizes.grid**2
     torch.manual_seed(0)
-    layer = GraphTransformer(config.graph, C, config.vision.grid).to(device).train()
+    layer = GraphTransformer(config.graph, C, sizes.grid).to(device).train()
     x = with_cls(real_tokens(B, T, P, C, device=device))
     shape = dict(B=B, T=T, P=P, C=C, H=config.graph.heads, D=C // config.graph.heads, window=1, threshold=0.5)
 

@@ -61,7 +61,8 @@ def compare(bench: Bench, *, size: str, B: int, dtype: str, cached: bool, T: int
     memory = {name: peak_memory(function, device) for name, function in functions.items()}
     flops = {name: count_flops(function) / B for name, function in functions.items()}
     layers = {BASELINE: baseline.graph, RELEASED: model.graph, KERNELS: model.graph}
-    shape = dict(B=B, T=T, P=config.vision.grid**2, C=config.vision.width, threshold=config.graph.threshold)
+    vision = config.vision.sizes
+    shape = dict(B=B, T=T, P=vision.grid**2, C=vision.width, threshold=config.graph.threshold)
 
     rows = []
     for name, timing in bench.measure(functions, bench.seconds).items():

@@ -71,7 +71,8 @@ def compare(bench: Bench, *, size: str, dtype: str, B: int, T: int, cached: bool
 
     rows, steps, fields, expected = [], {}, {}, None
     for variant in variants:
-        shape = dict(B=B, T=T, P=config.vision.grid**2, C=config.vision.width, threshold=config.graph.threshold)
+        vision = config.vision.sizes
+        shape = dict(B=B, T=T, P=vision.grid**2, C=vision.width, threshold=config.graph.threshold)
         try:
             with out_of_memory_is_an_error(device):
                 output = training.output(variant, clips(batch, FEWEST))

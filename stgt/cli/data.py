@@ -172,7 +172,7 @@ def features(recipe: recipes.Recipe, out: Path, views: int = 1, batch_size: int 
     tower = VisionTower(vision)
     digest = tower_hash(tower.state_dict(), vision)
     tower = tower.to(device).eval()
-    size = vision.image_size
+    size = vision.sizes.image_size
     videos = VideoDataset(
         names,
         data.videos,

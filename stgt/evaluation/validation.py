@@ -36,7 +36,7 @@ class Validation(ABC):
     def __init__(
         self, config: TrainConfig, tokenizer: Tokenizer | LanguageTokenizer, features: FeatureStore | None
     ) -> None:
-        data, size = config.data, config.model.vision.image_size
+        data, size = config.data, config.model.vision.sizes.image_size
         require_disjoint({str(data.train): load_videos(data.train), str(data.val): load_videos(data.val)}, "data.val")
         self.config, self.tokenizer = config, tokenizer
         self.clips = task_of(config.model).items(data.val, data, size, features=features, bad_list=data.bad_list)

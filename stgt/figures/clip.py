@@ -35,7 +35,7 @@ def draw_retrieved(run: Run, features: Path, count: int, out: Path) -> tuple[lis
 
 def look_at(run: Run, video: Path, place: tuple[int | None, int | None, int | None], layer: int) -> Scene:
     """Run a run's model on a video. Parts of `place` that are None come from the patch that moves most."""
-    vision = run.config.model.vision
+    vision = run.config.model.vision.sizes
     frames = read_frames(video, run.config.data.frames, **run.config.data.decoding)
     shown = squares(frames)
     found = moving_token(shown, vision.grid)

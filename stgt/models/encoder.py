@@ -20,9 +20,9 @@ class VideoEncoder(Float32Module):
     def __init__(self, config: ModelConfig, tower: bool = True) -> None:
         super().__init__()
         self.config = config
-        width = config.vision.width
+        width = config.vision.sizes.width
         self.vision = VisionTower(config.vision) if tower else None
-        self.graph = GraphTransformer(config.graph, width, config.vision.grid)
+        self.graph = GraphTransformer(config.graph, width, config.vision.sizes.grid)
         self.ln_vision = LayerNorm(width)
 
     def visual_tokens(self, video: Tensor) -> Tensor:

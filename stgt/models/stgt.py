@@ -35,7 +35,7 @@ class STGT(VideoEncoder):
     def __init__(self, config: ModelConfig, tower: bool = True) -> None:
         super().__init__(config, tower)
         q = config.qformer
-        self.qformer = QFormer(q, config.vision.width)
+        self.qformer = QFormer(q, config.vision.sizes.width)
         self.vision_proj = nn.Linear(q.hidden, q.embed_dim)
         self.text_proj = nn.Linear(q.hidden, q.embed_dim)
         self.itm_head = nn.Linear(q.hidden, 2)

@@ -27,13 +27,14 @@ class VisionTower(Float32Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config
+        config.require_tower()
         from_file = config.pretrained is not None and Path(config.pretrained).suffix in WEIGHT_FILES
         if config.tower == "vit" and config.pretrained and not from_file:
             kinds = ", ".join(WEIGHT_FILES)
             raise ValueError(f"VisionConfig.pretrained is {config.pretrained!r}, expected a file ({kinds}) for 'vit'")
         self.tower = _small_vit(config) if config.tower == "vit" else _open_clip_tower(config, from_file)
-        _check_shape(self.tower, config)
-        self.tower.prune_intermediate_layers([config.layers - 1], prune_norm=True, prune_head=True)
+        _check_grid(self.tower, config)
+        self.tower.prune_intermediate_layers([config.sizes.layers - 1], prune_norm=True, prune_head=True)
         self.tower.attn_pool = None
         if from_file:
             load_tower(self.tower, config.pretrained)
@@ -58,7 +59,7 @@ class VisionTower(Float32Module):
 
     def forward(self, video: Tensor) -> Tensor:
         """video: (B, T, 3, S, S), normalised, for any T. Returns float32 (B, T, 1+P, C), [CLS] first."""
-        size = self.config.image_size
+        size = self.config.sizes.image_size
         if video.ndim != 5 or tuple(video.shape[2:]) != (3, size, size) or not video.is_floating_point():
             raise ValueError(
                 f"video is {tuple(video.shape)} {video.dtype}, expected floating point (B, T, 3, {size}, {size})"
@@ -75,7 +76,8 @@ class VisionTower(Float32Module):
 
     def _tokens(self, images: Tensor) -> Tensor:
         """(n, 3, S, S) to (n, 1+P, C). The interfaces of open_clip and timm differ."""
-        options = dict(indices=[self.config.layers - 1], stop_early=True, intermediates_only=True, output_fmt="NLC")
+        last = self.config.sizes.layers - 1
+        options = dict(indices=[last], stop_early=True, intermediates_only=True, output_fmt="NLC")
         if isinstance(self.tower, open_clip.transformer.VisionTransformer):
             out = self.tower.forward_intermediates(images, **options, output_extra_tokens=True)
             patches, extra = out["image_intermediates"][0], out["image_intermediates_prefix"][0]
@@ -89,29 +91,28 @@ class VisionTower(Float32Module):
 
 def _small_vit(config: VisionConfig) -> nn.Module:
     """A plain ViT with the config's sizes and EVA01-g's architecture, so its tensors have the released names."""
+    sizes = config.sizes
     return Eva(
-        img_size=config.image_size,
-        patch_size=config.patch_size,
+        img_size=sizes.image_size,
+        patch_size=sizes.patch_size,
         num_classes=0,
         global_pool="token",
-        embed_dim=config.width,
-        depth=config.layers,
-        num_heads=config.heads,
-        mlp_ratio=config.mlp_ratio,
+        embed_dim=sizes.width,
+        depth=sizes.layers,
+        num_heads=sizes.heads,
+        mlp_ratio=sizes.mlp_ratio,
     )
 
 
 def _open_clip_tower(config: VisionConfig, from_file: bool) -> nn.Module:
     """The vision part of an open_clip model. If it is a timm model, this is the part inside open_clip's wrapper."""
-    if config.tower not in open_clip.list_models():
-        raise ValueError(f"VisionConfig.tower is {config.tower!r}, expected 'vit' or one of open_clip.list_models()")
     try:
         visual = open_clip.create_model(
             config.tower,
             pretrained=None if from_file else config.pretrained,
             # open_clip would choose a device itself. The default device is used, as in the constructors of nn.Module.
             device=torch.get_default_device(),
-            force_image_size=config.image_size,
+            force_image_size=config.sizes.image_size,
             pretrained_text=False,
         ).visual
     except RuntimeError as error:
@@ -125,23 +126,11 @@ def _blocks(tower: nn.Module) -> nn.ModuleList:
     return tower.blocks if hasattr(tower, "blocks") else tower.transformer.resblocks
 
 
-def _check_shape(tower: nn.Module, config: VisionConfig) -> None:
-    """Raise ValueError if the tower's grid, width or depth differs from the config's."""
-    grid = getattr(tower, "grid_size", None) or getattr(getattr(tower, "patch_embed", None), "grid_size", None)
-    if grid is None or grid[0] != grid[1] or not hasattr(tower, "prune_intermediate_layers"):
-        found = "no patches" if grid is None else f"a grid of {grid[0]} by {grid[1]} patches"
+def _check_grid(tower: nn.Module, config: VisionConfig) -> None:
+    """Raise ValueError if the tower cuts frames of the config's size into another grid of patches."""
+    side, found = config.sizes.grid, tower.grid_size if hasattr(tower, "grid_size") else tower.patch_embed.grid_size
+    if tuple(found) != (side, side):
         raise ValueError(
-            f"VisionConfig.tower {config.tower!r} has {found}, expected a transformer on a square grid of patches"
-        )
-    if grid[0] != config.grid:
-        raise ValueError(
-            f"VisionConfig.tower {config.tower!r} has {grid[0]} patches a side at image_size={config.image_size}, "
-            f"but patch_size={config.patch_size} makes {config.grid}"
-        )
-    width = tower.embed_dim if hasattr(tower, "embed_dim") else tower.conv1.out_channels
-    depth = len(_blocks(tower))
-    if width != config.width or depth < config.layers:
-        raise ValueError(
-            f"VisionConfig.tower {config.tower!r} has width {width} and {depth} layers, "
-            f"but the config says width={config.width} and layers={config.layers}"
+            f"VisionConfig.tower {config.tower!r} has a grid of {found[0]} by {found[1]} patches, "
+            f"but image_size={config.sizes.image_size} and patch_size={config.sizes.patch_size} make {side} by {side}"
         )

@@ -26,7 +26,7 @@ class VideoQA(VideoEncoder):
         super().__init__(config, tower)
         if config.language is None:
             raise ValueError("ModelConfig.language is None, expected the language model that answers")
-        self.qformer = QFormer(config.qformer, config.vision.width, text=False)
+        self.qformer = QFormer(config.qformer, config.vision.sizes.width, text=False)
         self.language = load_language_model(config.language)
         self.language_proj = nn.Linear(config.qformer.hidden, self.language.get_input_embeddings().embedding_dim)
         self.graph.requires_grad_(config.language.train_graph)

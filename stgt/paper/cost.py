@@ -29,7 +29,7 @@ class Cost(NamedTuple):
 
 def count(config: ModelConfig) -> Cost:
     """Count one model. FLOPs are those of matrix products. In graph attention, only pairs within the window count."""
-    vision, frames = config.vision, config.graph.frames
+    vision, frames = config.vision.sizes, config.graph.frames
     with torch.device("meta"):
         model = STGT(config).eval()
     parameters, learnable, module = _parameters(model), _learnable(model), _learnable(model.graph)

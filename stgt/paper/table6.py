@@ -38,7 +38,7 @@ def time_models(
     """Clips per second of each model, seconds for CLIPS clips, and its time divided by the time with the kernels."""
     # Random tokens are not similar, so a higher threshold would leave no edges.
     config = replace(config, graph=replace(config.graph, threshold=-1.0))
-    vision, frames = config.vision, config.graph.frames
+    vision, frames = config.vision.sizes, config.graph.frames
     shape = (3, vision.image_size, vision.image_size) if tower else (1 + vision.grid**2, vision.width)
     inputs = {"video" if tower else "tokens": torch.randn(batch_size, frames, *shape, device=device)}
     models: dict[str, STGT] = {}
@@ -97,7 +97,7 @@ def _where(device: torch.device) -> str:
 
 
 def _shape(config: ModelConfig) -> str:
-    vision = config.vision
+    vision = config.vision.sizes
     return f"{config.graph.frames} frames of {vision.image_size}×{vision.image_size} pixels, {vision.width} channels"
 
 

@@ -125,7 +125,7 @@ def _warn_of_changes(folder: Path, place: Path, record: Path, now: Fingerprint) 
 
 def _encode_each(run: Run, paths: Iterator[Path], broken: dict[Path, str], batch_size: int, timeout: float) -> Batches:
     """The model's output for each video, or None for one that cannot be read, whose cause is added to `broken`."""
-    data, size = run.config.data, run.config.model.vision.image_size
+    data, size = run.config.data, run.config.model.vision.sizes.image_size
     read = partial(read_pixels_array, frames=data.frames, image_size=size, **data.decoding)
     paths, asked = itertools.tee(paths)
     with closing(call_each(read, asked, timeout=timeout, jobs=max(1, data.workers))) as results:

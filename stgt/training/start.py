@@ -30,8 +30,8 @@ def start_from(model: STGT | VideoQA, init: Path) -> None:
         load_released(model, init)
         return
     checkpoint = ckpt.chosen_checkpoint(init)
-    ckpt.load_model(model, checkpoint, convert=True)
     theirs = saved_config(checkpoint).model
+    ckpt.load_model(model, checkpoint, convert=True)
     for line in differences(to_dict(model.config), to_dict(theirs), "model."):
         logger.info("starting from %s, which was trained with another value of %s", checkpoint, line)
 

@@ -13,7 +13,8 @@ from stgt.files import tensors_hash
 
 def tower_hash(weights: dict[str, Tensor], config: VisionConfig) -> str:
     """SHA-256 of a tower's tensors, names, shapes and dtypes included, and of the settings that change its output."""
-    settings = dataclasses.asdict(config)
-    for name in ("pretrained", "open_blocks"):  # These two do not change the output.
-        del settings[name]
+    settings = {"tower": config.tower, "dtype": config.dtype} | dataclasses.asdict(config.sizes)
+    if config.tower != "vit":
+        # The name decides these two. Hashes keep the values that version 0.1.0 gave to every tower of open_clip.
+        settings |= {"heads": 16, "mlp_ratio": 4.0}
     return tensors_hash(weights, json.dumps(settings, sort_keys=True))

@@ -7,7 +7,7 @@ from stgt.config import GraphConfig, LossConfig, ModelConfig, QFormerConfig, Vis
 
 def test_defaults_are_the_papers_sizes():
     config = ModelConfig()
-    assert config.vision.grid == 16 and config.vision.width == 1408
+    assert config.vision.sizes.grid == 16 and config.vision.sizes.width == 1408
     assert config.graph.layers == 1 and config.graph.frames == 8
 
 
@@ -16,7 +16,13 @@ def test_defaults_are_the_papers_sizes():
     [
         (VisionConfig, dict(dtype="float16")),
         (VisionConfig, dict(image_size=225)),
-        (VisionConfig, dict(width=1000, heads=3)),
+        (VisionConfig, dict(width=1000, tower="vit", heads=3)),
+        (VisionConfig, dict(width=1024)),
+        (VisionConfig, dict(heads=12)),
+        (VisionConfig, dict(patch_size=16)),
+        (VisionConfig, dict(layers=41)),
+        (VisionConfig, dict(mlp_ratio=4.0)),
+        (VisionConfig, dict(image_size=224, tower="vit", patch_size=9)),
         (VisionConfig, dict(layers=0)),
         (VisionConfig, dict(open_blocks=40)),
         (VisionConfig, dict(open_blocks=-2)),
@@ -61,4 +67,4 @@ def test_parts_must_fit_each_other():
         ModelConfig(graph=GraphConfig(heads=8))
     ModelConfig(graph=GraphConfig(heads=8, attention="dense"))
     with pytest.raises(ValueError, match="VisionConfig.width is 18, expected a multiple of 4"):
-        ModelConfig(vision=VisionConfig(width=18, heads=2), graph=GraphConfig(heads=2))
+        ModelConfig(vision=VisionConfig(tower="vit", width=18, heads=2), graph=GraphConfig(heads=2))

@@ -2,7 +2,6 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from stgt.config import VisionConfig
 from stgt.models.vision import VisionTower
@@ -25,31 +24,24 @@ def test_tokens_of_any_number_of_frames(frames):
 
 
 # open_clip's own ViT, one with attention pooling, and timm's: with rotary positions, without [CLS], with a stem.
+TOWERS = ["ViT-B-32", "coca_ViT-B-32", "PE-Core-T-16-384", "EVA02-B-16", "ViT-B-16-SigLIP", "MobileCLIP-B"]
+
+
 @pytest.mark.parametrize(
-    "name, width, patch, size, layers",
-    [
-        ("ViT-B-32", 768, 32, 224, 2),
-        ("ViT-B-32", 768, 32, 96, 1),
-        ("coca_ViT-B-32", 768, 32, 224, 1),
-        ("PE-Core-T-16-384", 192, 16, 384, 2),
-        ("EVA02-B-16", 768, 16, 224, 1),
-        ("ViT-B-16-SigLIP", 768, 16, 224, 1),
-    ],
+    "name, size, layers", [("ViT-B-32", 96, 1), ("PE-Core-T-16-384", None, 2), *((name, None, 1) for name in TOWERS)]
 )
-def test_open_clip_towers(name, width, patch, size, layers):
-    config = VisionConfig(name, image_size=size, patch_size=patch, width=width, layers=layers, heads=1)
-    model = VisionTower(config)
-    tokens = model(torch.randn(1, 2, 3, size, size))
-    assert tokens.shape == (1, 2, 1 + (size // patch) ** 2, width)
+def test_open_clip_towers(name, size, layers):
+    model = VisionTower(VisionConfig(name, image_size=size, layers=layers))
+    sizes = model.config.sizes
+    tokens = model(torch.randn(1, 2, 3, sizes.image_size, sizes.image_size))
+    assert tokens.shape == (1, 2, 1 + (sizes.image_size // sizes.patch_size) ** 2, sizes.width)
     assert tokens.isfinite().all()
 
 
 def test_stops_after_its_layers_and_takes_no_final_norm():
     torch.manual_seed(0)
     visual = open_clip.create_model("ViT-B-32", pretrained_text=False).visual
-    model = VisionTower(
-        VisionConfig("ViT-B-32", image_size=224, patch_size=32, width=768, layers=2, heads=12, dtype="float32")
-    )
+    model = VisionTower(VisionConfig("ViT-B-32", layers=2, dtype="float32"))
     model.tower.load_state_dict({k: v for k, v in visual.state_dict().items() if k in model.tower.state_dict()})
     images = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
@@ -60,9 +52,7 @@ def test_stops_after_its_layers_and_takes_no_final_norm():
 
 
 def test_a_tower_without_cls_gets_the_mean_of_its_patches():
-    model = VisionTower(
-        VisionConfig("vit_medium_patch16_gap_256", image_size=256, patch_size=16, width=512, layers=1, heads=8)
-    )
+    model = VisionTower(VisionConfig("vit_medium_patch16_gap_256", layers=1))
     tokens = model(torch.randn(1, 1, 3, 256, 256))
     torch.testing.assert_close(tokens[:, :, 0], tokens[:, :, 1:].mean(2), rtol=1e-2, atol=1e-2)
 
@@ -137,27 +127,25 @@ def test_a_file_that_does_not_fit(tmp_path):
         tower(pretrained="laion")
 
 
+COMPLETE = dict(tower="ViT-B-32", image_size=224, patch_size=32, width=768, layers=12, heads=12, mlp_ratio=4.0)
+
+
 @pytest.mark.parametrize(
-    "config, message",
+    "size, message",
     [
-        (dict(tower="no-such-model"), "tower is 'no-such-model', expected"),
-        (dict(tower="RN50", patch_size=32), "'RN50' has no patches, expected"),
-        (dict(tower="ViT-B-32", patch_size=16, width=768), "7 patches a side at image_size=224, but patch_size=16"),
-        (dict(tower="ViT-B-32", patch_size=32, width=512), "width 768 and 12 layers, but .*width=512"),
-        (dict(tower="ViT-B-32", patch_size=32, width=768, layers=13), "12 layers, but .*layers=13"),
+        (dict(patch_size=16), "VisionConfig.patch_size is 16, expected 32, which the tower 'ViT-B-32' has"),
+        (dict(width=384), "VisionConfig.width is 384, expected 768, which"),
+        (dict(heads=8), "VisionConfig.heads is 8, expected 12, which"),
+        (dict(mlp_ratio=2.0), "VisionConfig.mlp_ratio is 2.0, expected 4.0, which"),
+        (dict(layers=13), "VisionConfig.layers is 13, expected at most the 12 layers of the tower 'ViT-B-32'"),
     ],
 )
-def test_a_tower_that_is_not_as_the_config_says(config, message):
+def test_a_tower_that_is_not_as_the_config_says(size, message):
+    VisionConfig(**COMPLETE)
     with torch.device("meta"), pytest.raises(ValueError, match=message):
-        VisionTower(VisionConfig(**{"layers": 1, "width": 64, **config}))
-
-
-def test_a_grid_that_is_not_square(monkeypatch):
-    visual = nn.Module()
-    visual.visual = open_clip.transformer.VisionTransformer((32, 64), 16, 32, 2, 2, 4.0)
-    monkeypatch.setattr(open_clip, "create_model", lambda *args, **kwargs: visual)
-    with pytest.raises(ValueError, match="grid of 2 by 4 patches, expected a transformer on a square grid"):
-        VisionTower(VisionConfig("ViT-B-32", image_size=32, patch_size=16, width=32, layers=1))
+        VisionTower(VisionConfig(**COMPLETE | size))
+    with pytest.raises(ValueError, match=message):
+        VisionConfig("ViT-B-32", **size)
 
 
 @pytest.mark.parametrize(

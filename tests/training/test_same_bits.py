@@ -28,7 +28,7 @@ def model_and_batch(recipe="quickstart", **model_settings):
     qformer = dataclasses.replace(config.model.qformer, vocab_size=512, bos_token_id=1)
     sizes = dataclasses.replace(config.model, qformer=qformer, **model_settings)
     answers = sizes.language is not None
-    side, n = sizes.vision.image_size, config.batch_size
+    side, n = sizes.vision.sizes.image_size, config.batch_size
     batch = {
         "video": torch.randn(n, config.data.frames, 3, side, side),
         "input_ids": torch.randint(4, 300, (n, 12)),

@@ -74,7 +74,7 @@ def _page(results: Results, names: Sequence[str], size: Size, base: TrainConfig)
     options = [f"--seeds {size.seeds}", f"--epochs {size.epochs}", f"--clips {size.clips}"]
     options += [f"--test-clips {size.test_clips}", *(["--full"] if size.full else [])]
     command = " ".join(["stgt ablate", *names, *options])
-    vision = base.model.vision
+    vision = base.model.vision.sizes
     seeds = "One seed" if size.seeds == 1 else f"{size.seeds} seeds: mean ± standard deviation (n−1)"
     parts = [
         f"# Ablations on simulated clips\n\nWritten by `{command}`.",
