@@ -1,0 +1,1 @@
+"""Scene graphs of videos: detectors, a tracker, and relations that follow from boxes."""
