@@ -140,7 +140,6 @@ def vtm_loss(logits: Tensor, matched: int) -> Tensor:
     return F.cross_entropy(logits, target)
 
 
-@_in_float32
 def vtg_loss(
     logits: Tensor,
     input_ids: Tensor,
@@ -154,11 +153,18 @@ def vtg_loss(
     logits: (n, L, V); position i predicts word i+1. input_ids, attention_mask: (n, L). words: the divisor, which is the
     mean number of predicted words per process; None counts the words of this process. Returns a scalar.
     """
-    target = input_ids.masked_fill(attention_mask == 0, -100)[:, 1:]
-    total = F.cross_entropy(
-        logits[:, :-1].flatten(0, 1), target.flatten(), ignore_index=-100, label_smoothing=smoothing, reduction="sum"
-    )
-    return total / (words if words is not None else predicted_words(attention_mask))
+    predicted = attention_mask[:, 1:] != 0
+    words = predicted_words(attention_mask) if words is None else words
+    return next_word_loss(logits[:, :-1][predicted], input_ids[:, 1:][predicted], words, smoothing=smoothing)
+
+
+@_in_float32
+def next_word_loss(logits: Tensor, target: Tensor, words: Tensor, *, smoothing: float = 0.1) -> Tensor:
+    """`vtg_loss` of the predicted words alone. logits: (W, V); target: their ids, (W,); words: the divisor, a scalar.
+
+    A model that computes only these logits saves those of padding. Returns a scalar.
+    """
+    return F.cross_entropy(logits, target, label_smoothing=smoothing, reduction="sum") / words
 
 
 def predicted_words(attention_mask: Tensor) -> Tensor:

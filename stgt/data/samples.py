@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from stgt.data.annotations import (
@@ -246,12 +247,17 @@ class QuestionDataset(PairDataset):
 
 
 def collate(items: list[dict]) -> dict:
-    """A batch of items: tensors are stacked, indices become int64 (B,), `replaced` is summed, the rest become lists."""
+    """A batch of items: tensors are stacked, indices become int64 (B,), `replaced` is summed, the rest become lists.
+
+    Texts are padded to the longest of the batch. Their mask is 0 at the padding, so its ids do not matter.
+    """
     batch = {}
     for key, first in items[0].items():
         values = [item[key] for item in items]
         if key == "replaced":
             batch[key] = sum(values)
+        elif key in ("input_ids", "attention_mask"):
+            batch[key] = pad_sequence(values, batch_first=True)
         elif isinstance(first, Tensor):
             batch[key] = torch.stack(values)
         else:

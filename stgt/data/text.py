@@ -135,20 +135,22 @@ class Tokenizer:
         return self._vocabulary["[PAD]"]
 
     def encode(self, texts: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
-        """Token ids of each cleaned text, [CLS] pieces [SEP], cut and padded to `max_length`.
+        """Token ids of each cleaned text, [CLS] pieces [SEP], cut at `max_length` and padded to the longest text.
 
-        Returns input_ids and attention_mask, int64 (len(texts), max_length). Raises ValueError for a single string and
-        for a length without room for the two ends.
+        Returns input_ids and attention_mask, int64 (len(texts), L) with L of at most max_length. Raises ValueError for
+        a single string and for a length without room for the two ends.
         """
         if isinstance(texts, str):
             raise ValueError(f"texts is the string {texts!r}, expected a list of strings")
         if max_length < 2:
             raise ValueError(f"max_length is {max_length}, expected at least 2: [CLS] and [SEP]")
         self._tokenizer.enable_truncation(max_length)
-        self._tokenizer.enable_padding(length=max_length, pad_id=self.pad_token_id, pad_token="[PAD]")
+        self._tokenizer.enable_padding(pad_id=self.pad_token_id, pad_token="[PAD]")
         encoded = self._tokenizer.encode_batch([clean_text(text) for text in texts])
-        ids = torch.tensor([e.ids for e in encoded], dtype=torch.int64).reshape(-1, max_length)
-        return ids, torch.tensor([e.attention_mask for e in encoded], dtype=torch.int64).reshape(-1, max_length)
+        length = len(encoded[0].ids) if encoded else 0
+        both = ([e.ids for e in encoded], [e.attention_mask for e in encoded])
+        ids, mask = (torch.tensor(rows, dtype=torch.int64).reshape(len(texts), length) for rows in both)
+        return ids, mask
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """The text of token ids, without special tokens."""

@@ -176,9 +176,9 @@ def match_pairs(model: nn.Module, videos: Store, texts: Texts, pairs: Tensor) ->
     video, text = pairs.unbind(1)
     distinct, place = video.unique(return_inverse=True)
     device = _device(model)
-    embeds = videos.rows("embeds", distinct.tolist()).to(device)[place.to(device)]
+    embeds = videos.rows("embeds", distinct.tolist()).to(device)
     chosen = (tensor[text].to(device) for tensor in texts)
-    return model.match(embeds, *chosen).float().cpu()
+    return model.match(embeds, *chosen, rows=place.to(device)).float().cpu()
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -1,6 +1,6 @@
 """Captions from the generation head, word by word: beam search and nucleus sampling.
 
-For each word the model reads the whole text so far, as in training. Captions are short, so nothing is cached.
+For each word the model reads the whole text so far, as in training. What it reads of the video is computed once.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stgt.models.bert import VideoKeys
 from stgt.models.stgt import STGT
 
 
@@ -31,7 +32,7 @@ def beam_captions(
     """
     _require(beams=beams, max_length=max_length)
     B = len(embeds)
-    embeds = embeds.repeat_interleave(beams, 0)
+    keys, rows = model.qformer.keys(embeds), torch.arange(B, device=embeds.device).repeat_interleave(beams)
     ids = torch.full((B * beams, 1), end, device=embeds.device)  # the model replaces the first token by [DEC]
     # All beams begin with the same text, so only the first is continued; otherwise all would stay the same.
     scores = torch.full((B, beams), -torch.inf, device=embeds.device)
@@ -39,7 +40,7 @@ def beam_captions(
     done = torch.zeros(B, beams, dtype=torch.bool, device=embeds.device)
     first = torch.arange(B, device=embeds.device)[:, None] * beams
     for length in range(max_length):
-        words = _next_word(model, embeds, ids, end, ended=length >= min_length).view(B, beams, -1)
+        words = _next_word(model, keys, rows, ids, end, ended=length >= min_length).view(B, beams, -1)
         words = words.masked_fill(done[..., None], -torch.inf)
         words[..., end] = words[..., end].masked_fill(done, 0.0)
         scores, best = (scores[..., None] + words).flatten(1).topk(beams)
@@ -73,10 +74,11 @@ def sample_captions(
     _require(max_length=max_length)
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}, expected a probability in (0, 1]")
+    keys, rows = model.qformer.keys(embeds), torch.arange(len(embeds), device=embeds.device)
     ids = torch.full((len(embeds), 1), end, device=embeds.device)
     done = torch.zeros(len(embeds), dtype=torch.bool, device=embeds.device)
     for length in range(max_length):
-        words = _next_word(model, embeds, ids, end, ended=length >= min_length)
+        words = _next_word(model, keys, rows, ids, end, ended=length >= min_length)
         probability, order = words.exp().sort(descending=True, stable=True)
         before = probability.cumsum(-1) - probability
         place = torch.multinomial(probability * (before < top_p), 1, generator=generator)
@@ -88,9 +90,12 @@ def sample_captions(
     return ids[:, 1:]
 
 
-def _next_word(model: STGT, embeds: Tensor, ids: Tensor, end: int, *, ended: bool) -> Tensor:
-    """Log-probabilities (B, V) of the word after `ids` (B, L). ended: whether the text may end here."""
-    logits = model.generate_logits(embeds, ids, torch.ones_like(ids))[:, -1].float()
+def _next_word(model: STGT, keys: VideoKeys, rows: Tensor, ids: Tensor, end: int, *, ended: bool) -> Tensor:
+    """Log-probabilities (B, V) of the word after `ids` (B, L).
+
+    rows: (B,), the video of each text; ended: whether the text may end here.
+    """
+    logits = model.generate_logits(keys, ids, torch.ones_like(ids), rows)[:, -1].float()
     if not ended:
         logits[:, end] = -torch.inf
     return logits.log_softmax(-1)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Blip2QFormerConfig, Blip2QFormerModel
-from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from stgt.config import QFormerConfig
+from stgt.models.bert import Bert, VideoKeys, WordEmbeddings
 from stgt.models.precision import Float32Module
 
 # This number is added to the score of a pair that must not attend. BERT uses it too. It gives 0 after softmax, and it
@@ -29,7 +28,6 @@ def attention_bias(attention_mask: Tensor, queries: int = 0, causal: bool = Fals
         # The queries share position 0.
         place = torch.arange(queries + L, device=attention_mask.device).sub(queries - 1).clamp(min=0)
         allowed = allowed & (place[None, :] <= place[:, None])
-    # transformers uses a 4-D float mask unchanged, but its eager attention misreads a boolean one.
     return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, _HIDDEN)[:, None]
 
 
@@ -55,25 +53,10 @@ class QFormer(Float32Module):
 
     def __init__(self, config: QFormerConfig, encoder_width: int, text: bool = True) -> None:
         super().__init__()
-        bert = Blip2QFormerConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            intermediate_size=config.intermediate,
-            hidden_dropout_prob=config.dropout,
-            attention_probs_dropout_prob=config.dropout,
-            max_position_embeddings=config.max_positions,
-            pad_token_id=config.pad_token_id,
-            cross_attention_frequency=config.cross_frequency,
-            encoder_hidden_size=encoder_width,
-            use_qformer_text_input=text,
-            attn_implementation="sdpa",
-        )
         self.config = config
         self.query_tokens = nn.Parameter(torch.empty(1, config.queries, config.hidden))
-        self.embeddings = Blip2TextEmbeddings(bert) if text else None
-        self.bert = Blip2QFormerModel(bert)
+        self.embeddings = WordEmbeddings(config) if text else None
+        self.bert = Bert(config, encoder_width, text)
         self.word_head = WordHead(config.hidden, config.vocab_size) if text else None
         nn.init.normal_(self.query_tokens, std=0.02)
         if text:
@@ -81,43 +64,53 @@ class QFormer(Float32Module):
                 nn.init.normal_(weight, std=0.02)
             nn.init.zeros_(self.word_head.dense.bias)
 
-    def video(self, embeds: Tensor) -> Tensor:
-        """Runs the queries alone. embeds: (B, S, C). Returns (B, Q, hidden)."""
-        queries = self.query_tokens.expand(len(embeds), -1, -1)
-        return self.bert(query_embeds=queries, encoder_hidden_states=embeds).last_hidden_state
+    def keys(self, embeds: Tensor) -> VideoKeys:
+        """The keys and values of video tokens (B, S, C), which each pass below takes in place of the tokens.
+
+        Passes over the same videos share them. Computing them takes most of the time of a pass.
+        """
+        return self.bert.keys(embeds)
+
+    def video(self, video: Tensor | VideoKeys) -> Tensor:
+        """Runs the queries alone. video: tokens (B, S, C), or their keys. Returns (B, Q, hidden)."""
+        count = len(video if isinstance(video, Tensor) else video[0])
+        return self.bert(self.query_tokens.expand(count, -1, -1), self.config.queries, video=video)
 
     def text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Runs the words alone; each sees all words. input_ids, attention_mask: (B, L). Returns (B, L, hidden)."""
-        return self._words(None, None, input_ids, attention_mask, causal=False)
+        _check_text(input_ids, attention_mask, self.config)
+        return self.bert(self.embeddings(input_ids), 0, attention_bias(attention_mask))
 
-    def fused(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Runs queries and words, which all see each other (for matching). Returns (B, Q+L, hidden)."""
-        return self._words(self.query_tokens, embeds, input_ids, attention_mask, causal=False)
+    def fused(
+        self, video: Tensor | VideoKeys, input_ids: Tensor, attention_mask: Tensor, rows: Tensor | None = None
+    ) -> Tensor:
+        """Runs queries and words, which all see each other (for matching). Returns (B, Q+L, hidden).
 
-    def causal(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        video: tokens (N, S, C), or their keys; rows: int64 (B,), the video of each text, where None means the text's
+        own place.
+        """
+        return self._both(video, input_ids, attention_mask, rows, causal=False)
+
+    def causal(
+        self, video: Tensor | VideoKeys, input_ids: Tensor, attention_mask: Tensor, rows: Tensor | None = None
+    ) -> Tensor:
         """Runs queries, and words that see the queries and earlier words (for generation). Returns (B, Q+L, hidden).
 
-        The queries do not see words, so their output is the same as from `video`.
+        video and rows are those of `fused`. The queries do not see words, so their output is the same as from `video`.
         """
-        return self._words(self.query_tokens, embeds, input_ids, attention_mask, causal=True)
+        return self._both(video, input_ids, attention_mask, rows, causal=True)
+
+    def _both(
+        self, video: Tensor | VideoKeys, input_ids: Tensor, attention_mask: Tensor, rows: Tensor | None, causal: bool
+    ) -> Tensor:
+        _check_text(input_ids, attention_mask, self.config)
+        queries, count = self.query_tokens.expand(len(input_ids), -1, -1), self.config.queries
+        x = torch.cat([queries, self.embeddings(input_ids)], 1)
+        return self.bert(x, count, attention_bias(attention_mask, count, causal), video, rows)
 
     def word_logits(self, hidden: Tensor) -> Tensor:
         """Logits of words. hidden: (B, L, hidden); position i predicts word i+1. Returns (B, L, V)."""
         return self.word_head(hidden, self.embeddings.word_embeddings.weight)
-
-    def _words(
-        self, queries: Tensor | None, embeds: Tensor | None, input_ids: Tensor, attention_mask: Tensor, causal: bool
-    ) -> Tensor:
-        _check_text(input_ids, attention_mask, self.config)
-        if queries is not None:
-            queries = queries.expand(len(input_ids), -1, -1)
-        count = 0 if queries is None else queries.shape[1]
-        return self.bert(
-            query_embeds=self.embeddings(input_ids, query_embeds=queries),
-            query_length=count,
-            attention_mask=attention_bias(attention_mask, count, causal),
-            encoder_hidden_states=embeds,
-        ).last_hidden_state
 
 
 def _check_text(input_ids: Tensor, attention_mask: Tensor, config: QFormerConfig) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stgt import gather, losses
 from stgt.config import LossConfig, ModelConfig
+from stgt.models.bert import VideoKeys
 from stgt.models.encoder import VideoEncoder
 from stgt.models.pairs import same_pairs
 from stgt.models.qformer import QFormer
@@ -73,14 +74,25 @@ class STGT(VideoEncoder):
         """Largest cosine over queries (Eq. 16), not divided by `temp`. (Bv, Q, E), (Bt, E). Returns (Bv, Bt)."""
         return losses.similarity(queries, texts)
 
-    def match(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits of "does not match" and "matches" for pairs. embeds: (B, S, C), texts (B, L). Returns (B, 2)."""
-        hidden = self.qformer.fused(embeds, input_ids, attention_mask)
+    def match(
+        self, video: Tensor | VideoKeys, input_ids: Tensor, attention_mask: Tensor, rows: Tensor | None = None
+    ) -> Tensor:
+        """Logits of "does not match" and "matches" for pairs of a video and a text.
+
+        video: embeds (N, S, C), or their keys from `qformer.keys`; input_ids, attention_mask: (B, L); rows: int64 (B,),
+        the video of each text, where None means the text's own place. Returns (B, 2).
+        """
+        hidden = self.qformer.fused(video, input_ids, attention_mask, rows)
         return self.itm_head(hidden[:, : self.config.qformer.queries]).mean(1)
 
-    def generate_logits(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits (B, L, V) of the next word at each position. The first token of each text is replaced by [DEC]."""
-        hidden = self._joint(embeds, input_ids, attention_mask)
+    def generate_logits(
+        self, video: Tensor | VideoKeys, input_ids: Tensor, attention_mask: Tensor, rows: Tensor | None = None
+    ) -> Tensor:
+        """Logits (B, L, V) of the next word at each position. The first token of each text is replaced by [DEC].
+
+        The arguments are those of `match`.
+        """
+        hidden = self._joint(video, input_ids, attention_mask, rows)
         return self.qformer.word_logits(hidden[:, self.config.qformer.queries :])
 
     def forward(
@@ -99,8 +111,9 @@ class STGT(VideoEncoder):
         if len(ids) != len(embeds):
             raise ValueError(f"input_ids has {len(ids)} texts for {len(embeds)} videos, expected one each")
 
+        keys = self.qformer.keys(embeds)
         # The queries do not see words in this pass, so it serves both contrast and generation.
-        hidden = self._joint(embeds, ids, mask) if loss.vtg_weight else self.qformer.video(embeds)
+        hidden = self._joint(keys, ids, mask) if loss.vtg_weight else self.qformer.video(keys)
         count = self.config.qformer.queries
         queries, texts = self._queries(hidden[:, :count]), self.encode_text(ids, mask)
         all_queries = gather.gather(queries, loss.gather_gradients)
@@ -125,38 +138,46 @@ class STGT(VideoEncoder):
                 losses.hard_negatives(logits, draw[offset : offset + len(ids)], offset=offset, same=same)
                 for logits, draw in zip((v2t, t2v), draws, strict=True)
             )
-            logits = self._match_with_negatives(embeds, ids, mask, wrong_video, wrong_text)
+            logits = self._match_with_negatives(embeds, keys, ids, mask, wrong_video, wrong_text)
             parts["vtm"] = losses.vtm_loss(logits, matched=len(ids))
         if loss.vtg_weight:
+            predicted = mask[:, 1:] != 0
+            logits = self.qformer.word_logits(hidden[:, count:-1][predicted])
             words = gather.mean(losses.predicted_words(mask))
-            logits = self.qformer.word_logits(hidden[:, count:])
-            parts["vtg"] = losses.vtg_loss(logits, ids, mask, smoothing=loss.vtg_smoothing, words=words)
+            parts["vtg"] = losses.next_word_loss(logits, ids[:, 1:][predicted], words, smoothing=loss.vtg_smoothing)
 
         weights = {loss.alignment: loss.alignment_weight, "vtm": loss.vtm_weight, "vtg": loss.vtg_weight}
         total = sum(weights[name] * part for name, part in parts.items())
         return {"loss": total, **{name: value.detach() for name, value in (parts | stats).items()}}
 
-    def _joint(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def _joint(
+        self, video: Tensor | VideoKeys, input_ids: Tensor, attention_mask: Tensor, rows: Tensor | None = None
+    ) -> Tensor:
         """Output for the queries, and for [DEC] and the words after it with a causal mask: (B, Q+L, hidden)."""
         begin = torch.full_like(input_ids[:, :1], self.config.qformer.bos_token_id)
-        return self.qformer.causal(embeds, torch.cat([begin, input_ids[:, 1:]], 1), attention_mask)
+        return self.qformer.causal(video, torch.cat([begin, input_ids[:, 1:]], 1), attention_mask, rows)
 
     def _queries(self, hidden: Tensor) -> Tensor:
         return F.normalize(self.vision_proj(hidden).float(), dim=-1)
 
     def _match_with_negatives(
-        self, embeds: Tensor, ids: Tensor, mask: Tensor, wrong_video: Tensor, wrong_text: Tensor
+        self, embeds: Tensor, keys: VideoKeys, ids: Tensor, mask: Tensor, wrong_video: Tensor, wrong_text: Tensor
     ) -> Tensor:
         """Matching logits (3n, 2) of the true pairs, of wrong videos with the texts, and of videos with wrong texts.
 
-        wrong_video, wrong_text: (n,) positions in the global batch.
+        keys: those of embeds; wrong_video, wrong_text: (n,) positions in the global batch.
         """
         n, first = len(ids), gather.rank() * len(ids)
         all_ids, all_mask = gather.gather_texts(ids, mask)
         ids, mask = all_ids[first : first + n], all_mask[first : first + n]  # padded like those of other processes
-        all_embeds = gather.gather(embeds)
+        own, wrong = torch.arange(n, device=ids.device), wrong_video
+        if gather.world_size() > 1:
+            # Keys are several times larger than embeds, so those of other processes are computed again, not sent.
+            others = self.qformer.keys(select_rows(gather.gather(embeds), wrong_video))
+            keys, wrong = tuple(torch.cat(both) for both in zip(keys, others, strict=True)), own + n
         return self.match(
-            torch.cat([embeds, select_rows(all_embeds, wrong_video), embeds]),
+            keys,
             torch.cat([ids, ids, all_ids[wrong_text]]),
             torch.cat([mask, mask, all_mask[wrong_text]]),
+            rows=torch.cat([own, wrong, own]),
         )

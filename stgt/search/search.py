@@ -90,7 +90,7 @@ def find_captions(run: Run, video: Path, captions: Path | None, features: Path, 
 
         def match(items: Tensor) -> Tensor:
             chosen = (tensor[items].to(run.device) for tensor in texts)
-            logits = run.model.match(clip.embeds.expand(len(items), -1, -1), *chosen)
+            logits = run.model.match(clip.embeds, *chosen, rows=torch.zeros_like(items).to(run.device))
             return own_scores(run.model, logits.float().cpu())
 
         return [Hit(sentences[item], score) for item, score in rank(similarity, match, top=top)]

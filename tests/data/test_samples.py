@@ -73,8 +73,18 @@ def test_a_training_item_is_a_pair(make, root, tokenizer):
     item = pairs[2]
     assert item["video"].shape == (4, 3, 16, 16) and item["video"].dtype == torch.float32
     assert item["caption"] == "another name of the second clip" and item["path"] == str(root / "b.mp4")
-    assert tokenizer.decode(item["input_ids"]) == item["caption"] and item["attention_mask"].shape == (12,)
+    assert tokenizer.decode(item["input_ids"]) == item["caption"] and item["attention_mask"].all()
     assert (item["index"], item["video_index"], item["replaced"]) == (2, 1, 0)
+
+
+def test_texts_are_padded_to_the_longest_of_their_batch(make):
+    pairs = make()
+    short, long = sorted((pairs[i] for i in (0, 2)), key=lambda item: len(item["input_ids"]))
+    assert len(short["input_ids"]) < len(long["input_ids"])
+    batch = collate([short, long])
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, len(long["input_ids"]))
+    assert torch.equal(batch["input_ids"][1], long["input_ids"])
+    assert batch["attention_mask"].sum(1).tolist() == [len(short["input_ids"]), len(long["input_ids"])]
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "headtail"])
@@ -128,7 +138,7 @@ def test_replacements_are_counted_across_workers(make, cache):
     (batch,) = loader
     assert batch["replaced"] >= 2
     assert batch["video"].shape == (3, 4, 3, 16, 16)
-    assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, 12)
+    assert batch["input_ids"].shape == batch["attention_mask"].shape and len(batch["input_ids"]) == 3
     assert batch["index"].dtype == batch["video_index"].dtype == torch.int64
     assert len(batch["path"]) == len(batch["caption"]) == 3
 

@@ -125,8 +125,8 @@ class Heavy(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
 
-    def match(self, embeds, input_ids, attention_mask):
-        scores = embeds.mean((1, 2)) * self.weight + input_ids.float().mean(1)
+    def match(self, embeds, input_ids, attention_mask, rows):
+        scores = embeds.mean((1, 2))[rows] * self.weight + input_ids.float().mean(1)
         return torch.stack([-scores, scores], 1)
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from stgt.config import QFormerConfig
 from stgt.models.qformer import QFormer, attention_bias
@@ -76,13 +77,70 @@ def test_padding_changes_nothing(qformer, pair, name):
         torch.testing.assert_close(short[0], run(ids, mask)[1, :3])
 
 
-def test_eager_attention_reads_the_same_masks(qformer, pair):
+def transformers_model(qformer):
+    """The same Q-Former in transformers' code, with its eager attention."""
+    config = qformer.config
+    theirs = Blip2QFormerModel(
+        Blip2QFormerConfig(
+            hidden_size=config.hidden,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=config.intermediate,
+            cross_attention_frequency=config.cross_frequency,
+            encoder_hidden_size=16,
+            use_qformer_text_input=True,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            attn_implementation="eager",
+        )
+    )
+    theirs.load_state_dict(qformer.bert.state_dict())
+    return theirs
+
+
+@pytest.mark.parametrize("name", ["video", "text", "fused", "causal"])
+def test_outputs_and_gradients_are_those_of_transformers(qformer, pair, name):
     embeds, ids, mask = pair
-    fast = qformer.text(ids, mask), qformer.fused(embeds, ids, mask), qformer.causal(embeds, ids, mask)
-    qformer.bert.set_attn_implementation("eager")
-    slow = qformer.text(ids, mask), qformer.fused(embeds, ids, mask), qformer.causal(embeds, ids, mask)
-    for a, b in zip(fast, slow, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    theirs, queries = transformers_model(qformer), qformer.query_tokens.expand(2, -1, -1)
+    words = qformer.embeddings(ids)
+    given = {
+        "video": (queries, 3, None),
+        "text": (words, 0, attention_bias(mask)),
+        "fused": (torch.cat([queries, words], 1), 3, attention_bias(mask, 3)),
+        "causal": (torch.cat([queries, words], 1), 3, attention_bias(mask, 3, causal=True)),
+    }
+    x, count, bias = given[name]
+    expected = theirs(x, count, bias, encoder_hidden_states=embeds).last_hidden_state
+    arguments = {"video": (embeds,), "text": (ids, mask)}.get(name, (embeds, ids, mask))
+    found = getattr(qformer, name)(*arguments)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+    toward = torch.randn_like(found)
+    expected.backward(toward)
+    found.backward(toward)
+    wanted = {key: value.grad for key, value in theirs.named_parameters()}
+    for key, value in qformer.bert.named_parameters():
+        if wanted[key] is None:
+            assert value.grad is None or not value.grad.any(), key
+        else:
+            torch.testing.assert_close(value.grad, wanted[key], rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_video_keys_serve_every_pass(qformer, pair):
+    embeds, ids, mask = pair
+    keys = qformer.keys(embeds)
+    torch.testing.assert_close(qformer.video(keys), qformer.video(embeds))
+    for run in (qformer.fused, qformer.causal):
+        torch.testing.assert_close(run(keys, ids, mask), run(embeds, ids, mask))
+
+
+@pytest.mark.parametrize("name", ["fused", "causal"])
+def test_several_texts_may_have_one_video(qformer, pair, name):
+    embeds, ids, mask = pair
+    run, rows, texts = getattr(qformer, name), torch.tensor([1, 0, 1]), torch.tensor([0, 1, 1])
+    expected = run(embeds[rows], ids[texts], mask[texts])
+    for video in (embeds, qformer.keys(embeds)):
+        torch.testing.assert_close(run(video, ids[texts], mask[texts], rows), expected)
 
 
 def test_an_empty_text_is_not_nan(qformer, pair):

@@ -1,9 +1,11 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.tiny import tiny_batch, tiny_model
 
 from stgt import losses
 from stgt.config import LossConfig
+from stgt.models.bert import Projections
 from stgt.models.stgt import STGT
 
 
@@ -96,6 +98,37 @@ def test_the_loss_follows_the_public_parts():
         model.match(video.embeds, ids[wrong_text], mask[wrong_text]),
     ]
     torch.testing.assert_close(out["vtm"], losses.vtm_loss(torch.cat(matching), 4).detach())
+
+
+def test_a_step_computes_what_it_reads_of_a_video_once(monkeypatch):
+    model, batch = tiny_model(), tiny_batch()
+    crossed = [layer.crossattention.attention for layer in model.qformer.bert.encoder["layer"] if layer.crossattention]
+    found, compute = [], Projections.keys_values
+
+    def counted(self, x):
+        found.extend([len(x)] if self in crossed else [])
+        return compute(self, x)
+
+    monkeypatch.setattr(Projections, "keys_values", counted)
+    model(batch, LossConfig())["loss"].backward()
+    assert crossed and found == [4] * len(crossed)
+
+
+def test_only_words_are_predicted(monkeypatch):
+    model, batch = tiny_model(), tiny_batch()
+    sizes, compute = [], model.qformer.word_logits
+    monkeypatch.setattr(model.qformer, "word_logits", lambda x: sizes.append(x.shape[:-1]) or compute(x))
+    model(batch, LossConfig())
+    assert sizes == [(int(batch["attention_mask"][:, 1:].sum()),)]
+    assert sizes[0][0] < batch["attention_mask"][:, 1:].numel()  # The batch has padding.
+
+
+def test_more_padding_changes_no_loss():
+    model, batch = tiny_model().eval(), tiny_batch()
+    padded = batch | {key: F.pad(batch[key], (0, 2)) for key in ("input_ids", "attention_mask")}
+    first, second = (model(b, LossConfig(), torch.Generator().manual_seed(0)) for b in (batch, padded))
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=1e-5, atol=1e-6)
 
 
 def twice(batch):

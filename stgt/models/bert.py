@@ -1,0 +1,169 @@
+"""BERT's layers as the Q-Former of BLIP-2 uses them. Their tensors have the names of transformers' `Blip2QFormerModel`.
+
+The positions of a sequence are Q queries and then L words. Both go through the same self-attention. Only the queries
+attend to the video, and queries and words have feed-forward layers of their own.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stgt.config import QFormerConfig
+from stgt.models.rows import select_rows
+
+_EPS = 1e-12
+
+
+VideoKeys = tuple[Tensor, ...]
+"""What the Q-Former reads of videos: (B, S, 2·hidden) for each layer with a cross-attention, keys and then values.
+
+They do not depend on the words, so they are computed once for a video, however many passes and texts it is used with.
+"""
+
+
+class Residual(nn.Module):
+    """norm(residual + dropout(dense(x)))."""
+
+    def __init__(self, width: int, config: QFormerConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, config.hidden)
+        self.LayerNorm = nn.LayerNorm(config.hidden, eps=_EPS)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+
+
+class Intermediate(nn.Module):
+    """The wide layer of a feed-forward part: gelu(dense(x))."""
+
+    def __init__(self, config: QFormerConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden, config.intermediate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.dense(x))
+
+
+class Projections(nn.Module):
+    """The maps of multi-head attention to queries, keys and values."""
+
+    def __init__(self, hidden: int, source: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(hidden, hidden)
+        self.key = nn.Linear(source, hidden)
+        self.value = nn.Linear(source, hidden)
+
+    def keys_values(self, x: Tensor) -> Tensor:
+        """Keys and values of x (B, S, source) in one product: (B, S, 2·hidden)."""
+        weight = torch.cat([self.key.weight, self.value.weight])
+        return F.linear(x, weight, torch.cat([self.key.bias, self.value.bias]))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with its output map, residual and norm."""
+
+    def __init__(self, config: QFormerConfig, source: int) -> None:
+        """source: the width of what is attended to."""
+        super().__init__()
+        self.attention = Projections(config.hidden, source)
+        self.output = Residual(config.hidden, config)
+        self.heads, self.dropout = config.heads, config.dropout
+
+    def forward(self, x: Tensor, keys_values: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x: (B, S, hidden); keys_values: (B, N, 2·hidden); bias, which is added to the scores: (B, 1, S, N)."""
+        q, k, v = (self._heads(part) for part in (self.attention.query(x), *keys_values.chunk(2, dim=-1)))
+        dropout = self.dropout if self.training else 0.0
+        heads = F.scaled_dot_product_attention(q, k, v, bias, dropout)
+        return self.output(heads.transpose(1, 2).flatten(2), x)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class Layer(nn.Module):
+    """Self-attention of queries and words, cross-attention of the queries, and a feed-forward part for each of both."""
+
+    def __init__(self, config: QFormerConfig, width: int, cross: bool, text: bool) -> None:
+        """width: that of the video tokens; cross: whether queries attend to them; text: whether words come through."""
+        super().__init__()
+        self.attention = Attention(config, config.hidden)
+        self.crossattention = Attention(config, width) if cross else None
+        if text:
+            self.intermediate, self.output = Intermediate(config), Residual(config.intermediate, config)
+        self.intermediate_query, self.output_query = Intermediate(config), Residual(config.intermediate, config)
+
+    def forward(self, x: Tensor, queries: int, bias: Tensor | None, video: Tensor | None) -> Tensor:
+        """x: (B, Q+L, hidden), of which the first `queries` are queries. Returns the same shape."""
+        x = self.attention(x, self.attention.attention.keys_values(x), bias)
+        asked, words = x[:, :queries], x[:, queries:]
+        parts = []
+        if queries:
+            if self.crossattention is not None:
+                asked = self.crossattention(asked, video)
+            parts.append(self.output_query(self.intermediate_query(asked), asked))
+        if words.shape[1]:
+            parts.append(self.output(self.intermediate(words), words))
+        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
+class WordEmbeddings(nn.Module):
+    """The sum of a word's and its position's embedding."""
+
+    def __init__(self, config: QFormerConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_positions, config.hidden)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """input_ids: (B, L). Returns (B, L, hidden)."""
+        return self.word_embeddings(input_ids) + self.position_embeddings.weight[: input_ids.shape[1]]
+
+
+class Bert(nn.Module):
+    """The layers of the Q-Former, and the norm of their input."""
+
+    def __init__(self, config: QFormerConfig, width: int, text: bool) -> None:
+        """width: that of the video tokens. text=False leaves out what only words pass through."""
+        super().__init__()
+        self.layernorm = nn.LayerNorm(config.hidden, eps=_EPS)
+        self.dropout = nn.Dropout(config.dropout)
+        numbers = range(config.layers)
+        layers = [Layer(config, width, number % config.cross_frequency == 0, text) for number in numbers]
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(layers)})
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def keys(self, embeds: Tensor) -> VideoKeys:
+        """The keys and values of video tokens (B, S, width)."""
+        crossed = (layer.crossattention for layer in self.encoder["layer"] if layer.crossattention is not None)
+        return tuple(attention.attention.keys_values(embeds) for attention in crossed)
+
+    def forward(
+        self,
+        x: Tensor,
+        queries: int,
+        bias: Tensor | None = None,
+        video: Tensor | VideoKeys = (),
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """x: (B, Q+L, hidden), of which the first `queries` are queries; bias: float32 (B, 1, Q+L, Q+L).
+
+        video: what the queries attend to, tokens or their keys; rows: int64 (B,), the video of each sequence, where
+        None means one video for each. Returns the same shape as x.
+        """
+        x = self.dropout(self.layernorm(x))
+        crossed = 0
+        for layer in self.encoder["layer"]:
+            keys = None
+            if queries and layer.crossattention is not None:
+                whole = isinstance(video, Tensor)
+                keys = layer.crossattention.attention.keys_values(video) if whole else video[crossed]
+                keys = keys if rows is None else select_rows(keys, rows)
+                crossed += 1
+            x = layer(x, queries, bias, keys)
+        return x
