@@ -28,10 +28,12 @@ $(VENV)/.built: $(VENV)/.packages setup.py $(shell find csrc -type f)
 quickstart: setup
 	$(BIN)/stgt quickstart
 
+# A process for each core runs whole files of tests, which share what is made for a file.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 # Triton's interpreter replaces its compiler for a whole process, so its tests have one of their own.
 test: setup
-	$(BIN)/python -m pytest
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m triton_interpret tests
+	$(PYTEST)
+	TRITON_INTERPRET=1 $(PYTEST) -m triton_interpret tests
 
 # The tests that compare numbers, with other rounding, other inputs and other threads than in `make test`. Each setting
 # can be given: make test-numerics ATEN_CPU_CAPABILITY=avx2 STGT_CPU_ISA=avx2 STGT_TEST_SEED=7

@@ -1,5 +1,6 @@
 """Compiles csrc/cuda, and reports the registers, spills and instructions of every kernel. It needs no GPU."""
 
+import fcntl
 import functools
 import hashlib
 import importlib.util
@@ -17,6 +18,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "csrc" / "cuda"
+BUILD = ROOT / "build" / "cuda"
 
 
 @dataclass
@@ -71,10 +73,13 @@ def command() -> list[str]:
 def compile_all(jobs: int = 2) -> tuple[list[Path], str]:
     """Compiles the sources that have changed into build/cuda. Returns all objects and nvcc's whole output.
 
+    If several processes call it, one compiles, and the others wait for it.
     Raises RuntimeError with nvcc's output if a source does not compile.
     """
     sources = sorted(SOURCES.rglob("*.cu"))
-    with ThreadPoolExecutor(jobs) as pool:
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock, ThreadPoolExecutor(jobs) as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         objects = list(pool.map(_compile, sources))
     return objects, "".join(path.with_suffix(".log").read_text() for path in objects)
 
@@ -85,9 +90,8 @@ def _compile(source: Path) -> Path:
     content = [re.sub(r"//.*|\s+", "", path.read_text()) for path in sorted(included(source))]
     key = hashlib.sha256("\0".join([version, *command(), *content]).encode()).hexdigest()[:16]
     name = ".".join(source.relative_to(SOURCES).with_suffix("").parts)
-    path = ROOT / "build" / "cuda" / f"{name}-{key}.o"
+    path = BUILD / f"{name}-{key}.o"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         for old in path.parent.glob(f"{name}-*"):
             old.unlink(missing_ok=True)
         unfinished, begin = path.with_suffix(f".{os.getpid()}"), time.monotonic()
