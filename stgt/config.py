@@ -27,7 +27,7 @@ class GraphConfig:
 
     kind: Literal["graph", "none", "cross_frame"] = "graph"
     form: Literal["released", "residual"] = "released"
-    """What graph attention gives: new patches (released model and paper), or what is added to the patches (residual)"""
+    """Whether graph attention replaces the patches (released model and paper) or adds to them (residual)"""
     layers: int = 1
     heads: int = 16
     frames: int = 8

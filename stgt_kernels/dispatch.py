@@ -1,4 +1,4 @@
-"""Which backend runs an op, and why another cannot."""
+"""The choice of the backend for an op, and the reasons why others cannot run it."""
 
 import functools
 import importlib.util

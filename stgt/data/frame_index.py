@@ -55,7 +55,7 @@ class Keyframe(NamedTuple):
 
 @dataclass
 class FrameIndex:
-    """Which frames a video shows, and where the decoding of each of them begins.
+    """The table of the frames that a video shows, and of the keyframes at which their decoding begins.
 
     `length` is the number of all frames. `ranks` and `pts` (both ascending int64) are the numbers and presentation
     times of the frames that are known, which are all frames after a whole scan. `keyframes` are the keyframes among the

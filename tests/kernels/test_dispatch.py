@@ -1,4 +1,4 @@
-"""Which backend runs, what it says when it cannot, and the CPU's instruction sets."""
+"""The choice of the backend, the errors when none can run, and the instruction sets of the CPU."""
 
 import logging
 import os

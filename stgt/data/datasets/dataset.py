@@ -1,4 +1,4 @@
-"""What this package knows of a published data set: how its files are read, and how large its splits are."""
+"""The facts about a published data set: the readers of its files, and the sizes of its splits."""
 
 from __future__ import annotations
 
