@@ -16,6 +16,7 @@ PAGES = [ROOT / "README.md", ROOT / "examples/README.md", *sorted((ROOT / "docs"
 COMMANDS = [
     *([name] for name in ("evaluate", "search", "caption", "ask", "visualize", "convert", "ablate", "efficiency")),
     *(["data", name] for name in ("shapes", "convert", "merge", "check", "features")),
+    ["finsta", "graphs"],
     *(["train", name] for name in ("quickstart", "finetune_msrvtt_qa")),
 ]
 TAKE_A_RECIPE = {("train",), ("data", "features")}
@@ -51,7 +52,7 @@ def parsed(words: list[str]) -> tuple[tuple[str, ...], list[tuple[str, tuple[str
     for word in words:
         if word.startswith("--"):
             options.append((word, command))
-        elif not command or command == ("data",) or (command in TAKE_A_RECIPE and word in RECIPES):
+        elif not command or command in (("data",), ("finsta",)) or (command in TAKE_A_RECIPE and word in RECIPES):
             command += (word,)
     return command, options
 

@@ -23,6 +23,7 @@ from stgt.cli import (
     data,
     efficiency,
     evaluate,
+    finsta,
     info,
     quickstart,
     search,
@@ -41,6 +42,9 @@ data_app = tyro.extras.SubcommandApp()
 for command in (data.shapes, data.convert, data.merge, data.check, data.features):
     data_app.command(command)
 app.command(data_app, name="data", help="Simulated clips, annotations, broken videos, feature caches.")
+finsta_app = tyro.extras.SubcommandApp()
+finsta_app.command(finsta.graphs)
+app.command(finsta_app, name="finsta", help="Finsta, a reconstruction: scene graphs of texts and videos.")
 REPORT = (
     "stgt: this is a fault of stgt itself. Please report it, with the command, all of the lines above and the output "
     "of `stgt info`."

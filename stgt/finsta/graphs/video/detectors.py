@@ -41,8 +41,11 @@ class TransformersDetector:
         name: a folder that `save_pretrained` wrote, or a name on the Hugging Face hub. labels: what to look for, such
         as ("a cat", "a ball"); for a detector with classes of its own they are those classes that are kept, or none for
         all. threshold: smallest score. batch: number of frames that the model sees at a time.
-        Raises ValueError for another kind of model and for labels that it needs or does not know.
+        Raises ValueError for a threshold out of range, for another kind of model, and for labels that it needs or does
+        not know.
         """
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold}, expected a number from 0 to 1")
         kind = AutoConfig.from_pretrained(name).model_type
         self._read = _OPEN.get(kind, _read_classes)
         self._labels, self._threshold, self._batch = tuple(labels), threshold, batch

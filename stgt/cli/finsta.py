@@ -1,0 +1,134 @@
+"""`stgt finsta …`: the reconstruction of Finsta (arXiv 2406.19255)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from stgt.cli.options import refuse, require_positive
+from stgt.terminal import say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stgt.finsta.graphs.graph import ClipGraphs, VideoGraph
+
+Form = Literal["graphs", "captions", "texts", "videos", "action-genome", "pvsg", "shapes", "star", "vidor", "vidvrd"]
+BLOBS = "blobs"
+"""The name that stands for the detector of simulated clips"""
+
+
+def graphs(
+    form: Annotated[Form, tyro.conf.Positional],
+    source: Annotated[Path, tyro.conf.Positional],
+    out: Path,
+    videos: Path | None = None,
+    parse: bool = False,
+    detect: str | None = None,
+    labels: tuple[str, ...] = (),
+    threshold: float | None = None,
+    frames: int | None = None,
+    device: str = "auto",
+) -> None:
+    """Write scene graphs of texts and videos, one JSON line per clip. This is a reconstruction of Finsta.
+
+    Args:
+        form: What SOURCE is: graphs that this command wrote, captions (an annotation such as train.json), texts (a
+            file with a sentence on each line), videos (a folder), shapes (a folder of simulated clips), or the
+            annotations of Action Genome, PVSG, STAR, VidOR or VidVRD.
+        source: File or folder to read.
+        out: File to write, e.g. graphs.jsonl.
+        videos: Folder of the videos, for --detect and for annotations that do not tell the size or rate of frames; the
+            folder `videos` beside SOURCE if not given.
+        parse: Make the graphs of the texts with a parser. Texts always get theirs.
+        detect: Make the graphs of the videos with a detector of transformers: a folder, or a name on the Hugging Face
+            hub. "blobs" finds the objects of simulated clips by their colours.
+        labels: What the detector looks for, e.g. "a man" "a horse"; for a detector with classes of its own, the classes
+            to keep.
+        threshold: Smallest score of a detected object; 0.3 if not given.
+        frames: Number of frames of each clip, evenly spread; all if not given.
+        device: "auto" is a GPU where there is one.
+    """
+    from stgt.finsta.graphs.convert import read_clips, thinned, with_texts, with_videos
+    from stgt.finsta.graphs.lines import write_graphs
+
+    require_positive(frames=frames)
+    if detect in (None, BLOBS):
+        refuse("with --detect and the name of a detector only", labels=labels, threshold=threshold)
+    if form == "texts":
+        refuse("with another form than texts only", detect=detect, frames=frames)
+    if form == "videos" and detect is None:
+        raise ValueError("videos hold no graphs, expected --detect and the name of a detector")
+    if form == "captions" and not parse and detect is None:
+        raise ValueError("captions hold no graphs, expected --parse, --detect or both")
+    folder = _folder_of_videos(form, source, videos)
+    clips = read_clips(form, source, folder)
+    if parse or form == "texts":
+        from stgt.finsta.graphs.text.parser import TextParser
+
+        clips = with_texts(clips, TextParser())
+    if detect is not None:
+        if folder is None:
+            raise ValueError(
+                f"{source}: there is no folder `videos` beside it; name the folder of the videos by --videos"
+            )
+        clips = with_videos(clips, folder, frames, _finder(detect, labels, threshold, device))
+    elif frames is not None:
+        clips = thinned(clips, frames)
+    counts: Counter[str] = Counter()
+    write_graphs(out, _counted(clips, counts))
+    sources = ", ".join(source for source in ("simulated", "gold", "parser", "detector") if counts[source])
+    say(
+        f"{out}: {counts['clips']} clips, source {sources or 'none'}; "
+        f"{counts['texts']} texts with {counts['nodes']} nodes; "
+        f"{counts['videos']} videos with {counts['frames']} frames and {counts['objects']} objects in them"
+    )
+
+
+def _folder_of_videos(form: str, source: Path, videos: Path | None) -> Path | None:
+    """The folder that is named, or else the one in SOURCE or beside it; None if there is none."""
+    if videos is not None:
+        if not videos.is_dir():
+            raise ValueError(f"--videos is {videos}, expected a folder")
+        return videos
+    if form == "videos":
+        return source
+    return next((folder for folder in (source / "videos", source.parent / "videos") if folder.is_dir()), None)
+
+
+def _counted(clips: Iterable[ClipGraphs], counts: Counter[str]) -> Iterator[ClipGraphs]:
+    for clip in clips:
+        counts.update(("clips", clip.source))
+        if clip.tsg is not None:
+            counts["texts"] += 1
+            counts["nodes"] += len(clip.tsg.nodes)
+        if clip.dsg is not None:
+            counts["videos"] += 1
+            counts["frames"] += len(clip.dsg.frames)
+            counts["objects"] += sum(len(frame.objects) for frame in clip.dsg.frames)
+        yield clip
+
+
+def _finder(
+    detect: str, labels: tuple[str, ...], threshold: float | None, device: str
+) -> Callable[[Tensor, list[float]], VideoGraph]:
+    """A function that makes the graph of a video from its frames and their times."""
+    from stgt.finsta.graphs.video.build import video_graph
+
+    if detect == BLOBS:
+        from stgt.finsta.graphs.video.blobs import find_blobs
+
+        return lambda frames, times: video_graph(times, *find_blobs(frames))
+    import torch
+
+    from stgt.finsta.graphs.video.detectors import TransformersDetector
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    least = 0.3 if threshold is None else threshold
+    detector = TransformersDetector(detect, labels, threshold=least, device=device)
+    return lambda frames, times: video_graph(times, detector(frames))
