@@ -179,7 +179,7 @@ def precision(run: Run) -> AbstractContextManager:
     return torch.autocast(run.device.type, DTYPES[name], enabled=name != "fp32")
 
 
-def read_clip(run: Run, video: Path) -> Tensor:
+def read_video_pixels(run: Run, video: Path) -> Tensor:
     """The pixels of a video file in the form for the run's model: (1, T, 3, S, S), on the model's device."""
     data, size = run.config.data, run.config.model.vision.sizes.image_size
     return read_pixels(video, data.frames, size, **data.decoding)[None].to(run.device)

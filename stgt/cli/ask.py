@@ -25,7 +25,7 @@ def ask(
     """
     import torch
 
-    from stgt.runs import find_model, open_run, precision, read_clip, require_task
+    from stgt.runs import find_model, open_run, precision, read_video_pixels, require_task
     from stgt.tasks import QUESTIONS
     from stgt.terminal import say
 
@@ -34,7 +34,7 @@ def ask(
     run = open_run(place.folder, device, words=False)
     require_task(run, QUESTIONS, place.folder)
     with torch.inference_mode(), precision(run):
-        queries, _ = run.model.encode_video(read_clip(run, video))
+        queries, _ = run.model.encode_video(read_video_pixels(run, video))
         ids, mask = (tensor.to(run.device) for tensor in run.tokenizer.encode_prompts([question]))
         written = run.model.answer(queries, ids, mask, end=run.tokenizer.eos_token_id, beams=beams)
     say(*run.tokenizer.decode(written))

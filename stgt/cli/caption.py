@@ -30,7 +30,7 @@ def caption(
     import torch
 
     from stgt.models.captioning import beam_captions, sample_captions
-    from stgt.runs import find_model, open_retrieval, precision, read_clip
+    from stgt.runs import find_model, open_retrieval, precision, read_video_pixels
     from stgt.terminal import say
 
     require_positive(beams=beams, count=count)
@@ -43,7 +43,7 @@ def caption(
         raise ValueError(f"{model} was trained with loss.vtg_weight=0, expected a run that learnt to generate captions")
     end = run.tokenizer.sep_token_id
     with torch.inference_mode(), precision(run):
-        embeds = run.model.encode_video(read_clip(run, video)).embeds
+        embeds = run.model.encode_video(read_video_pixels(run, video)).embeds
         if top_p is None:
             ids = beam_captions(run.model, embeds, end=end, beams=beams or 3)
         else:

