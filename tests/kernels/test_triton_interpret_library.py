@@ -1,6 +1,6 @@
 """The Triton operators as torch.library, torch.compile and torch.func see them, in Triton's interpreter.
 
-Run as ``TRITON_INTERPRET=1 pytest -m triton_interpret``, as test_triton_interpret.py.
+Run as ``TRITON_INTERPRET=1 pytest -m triton_interpret``.
 """
 
 import pytest
