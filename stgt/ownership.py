@@ -84,10 +84,12 @@ def remove_dead_lock(path: Path) -> None:
             pass
 
 
-def remove_dead_locks(folder: Path) -> None:
-    """Remove the lock files of the folder's files whose processes were killed."""
-    for lock in folder.glob(f".*{LOCK}"):
-        remove_dead_lock(folder / lock.name.removeprefix(".").removesuffix(LOCK))
+def clear_up(folder: Path) -> None:
+    """Remove the incomplete files in a folder, and the locks of its files, whose processes were killed."""
+    with suppress(OSError):  # there may be no such folder, or it may be readable only
+        collect_leftovers(folder)
+        for lock in folder.glob(f".*{LOCK}"):
+            remove_dead_lock(folder / lock.name.removeprefix(".").removesuffix(LOCK))
 
 
 @functools.cache

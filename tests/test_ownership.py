@@ -12,7 +12,7 @@ import pytest
 from stgt.config import TrainConfig
 from stgt.data.convert import convert
 from stgt.data.shapes import render_shapes
-from stgt.ownership import LOCK, OwnedError, claimed, owned, remove_dead_locks
+from stgt.ownership import LOCK, OwnedError, claimed, clear_up, owned
 from stgt.paper.ablation.run import Size, ablate
 from stgt.training.run import train
 
@@ -119,11 +119,11 @@ def test_a_file_can_be_waited_for(hold, tmp_path):
 def test_locks_of_killed_processes_are_removed_and_those_of_others_stay(hold, tmp_path):
     process, _ = hold("beside")
     lock = tmp_path / f".run{LOCK}"
-    remove_dead_locks(tmp_path)
+    clear_up(tmp_path)
     assert lock.exists()
     process.kill()
     process.wait()
-    remove_dead_locks(tmp_path)
+    clear_up(tmp_path)
     assert not lock.exists()
 
 

@@ -141,7 +141,8 @@ def check(
 def features(recipe: recipes.Recipe, out: Path, views: int = 1, batch_size: int = 16, device: str = "auto") -> None:
     """Write the tokens that the frozen tower gives for the videos of a recipe. Training reads them by --data.features.
 
-    Both the training and the validation videos are written, with the same transform.
+    Both the training and the validation videos are written, with the same transform. A command that was stopped goes on
+    where it stopped, and several processes with the same command share the work.
 
     Args:
         recipe: The recipe that will read the tokens. It decides the tower, the transform, the frames and the sampling.

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from stgt.distributed import World
 from stgt.files import write_tensors
 from stgt.integrity import DamagedError, damaged_row, require_finite_rows, row_digests
-from stgt.ownership import OwnedError, claimed, remove_dead_locks
+from stgt.ownership import OwnedError, claimed, clear_up
 
 logger = logging.getLogger(__name__)
 
@@ -94,14 +94,7 @@ class Store:
             return None
         return "it is damaged, or an earlier version wrote it without checksums"
 
-    def fill(
-        self,
-        compute: Callable[[Iterator[str]], Batches],
-        world: World | None = None,
-        *,
-        what: str = "",
-        unit: str = "batch",
-    ) -> None:
+    def fill(self, compute: Callable[[Iterator[str]], Batches], world: World | None = None, *, what: str = "") -> None:
         """Compute the missing batches, and write each one when it is there.
 
         compute: a function from names of batches to their tensors, in the same order. It is called again if there is
@@ -112,7 +105,6 @@ class Store:
         Returns when all batches are there that can be computed, by whichever command. Raises the errors of `compute`
         and `write`, and OSError if this process does not see the batches of the others. What was written is kept.
         """
-        remove_dead_locks(self.folder)
         missing = self.missing(world)
         quiet = len(missing) < 8 or not (world is None or world.is_main)
         with tqdm(desc=what, total=len(missing), unit="file", disable=quiet) as bar:
@@ -122,6 +114,7 @@ class Store:
                     with claimed(self.path(missing[0]), wait=True):  # until another command has computed it, or ends
                         pass
                 missing = [name for name in missing if name not in done and self.fault(name)]
+        clear_up(self.folder)
         if world is not None:
             world.barrier()
             if absent := self.missing():

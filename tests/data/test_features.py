@@ -174,26 +174,28 @@ def test_the_tower_sees_no_more_clips_than_the_batch_of_this_call(store, videos,
     assert shown == [1, 1] and torch.equal(again.read("b.mp4", 1), whole)
 
 
-def write_slowly(folder, videos, said):
+def write_together(folder, videos, said):
     torch.set_num_threads(1)
 
-    def slowly(video):
+    def together(video):
+        """The tower, which waits until each of three processes has a clip."""
         with open(said, "a") as file:
             file.write(f"{os.getpid()}\n")
-        time.sleep(0.05)
+        while len(set(said.read_text().split())) < 3:
+            time.sleep(0.01)
         return tower(video)
 
-    write_features(folder, videos, slowly, tower_hash="abc", views=20, batch_size=1)
+    write_features(folder, videos, together, tower_hash="abc", views=20, batch_size=1)
 
 
 def test_several_processes_write_one_cache_even_if_one_of_them_is_killed(videos, tmp_path):
     context, said = multiprocessing.get_context("fork"), tmp_path / "said"
     said.touch()
-    started = [context.Process(target=write_slowly, args=(tmp_path / "shared", videos, said)) for _ in range(3)]
+    started = [context.Process(target=write_together, args=(tmp_path / "shared", videos, said)) for _ in range(3)]
     for process in started:
         process.start()
     killed, *others = started
-    while said.read_text().split().count(str(killed.pid)) < 3:
+    while str(killed.pid) not in said.read_text().split():
         assert killed.is_alive()
     killed.kill()
     for process in started:

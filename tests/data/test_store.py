@@ -1,5 +1,6 @@
 """Batches on the disk give back the rows that were written, are complete or absent, and are shared by processes."""
 
+import fcntl
 import multiprocessing
 import os
 import random
@@ -171,91 +172,99 @@ FILL = """
 import os, sys, time, torch
 from pathlib import Path
 from stgt.data.store import Store, batches
-folder, said, ahead = Path(sys.argv[1]), open(sys.argv[2], "a", buffering=1), int(sys.argv[3])
-store = Store(folder, batches(int(sys.argv[4]), 1))
+folder, said = Path(sys.argv[1]), Path(sys.argv[2])
+ahead, size, together, last = map(int, sys.argv[3:])
+store = Store(folder, batches(size, 1))
 
 def compute(names):
-    # Like a data loader, this asks for some names ahead.
-    asked = []
+    asked = []  # like a data loader, this asks for some names ahead
     for name in names:
         asked.append(name)
         if len(asked) > ahead:
-            yield slowly(asked.pop(0))
-    for name in asked:
-        yield slowly(name)
+            yield say(asked.pop(0))
+    yield from map(say, asked)
 
-def slowly(name):
-    said.write(f"{os.getpid()} {name}\\n")
-    time.sleep(0.02)
+def say(name):
+    with said.open("a") as file:
+        file.write(f"{os.getpid()} {name}\\n")
+    while len({line.split()[0] for line in said.read_text().splitlines()}) < together:
+        time.sleep(0.01)
+    if len(said.read_text().splitlines()) >= last:
+        time.sleep(600)
     return {"table": torch.full((1, 1000), float(name))}
 
-print("ready", flush=True)
-sys.stdin.readline()
 store.fill(compute)
-assert store.all("table")[:, 0].tolist() == [float(number) for number in range(len(store))]
+assert store.all("table")[:, 0].tolist() == [float(number) for number in range(size)]
 """
+FILES = [f"{name}.safetensors" for name in batches(40, 1)]
 
 
 @pytest.fixture
-def fillers(tmp_path):
-    """Start processes that fill one store at the same time. Returns them and the file of what they have computed."""
+def fill(tmp_path):
+    """Start processes that fill one store of 40 batches. Each of them computes one before any computes a second."""
     started = []
 
-    def start(count, size, ahead=3):
-        said = tmp_path / "said"
-        command = [sys.executable, "-c", FILL, str(tmp_path / "store"), str(said), str(ahead), str(size)]
-        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        processes = [subprocess.Popen(command, **pipes) for _ in range(count)]
+    def start(count, *, ahead=3, last=1000):
+        """ahead: how many names a process asks for before it computes one. last: the batch that is never ready."""
+        numbers = map(str, (ahead, 40, count, last))
+        command = [sys.executable, "-c", FILL, str(tmp_path / "store"), str(tmp_path / "said"), *numbers]
+        processes = [subprocess.Popen(command) for _ in range(count)]
         started.extend(processes)
-        for process in processes:
-            assert process.stdout.readline() == "ready\n"
-        for process in processes:
-            process.stdin.write("\n")
-            process.stdin.flush()
-        return processes, said
+        return processes
 
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
-def computed(said):
-    """(Process, batch) of each computation so far."""
+def computed(folder):
+    """The process and the name of each computation so far."""
+    said = folder / "said"
     return [tuple(line.split()) for line in said.read_text().splitlines()] if said.exists() else []
 
 
-def test_processes_share_the_work_and_compute_each_batch_once(fillers, tmp_path):
-    processes, said = fillers(3, 60)
+def test_processes_share_the_work_and_compute_each_batch_once(fill, tmp_path):
+    processes = fill(3)
     assert [process.wait() for process in processes] == [0, 0, 0]
-    assert sorted(name for _, name in computed(said)) == list(batches(60, 1))
-    assert {int(number) for number, _ in computed(said)} == {process.pid for process in processes}
-    assert sorted(os.listdir(tmp_path / "store")) == [f"{name}.safetensors" for name in batches(60, 1)]
+    assert sorted(name for _, name in computed(tmp_path)) == list(batches(40, 1))
+    assert {int(number) for number, _ in computed(tmp_path)} == {process.pid for process in processes}
+    assert sorted(os.listdir(tmp_path / "store")) == FILES
 
 
 @pytest.mark.parametrize("ahead", [0, 5])
-def test_the_batches_of_a_killed_process_are_computed_by_another_that_is_running(ahead, fillers, tmp_path):
-    (killed, other), said = fillers(2, 60, ahead)
-    while len([number for number, _ in computed(said) if int(number) == killed.pid]) < 5:
+def test_the_batches_of_a_killed_process_are_computed_by_another_that_is_running(ahead, fill, tmp_path):
+    killed, other = fill(2, ahead=ahead)
+    while str(killed.pid) not in dict(computed(tmp_path)):
         assert killed.poll() is None
-    killed.send_signal(signal.SIGKILL)
+    killed.kill()
     assert killed.wait() == -signal.SIGKILL and other.wait() == 0
-    names = [name for _, name in computed(said)]
-    assert set(names) == set(batches(60, 1)) and len(names) <= 61  # the killed process was computing one of them
-    assert sorted(os.listdir(tmp_path / "store")) == [f"{name}.safetensors" for name in batches(60, 1)]
+    names = [name for _, name in computed(tmp_path)]
+    assert set(names) == set(batches(40, 1)) and len(names) <= 41  # the killed process was computing one of them
+    assert sorted(os.listdir(tmp_path / "store")) == FILES
 
 
-def test_after_all_processes_were_killed_only_the_missing_batches_are_computed(fillers, tmp_path):
-    processes, said = fillers(2, 60)
-    while len(computed(said)) < 20:
+def test_after_all_processes_were_killed_only_the_missing_batches_are_computed(fill, tmp_path):
+    processes = fill(2, last=20)
+    while len(computed(tmp_path)) < 20:
         assert all(process.poll() is None for process in processes)
     for process in processes:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
-    there = set(batches(60, 1)) - set(Store(tmp_path / "store", batches(60, 1)).missing())
-    assert len(there) >= 18
-    before = len(computed(said))
-    (again,), said = fillers(1, 60)
+    missing = Store(tmp_path / "store", batches(40, 1)).missing()
+    assert 20 <= len(missing) <= 22
+    before = len(computed(tmp_path))
+    (again,) = fill(1)
     assert again.wait() == 0
-    assert {name for _, name in computed(said)[before:]} == set(batches(60, 1)) - there
-    assert sorted(os.listdir(tmp_path / "store")) == [f"{name}.safetensors" for name in batches(60, 1)]
+    assert [name for _, name in computed(tmp_path)[before:]] == missing
+    assert sorted(os.listdir(tmp_path / "store")) == FILES
+
+
+def test_without_locks_a_store_is_filled_with_one_warning(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    store = Store(tmp_path, batches(8, 2))
+    store.fill(lambda names: ({"table": torch.ones(2)} for _ in names))
+    assert len(os.listdir(tmp_path)) == 4 and caplog.text.count("the file system has no locks") == 1
