@@ -206,7 +206,7 @@ def gpu_claims() -> list[Claim]:
 
 def model_claims() -> list[Claim]:
     """Claims for a training step at the paper's size. Each variant runs with its largest batch of at most 20 clips."""
-    released, attention, ours = "released model", "released graph attention, fused tower", "stgt_kernels"
+    released, attention, ours = "released model", "released graph attention alone", "stgt_kernels"
 
     def claim(T: int, setting: str, than: str, at_least: float) -> Claim:
         case = f"ViT-g T={T} bf16, {setting}"

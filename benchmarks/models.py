@@ -7,12 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+import stgt._torchvision  # noqa: F401  (transformers imports torchvision)
 from benchmarks.inputs import real_tokens
 from benchmarks.providers import dense_attention, dense_graph, frame_mask
 from stgt.config import ModelConfig
+from stgt.models.bert import Bert
 from stgt.models.graph_transformer import GraphBlock, GraphTransformer
 from stgt.models.stgt import STGT
 from stgt_kernels import GraphAttention
+
+from transformers import Blip2QFormerConfig, Blip2QFormerModel  # isort: skip  (after stgt._torchvision)
 
 WORDS = 32
 """Tokens of a text"""
@@ -120,3 +124,56 @@ def eager_tower(model: STGT) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.fused_attn = True
+
+
+class ReleasedBert(nn.Module):
+    """The layers of the released Q-Former, as transformers computes them, with the weights of ours.
+
+    Each pass computes the keys and values of all its videos, and its attention stores whole score matrices.
+    """
+
+    def __init__(self, bert: Bert, config: ModelConfig) -> None:
+        super().__init__()
+        q = config.qformer
+        layers = Blip2QFormerConfig(
+            hidden_size=q.hidden,
+            num_hidden_layers=q.layers,
+            num_attention_heads=q.heads,
+            intermediate_size=q.intermediate,
+            hidden_dropout_prob=q.dropout,
+            attention_probs_dropout_prob=q.dropout,
+            cross_attention_frequency=q.cross_frequency,
+            encoder_hidden_size=config.vision.sizes.width,
+            use_qformer_text_input=True,
+            attn_implementation="eager",
+        )
+        with torch.device("meta"):
+            self.layers = Blip2QFormerModel(layers)
+        self.layers.load_state_dict(bert.state_dict(keep_vars=True), assign=True)
+
+    def keys(self, embeds: Tensor) -> Tensor:
+        return embeds
+
+    def forward(
+        self,
+        x: Tensor,
+        queries: int,
+        bias: Tensor | None = None,
+        video: Tensor | tuple = (),
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """The arguments are those of `stgt.models.bert.Bert`, but video is always tokens."""
+        embeds = video if isinstance(video, Tensor) else None
+        embeds = embeds if rows is None else embeds[rows]
+        return self.layers(x, queries, bias, encoder_hidden_states=embeds).last_hidden_state
+
+
+@contextmanager
+def released_qformer(model: STGT) -> Iterator[None]:
+    """Within the block, the Q-Former computes as in the released model, with the same weights."""
+    own = model.qformer.bert
+    model.qformer.bert = ReleasedBert(own, model.config).train(model.training)
+    try:
+        yield
+    finally:
+        model.qformer.bert = own
