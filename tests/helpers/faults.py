@@ -23,6 +23,8 @@ from stgt.data.transforms import eval_transform
 from stgt.data.write_features import write_features
 from stgt.figures.page import Picture, write_page
 from stgt.figures.results import draw_results
+from stgt.finsta.graphs.graph import ClipGraphs, Frame, SeenObject, VideoGraph
+from stgt.finsta.graphs.lines import write_graphs
 from stgt.models.stgt import STGT
 from stgt.weights.load import export_released
 
@@ -75,7 +77,12 @@ def pictures(out):
     write_page(out / "page" / "index.html", "A cat", {}, [Picture(out / "page" / "search.png", "a", "b")])
 
 
-COMMANDS = (pretrained, released, annotation, shapes, features, store, pictures)
+def graphs(out):
+    frames = tuple(Frame(float(t), (SeenObject(0, "cat", 1.0, (0.0, 0.0, 1.0, 1.0)),)) for t in range(3))
+    write_graphs(out / "graphs.jsonl", [ClipGraphs("a.mp4", "", None, VideoGraph(frames), "gold")] * 2)
+
+
+COMMANDS = (pretrained, released, annotation, shapes, features, store, pictures, graphs)
 
 
 def contents(folder):

@@ -13,6 +13,8 @@ from stgt.finsta.graphs.graph import ClipGraphs, TextGraph
 from stgt.finsta.graphs.lines import read_graphs, write_graphs
 from stgt.finsta.graphs.readers.shapes import read_shapes
 from stgt.finsta.graphs.text.parser import TextParser
+from stgt.finsta.graphs.text.rules import graph_of
+from stgt.finsta.graphs.text.words import Word
 
 # A sentence, its nodes by kind in the order of the text, and its edges as "source > target (type)".
 SENTENCES = """
@@ -259,6 +261,17 @@ def test_a_sentence_has_its_graph(text, nodes, edges, parser):
     graph = parser(text)
     assert nodes_of(graph) == nodes
     assert edges_of(graph) == sorted(edges)
+
+
+def test_a_direction_on_which_its_own_verb_hangs_makes_no_circle():
+    """Parsers of odd sentences can give any tree; here "right" is above "moving" and below "quickly"."""
+    words = [
+        Word(0, "moving", "VERB", "VBG", "conj", 2, (0, 6)),
+        Word(1, "right", "ADV", "RB", "advmod", 3, (7, 12)),
+        Word(2, "on", "ADP", "IN", "prep", 1, (13, 15)),
+        Word(3, "quickly", "ADV", "RB", "ROOT", 3, (16, 23)),
+    ]
+    assert [(node.kind, node.text) for node in graph_of(words).nodes] == [("predicate", "moving")]
 
 
 def test_many_texts_at_once_give_the_same_graphs(parser):

