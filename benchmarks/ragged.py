@@ -44,6 +44,13 @@ class Inputs:
     table: Tensor  # (types, H)
     edge_vectors: Tensor  # (E, H, D)
 
+    def to(self, device: torch.device) -> "Inputs":
+        tensors = (self.sizes, self.heads, self.table, self.edge_vectors)
+        return Inputs(self.graph.to(device), *(t.to(device) for t in tensors))
+
+    def in_dtype(self, dtype: torch.dtype) -> "Inputs":
+        return Inputs(self.graph, self.sizes, *(t.to(dtype) for t in (self.heads, self.table, self.edge_vectors)))
+
     @property
     def most(self) -> int:
         return int(self.sizes.max())
@@ -79,20 +86,32 @@ def make(batch: Batch, H: int, D: int, device: torch.device) -> Inputs:
     graph = torch.searchsorted(last, drawn, right=True)
     pair = drawn - (last - pairs)[graph]
     edge_index = torch.stack([pair % sizes[graph], pair // sizes[graph]]) + first[graph]
-    edge_type = torch.randint(TYPES, (len(drawn),), generator=generator)
-    nodes = int(sizes.sum())
+    return with_tensors(edge_index, sizes, H, D, generator).to(device)
+
+
+def make_hub(nodes: int, edges: int, H: int, D: int, device: torch.device) -> Inputs:
+    """One graph, in which node 0 is the target of the first half of the edges and the source of the others."""
+    generator = torch.Generator().manual_seed(0)
+    edge_index = torch.randint(nodes, (2, edges), generator=generator)
+    edge_index[1, : edges // 2] = edge_index[0, edges // 2 :] = 0
+    return with_tensors(edge_index, torch.tensor([nodes]), H, D, generator).to(device)
+
+
+def with_tensors(edge_index: Tensor, sizes: Tensor, H: int, D: int, generator: torch.Generator) -> Inputs:
+    """Inputs with random edge types and values. sizes: (G,), the nodes of each graph."""
+    edges, nodes = edge_index.shape[1], int(sizes.sum())
+    edge_type = torch.randint(TYPES, (edges,), generator=generator)
     ragged = RaggedGraph.from_edge_index(
         edge_index,
         nodes,
-        batch=torch.repeat_interleave(torch.arange(batch.graphs), sizes),
+        batch=torch.repeat_interleave(torch.arange(len(sizes)), sizes),
         edge_type=edge_type,
         types=TYPES,
     )
     heads = torch.randn(4, nodes, H, D, generator=generator)
     table = torch.randn(TYPES, H, generator=generator)
-    edge_vectors = torch.randn(len(drawn), H, D, generator=generator)
-    tensors = (sizes, heads, table, edge_vectors)
-    return Inputs(ragged.to(device), *(t.to(device) for t in tensors))
+    edge_vectors = torch.randn(edges, H, D, generator=generator)
+    return Inputs(ragged, sizes, heads, table, edge_vectors)
 
 
 Step = Callable[[], tuple[Tensor, ...]]

@@ -16,7 +16,6 @@ from stgt_kernels.measured import FASTER_IN_TRITON
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 MAX_HEAD_DIM = 128
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-WITHOUT_CUDA = ("edge_attention",)
 
 logger = logging.getLogger("stgt_kernels")
 _override = "auto"
@@ -102,13 +101,8 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def why_not(
-    backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32, op: str | None = None
-) -> str | None:
-    """The reason why ``backend`` cannot run an op on tensors of this device and dtype, or None if it can.
-
-    op: the op's name. Without it, the reason is one that holds for all ops.
-    """
+def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str | None:
+    """The reason why ``backend`` cannot run ops on tensors of this device and dtype, or None if it can."""
     check_name(backend)
     device = torch.device(device)
     if backend in ("reference", "auto"):
@@ -122,8 +116,6 @@ def why_not(
     if dtype not in FLOAT_DTYPES:
         return f"it computes in float32, bfloat16 and float16, not {dtype}"
     if backend == "cuda":
-        if op in WITHOUT_CUDA:
-            return f"{op} has no CUDA kernels yet"
         if device.type != "cuda":
             return f"it runs on CUDA tensors, these are on {device}"
         return extension_error("_cuda") or architecture_error(device)
@@ -156,7 +148,7 @@ def choose(backend: str, device: torch.device, dtype: torch.dtype, op: str, size
         backend, source = environment_backend(), "STGT_BACKEND"
     if backend == "auto":
         return fastest(device, dtype, op, size)
-    if reason := why_not(backend, device, dtype, op):
+    if reason := why_not(backend, device, dtype):
         raise ValueError(f"{op}: {source}={backend!r} cannot run: {reason}")
     return backend
 
@@ -180,12 +172,12 @@ def _read_environment() -> str:
 
 def fastest(device: torch.device, dtype: torch.dtype, op: str, size: str) -> str:
     """The fastest backend that can run. The log names it once, and a warning says so if it is the reference."""
-    able = [name for name in BACKENDS if available(name, device, dtype, op)]
+    able = [name for name in BACKENDS if available(name, device, dtype)]
     chosen = able[0]
     if able[:2] == ["cuda", "triton"] and faster_in_triton(device, dtype, size):
         chosen = "triton"
     if chosen == "reference" and device.type != "meta":  # meta tensors have no values to compute
-        _warn_of_reference(device, dtype, op)
+        _warn_of_reference(device, dtype)
     if (op, chosen) not in _announced:
         _announced.add((op, chosen))
         logger.info("%s runs on backend %s", op, chosen)
@@ -195,9 +187,9 @@ def fastest(device: torch.device, dtype: torch.dtype, op: str, size: str) -> str
 fastest._dynamo_marked_constant = True
 
 
-def available(backend: str, device: torch.device, dtype: torch.dtype, op: str | None = None) -> bool:
+def available(backend: str, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether ``auto`` may choose it. Interpreted Triton is for tests, and runs only if it is asked for by name."""
-    return why_not(backend, device, dtype, op) is None and not (backend == "triton" and interpreted())
+    return why_not(backend, device, dtype) is None and not (backend == "triton" and interpreted())
 
 
 def faster_in_triton(device: torch.device, dtype: torch.dtype, size: str) -> bool:
@@ -206,9 +198,9 @@ def faster_in_triton(device: torch.device, dtype: torch.dtype, size: str) -> boo
     return capability is not None and (".".join(map(str, capability)), dtype, size) in FASTER_IN_TRITON
 
 
-def _warn_of_reference(device: torch.device, dtype: torch.dtype, op: str) -> None:
+def _warn_of_reference(device: torch.device, dtype: torch.dtype) -> None:
     kernels = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(device.type, ("cuda", "triton", "cpu"))
-    reasons = "; ".join(f"{name}: {why_not(name, device, dtype, op)}" for name in kernels)
+    reasons = "; ".join(f"{name}: {why_not(name, device, dtype)}" for name in kernels)
     message = (
         f"no kernel of stgt_kernels runs {dtype} tensors on {device.type} here, so backend='auto' computes with dense "
         "matrices in plain PyTorch: slowly, and in memory that grows with the square of the number of tokens. Pass "

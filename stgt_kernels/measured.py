@@ -1,17 +1,17 @@
 """The table of cases in which Triton's kernels were measured to be faster than the CUDA kernels.
 
 ``backend="auto"`` takes Triton in these cases, and CUDA in all others. An entry is the GPU's compute capability, the
-dtype, and a class of sizes: of the head dimension for graph_attention (``D<=64`` or ``D>64``), or of the number of
-patches for building the graph (``P<=64``, which is one tile, or ``P>64``). ``python -m benchmarks.gpu_check backends``
-times a training step with each backend on the GPU of the machine, and writes the entries for it into its results. No
-GPU has been measured yet.
+dtype, and a class of sizes: of the head dimension for graph_attention (``D<=64`` or ``D>64``) and for edge_attention
+(``edge D<=64`` or ``edge D>64``), or of the number of patches for building the graph (``P<=64``, which is one tile, or
+``P>64``). ``python -m benchmarks.gpu_check backends`` times a training step with each backend on the GPU of the
+machine, and writes the entries for it into its results. No GPU has been measured yet.
 """
 
 import torch
 
 
 def size_class(letter: str, size: int) -> str:
-    """``D<=64``, ``D>64``, ``P<=64`` or ``P>64``."""
+    """The class of a size, such as ``D<=64`` or ``D>64`` for ``D``."""
     return f"{letter}<=64" if size <= 64 else f"{letter}>64"
 
 

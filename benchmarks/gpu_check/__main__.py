@@ -6,6 +6,7 @@ The parts run in this order, and all of them run if none is named. Each should t
     tests      runs tests/kernels on the GPU's backends, in several processes
     sanitizer  runs compute-sanitizer's four tools on every kernel at small shapes
     speed      compares the kernels with alternatives, with the targets, and with the limit of the GPU
+    edges      checks and times attention over the edges of graphs of several sizes
     backends   compares CUDA with Triton, and writes the table of stgt_kernels/measured.py
     ncu        prints Nsight Compute's summary of every kernel
 
@@ -26,7 +27,7 @@ import torch
 
 from benchmarks.gpu_check.report import Check, folder, save, table
 
-PARTS = ("build", "tests", "sanitizer", "speed", "backends", "ncu")
+PARTS = ("build", "tests", "sanitizer", "speed", "edges", "backends", "ncu")
 Part = Callable[[Path], tuple[list[Check], dict]]
 
 

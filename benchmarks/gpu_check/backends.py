@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.environment import ROOT
-from benchmarks.gpu_check import timed
+from benchmarks.gpu_check import edges, timed
 from benchmarks.gpu_check.report import Check
 from benchmarks.gpu_check.speed import BOTH, CONSTRUCTION, PAPER, described, measured, ours
 from benchmarks.inputs import DTYPES, Problem
@@ -19,23 +19,29 @@ MEASURED = ROOT / "stgt_kernels" / "measured.py"
 QUICK = True
 
 
-def problems() -> list[tuple[str, str, Problem]]:
-    """Lists (op, class of sizes, the problem that represents the class)."""
+def problems() -> list[tuple[str, str, Problem | edges.Problem]]:
+    """Lists (question, class of sizes, the problem that represents the class)."""
     sizes = [
         (BOTH, size_class("D", 64), replace(PAPER, D=64)),
         (BOTH, size_class("D", 88), PAPER),
         (CONSTRUCTION, size_class("P", 49), replace(PAPER, P=49)),
         (CONSTRUCTION, size_class("P", 256), PAPER),
+        (edges.QUESTION, size_class("edge D", 32), edges.Problem(edges.LARGE)),
+        (edges.QUESTION, size_class("edge D", 128), edges.Problem(edges.WIDE, D=128)),
     ]
     return [(op, size, replace(problem, dtype=dtype)) for op, size, problem in sizes for dtype in DTYPES]
 
 
 def pieces() -> timed.Pieces:
-    return {
-        f"{size} {problem.dtype} {provider.backend}": partial(measured, question=op, problem=problem, provider=provider)
-        for op, size, problem in problems()
-        for provider in ours(op, ("cuda", "triton"))
-    }
+    found: timed.Pieces = {}
+    for question, size, problem in problems():
+        of_edges = question == edges.QUESTION
+        measure = edges.measured if of_edges else measured
+        backends = ("cuda", "triton")
+        for provider in [edges.ours(b) for b in backends] if of_edges else ours(question, backends):
+            name = f"{size} {problem.dtype} {provider.backend}"
+            found[name] = partial(measure, question=question, problem=problem, provider=provider)
+    return found
 
 
 def run(out: Path) -> tuple[list[Check], dict]:

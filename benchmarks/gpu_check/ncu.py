@@ -54,7 +54,7 @@ def run(out: Path) -> tuple[list[Check], dict]:
 
 def command(backend: str) -> list[str]:
     sections = [word for section in SECTIONS for word in ("--section", section)]
-    options = ["--clock-control", "none", "--profile-from-start", "off", "--kernel-name", "regex:graph|norm|live"]
+    options = ["--clock-control", "none", "--profile-from-start", "off", "--kernel-name", "regex:graph|edge|norm|live"]
     driver = [sys.executable, "-m", "benchmarks.gpu_check.profiled", backend]
     return ["ncu", *options, *sections, "--csv", "--page", "details", *driver]
 

@@ -11,7 +11,8 @@ from benchmarks.gpu_check.processes import finish, start
 from benchmarks.gpu_check.report import Check
 
 SECONDS = 480
-OURS = ["--kernel-name", "kns=graph"]  # matches our CUDA kernels and most Triton ones; torch's would take long
+# These match our CUDA kernels and most Triton ones. Torch's kernels would take long.
+OURS = ["--kernel-name", "kns=graph", "--kernel-name", "kns=edge"]
 # initcheck has to see torch's kernels too; otherwise it would not know which memory they wrote.
 TOOLS = {"memcheck": OURS, "racecheck": OURS, "initcheck": [], "synccheck": OURS}
 # Each tensor is a separate allocation, so an access beyond its end is an error.

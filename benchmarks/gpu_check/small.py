@@ -8,7 +8,7 @@ import sys
 import torch
 from torch import Tensor
 
-from stgt_kernels import SpatioTemporalGraph, graph_attention, spatio_temporal_graph
+from stgt_kernels import RaggedGraph, SpatioTemporalGraph, edge_attention, graph_attention, spatio_temporal_graph
 from stgt_kernels.graph import storage_dtype
 from stgt_kernels.testing import video_like_tokens
 
@@ -36,6 +36,21 @@ def construction(backend: str, dtype: torch.dtype, T: int, P: int, C: int, devic
     finite(graph.weight, *torch.autograd.grad(graph.weight, x, graph.weight.detach()))
 
 
+def edges(backend: str, dtype: torch.dtype, D: int, dropout_p: float, device: str = "cuda") -> None:
+    """One row and one column have so many edges that the CUDA kernels cut them into pieces."""
+    N, E, H, types = 30, 700, 3, 4
+    edge_index = torch.randint(N, (2, E))
+    edge_index[1, :300] = edge_index[0, 300:600] = 5
+    graph = RaggedGraph.from_edge_index(edge_index, N, edge_type=torch.randint(types, (E,)), types=types).to(device)
+    q, k, v, dout = (torch.randn(N, H, D).to(dtype).to(device) for _ in range(4))
+    table, bias = (torch.randn(rows, H).to(device) for rows in (types, E))
+    leaves = [t.requires_grad_() for t in (q, k, v, table, bias)]
+    out, scores = edge_attention(
+        q, k, v, graph, edge_scale=table, edge_bias=bias, dropout_p=dropout_p, return_scores=True, backend=backend
+    )
+    finite(out, scores, *torch.autograd.grad((out, scores), leaves, (dout, scores.detach())))
+
+
 def finite(*tensors: Tensor) -> None:
     for tensor in tensors:
         assert tensor.cpu().isfinite().all()
@@ -46,6 +61,7 @@ def main(backend: str, device: str = "cuda") -> None:
         for T, P, D in SIZES:
             for dropout_p in (0.0, 0.2):
                 attention(backend, dtype, T, P, D, dropout_p, device)
+                edges(backend, dtype, D, dropout_p, device)
             construction(backend, dtype, T, P, 3 * D, device)
     print("done")
 

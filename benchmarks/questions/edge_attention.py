@@ -41,7 +41,7 @@ def compare(bench: Bench, *, batch: Batch) -> list[Row]:
     else:
         steps[GEOMETRIC] = ragged.torch_geometric_conv(inputs)
     for backend in BACKENDS:
-        if reason := dispatch.why_not(backend, device, op="edge_attention"):
+        if reason := dispatch.why_not(backend, device):
             rows.append(Row(ours(backend), "fp32", shape, missing=reason))
         else:
             steps[ours(backend)] = ragged.ours(inputs, backend)

@@ -107,6 +107,7 @@ def test_verdicts_follow_from_the_logs_of_the_sanitizer(log, found, met):
 def test_the_sanitizer_s_driver_runs():
     small.attention("cpu", torch.bfloat16, 2, 20, 8, 0.2, device="cpu")
     small.construction("cpu", torch.float32, 2, 20, 24, device="cpu")
+    small.edges("cpu", torch.float16, 12, 0.2, device="cpu")
 
 
 NCU = """==PROF== Connected
@@ -247,5 +248,6 @@ def test_the_measured_table_is_rewritten(tmp_path):
 
 def test_every_class_of_sizes_of_the_measured_table_has_a_problem():
     found = {(op, size, problem.dtype) for op, size, problem in backends.problems()}
-    assert len(found) == 12 and {size for _, size, _ in found} == {"D<=64", "D>64", "P<=64", "P>64"}
-    assert len(backends.pieces()) == 24 and "D>64 bf16 triton" in backends.pieces()
+    classes = {"D<=64", "D>64", "P<=64", "P>64", "edge D<=64", "edge D>64"}
+    assert len(found) == 18 and {size for _, size, _ in found} == classes
+    assert len(backends.pieces()) == 36 and {"D>64 bf16 triton", "edge D>64 fp16 cuda"} <= backends.pieces().keys()

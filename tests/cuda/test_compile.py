@@ -34,6 +34,9 @@ def test_every_path_is_there(kernels):
         for name in ("graph_attention_fwd", "graph_attention_bwd_dq", "graph_attention_bwd_dkdv"):
             assert {(f"{name}_{path}", architecture) for architecture in architectures} <= found
         assert {(f"spatio_temporal_graph_fwd_{path}", architecture) for architecture in architectures} <= found
+    passes = ("fwd", "bwd_delta", "bwd_rows", "bwd_columns", "bwd_types")
+    for name in (*passes, "fwd_long", "bwd_delta_long", "bwd_long", "bwd_types_sum"):
+        assert {(f"edge_attention_{name}_sm80", architecture) for architecture in ("sm_80", "sm_90a")} <= found
 
 
 def test_nothing_spills(kernels):
@@ -57,6 +60,8 @@ def expected_instructions(kernel):
         return {"HGMMA", "UTMALDG"}  # matrix products of warpgroups, bulk copies of tensors
     if kernel.function.endswith("_fp32"):
         return {"FFMA"}
+    if kernel.function.startswith("edge_attention"):
+        return {"LDG"}  # neighbours are gathered from everywhere, and used once
     if kernel.function in (
         "graph_attention_bwd_delta",
         "spatio_temporal_graph_bwd_largest",
@@ -76,8 +81,22 @@ def test_tensor_cores_and_copies(kernels):
 
 def test_float32_is_exact(kernels):
     """It does not use tensor cores, which would round to tf32."""
-    fp32 = [k for k in kernels if k.function.endswith("_fp32")]
+    fp32 = [k for k in kernels if k.function.endswith("_fp32") or "float" in k.arguments]
     assert not failures(fp32, lambda k: (k.instructions["HMMA"] or k.instructions["HGMMA"]) and "uses tensor cores")
+
+
+def test_teams_gather_in_whole_chunks(kernels):
+    """A thread has a load of 16 bytes for each node at the other end of a step's four edges, and for its own node."""
+    loads = {"fwd": 9, "bwd_delta": 5, "bwd_rows": 4, "bwd_columns": 8}
+    gathering = [k for k in kernels if k.function.removeprefix("edge_attention_").removesuffix("_sm80") in loads]
+    assert len(gathering) == 2 * 3 * len(loads)  # architectures and dtypes
+
+    def wrong(k):
+        least = loads[k.function.removeprefix("edge_attention_").removesuffix("_sm80")]
+        found = k.instructions["LDG.128"]
+        return found < least and f"{found} loads of 16 bytes, expected {least}"
+
+    assert not failures(gathering, wrong)
 
 
 def test_the_objects_need_no_symbol_of_torch_s_unstable_c_plus_plus(objects):

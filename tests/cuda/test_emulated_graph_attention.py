@@ -13,7 +13,7 @@ from helpers.cases import (
     same_bits,
     video_graph,
 )
-from helpers.emulated import Attention, library
+from helpers.emulated import MARGIN, Attention, guarded, library
 from torch import Tensor
 
 from stgt_kernels import SpatioTemporalGraph, spatio_temporal_graph
@@ -25,15 +25,6 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the emulato
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # numbered as in graph_attention_emulated.cpp
 all_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 OUTPUTS = ("out", "lse", "dq", "dk", "dv", "dweight")
-MARGIN = 40  # elements
-
-
-def guarded(like: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns a tensor of NaN in the same memory order, and the larger memory around it."""
-    order = sorted(range(like.ndim), key=like.stride, reverse=True)
-    memory = torch.full((like.numel() + 2 * MARGIN,), float("nan"), dtype=like.dtype)
-    inner = memory[MARGIN:-MARGIN].view([like.shape[i] for i in order])
-    return inner.permute([order.index(i) for i in range(like.ndim)]), memory
 
 
 def run(q, k, v, graph, dout, dlse=None, *, eager=False, **options) -> dict[str, Tensor]:

@@ -8,7 +8,13 @@ from helpers.cases import LAYOUTS, heads
 
 from benchmarks.gpu_check import small
 from tools.compiled import launches, machine_code, resources
-from tools.compiled.launches import GPUS, attention_arguments, backward_arguments
+from tools.compiled.launches import (
+    GPUS,
+    attention_arguments,
+    backward_arguments,
+    edge_arguments,
+    edge_backward_arguments,
+)
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed"),
@@ -66,6 +72,9 @@ def test_the_sanitizer_s_driver_launches_every_kernel(found):
                 forward = attention_arguments(dtype, T=T, P=P, D=D, **options)
                 launched |= set(names(H200, "graph_attention_fwd", forward))
                 launched |= set(names(H200, "graph_attention_bwd", backward_arguments(forward)))
+            forward = edge_arguments(dtype, N=30, E=700, H=3, D=D, types=4)
+            launched |= set(names(H200, "edge_attention_fwd", forward))
+            launched |= set(names(H200, "edge_attention_bwd", edge_backward_arguments(forward)))
     assert launched == {r.kernel.function for r in found if r.gpu == "H200"}
 
 
@@ -133,17 +142,22 @@ def test_signs_of_the_scale(scale, path):
 @pytest.mark.parametrize("dropout_p", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", launches.DTYPES)
 def test_outputs_are_as_the_fakes_say(dtype, dropout_p):
-    from stgt_kernels.ops.graph_attention import native_impl as _  # noqa: F401  (registers the fakes)
+    from stgt_kernels.ops.edge_attention import native_impl as _  # noqa: F401  (registers the fakes)
+    from stgt_kernels.ops.graph_attention import native_impl as _  # noqa: F401, F811
     from stgt_kernels.ops.spatio_temporal_graph import native_impl as _  # noqa: F401, F811
 
     forward = attention_arguments(dtype, P=70, D=40, dropout_p=dropout_p)
     wide = attention_arguments(dtype, P=70, D=40, dropout_p=dropout_p, differentiable=True)
+    edges, plain = (edge_arguments(dtype, D=40, types=types, dropout_p=dropout_p) for types in (5, 0))
     x = torch.empty(1, 3, 70, 40, dtype=dtype)
     weight = wide[3]
     calls = [
         ("graph_attention_fwd", forward),
         ("graph_attention_bwd", backward_arguments(wide)),
         ("graph_attention_bwd", backward_arguments(forward, need_dweight=False)),
+        ("edge_attention_fwd", edges),
+        ("edge_attention_bwd", edge_backward_arguments(edges)),
+        ("edge_attention_bwd", edge_backward_arguments(plain)),
         ("spatio_temporal_graph_fwd", (x, 0.5, 1, False)),
         ("spatio_temporal_graph_fwd", (x, 0.5, 1, True)),
         ("spatio_temporal_graph_bwd", (weight, x, weight, torch.empty(1, 3, 70))),
@@ -154,6 +168,60 @@ def test_outputs_are_as_the_fakes_say(dtype, dropout_p):
         fakes = getattr(torch.ops.stgt_kernels, op)(*on_meta)
         for real, fake in zip(results, fakes if isinstance(fakes, tuple) else (fakes,), strict=True):
             assert (real.shape, real.dtype, real.stride()) == (fake.shape, fake.dtype, fake.stride()), op
+
+
+EDGE_BACKWARD = [f"edge_attention_bwd_{name}_sm80" for name in ("delta", "rows", "columns")]
+LONG_BACKWARD = [f"edge_attention_bwd_{name}_sm80" for name in ("delta", "delta_long", "rows", "columns", "long")]
+
+
+def launches_of_edges(**sizes):
+    """The launches of edge_attention forward and backward, with the kernels' names."""
+    forward = edge_arguments(torch.bfloat16, **sizes)
+    found = []
+    for op, arguments in (("edge_attention_fwd", forward), ("edge_attention_bwd", edge_backward_arguments(forward))):
+        made = launches.run(H200, op, *arguments)[1]
+        short = machine_code.demangled([launch.mangled for launch in made])
+        found.append([(name.partition("<")[0], launch) for name, launch in zip(short, made, strict=True)])
+    return found
+
+
+def test_few_edges_take_no_launch_for_long_nodes():
+    forward, backward = launches_of_edges(N=100, E=256)
+    assert [name for name, _ in forward] == ["edge_attention_fwd_sm80"]
+    assert [name for name, _ in backward] == EDGE_BACKWARD
+    forward, backward = launches_of_edges(N=100, E=257)
+    assert [name for name, _ in forward] == ["edge_attention_fwd_sm80", "edge_attention_fwd_long_sm80"]
+    assert [name for name, _ in backward] == LONG_BACKWARD
+
+
+@pytest.mark.parametrize(("D", "lanes"), [(1, 4), (32, 4), (33, 8), (64, 8), (88, 16), (128, 16)])
+def test_teams_of_every_head_and_piece(D, lanes):
+    N, E, H = 1001, 700, 8
+    (_, first), (_, long) = launches_of_edges(N=N, E=E, H=H, D=D)[0]
+    teams, pieces = first.threads // lanes, 2 * 3  # three segments of 256 slots
+    assert first.blocks == (-(-N * H // teams) + -(-pieces * H // teams), 1, 1)
+    assert long.blocks == (3 * H, 1, 1)
+
+
+def test_empty_graphs_launch_nothing_that_has_nothing_to_do():
+    forward, backward = launches_of_edges(N=0, E=0)
+    assert not forward and not backward
+    forward, backward = launches_of_edges(N=10, E=0)
+    assert [name for name, _ in forward] == ["edge_attention_fwd_sm80"]
+    assert [name for name, _ in backward] == EDGE_BACKWARD
+
+
+def test_a_table_without_edges_gets_a_gradient_of_zeros():
+    _, backward = launches_of_edges(N=0, E=0, types=3)
+    assert [name for name, _ in backward] == ["edge_attention_bwd_types_sum_sm80"] * 2
+
+
+def test_runs_of_edges_of_tables():
+    """A run has 1024 edges, or more where there would be more than 256 runs."""
+    for E, runs in ((1024, 1), (1025, 2), (2**18, 256), (2**18 + 1, 256), (2**20, 256)):
+        _, backward = launches_of_edges(N=10, E=E, H=40, types=12)
+        blocks = [launch.blocks for name, launch in backward if name == "edge_attention_bwd_types_sm80"]
+        assert blocks == [(runs * 12 * 2, 1, 1)] * 2, E  # heads in two blocks of 32
 
 
 def changed(arguments, index, value):

@@ -4,22 +4,16 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
-from helpers import cases
 from helpers.cases import device_of, moved, on
 from helpers.poison import poisoned_memory
-from stgt_kernels import RaggedGraph, dispatch, edge_attention
+from stgt_kernels import RaggedGraph, edge_attention
 from stgt_kernels.ops.edge_attention import reference
 from stgt_kernels.ops.edge_attention.dropout import keep_mask
 from stgt_kernels.testing import assert_close
 
-KERNELS = tuple(b for b in cases.KERNELS if dispatch.why_not(b, device_of(b), op="edge_attention") is None)
-BACKENDS = (*KERNELS, "reference")
-each_kernel = pytest.mark.parametrize("backend", KERNELS)
-each_backend = pytest.mark.parametrize("backend", BACKENDS)
 NAMES = ("q", "k", "v", "edge_scale", "edge_bias")
 LAYOUTS = ("contiguous", "packed", "padded", "strided", "transposed", "heads_first")
 

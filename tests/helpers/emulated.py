@@ -31,6 +31,18 @@ def library(name: str) -> ctypes.CDLL:
     return loaded
 
 
+MARGIN = 40
+"""Elements of memory on each side of a guarded tensor"""
+
+
+def guarded(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns a tensor of NaN in the same memory order, and the larger memory around it."""
+    order = sorted(range(like.ndim), key=like.stride, reverse=True)
+    memory = torch.full((like.numel() + 2 * MARGIN,), float("nan"), dtype=like.dtype)
+    inner = memory[MARGIN:-MARGIN].view([like.shape[i] for i in order])
+    return inner.permute([order.index(i) for i in range(like.ndim)]), memory
+
+
 TYPES = {"int": ctypes.c_int, "float": ctypes.c_float, "uint32_t": ctypes.c_uint32, "int64_t": ctypes.c_int64}
 
 

@@ -12,7 +12,7 @@ import torch
 from helpers.cases import heads, same_bits, video_graph
 
 import stgt_kernels
-from stgt_kernels import _C, dispatch, graph_attention, spatio_temporal_graph
+from stgt_kernels import _C, RaggedGraph, dispatch, edge_attention, graph_attention, spatio_temporal_graph
 from stgt_kernels.measured import FASTER_IN_TRITON, size_class
 from stgt_kernels.ops.graph_attention import function as attention_function
 from stgt_kernels.ops.graph_attention import reference as attention_reference
@@ -240,10 +240,24 @@ def test_torch_compile_asks_for_the_choice_once(gpu, monkeypatch):
 
 
 def test_the_measured_table_holds_keys_that_are_asked_for():
-    classes = {size_class(letter, size) for letter in "DP" for size in (1, 64, 65, 256)}
-    assert classes == {"D<=64", "D>64", "P<=64", "P>64"}
+    classes = {size_class(letter, size) for letter in ("D", "P", "edge D") for size in (1, 64, 65, 256)}
+    assert classes == {"D<=64", "D>64", "P<=64", "P>64", "edge D<=64", "edge D>64"}
     for capability, dtype, size in FASTER_IN_TRITON:
         assert len(capability.split(".")) == 2 and dtype in dispatch.FLOAT_DTYPES and size in classes
+
+
+def test_the_ops_ask_for_different_classes_of_sizes(monkeypatch):
+    """What was measured for one op says nothing about another."""
+    asked = []
+    graph, dense = RaggedGraph.from_edge_index(torch.zeros(2, 1, dtype=torch.int64), 1), video_graph(1, 1, 1)
+    monkeypatch.setattr(dispatch, "choose", lambda *arguments: asked.append(arguments[3:]) or "reference")
+    for D in (64, 65):
+        q = torch.randn(1, 1, 1, D)
+        edge_attention(q[0], q[0], q[0], graph)
+        graph_attention(q, q, q, dense)
+    edges, attention = asked[::2], asked[1::2]
+    assert edges == [("edge_attention", "edge D<=64"), ("edge_attention", "edge D>64")]
+    assert attention == [("graph_attention", "D<=64"), ("graph_attention", "D>64")]
 
 
 def test_auto_never_takes_the_interpreter(attend, ran, monkeypatch):

@@ -2,20 +2,18 @@
 
 import pytest
 import torch
-from helpers.cases import DTYPES, GPU_BACKENDS, assert_same_bits, dtype_name, on, same_bits
-from helpers.edges import (
+from helpers.cases import (
+    DTYPES,
+    GPU_BACKENDS,
     KERNELS,
-    LAYOUTS,
-    Call,
-    assert_close_to_definition,
-    call,
-    defined,
+    assert_same_bits,
+    dtype_name,
     each_backend,
     each_kernel,
-    node_heads,
-    ragged_graph,
-    run,
+    on,
+    same_bits,
 )
+from helpers.edges import LAYOUTS, Call, assert_close_to_definition, call, defined, node_heads, ragged_graph, run
 
 from stgt_kernels import RaggedGraph, edge_attention
 

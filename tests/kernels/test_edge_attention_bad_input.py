@@ -4,9 +4,10 @@ import re
 
 import pytest
 import torch
-from helpers.edges import BACKENDS, node_heads
+from helpers.cases import BACKENDS
+from helpers.edges import node_heads
 
-from stgt_kernels import RaggedGraph, ReferenceWarning, dispatch, edge_attention
+from stgt_kernels import RaggedGraph, edge_attention
 
 nan, inf = float("nan"), float("inf")
 EDGES = torch.tensor([[0, 1, 2, 3], [1, 1, 2, 0]])
@@ -159,17 +160,3 @@ def test_a_backend_that_cannot_run_these_tensors(backend, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with raises(f"backend='{backend}' cannot run"):
         attend(backend)
-
-
-def test_auto_takes_triton_on_a_gpu_and_warns_of_the_reference(monkeypatch):
-    """There are no CUDA kernels."""
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(dispatch, "_warned", set())
-    arguments = torch.device("cuda", 0), torch.float32, "edge_attention", "D<=64"
-    reason = "edge_attention has no CUDA kernels yet"
-    assert dispatch.why_not("cuda", "cuda", op="edge_attention") == reason
-    monkeypatch.setattr(dispatch, "triton_error", lambda: None)
-    assert dispatch.fastest(*arguments) == "triton"
-    monkeypatch.setattr(dispatch, "triton_error", lambda: "triton is not installed")
-    with pytest.warns(ReferenceWarning, match=reason):
-        assert dispatch.fastest(*arguments) == "reference"

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers.cases import DTYPES, device_of, dtype_name, on, same_bits
-from helpers.edges import assert_close_to_definition, call, each_backend, each_kernel, ragged_graph, run
+from helpers.cases import DTYPES, device_of, dtype_name, each_backend, each_kernel, on, same_bits
+from helpers.edges import assert_close_to_definition, call, ragged_graph, run
 
 from stgt_kernels import RaggedGraph, edge_attention
 from stgt_kernels.ops.edge_attention.dropout import keep_mask

@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 import torch
-from helpers.cases import DTYPES, GPU_BACKENDS, device_of
-from helpers.edges import KERNELS, LAYOUTS, assert_close_to_definition, call, ragged_graph, run
+from helpers.cases import DTYPES, GPU_BACKENDS, KERNELS, device_of
+from helpers.edges import LAYOUTS, assert_close_to_definition, call, ragged_graph, run
 
 EXAMPLES = {"cpu": 60, "cuda": 300, "triton": 60}  # Triton compiles its kernels anew for nearly every one
 FIRST = 1000 * int(os.environ.get("STGT_TEST_SEED", "0"))

@@ -5,8 +5,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from helpers.cases import DTYPES, device_of, dtype_name, moved, on, same_bits
-from helpers.edges import KERNELS, call, each_backend, each_kernel, node_heads, ragged_graph
+from helpers.cases import DTYPES, KERNELS, device_of, dtype_name, each_backend, each_kernel, moved, on, same_bits
+from helpers.edges import call, node_heads, ragged_graph
 from torch.library import opcheck
 
 from stgt_kernels import RaggedGraph, dispatch, edge_attention

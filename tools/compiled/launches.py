@@ -141,6 +141,35 @@ def backward_arguments(forward: tuple, need_dweight: bool | None = None) -> tupl
     return torch.empty_like(q), *tensors, torch.empty_like(q), lse, dlse, scale, dropout_p, need_dweight
 
 
+def edge_arguments(
+    dtype: torch.dtype,
+    N: int = 1000,
+    E: int = 5000,
+    H: int = 8,
+    D: int = 32,
+    types: int = 0,
+    dropout_p: float = 0,
+) -> tuple:
+    """Arguments of edge_attention_fwd, with tables of factors and biases if there are types. No value is read."""
+    q, k, v = (torch.empty(N, H, D, dtype=dtype) for _ in range(3))
+    table = torch.empty(types, H) if types else None
+    edge_type = torch.empty(E, dtype=torch.uint8) if types else None
+    rows = torch.empty(N + 1, dtype=torch.int32), *(torch.empty(E, dtype=torch.int32) for _ in range(2))
+    seed = torch.tensor([1]) if dropout_p else None
+    return q, k, v, table, table, *rows, edge_type, edge_type, seed, float("inf"), D**-0.5, dropout_p
+
+
+def edge_backward_arguments(forward: tuple) -> tuple:
+    """Arguments of edge_attention_bwd. They ask for the gradients of the tables if there are any."""
+    *tensors, clamp, scale, dropout_p = forward
+    q, table, rows = tensors[0], tensors[3], tensors[5:8]
+    (N, H, _), E = q.shape, rows[1].shape[0]
+    scores, softmax = torch.empty(E, H), torch.empty(N, H, 2)
+    needs = (table is not None,) * 2
+    inputs = *tensors[:8], *rows, *tensors[8:]
+    return torch.empty_like(q), None, *inputs, scores, softmax, clamp, scale, dropout_p, *needs
+
+
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -158,3 +187,7 @@ def problems() -> Iterator[tuple[str, tuple]]:
         for differentiable in (False, True):
             yield "spatio_temporal_graph_fwd", (x, 0.5, 1, differentiable)
         yield "spatio_temporal_graph_bwd", (weight, x, weight, torch.empty(1, 3, P))
+    for dtype, D in itertools.product(DTYPES, (32, 128)):
+        arguments = edge_arguments(dtype, D=D, types=12)
+        yield "edge_attention_fwd", arguments
+        yield "edge_attention_bwd", edge_backward_arguments(arguments)

@@ -37,7 +37,8 @@ class Kernel:
     shared: int
     """Static bytes per block; a launch may ask for dynamic shared memory in addition"""
     instructions: Counter = field(default_factory=Counter)
-    """The count of each opcode in the machine code, without modifiers: HGMMA, LDGSTS, ..."""
+    """The count of each opcode in the machine code, without modifiers: HGMMA, LDGSTS, ... LDG.128 counts those LDG that
+    load 16 bytes."""
 
     @property
     def function(self) -> str:
@@ -167,11 +168,12 @@ def disassembled(path: Path) -> Iterator[tuple[str, str, Counter]]:
     """Yields the architecture, mangled name and opcode counts of each kernel in an object or library."""
     process = subprocess.Popen([cuobjdump(), "--dump-sass", str(path)], stdout=subprocess.PIPE, text=True)
     architecture, function, opcodes = "", "", Counter()
-    opcode = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9]*)")
+    opcode = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9]*)([.\w]*)")
     with process:
         for line in process.stdout:
             if match := opcode.match(line):
                 opcodes[match[1]] += 1
+                opcodes["LDG.128"] += match[1] == "LDG" and ".128" in match[2]
             elif line.startswith("arch = "):
                 architecture = line.split()[-1]
             elif "Function : " in line:

@@ -1,6 +1,7 @@
 // The common parts of all kernels of graph attention: their parameters, the place of a block, the walk along live
 // tiles, and the dropout mask.
 #pragma once
+#include "../common/philox.cuh"
 #include "../common/ptx.cuh"
 
 namespace stgt {
@@ -93,16 +94,7 @@ template <bool OF_COLUMNS, int COUNT> class LiveTiles {
 // thread with c = lane % 4, word s holds the bits of columns 8 s + 2 c (low half) and 8 s + 2 c + 1 (high half). These
 // are the columns that the thread has of a tensor core's accumulator.
 STGT_DEVICE uint4 dropout_words(uint64_t seed, int sample_head, int row, int frame, int group, int c) {
-  uint32_t c0 = 4 * group + c, c1 = row, c2 = frame, c3 = sample_head;
-  uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
-#pragma unroll
-  for (int round = 0; round < 7; ++round) {
-    const uint32_t high0 = __umulhi(c0, 0xD2511F53u), low0 = c0 * 0xD2511F53u;
-    const uint32_t high1 = __umulhi(c2, 0xCD9E8D57u), low1 = c2 * 0xCD9E8D57u;
-    c0 = high1 ^ c1 ^ k0, c1 = low1, c2 = high0 ^ c3 ^ k1, c3 = low0;
-    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-  }
-  return {c0, c1, c2, c3};
+  return philox(seed, 4 * group + c, row, frame, sample_head);
 }
 
 }  // namespace stgt

@@ -107,7 +107,7 @@ def edge_attention(
     if not 0 <= dropout_p < 1:
         raise ValueError(f"edge_attention: dropout_p must satisfy 0 <= dropout_p < 1, got {dropout_p}")
     seed = torch.randint(2**63 - 1, (1,), device=q.device) if dropout_p > 0 else None
-    backend = dispatch.choose(backend, q.device, q.dtype, "edge_attention", size_class("D", q.shape[-1]))
+    backend = dispatch.choose(backend, q.device, q.dtype, "edge_attention", size_class("edge D", q.shape[-1]))
     if backend == "reference":
         with dispatch.without_autocast(q.device):
             out, scores = reference.edge_attention(
