@@ -11,10 +11,11 @@ from benchmarks.gpu_check.processes import finish, start
 from benchmarks.gpu_check.report import Check
 
 SECONDS = 480
-# These match our CUDA kernels and most Triton ones. Torch's kernels would take long.
-OURS = ["--kernel-name", "kns=graph", "--kernel-name", "kns=edge"]
+# A part of the names of our kernels: the namespace of all CUDA kernels, and what most Triton kernels are named after.
+# Torch's kernels would take long.
+OURS = {"cuda": "stgt", "triton": "graph"}
 # initcheck has to see torch's kernels too; otherwise it would not know which memory they wrote.
-TOOLS = {"memcheck": OURS, "racecheck": OURS, "initcheck": [], "synccheck": OURS}
+TOOLS = {"memcheck": OURS, "racecheck": OURS, "initcheck": {}, "synccheck": OURS}
 # Each tensor is a separate allocation, so an access beyond its end is an error.
 ENVIRONMENT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 
@@ -45,7 +46,8 @@ def run(out: Path) -> tuple[list[Check], dict]:
 def command(tool: str, backend: str) -> list[str]:
     driver = [sys.executable, "-m", "benchmarks.gpu_check.small", backend]
     options = ["--print-limit", "20", "--target-processes", "application-only"]  # leaves out Triton's assembler
-    return ["compute-sanitizer", "--tool", tool, *options, *TOOLS[tool], *driver]
+    kernels = ["--kernel-name", f"kns={TOOLS[tool][backend]}"] if TOOLS[tool] else []
+    return ["compute-sanitizer", "--tool", tool, *options, *kernels, *driver]
 
 
 def verdict(log: str) -> tuple[str, bool]:

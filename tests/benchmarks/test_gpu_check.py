@@ -104,6 +104,15 @@ def test_verdicts_follow_from_the_logs_of_the_sanitizer(log, found, met):
     assert text.startswith(found) and passed == met
 
 
+def test_the_sanitizer_watches_our_kernels_alone_unless_it_needs_all():
+    """The names that it looks for are parts of mangled names, which hold the namespace."""
+    assert sanitizer.command("racecheck", "cuda")[1:3] == ["--tool", "racecheck"]
+    assert "kns=stgt" in sanitizer.command("memcheck", "cuda") and "kns=graph" in sanitizer.command(
+        "synccheck", "triton"
+    )
+    assert "--kernel-name" not in sanitizer.command("initcheck", "cuda")
+
+
 def test_the_sanitizer_s_driver_runs():
     small.attention("cpu", torch.bfloat16, 2, 20, 8, 0.2, device="cpu")
     small.construction("cpu", torch.float32, 2, 20, 24, device="cpu")
