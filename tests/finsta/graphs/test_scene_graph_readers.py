@@ -1,5 +1,7 @@
 """The readers of published annotations, on small files in each published format."""
 
+import copy
+import dataclasses
 import json
 import os
 import pickle
@@ -9,9 +11,10 @@ import pytest
 from helpers.clips import grey, write_video
 from PIL import Image
 
+from stgt.data.errors import VideoError
 from stgt.data.shapes import render_shapes
 from stgt.finsta.graphs.graph import Relation
-from stgt.finsta.graphs.lines import read_graphs, write_graphs
+from stgt.finsta.graphs.lines import graphs_from, read_graphs, write_graphs
 from stgt.finsta.graphs.readers import READERS
 from stgt.finsta.graphs.readers.unpickle import unpickle_plain
 
@@ -210,6 +213,58 @@ def test_a_damaged_pickle_is_named(tmp_path):
             unpickle_plain(tmp_path / "a.pkl", dict)
 
 
+def pvsg_folder(folder):
+    """pvsg.json with a video of one frame."""
+    video = {
+        "video_id": "v", "meta": {"fps": 5}, "objects": [{"object_id": 1, "category": "adult"}],
+        "relations": [[1, 1, "on", [[0, 1]]]],
+    }  # fmt: skip
+    (folder / "vidor" / "masks" / "v").mkdir(parents=True)
+    Image.fromarray(np.eye(4, dtype=np.uint8)).save(folder / "vidor" / "masks" / "v" / "0000.png")
+    return {"split": {"vidor": {"train": ["v"]}}, "data": [video]}
+
+
+def places(value, place=()):
+    """The places of all values inside a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in items:
+        yield (*place, key)
+        yield from places(part, (*place, key))
+
+
+@pytest.mark.parametrize("name", ["vidvrd", "pvsg", "star", "shapes"])
+def test_a_value_of_any_other_type_raises_nothing_but_an_error_that_names_the_file(name, tmp_path, charades):
+    if name == "star":
+        file, source = (made := star(tmp_path)), made
+        whole = json.loads(file.read_text())
+    elif name == "shapes":
+        thing = {"id": 0, "colour": "red", "shape": "star", "size": "small", "motion": "vanishes"}
+        frame = {"objects": [{"id": 0, "box": [0, 0, 8, 8], "visible": 1.0}], "relations": []}
+        clip = {"video": "a.mp4", "caption": "a small red star vanishes", "relation": "", "objects": [thing]}
+        whole = {"settings": {"size": 16}, "clips": [clip | {"frames": [frame]}]}
+        file, source = tmp_path / "scenes.json", tmp_path
+    else:
+        whole = VIDRD if name == "vidvrd" else pvsg_folder(tmp_path)
+        file, source = tmp_path / ("a.json" if name == "vidvrd" else "pvsg.json"), tmp_path
+    faults = 0
+    for place in places(whole):
+        for value in (None, "x", -1, [], {}, [None]):
+            changed = part = copy.deepcopy(whole)
+            for key in place[:-1]:
+                part = part[key]
+            part[place[-1]] = value
+            file.write_text(json.dumps(changed))
+            try:
+                for clip in READERS[name](source, charades):
+                    graphs_from(json.loads(json.dumps(dataclasses.asdict(clip))), str(file))
+            except ValueError as error:
+                faults += 1
+                assert str(tmp_path) in str(error), (place, value)
+            except VideoError:
+                faults += 1
+    assert faults > 50
+
+
 def star(folder, **change):
     for kind, lines in {
         "object": "o000 person\no012 cup/glass/bottle",
@@ -295,7 +350,7 @@ def test_objects_that_are_hidden_are_not_in_a_frame(tmp_path):
     assert [len(frame.objects) for frame in found.dsg.frames] == [1, 0]
     del clip["relation"]
     (tmp_path / "scenes.json").write_text(json.dumps({"settings": {"size": 16}, "clips": [clip | {"frames": [frame]}]}))
-    with pytest.raises(ValueError, match="scenes.json: clip 0 is not as `stgt data shapes` writes it"):
+    with pytest.raises(ValueError, match="scenes.json: clip 0 is not in the published format"):
         list(READERS["shapes"](tmp_path, None))
 
 

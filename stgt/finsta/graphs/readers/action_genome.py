@@ -15,6 +15,7 @@ from pathlib import Path
 from stgt.finsta.graphs.graph import ClipGraphs, Frame, Relation, SeenObject, VideoGraph
 from stgt.finsta.graphs.readers.boxes import part_of_frame, words
 from stgt.finsta.graphs.readers.media import facts_of
+from stgt.finsta.graphs.readers.published import in_published_form
 from stgt.finsta.graphs.readers.unpickle import unpickle_plain
 
 PERSON = 0
@@ -42,13 +43,8 @@ def read_action_genome(folder: Path, videos: Path | None) -> Iterator[ClipGraphs
         tracks: dict[str, int] = {}
         graphs = []
         for number, key in sorted(numbered):
-            try:
+            with in_published_form(f"{objects_file}: the entry {key!r}"):
                 seen, relations = _frame(objects[key], persons[key], tracks)
-            except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-                cause = f"{type(error).__name__}: {error}"
-                raise ValueError(
-                    f"{objects_file}: the entry {key!r} is not in the published format ({cause})"
-                ) from None
             graphs.append(Frame(round((number - 1) / rate, 5), seen, relations))
         yield ClipGraphs(video, "", None, VideoGraph(tuple(graphs)), "gold")
 

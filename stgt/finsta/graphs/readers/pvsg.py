@@ -15,6 +15,7 @@ from PIL import Image
 
 from stgt.finsta.graphs.graph import ClipGraphs, Frame, Relation, SeenObject, VideoGraph
 from stgt.finsta.graphs.readers.boxes import part_of_frame, words
+from stgt.finsta.graphs.readers.published import in_published_form
 from stgt.structure import field, read_json, shown
 
 
@@ -22,28 +23,33 @@ def read_pvsg(folder: Path, videos: Path | None = None) -> Iterator[ClipGraphs]:
     """Every frame of each video that has masks. folder: it holds pvsg.json and the folders of the sources."""
     file = folder / "pvsg.json"
     values = read_json(file, dict)
-    source_of = {
-        video: source
-        for source, splits in field(values, "split", dict, str(file)).items()
-        for split in splits.values()
-        for video in split
-    }
+    with in_published_form(f"{file}: 'split'"):
+        source_of = {
+            video: source
+            for source, splits in field(values, "split", dict, str(file)).items()
+            for split in splits.values()
+            for video in split
+        }
     found = False
     for number, entry in enumerate(field(values, "data", list, str(file))):
         where = f"{file}: data[{number}]"
-        video = field(entry, "video_id", str, where)
-        if video not in source_of:
-            raise ValueError(f"{where}: 'video_id' is {shown(video)}, expected one that 'split' names")
-        masks = sorted((folder / source_of[video] / "masks" / video).glob("*.png"))
+        with in_published_form(where):
+            video = field(entry, "video_id", str, where)
+            if video not in source_of:
+                raise ValueError(f"{where}: 'video_id' is {shown(video)}, expected one that 'split' names")
+            masks = sorted((folder / source_of[video] / "masks" / video).glob("*.png"))
+            clip = _clip(entry, f"{source_of[video]}/videos/{video}.mp4", masks, where)
         if masks:
             found = True
-            yield _clip(entry, f"{source_of[video]}/videos/{video}.mp4", masks, where)
+            yield clip
     if not found:
         raise ValueError(f"{folder}: no video of pvsg.json has masks there, expected SOURCE/masks/VIDEO/0000.png")
 
 
 def _clip(entry: dict, video: str, masks: list[Path], where: str) -> ClipGraphs:
     rate = field(field(entry, "meta", dict, where), "fps", float, f"{where}.meta")
+    if rate <= 0:
+        raise ValueError(f"{where}.meta: 'fps' is {rate}, expected more than 0")
     labels = {}
     for number, thing in enumerate(field(entry, "objects", list, where)):
         at = f"{where}.objects[{number}]"

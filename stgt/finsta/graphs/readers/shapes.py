@@ -18,6 +18,7 @@ from stgt.finsta.graphs.graph import (
     VideoGraph,
 )
 from stgt.finsta.graphs.readers.boxes import part_of_frame
+from stgt.finsta.graphs.readers.published import in_published_form
 from stgt.structure import field, read_json
 
 SEEN = 0.1
@@ -37,11 +38,9 @@ def read_shapes(folder: Path, videos: Path | None = None) -> Iterator[ClipGraphs
         raise ValueError(f"{where}: there is no 'clips' or no 'settings', expected the file of `stgt data shapes`")
     size = field(field(values, "settings", dict, where), "size", int, where)
     for number, clip in enumerate(field(values, "clips", list, where)):
-        try:
-            yield _clip(clip, size)
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
-            cause = f"{type(error).__name__}: {error}"
-            raise ValueError(f"{where}: clip {number} is not as `stgt data shapes` writes it ({cause})") from None
+        with in_published_form(f"{where}: clip {number}"):
+            graphs = _clip(clip, size)
+        yield graphs
 
 
 def _clip(clip: dict, size: int) -> ClipGraphs:

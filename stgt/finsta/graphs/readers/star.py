@@ -8,7 +8,7 @@ its words. Frames are counted from 1, and a class has one instance in a video.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from stgt.data.lines import read_lines
 from stgt.finsta.graphs.graph import ClipGraphs, Frame, Relation, SeenObject, VideoGraph
 from stgt.finsta.graphs.readers.boxes import part_of_frame, words
 from stgt.finsta.graphs.readers.media import Facts, facts_of
+from stgt.finsta.graphs.readers.published import in_published_form
 from stgt.structure import field, read_json, shown
 
 _PERSON = "o000"
@@ -32,13 +33,19 @@ def read_star(file: Path, videos: Path | None) -> Iterator[ClipGraphs]:
     facts = cache(partial(facts_of, videos=videos, missing="the rate of the frames", where=str(file)))
     for number, entry in enumerate(read_json(file, list)):
         where = f"{file}: entry {number}"
-        video = field(entry, "video_id", str, where) + ".mp4"
-        situations = field(entry, "situations", dict, where)
-        frames = [
-            _frame(name, field(situations, name, dict, f"{where}: situations"), names, facts(video), where)
-            for name in sorted(situations, key=lambda name: (len(name), name))
-        ]
-        yield ClipGraphs(video, field(entry, "question", str, where), None, VideoGraph(tuple(frames)), "gold")
+        with in_published_form(where):
+            clip = _clip(entry, names, facts, where)
+        yield clip
+
+
+def _clip(entry: dict, names: dict[str, dict[str, str]], facts: Callable[[str], Facts], where: str) -> ClipGraphs:
+    video = field(entry, "video_id", str, where) + ".mp4"
+    situations = field(entry, "situations", dict, where)
+    frames = [
+        _frame(name, field(situations, name, dict, f"{where}: situations"), names, facts(video), where)
+        for name in sorted(situations, key=lambda name: (len(name), name))
+    ]
+    return ClipGraphs(video, field(entry, "question", str, where), None, VideoGraph(tuple(frames)), "gold")
 
 
 def _frame(name: str, situation: dict, names: dict[str, dict[str, str]], facts: Facts, where: str) -> Frame:

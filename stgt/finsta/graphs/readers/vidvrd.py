@@ -13,6 +13,7 @@ from pathlib import Path
 from stgt.data.folders import find_files
 from stgt.finsta.graphs.graph import ClipGraphs, Frame, Relation, SeenObject, VideoGraph
 from stgt.finsta.graphs.readers.boxes import part_of_frame, words
+from stgt.finsta.graphs.readers.published import in_published_form
 from stgt.structure import field, read_json
 
 
@@ -22,7 +23,10 @@ def read_vidvrd(source: Path, videos: Path | None = None) -> Iterator[ClipGraphs
     if not files:
         raise ValueError(f"{source}: no JSON file is in the folder, expected one per video")
     for file in files:
-        yield _clip(read_json(file, dict), str(file))
+        values = read_json(file, dict)
+        with in_published_form(str(file)):
+            clip = _clip(values, str(file))
+        yield clip
 
 
 def _clip(values: dict, where: str) -> ClipGraphs:
