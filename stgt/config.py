@@ -27,7 +27,8 @@ class GraphConfig:
 
     kind: Literal["graph", "none", "cross_frame"] = "graph"
     form: Literal["released", "residual"] = "released"
-    """Whether graph attention replaces the patches (released model and paper) or adds to them (residual)"""
+    """Whether a linear map and graph attention replace the patches (released model and paper), or graph attention alone
+    adds to them (residual)"""
     layers: int = 1
     heads: int = 16
     frames: int = 8

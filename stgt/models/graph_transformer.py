@@ -34,12 +34,16 @@ class DenseGraphAttention(AttentionProjections):
 
 
 class GraphBlock(nn.Module):
-    """[CLS] tokens attend across frames, patches along the graph, then all tokens within a frame or clip (Eq. 4-14)."""
+    """[CLS] tokens attend across frames, patches along the graph, then all tokens within a frame or clip (Eq. 4-14).
+
+    In the released form a linear map first changes all tokens, and graph attention gives new patches. In the residual
+    form there is no such map, and the result of graph attention is added to the patches.
+    """
 
     def __init__(self, config: GraphConfig, width: int, drop_path: float) -> None:
         super().__init__()
         self.config = config
-        self.proj = nn.Linear(width, width)
+        self.proj = nn.Linear(width, width) if config.form == "released" else nn.Identity()
         self.cls_block = ResidualAttentionBlock(width, config.heads)
         if config.attention == "dense":
             self.graph_attention = DenseGraphAttention(width, config.heads, dropout=config.dropout)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from stgt.config import GraphConfig
 from stgt.models.graph_transformer import GraphTransformer, max_pool_sampling
@@ -41,7 +42,7 @@ def oracle(model, x):
     c = model.config
     x = x + model.position.spatial + model.position.temporal[: x.shape[1], None]
     for block in model.blocks:
-        x = block.proj(x)
+        x = block.proj(x) if c.form == "released" else x
         B, T, S, C = x.shape
         cls = x[:, :, 0]
         for _ in range(c.cls_repeats):
@@ -134,9 +135,19 @@ def test_the_released_form_puts_attention_in_place_of_the_patches_to_the_last_bi
     assert torch.equal(block(x)[0], expected)
 
 
-def test_both_forms_have_the_same_weights():
-    released, residual = build().state_dict(), build(form="residual").state_dict()
-    assert released.keys() == residual.keys() and all(torch.equal(released[name], residual[name]) for name in released)
+def test_the_residual_form_has_all_weights_but_those_of_the_first_map():
+    released, residual = (build(form=form).state_dict().keys() for form in ("released", "residual"))
+    assert released - residual == {"blocks.0.proj.weight", "blocks.0.proj.bias"} and residual < released
+
+
+def test_a_residual_block_whose_branches_give_nothing_keeps_its_tokens():
+    block, x = build(form="residual").blocks[0], tokens()
+    attentions = (block.graph_attention, block.cls_block.attn, block.residual_block.attn)
+    last = [attention.out_proj for attention in attentions]
+    for part in (*last, block.cls_block.mlp.c_proj, block.residual_block.mlp.c_proj):
+        nn.init.zeros_(part.weight)
+        nn.init.zeros_(part.bias)
+    assert torch.equal(block(x)[0], x)
 
 
 def test_without_blocks_only_position_and_pooling_remain():
