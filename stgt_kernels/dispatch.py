@@ -20,6 +20,8 @@ FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 logger = logging.getLogger("stgt_kernels")
 _override = "auto"
 _announced: set[tuple[str, str]] = set()
+# The choices of `fastest`, which are made once. The reference is not kept here, because its warning may be repeated.
+_fastest: dict[tuple[torch.device, torch.dtype, str, str], str] = {}
 _warned: set[str] = set()
 
 
@@ -172,6 +174,8 @@ def _read_environment() -> str:
 
 def fastest(device: torch.device, dtype: torch.dtype, op: str, size: str) -> str:
     """The fastest backend that can run. The log names it once, and a warning says so if it is the reference."""
+    if chosen := _fastest.get((device, dtype, op, size)):
+        return chosen
     able = [name for name in BACKENDS if available(name, device, dtype)]
     chosen = able[0]
     if able[:2] == ["cuda", "triton"] and faster_in_triton(device, dtype, size):
@@ -181,6 +185,8 @@ def fastest(device: torch.device, dtype: torch.dtype, op: str, size: str) -> str
     if (op, chosen) not in _announced:
         _announced.add((op, chosen))
         logger.info("%s runs on backend %s", op, chosen)
+    if chosen != "reference":
+        _fastest[device, dtype, op, size] = chosen
     return chosen
 
 

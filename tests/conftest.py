@@ -51,6 +51,14 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def no_known_backend(monkeypatch) -> None:
+    """Each test finds out anew which backend is the fastest, because some tests change which ones can run."""
+    from stgt_kernels import dispatch
+
+    monkeypatch.setattr(dispatch, "_fastest", {})
+
+
 @pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
     """Sets the number of threads for the rest of the test."""

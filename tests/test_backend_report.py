@@ -100,5 +100,5 @@ def test_each_module_belongs_to_the_extra_that_is_named():
     distributions = packages_distributions()
     for module, extra in extras.EXTRAS.items():
         if module in distributions:  # decord does not exist for every machine
-            assert {name.lower() for name in distributions[module]} & brought[extra], f"{module} is not in [{extra}]"
+            assert {name.lower().replace("_", "-") for name in distributions[module]} & brought[extra], f"{module} is not in [{extra}]"
     assert "stgt-kernels[search]" in optional["train"]

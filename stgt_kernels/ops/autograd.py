@@ -17,12 +17,22 @@ class KernelFunction(torch.autograd.Function):
     def apply(cls, *args):
         """Calls forward. Without a transform, it skips what PyTorch does before each call of such a function.
 
-        PyTorch inspects the signature of forward, to fill in default values, which takes longer than all the rest.
+        PyTorch inspects the signature of forward, to fill in default values, which takes longer than all the rest. If
+        nothing is recorded for a backward pass, only forward itself is called.
         """
         if torch._C._are_functorch_transforms_active():
             return super().apply(*args)
+        if not torch.compiler.is_compiling() and not _recorded(args):
+            return cls.forward(*args)
         args = torch._functorch.utils.unwrap_dead_wrappers(args)
         return super(torch.autograd.Function, cls).apply(*args)
+
+
+def _recorded(args: tuple) -> bool:
+    """Whether a derivative may be asked for, backward or forward (which apply refuses)."""
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
 
 
 def differentiable_once(op: str, gradients: tuple[Tensor | None, ...], *sources: Tensor | None):

@@ -57,6 +57,7 @@ def test_a_named_backend_runs(attend, ran):
 @pytest.mark.filterwarnings("ignore::stgt_kernels.ReferenceWarning")
 def test_auto_takes_the_fastest_that_can(attend, ran, monkeypatch):
     attend()
+    dispatch._fastest.clear()
     dispatch.extension_error.cache_clear()
     monkeypatch.setitem(sys.modules, "stgt_kernels._C", None)  # Python cannot import it then
     try:
@@ -198,6 +199,8 @@ def test_why_not_of_cuda_without_a_gpu(gpu):
 
 
 def choice(dtype=torch.bfloat16, size="D>64"):
+    """What auto chooses when it has not chosen before."""
+    dispatch._fastest.clear()
     return dispatch.choose("auto", torch.device("cuda", 0), dtype, "graph_attention", size)
 
 
