@@ -100,5 +100,6 @@ def test_each_module_belongs_to_the_extra_that_is_named():
     distributions = packages_distributions()
     for module, extra in extras.EXTRAS.items():
         if module in distributions:  # decord does not exist for every machine
-            assert {name.lower().replace("_", "-") for name in distributions[module]} & brought[extra], f"{module} is not in [{extra}]"
+            owners = {name.lower().replace("_", "-") for name in distributions[module]}
+            assert owners & brought[extra], f"{module} is not in [{extra}]"
     assert "stgt-kernels[search]" in optional["train"]
