@@ -94,12 +94,16 @@ def test_a_submodule_that_is_missing_names_its_package():
     )
 
 
+def same_name(distribution):
+    """The form in which PyPI compares names."""
+    return distribution.lower().replace("_", "-")
+
+
 def test_each_module_belongs_to_the_extra_that_is_named():
     optional = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    brought = {extra: {re.match(r"[\w-]+", line)[0].lower() for line in lines} for extra, lines in optional.items()}
+    brought = {extra: {same_name(re.match(r"[\w-]+", line)[0]) for line in lines} for extra, lines in optional.items()}
     distributions = packages_distributions()
     for module, extra in extras.EXTRAS.items():
         if module in distributions:  # decord does not exist for every machine
-            owners = {name.lower().replace("_", "-") for name in distributions[module]}
-            assert owners & brought[extra], f"{module} is not in [{extra}]"
+            assert {same_name(name) for name in distributions[module]} & brought[extra], f"{module} is not in [{extra}]"
     assert "stgt-kernels[search]" in optional["train"]
