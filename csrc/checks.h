@@ -25,8 +25,22 @@ inline void check_shape(const char* op, const char* name, const Tensor& x, std::
   }
 }
 
+inline const char* dtype_name(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Half: return "float16";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Byte: return "uint8";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Bool: return "bool";
+    default: return "another dtype";
+  }
+}
+
 inline void check_dtype(const char* op, const char* name, const Tensor& x, ScalarType dtype) {
-  STGT_CHECK(op, x.scalar_type() == dtype, name, " has the wrong dtype");
+  STGT_CHECK(op, x.scalar_type() == dtype, name, " must be ", dtype_name(dtype), ", got ", dtype_name(x.scalar_type()));
 }
 
 inline ScalarType accumulator_dtype(ScalarType features) {
@@ -41,9 +55,8 @@ inline ScalarType weight_dtype(ScalarType features, bool differentiable) {
 }
 
 inline void check_weight_dtype(const char* op, const Tensor& weight, ScalarType features) {
-  const ScalarType dtype = weight.scalar_type();
-  STGT_CHECK(op, dtype == weight_dtype(features, false) || dtype == weight_dtype(features, true),
-             "weight has the wrong dtype");
+  const ScalarType stored = weight_dtype(features, false);
+  if (weight.scalar_type() != weight_dtype(features, true)) check_dtype(op, "weight", weight, stored);
 }
 
 // A new tensor on the device of `like`. Where there is no memory for it, the error says how much was asked for.

@@ -20,7 +20,9 @@ Dtype dtype_of(const char* op, const Tensor& q) {
     case ScalarType::Double: return Dtype::f64;
     case ScalarType::BFloat16: return Dtype::bf16;
     case ScalarType::Half: return Dtype::f16;
-    default: STGT_CHECK(op, false, "q must be float32, float64, bfloat16 or float16"); return Dtype::f32;
+    default:
+      STGT_CHECK(op, false, "q must be float32, float64, bfloat16 or float16, got ", dtype_name(q.scalar_type()));
+      return Dtype::f32;
   }
 }
 
@@ -38,16 +40,18 @@ SortedEdges sorted_edges(const char* op, const char* name, const Tensor& ptr, co
   for (const Tensor* x : {&ptr, &other, &edge}) {
     check_shape(op, name, *x, {x == &ptr ? N + 1 : E});
     check_dtype(op, name, *x, ScalarType::Int);
-    STGT_CHECK(op, x->is_contiguous(), name, " must be contiguous");
+    STGT_CHECK(op, x->is_contiguous(), name, " must be contiguous, got a stride of ", x->stride(0));
   }
   const SortedEdges edges{integers(ptr), integers(other), integers(edge)};
   bool rises = edges.ptr[0] == 0 && edges.ptr[N] == E;
   for (int64_t i = 0; i < N; ++i) rises &= edges.ptr[i] <= edges.ptr[i + 1];
-  STGT_CHECK(op, rises, name, " must begin with 0, never fall, and end with the number of edges ", E);
-  bool inside = true;
+  STGT_CHECK(op, rises, name, " must begin with 0, never fall, and end with the number of edges ", E,
+             ", got one that begins with ", edges.ptr[0], ", ends with ", edges.ptr[N], " or falls");
+  int64_t wrong = -1;
   for (int64_t s = 0; s < E; ++s)
-    inside &= uint32_t(edges.other[s]) < uint64_t(N) && uint32_t(edges.edge[s]) < uint64_t(E);
-  STGT_CHECK(op, inside, name, " has a node or an edge out of range: there are ", N, " nodes and ", E, " edges");
+    if (uint32_t(edges.other[s]) >= uint64_t(N) || uint32_t(edges.edge[s]) >= uint64_t(E)) wrong = s;
+  STGT_CHECK(op, wrong < 0, name, " has a node or an edge out of range: there are ", N, " nodes and ", E,
+             " edges, got node ", edges.other[wrong], " and edge ", edges.edge[wrong], " at place ", wrong);
   return edges;
 }
 
@@ -62,7 +66,7 @@ EdgeValues edge_values(const char* op, const char* name, MaybeTensor& values, co
   if (!type) return {values->data_ptr(), nullptr};
   check_shape(op, "edge_type", *type, {args.E});
   check_dtype(op, "edge_type", *type, ScalarType::Byte);
-  STGT_CHECK(op, type->is_contiguous(), "edge_type must be contiguous");
+  STGT_CHECK(op, type->is_contiguous(), "edge_type must be contiguous, got a stride of ", type->stride(0));
   const uint8_t* const types = static_cast<const uint8_t*>(type->data_ptr());
   uint8_t most = 0;
   for (int64_t e = 0; e < args.E; ++e) most = std::max(most, types[e]);
@@ -75,7 +79,8 @@ EdgeAttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, cons
                           MaybeTensor& edge_bias, const Tensor& row_ptr, const Tensor& source, const Tensor& row_edge,
                           const MaybeTensor& scale_type, const MaybeTensor& bias_type, const MaybeTensor& seed,
                           double clamp, double scale, double dropout_p) {
-  STGT_CHECK(op, q.dim() == 3 && source.dim() == 1, "q must be (N, H, D) and source (E)");
+  STGT_CHECK(op, q.dim() == 3 && source.dim() == 1, "q must be (N, H, D) and source (E), got ", q.dim(), " and ",
+             source.dim(), " dimensions");
   EdgeAttentionArgs args{};
   args.dtype = dtype_of(op, q);
   args.N = q.size(0), args.H = q.size(1), args.D = q.size(2), args.E = source.size(0);
@@ -91,7 +96,8 @@ EdgeAttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, cons
   args.edge_scale = edge_values(op, "edge_scale", edge_scale, scale_type, args, wide);
   args.edge_bias = edge_values(op, "edge_bias", edge_bias, bias_type, args, wide);
   if (dropout_p > 0) {
-    STGT_CHECK(op, dropout_p < 1 && seed.has_value(), "dropout needs a seed and a probability below 1");
+    STGT_CHECK(op, dropout_p < 1 && seed, "dropout needs a seed and a probability below 1, got ", dropout_p,
+               seed ? " and a seed" : " and no seed");
     check_shape(op, "seed", *seed, {1});
     check_dtype(op, "seed", *seed, ScalarType::Long);
     args.drop_threshold = uint32_t(std::min(std::nearbyint(dropout_p * 65536), 65535.0));
@@ -175,7 +181,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   check_shape(op, "softmax", softmax, {args.N, args.H, 2});
   check_dtype(op, "softmax", softmax, wide);
   STGT_CHECK(op, (!need_dscale || edge_scale) && (!need_dbias || edge_bias),
-             "a gradient was asked of what is not there");
+             "need_dscale must come with edge_scale, and need_dbias with edge_bias, got neither or one of them");
   if (dscores) {
     check_shape(op, "dscores", *dscores, {args.E, args.H});
     check_dtype(op, "dscores", *dscores, wide);

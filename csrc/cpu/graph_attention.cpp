@@ -18,7 +18,9 @@ Dtype dtype_of(const char* op, const Tensor& q) {
     case ScalarType::Double: return Dtype::f64;
     case ScalarType::BFloat16: return Dtype::bf16;
     case ScalarType::Half: return Dtype::f16;
-    default: STGT_CHECK(op, false, "q must be float32, float64, bfloat16 or float16"); return Dtype::f32;
+    default:
+      STGT_CHECK(op, false, "q must be float32, float64, bfloat16 or float16, got ", dtype_name(q.scalar_type()));
+      return Dtype::f32;
   }
 }
 
@@ -37,7 +39,8 @@ Tensor heads_last(const char* op, const char* name, const Tensor& like) {
 
 GraphAttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weight,
                            const Tensor& live, const std::optional<Tensor>& seed, double scale, double dropout_p) {
-  STGT_CHECK(op, q.dim() == 4 && weight.dim() == 5, "q must be (B, H, N, D) and weight (B, T, P, 2w+1, P)");
+  STGT_CHECK(op, q.dim() == 4 && weight.dim() == 5, "q must be (B, H, N, D) and weight (B, T, P, 2w+1, P), got ",
+             q.dim(), " and ", weight.dim(), " dimensions");
   GraphAttentionArgs args{};
   args.dtype = dtype_of(op, q);
   args.B = q.size(0), args.H = q.size(1), args.D = q.size(3);
@@ -55,7 +58,8 @@ GraphAttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, con
   args.half_weight = weight.scalar_type() == ScalarType::Half;
   check_dtype(op, "live", live, ScalarType::Bool);
   if (dropout_p > 0) {
-    STGT_CHECK(op, dropout_p < 1 && seed.has_value(), "dropout needs a seed and a probability below 1");
+    STGT_CHECK(op, dropout_p < 1 && seed, "dropout needs a seed and a probability below 1, got ", dropout_p,
+               seed ? " and a seed" : " and no seed");
     check_shape(op, "seed", *seed, {1});
     check_dtype(op, "seed", *seed, ScalarType::Long);
     args.drop_threshold = uint32_t(std::min(std::nearbyint(dropout_p * 65536), 65535.0));

@@ -18,7 +18,8 @@ SpatioTemporalGraphArgs checked(const char* op, const Tensor& x, int64_t window)
     case ScalarType::Double: args.dtype = Dtype::f64; break;
     case ScalarType::BFloat16: args.dtype = Dtype::bf16; break;
     case ScalarType::Half: args.dtype = Dtype::f16; break;
-    default: STGT_CHECK(op, false, "x must be float32, float64, bfloat16 or float16");
+    default:
+      STGT_CHECK(op, false, "x must be float32, float64, bfloat16 or float16, got ", dtype_name(x.scalar_type()));
   }
   args.B = x.size(0), args.T = x.size(1), args.P = x.size(2), args.C = x.size(3), args.W = window;
   STGT_CHECK(op, args.W >= 0 && args.W < args.T, "0 <= window < T=", args.T, ", got ", window);
@@ -68,7 +69,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor x, double threshold, int64_t w
 
 Tensor backward(Tensor dweight, Tensor x, Tensor weight, Tensor inv_norm) {
   const char* op = "spatio_temporal_graph_bwd";
-  STGT_CHECK(op, weight.dim() == 5, "weight must be (B, T, P, 2w+1, P)");
+  STGT_CHECK(op, weight.dim() == 5, "weight must be (B, T, P, 2w+1, P), got ", weight.dim(), " dimensions");
   SpatioTemporalGraphArgs args = checked(op, x, weight.size(3) / 2);
   for (const auto& [name, tensor] : {std::pair{"weight", &weight}, std::pair{"dweight", &dweight}}) {
     check_shape(op, name, *tensor, {args.B, args.T, args.P, args.band(), args.P});

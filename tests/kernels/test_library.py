@@ -126,12 +126,12 @@ class TestDirectCalls:
         ("index", "value", "message"),
         [
             (0, torch.randn(2, 3, 70, 3, 69), "dweight must have size 70 in dimension 4, got 69"),
-            (0, torch.randn(2, 3, 70, 3, 70).half(), "dweight has the wrong dtype"),
+            (0, torch.randn(2, 3, 70, 3, 70).half(), "dweight must be float32, got float16"),
             (1, torch.randn(2, 2, 70, 24), "weight must have size 2"),
             (2, torch.randn(2, 3, 70, 70), "weight must be"),
-            (2, torch.randn(2, 3, 70, 3, 70).double(), "weight has the wrong dtype"),
+            (2, torch.randn(2, 3, 70, 3, 70).double(), "weight must be float32, got float64"),
             (3, torch.randn(2, 3, 69), "inv_norm must have size 70"),
-            (3, torch.randn(2, 3, 70).double(), "inv_norm has the wrong dtype"),
+            (3, torch.randn(2, 3, 70).double(), "inv_norm must be float32, got float64"),
         ],
     )
     def test_spatio_temporal_graph_bwd(self, index, value, message, backend):
@@ -144,15 +144,15 @@ class TestDirectCalls:
         (0, torch.randn(2, 2, 140, 129), "1 <= D <= 128, got 129"),
         (0, torch.zeros(2, 2, 140, 24, dtype=torch.int64), "q must be float32"),
         (1, torch.randn(2, 2, 140, 23), "k must have size 24 in dimension 3, got 23"),
-        (1, torch.randn(2, 2, 140, 24).double(), "k has the wrong dtype"),
+        (1, torch.randn(2, 2, 140, 24).double(), "k must be float32, got float64"),
         (2, torch.randn(2, 1, 140, 24), "v must have size 2 in dimension 1, got 1"),
-        (2, torch.randn(2, 2, 140, 24).half(), "v has the wrong dtype"),
+        (2, torch.randn(2, 2, 140, 24).half(), "v must be float32, got float16"),
         (3, torch.randn(2, 140, 140), "weight"),
         (3, torch.randn(2, 2, 70, 3, 69), "weight must have size 70 in dimension 4, got 69"),
         (3, torch.randn(2, 2, 70, 4, 70), "weight must have size 5 in dimension 3, got 4"),
-        (3, torch.randn(2, 2, 70, 3, 70).half(), "weight has the wrong dtype"),
+        (3, torch.randn(2, 2, 70, 3, 70).half(), "weight must be float32, got float16"),
         (4, torch.ones(2, 2, 1, 3, 1, dtype=torch.bool), "live must have size 2 in dimension 2, got 1"),
-        (4, torch.ones(2, 2, 2, 3, 2), "live has the wrong dtype"),
+        (4, torch.ones(2, 2, 2, 3, 2), "live must be bool, got float32"),
     ]
 
     @pytest.mark.parametrize(("index", "value", "message"), WRONG)
@@ -166,15 +166,15 @@ class TestDirectCalls:
     @pytest.mark.parametrize(
         ("index", "value", "message"),
         [
-            (4, torch.zeros(2, 2, 70, 3, 70).half(), "weight has the wrong dtype"),
+            (4, torch.zeros(2, 2, 70, 3, 70).half(), "weight must be float32, got float16"),
             (0, torch.randn(2, 2, 140, 23), "dout must have size 24"),
-            (0, torch.randn(2, 2, 140, 24).double(), "dout has the wrong dtype"),
+            (0, torch.randn(2, 2, 140, 24).double(), "dout must be float32, got float64"),
             (7, torch.randn(2, 2, 140, 23), "out must have size 24"),
-            (7, torch.randn(2, 2, 140, 24).double(), "out has the wrong dtype"),
+            (7, torch.randn(2, 2, 140, 24).double(), "out must be float32, got float64"),
             (8, torch.randn(2, 2, 139), "lse must have size 140"),
-            (8, torch.randn(2, 2, 140).half(), "lse has the wrong dtype"),
+            (8, torch.randn(2, 2, 140).half(), "lse must be float32, got float16"),
             (9, torch.randn(2, 2, 139), "dlse must have size 140"),
-            (9, torch.randn(2, 2, 140).half(), "dlse has the wrong dtype"),
+            (9, torch.randn(2, 2, 140).half(), "dlse must be float32, got float16"),
         ],
     )
     def test_graph_attention_bwd_alone(self, index, value, message, backend):

@@ -68,8 +68,9 @@ class Launcher {
 };
 
 inline void check_device(const char* op, const char* name, const Tensor& x, const Tensor& reference) {
-  STGT_CHECK(op, x.is_cuda() && x.get_device_index() == reference.get_device_index(), name,
-             " is on another device than the other tensors");
+  const int expected = int(reference.get_device_index()), device = int(x.get_device_index());
+  STGT_CHECK(op, x.is_cuda(), name, " must be on cuda:", expected, ", got a tensor that is not on a GPU");
+  STGT_CHECK(op, device == expected, name, " must be on cuda:", expected, ", got cuda:", device);
 }
 
 }  // namespace stgt

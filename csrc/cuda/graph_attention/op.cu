@@ -28,13 +28,16 @@ Tensor heads_last(const char* op, const char* name, const Tensor& like) {
 
 AttentionParams checked(const char* op, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weight,
                         const Tensor& live, const std::optional<Tensor>& seed, double scale, double dropout_p) {
-  STGT_CHECK(op, q.dim() == 4 && weight.dim() == 5, "q must be (B, H, N, D) and weight (B, T, P, 2w+1, P)");
+  STGT_CHECK(op, q.dim() == 4 && weight.dim() == 5, "q must be (B, H, N, D) and weight (B, T, P, 2w+1, P), got ",
+             q.dim(), " and ", weight.dim(), " dimensions");
   const ScalarType dtype = q.scalar_type();
   STGT_CHECK(op, dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
-             "q must be float32, bfloat16 or float16");
-  STGT_CHECK(op, q.numel() > 0, "q must not be empty");
+             "q must be float32, bfloat16 or float16, got ", dtype_name(dtype));
+  STGT_CHECK(op, q.numel() > 0, "q must not be empty, got (", q.size(0), ", ", q.size(1), ", ", q.size(2), ", ",
+             q.size(3), ")");
   STGT_CHECK(op, q.size(3) <= 128, "1 <= D <= 128, got ", q.size(3));
-  STGT_CHECK(op, q.size(2) <= INT32_MAX && q.size(0) * q.size(1) <= INT32_MAX, "q is too large");
+  STGT_CHECK(op, q.size(2) <= INT32_MAX && q.size(0) * q.size(1) <= INT32_MAX, "q must have N and B * H of at most ",
+             INT32_MAX, ", got N=", q.size(2), " and B * H=", q.size(0) * q.size(1));
   AttentionParams p{};
   p.B = int(q.size(0)), p.H = int(q.size(1)), p.D = int(q.size(3));
   p.T = int(weight.size(1)), p.P = int(weight.size(2)), p.W = int(weight.size(3) / 2), p.scale = float(scale);
@@ -53,7 +56,8 @@ AttentionParams checked(const char* op, const Tensor& q, const Tensor& k, const 
     check_device(op, name, *tensor, q);
   p.inverse_keep = 1;
   if (dropout_p > 0) {
-    STGT_CHECK(op, dropout_p < 1 && seed.has_value(), "dropout needs a seed and a probability below 1");
+    STGT_CHECK(op, dropout_p < 1 && seed, "dropout needs a seed and a probability below 1, got ", dropout_p,
+               seed ? " and a seed" : " and no seed");
     check_shape(op, "seed", *seed, {1});
     check_dtype(op, "seed", *seed, ScalarType::Long);
     check_device(op, "seed", *seed, q);

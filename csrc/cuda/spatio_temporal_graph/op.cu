@@ -22,11 +22,13 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 GraphParams checked(const char* op, const Tensor& x, int64_t window) {
   STGT_CHECK(op, x.dim() == 4, "x must be (B, T, P, C), got ", x.dim(), " dimensions");
-  STGT_CHECK(op, x.numel() > 0, "x must not be empty");
+  STGT_CHECK(op, x.numel() > 0, "x must not be empty, got (", x.size(0), ", ", x.size(1), ", ", x.size(2), ", ",
+             x.size(3), ")");
   const ScalarType dtype = x.scalar_type();
   STGT_CHECK(op, dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
-             "x must be float32, bfloat16 or float16");
-  for (int64_t size : x.sizes()) STGT_CHECK(op, size <= INT_MAX / 2, "x is too large: a dimension of ", size);
+             "x must be float32, bfloat16 or float16, got ", dtype_name(dtype));
+  for (int64_t size : x.sizes())
+    STGT_CHECK(op, size <= INT_MAX / 2, "x must have sizes of at most ", INT_MAX / 2, ", got ", size);
   STGT_CHECK(op, 0 <= window && window < x.size(1), "0 <= window < T=", x.size(1), ", got ", window);
   GraphParams p{};
   p.B = int(x.size(0)), p.T = int(x.size(1)), p.P = int(x.size(2)), p.C = int(x.size(3)), p.W = int(window);
@@ -102,7 +104,7 @@ void backward_with(const char* op, const Launcher& launch, const GraphParams& p,
 
 Tensor backward(Tensor dweight, Tensor x, Tensor weight, Tensor inv_norm) {
   const char* op = "spatio_temporal_graph_bwd";
-  STGT_CHECK(op, weight.dim() == 5, "weight must be (B, T, P, 2w+1, P)");
+  STGT_CHECK(op, weight.dim() == 5, "weight must be (B, T, P, 2w+1, P), got ", weight.dim(), " dimensions");
   GraphParams p = checked(op, x, weight.size(3) / 2);
   for (const auto& [name, tensor] : {std::pair{"weight", &weight}, std::pair{"dweight", &dweight}}) {
     check_shape(op, name, *tensor, {p.B, p.T, p.P, 2 * p.W + 1, p.P});
