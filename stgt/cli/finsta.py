@@ -42,13 +42,13 @@ def graphs(
             annotations of Action Genome, PVSG, STAR, VidOR or VidVRD.
         source: File or folder to read.
         out: File to write, e.g. graphs.jsonl.
-        videos: Folder of the videos, for --detect and for annotations that do not tell the size or rate of frames; the
+        videos: Folder of the videos, for --detect and for annotations that lack the size or the rate of the frames; the
             folder `videos` beside SOURCE if not given.
-        parse: Make the graphs of the texts with a parser. Texts always get theirs.
+        parse: Make the graphs of the texts with a parser. The form "texts" always does.
         detect: Make the graphs of the videos with a detector of transformers: a folder, or a name on the Hugging Face
             hub. "blobs" finds the objects of simulated clips by their colours.
-        labels: What the detector looks for, e.g. "a man" "a horse"; for a detector with classes of its own, the classes
-            to keep.
+        labels: Things that the detector looks for, e.g. "a man" "a horse"; for a detector with a fixed list of
+            classes, the classes to keep.
         threshold: Smallest score of a detected object; 0.3 if not given.
         frames: Number of frames of each clip, evenly spread; all if not given.
         device: "auto" is a GPU where there is one.
@@ -58,9 +58,9 @@ def graphs(
 
     require_positive(frames=frames)
     if detect in (None, BLOBS):
-        refuse("with --detect and the name of a detector only", labels=labels, threshold=threshold)
+        refuse("with --detect and the name of a detector", labels=labels, threshold=threshold)
     if form == "texts":
-        refuse("with another form than texts only", detect=detect, frames=frames)
+        refuse("with a form other than texts", detect=detect, frames=frames)
     if form == "videos" and detect is None:
         raise ValueError("videos hold no graphs, expected --detect and the name of a detector")
     if form == "captions" and not parse and detect is None:
@@ -74,7 +74,7 @@ def graphs(
     if detect is not None:
         if folder is None:
             raise ValueError(
-                f"{source}: there is no folder `videos` beside it; name the folder of the videos by --videos"
+                f"{source}: there is no folder `videos` beside it, expected --videos and the folder of the videos"
             )
         clips = with_videos(clips, folder, frames, _finder(detect, labels, threshold, device))
     elif frames is not None:
@@ -90,10 +90,10 @@ def graphs(
 
 
 def _folder_of_videos(form: str, source: Path, videos: Path | None) -> Path | None:
-    """The folder that is named, or else the one in SOURCE or beside it; None if there is none."""
+    """The folder `videos` if given, or else the folder of that name in SOURCE or beside it; None if there is none."""
     if videos is not None:
         if not videos.is_dir():
-            raise ValueError(f"--videos is {videos}, expected a folder")
+            raise ValueError(f"--videos is {videos}, expected an existing folder")
         return videos
     if form == "videos":
         return source

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_clips(form: str, source: Path, videos: Path | None) -> Iterator[ClipGraphs]:
-    """Clips of a file or folder, with the graphs that it holds, or with none as yet.
+    """Clips of a file or folder, with the graphs in it. Captions, texts and videos have no graphs yet.
 
     form: "graphs" (our own lines), "captions" (a retrieval annotation), "texts" (a sentence on each line), "videos" (a
     folder), or one of READERS. videos: the folder of the videos, which some of READERS need.
@@ -52,7 +52,7 @@ def _bare(video: str, text: str) -> ClipGraphs:
 
 
 def with_texts(clips: Iterable[ClipGraphs], parse: Callable[[str], TextGraph]) -> Iterator[ClipGraphs]:
-    """Clips with a new graph of each text. What was known about nodes of an old one is dropped."""
+    """Clips with a new graph of each text. The grounding is dropped, since it names nodes of the old graph."""
     for clip in clips:
         if clip.text:
             source = clip.source if clip.dsg else "parser"
@@ -66,7 +66,7 @@ def with_videos(
     """Clips with a new graph of each video.
 
     frames: the number of frames to look at, evenly spread, or None for all. find: takes frames, uint8 (T, H, W, 3), and
-    their times in seconds. A video that cannot be read is left out with a warning, since others may have taken hours.
+    their times in seconds. A video that cannot be read is left out with a warning, so that the work on others is kept.
     """
     last: tuple[str, VideoGraph | None] = ("", None)
     for clip in clips:
@@ -83,12 +83,13 @@ def _found(path: Path, frames: int | None, find: Callable[[Tensor, list[float]],
         logger.warning("%s; it is left out", error)
         return None
     times = clip.times.tolist()
-    kept = [place for place, time in enumerate(times) if not place or time > times[place - 1]]  # a short clip repeats
+    # A video with fewer frames than were asked for repeats some of them, which are left out here.
+    kept = [place for place, time in enumerate(times) if not place or time > times[place - 1]]
     return find(clip.frames[kept], [times[place] for place in kept])
 
 
 def thinned(clips: Iterable[ClipGraphs], frames: int) -> Iterator[ClipGraphs]:
-    """Clips with at most so many frames, evenly spread."""
+    """Clips with at most `frames` frames, evenly spread."""
     for clip in clips:
         if clip.dsg and len(clip.dsg.frames) > frames:
             kept = [clip.dsg.frames[place] for place in sample_indices(len(clip.dsg.frames), frames)]

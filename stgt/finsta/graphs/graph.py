@@ -1,4 +1,4 @@
-"""The scene graphs of a clip as plain values: what its text says, and what is seen in its frames."""
+"""The scene graphs of a clip as plain values: a graph of its text, and a graph of the objects in its frames."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TextEdge(NamedTuple):
     """An edge between two nodes of a text, given by their ids.
 
     A predicate has edges to its subject, its object and its adverbs, and an object to its attributes. "order" leads
-    from what happens first to what happens next, "while" from one predicate to another of the same time.
+    from a predicate to one that happens after it, and "while" from a predicate to one that happens at the same time.
     """
 
     source: int
@@ -57,14 +57,14 @@ class SeenObject:
     """The number of the object, the same in all frames of a clip"""
     label: str
     score: float
-    """From 0 to 1; 1 for what people annotated"""
+    """From 0 to 1; 1 for an object that people annotated"""
     box: tuple[float, float, float, float]
     """x0, y0, x1, y1 from 0 to 1, as parts of the frame's width and height, with x to the right and y down"""
     attributes: tuple[str, ...] = ()
 
 
 class Relation(NamedTuple):
-    """What holds between two objects of a frame, or for one alone."""
+    """A relation between two objects of a frame, or a predicate of one object alone."""
 
     subject: int
     """The track of an object in the same frame"""
@@ -85,16 +85,16 @@ class Frame:
 @dataclass(frozen=True)
 class VideoGraph:
     frames: tuple[Frame, ...]
-    """In the order of time"""
+    """In order of time"""
 
 
 @dataclass(frozen=True)
 class Grounding:
-    """The truth about a node of the text: which tracks it is about, and when it holds."""
+    """The truth about a node of the text: the tracks that it is about, and the time during which it is true."""
 
     node: int
     tracks: tuple[int, ...]
-    """The track of an object, or the subject's track and, if there is one, the object's track of a predicate"""
+    """The track of an object. For a predicate: the track of its subject and, if it has one, that of its object"""
     start: float
     end: float
     """Seconds; the interval is half-open, [start, end)"""
@@ -102,7 +102,7 @@ class Grounding:
 
 @dataclass(frozen=True)
 class ClipGraphs:
-    """The graphs of one clip. One of `tsg` and `dsg` may be missing."""
+    """The graphs of one clip. `tsg` and `dsg` may be None, but a clip in a file has at least one of them."""
 
     video: str
     """The name of the file, relative to a folder of videos"""
@@ -112,5 +112,5 @@ class ClipGraphs:
     dsg: VideoGraph | None
     """Dynamic scene graph, one graph per frame"""
     source: str
-    """One of SOURCES. It is about `dsg`, and about `tsg` where there is no `dsg`"""
+    """One of SOURCES: where `dsg` comes from, or `tsg` if there is no `dsg`"""
     grounding: tuple[Grounding, ...] = ()

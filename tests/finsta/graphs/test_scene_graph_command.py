@@ -72,14 +72,14 @@ def test_texts_and_captions_are_parsed(clips, stgt, tmp_path):
     [
         (["videos", "."], "videos hold no graphs, expected --detect and the name of a detector"),
         (["captions", "a.json"], "captions hold no graphs, expected --parse, --detect or both"),
-        (["texts", "a.txt", "--frames", 3], "--frames is given, expected it with another form than texts only"),
+        (["texts", "a.txt", "--frames", 3], "--frames is given, expected it with a form other than texts"),
         (["graphs", "a.jsonl", "--frames", 0], "--frames is 0, expected at least 1"),
         (["shapes", ".", "--labels", "a"], "--labels is given, expected it with --detect and the name of a detector"),
         (["videos", ".", "--detect", "blobs", "--threshold", 0.5], "--threshold is given, expected it with --detect"),
-        (["graphs", "a.jsonl", "--videos", "gone"], "--videos is gone, expected a folder"),
+        (["graphs", "a.jsonl", "--videos", "gone"], "--videos is gone, expected an existing folder"),
         (["graphs", "a.jsonl", "--detect", "blobs"], "a.jsonl: there is no folder `videos` beside it"),
         (["graphs", "a.jsonl"], "a.jsonl: no such file"),
-        (["vidvrd", "."], "no JSON file is in the folder"),
+        (["vidvrd", "."], "there is no JSON file in the folder"),
     ],
 )
 def test_what_makes_no_graphs_is_refused(words, message, stgt, tmp_path, monkeypatch):

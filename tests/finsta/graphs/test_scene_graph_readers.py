@@ -158,7 +158,7 @@ def test_action_genome(tmp_path, charades):
         Relation(0, "looking at", 1), Relation(0, "holding", 1), Relation(0, "touching", 1),
         Relation(1, "in front of", 0),
     }  # fmt: skip
-    with pytest.raises(ValueError, match="the rate of the frames of 001YG.mp4 is not told there, expected the folder"):
+    with pytest.raises(ValueError, match="the rate of the frames of 001YG.mp4 is not in it, expected the folder"):
         list(READERS["action-genome"](tmp_path, None))
 
 

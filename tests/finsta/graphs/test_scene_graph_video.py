@@ -31,7 +31,7 @@ def test_boxes_are_cut_at_the_border_and_weak_ones_are_left_out():
         [[-10, 20, 50, 120], [120, 0, 130, 10], [0, 0, 10, 10]], ["a", "b", "c"], [0.5, 1.0, 0.1], 100, 100, least=0.2
     )
     assert found.labels == ("a",) and found.boxes.tolist() == [[0, 0.2, 0.5, 1]] and found.scores.tolist() == [0.5]
-    with pytest.raises(ValueError, match="there are 1 boxes, 2 labels and 1 scores, expected as many of each"):
+    with pytest.raises(ValueError, match="there are 1 boxes, 2 labels and 1 scores, expected equal numbers"):
         detections([[0, 0, 1, 1]], ["a", "b"], [1], 10, 10)
 
 
@@ -147,7 +147,7 @@ def test_results_of_another_tracker_are_taken():
 def test_tracks_that_do_not_fit_the_detections_are_refused():
     with pytest.raises(ValueError, match="there are 1 times, 2 lists of detections and 2 of tracks"):
         video_graph([0.0], [at(), at()])
-    message = re.escape("frame 0 has 2 objects and the tracks [1, 1], expected one for each")
+    message = re.escape("frame 0 has 2 objects and the tracks [1, 1], expected another one for each")
     with pytest.raises(ValueError, match=message):
         video_graph([0.0], [at((10, 10), (50, 50))], [np.array([1, 1])])
 

@@ -1,9 +1,10 @@
-"""Action Genome: objects with which one person in a video of Charades has to do, and their relations.
+"""Action Genome: objects that one person in a video of Charades deals with, and their relations.
 
 object_bbox_and_relationship.pkl is {"VIDEO/FRAME.png": [{class, bbox (x, y, w, h), attention_relationship,
-spatial_relationship, contacting_relationship: [text], visible, metadata}]}, and person_bbox.pkl is {the same:
-{bbox (n, 4) x0 y0 x1 y1, bbox_size (w, h)}}. Frames are counted from 1. A class has one instance in a video. The person
-is the subject of attention and contact, and the object of relations in space, as in the paper's evaluation.
+spatial_relationship, contacting_relationship: [text], visible, metadata}]}, and person_bbox.pkl is
+{"VIDEO/FRAME.png": {bbox (n, 4) x0 y0 x1 y1, bbox_size (w, h)}}. Frames are counted from 1. A class has one instance
+in a video. The person is the subject of attention and contact, and the object of relations in space, as in the
+evaluation of Action Genome's paper.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _KINDS = ("attention_relationship", "contacting_relationship", "spatial_relation
 def read_action_genome(folder: Path, videos: Path | None) -> Iterator[ClipGraphs]:
     """The annotated frames of each video, with the person as track 0.
 
-    folder: it holds the two pickles. videos: Charades' videos, which tell the rate of frames.
-    Raises ValueError that names the file and the entry for anything odd.
+    folder: the folder with the two pickles. videos: Charades' videos, from which the rate of the frames is read.
+    Raises ValueError that names the file and the entry if an entry is not in the published format.
     """
     objects_file, persons_file = folder / "object_bbox_and_relationship.pkl", folder / "person_bbox.pkl"
     objects = unpickle_plain(objects_file, dict)

@@ -1,4 +1,4 @@
-"""Boxes in pixels as annotations give them, and as parts of the frame."""
+"""Turns boxes in pixels into parts of the frame, and names of classes into words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What annotations leave out and their videos tell: the rate and the size of the frames."""
+"""The rate and the size of a video's frames, for annotations that leave them out."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Facts(NamedTuple):
 def facts_of(video: str, videos: Path | None, missing: str, where: str) -> Facts:
     """The facts about a video in the folder `videos`.
 
-    missing: what the annotations do not tell. Raises ValueError that begins with `where` if there is no folder, and
-    VideoError for a file that cannot be read.
+    missing: the name of the fact that the annotations leave out, for the error. Raises ValueError that begins with
+    `where` if there is no folder, and VideoError for a file that cannot be read.
     """
     if videos is None:
-        raise ValueError(f"{where}: {missing} of {video} is not told there, expected the folder of the videos")
+        raise ValueError(f"{where}: {missing} of {video} is not in it, expected the folder of the videos (--videos)")
     path = videos / video
     with VideoFile(path, max_pixels=MAX_PIXELS, deadline=None) as file:
         rate = file.stream.average_rate
     if not rate:
-        raise ValueError(f"{path}: its rate of frames is unknown, expected a video with one")
+        raise ValueError(f"{path}: its frame rate is unknown, expected a video with one")
     height, width = read_clip(path, 1).frames.shape[1:3]
     return Facts(float(rate), width, height)

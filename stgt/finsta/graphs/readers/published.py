@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def in_published_form(where: str) -> Iterator[None]:
-    """Replace the errors of a value of another type or shape, or that is missing, by a ValueError that names `where`.
+    """Turn errors that missing values, or values of a wrong type or shape, cause into a ValueError that names `where`.
 
-    Values that are often wrong are checked by readers themselves. Their errors, which say what was expected, stay.
+    Readers check values that are often wrong themselves. Those errors say what was expected, and are not replaced.
     """
     try:
         yield

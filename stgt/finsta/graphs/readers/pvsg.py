@@ -1,8 +1,8 @@
-"""PVSG: panoptic masks of objects and relations between them, as OpenPVSG lays them out.
+"""PVSG: panoptic masks of objects and relations between them, in the folders of OpenPVSG.
 
-pvsg.json has split {source: {train, val}} and data [{video_id, meta {fps}, objects [{object_id, category}], relations
+pvsg.json has split {data set: {train, val}} and data [{video_id, meta {fps}, objects [{object_id, category}], relations
 [[subject, object, predicate, [[first, last], …]]]}], where the last frame of a span belongs to it.
-SOURCE/masks/VIDEO/0000.png holds the object_id of each pixel, and 0 where there is none.
+DATASET/masks/VIDEO/0000.png holds the object_id of each pixel, and 0 where there is none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stgt.structure import field, read_json, shown
 
 
 def read_pvsg(folder: Path, videos: Path | None = None) -> Iterator[ClipGraphs]:
-    """Every frame of each video that has masks. folder: it holds pvsg.json and the folders of the sources."""
+    """Every frame of each video that has masks. folder: it holds pvsg.json and a folder for each data set."""
     file = folder / "pvsg.json"
     values = read_json(file, dict)
     with in_published_form(f"{file}: 'split'"):
@@ -43,7 +43,7 @@ def read_pvsg(folder: Path, videos: Path | None = None) -> Iterator[ClipGraphs]:
             found = True
             yield clip
     if not found:
-        raise ValueError(f"{folder}: no video of pvsg.json has masks there, expected SOURCE/masks/VIDEO/0000.png")
+        raise ValueError(f"{folder}: no video of pvsg.json has masks there, expected DATASET/masks/VIDEO/0000.png")
 
 
 def _clip(entry: dict, video: str, masks: list[Path], where: str) -> ClipGraphs:
@@ -80,7 +80,7 @@ def _seen(mask: Path, labels: dict[int, str]) -> dict[int, SeenObject]:
     with Image.open(mask) as image:
         pixels = np.asarray(image)
     if pixels.ndim != 2:
-        raise ValueError(f"{mask}: a picture of {image.mode}, expected one number per pixel")
+        raise ValueError(f"{mask}: the picture has mode {image.mode}, expected one number per pixel")
     height, width = pixels.shape
     seen = {}
     for track in np.unique(pixels).tolist():

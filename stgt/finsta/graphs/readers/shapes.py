@@ -22,7 +22,7 @@ from stgt.finsta.graphs.readers.published import in_published_form
 from stgt.structure import field, read_json
 
 SEEN = 0.1
-"""The smallest share of an object's area that is seen, below which the object is left out of a frame"""
+"""Share of an object's area that has to be visible; otherwise the object is left out of the frame"""
 
 
 def read_shapes(folder: Path, videos: Path | None = None) -> Iterator[ClipGraphs]:

@@ -1,9 +1,9 @@
 """STAR: questions about videos of Charades, each with the situation graphs of its part of the video.
 
 STAR_train.json is [{question_id, question, video_id, start, end, situations {frame: {actions [a012], rel_pairs [[o000,
-o012]], rel_labels [r002], bbox [[x0, y0, x1, y1] or null], bbox_labels [o000]}}}]. Beside it, or in the folder
-STAR_classes there, lie object_classes.txt, relationship_classes.txt and action_classes.txt, whose lines are a code and
-its words. Frames are counted from 1, and a class has one instance in a video.
+o012]], rel_labels [r002], bbox [[x0, y0, x1, y1] or null], bbox_labels [o000]}}}]. object_classes.txt,
+relationship_classes.txt and action_classes.txt lie beside it, or in the folder STAR_classes beside it. Each of their
+lines is a code and its words. Frames are counted from 1, and a class has one instance in a video.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PERSON = "o000"
 def read_star(file: Path, videos: Path | None) -> Iterator[ClipGraphs]:
     """The situations of each question, with the question as the clip's text.
 
-    videos: Charades' videos, which tell the rate and the size of the frames.
+    videos: Charades' videos, from which the rate and the size of the frames are read.
     """
     beside = file.parent / "STAR_classes"
     folder = beside if beside.is_dir() else file.parent

@@ -23,7 +23,7 @@ def unpickle_plain(path: str | Path, kind: type) -> object:
         raise
     except _RefusedError as error:
         raise ValueError(f"{path}: {error}, expected plain values and NumPy arrays") from None
-    except Exception as error:  # damaged bytes lead the unpickler anywhere
+    except Exception as error:  # damaged bytes can make the unpickler raise anything
         raise ValueError(f"{path}: it is no readable pickle ({type(error).__name__}: {error})") from None
     if not isinstance(value, kind):
         raise ValueError(f"{path}: holds a {type(value).__name__}, expected a {kind.__name__}")
@@ -43,7 +43,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _DType:
-    """Replaces a type of NumPy, whose byte order is set after it was made."""
+    """Stands for a dtype of NumPy. The pickle makes it first, and then sets its byte order."""
 
     def __init__(self, name: str, *_: object) -> None:
         self.found = np.dtype(name)
@@ -55,7 +55,7 @@ class _DType:
 
 
 class _Array(list):
-    """Replaces an array of NumPy, whose numbers are set after it was made."""
+    """Stands for an array of NumPy. The pickle makes it empty, and then sets its numbers."""
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, is_fortran, data = state
@@ -75,14 +75,14 @@ def _scalar(dtype: _DType, data: bytes) -> bool | int | float:
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """Bytes, as files for Python 2 hold them."""
+    """Makes bytes from text, as pickles that Python 2 can read store them."""
     if encoding != "latin1":
         raise _RefusedError(f"it names the encoding {encoding!r}")
     return text.encode("latin1")
 
 
 def _no_bytes() -> bytes:
-    """How files for Python 2 hold bytes without length."""
+    """Makes empty bytes, which pickles that Python 2 can read store as a call of bytes()."""
     return b""
 
 

@@ -18,10 +18,10 @@ from stgt.structure import field, read_json
 
 
 def read_vidvrd(source: Path, videos: Path | None = None) -> Iterator[ClipGraphs]:
-    """Every frame of each video. source: a file, or a folder whose JSON files are read, also those in its folders."""
+    """Every frame of each video. source: a file, or a folder whose JSON files are read, also in its subfolders."""
     files = [source / name for name in find_files(source, [".json"]).files] if source.is_dir() else [source]
     if not files:
-        raise ValueError(f"{source}: no JSON file is in the folder, expected one per video")
+        raise ValueError(f"{source}: there is no JSON file in the folder, expected one per video")
     for file in files:
         values = read_json(file, dict)
         with in_published_form(str(file)):

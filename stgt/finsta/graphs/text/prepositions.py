@@ -34,7 +34,7 @@ def find_prepositions(tree: Tree) -> tuple[dict[int, Preposition], set[int]]:
 
 
 def _grown(tree: Tree, word: Word, inside: set[int]) -> Preposition:
-    """The whole preposition that begins with a word. inside: words that belong to others."""
+    """The whole preposition that begins with a word. inside: the numbers of words that belong to other prepositions."""
     head = tree.head(word)
     words = [head, word] if head is not None and head.lower == "next" and head.pos == "ADV" else [word]
     last = word

@@ -1,10 +1,10 @@
 """The rules that turn a dependency tree into a textual scene graph.
 
 Nouns are objects; their adjectives, nouns before them and numbers are attributes. Verbs are predicates, also those
-without an object, and so are prepositions. The preposition right after a verb without an object belongs to the verb
-("sitting on"), as a direction does ("moving left"). Any other is a predicate of its own, whose subject is the noun or
-the verb before it. What "and" joins, what a relative clause says and what a participle says gets the subject that it
-shares. "then", "before", "after" and "while" give edges between predicates.
+without an object, and so are prepositions. A preposition ("sitting on") or a direction ("moving left") right after a
+verb without an object belongs to the verb. Any other preposition is a predicate of its own, whose subject is the noun
+or the verb before it. Verbs that "and" joins have the same subject. The noun before a relative clause or a participle
+is the subject or the object of the verb in it. "then", "before", "after" and "while" give edges between predicates.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class _Draft:
     kind: str
     words: list[Word]
     main: int
-    """The number of its main word. It and the words next to it give the span of the node"""
+    """The number of its main word. The span of the node covers this word and those of its words that adjoin it"""
 
 
 class _Builder:
-    """The nodes and edges that were found so far."""
+    """The nodes and edges of a text that have been found so far."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
@@ -81,12 +81,12 @@ class _Builder:
         return word.dep not in _MODIFIERS
 
     def _exists(self, word: Word) -> bool:
-        """Whether "there is" says that a noun is there."""
+        """Whether a noun stands after "there is"."""
         head = self.tree.head(word)
         return head is not None and bool(self.tree.children(head, "expl"))
 
     def _only_is(self, word: Word) -> bool:
-        """Whether a word is a form of "be" that is no auxiliary."""
+        """Whether a word is a form of "be", but not an auxiliary verb."""
         return word.lower in ("is", "are", "was", "were", "be", "'s", "'re") and word.dep not in (
             "aux",
             "auxpass",
@@ -125,7 +125,7 @@ class _Builder:
         self._edge(thing, modifier, "attribute")
 
     def _add_state(self, state: Word) -> None:
-        """What "is" says about its subject: "the car is red", "the man is a doctor", "the cat is behind the box"."""
+        """Add the words after "is" as attributes of its subject: "the car is red", "the man is a doctor"."""
         subjects = self._subjects(state)
         for said in self.tree.with_conjuncts(self.tree.children(state, "acomp", "attr")):
             if self._is_object(said):
@@ -139,7 +139,7 @@ class _Builder:
         if head is None or word.dep == "agent":
             return
         if not found.landmarks:
-            # "to the left" says how something moves, or where something is.
+            # "to the left" is an adverb of a verb ("moves to the left"), or an attribute of an object.
             if head.i in self.drafts and self.drafts[head.i].kind in ("predicate", "object") and len(found.words) > 1:
                 kind = "adverb" if self.drafts[head.i].kind == "predicate" else "attribute"
                 self._add(kind, word, found.words)
@@ -192,7 +192,7 @@ class _Builder:
             self._edge(verb, head, "object")
 
     def _subjects(self, verb: Word) -> list[Word]:
-        """The words that a verb or a form of "be" is about, found where it shares them if it has none of its own."""
+        """The subjects of a verb or a form of "be". If it has none of its own, those that it shares with another."""
         head = self.tree.head(verb)
         own = self.tree.children(verb, "nsubj", "nsubjpass")
         if own and not self._is_relative(own[0]):
@@ -227,7 +227,7 @@ class _Builder:
         return verb.dep == "acl" or (verb.dep == "conj" and head is not None and self._is_passive(head))
 
     def _possess(self, owner: Word) -> None:
-        """ "the man's dog": the apostrophe is the predicate between the two."""
+        """Add a predicate for the apostrophe in "the man's dog", with the man as subject and the dog as object."""
         owned = self.tree.head(owner)
         for case in self.tree.children(owner, "case"):
             if owned is not None and self._kind(owned) == "object":
@@ -236,7 +236,7 @@ class _Builder:
                 self._edge(case, owned, "object")
 
     def _order(self, later: Word) -> None:
-        """Edges for "then", "before", "after" and "while" that stand at a predicate or at "is"."""
+        """Add the edges for "then", "before", "after" or "while" that depends on a predicate or on "is"."""
         said = {word.lower for word in self.tree.children(later, "advmod", "mark")}
         head = self.tree.head(later)
         if later.dep == "pcomp" and head is not None and head.lower in ("before", "after", "while"):
@@ -251,7 +251,7 @@ class _Builder:
             self._sequence(head, later, "while")
 
     def _earlier(self, later: Word) -> Word | None:
-        """What happens before a verb with "then": the verb that it is joined to, or the nearest one before it."""
+        """The event before a verb with "then": the verb that it is joined to, or the nearest one before it."""
         head = self.tree.head(later)
         if later.dep == "conj" and head is not None and head.pos in ("VERB", "AUX"):
             joined = [w for w in self.tree.with_conjuncts([head]) if w.i < later.i and w.pos == head.pos]
@@ -296,7 +296,7 @@ class _Builder:
         return TextGraph(tuple(nodes), tuple(sorted(edges)))
 
     def _fits(self, source: int, target: int, kind: str) -> bool:
-        """Whether both ends are nodes of the right kinds; the parser's trees of odd sentences lead to any words."""
+        """Whether both ends are nodes of the right kinds, which they may not be if the parser got a sentence wrong."""
         first, second = EDGE_TYPES[kind]
         ends = [self._kind(self.tree.words[number]) for number in (source, target)]
         return ends[0] == first and ends[1] in second

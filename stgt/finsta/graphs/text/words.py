@@ -1,4 +1,4 @@
-"""The words of a text as a dependency tree, and repairs of what parsers often get wrong in captions."""
+"""The words of a text as a dependency tree, with a repair of an error that parsers often make in captions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 DIRECTIONS = frozenset({"left", "right", "up", "down", "forward", "backward", "forwards", "backwards"})
 
 _MOTION = ("mov", "go", "walk", "run", "driv", "slid", "fly", "roll", "turn", "swim", "crawl", "step", "swing")
-"""How verbs begin after which "right" and "left" are directions"""
+"""The beginnings of verbs of motion; after these verbs, "right" and "left" are directions"""
 _MISREAD = ("advcl", "ccomp", "xcomp", "dobj", "oprd", "acomp", "npadvmod", "conj", "dep", "prt")
 
 
@@ -32,7 +32,7 @@ class Word:
 
 
 class Tree:
-    """Words with their children."""
+    """The words of a text, each with the words that depend on it."""
 
     def __init__(self, words: list[Word]) -> None:
         self.words = words
@@ -65,8 +65,7 @@ class Tree:
     def _repair_direction(self, word: Word) -> None:
         """Make "left" in "is moving left slowly" an adverb of its verb.
 
-        Parsers take it for a past tense or an object, or make "right" in "moving right behind a box" a part of what
-        follows.
+        Parsers take it for a past tense or an object, or make "right" in "moving right behind a box" part of "behind".
         """
         head = self.head(word)
         if word.lower not in DIRECTIONS or head is None or self.children(word, "det", "nsubj", "aux", "amod", "poss"):
@@ -80,7 +79,7 @@ class Tree:
             self._make_adverb(word, head)
 
     def _make_adverb(self, word: Word, verb: Word) -> None:
-        """Hang a word, and all that hangs on it, on a verb, unless the verb itself hangs on the word."""
+        """Make a word and its children depend on a verb, unless the verb itself depends on the word."""
         above: Word | None = verb
         while above is not None:
             if above is word:

@@ -21,15 +21,15 @@ NEAR = 80
 VIVID = 55
 """Smallest difference between the channels of a pixel, which sets colours apart from the greyish background"""
 DARK = 0.6
-"""How bright the outline of an object is, as a part of its colour"""
+"""Brightness of the outline of an object, as a part of the brightness of its colour"""
 MARGIN = 1
-"""Pixels around an area that its box takes in: videos have half the resolution for colours, and lose the outermost"""
+"""Pixels by which a box is larger than its area on each side, since videos store colours at half the resolution"""
 SMALLEST = 0.004
 """Smallest area of an object, as a part of the frame"""
 SIGHTINGS = 5
-"""The number of a track's frames from which its shape is told"""
+"""Number of frames, those with the largest areas, by which the shape of a track is decided"""
 SPREAD = 1.18
-"""The ratio of two radii of a track, each surpassed in all but a fifth of its frames, from which on it has no size"""
+"""A track has no size if its radius in the largest fifth of its frames is over this times that in the smallest fifth"""
 _ANGLES = np.arange(0, 120, 7.5) * math.pi / 180
 _RADII = np.linspace(-1.5, 1.5, 301)
 
@@ -37,8 +37,8 @@ _RADII = np.linspace(-1.5, 1.5, 301)
 def find_blobs(frames: Tensor) -> tuple[list[Detections], list[np.ndarray]]:
     """The objects of each frame of a simulated clip, and their tracks. frames: uint8 (T, H, W, 3).
 
-    The label is the shape, and the attributes are the size, unless it changes, and the colour. Both are decided for a
-    whole track, since an object that is partly hidden has another outline.
+    The label is the shape. The attributes are the size, unless it changes, and the colour. They are decided for a whole
+    track, since an object that is partly hidden has another outline.
     """
     height, width = frames.shape[1:3]
     tracker = Tracker()
@@ -66,7 +66,7 @@ def find_blobs(frames: Tensor) -> tuple[list[Detections], list[np.ndarray]]:
 
 def _blobs(frame: np.ndarray) -> list[tuple[str, tuple[int, int, int, int], np.ndarray]]:
     """The connected areas of each colour in a frame: the colour, the box in pixels, and the mask inside it."""
-    names = [*COLOURS, *(colour for colour in COLOURS if colour != "white")]  # a dark white looks like the background
+    names = [*COLOURS, *(colour for colour in COLOURS if colour != "white")]  # dark white looks like the background
     shades = np.array([*COLOURS.values(), *(np.multiply(COLOURS[name], DARK) for name in names[len(COLOURS) :])])
     distances = np.stack([np.linalg.norm(frame - np.float32(shade), axis=2) for shade in shades])
     nearest, near = distances.argmin(0), distances.min(0) <= NEAR
@@ -74,7 +74,7 @@ def _blobs(frame: np.ndarray) -> list[tuple[str, tuple[int, int, int, int], np.n
     found = []
     for colour in COLOURS:
         shown = np.isin(nearest, [place for place, name in enumerate(names) if name == colour]) & near
-        # The outline of a white object is as grey as the background, so that one more pixel is taken all around.
+        # The outline of a white object is as grey as the background, so the area is made one pixel wider on all sides.
         areas, _ = ndimage.label(ndimage.binary_dilation(shown) if colour == "white" else shown & vivid)
         for number, (rows, columns) in enumerate(ndimage.find_objects(areas), start=1):
             mask = areas[rows, columns] == number
@@ -107,7 +107,7 @@ def _unit_area(shape: str) -> float:
 
 
 def _look(colour: str, masks: list[np.ndarray], side: int) -> tuple[str, tuple[str, ...]]:
-    """The shape and the attributes of a track: what fits best where most of it is seen, and the nearest size."""
+    """The shape that fits a track best in the frames that show most of it, and its attributes (size and colour)."""
     votes = Counter()
     for mask in sorted(masks, key=lambda mask: -mask.sum())[:SIGHTINGS]:
         votes.update(_fits(mask))

@@ -1,4 +1,4 @@
-"""A video's graph from what was found in its frames."""
+"""Builds the graph of a video from the detections in its frames."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from stgt.finsta.graphs.video.tracker import Tracker
 def video_graph(
     times: Sequence[float], found: Sequence[Detections], tracks: Sequence[np.ndarray] | None = None
 ) -> VideoGraph:
-    """The graph of a video with geometric relations, scored like the less certain of their objects.
+    """The graph of a video with geometric relations. A relation has the lower one of the scores of its objects.
 
     times: seconds of the frames, ascending. found: the detections of each frame. tracks: the track of each detection,
-    int64 (n,) per frame, from any tracker; our own one is used if not given.
+    int64 (n,) per frame, from any tracker; `Tracker` is used if not given.
     Raises ValueError if the numbers of frames or objects differ.
     """
     if tracks is None:
@@ -27,12 +27,12 @@ def video_graph(
     if not len(times) == len(found) == len(tracks):
         raise ValueError(
             f"there are {len(times)} times, {len(found)} lists of detections and {len(tracks)} of tracks, "
-            "expected one of each for a frame"
+            "expected one of each per frame"
         )
     for number, (one, own) in enumerate(zip(found, tracks, strict=True)):
         if len(one) != len(own) or len(set(own.tolist())) != len(own):
             raise ValueError(
-                f"frame {number} has {len(one)} objects and the tracks {own.tolist()}, expected one for each"
+                f"frame {number} has {len(one)} objects and the tracks {own.tolist()}, expected another one for each"
             )
     moving = _motions(times, found, tracks)
     frames = []

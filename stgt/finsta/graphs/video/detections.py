@@ -1,4 +1,4 @@
-"""What a detector finds in one frame, and results of other programs in this form."""
+"""The objects that a detector finds in one frame, and a conversion of the results of other programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Detections:
     scores: np.ndarray
     """float64 (n,), from 0 to 1"""
     attributes: tuple[tuple[str, ...], ...] = ()
-    """For each object; empty if no object has any"""
+    """The attributes of each object; empty if no object has any"""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -30,14 +30,14 @@ def detections(
 ) -> Detections:
     """Detections from boxes in pixels, (n, 4) x0 y0 x1 y1, cut at the border of the frame.
 
-    width, height: of the frame in pixels. Boxes that lie outside or have a score below `least` are left out.
+    width, height: size of the frame in pixels. Boxes that lie outside or have a score below `least` are left out.
     """
     found = np.asarray(boxes, np.float64).reshape(-1, 4) / (width, height, width, height)
     found = found.clip(0, 1).round(5)
     scores = np.asarray(scores, np.float64).reshape(-1).clip(0, 1).round(5)
     if not len(found) == len(labels) == len(scores):
         raise ValueError(
-            f"there are {len(found)} boxes, {len(labels)} labels and {len(scores)} scores, expected as many of each"
+            f"there are {len(found)} boxes, {len(labels)} labels and {len(scores)} scores, expected equal numbers"
         )
     kept = (found[:, 0] < found[:, 2]) & (found[:, 1] < found[:, 3]) & (scores >= least)
     return Detections(found[kept], tuple(label for label, keep in zip(labels, kept, strict=True) if keep), scores[kept])

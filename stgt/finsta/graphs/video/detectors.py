@@ -1,4 +1,4 @@
-"""Detectors of transformers: those that look for any named things, and those with classes of their own."""
+"""Detectors of transformers: those that look for any named things, and those with a fixed list of classes."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class _Found(NamedTuple):
 
 
 class TransformersDetector:
-    """OWLv2, Grounding DINO, RT-DETR v2, and other detectors of these three kinds."""
+    """OWLv2, Grounding DINO, and detectors with a fixed list of classes such as RT-DETR v2."""
 
     def __init__(
         self, name: str, labels: Sequence[str] = (), *, threshold: float = 0.3, batch: int = 8, device: str = "cpu"
     ) -> None:
         """Load a detector.
 
-        name: a folder that `save_pretrained` wrote, or a name on the Hugging Face hub. labels: what to look for, such
-        as ("a cat", "a ball"); for a detector with classes of its own they are those classes that are kept, or none for
-        all. threshold: smallest score. batch: number of frames that the model sees at a time.
-        Raises ValueError for a threshold out of range, for another kind of model, and for labels that it needs or does
-        not know.
+        name: a folder that `save_pretrained` wrote, or a name on the Hugging Face hub. labels: things to look for, such
+        as ("a cat", "a ball"); for a detector with a fixed list of classes, the classes to keep, where () keeps all.
+        threshold: smallest score. batch: number of frames that the model sees at a time.
+        Raises ValueError for a threshold out of range, for a model that is no detector, and for labels that are missing
+        or that the model does not know.
         """
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold is {threshold}, expected a number from 0 to 1")
@@ -65,7 +65,7 @@ class TransformersDetector:
 
     @torch.inference_mode()
     def __call__(self, frames: Tensor) -> list[Detections]:
-        """What is found in each frame. frames: uint8 (T, H, W, 3)."""
+        """The objects that are found in each frame. frames: uint8 (T, H, W, 3)."""
         height, width = frames.shape[1:3]
         found = []
         for part in frames.split(self._batch):

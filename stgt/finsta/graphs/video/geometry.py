@@ -18,10 +18,10 @@ GROWING = 0.22
 
 
 def places(boxes: np.ndarray, tracks: Sequence[int]) -> list[Relation]:
-    """How each pair of boxes lies in a frame, said of the one with the smaller place in the list.
+    """The relations of each pair of boxes in a frame. The subject is the box that comes first in the list.
 
-    boxes: (n, 4), x0 y0 x1 y1 with y down. Boxes that are apart are "left of", "right of", "above" or "below" each
-    other, on one side or on two; others are "inside", "around" or "touching" each other.
+    boxes: (n, 4), x0 y0 x1 y1 with y down. Boxes that do not overlap have one or two of the relations "left of",
+    "right of", "above" and "below". Boxes that overlap have one of "inside", "around" and "touching".
     """
     return [
         Relation(tracks[i], predicate, tracks[j])

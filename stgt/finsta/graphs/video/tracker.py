@@ -18,11 +18,11 @@ def overlap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 class Tracker:
-    """Gives each detection the number of its track. Frames are passed in the order of time.
+    """Gives each detection the number of its track. Frames are passed in order of time.
 
     In each frame, the detections of a label are assigned to the last boxes of the tracks of this label so that the sum
-    of overlaps is largest (the Hungarian algorithm). Pairs that overlap less than `least` are not joined, and what is
-    left begins a track.
+    of overlaps is largest (the Hungarian algorithm). Pairs that overlap less than `least` are not joined. Each
+    detection that is left begins a new track.
     """
 
     def __init__(self, least: float = 0.1, patience: int = 4) -> None:
