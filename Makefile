@@ -28,7 +28,7 @@ $(VENV)/.built: $(VENV)/.packages setup.py $(shell find csrc -type f)
 quickstart: setup
 	$(BIN)/stgt quickstart
 
-# A process for each core runs whole files of tests, which share what is made for a file.
+# Each core (at most 4) runs whole files of tests, because the tests of a file share fixtures.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 # Triton's interpreter replaces its compiler for a whole process, so its tests have one of their own.
 test: setup

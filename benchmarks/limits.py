@@ -49,7 +49,7 @@ class Limits:
     flops: dict[str, float]
     """FLOP/s by dtype. On a CPU: the multiply-add units of all threads. On a GPU: a large matrix product."""
     gemm: dict[str, float]
-    """FLOP/s of a large matrix product in torch. On a CPU in fp32 only: some take a minute for one in bf16."""
+    """FLOP/s of a large matrix product in torch. On a CPU only fp32: some take a minute in bf16."""
     bandwidth: float
     """Bytes/s of a large copy, counting both reads and writes"""
 

@@ -27,8 +27,8 @@ class GraphConfig:
 
     kind: Literal["graph", "none", "cross_frame"] = "graph"
     form: Literal["released", "residual"] = "released"
-    """Whether a linear map and graph attention replace the patches (released model and paper), or graph attention alone
-    adds to them (residual)"""
+    """"released": a linear map changes the patches, and graph attention replaces them (released model and paper);
+    "residual": the result of graph attention is added to the patches"""
     layers: int = 1
     heads: int = 16
     frames: int = 8
@@ -308,7 +308,7 @@ class TrainConfig:
     epochs: int = 10
     """Number of passes over the training pairs"""
     vtc_epochs: int = 0
-    """Number of first epochs that train with VTC, before `loss.alignment="csal"` takes over: both stages in one run"""
+    """Number of epochs at the start that train with VTC; needs `loss.alignment="csal"`, which the others train with"""
     batch_size: int = 20
     """Number of pairs in a batch of one process"""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
@@ -358,13 +358,13 @@ _FREE = (
 
 
 def from_dict(cls: type, values: object) -> object:
-    """A configuration made of JSON values, those of version 0.1.0 included. Raises ValueError as `fields.from_dict`."""
+    """A configuration made of JSON values, also of version 0.1.0. Raises ValueError as `fields.from_dict` does."""
     translated = {TrainConfig: translated_run, ModelConfig: translated_model}.get(cls)
     return fields.from_dict(cls, translated(values) if translated and isinstance(values, dict) else values)
 
 
 def to_dict(config: ModelConfig | TrainConfig) -> dict:
-    """A configuration as nested dicts of JSON values, with the sizes that the vision tower decides filled in."""
+    """A configuration as nested dicts of JSON values, with all sizes of the vision tower filled in."""
     values = json.loads(json.dumps(asdict(config), default=str))
     model, part = (config.model, values["model"]) if isinstance(config, TrainConfig) else (config, values)
     part["vision"] |= asdict(model.vision.sizes)

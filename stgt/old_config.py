@@ -1,6 +1,6 @@
 """Translates saved configurations of version 0.1.0, as nested dicts of JSON values, into the present fields.
 
-Values of wrong types are kept, and `from_dict` refuses them.
+Values of wrong types are left as they are, and `from_dict` refuses them.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def translated_run(values: dict) -> dict:
 def translated_model(values: dict) -> dict:
     """The values of a model with the present fields.
 
-    Version 0.1.0 wrote a head count and an MLP ratio for every tower, but open_clip's towers did not heed them.
+    Version 0.1.0 wrote a head count and an MLP ratio for every tower, but open_clip's towers ignored them.
     """
     vision, graph = values.get("vision"), values.get("graph")
-    old = isinstance(vision, dict) and isinstance(graph, dict) and "form" not in graph  # a field since then
+    old = isinstance(vision, dict) and isinstance(graph, dict) and "form" not in graph  # 0.1.0 had no such field
     if not old or vision.get("tower") == "vit":
         return values
     return values | {"vision": {k: v for k, v in vision.items() if k not in ("heads", "mlp_ratio")}}

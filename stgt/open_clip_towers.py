@@ -1,4 +1,4 @@
-"""The sizes of open_clip's towers. It loads open_clip, so it is imported where a size is asked for."""
+"""The sizes of open_clip's towers. This module loads open_clip, which is slow, so it is imported only when needed."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ def _timm_sizes(name: str) -> tuple[int, int, int, int, float] | None:
         return None
     block = model.blocks[0]
     last = [module for module in block.mlp.modules() if isinstance(module, nn.Linear)][-1]
-    # A tower whose first layers are a convolutional stem has patches of the stem's stride.
+    # If the first layers are a convolutional stem, the side of a patch is the stride of the stem.
     patch_size = patches.img_size[0] // grid[0]
     return patch_size, model.embed_dim, len(model.blocks), block.attn.num_heads, last.in_features / model.embed_dim

@@ -85,7 +85,7 @@ def remove_dead_lock(path: Path) -> None:
 
 
 def clear_up(folder: Path) -> None:
-    """Remove the incomplete files in a folder, and the locks of its files, whose processes were killed."""
+    """Remove incomplete files, and locks of files, that killed processes have left in a folder."""
     with suppress(OSError):  # there may be no such folder, or it may be readable only
         collect_leftovers(folder)
         for lock in folder.glob(f".*{LOCK}"):

@@ -1,4 +1,4 @@
-"""The settings of the vision tower. What its name decides need not be said."""
+"""The settings of the vision tower. Sizes that follow from its name can be left out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stgt.towers import KNOWN, LAYERS, TowerSizes
 class VisionConfig:
     """The image tower: any open_clip model with a square patch grid, or a small one with `tower="vit"`.
 
-    `sizes` has the sizes below with those of the tower in place of None.
+    The property `sizes` holds all sizes, with the tower's own size for each field that is None.
     """
 
     tower: str = "EVA01-g-14"
@@ -21,12 +21,12 @@ class VisionConfig:
     pretrained: str | None = None
     """An open_clip tag or a weight file; None leaves the tower randomly initialised"""
     image_size: int | None = None
-    """Side of a frame in pixels; None takes that of the tower, and so it is with the other sizes"""
+    """Side of a frame in pixels. For this and the other sizes, None takes the tower's own"""
     patch_size: int | None = None
     width: int | None = None
     layers: int | None = None
-    """Number of blocks that are run, without a final norm; None runs all of them, but 39 of the 40 blocks of
-    EVA01-g-14, as BLIP-2 does"""
+    """Number of blocks that are run, without a final norm. None runs all of them, except for EVA01-g-14, where it runs
+    39 of the 40, as BLIP-2 does"""
     heads: int | None = None
     mlp_ratio: float | None = None
     open_blocks: int = 0
@@ -57,7 +57,7 @@ class VisionConfig:
 
     @property
     def sizes(self) -> TowerSizes:
-        """The sizes of the tower, with as many layers as are run."""
+        """The sizes of the tower, where `layers` is the number of layers that are run."""
         given = self._given()
         if None not in given.values():
             return TowerSizes(**given)

@@ -26,7 +26,7 @@ LARGE = Batch("2048 clips of 60 to 140 nodes", 2048, 60, 140, 1_200_000)
 WIDE = Batch("512 clips of 60 to 140 nodes", 512, 60, 140, 300_000)
 HUB = Batch("one node with every edge", 1, 20_000, 20_000, 400_000)
 ALLOWED = {"fp32": 1e-5, "bf16": 2**-7, "fp16": 2**-10}
-"""The error of a result that is allowed, as a share of its norm"""
+"""The largest allowed error of a result, as a share of its norm"""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def pieces(backends: tuple[str, ...] = ("cuda", "triton")) -> timed.Pieces:
 
 
 def measured(bench: Bench, question: str, problem: Problem, provider: Provider) -> Row:
-    """The row of one provider. Its details hold our errors, also where they are too large. If it fails, it says so."""
+    """The row of one provider. Its details hold our errors. The row of a provider that fails says why."""
     gc.collect()
     if bench.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -119,11 +119,11 @@ def timed_and_compared(bench: Bench, problem: Problem, provider: Provider) -> Ro
 
 
 def moved_bytes(inputs: Inputs) -> float:
-    """Bytes that the passes read and write if no neighbour is in a cache.
+    """Bytes that the forward and backward passes read and write if no neighbour is in a cache.
 
     Each edge reads k and v forward, and v, k, q and dout backward. Each node reads q and dout, and writes out, dq, dk
-    and dv. In float32, each edge and head writes five numbers: its score, which is read twice, dp, the gradient of
-    q . k, the probability after dropout, and the gradient of its factor, which are read once.
+    and dv. For each edge and head, five float32 numbers are written: the score, which is read twice; and dp, the
+    gradient of q . k, the probability after dropout and the gradient of the factor, which are read once.
     """
     nodes, edges = inputs.heads[0].numel(), inputs.edge_vectors.numel()
     size, D = inputs.heads.element_size(), inputs.heads.shape[-1]

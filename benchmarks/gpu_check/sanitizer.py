@@ -11,8 +11,8 @@ from benchmarks.gpu_check.processes import finish, start
 from benchmarks.gpu_check.report import Check
 
 SECONDS = 480
-# A part of the names of our kernels: the namespace of all CUDA kernels, and what most Triton kernels are named after.
-# Torch's kernels would take long.
+# A part of the names of our kernels: the namespace of all CUDA kernels, and a word in the names of most Triton kernels.
+# Checking torch's kernels as well would take long.
 OURS = {"cuda": "stgt", "triton": "graph"}
 # initcheck has to see torch's kernels too; otherwise it would not know which memory they wrote.
 TOOLS = {"memcheck": OURS, "racecheck": OURS, "initcheck": {}, "synccheck": OURS}

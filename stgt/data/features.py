@@ -84,7 +84,7 @@ class FeatureStore:
         return (len(self.videos), self.views, *self.read(self.videos[0]).shape)
 
     def sha256(self) -> str:
-        """One hash of the key, the videos and all tokens. It does not read the tokens, but their checksums."""
+        """One hash of the key, the videos and all tokens. It reads the checksums of the tokens, not the tokens."""
         settings = json.dumps([dataclasses.asdict(self.key), self.videos])
         return tensors_hash({"tokens": self.tokens.checksums("tokens")}, settings)
 

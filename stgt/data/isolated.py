@@ -34,7 +34,7 @@ def call_each(
 ) -> Iterator[Result | Failure]:
     """Call `function` for each item in other processes; yields its results, or `Failure`s, in the order of the items.
 
-    items: they are taken one after the other, each when a process has time for it. timeout: seconds that one item may
+    items: they are taken one after the other, each as soon as a process is free. timeout: seconds that one item may
     take. jobs: how many items are worked on at a time. An item fails if the function raises an exception, takes too
     long, or crashes its process. Function, items and results are pickled.
     """

@@ -1,10 +1,10 @@
-"""Keeps tensors with a row for each item in files, a batch in each, so that nothing is computed twice.
+"""Keeps tensors that have a row for each item in files, so that nothing is computed twice.
 
-Feature caches, evaluation and search use it. Each batch is a safetensors file that is complete or absent. A killed
-command therefore goes on where it stopped. A batch is locked while it is computed, so that commands which fill the same
-folder at the same time share the work. Files are memory-mapped, so only the rows that are asked for are read. Beside
-each tensor `key`, a file holds `key.sha256`, the checksums of the rows, and each row is compared with its checksum when
-it is read.
+Feature caches, evaluation and search use it. The items are divided into batches, and each batch is a safetensors file
+that is complete or absent. A killed command therefore goes on where it stopped. A batch is locked while it is computed,
+so that commands which fill the same folder at the same time share the work. Files are memory-mapped, so only the rows
+that are asked for are read. Beside each tensor `key`, a file holds `key.sha256`, the checksums of the rows. Each row is
+compared with its checksum when it is read.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Store:
         return [name for name in mine if self.fault(name)]
 
     def fault(self, name: str) -> str | None:
-        """Why a batch has to be computed, or None if it is there. Its rows are compared when they are read."""
+        """Why a batch has to be computed, or None if it is there. Rows are only checked when they are read."""
         try:
             with safe_open(self.path(name), "pt") as file:
                 names = set(file.keys())
@@ -95,15 +95,17 @@ class Store:
         return "it is damaged, or an earlier version wrote it without checksums"
 
     def fill(self, compute: Callable[[Iterator[str]], Batches], world: World | None = None, *, what: str = "") -> None:
-        """Compute the missing batches, and write each one when it is there.
+        """Compute the missing batches, and write each one as soon as it is computed.
 
-        compute: a function from names of batches to their tensors, in the same order. It is called again if there is
-            more to do. A name that it asks for is locked until its tensors are written, so it should ask for names when
-            it needs them. Other commands compute the batches that are not locked, and each is computed only once.
+        compute: a function from names of batches to their tensors, in the same order. It is called again if batches are
+            still missing. A batch is locked from the moment when `compute` takes its name until its tensors are
+            written, so it should take a name only when it needs it. Other commands compute the batches that are not
+            locked, and each batch is computed only once.
         world: the processes of this command, each of which computes its share.
         what: the title of the progress bar.
-        Returns when all batches are there that can be computed, by whichever command. Raises the errors of `compute`
-        and `write`, and OSError if this process does not see the batches of the others. What was written is kept.
+        Returns when every batch that can be computed is there, also those of other commands. Raises the errors of
+        `compute` and `write`, and OSError if this process does not see the batches of the others. Batches that were
+        written before an error are kept.
         """
         missing = self.missing(world)
         quiet = len(missing) < 8 or not (world is None or world.is_main)
@@ -148,7 +150,7 @@ class Store:
         return done
 
     def _claim(self, names: Sequence[str], held: deque[tuple[str, ExitStack]]) -> Iterator[str]:
-        """The batches that no other command is computing. Each one's lock is added to `held` when it is asked for."""
+        """The batches that no other command is computing. The lock of each is added to `held` when its name is taken."""
         for name in names:
             with ExitStack() as lock:
                 try:

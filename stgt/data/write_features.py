@@ -70,7 +70,9 @@ def write_features(
     store, items = cache.tokens, _Views(videos, views, seed)
     left = sum(len(store.items(name)) for name in store.missing())
     if left and cache.videos != videos.videos:
-        raise ValueError(f"{folder} is not complete, and was begun for other videos: name those, or remove it first")
+        raise ValueError(
+            f"{folder} is not complete, and was begun for other videos: give the same videos, or remove it first"
+        )
 
     def compute(names: Iterator[str]) -> Batches:
         room_is_known = False
@@ -87,7 +89,7 @@ def write_features(
 
 
 def _begin(folder: Path, videos: VideoDataset, key: FeatureKey, batch_size: int, contents: bool) -> None:
-    """Write what a cache holds beside the tokens, unless another process has written it."""
+    """Write the files of a cache other than the tokens, unless another process has written them."""
     if (folder / INDEX).is_file():
         return
     if others := sorted(path.name for path in folder.glob("[!.]*") if path.name != FINGERPRINT):

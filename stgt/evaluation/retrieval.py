@@ -24,13 +24,13 @@ _ROWS = 1024
 def matching_scores(logits: Tensor, kind: Rerank, temperature: float) -> Tensor:
     """The scores that re-ranking adds to similarity.
 
-    "softmax" is the matching probability, as in the released model, and "logit" the raw logit, as in LAVIS. Both have
-    another unit than the similarity, and a matching head that has learned little does harm with them.
+    "softmax" is the matching probability, as in the released model, and "logit" the raw logit, as in LAVIS. Neither
+    has the unit of the similarity, so a matching head that has learned little makes the order worse.
 
     "odds" is the temperature times the log-odds of a match. The matching head learns from negatives that are drawn with
     probabilities softmax(similarity / temperature), so its log-odds say how much likelier a pair is than its similarity
-    alone makes it: log p(video | text) = similarity / temperature + log-odds + constant. The sum of the similarity and
-    this score therefore orders videos by their probability. A head that has learned nothing changes nothing.
+    alone suggests: log p(video | text) = similarity / temperature + log-odds + constant. The sum of the similarity and
+    this score therefore orders videos by their probability. A head that has learned nothing does not change the order.
 
     logits: (n, 2). temperature: the one that the model has learned for similarities. Returns (n,).
     """

@@ -17,9 +17,9 @@ _EPS = 1e-12
 
 
 VideoKeys = tuple[Tensor, ...]
-"""What the Q-Former reads of videos: (B, S, 2·hidden) for each layer with a cross-attention, keys and then values.
+"""Keys and values of videos: (B, S, 2·hidden) for each layer with a cross-attention, first the keys, then the values.
 
-They do not depend on the words, so they are computed once for a video, however many passes and texts it is used with.
+They do not depend on the words, so they are computed only once for a video, even if several passes and texts use them.
 """
 
 
@@ -66,7 +66,7 @@ class Attention(nn.Module):
     """Multi-head attention with its output map, residual and norm."""
 
     def __init__(self, config: QFormerConfig, source: int) -> None:
-        """source: the width of what is attended to."""
+        """source: the width of the tokens that are attended to."""
         super().__init__()
         self.attention = Projections(config.hidden, source)
         self.output = Residual(config.hidden, config)
@@ -84,10 +84,10 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention of queries and words, cross-attention of the queries, and a feed-forward part for each of both."""
+    """Self-attention of queries and words, cross-attention of the queries, and a feed-forward part for each of them."""
 
     def __init__(self, config: QFormerConfig, width: int, cross: bool, text: bool) -> None:
-        """width: that of the video tokens; cross: whether queries attend to them; text: whether words come through."""
+        """width: width of the video tokens; cross: whether queries attend to them; text: whether there are words."""
         super().__init__()
         self.attention = Attention(config, config.hidden)
         self.crossattention = Attention(config, width) if cross else None
@@ -96,7 +96,7 @@ class Layer(nn.Module):
         self.intermediate_query, self.output_query = Intermediate(config), Residual(config.intermediate, config)
 
     def forward(self, x: Tensor, queries: int, bias: Tensor | None, video: Tensor | None) -> Tensor:
-        """x: (B, Q+L, hidden), of which the first `queries` are queries. Returns the same shape."""
+        """x: (B, Q+L, hidden). The first `queries` positions are queries. Returns the same shape."""
         x = self.attention(x, self.attention.attention.keys_values(x), bias)
         asked, words = x[:, :queries], x[:, queries:]
         parts = []
@@ -126,7 +126,7 @@ class Bert(nn.Module):
     """The layers of the Q-Former, and the norm of their input."""
 
     def __init__(self, config: QFormerConfig, width: int, text: bool) -> None:
-        """width: that of the video tokens. text=False leaves out what only words pass through."""
+        """width: width of the video tokens. text=False leaves out the layers that only words pass through."""
         super().__init__()
         self.layernorm = nn.LayerNorm(config.hidden, eps=_EPS)
         self.dropout = nn.Dropout(config.dropout)
@@ -151,10 +151,10 @@ class Bert(nn.Module):
         video: Tensor | VideoKeys = (),
         rows: Tensor | None = None,
     ) -> Tensor:
-        """x: (B, Q+L, hidden), of which the first `queries` are queries; bias: float32 (B, 1, Q+L, Q+L).
+        """x: (B, Q+L, hidden), whose first `queries` positions are queries; bias: float32 (B, 1, Q+L, Q+L).
 
-        video: what the queries attend to, tokens or their keys; rows: int64 (B,), the video of each sequence, where
-        None means one video for each. Returns the same shape as x.
+        video: tokens that the queries attend to, or the result of `keys` for them; rows: int64 (B,), the number of the
+        video of each sequence, where None means that sequence i has video i. Returns the same shape as x.
         """
         x = self.dropout(self.layernorm(x))
         crossed = 0

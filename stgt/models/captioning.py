@@ -93,7 +93,7 @@ def sample_captions(
 def _next_word(model: STGT, keys: VideoKeys, rows: Tensor, ids: Tensor, end: int, *, ended: bool) -> Tensor:
     """Log-probabilities (B, V) of the word after `ids` (B, L).
 
-    rows: (B,), the video of each text; ended: whether the text may end here.
+    rows: (B,), the number of the video of each text; ended: whether the text may end here.
     """
     logits = model.generate_logits(keys, ids, torch.ones_like(ids), rows)[:, -1].float()
     if not ended:

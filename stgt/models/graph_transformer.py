@@ -36,8 +36,8 @@ class DenseGraphAttention(AttentionProjections):
 class GraphBlock(nn.Module):
     """[CLS] tokens attend across frames, patches along the graph, then all tokens within a frame or clip (Eq. 4-14).
 
-    In the released form a linear map first changes all tokens, and graph attention gives new patches. In the residual
-    form there is no such map, and the result of graph attention is added to the patches.
+    In the released form, a linear map first changes all tokens, and the result of graph attention then replaces the
+    patches. In the residual form there is no such map, and the result of graph attention is added to the patches.
     """
 
     def __init__(self, config: GraphConfig, width: int, drop_path: float) -> None:

@@ -86,8 +86,8 @@ class QFormer(Float32Module):
     ) -> Tensor:
         """Runs queries and words, which all see each other (for matching). Returns (B, Q+L, hidden).
 
-        video: tokens (N, S, C), or their keys; rows: int64 (B,), the video of each text, where None means the text's
-        own place.
+        video: tokens (N, S, C), or their keys; rows: int64 (B,), the number of the video of each text, where None means
+        that text i has video i.
         """
         return self._both(video, input_ids, attention_mask, rows, causal=False)
 

@@ -80,7 +80,7 @@ class STGT(VideoEncoder):
         """Logits of "does not match" and "matches" for pairs of a video and a text.
 
         video: embeds (N, S, C), or their keys from `qformer.keys`; input_ids, attention_mask: (B, L); rows: int64 (B,),
-        the video of each text, where None means the text's own place. Returns (B, 2).
+        the number of the video of each text, where None means that text i has video i. Returns (B, 2).
         """
         hidden = self.qformer.fused(video, input_ids, attention_mask, rows)
         return self.itm_head(hidden[:, : self.config.qformer.queries]).mean(1)
