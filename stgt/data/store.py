@@ -150,7 +150,7 @@ class Store:
         return done
 
     def _claim(self, names: Sequence[str], held: deque[tuple[str, ExitStack]]) -> Iterator[str]:
-        """The batches that no other command is computing. The lock of each is added to `held` when its name is taken."""
+        """The batches that no other command computes. The lock of each is added to `held` when its name is taken."""
         for name in names:
             with ExitStack() as lock:
                 try:

@@ -1,4 +1,5 @@
-// Backward over the edges of each column: dk and dv, from what the rows have left for each edge.
+// The backward pass over the edges of each column: dk and dv, from the two numbers per edge and head that the kernel
+// for rows has written.
 #pragma once
 #include "pieces.cuh"
 

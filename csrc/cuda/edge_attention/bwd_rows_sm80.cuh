@@ -1,11 +1,11 @@
-// Backward over the edges of each row: first delta, the sum of p dp, and then dq and all gradients of edges. Between
-// the two kernels, dproduct holds dp.
+// The backward pass over the edges of each row: the first kernel computes delta, the sum of p dp, and the second one dq
+// and all gradients of edges. Between the two kernels, dproduct holds dp.
 #pragma once
 #include "pieces.cuh"
 
 namespace stgt::edges {
 
-// The probability of an edge before dropout, from what the forward pass kept.
+// The probability of an edge before dropout, from the score and the softmax that the forward pass has written.
 STGT_DEVICE float probability(const EdgeParams& p, float score, Terms terms, float2 softmax) {
   return ptx::exp2((logit(p, score, terms) - softmax.x) * LOG2E) * softmax.y;
 }
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(THREADS) edge_attention_bwd_delta_sm80(const _
     Chunk<T> values[STEP];
     team.gather(values, p, v_place, p.v.n, slot.node, count);
     const int64_t at = int64_t(slot.edge) * p.H + span.head;
-    float own = 0;  // the own edge's probability, whose terms are read while the heads are on their way
+    float own = 0;  // the probability of the own edge; its terms are read while the heads are loaded
     if (slot.inside) own = probability(p, p.scores[at], terms_of(p, slot.edge, span.head), softmax);
     float part[STEP], x[SIZE];
 #pragma unroll
@@ -65,7 +65,7 @@ STGT_DEVICE float edge_gradients(const EdgeParams& p, int edge, int head, float2
   return dscore;
 }
 
-// Launch it in the same way, after delta is complete.
+// T and the launch are as above. Launch it after delta is complete, pieces included.
 template <class T>
 __global__ void __launch_bounds__(THREADS) edge_attention_bwd_rows_sm80(const __grid_constant__ EdgeParams p) {
   constexpr int SIZE = Chunk<T>::SIZE;
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(THREADS) edge_attention_bwd_rows_sm80(const __
     Chunk<T> keys[STEP];
     team.gather(keys, p, k_place, p.k.n, slot.node, count);
     float dscore = 0, x[SIZE];
-    // One thread reads and replaces the numbers of an edge.
+    // Only one thread reads dproduct of an edge and replaces it.
     if (slot.inside && team.writes()) dscore = edge_gradients(p, slot.edge, span.head, softmax, delta);
 #pragma unroll
     for (int u = 0; u < STEP; ++u) {

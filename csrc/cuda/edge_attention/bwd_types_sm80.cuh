@@ -1,5 +1,5 @@
-// The gradient of a table (types, H): sums over the edges of each type of the gradients of edges. The edges are cut
-// into runs, whose sums are added in order.
+// The gradient of a table (types, H): for each type, the sum of the gradients of its edges. The edges are cut into
+// runs, and the sums of the runs are added in order.
 #pragma once
 #include "../common/ptx.cuh"
 
@@ -10,8 +10,8 @@ constexpr int TYPE_SHARED_BYTES = TYPE_THREADS * sizeof(float);
 
 struct TypeParams {
   int E, H, types;
-  int width;              // heads of a block: a power of two, at most 32
-  int run, runs;          // edges of a run; runs
+  int width;              // number of heads of a block: a power of two, at most 32
+  int run, runs;          // number of edges of a run, and number of runs
   const float* per_edge;  // (E, H)
   const uint8_t* type;    // (E)
   float* partial;         // (runs, types, H), written by the first kernel

@@ -1,37 +1,37 @@
-// The common parts of all kernels of edge attention: their parameters, the edges that a team of threads has, chunks of
-// heads in registers, the softmax of one edge, and the dropout mask.
+// The common parts of all kernels of edge attention: their parameters, chunks of heads in registers, teams of threads,
+// the softmax of one edge, and the dropout mask.
 //
-// A team of 4 to 32 threads of a warp has one head of one node, and each of its threads has 16 bytes of that head. A
-// team takes four edges at a time. Whatever is one number for an edge is computed by the threads whose number in the
-// team is the edge's number, modulo four.
+// A team of 4 to 32 threads of a warp computes one head of one node. Each of its threads holds 16 bytes of that head. A
+// team takes a step of four edges at a time. Each thread also has one edge of the step as its own: thread t has edge
+// t % 4. It computes the values that are one number per edge, such as the score, for its own edge.
 #pragma once
 #include "../common/philox.cuh"
 #include "../common/ptx.cuh"
 
 namespace stgt::edges {
 
-constexpr int THREADS = 128;  // of a block
+constexpr int THREADS = 128;  // threads of a block
 constexpr int STEP = 4;       // edges that a team takes at a time
 constexpr float LOG2E = 1.4426950408889634f;
 
-// A (N, H, D) tensor with a contiguous last dimension. n and h are strides in bytes.
+// An (N, H, D) tensor with a contiguous last dimension. n and h are the strides over nodes and heads in bytes.
 struct NodeHeads {
   const void* data;
   int64_t h;
   int n;
 };
 
-// The edges sorted by one of their ends: those of node i are the slots ptr[i] to ptr[i + 1].
+// The edges sorted by one of their ends. A slot is a place in this order. Node i has slots ptr[i] to ptr[i + 1] - 1.
 struct SortedEdges {
   const int* ptr;    // (N + 1)
   const int* other;  // (E): the node at the other end
   const int* edge;   // (E): the edge's number
 };
 
-// A factor or a bias for each edge and head: row e, or row type[e] if there are types.
+// A factor or a bias for each edge and head: row e of a table, or row type[e] if there are types.
 struct EdgeValues {
-  const float* data;    // (E or types, H) contiguous; null: none
-  const uint8_t* type;  // (E); null: a row for each edge
+  const float* data;    // (E or types, H) contiguous; null if there is none
+  const uint8_t* type;  // (E); null if data has a row for each edge
 
   STGT_DEVICE float at(int edge, int head, int H, float otherwise) const {
     return data ? data[int64_t(type ? type[edge] : edge) * H + head] : otherwise;
@@ -40,12 +40,12 @@ struct EdgeValues {
 
 struct EdgeParams {
   int N, E, H, D;
-  int lanes;                // threads of a team: 4, 8, 16 or 32, and D elements at most
-  int whole;                // 1 if all heads begin at multiples of 16 bytes and are multiples of 16 bytes long
+  int lanes;                // threads of a team: 4, 8, 16 or 32
+  int whole;                // 1 if all heads begin at multiples of 16 bytes and their length is one
   int split;                // a node with more edges than this is cut into pieces; see pieces.cuh
-  int piece_blocks;         // blocks of the grid that have pieces; the others have nodes
-  float scale, clamp;       // clamp: infinite where there is no limit
-  uint32_t drop_threshold;  // an edge is dropped if its 16 random bits are below it; 0: no dropout
+  int piece_blocks;         // the first blocks of the grid take pieces; the others take nodes
+  float scale, clamp;       // clamp: infinite if there is no limit
+  uint32_t drop_threshold;  // an edge is dropped if its 16 random bits are below; 0 if no dropout
   float inverse_keep;       // 65536 / (65536 - drop_threshold)
   const int64_t* seed;      // one element on the device; null without dropout
   SortedEdges rows, columns;
@@ -53,13 +53,13 @@ struct EdgeParams {
   NodeHeads q, k, v, dout;   // dout: backward
   void *out, *dq, *dk, *dv;  // (N, H, D) contiguous, written
   float* scores;             // (E, H): written forward, read backward
-  float* softmax;            // (N, H, 2): each row's maximum, and 1 / sum (0 for no edges); as scores
-  const float* dscores;      // backward: (E, H); null: zero
+  float* softmax;            // (N, H, 2): each row's maximum, and 1 / sum (0 without edges); used as scores
+  const float* dscores;      // backward: (E, H); null if it is zero
   float* delta;              // backward: (N, H): sum of p dp over each row's edges
   float *dproduct, *kept;    // backward: (E, H): gradient of q . k, and probability after dropout
-  float *dscale, *dbias;     // backward: (E, H), written; null: not asked
-  float* piece_sums;         // (1 or 3, pieces, H, D): of out; or of dq, dk and dv
-  float* piece_numbers;      // (pieces, H, 2): maxima and sums; backward (pieces, H): parts of delta
+  float *dscale, *dbias;     // backward: (E, H), written; null if they are not needed
+  float* piece_sums;         // (1, pieces, H, D): sums of out; backward (3, pieces, H, D): of dq, dk and dv
+  float* piece_numbers;      // (pieces, H, 2): maximum and sum of each; backward (pieces, H): part of delta
 };
 
 // ---- Heads in registers ----
@@ -111,22 +111,23 @@ template <class T> STGT_DEVICE void store_one(T* to, float x) {
 // ---- Teams ----
 
 struct Team {
-  int lanes, lane, base;  // threads of the team, this thread's number in it, and the first thread's number in the warp
+  // The number of threads in the team, this thread's number in it, and the number of its first thread in the warp.
+  int lanes, lane, base;
 
   STGT_DEVICE explicit Team(const EdgeParams& p)
       : lanes(p.lanes), lane(threadIdx.x & (p.lanes - 1)), base(threadIdx.x % 32 - lane) {}
 
   STGT_DEVICE int number_in_block() const { return threadIdx.x / lanes; }
-  STGT_DEVICE int own_edge() const { return lane & (STEP - 1); }  // of the edges of a step
-  STGT_DEVICE bool writes() const { return lane < STEP; }         // whether it writes the numbers of its own edge
+  STGT_DEVICE int own_edge() const { return lane & (STEP - 1); }  // its place in the step
+  STGT_DEVICE bool writes() const { return lane < STEP; }         // only one thread writes the values of an edge
 
-  // Values of the step's edge u.
+  // The value that the threads with own edge u hold.
   STGT_DEVICE int of_edge(int x, int u) const { return ptx::shuffle(x, base + u); }
   STGT_DEVICE float of_edge(float x, int u) const {
     return __uint_as_float(uint32_t(ptx::shuffle(int(__float_as_uint(x)), base + u)));
   }
 
-  // part[u] is this thread's part of a sum for edge u. Returns the whole sum for this thread's own edge.
+  // part[u] is this thread's part of a sum for edge u. Returns the sum over the team for this thread's own edge.
   STGT_DEVICE float own_sum(const float (&part)[STEP]) const {
     const bool odd = lane & 1, high = lane & 2;
     const float low_edges = (odd ? part[1] : part[0]) + ptx::shuffle_xor(odd ? part[0] : part[1], 1);
@@ -135,7 +136,7 @@ struct Team {
     for (int mask = STEP; mask < lanes; mask *= 2) sum += ptx::shuffle_xor(sum, mask);
     return sum;
   }
-  // The sum and the maximum over the edges of a step, of which each thread has its own.
+  // The sum and the maximum over the edges of a step. x: the value of the thread's own edge.
   STGT_DEVICE float sum_of_edges(float x) const {
     x += ptx::shuffle_xor(x, 1);
     return x + ptx::shuffle_xor(x, 2);
@@ -148,13 +149,13 @@ struct Team {
     for (int mask = 1; mask < lanes; mask *= 2) x += ptx::shuffle_xor(x, mask);
     return x;
   }
-  // The largest of the numbers of all teams of the warp, which are not negative.
+  // The largest x of all teams of the warp. x: at least 0, and the same in all threads of a team.
   STGT_DEVICE int largest_of_teams(int x) const {
     for (int mask = lanes; mask < 32; mask *= 2) x = max(x, ptx::shuffle(x, threadIdx.x % 32 ^ mask));
     return x;
   }
 
-  // Reads this thread's chunk of one head of a node. present: whether there is such a node; otherwise all is 0.
+  // Reads this thread's chunk of one head of a node. If not `present`, there is no such node, and all elements are 0.
   template <class T>
   STGT_DEVICE Chunk<T> load(const EdgeParams& p, const NodeHeads& from, int head, int node, bool present) const {
     const int size = p.D - lane * Chunk<T>::SIZE;
@@ -162,8 +163,8 @@ struct Team {
     const char* const at = place(from, head) + int64_t(node) * from.n;
     return p.whole ? load_whole<T>(at) : load_part<T>(at, size);
   }
-  // Reads this thread's chunks of one head of the nodes at the other ends of a step's edges. place: that of the head in
-  // node 0. node: that of the own edge. count: how many of the edges there are; the others give 0.
+  // Reads this thread's chunk of one head of the node at the other end of each edge of a step. place: where the chunk
+  // is in node 0. node: the node of this thread's own edge. count: the number of edges in the step; the others give 0.
   template <class T>
   STGT_DEVICE void gather(Chunk<T> (&x)[STEP], const EdgeParams& p, const char* place, int stride, int node,
                           int count) const {
@@ -179,12 +180,12 @@ struct Team {
       for (int u = 0; u < STEP; ++u) x[u] = u < inside ? load_part<T>(at[u], size) : Chunk<T>{};
     }
   }
-  // This thread's place in one head of node 0.
+  // Where this thread's chunk of one head begins in node 0.
   STGT_DEVICE const char* place(const NodeHeads& from, int head) const {
     return static_cast<const char*>(from.data) + head * from.h + lane * 16;
   }
 
-  // Writes this thread's part of one head of a contiguous (N, H, D).
+  // Writes this thread's chunk of one head of a contiguous (N, H, D) tensor.
   template <class T> STGT_DEVICE void store(const EdgeParams& p, T* head, const float (&x)[Chunk<T>::SIZE]) const {
     const int first = lane * Chunk<T>::SIZE;
     if (first >= p.D) return;
@@ -223,7 +224,7 @@ template <int SIZE> STGT_DEVICE void add(float (&sum)[SIZE], float factor, const
 
 // ---- One edge and head ----
 
-// x = score * edge_scale is clamped to [-clamp, clamp]. NaN stays NaN.
+// Returns x = score * edge_scale, clamped to [-clamp, clamp]. NaN stays NaN.
 STGT_DEVICE float clamped(const EdgeParams& p, float x) { return x > p.clamp ? p.clamp : x < -p.clamp ? -p.clamp : x; }
 
 struct Terms { float factor, bias; };

@@ -4,8 +4,8 @@
 
 namespace stgt::edges {
 
-// T: float, ptx::bf16 or ptx::f16. Launch p.piece_blocks blocks, and those that the N H heads of all nodes need, of
-// THREADS threads.
+// T: float, ptx::bf16 or ptx::f16. Launch p.piece_blocks blocks for pieces, and enough blocks to have a team for each
+// of the N H heads of all nodes. A block has THREADS threads.
 template <class T> __global__ void __launch_bounds__(THREADS)
     edge_attention_fwd_sm80(const __grid_constant__ EdgeParams p) {
   constexpr int SIZE = Chunk<T>::SIZE;
@@ -19,7 +19,7 @@ template <class T> __global__ void __launch_bounds__(THREADS)
     Chunk<T> keys[STEP], values[STEP];
     team.gather(keys, p, k_place, p.k.n, slot.node, count);
     team.gather(values, p, v_place, p.v.n, slot.node, count);
-    // These are read while the heads are on their way.
+    // The terms are read while the loads of the heads are still running.
     const Terms terms = slot.inside ? terms_of(p, slot.edge, span.head) : Terms{1, 0};
     float part[STEP], x[SIZE];
 #pragma unroll

@@ -7,8 +7,8 @@ namespace stgt::edges {
 constexpr int LONG_THREADS = 256;
 constexpr int LONG_SHARED_BYTES = LONG_THREADS * sizeof(float);
 
-// The long node that begins in a segment, of which there is at most one: the node of the segment's last slot. Returns
-// -1 if there is none.
+// Returns the long node that begins in a segment, or -1 if there is none. At most one can begin there, and it has the
+// last slot of the segment.
 STGT_DEVICE int long_node(const EdgeParams& p, const SortedEdges& edges, int segment) {
   const int first = segment * p.split, last = p.E - first < p.split ? p.E - 1 : first + p.split - 1;
   const int node = node_of(edges, p.N, last);
@@ -18,7 +18,7 @@ STGT_DEVICE int long_node(const EdgeParams& p, const SortedEdges& edges, int seg
 // Combines one number of each thread of the block, as a tree. All threads get the result.
 template <class Combine> STGT_DEVICE float of_block(float x, Combine combine) {
   float* const shared = reinterpret_cast<float*>(ptx::shared_memory());
-  ptx::sync_threads();  // nobody reads what was there before
+  ptx::sync_threads();  // the earlier contents have been read
   shared[threadIdx.x] = x;
 #pragma unroll 1
   for (unsigned half = LONG_THREADS / 2; half > 0; half /= 2) {
@@ -29,8 +29,8 @@ template <class Combine> STGT_DEVICE float of_block(float x, Combine combine) {
   return shared[0];
 }
 
-// Adds factor(k) * partial[k-th piece] for one head. Groups of `width` threads have the features of an equal share of
-// the pieces each. Returns the feature threadIdx.x, which the first D threads get.
+// Adds factor(k) * partial[k-th piece] for one head. Each group of `width` threads adds up an equal share of
+// the pieces, one feature per thread. Returns the sum of feature threadIdx.x to each of the first D threads.
 template <class Factor>
 STGT_DEVICE float sum_of_pieces(const EdgeParams& p, const NodePieces& pieces, const float* partial, int head,
                                 Factor factor) {
@@ -52,8 +52,8 @@ STGT_DEVICE float sum_of_pieces(const EdgeParams& p, const NodePieces& pieces, c
   return sum;
 }
 
-// The forward pass's sums, which have different maxima. Launch a block of LONG_THREADS threads with LONG_SHARED_BYTES
-// for each head of each segment.
+// Adds up the sums of the forward pass, whose pieces have different maxima. Launch a block of LONG_THREADS threads with
+// LONG_SHARED_BYTES for each head of each segment.
 template <class T>
 __global__ void __launch_bounds__(LONG_THREADS) edge_attention_fwd_long_sm80(const __grid_constant__ EdgeParams p) {
   const int segment = blockIdx.x / p.H, head = blockIdx.x % p.H;
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(LONG_THREADS) edge_attention_fwd_long_sm80(con
   if (threadIdx.x == 0) p.softmax[2 * at] = top == -INFINITY ? 0 : top, p.softmax[2 * at + 1] = inverse;
 }
 
-// delta of long rows. Launch it in the same way.
+// Adds up delta of long rows. Launch it in the same way as the kernel above.
 __global__ void __launch_bounds__(LONG_THREADS)
     edge_attention_bwd_delta_long_sm80(const __grid_constant__ EdgeParams p) {
   const int segment = blockIdx.x / p.H, head = blockIdx.x % p.H;
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(LONG_THREADS)
   if (threadIdx.x == 0) p.delta[int64_t(node) * p.H + head] = delta;
 }
 
-// dq (blockIdx.y 0), dk (1) and dv (2). Launch it in the same way, with 3 for grid.y.
+// Adds up dq (blockIdx.y 0), dk (1) and dv (2). Launch it in the same way, with 3 for grid.y.
 template <class T>
 __global__ void __launch_bounds__(LONG_THREADS) edge_attention_bwd_long_sm80(const __grid_constant__ EdgeParams p) {
   const int segment = blockIdx.x / p.H, head = blockIdx.x % p.H, which = blockIdx.y;

@@ -1,5 +1,5 @@
-// edge_attention_fwd and edge_attention_bwd for CUDA tensors: checks, outputs, launches. The values of the graph are
-// not looked at, since that would wait for the GPU.
+// edge_attention_fwd and edge_attention_bwd for CUDA tensors: checks of arguments, outputs and launches. The node
+// numbers in the graph are not checked, since the CPU would have to wait for the GPU.
 #include "../common/launch.h"
 #include "bwd_columns_sm80.cuh"
 #include "bwd_rows_sm80.cuh"
@@ -22,7 +22,8 @@ typedef std::optional<Tensor> MaybeTensor;
 constexpr int SPLIT = 256;  // a node with more edges is cut into pieces
 constexpr int RUN = 1024, MOST_RUNS = 256;
 
-// x, or a copy where the kernels cannot read x: its last dimension is not contiguous, or nodes lie 2 GB apart.
+// Returns x, or a copy if the kernels cannot read x, because its last dimension is not contiguous or its stride over
+// nodes is too large.
 Tensor readable(const Tensor& x) {
   const bool last = x.size(2) == 1 || x.stride(2) == 1, near = x.size(0) <= 1 || x.stride(0) <= INT32_MAX / 4;
   return last && near ? x : torch::stable::contiguous(x);
@@ -49,8 +50,8 @@ struct Call {
     const int64_t blocks = p.piece_blocks + divide_up(int64_t(p.N) * p.H, edges::THREADS / p.lanes);
     launch(kernel, grid(blocks), edges::THREADS, 0, p);
   }
-  // Launches a kernel with `sums` blocks for each head of each segment. They do nothing if no node is long, which the
-  // CPU does not know.
+  // Launches a kernel with `sums` blocks for each head of each segment. The blocks end at once if no node is long. The
+  // CPU does not know whether one is.
   void long_nodes(void (*kernel)(EdgeParams), int sums = 1) const {
     if (segments() == 0) return;
     launch(kernel, grid(segments() * p.H, sums), edges::LONG_THREADS, edges::LONG_SHARED_BYTES, p);
@@ -76,7 +77,7 @@ edges::SortedEdges sorted_edges(const char* op, const char* name, const Tensor& 
   return {integers(ptr), integers(other), integers(edge)};
 }
 
-// values: contiguous, for the lifetime of what is returned.
+// Makes `values` contiguous. It has to live as long as the result, which points into it.
 edges::EdgeValues edge_values(const char* op, const char* name, MaybeTensor& values, const MaybeTensor& type,
                               const Tensor& q, int64_t E) {
   if (!values) return {};
@@ -132,15 +133,14 @@ EdgeParams checked(const char* op, const Tensor& q, const Tensor& k, const Tenso
 
 int bytes_of(ScalarType dtype) { return dtype == ScalarType::Float ? 4 : 2; }
 
-// The strides of a tensor that is `readable`. That of a dimension of one element does not matter, and 0 suits every
-// kernel.
+// The data and strides of a tensor that `readable` returned. The stride of a dimension of one element is set to 0,
+// since it is never used and may have any value.
 edges::NodeHeads node_heads(const Tensor& x) {
   const int bytes = bytes_of(x.scalar_type());
   return {x.data_ptr(), x.size(1) == 1 ? 0 : x.stride(1) * bytes, x.size(0) == 1 ? 0 : int(x.stride(0) * bytes)};
 }
 
-// The call for these inputs: how many threads a team has, whether heads are read in whole chunks, and the grid's
-// blocks for pieces.
+// Sets the number of threads of a team, whether heads are read in whole chunks, and the number of blocks for pieces.
 Call prepared(const char* op, const Launcher& launch, ScalarType dtype, EdgeParams p,
               std::initializer_list<edges::NodeHeads> inputs) {
   const int64_t head_bytes = int64_t(p.D) * bytes_of(dtype);
@@ -181,7 +181,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, MaybeTe
   return {out, scores, softmax};
 }
 
-// The gradient of edge_scale or edge_bias, from that for each edge; empty if it is not needed.
+// The gradient of edge_scale or edge_bias, from the gradient for each edge; empty if it is not needed.
 Tensor gradient_of(const Call& call, bool needed, const MaybeTensor& values, const MaybeTensor& type,
                    const Tensor& per_edge) {
   if (!needed) return torch::stable::new_empty(per_edge, {0});

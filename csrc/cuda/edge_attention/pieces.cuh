@@ -1,10 +1,11 @@
-// Which edges a team has. Most teams have all edges of one node, in one head.
+// The edges that a team goes through. For most teams, these are all edges of one node, in one head.
 //
-// A node with more than p.split edges would keep one team busy while all others have ended. Its edges are cut into
-// pieces instead. All slots of the sorted edges are cut into segments of p.split slots, and a piece is what a segment
-// has of such a long node. A segment meets at most two of them: one that begins before its end and one that comes into
-// it. So piece 2 s belongs to the node of segment s's first slot, and piece 2 s + 1 to that of its last slot, if these
-// nodes are long, and differ. Nobody has to count pieces, and a launch needs no number from the GPU.
+// A node with more than p.split edges is called long. It would keep one team busy after all others have ended, so its
+// edges are cut into pieces. The slots of the sorted edges are cut into segments of p.split slots, and the part of a
+// long node that lies in one segment is a piece. A segment has parts of at most two long nodes, since a long node is
+// longer than a segment: the node of its first slot and the node of its last slot. Piece 2 s is the part of the node of
+// the first slot of segment s, if that node is long. Piece 2 s + 1 is the part of the node of its last slot, if that
+// node is long and another one. The numbers of pieces therefore follow from E, and a launch does not wait for the GPU.
 #pragma once
 #include "common.cuh"
 
@@ -27,7 +28,7 @@ STGT_DEVICE bool is_long(const EdgeParams& p, const SortedEdges& edges, int node
   return edges.ptr[node + 1] - edges.ptr[node] > p.split;
 }
 
-// The sums of all pieces, (pieces, H, D): of out, or (backward) of dq, dk or dv.
+// The sums of all pieces, (pieces, H, D): for out (which = 0), or in the backward pass for dq (0), dk (1) or dv (2).
 STGT_DEVICE float* piece_sums(const EdgeParams& p, int which = 0) {
   const int64_t pieces = 2 * ((int64_t(p.E) + p.split - 1) / p.split);
   return p.piece_sums + which * pieces * p.H * p.D;
@@ -35,7 +36,7 @@ STGT_DEVICE float* piece_sums(const EdgeParams& p, int which = 0) {
 
 // The pieces of a long node, in the order of its slots.
 struct NodePieces {
-  int segment, first, count;  // the segment of the first piece, that piece, and the number of pieces
+  int segment, first, count;  // the segment of the first piece, the number of that piece, and how many pieces there are
 
   STGT_DEVICE NodePieces(const EdgeParams& p, const SortedEdges& edges, int node) {
     const int begin = edges.ptr[node], last = edges.ptr[node + 1] - 1;
@@ -46,10 +47,10 @@ struct NodePieces {
   STGT_DEVICE int operator[](int k) const { return k == 0 ? first : 2 * (segment + k); }
 };
 
-// The edges of a team: the slots from `begin` to `end` of one node, in one head.
+// The edges of a team: the slots `begin` to `end` - 1 of one node, in one head.
 struct Span {
-  int node;   // -1: the team has nothing to do
-  int piece;  // -1: it has all edges of the node
+  int node;   // -1 if the team has nothing to do
+  int piece;  // -1 if the team has all edges of the node
   int head, begin, end;
 
   STGT_DEVICE Span(const EdgeParams& p, const SortedEdges& edges, const Team& team) : node(-1), piece(-1) {
@@ -78,7 +79,7 @@ struct Span {
   STGT_DEVICE int64_t piece_head(const EdgeParams& p) const { return int64_t(piece) * p.H + head; }
 };
 
-// A team's own edge of a step: whether there is one, its number, and the node at its other end.
+// A thread's own edge of a step: whether there is one, its number, and the node at its other end.
 struct Slot {
   bool inside;
   int edge, node;
@@ -90,9 +91,9 @@ struct Slot {
   }
 };
 
-// Calls step(slot, count) for each four edges of a span: with the thread's own one, and with how many of them there
-// are, which may be 0 or less. All threads of a warp make the same number of calls. The indices of the next step are
-// read before this one's.
+// Calls step(slot, count) for each step of four edges of a span. slot: the thread's own edge of the step. count: the
+// number of edges from this step on, which may be 0 or less. All threads of a warp make the same number of calls. The
+// indices of the next step are read before step() is called for this one.
 template <class Step>
 STGT_DEVICE void for_each_step(const SortedEdges& edges, const Span& span, const Team& team, Step step) {
   const int most = team.largest_of_teams(span.count());
