@@ -183,7 +183,10 @@ class Runs:
         return os.mkdir, ("was-run",)
 
 
-@pytest.mark.parametrize("harm", [Runs(), np.dtype("O"), np.array([None]), np.array(["text"])], ids=repr)
+HARMFUL = {"runs": Runs(), "dtype": np.dtype("O"), "objects": np.array([None]), "strings": np.array(["text"])}
+
+
+@pytest.mark.parametrize("harm", HARMFUL.values(), ids=HARMFUL)
 def test_a_pickle_cannot_run_code(harm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": harm}))
