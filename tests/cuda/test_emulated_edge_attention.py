@@ -227,7 +227,7 @@ def test_the_same_bits_every_time(dtype):
 
 
 def test_rows_without_edges_give_zero():
-    """One has no edge; in one all biases are -inf; and so are they in one that is cut into pieces."""
+    """Rows 0 and 5 have no edge. In rows 2 and 4 all biases are -inf, and row 4 is cut into pieces."""
     target = torch.tensor([1, 1, 2, 3, 3] + [4] * 20)
     graph = RaggedGraph.from_edge_index(torch.stack([torch.arange(25) % 6, target]), 6)
     case = call(graph, 2, 12, dscores=False)
@@ -263,7 +263,7 @@ def test_nan_reaches_only_rows_with_an_edge_to_it():
 
 
 def test_a_table_for_many_heads_and_runs():
-    """Heads in more than one block, and runs of which the last one is shorter."""
+    """The heads take more than one block, and the last run is shorter than the others."""
     case = call(ragged_graph([5], 70, types=5), 37, 4, edge_scale="types", edge_bias="types")
     check(case, edges_of_a_run=32, split=100)
 

@@ -1,4 +1,4 @@
-"""Writes simulated clips whose captions can be told apart only by motion: groups with the same two objects."""
+"""Writes simulated clips in groups. The clips of a group show the same two objects with other motions."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ SPEEDS = ("slowly", "", "quickly")
 """Empty for a speed between the two, which captions do not name"""
 RADII = (0.075, 0.19)
 """The smallest and largest radius of an object that grows or shrinks"""
-# How much of a motion happens in the time of a whole clip: widths of the canvas, natural logarithms of the radius, and
-# radians. A speed is drawn from its range. The ranges are far apart.
+# The change in the time of a whole clip, as the smallest and largest value for each speed: widths of the canvas for
+# moving, natural logarithms of the radius for growing, and radians for turning. The ranges do not overlap.
 RATES = {
     "moving": {"slowly": (0.24, 0.32), "": (0.5, 0.62), "quickly": (0.95, 1.2)},
     "growing": {"slowly": (0.5, 0.65), "": (1.1, 1.3), "quickly": (2.0, 2.4)},
@@ -116,7 +116,7 @@ def _draw_phase(rng: np.random.Generator, motions: tuple[str, ...], start: float
         start = float(rng.uniform(start, end - VANISHING))
         return Phase(motion, "", start, start + VANISHING)
     speed = str(rng.choice(SPEEDS))
-    if speed == "quickly":  # what is quick has to end sooner to stay on the canvas
+    if speed == "quickly":  # a quick motion has to end sooner, so that the object stays on the canvas
         end = min(end, start + 0.4)
     return Phase(motion, speed, float(start), float(end))
 
@@ -143,7 +143,7 @@ def _draw_relation(rng: np.random.Generator) -> PhasedScene:
 
 
 def simulate(scene: PhasedScene, frames: int, rng: np.random.Generator) -> list[Track] | None:
-    """Courses inside the canvas that meet only as the relation says, or None if none were found."""
+    """Courses inside the canvas on which objects meet only if the relation says so, or None if none were found."""
     time = np.linspace(0, 1, frames)
     if scene.relation:
         mover, other = scene.objects
@@ -189,7 +189,7 @@ def _course(thing: PhasedObject, time: np.ndarray, rng: np.random.Generator) -> 
 
 
 def _radius(thing: PhasedObject, growth: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-    """The radius over time: the one of the object's size, or any that stays inside RADII."""
+    """The radius over time: that of the object's size, or a random one that stays within RADII."""
     if thing.size:
         return np.full_like(growth, SIZES[thing.size])
     low, high = math.log(RADII[0]) - growth.min(), math.log(RADII[1]) - growth.max()
@@ -197,7 +197,7 @@ def _radius(thing: PhasedObject, growth: np.ndarray, rng: np.random.Generator) -
 
 
 def meeting(scene: PhasedScene, tracks: list[Track]) -> tuple[float, float]:
-    """The times from which and until which the first object overlaps the second, or hits it."""
+    """The interval in which the first object overlaps the second or hits it, as start and end from 0 to 1."""
     mover, other = tracks
     gap = np.linalg.norm(mover.centre - other.centre, axis=1) - mover.radius - other.radius
     steps = len(gap) - 1

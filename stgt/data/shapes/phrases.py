@@ -1,5 +1,7 @@
-"""Sentences about scenes with phases: a caption in the progressive, with the place and the time of each predicate,
-questions, and captions that are wrong in one thing only."""
+"""Sentences about scenes with phases: captions, questions, and captions that are wrong in one thing only.
+
+Captions use the progressive ("is moving left"). For each predicate, its place in the text and its time are known.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from stgt.data.shapes.phases import Phase, PhasedObject, PhasedScene, meeting
 from stgt.data.shapes.scene import Track
 
 ORDERS = ("and then", "before", "after")
-"""The words between two phases. After "after" comes the earlier one"""
+"""The words between two phases. With "after", the later phase is named first"""
 OPPOSITES = {
     "moving left": "moving right",
     "moving right": "moving left",
@@ -25,7 +27,7 @@ OPPOSITES = {
 
 @dataclass(frozen=True)
 class Style:
-    """What a caption chooses beside the scene, so that several captions can be made alike."""
+    """The choices of a caption that do not follow from the scene, so that several captions can share them."""
 
     article: str
     orders: tuple[str, ...]
@@ -49,11 +51,11 @@ class Predicate:
     end: float
     """Times from 0 to 1"""
     after: int | None = None
-    """The number of the predicate that happens before, if the caption says so"""
+    """The place in the list of the predicate that happens before this one, if the caption says so"""
     at_once: int | None = None
-    """The number of the predicate before "while\""""
+    """The place in the list of the predicate before "while", if this one follows "while\""""
     of: int | None = None
-    """The number of the predicate that "behind" and "in front of" belong to"""
+    """The place in the list of the predicate that is the subject of "behind" or "in front of\""""
 
 
 def draw_style(scene: PhasedScene, rng: np.random.Generator) -> Style:
@@ -115,9 +117,9 @@ def _name(thing: PhasedObject, style: Style) -> str:
 
 
 def negatives(scene: PhasedScene, style: Style, tracks: list[Track], rng: np.random.Generator) -> dict[str, str]:
-    """Captions that are wrong in one thing: {kind: caption}, with those of the five kinds that the scene allows.
+    """Captions that are wrong in one thing: {kind: caption}. A kind that the scene does not allow is absent.
 
-    Each could be the true caption of another scene, so that nobody can tell it by its words alone.
+    Each could be the true caption of another scene, so its words alone do not show that it is wrong.
     """
     wrong = {
         "attribute": _swap_colours(scene),
@@ -139,7 +141,7 @@ def _swap_colours(scene: PhasedScene) -> PhasedScene | None:
 
 
 def _swap_subjects(scene: PhasedScene) -> PhasedScene | None:
-    """Each object in the other's place. The sizes stay, since the words of a true caption depend on them."""
+    """The two objects exchange colours and shapes. Sizes stay, since they depend on the motions of the objects."""
     if len(scene.objects) < 2:
         return None
     one, other = scene.objects
@@ -155,7 +157,7 @@ def _can_turn(thing: PhasedObject) -> bool:
 
 
 def _swap_phases(scene: PhasedScene, rng: np.random.Generator) -> PhasedScene | None:
-    """The phases of one object in the other order. In no true caption does an object vanish first."""
+    """One object does its phases in the other order. It never vanishes first, since no true caption says that."""
     choices = []
     for number, thing in enumerate(scene.objects):
         if len(thing.phases) == 2 and thing.phases[1].motion != "vanishing":

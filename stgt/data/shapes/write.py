@@ -45,7 +45,8 @@ The objects do one thing after another, slowly or quickly. `scenes.json` also ho
 
 - `phases` of each object: motion and speed, and start and end in seconds
 - `predicates` of each caption: the characters of the predicate and of its adverb, its subject and object, and the
-  interval [start, end) in seconds in which it is true; `after`, `at_once` and `of` are places in the list
+  interval [start, end) in seconds in which it is true; `after`, `at_once` and `of` are places of other predicates in
+  the list: the one that happens before, the one that happens at the same time, and the one that is the subject
 - `negatives`: captions that are wrong in one thing: an attribute, the subject, a direction, the order or an adverb
 """
 Kind = Literal["motions", "phases"]
@@ -64,7 +65,7 @@ def render_shapes(
     """Render `train` + `test` clips into `out_dir`, unless they are there. The same arguments give the same files.
 
     kind: "motions" has one motion per object in the whole clip; in "phases" one motion follows another, slowly or
-    quickly, and the files also hold when each predicate of a caption is true.
+    quickly, and the files also hold the time during which each predicate of a caption is true.
 
     Clips that are there are compared with their checksums. Raises DamagedError, naming a file that has changed since it
     was rendered, and ValueError for a number of clips, size or frames out of range, and for a folder that holds
@@ -170,7 +171,7 @@ def _write(out: Path, settings: dict[str, int | str]) -> None:
 
 
 def _describe(scene: Scene, tracks: list[Track], rng: np.random.Generator) -> tuple[dict, dict]:
-    """What is said about a scene, and what is true of its objects."""
+    """The caption and the questions about a scene, and the facts about its objects."""
     said = {"caption": language.caption(scene, rng), "questions": language.questions(scene, rng)}
     return said, {"objects": [{"id": i, **vars(thing)} for i, thing in enumerate(scene.objects)]}
 
@@ -193,7 +194,7 @@ def _describe_phases(scene: PhasedScene, tracks: list[Track], rng: np.random.Gen
 
 
 def _seconds(timed: phases.Phase | phrases.Predicate, frames: int) -> dict[str, float]:
-    """The interval in seconds. The last frame counts until the next one would begin."""
+    """The interval in seconds. The last frame lasts until the next one would begin."""
     times = (timed.start, timed.end)
     start, end = (time * (frames - 1) / FPS if time < 1 else frames / FPS for time in times)
     return {"start": round(start, 4), "end": round(end, 4)}
