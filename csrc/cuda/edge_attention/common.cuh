@@ -41,7 +41,7 @@ struct EdgeValues {
 struct EdgeParams {
   int N, E, H, D;
   int lanes;                // threads of a team: 4, 8, 16 or 32
-  int whole;                // 1 if all heads begin at multiples of 16 bytes and their length is one
+  int whole;                // 1 if the begin and the length of every head are multiples of 16 bytes
   int split;                // a node with more edges than this is cut into pieces; see pieces.cuh
   int piece_blocks;         // the first blocks of the grid take pieces; the others take nodes
   float scale, clamp;       // clamp: infinite if there is no limit
