@@ -181,7 +181,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   check_shape(op, "softmax", softmax, {args.N, args.H, 2});
   check_dtype(op, "softmax", softmax, wide);
   STGT_CHECK(op, (!need_dscale || edge_scale) && (!need_dbias || edge_bias),
-             "need_dscale must come with edge_scale, and need_dbias with edge_bias, got neither or one of them");
+             "need_dscale must come with edge_scale, and need_dbias with edge_bias, got no tensor for one of them");
   if (dscores) {
     check_shape(op, "dscores", *dscores, {args.E, args.H});
     check_dtype(op, "dscores", *dscores, wide);

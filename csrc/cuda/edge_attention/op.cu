@@ -224,7 +224,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   check_floats("scores", scores, {p.E, p.H});
   check_floats("softmax", softmax, {p.N, p.H, 2});
   STGT_CHECK(op, (!need_dscale || edge_scale) && (!need_dbias || edge_bias),
-             "a gradient was asked of what is not there");
+             "need_dscale must come with edge_scale, and need_dbias with edge_bias, got no tensor for one of them");
   if (dscores) {
     check_floats("dscores", *dscores, {p.E, p.H});
     dscores = torch::stable::contiguous(*dscores);
