@@ -34,7 +34,7 @@ NodeHeads node_heads(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.str
 
 const int32_t* integers(const Tensor& x) { return static_cast<const int32_t*>(x.data_ptr()); }
 
-// Edges sorted by one end. A wrong index would read what is not the op's, so all are looked at.
+// Edges sorted by one end. A wrong index would read memory outside the tensors, so every index is checked.
 SortedEdges sorted_edges(const char* op, const char* name, const Tensor& ptr, const Tensor& other, const Tensor& edge,
                          int64_t N, int64_t E) {
   for (const Tensor* x : {&ptr, &other, &edge}) {

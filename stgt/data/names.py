@@ -1,4 +1,4 @@
-"""Names of video and image files: their endings, and what is left without folder and ending."""
+"""Names of video and image files: their endings, and their names without folder and ending."""
 
 from __future__ import annotations
 

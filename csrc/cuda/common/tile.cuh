@@ -12,7 +12,7 @@ template <class E> struct Rows {
 
   STGT_DEVICE E* row(int i) const { return data + i * stride; }
 
-  // Returns the largest of 16, 8, 4 and 2 of which the start and the end of every row are multiples, in bytes.
+  // Returns the alignment of all rows in bytes: the largest of 16, 8, 4 and 2 that divides where each starts and ends.
   STGT_DEVICE int alignment() const {
     const uint32_t bytes = uint32_t(reinterpret_cast<uintptr_t>(data)) | sizeof(E) * (uint32_t(stride) | columns);
     return bytes % 16 == 0 ? 16 : bytes % 8 == 0 ? 8 : bytes % 4 == 0 ? 4 : 2;
