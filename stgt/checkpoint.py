@@ -336,9 +336,9 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoin
     _require_finite(path, tensors)
     for name, entries in found.items():
         if _IDLE not in entries:
-            # AdamW keeps its step counts on the CPU.
+            # The kernels of fused AdamW read the step count on the parameter's device, and do not check where it is.
             device = trained[name].device
-            optimizer.state[trained[name]] = {k: v if k == "step" else v.to(device) for k, v in entries.items()}
+            optimizer.state[trained[name]] = {key: value.to(device) for key, value in entries.items()}
 
 
 def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:

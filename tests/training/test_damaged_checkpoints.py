@@ -138,6 +138,15 @@ def test_a_parameter_without_state_is_recorded_as_idle(tmp_path):
     assert list(again.state) == [model.temp]
 
 
+def test_all_optimizer_state_is_read_to_the_device_of_its_parameter(run):
+    with torch.device("meta"):
+        model = StandIn()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    ckpt.load_optimizer(model, optimizer, ckpt.latest_checkpoint(run))
+    devices = {key: value.device.type for state in optimizer.state.values() for key, value in state.items()}
+    assert devices == dict.fromkeys(("step", "exp_avg", "exp_avg_sq"), "meta")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
