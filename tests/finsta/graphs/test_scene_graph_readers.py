@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from stgt.data.errors import VideoError
 from stgt.data.shapes import render_shapes
 from stgt.finsta.graphs.graph import Relation
 from stgt.finsta.graphs.lines import graphs_from, read_graphs, write_graphs
-from stgt.finsta.graphs.readers import READERS
+from stgt.finsta.graphs.readers import READERS, unpickle
 from stgt.finsta.graphs.readers.unpickle import unpickle_plain
 
 VIDRD = {
@@ -193,6 +194,29 @@ def test_a_pickle_cannot_run_code(harm, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="a.pkl: it (names|has) .*, expected plain values and NumPy arrays"):
         unpickle_plain(tmp_path / "a.pkl", dict)
     assert not (tmp_path / "was-run").exists()
+
+
+def test_a_pickle_cannot_change_the_functions_that_read_it(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(b"cnumpy.core.multiarray\nscalar\nN}S'changed'\nI1\ns\x86b.")
+    with pytest.raises(ValueError, match="a.pkl: it sets attributes of a function, expected plain values"):
+        unpickle_plain(tmp_path / "a.pkl", dict)
+    assert not hasattr(unpickle._scalar, "changed")
+
+
+def test_a_small_pickle_cannot_ask_for_much_memory(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(b"}r\xff\xff\xff\x01.")  # it puts the dict at place 2^25 of the memo
+    tracemalloc.start()
+    try:
+        assert unpickle_plain(tmp_path / "a.pkl", dict) == {}
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_array_of_many_empty_rows_is_refused(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": np.zeros((1000, 0))}))
+    with pytest.raises(ValueError, match=r"a.pkl: it has an array of shape \(1000, 0\), expected plain values"):
+        unpickle_plain(tmp_path / "a.pkl", dict)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,8 +20,10 @@ def unpickle_plain(path: str | Path, kind: type) -> object:
             value = _Unpickler(file).load()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (OSError, MemoryError):
+    except OSError:
         raise
+    except MemoryError:
+        raise MemoryError(f"{path}: it holds more than fits into memory, or is no pickle") from None
     except _RefusedError as error:
         raise ValueError(f"{path}: {error}, expected plain values and NumPy arrays") from None
     except Exception as error:  # damaged bytes can make the unpickler raise anything
@@ -34,7 +37,19 @@ class _RefusedError(Exception):
     """A file names something that is not plain data."""
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """The unpickler in Python, since the one in C allocates as much memory for its memo as the file asks for."""
+
+    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
+
+    def load_build(self) -> None:
+        """Set what belongs to an array. The base class would also set attributes of the functions below."""
+        if not isinstance(self.stack[-2], _DType | _Array):
+            raise _RefusedError(f"it sets attributes of a {type(self.stack[-2]).__name__}")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
+
     def find_class(self, module: str, name: str) -> object:
         found = _KNOWN.get(f"{module.replace('numpy._core', 'numpy.core')}.{name}")
         if found is None:
@@ -67,7 +82,10 @@ def _array(*_: object) -> _Array:
 
 
 def _filled(data: bytes, dtype: _DType, shape: tuple, order: str) -> _Array:
-    return _Array(np.frombuffer(data, dtype.found).reshape(shape, order=order).tolist())
+    array = np.frombuffer(data, dtype.found).reshape(shape, order=order)
+    if not array.size and any(shape[:1]):  # any number of empty lists can be made from no data
+        raise _RefusedError(f"it has an array of shape {shape}")
+    return _Array(array.tolist())
 
 
 def _scalar(dtype: _DType, data: bytes) -> bool | int | float:
