@@ -68,13 +68,13 @@ def write_features(
     changes = cache.changed_videos(videos.root, contents=contents)
     require_same(f"{folder} was made of other videos", changes, accept=accept_changed)
     store, items = cache.tokens, _Views(videos, views, seed)
-    left = sum(len(store.items(name)) for name in store.missing())
-    if left and cache.videos != videos.videos:
+    if store.missing() and cache.videos != videos.videos:
         raise ValueError(
             f"{folder} is not complete, and was begun for other videos: give the same videos, or remove it first"
         )
 
     def compute(names: Iterator[str]) -> Batches:
+        left = sum(len(store.items(name)) for name in store.missing())  # other processes may have written some
         room_is_known = False
         for pixels, read in read_batches(items, map(store.items, names), workers=workers):
             tokens = torch.cat([tower(part.to(device)).to(torch.bfloat16).cpu() for part in pixels.split(batch_size)])

@@ -4,6 +4,7 @@ import os
 import pickle
 import shutil
 import time
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -11,12 +12,14 @@ from helpers.clips import grey, write_video
 from torch import nn
 
 from stgt.config import VisionConfig
+from stgt.data import write_features as writing
 from stgt.data.features import FeatureStore
 from stgt.data.samples import RetrievalDataset, VideoDataset
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import describe, eval_transform, train_transform
 from stgt.data.video import VideoError
 from stgt.data.write_features import write_features
+from stgt.ownership import claimed
 from stgt.weights.tower import tower_hash
 
 VIDEOS = ["a.mp4", "b.mp4", "c.mp4"]
@@ -149,6 +152,25 @@ def test_a_failure_keeps_what_was_written_and_a_repeated_call_computes_the_rest(
     assert shown == [1, 1, 1]
     whole = write_features(tmp_path / "whole", videos, tower, **arguments)
     assert FeatureStore(store.folder).sha256() == whole.sha256()
+
+
+def test_only_what_is_left_needs_room_when_another_process_has_let_a_batch_go(videos, tmp_path, monkeypatch):
+    folder, arguments = tmp_path / "features", dict(tower_hash="abc", batch_size=1)
+    whole = write_features(folder, videos, tower, **arguments)
+    for number in range(3):
+        whole.tokens.path(f"{number:06}").unlink()
+    asked = []
+    monkeypatch.setattr(writing, "_require_room", lambda folder, needed: asked.append(needed))
+    with ExitStack() as other:
+        other.enter_context(claimed(whole.tokens.path("000000")))
+
+        def end_the_other(video):
+            other.close()
+            return tower(video)
+
+        write_features(folder, videos, end_the_other, **arguments)
+    size = whole.read("a.mp4").nbytes
+    assert asked == [3 * size, size]
 
 
 def test_a_video_that_cannot_be_read_is_named_and_those_before_it_are_kept(root, tmp_path):

@@ -68,7 +68,7 @@ def with_videos(
     frames: the number of frames to look at, evenly spread, or None for all. find: takes frames, uint8 (T, H, W, 3), and
     their times in seconds. A video that cannot be read is left out with a warning, so that the work on others is kept.
     """
-    last: tuple[str, VideoGraph | None] = ("", None)
+    last: tuple[str | None, VideoGraph | None] = (None, None)
     for clip in clips:
         if clip.video != last[0]:
             last = (clip.video, _found(videos / clip.video, frames, find))

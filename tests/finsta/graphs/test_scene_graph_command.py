@@ -50,6 +50,16 @@ def test_found_graphs_of_simulated_clips(clips, stgt, tmp_path, caplog):
     assert status == 0 and "19 clips, source detector; 0 texts with 0 nodes; 19 videos with 114 frames" in printed
 
 
+def test_a_clip_that_names_no_video_is_left_out_with_a_warning(stgt, tmp_path, caplog):
+    (tmp_path / "videos").mkdir()
+    text_only = {"video": "", "text": "a", "tsg": {"nodes": [], "edges": []}, "dsg": None, "source": "parser"}
+    (tmp_path / "texts.jsonl").write_text(json.dumps(text_only) + "\n")
+    words = ["graphs", tmp_path / "texts.jsonl", "--detect", "blobs", "--out", tmp_path / "graphs.jsonl"]
+    status, printed = stgt("finsta", "graphs", *words)
+    assert status == 0 and "0 clips" in printed
+    assert "videos: no such file, there is a folder of this name; it is left out" in printed + caplog.text
+
+
 def test_texts_and_captions_are_parsed(clips, stgt, tmp_path):
     parser()
     (tmp_path / "texts.txt").write_text("A dog runs.\n\nA red car stops, then a man leaves.\n")
