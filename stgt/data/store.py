@@ -178,10 +178,10 @@ class Store:
         write_tensors(self.path(name), tensors | checksums)
 
     def keep_only(self) -> None:
-        """Remove all files of other batches from the folder."""
-        for path in self.folder.glob("*.safetensors"):
+        """Remove all files of other batches from the folder, but not what another process is just writing."""
+        for path in self.folder.glob("[!.]*.safetensors"):
             if path.stem not in self._items:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def rows(self, key: str, items: Sequence[int]) -> Tensor:
         """The rows of some items, in the given order. Ascending items are fastest, since each file is then opened once.
