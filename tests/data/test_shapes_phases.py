@@ -2,14 +2,15 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from stgt.data.annotations import load_answers, load_captions, load_questions
 from stgt.data.shapes import render_shapes
-from stgt.data.shapes.phases import MOVES, RATES, draw_scene, simulate
-from stgt.data.shapes.phrases import caption, draw_style, negatives
+from stgt.data.shapes.phases import MOVES, RATES, Phase, PhasedObject, PhasedScene, draw_scene, simulate
+from stgt.data.shapes.phrases import Style, caption, draw_style, negatives
 from stgt.data.shapes.render import FPS
 from stgt.data.shapes.scene import DIRECTIONS
 
@@ -187,3 +188,13 @@ def test_wrong_captions_differ_in_one_thing_and_could_be_true_of_another_scene(d
                 assert not ("circle" in clause and "turning" in clause)
                 assert "vanishing and" not in clause and "vanishing before" not in clause
     assert set(kinds) == {"attribute", "subject", "direction", "order", "adverb"} and min(kinds.values()) > 20
+
+
+def test_two_objects_that_do_the_same_give_no_caption_that_would_be_true():
+    phase = Phase("turning", "", 0.1, 0.8)
+    objects = tuple(PhasedObject(colour, "square", "small", (phase,)) for colour in ("red", "blue"))
+    style = Style("a", ("and then", "and then"), (0, 1))
+    assert negatives(PhasedScene(objects), style, [], np.random.default_rng(0)) == {}
+    other = replace(objects[1], size="large")
+    found = negatives(PhasedScene((objects[0], other)), style, [], np.random.default_rng(0))
+    assert found["attribute"] == "a small blue square is turning while a large red square is turning"

@@ -130,7 +130,9 @@ def negatives(scene: PhasedScene, style: Style, tracks: list[Track], rng: np.ran
             scene, rng, lambda phase: {"slowly": "quickly", "quickly": "slowly"}.get(phase.speed), "speed"
         ),
     }
-    return {kind: caption(other, style, tracks)[0] for kind, other in wrong.items() if other is not None}
+    # Two objects of one look that do the same may exchange their colours, and the caption stays true.
+    changed = {kind: other for kind, other in wrong.items() if other is not None and other.meaning != scene.meaning}
+    return {kind: caption(other, style, tracks)[0] for kind, other in changed.items()}
 
 
 def _swap_colours(scene: PhasedScene) -> PhasedScene | None:
