@@ -132,8 +132,9 @@ def test_a_graph_has_tracks_relations_and_scores(tmp_path):
 
 def test_results_of_another_tracker_are_taken():
     result = SimpleNamespace(
-        xyxy=np.array([[0, 0, 10, 10], [20, 20, 40, 60], [200, 0, 210, 10], [1, 1, 2, 2]], np.float32),
-        confidence=np.array([0.9, 0.8, 0.7, 0.6]), class_id=np.array([0, 1, 0, 0]), tracker_id=np.array([5, 2, 7, -1]),
+        # The third lies outside, the fourth has no track, and the fifth is too narrow to have a width after rounding.
+        xyxy=np.array([[0, 0, 10, 10], [20, 20, 40, 60], [200, 0, 210, 10], [1, 1, 2, 2], [3, 3, 3.0002, 9]], float),
+        confidence=np.linspace(0.9, 0.5, 5), class_id=np.array([0, 1, 0, 0, 1]), tracker_id=np.array([5, 2, 7, -1, 9]),
     )  # fmt: skip
     found, tracks = from_tracked(result, {0: "cat", 1: "ball"}, 100, 100)
     assert found.labels == ("cat", "ball") and tracks.tolist() == [5, 2]

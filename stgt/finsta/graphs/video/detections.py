@@ -32,15 +32,21 @@ def detections(
 
     width, height: size of the frame in pixels. Boxes that lie outside or have a score below `least` are left out.
     """
-    found = np.asarray(boxes, np.float64).reshape(-1, 4) / (width, height, width, height)
-    found = found.clip(0, 1).round(5)
+    found, inside = _parts_of_frame(boxes, width, height)
     scores = np.asarray(scores, np.float64).reshape(-1).clip(0, 1).round(5)
     if not len(found) == len(labels) == len(scores):
         raise ValueError(
             f"there are {len(found)} boxes, {len(labels)} labels and {len(scores)} scores, expected equal numbers"
         )
-    kept = (found[:, 0] < found[:, 2]) & (found[:, 1] < found[:, 3]) & (scores >= least)
+    kept = inside & (scores >= least)
     return Detections(found[kept], tuple(label for label, keep in zip(labels, kept, strict=True) if keep), scores[kept])
+
+
+def _parts_of_frame(boxes: object, width: float, height: float) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes in pixels as parts of the frame, float64 (n, 4), and whether something of each is in it, bool (n,)."""
+    parts = np.asarray(boxes, np.float64).reshape(-1, 4) / (width, height, width, height)
+    parts = parts.clip(0, 1).round(5)
+    return parts, (parts[:, :2] < parts[:, 2:]).all(1)
 
 
 class Tracked(Protocol):
@@ -65,7 +71,7 @@ def from_tracked(
         if getattr(result, name) is None:
             raise ValueError(f"{name} is None, expected one number per object: the result of a tracker")
     boxes = np.asarray(result.xyxy, np.float64).reshape(-1, 4)
-    inside = (boxes[:, :2] < (width, height)).all(1) & (boxes[:, 2:] > 0).all(1) & (boxes[:, :2] < boxes[:, 2:]).all(1)
+    _, inside = _parts_of_frame(boxes, width, height)
     kept = inside & (np.asarray(result.tracker_id) >= 0)
     labels = [str(names[int(number)]) for number in np.asarray(result.class_id)[kept]]
     scores = np.ones(len(boxes)) if result.confidence is None else np.asarray(result.confidence)
