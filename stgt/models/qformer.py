@@ -104,6 +104,10 @@ class QFormer(Float32Module):
         self, video: Tensor | VideoKeys, input_ids: Tensor, attention_mask: Tensor, rows: Tensor | None, causal: bool
     ) -> Tensor:
         _check_text(input_ids, attention_mask, self.config)
+        videos = len(video if isinstance(video, Tensor) else video[0])
+        if len(input_ids) != (videos if rows is None else len(rows)):
+            given = f"{videos} videos" if rows is None else f"{len(rows)} rows"
+            raise ValueError(f"input_ids has {len(input_ids)} texts for {given}, expected one each")
         queries, count = self.query_tokens.expand(len(input_ids), -1, -1), self.config.queries
         x = torch.cat([queries, self.embeddings(input_ids)], 1)
         return self.bert(x, count, attention_bias(attention_mask, count, causal), video, rows)

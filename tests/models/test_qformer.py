@@ -143,6 +143,14 @@ def test_several_texts_may_have_one_video(qformer, pair, name):
         torch.testing.assert_close(run(video, ids[texts], mask[texts], rows), expected)
 
 
+def test_texts_without_a_video_of_their_own_are_refused(qformer, pair):
+    embeds, ids, mask = pair
+    with pytest.raises(ValueError, match="input_ids has 2 texts for 1 videos, expected one each"):
+        qformer.fused(embeds[:1], ids, mask)
+    with pytest.raises(ValueError, match="input_ids has 2 texts for 3 rows, expected one each"):
+        qformer.causal(qformer.keys(embeds), ids, mask, torch.tensor([0, 1, 1]))
+
+
 def test_an_empty_text_is_not_nan(qformer, pair):
     embeds, ids, mask = pair
     for hidden in (qformer.text(ids, mask * 0), qformer.fused(embeds, ids, mask * 0)):
