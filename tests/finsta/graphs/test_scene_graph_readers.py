@@ -168,8 +168,10 @@ def test_action_genome(tmp_path, charades):
     [
         ({"key": "001YG.mp4"}, "a key is '001YG.mp4', expected VIDEO/FRAME"),
         ({"key": "001YG.mp4/000000.png"}, "a key is '001YG.mp4/000000.png', expected VIDEO/FRAME with frames from 1"),
+        ({"key": "001YG.mp4/" + "9" * 5000}, "a key is '001YG.mp4/9"),
         ({"box": (1, 2)}, "the entry '001YG.mp4/000005.png' is not in the published format"),
     ],
+    ids=["no frame", "frame 0", "a number without end", "a short box"],
 )
 def test_a_fault_in_action_genome_is_named(arguments, message, tmp_path, charades):
     action_genome(tmp_path, **arguments)
@@ -249,6 +251,14 @@ def pvsg_folder(folder):
     (folder / "vidor" / "masks" / "v").mkdir(parents=True)
     Image.fromarray(np.eye(4, dtype=np.uint8)).save(folder / "vidor" / "masks" / "v" / "0000.png")
     return {"split": {"vidor": {"train": ["v"]}}, "data": [video]}
+
+
+def test_a_mask_that_is_cut_short_is_named(tmp_path):
+    (tmp_path / "pvsg.json").write_text(json.dumps(pvsg_folder(tmp_path)))
+    mask = tmp_path / "vidor" / "masks" / "v" / "0000.png"
+    mask.write_bytes(mask.read_bytes()[:40])
+    with pytest.raises(ValueError, match="0000.png: it cannot be read as a picture .*, expected a mask"):
+        list(READERS["pvsg"](tmp_path, None))
 
 
 def places(value, place=()):

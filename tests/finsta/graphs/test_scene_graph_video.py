@@ -140,6 +140,9 @@ def test_results_of_another_tracker_are_taken():
     assert found.labels == ("cat", "ball") and tracks.tolist() == [5, 2]
     graph = video_graph([0.0], [found], [tracks])
     assert [thing.track for thing in graph.frames[0].objects] == [5, 2]
+    result.confidence[0] = np.nan
+    found, tracks = from_tracked(result, {0: "cat", 1: "ball"}, 100, 100)
+    assert found.labels == ("ball",) and tracks.tolist() == [2]
     result.tracker_id = None
     with pytest.raises(ValueError, match="tracker_id is None, expected one number per object"):
         from_tracked(result, ["cat", "ball"], 100, 100)

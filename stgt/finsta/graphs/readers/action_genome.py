@@ -20,7 +20,7 @@ from stgt.finsta.graphs.readers.published import in_published_form
 from stgt.finsta.graphs.readers.unpickle import unpickle_plain
 
 PERSON = 0
-_FRAME = re.compile(r"(?P<video>.+)/(?P<number>\d+)(\.\w+)?")
+_FRAME = re.compile(r"(?P<video>.+)/(?P<number>\d{1,9})(\.\w+)?")
 _KINDS = ("attention_relationship", "contacting_relationship", "spatial_relationship")
 
 

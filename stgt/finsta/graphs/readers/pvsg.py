@@ -77,8 +77,11 @@ def _clip(entry: dict, video: str, masks: list[Path], where: str) -> ClipGraphs:
 
 def _seen(mask: Path, labels: dict[int, str]) -> dict[int, SeenObject]:
     """The objects of a frame, each with the smallest box around its pixels."""
-    with Image.open(mask) as image:
-        pixels = np.asarray(image)
+    try:
+        with Image.open(mask) as image:
+            pixels = np.asarray(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{mask}: it cannot be read as a picture ({error}), expected a mask") from error
     if pixels.ndim != 2:
         raise ValueError(f"{mask}: the picture has mode {image.mode}, expected one number per pixel")
     height, width = pixels.shape

@@ -64,7 +64,8 @@ def from_tracked(
 ) -> tuple[Detections, np.ndarray]:
     """The detections of a frame and their tracks, int64 (n,), from another program's result.
 
-    names: the name of each class_id. Objects without a track, whose tracker_id is below 0, are left out.
+    names: the name of each class_id. Objects without a track, whose tracker_id is below 0, and objects
+    without a score (NaN) are left out.
     Raises ValueError if the result has no tracks or no classes.
     """
     for name in ("tracker_id", "class_id"):
@@ -72,9 +73,9 @@ def from_tracked(
             raise ValueError(f"{name} is None, expected one number per object: the result of a tracker")
     boxes = np.asarray(result.xyxy, np.float64).reshape(-1, 4)
     _, inside = _parts_of_frame(boxes, width, height)
-    kept = inside & (np.asarray(result.tracker_id) >= 0)
-    labels = [str(names[int(number)]) for number in np.asarray(result.class_id)[kept]]
     scores = np.ones(len(boxes)) if result.confidence is None else np.asarray(result.confidence)
+    kept = inside & (np.asarray(result.tracker_id) >= 0) & ~np.isnan(scores)
+    labels = [str(names[int(number)]) for number in np.asarray(result.class_id)[kept]]
     return (
         detections(boxes[kept], labels, scores[kept], width, height),
         np.asarray(result.tracker_id, np.int64)[kept],
