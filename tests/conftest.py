@@ -41,6 +41,21 @@ if SEED:
     move_seeds(SEED)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Iterator[None]:
+    """Lets a worker process send what a test printed, if that holds names of files that are not UTF-8."""
+    return encodable((yield))
+
+
+def encodable(data: object) -> object:
+    """Data of lists and dictionaries whose texts can all be encoded as UTF-8."""
+    if isinstance(data, str):
+        return data.encode("utf-8", "backslashreplace").decode()
+    if isinstance(data, dict):
+        return {encodable(key): encodable(value) for key, value in data.items()}
+    return [encodable(value) for value in data] if isinstance(data, (list, tuple)) else data
+
+
 @pytest.fixture(scope="session", autouse=True)
 def steady_threads() -> None:
     torch.set_num_threads(THREADS)
