@@ -110,12 +110,15 @@ def look_inside(model: nn.Module, video: Tensor, *, layer: int = 0) -> Inside:
         for hook in hooks:
             hook.remove()
     x, graph = seen
+    device = x.device.type
+    # Under autocast the graph is built from patches in half precision, whatever the dtype of the patches.
+    local = x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
     if isinstance(graph, Tensor):
         graph = SpatioTemporalGraph.from_dense(graph, len(video), config.window)
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(device, enabled=False):
         q, k, _ = attention.project(x.float())
     return Inside(
-        local=x[0].unflatten(0, (len(video), -1)).cpu(),
+        local=local[0].unflatten(0, (len(video), -1)).cpu(),
         graph=graph.to("cpu"),
         q=q[0].cpu(),
         k=k[0].cpu(),
