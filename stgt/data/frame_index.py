@@ -140,20 +140,29 @@ class PacketTable:
     tells their presentation times.
     """
 
-    def __init__(self, entries: Callable[[], IndexEntries], scan: Callable[[int, int, int], list[PacketTimes]]) -> None:
+    def __init__(
+        self,
+        entries: Callable[[], IndexEntries],
+        scan: Callable[[int, int, int], list[PacketTimes]],
+        one_part: bool,
+    ) -> None:
         """entries(): `index_entries` of the open stream. scan(near, dts, count): see `PyAVReader._scan`.
 
+        one_part: whether the file plays one part of its packets, so that only packets at its two ends can be hidden.
         Raises UnusableTimesError if the decoding times of keyframes decrease, or if the first packet is no keyframe.
         """
         self._entries, self._scan = entries, scan
-        # Reading the table takes most of the time that a long file costs, so only what every frame needs is read.
         table = entries()
-        flags = np.fromiter((entry.flags for entry in table), np.int64, len(table))
-        self._keys = np.flatnonzero(flags & _KEYFRAME)
-        self._shown = np.flatnonzero(~flags & _HIDDEN)
-        self._packets, self.length = len(flags), len(self._shown)
-        if not len(self._keys) or self._keys[0] != 0:
+        self._packets = len(table)
+        if not table[0].is_keyframe:
             raise UnusableTimesError("the first packet is no keyframe")
+        keys = _keys_if_none_is_hidden(table) if one_part else None
+        if keys is None:
+            flags = np.fromiter((entry.flags for entry in table), np.int64, len(table))
+            self._keys, self._shown = np.flatnonzero(flags & _KEYFRAME), np.flatnonzero(~flags & _HIDDEN)
+        else:
+            self._keys, self._shown = np.array(keys), np.arange(len(table))
+        self.length = len(self._shown)
         self._key_dts = np.array([table[key].timestamp for key in self._keys.tolist()], np.int64)
         if (np.diff(self._key_dts) < 0).any():
             raise UnusableTimesError("decoding times decrease")
@@ -194,6 +203,19 @@ class PacketTable:
         if (np.diff(times) <= 0).any():
             raise UnusableTimesError("groups of pictures overlap in time")
         return FrameIndex(self.length, np.array(ranks, np.int64), times, keyframes)
+
+
+def _keys_if_none_is_hidden(table: IndexEntries) -> list[int] | None:
+    """The places of the keyframes, or None if the first or the last group has a hidden packet.
+
+    FFmpeg searches for them, because a look at every packet takes most of the time that reading a long film costs. Its
+    search passes over hidden keyframes. If the last one is hidden, then its packets count to the group before it.
+    """
+    keys = [0]
+    while (key := table.search_timestamp(table[keys[-1]].timestamp + 1, any_frame=False, backward=False)) > keys[-1]:
+        keys.append(key)
+    first, last = range(keys[1] if len(keys) > 1 else len(table)), range(keys[-1], len(table))
+    return None if any(table[place].is_discard for part in (first, last) for place in part) else keys
 
 
 def _require_usable_group(packets: list[PacketTimes]) -> None:

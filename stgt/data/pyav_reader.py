@@ -162,7 +162,7 @@ class PyAVReader:
         if table is not None and table[-1].pos + table[-1].size > file.bytes:
             raise VideoError(f"{file.path}: broken video: the file is cut short")
         if table is not None and len(table) > LONG:
-            return PacketTable(lambda: file.stream.index_entries, self._scan)
+            return PacketTable(lambda: file.stream.index_entries, self._scan, file.is_one_part())
         # The packet at the end of a file is empty: it only tells the decoder that the end is reached.
         return index_of((file.times(packet) for packet in file.packets() if packet.size), file.container.format.name)
 

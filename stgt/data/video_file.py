@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 from av.container import InputContainer
@@ -117,6 +119,11 @@ class VideoFile:
             return None
         return entries
 
+    def is_one_part(self) -> bool:
+        """Whether every track of an MP4 or QuickTime file plays at most one part of its packets."""
+        with open(self.path, "rb") as file:
+            return all(parts < 2 for parts in _edits(file, self.bytes))
+
     def seek(self, time: int) -> None:
         """Go to the last keyframe at or before a time, in units of the time base, or to a packet near it."""
         self.container.seek(time, stream=self.stream)
@@ -184,16 +191,33 @@ def _is_hidden(packet: Packet) -> bool:
 def _is_fragmented(path: str | Path) -> bool:
     """Whether an MP4 or QuickTime file has fragments. Each has a table, which FFmpeg reads only when it gets there."""
     with open(path, "rb") as file:
-        while len(head := file.read(8)) == 8:
-            size, kind = struct.unpack(">I4s", head)
-            if kind == b"moof":
-                return True
-            if size == 1:
-                size = struct.unpack(">Q", file.read(8).rjust(8, b"\0"))[0] - 8
-            if size < 8:  # the last box reaches to the end of the file
-                return False
-            file.seek(size - 8, 1)
-    return False
+        return any(kind == b"moof" for kind, _ in _boxes(file, os.fstat(file.fileno()).st_size))
+
+
+def _boxes(file: BinaryIO, end: int) -> Iterator[tuple[bytes, int]]:
+    """The kind and the end of each box from the file's position to `end`. The file is then at the box's contents."""
+    begin = file.tell()
+    while begin + 8 <= end:
+        file.seek(begin)
+        size, kind = struct.unpack(">I4s", file.read(8))
+        if size == 1:
+            size = struct.unpack(">Q", file.read(8).rjust(8, b"\0"))[0]
+        begin = end if size < 8 else min(begin + size, end)  # the last box may say 0: it reaches to the end
+        yield kind, begin
+
+
+def _edits(file: BinaryIO, end: int) -> Iterator[int]:
+    """The number of parts of each edit list up to `end`, without empty ones. A compressed header counts as two."""
+    for kind, box_end in _boxes(file, end):
+        if kind in (b"moov", b"trak", b"edts"):
+            yield from _edits(file, box_end)
+        elif kind == b"elst":
+            version, count = struct.unpack(">B3xI", file.read(8))
+            entry = struct.Struct(">QqI" if version else ">IiI")
+            entries = file.read(min(count * entry.size, box_end - file.tell()) // entry.size * entry.size)
+            yield sum(begins != -1 for _, begins, _ in entry.iter_unpack(entries))
+        elif kind == b"cmov":
+            yield 2
 
 
 def _what_it_is(path: str) -> str:

@@ -9,8 +9,10 @@ from helpers.edit_lists import Edit, with_edits
 from helpers.numbered import Kind, number_in, write_numbered
 
 from stgt.data import pyav_reader
+from stgt.data.frame_index import _keys_if_none_is_hidden
 from stgt.data.inspection import inspect
 from stgt.data.video import MAX_PIXELS, read_clip, read_frames, sample_indices
+from stgt.data.video_file import VideoFile
 
 KIND = Kind(".mp4", "libx264", codec_options={"bf": "2"})
 BEGIN = 0.08
@@ -47,6 +49,19 @@ def edited(request, whole, tmp_path):
     edits = [edit if edit.begins is None else edit._replace(begins=edit.begins + BEGIN) for edit in edits]
     expected = [number for first, stop in ranges for number in range(first, stop)]
     return with_edits(whole, edits, tmp_path / "edited.mp4"), expected
+
+
+@pytest.mark.parametrize("edits", [None, *(edits for edits, _ in LISTS.values())], ids=["no list of ours", *LISTS])
+def test_keyframes_are_searched_for_if_no_packet_is_hidden(edits, whole, tmp_path):
+    path = whole if edits is None else with_edits(whole, edits, tmp_path / "edited.mp4")
+    with VideoFile(path, max_pixels=MAX_PIXELS, deadline=None) as file:
+        table, one_part = file.packet_table(), file.is_one_part()
+        assert one_part == (edits is None or sum(edit.begins is not None for edit in edits) < 2)
+        found = _keys_if_none_is_hidden(table) if one_part else None
+        hidden = any(entry.is_discard for entry in table)
+        keys = [place for place, entry in enumerate(table) if entry.is_keyframe]
+        assert found == (keys if one_part and not hidden else None)
+    assert edits is not None or found
 
 
 @pytest.mark.parametrize("long", [False, True])
