@@ -9,7 +9,7 @@ TORCH ?= 2.13.0
 PINS := -c constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup quickstart test test-numerics sanitize bench bench-smoke gpu-check docs lint cross wheel newest clean
+.PHONY: setup quickstart test test-quick test-numerics sanitize bench bench-smoke gpu-check docs lint cross wheel newest clean
 
 setup: $(VENV)/.built
 
@@ -34,6 +34,16 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 test: setup
 	$(PYTEST)
 	TRITON_INTERPRET=1 $(PYTEST) -m triton_interpret tests
+
+# About half of the tests in under three minutes on two cores, for who changes a line.
+QUICK := tests/models tests/weights tests/evaluation/test_metrics.py tests/evaluation/test_retrieval.py \
+  $(addprefix tests/kernels/test_, $(addsuffix .py, auto bad_input edge_attention golden graph graph_attention module \
+    ragged_graph spatio_temporal_graph)) \
+  $(addprefix tests/data/test_, $(addsuffix .py, edit_lists images samples text transforms video)) \
+  $(addprefix tests/training/test_, $(addsuffix .py, optim sampler)) \
+  $(addprefix tests/test_, $(addsuffix .py, errors files layers losses recipes structure))
+test-quick: setup
+	$(PYTEST) $(QUICK)
 
 # The tests that compare numbers, with other rounding, other inputs and other threads than in `make test`. Each setting
 # can be given: make test-numerics ATEN_CPU_CAPABILITY=avx2 STGT_CPU_ISA=avx2 STGT_TEST_SEED=7

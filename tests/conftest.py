@@ -48,12 +48,12 @@ def pytest_report_to_serializable() -> Iterator[None]:
 
 
 def encodable(data: object) -> object:
-    """Data of lists and dictionaries whose texts can all be encoded as UTF-8."""
+    """Data of lists, tuples and dictionaries whose texts can all be encoded as UTF-8."""
     if isinstance(data, str):
         return data.encode("utf-8", "backslashreplace").decode()
     if isinstance(data, dict):
         return {encodable(key): encodable(value) for key, value in data.items()}
-    return [encodable(value) for value in data] if isinstance(data, (list, tuple)) else data
+    return type(data)(map(encodable, data)) if isinstance(data, (list, tuple)) else data
 
 
 @pytest.fixture(scope="session", autouse=True)
