@@ -184,7 +184,7 @@ def errors_named(path: Path, *others: Path) -> Iterator[None]:
 
 
 def _reason(error: OSError) -> str:
-    """What the operating system said, also of an error that was named for a file inside a folder that is written."""
+    """The operating system's message, also for an error that names a file inside a folder that is written."""
     while error.strerror is None and isinstance(error.__cause__, OSError):
         error = error.__cause__
     return error.strerror or str(error)

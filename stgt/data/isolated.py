@@ -98,7 +98,7 @@ class Worker(Generic[Item, Result]):
         self.number, self.deadline = number, time.monotonic() + self._timeout
 
     def result(self) -> Result | Failure:
-        """What the function returned. Where there is nothing yet, the process is killed, and the item has failed."""
+        """The result of the function. If there is none yet, the process is killed, and the item has failed."""
         try:
             if self.pipe.poll():
                 return self.pipe.recv()

@@ -1,4 +1,4 @@
-"""Which file in a folder a data set's video is, in whatever subfolder and container it was saved."""
+"""Finds the file of a data set's video in a folder, in any subfolder and container."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Inside:
         return (frame[:, None] - frame).abs()
 
     def band(self) -> Tensor:
-        """Which pairs lie within the window, (N, N) bool."""
+        """True for the pairs that lie within the window, (N, N) bool."""
         return self.distance() <= self.window
 
     def weights(self) -> Tensor:

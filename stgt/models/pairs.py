@@ -8,7 +8,7 @@ from stgt import gather
 
 
 def same_pairs(batch: dict[str, Tensor]) -> Tensor:
-    """Which of all processes' pairs are positives for each pair of this process: bool (n, N). Its own pair always is.
+    """True where a pair of any process is a positive for a pair of this process: bool (n, N). Its own pair always is.
 
     batch: video_index (n,) int64, a number for each video that is the same in all processes; input_ids and
     attention_mask (n, L) int64. Two texts are equal if their tokens are. Raises ValueError without video_index.

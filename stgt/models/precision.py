@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What a configuration's `precision` computes in"""
+"""The dtype that each value of a configuration's `precision` computes in"""
 
 
 class Float32Module(nn.Module):

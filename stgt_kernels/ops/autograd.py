@@ -1,4 +1,4 @@
-"""What the autograd functions of all ops share."""
+"""The base of the autograd functions of all ops."""
 
 import torch
 from torch import Tensor

@@ -42,7 +42,7 @@ VANISHING = 0.15
 
 @dataclass(frozen=True, order=True)
 class Phase:
-    """What an object does from `start` to `end`."""
+    """The motion of an object from `start` to `end`."""
 
     motion: str
     """One of MOVES, "growing", "shrinking", "turning", "vanishing" or "staying\""""
@@ -74,7 +74,7 @@ class PhasedObject:
 class PhasedScene:
     objects: tuple[PhasedObject, ...]
     relation: str = ""
-    """As in `Scene`. In a scene with a relation, the first object moves and the second stays"""
+    """The same field as in `Scene`. In a scene with a relation, the first object moves and the second stays"""
 
     @property
     def meaning(self) -> tuple:

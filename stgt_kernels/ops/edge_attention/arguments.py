@@ -1,4 +1,4 @@
-"""What edge_attention asks of its arguments. Each error names the argument, what came and what was expected."""
+"""The checks of the arguments of edge_attention. Each error names the argument, what came and what was expected."""
 
 import math
 

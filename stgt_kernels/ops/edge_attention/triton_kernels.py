@@ -14,7 +14,7 @@ PHILOX_ROUNDS = tl.constexpr(philox.ROUNDS)
 
 @triton.jit
 def edge_slots(ptr, other, edge, node, chunk, BE: tl.constexpr):
-    """Of a node's chunk of edges: the nodes at the other end, the edges' numbers, and which slots there are."""
+    """For one chunk of a node's edges: the nodes at their other ends, their numbers, and True for slots that exist."""
     slot = tl.load(ptr + node) + chunk * BE + tl.arange(0, BE)
     inside = slot < tl.load(ptr + node + 1)
     other_node = tl.load(other + slot, mask=inside, other=0).to(tl.int64)
