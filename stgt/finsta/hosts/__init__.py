@@ -1,0 +1,1 @@
+"""Video-language models that Finsta post-trains, each behind one small adapter."""
