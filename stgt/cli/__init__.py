@@ -43,7 +43,8 @@ for command in (data.shapes, data.convert, data.merge, data.check, data.features
     data_app.command(command)
 app.command(data_app, name="data", help="Simulated clips, annotations, broken videos, feature caches.")
 finsta_app = tyro.extras.SubcommandApp()
-finsta_app.command(finsta.graphs)
+for command in (finsta.graphs, finsta.show):
+    finsta_app.command(command)
 app.command(finsta_app, name="finsta", help="Finsta, a reconstruction: scene graphs of texts and videos.")
 REPORT = (
     "stgt: this is a fault of stgt itself. Please report it, with the command, all of the lines above and the output "

@@ -89,6 +89,32 @@ def graphs(
     )
 
 
+def show(
+    source: Annotated[Path, tyro.conf.Positional],
+    out: Path,
+    clip: int = 0,
+    videos: Path | None = None,
+    frames: int = 6,
+) -> None:
+    """Draw the scene graphs of a clip: pictures, and a page with all of them, OUT/index.html.
+
+    Args:
+        source: File of scene graphs, e.g. graphs.jsonl.
+        out: Folder for the pictures and the page.
+        clip: Line of the file, from 0.
+        videos: Folder of the videos; the folder `videos` beside SOURCE if not given. Without either, the frames are
+            drawn empty.
+        frames: Largest number of frames to draw, evenly spread.
+    """
+    from stgt.finsta.show.page import read_clip_graphs
+    from stgt.finsta.show.page import show as draw
+
+    require_positive(frames=frames)
+    shown = read_clip_graphs(source, clip, frames)
+    page = draw(shown, _folder_of_videos("graphs", source, videos), out)
+    say(f"scene graphs of clip {clip}, {shown.video or 'a text alone'}: {page}")
+
+
 def _folder_of_videos(form: str, source: Path, videos: Path | None) -> Path | None:
     """The folder `videos` if given, or else the folder of that name in SOURCE or beside it; None if there is none."""
     if videos is not None:

