@@ -24,11 +24,17 @@ def attention_case(problem: Problem, providers: Iterable[Provider], *, backward:
     return Case(name or str(problem), compute)
 
 
-def compare_attention(bench: Bench, *, problem: Problem, providers: tuple[Provider, ...], backward: bool) -> list[Row]:
+def compare_attention(
+    bench: Bench, *, problem: Problem, providers: tuple[Provider, ...], backward: bool, keep_wrong: bool = False
+) -> list[Row]:
+    """The rows of the providers, after their results were compared with float64.
+
+    A wrong result raises DisagreementError. With keep_wrong, its row has its time, and `missing` says what is wrong.
+    """
     inputs = AttentionInputs.make(problem, bench.device)
     oracle = AttentionOracle(inputs, backward)
     sets = [inputs, *(inputs.copy() for _ in range(further_inputs(inputs.nbytes, bench.device)))]
-    functions, memory, missing = {}, {}, {}
+    functions, memory, missing, wrong = {}, {}, {}, {}
     for provider in providers:
         if reason := why_not(provider, problem, bench, backward):
             missing[provider.name] = reason
@@ -38,7 +44,12 @@ def compare_attention(bench: Bench, *, problem: Problem, providers: tuple[Provid
                 calls = [call(provider.prepare(each), each, backward) for each in sets]
                 results = calls[0]()  # the first call also compiles
                 if not provider.bound:
-                    oracle.check(provider.name, results)
+                    try:
+                        oracle.check(provider.name, results)
+                    except DisagreementError as error:
+                        if not keep_wrong:
+                            raise
+                        wrong[provider.name] = f"wrong: {error}"
                 del results
                 memory[provider.name] = peak_memory(calls[0], bench.device)
         except OutOfMemoryError as error:
@@ -61,7 +72,8 @@ def compare_attention(bench: Bench, *, problem: Problem, providers: tuple[Provid
         if name in missing:
             rows.append(Row(name, problem.dtype, shape_of(problem), missing=missing[name], **fields))
         else:
-            rows.append(timed_row(bench, problem, name, times[name], work, peak_memory=memory[name], **fields))
+            fields |= dict(peak_memory=memory[name], missing=wrong.get(name))
+            rows.append(timed_row(bench, problem, name, times[name], work, **fields))
     return rows
 
 

@@ -136,6 +136,12 @@ def heads(
     return [torch.randn(shape, generator=generator, device=device).to(dtype).transpose(1, 2) for _ in range(4)]
 
 
+@functools.lru_cache(maxsize=1)
+def graph_of(problem: Problem) -> SpatioTemporalGraph:
+    """The graph of the problem's tokens, built on the CPU, so that timed inputs depend on no other kernel of a GPU."""
+    return spatio_temporal_graph(tokens_of(problem), threshold=problem.threshold, window=problem.window)
+
+
 @dataclass(frozen=True)
 class AttentionInputs:
     """An instance of a problem: q, k, v and dout (B, H, N, D), and the graph."""
@@ -150,9 +156,7 @@ class AttentionInputs:
     @classmethod
     def make(cls, problem: Problem, device: torch.device | str = "cpu") -> "AttentionInputs":
         p = problem
-        # The graph is built on the CPU, so that the timed inputs do not depend on another kernel of the GPU.
-        graph = spatio_temporal_graph(tokens_of(p), threshold=p.threshold, window=p.window).to(device)
-        return cls(p, graph, *heads(p.B, p.N, p.H, p.D, DTYPES[p.dtype], device))
+        return cls(p, graph_of(p).to(device), *heads(p.B, p.N, p.H, p.D, DTYPES[p.dtype], device))
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

@@ -68,7 +68,7 @@ def measure(device: torch.device) -> Limits:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         gemm[name] = 2.0 * size**3 / _best(lambda a=a, b=b: a @ b, device, repeats)
     elements = 2**30 if device.type == "cuda" else 2**26
-    source, target = (torch.zeros(elements, device=device) for _ in range(2))
+    source, target = (torch.rand(elements, device=device) for _ in range(2))  # zeros copy faster on some machines
     bandwidth = 2 * source.nbytes / _best(lambda: target.copy_(source), device, repeats)
     flops = {**gemm, "fp16": gemm["bf16"]} if device.type == "cuda" else _multiply_adds()
     return Limits(flops, gemm, bandwidth)

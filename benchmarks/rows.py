@@ -40,7 +40,7 @@ class Row:
     peak_memory: int | None = None
     """Bytes that the call adds to its inputs at its peak"""
     missing: str | None = None
-    """The reason why there is no time"""
+    """The reason why there is no time, or no time that counts"""
     bound: bool = False
     """The provider computes less than the problem asks, so its time is only a lower bound."""
     details: dict[str, float] = field(default_factory=dict)

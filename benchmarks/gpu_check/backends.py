@@ -44,13 +44,14 @@ def pieces() -> timed.Pieces:
     return found
 
 
-def run(out: Path) -> tuple[list[Check], dict]:
+def run(out: Path, deadline: float) -> tuple[list[Check], dict]:
     capability = ".".join(map(str, torch.cuda.get_device_capability()))
-    rows = timed.rows(pieces(), timed.run("backends", out))
+    rows = timed.rows(pieces(), timed.run("backends", out, deadline))
     table: Measured = {}
     for _, size, problem in problems():
-        seconds = {backend: rows[f"{size} {problem.dtype} {backend}"].median for backend in ("cuda", "triton")}
-        table[capability, str(DTYPES[problem.dtype]), size] = {b: s for b, s in seconds.items() if s is not None}
+        found = {backend: rows[f"{size} {problem.dtype} {backend}"] for backend in ("cuda", "triton")}
+        seconds = {backend: row.median for backend, row in found.items() if row.median and not row.missing}
+        table[capability, str(DTYPES[problem.dtype]), size] = seconds
     (out / "measured.py").write_text(rewritten(MEASURED.read_text(), table))
     print(f"copy {out / 'measured.py'} over {MEASURED} so that the backend auto chooses by these measurements")
     checks = [Check(name, described(row)) for name, row in rows.items()]

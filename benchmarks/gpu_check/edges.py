@@ -145,8 +145,8 @@ def error_of(actual: Tensor, exact: Tensor) -> float:
     return error if error == error else float("inf")
 
 
-def run(out: Path) -> tuple[list[Check], dict]:
-    rows = timed.rows(pieces(), timed.run("edges", out))
+def run(out: Path, deadline: float) -> tuple[list[Check], dict]:
+    rows = timed.rows(pieces(), timed.run("edges", out, deadline))
     checks = [Check(name, described(row)) for name, row in rows.items()]
     return [*checks, *targets(rows)], {"rows": [asdict(row) for row in rows.values()]}
 

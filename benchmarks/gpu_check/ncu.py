@@ -32,15 +32,14 @@ SHOWN = {  # metric: its label in the table
 }
 
 
-def run(out: Path) -> tuple[list[Check], dict]:
+def run(out: Path, deadline: float) -> tuple[list[Check], dict]:
     if shutil.which("ncu") is None:
         return [Check("ncu", "not installed", "", None)], {}
-    out.mkdir(parents=True, exist_ok=True)
     checks = []
     for backend in ("cuda", "triton"):
         log = out / f"ncu-{backend}.csv"
         log.unlink(missing_ok=True)
-        finish(start(command(backend), log), time.monotonic() + SECONDS)
+        finish(start(command(backend), log), min(time.monotonic() + SECONDS, deadline))
         text = log.read_text(errors="replace")
         found = kernels(text)
         if not found:

@@ -17,10 +17,15 @@ GPU_IS_LOST = 70
 DIED = (1, GPU_IS_LOST)
 """Exit codes after which a process is restarted. Python exits with 1 after an exception or a timeout (record.py)."""
 MOST_STARTS = 12
+LAST_WORDS = 10
+"""Seconds that a killed process may take to end"""
 
 
 def start(command: list[str], log: Path, **environment: str) -> subprocess.Popen:
-    """Starts a command in the root of the repository. It has its own session, so it can be killed with its children."""
+    """Starts a command in the root of the repository. Its process group lets it be killed with its children.
+
+    It stays in the session of this process, so it ends as well if the session is killed.
+    """
     with log.open("a") as file:
         return subprocess.Popen(
             command,
@@ -28,7 +33,7 @@ def start(command: list[str], log: Path, **environment: str) -> subprocess.Popen
             env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             stdout=file,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            process_group=0,
         )
 
 
@@ -38,7 +43,10 @@ def finish(process: subprocess.Popen, deadline: float) -> int:
         return process.wait(max(deadline - time.monotonic(), 0))
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        return process.wait()
+    try:
+        return process.wait(LAST_WORDS)
+    except subprocess.TimeoutExpired:  # it is stuck in the driver, which no signal ends
+        return -signal.SIGKILL
 
 
 def run_to_end(

@@ -13,6 +13,8 @@ from benchmarks.environment import environment
 from benchmarks.rows import RESULTS
 
 HEADER = ("part", "what", "found", "wanted", "met")
+MOST_LOGGED = 300_000
+"""Characters of one log that are kept"""
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,25 @@ def folder(name: str) -> Path:
     return RESULTS / re.sub(r"[^a-z0-9]+", "-", name.lower().removeprefix("nvidia").strip()).strip("-")
 
 
-def save(path: Path, checks: list[Check], seconds: float, device: torch.device, **more: Any) -> None:
-    """Writes the checks as JSON with their environment. The clocks are read now, at the end of the part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
+def save(out: Path, part: str, checks: list[Check], seconds: float, device: torch.device, **more: Any) -> None:
+    """Writes the checks of a part into checks.json with their environment, and keeps the other parts of that file.
+
+    The clocks are read now, at the end of the part.
+    """
+    path = out / "checks.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept[part] = {
         "environment": environment(device),
         "seconds": round(seconds, 1),
         "checks": [dataclasses.asdict(check) for check in checks],
         **more,
     }
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def log(out: Path, title: str, text: str) -> None:
+    """Appends the end of a text to log.txt, which keeps the file small enough to be carried away from any machine."""
+    left_out = len(text) - MOST_LOGGED
+    begin = f"({left_out} characters are left out)\n" if left_out > 0 else ""
+    with (out / "log.txt").open("a", errors="replace") as file:
+        file.write(f"== {title}\n{begin}{text[-MOST_LOGGED:].rstrip()}\n")

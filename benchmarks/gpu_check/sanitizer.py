@@ -8,25 +8,24 @@ import time
 from pathlib import Path
 
 from benchmarks.gpu_check.processes import finish, start
-from benchmarks.gpu_check.report import Check
+from benchmarks.gpu_check.report import Check, log
 
 SECONDS = 480
-# A part of the names of our kernels: the namespace of all CUDA kernels, and a word in the names of most Triton kernels.
-# Checking torch's kernels as well would take long.
-OURS = {"cuda": "stgt", "triton": "graph"}
+# A part of the names of our kernels: the namespace of all CUDA kernels, and the end of the names of all Triton kernels.
+# Checking all of torch's kernels as well would take long.
+OURS = {"cuda": "stgt", "triton": "_kernel"}
 # initcheck has to see torch's kernels too; otherwise it would not know which memory they wrote.
 TOOLS = {"memcheck": OURS, "racecheck": OURS, "initcheck": {}, "synccheck": OURS}
 # Each tensor is a separate allocation, so an access beyond its end is an error.
 ENVIRONMENT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 
 
-def run(out: Path) -> tuple[list[Check], dict]:
+def run(out: Path, deadline: float) -> tuple[list[Check], dict]:
     if shutil.which("compute-sanitizer") is None:
         return [Check("compute-sanitizer", "not installed", "", None)], {}
-    out.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + SECONDS
+    until = min(time.monotonic() + SECONDS, deadline)
     checks = []
-    with tempfile.TemporaryDirectory() as folder, (out / "sanitizer.log").open("w") as everything:
+    with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder)
         runs = {
             (tool, backend): start(command(tool, backend), logs / f"{tool}-{backend}.log", **ENVIRONMENT)
@@ -34,10 +33,10 @@ def run(out: Path) -> tuple[list[Check], dict]:
             for tool in TOOLS
         }
         for (tool, backend), process in runs.items():
-            finish(process, deadline)
-            log = (logs / f"{tool}-{backend}.log").read_text(errors="replace")
-            print(f"{tool} on {backend}\n{log}", file=everything, flush=True)
-            found, met = verdict(log)
+            finish(process, until)
+            text = (logs / f"{tool}-{backend}.log").read_text(errors="replace")
+            log(out, f"{tool} on {backend}", text)
+            found, met = verdict(text)
             print(f"{tool} on {backend}: {found}", flush=True)
             checks.append(Check(f"{tool} on {backend}", found, "0 errors", met))
     return checks, {}

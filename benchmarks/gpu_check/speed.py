@@ -1,13 +1,14 @@
 """Compares the kernels at the paper's shape with alternatives, with the targets, and with the limit of the GPU."""
 
 import gc
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks.agreement import check_graph
+from benchmarks.agreement import AttentionOracle, DisagreementError, check_graph
 from benchmarks.case import Bench
 from benchmarks.comparison import compare_attention, further_inputs, shape_of, timed_row
 from benchmarks.gpu_check import timed
@@ -52,8 +53,8 @@ RIVALS = {
 }
 
 
-def run(out: Path) -> tuple[list[Check], dict]:
-    found = timed.run("speed", out)
+def run(out: Path, deadline: float) -> tuple[list[Check], dict]:
+    found = timed.run("speed", out, deadline)
     rows = timed.rows(pieces(), found)
     checks = [Check(name, described(row)) for name, row in rows.items()]
     more = {"rows": [asdict(row) for row in rows.values()], "limits": found.get(timed.LIMITS)}
@@ -80,7 +81,10 @@ def ours(question: str, backends: tuple[str, ...]) -> list[Provider]:
 
 
 def measured(bench: Bench, question: str, problem: Problem, provider: Provider) -> Row:
-    """The row of one provider. If it cannot run, or its result is wrong, the row says so."""
+    """The row of one provider. If it cannot run, or its result is wrong, the row says so.
+
+    A wrong result keeps its time, since the first times on a new GPU are worth more than none.
+    """
     gc.collect()
     torch._dynamo.reset()
     if bench.device.type == "cuda":
@@ -91,7 +95,8 @@ def measured(bench: Bench, question: str, problem: Problem, provider: Provider) 
         elif question == BACKWARD:
             row = backward(bench, problem, provider)
         else:
-            row = compare_attention(bench, problem=problem, providers=(provider,), backward=question != FORWARD)[0]
+            both = question != FORWARD
+            row = compare_attention(bench, problem=problem, providers=(provider,), backward=both, keep_wrong=True)[0]
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         row = Row(provider.name, problem.dtype, shape_of(problem), missing=reason)
@@ -105,16 +110,15 @@ def construction(bench: Bench, problem: Problem, provider: Provider) -> Row:
     x = tokens_of(problem, bench.device)
     build = provider.prepare(problem, bench.device)
     graph = as_banded(build(x), problem)
-    check_graph(provider.name, graph, x, problem.threshold, ours=provider.backend is not None)
+    missing = wrong(partial(check_graph, provider.name, graph, x, problem.threshold, ours=provider.backend is not None))
     density = graph.density().item()
     del graph
     memory = peak_memory(partial(build, x), bench.device)
     sets = [x, *(x.clone() for _ in range(further_inputs(x.nbytes, bench.device)))]
     timing = bench.measure({provider.name: rotated([partial(build, each) for each in sets])}, bench.seconds)
     work = problem.graph_flops(), problem.graph_bytes()
-    return timed_row(
-        bench, problem, provider.name, timing[provider.name], work, peak_memory=memory, edge_density=density
-    )
+    fields = dict(peak_memory=memory, edge_density=density, missing=missing)
+    return timed_row(bench, problem, provider.name, timing[provider.name], work, **fields)
 
 
 def backward(bench: Bench, problem: Problem, provider: Provider) -> Row:
@@ -124,12 +128,24 @@ def backward(bench: Bench, problem: Problem, provider: Provider) -> Row:
     inputs = AttentionInputs.make(problem, bench.device)
     leaves = [t.requires_grad_() for t in (inputs.q, inputs.k, inputs.v)]
     out = provider.prepare(inputs)(*leaves)
+    results = out.detach(), *torch.autograd.grad(out, leaves, inputs.dout, retain_graph=True)
+    missing = wrong(partial(AttentionOracle(inputs, True).check, provider.name, results))
+    del results
     call = partial(torch.autograd.grad, out, leaves, inputs.dout, retain_graph=True)
     memory = peak_memory(call, bench.device)
     timing = bench.measure({provider.name: call}, bench.seconds)[provider.name]
     flops = problem.attention_flops(True) - problem.attention_flops(False)
     nbytes = problem.attention_bytes(True) - problem.attention_bytes(False)
-    return timed_row(bench, problem, provider.name, timing, (flops, nbytes), peak_memory=memory)
+    return timed_row(bench, problem, provider.name, timing, (flops, nbytes), peak_memory=memory, missing=missing)
+
+
+def wrong(check: Callable[[], None]) -> str | None:
+    """What a check finds wrong, or None."""
+    try:
+        check()
+    except DisagreementError as error:
+        return f"wrong: {error}"
+    return None
 
 
 def described(row: Row) -> str:
@@ -138,7 +154,8 @@ def described(row: Row) -> str:
     times = f"{row.median * 1e3:.3f} ms ({row.low * 1e3:.3f}-{row.high * 1e3:.3f})"
     memory = f", {row.peak_memory / 2**30:.2f} GiB" if row.peak_memory is not None else ""
     clock = f", {row.details['SM MHz']:.0f} MHz" if "SM MHz" in row.details else ""
-    return f"{times}, {row.tflops:.0f} TFLOP/s, {row.limit_share:.0%} of the limit{memory}{clock}"
+    missing = f"; {row.missing}" if row.missing else ""
+    return f"{times}, {row.tflops:.0f} TFLOP/s, {row.limit_share:.0%} of the limit{memory}{clock}{missing}"
 
 
 def targets(rows: list[Row]) -> list[Check]:
@@ -148,7 +165,7 @@ def targets(rows: list[Row]) -> list[Check]:
 
     def own_row(question: str, backend: str = "cuda") -> Row | None:
         row = by_key.get((question, f"stgt_kernels {backend}"))
-        return row if row is not None and row.median is not None else None
+        return row if row is not None and row.median is not None and row.missing is None else None
 
     def at_least(what: str, value: float | None, bound: float, unit: str = "x") -> Check:
         """A check of a ratio. value: None if it was not measured."""
@@ -157,14 +174,14 @@ def targets(rows: list[Row]) -> list[Check]:
 
     def ratio(question: str, name: str, attribute: str) -> float | None:
         row, own = by_key.get((question, name)), own_row(question)
-        if row is None or own is None or getattr(row, attribute) is None:
+        if row is None or row.missing or own is None or getattr(row, attribute) is None:
             return None
         return getattr(row, attribute) / getattr(own, attribute)
 
     checks = []
     for question, most in SECONDS.items():
         row = own_row(question)
-        text = "did not run" if row is None else f"{row.median * 1e3:.3f} ms"
+        text = "did not run, or is wrong" if row is None else f"{row.median * 1e3:.3f} ms"
         met = row is not None and row.median <= most
         checks.append(Check(f"{question}, cuda", text, f"<= {most * 1e3:g} ms", met))
     flexes = [value for provider in FLEXES if (value := ratio(BOTH, provider.name, "median"))]

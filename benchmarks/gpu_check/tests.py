@@ -9,41 +9,50 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_check.processes import run_to_end
-from benchmarks.gpu_check.record import Record
-from benchmarks.gpu_check.report import Check
+from benchmarks.gpu_check.record import RECORDS, Record
+from benchmarks.gpu_check.report import Check, log
 
 SECONDS = 450
-PYTEST = ["-m", "pytest", "-vv", "--continue-on-collection-errors"]
+PYTEST = ["-m", "pytest", "-v", "--tb=short", "--continue-on-collection-errors"]
 PYTEST += ["-p", "benchmarks.gpu_check.shard", "-p", "no:cacheprovider"]
 # This file compiles Triton's kernels for given GPUs, and needs none.
 TESTS = ["tests/kernels", "--ignore=tests/kernels/test_triton_compile.py"]
 
 
-def run(out: Path) -> tuple[list[Check], dict]:
-    """Runs the tests. Outcomes are written to tests.jsonl as they come, and logs to tests.log at the end."""
-    out.mkdir(parents=True, exist_ok=True)
-    record = Record(out / "tests.jsonl")
-    record.path.unlink(missing_ok=True)
-    shards = max(1, min((os.cpu_count() or 1) - 2, 14))
-    commands = [["env", f"STGT_SHARD={i}/{shards}", sys.executable, *PYTEST, *TESTS] for i in range(shards)]
+def run(out: Path, deadline: float) -> tuple[list[Check], dict]:
+    """Runs the tests. Outcomes are recorded as they come, and the logs are kept at the end."""
+    record = Record(out / RECORDS, "tests")
+    record.clear()
+    names = shards(os.cpu_count() or 1)
+    commands = [["env", f"STGT_SHARD={name}", sys.executable, *PYTEST, *TESTS] for name in names]
     with tempfile.TemporaryDirectory() as folder:
         logs, show = Path(folder), Progress(record)
-        ended = run_to_end(commands, logs, time.monotonic() + SECONDS, show, STGT_RECORD=str(record.path))
+        until = min(time.monotonic() + SECONDS, deadline)
+        ended = run_to_end(commands, logs, until, show, STGT_RECORD=str(record.path))
         show()
-        (out / "tests.log").write_text("".join((logs / f"{i}.log").read_text() for i in range(shards)))
+        for i, name in enumerate(names):
+            log(out, f"tests {name}", (logs / f"{i}.log").read_text(errors="replace"))
     counts, failures, missing = count(record.read())
     ran, total = Counter(), Counter()
     for (backend, outcome), n in counts.items():
         total[outcome] += n
         ran[backend] += n if outcome != "skipped" else 0
     checks = [
-        Check("processes that came to an end", f"{ended} of {shards}", "all", ended == shards),
+        Check("processes that came to an end", f"{ended} of {len(names)}", "all", ended == len(names)),
         Check("tests", ", ".join(f"{n} {outcome}" for outcome, n in sorted(total.items())), "", None),
         *(Check(f"tests on {name}", str(ran[name]), "> 500", ran[name] > 500) for name in ("cuda", "triton")),
         Check("never begun", str(missing), "0", missing == 0),
         Check("failures", str(len(failures)), "0", not failures),
     ]
     return checks, {"failures": failures, "counts": {" ".join(key): n for key, n in sorted(counts.items())}}
+
+
+def shards(cores: int) -> list[str]:
+    """The shards of the two backends. Triton's tests get two thirds of the processes, since most of them compile."""
+    processes = max(2, min(cores - 2, 14))
+    split = {"cuda": max(1, processes // 3)}
+    split["triton"] = processes - split["cuda"]
+    return [f"{backend}:{i}/{n}" for backend, n in split.items() for i in range(n)]
 
 
 class Progress:
@@ -77,7 +86,7 @@ def count(pieces: dict[str, Any], finished: bool = True) -> tuple[Counter, dict[
         if result is None and not finished:
             continue
         if result is None:
-            result = {"outcome": "died", "backend": None, "message": "its process died, or it took too long: tests.log"}
+            result = {"outcome": "died", "backend": None, "message": "its process died, or it took too long: log.txt"}
         counts[result["backend"] or "none", result["outcome"]] += 1
         if result["outcome"] in ("failed", "died"):
             failures[name] = result["message"] or "failed"

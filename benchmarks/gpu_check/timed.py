@@ -19,27 +19,26 @@ import torch
 from benchmarks import limits
 from benchmarks.case import Bench
 from benchmarks.gpu_check.processes import leave_if_the_gpu_is_lost, run_to_end
-from benchmarks.gpu_check.record import Record
+from benchmarks.gpu_check.record import RECORDS, Record
 from benchmarks.gpu_timing import queued_times
 from benchmarks.rows import Row
 
 Pieces = dict[str, partial[Row]]
 """Calls of speed.measured by name, which lack only the bench"""
-PIECE_SECONDS = 150
-"""The time limit for one piece, most of which is for compiling"""
+COMPILED_SECONDS, PIECE_SECONDS = 150, 40
+"""The time limits for one piece, where a provider is compiled when it runs, and where it is not"""
 SECONDS = 480
 LIMITS = "limits"
 
 
-def run(part: str, out: Path) -> dict[str, Any]:
+def run(part: str, out: Path, deadline: float) -> dict[str, Any]:
     """Times a part in a process that is restarted when it dies. Returns all results and the limits of this GPU."""
-    out.mkdir(parents=True, exist_ok=True)
-    record = Record(out / f"{part}.jsonl")
-    record.path.unlink(missing_ok=True)
+    record = Record(out / RECORDS, part)
+    record.clear()
     command = [sys.executable, "-m", "benchmarks.gpu_check.timed", part, str(record.path)]
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "0.log").open("w+", errors="replace") as log:
         show = partial(shutil.copyfileobj, log, sys.stdout)
-        run_to_end([command], Path(folder), time.monotonic() + SECONDS, show)
+        run_to_end([command], Path(folder), min(time.monotonic() + SECONDS, deadline), show)
         show()
     return record.read()
 
@@ -58,7 +57,7 @@ def rows(pieces: Pieces, found: dict[str, Any]) -> dict[str, Row]:
 
 
 def main(part: str, path: str) -> None:
-    module, record = importlib.import_module(f"benchmarks.gpu_check.{part}"), Record(Path(path))
+    module, record = importlib.import_module(f"benchmarks.gpu_check.{part}"), Record(Path(path), part)
     device = torch.device("cuda", torch.cuda.current_device())
     bench = Bench(device, quick=module.QUICK, measure=queued_times, limits=limits.measure(device))
     record.add(LIMITS, asdict(bench.limits))
@@ -66,12 +65,17 @@ def main(part: str, path: str) -> None:
     for name, piece in module.pieces().items():
         if name in begun:
             continue
-        record.begin(name, PIECE_SECONDS)
+        record.begin(name, COMPILED_SECONDS if compiles(piece) else PIECE_SECONDS)
         row = piece(bench)
         row = replace(row, details={**row.details, **clocks()})
         record.end(name, asdict(row))
         if row.missing:
             leave_if_the_gpu_is_lost()
+
+
+def compiles(piece: partial[Row]) -> bool:
+    provider = piece.keywords["provider"]
+    return provider.backend == "triton" or getattr(provider, "compiled", False)
 
 
 def clocks() -> dict[str, float]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 
 import pytest
@@ -26,18 +27,18 @@ def test_every_part_can_be_imported_and_has_a_run_function():
 
 def test_the_other_parts_run_after_one_that_fails(tmp_path, capsys):
     parts = {
-        "build": lambda out: ([Check("compiles", "3 s", "", True)], {"more": 1}),
-        "tests": lambda out: 1 / 0,
-        "speed": lambda out: ([Check("forward", "0.3 ms", "<= 0.35 ms", True)], {}),
+        "build": lambda out, deadline: ([Check("compiles", "3 s", "", True)], {"more": 1}),
+        "tests": lambda out, deadline: 1 / 0,
+        "speed": lambda out, deadline: ([Check("forward", "0.3 ms", "<= 0.35 ms", True)], {}),
     }
     assert not gpu_check.run(list(parts), tmp_path, CPU, parts.get)
     assert gpu_check.run(["build", "speed"], tmp_path, CPU, parts.get)
     printed = capsys.readouterr().out
     assert "ZeroDivisionError: division by zero" in printed
-    kept = json.loads((tmp_path / "build.json").read_text())
-    assert kept["more"] == 1 and {"torch", "commit", "date"} <= set(kept["environment"])
-    assert kept["checks"][0] == {"what": "compiles", "found": "3 s", "wanted": "", "met": True}
-    assert not json.loads((tmp_path / "tests.json").read_text())["checks"][0]["met"]
+    kept = json.loads((tmp_path / "checks.json").read_text())
+    assert kept["build"]["more"] == 1 and {"torch", "commit", "date"} <= set(kept["build"]["environment"])
+    assert kept["build"]["checks"][0] == {"what": "compiles", "found": "3 s", "wanted": "", "met": True}
+    assert not kept["tests"]["checks"][0]["met"]  # kept by the second run, which did not run the tests
     last = printed.strip().splitlines()[-6:]
     assert (
         last[0].startswith("| part ")
@@ -45,8 +46,25 @@ def test_the_other_parts_run_after_one_that_fails(tmp_path, capsys):
     )
 
 
+def test_a_part_gets_the_time_that_is_left_and_none_begins_without_time(tmp_path, capsys):
+    deadlines = []
+    slow = {"build": lambda out, deadline: (deadlines.append(deadline), ([], {}))[1]}
+    begin = time.monotonic()
+    assert gpu_check.run(["build"], tmp_path, CPU, slow.get, seconds=100)
+    assert begin + 100 <= deadlines[0] <= time.monotonic() + 100
+    assert not gpu_check.run(["build"], tmp_path, CPU, slow.get, seconds=gpu_check.SHORTEST - 1)
+    assert len(deadlines) == 1 and "19 s were left" in capsys.readouterr().out
+
+
+def test_the_log_keeps_the_ends_of_long_texts(tmp_path):
+    report.log(tmp_path, "first", "x" * report.MOST_LOGGED + "end")
+    report.log(tmp_path, "second", "all of it")
+    text = (tmp_path / "log.txt").read_text()
+    assert text.startswith("== first\n(3 characters are left out)\nx") and "xend\n== second\nall of it\n" in text
+
+
 def test_an_unmet_target_fails_the_check(tmp_path):
-    missed = {"speed": lambda out: ([Check("forward", "0.4 ms", "<= 0.35 ms", False)], {})}
+    missed = {"speed": lambda out, deadline: ([Check("forward", "0.4 ms", "<= 0.35 ms", False)], {})}
     assert not gpu_check.run(["speed"], tmp_path, CPU, missed.get)
 
 
@@ -107,7 +125,7 @@ def test_verdicts_follow_from_the_logs_of_the_sanitizer(log, found, met):
 def test_the_sanitizer_watches_our_kernels_alone_unless_it_needs_all():
     """The names that it looks for are parts of mangled names, which hold the namespace."""
     assert sanitizer.command("racecheck", "cuda")[1:3] == ["--tool", "racecheck"]
-    assert "kns=stgt" in sanitizer.command("memcheck", "cuda") and "kns=graph" in sanitizer.command(
+    assert "kns=stgt" in sanitizer.command("memcheck", "cuda") and "kns=_kernel" in sanitizer.command(
         "synccheck", "triton"
     )
     assert "--kernel-name" not in sanitizer.command("initcheck", "cuda")
@@ -158,10 +176,26 @@ def test_rivals_are_measured_and_a_backend_that_cannot_run_says_why(monkeypatch)
     assert speed.described(cuda).startswith("missing: it runs on CUDA tensors")
 
 
-def test_a_provider_with_a_wrong_result_is_not_timed(monkeypatch):
-    wrong = replace(speed.DENSE, prepare=lambda inputs: lambda q, k, v: q + k + v)
-    (found,) = measure(speed.BOTH, monkeypatch, [wrong], []).values()
-    assert found.median is None and found.missing.startswith("DisagreementError: eager dense: out: off by")
+@pytest.mark.parametrize("question", [speed.FORWARD, speed.BACKWARD, speed.BOTH])
+def test_a_provider_with_a_wrong_result_keeps_its_time_and_meets_no_target(question, monkeypatch):
+    (ours,) = speed.ours(question, ("cpu",))
+    wrong = replace(ours, name="stgt_kernels cuda", prepare=lambda inputs: lambda q, k, v: q + k + v)
+    (found,) = measure(question, monkeypatch, [wrong], []).values()
+    assert found.median == 0.5 and found.missing.startswith("wrong: stgt_kernels cuda: out: off by")
+    assert speed.described(found).endswith(found.missing)
+    met = {check.what: check for check in speed.targets([replace(found, median=1e-9)])}
+    if question != speed.BOTH:
+        assert met[f"{question}, cuda"].met is False and "wrong" in met[f"{question}, cuda"].found
+
+
+def test_a_wrong_graph_keeps_its_time(monkeypatch):
+    (ours,) = speed.ours(speed.CONSTRUCTION, ("cpu",))
+
+    def backwards(problem, device):
+        return lambda x: ours.prepare(problem, device)(x.flip(1))
+
+    (found,) = measure(speed.CONSTRUCTION, monkeypatch, [replace(ours, prepare=backwards)], []).values()
+    assert found.median == 0.5 and found.missing.startswith("wrong: stgt_kernels cpu")
 
 
 def test_providers_that_take_long_to_compile_come_last():
@@ -225,7 +259,7 @@ def test_targets_are_met_or_missed():
 def test_kernels_that_did_not_run_meet_no_target():
     checks = speed.targets([])
     assert [check.met for check in checks[:3]] == [False] * 3
-    assert all(check.found in ("did not run", "not measured") for check in checks)
+    assert all(check.found in ("did not run, or is wrong", "not measured") for check in checks)
 
 
 def test_the_measured_table_is_rewritten(tmp_path):
