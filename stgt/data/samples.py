@@ -25,16 +25,17 @@ from stgt.data.images import stills
 from stgt.data.names import is_image
 from stgt.data.pixels import to_pixels
 from stgt.data.text import Tokenizer
-from stgt.data.video import Sampling, VideoError, decoder_version, read_frames, sample_indices
+from stgt.data.video import Clip, Sampling, VideoError, decoder_version, read_clip, sample_indices
 
 logger = logging.getLogger(__name__)
 
 
 class VideoDataset(Dataset):
-    """Videos by number: item i is dict(video, index, path), or dict(tokens, index, path) with a feature cache.
+    """Videos by number: item i is dict(video, times, index, path), or dict(tokens, index, path) with a feature cache.
 
     video: float32 (T, 3, S, S). T is 1 where `stills` says that the file is an image of one frame, and `frames`
-    otherwise, even if a file with a video's ending holds only one frame. tokens: bfloat16 (T, 1+P, C).
+    otherwise, even if a file with a video's ending holds only one frame. times: float64 (T,), seconds from the
+    beginning of the file. tokens: bfloat16 (T, 1+P, C).
     random=True draws frames, augmentation and the cached view from torch's default generator only, so its seed decides
     the item; otherwise nothing is drawn. cache=True decodes all frames of all videos at the start and keeps them, which
     suits small sets. decoding: further arguments of `stgt.data.video.read_frames`. A video that cannot be read raises
@@ -81,33 +82,41 @@ class VideoDataset(Dataset):
         if self.features is not None:
             view = int(torch.randint(self.features.views, ())) if self.random else 0
             return {"tokens": self.features.read(self.videos[index], view), **place}
-        return {"video": to_pixels(self._frames(index), self.transform), **place}
+        frames, times = self._frames(index)
+        return {"video": to_pixels(frames, self.transform), "times": times, **place}
 
-    def _frames(self, index: int) -> Tensor:
+    def _frames(self, index: int) -> Clip:
         path = self.root / self.videos[index]
         rng = torch.default_generator if self.random else None
         if self._decoded is None:
-            frames = read_frames(path, self.frames, self.sampling, rng, **self.decoding)
+            clip = read_clip(path, self.frames, self.sampling, rng, **self.decoding)
         else:
-            frames = self._cached(index, rng)
+            clip = self._cached(index, rng)
         if self.stills[index]:
-            if len(frames) > 1:
+            if len(clip.frames) > 1:
                 raise VideoError(f"{path}: holds a video, expected an image, as the file's ending says")
-            return frames
-        return frames.expand(self.frames, -1, -1, -1) if len(frames) == 1 else frames
+            return clip
+        if len(clip.frames) == 1:
+            return Clip(clip.frames.expand(self.frames, -1, -1, -1), clip.times.expand(self.frames))
+        return clip
 
-    def _cached(self, index: int, rng: torch.Generator | None) -> Tensor:
+    def _cached(self, index: int, rng: torch.Generator | None) -> Clip:
         decoded = self._decoded[index]
         if isinstance(decoded, VideoError):
             raise decoded
-        if len(decoded) > 1:
-            decoded = decoded[sample_indices(len(decoded), self.frames, self.sampling, rng)]
-        return torch.from_numpy(decoded)
+        frames, times = decoded
+        if len(frames) > 1:
+            chosen = sample_indices(len(frames), self.frames, self.sampling, rng)
+            frames, times = frames[chosen], times[chosen]
+        return Clip(torch.from_numpy(frames), torch.from_numpy(times))
 
-    def _decode(self, video: str) -> np.ndarray | VideoError:
-        """All frames, or the error. An array, because each tensor sent to another process needs a file descriptor."""
+    def _decode(self, video: str) -> tuple[np.ndarray, np.ndarray] | VideoError:
+        """All frames and their times, or the error. They are arrays because a tensor that is sent to another process
+        needs a file descriptor.
+        """
         try:
-            return read_frames(self.root / video, None, **self.decoding).numpy()
+            clip = read_clip(self.root / video, None, **self.decoding)
+            return clip.frames.numpy(), clip.times.numpy()
         except VideoError as error:
             return error
 

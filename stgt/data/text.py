@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from stgt.structure import field, read_json, shown
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 BEGIN = "[DEC]"
+_DROPPED = r'[.!"()*#:;~]'
 
 
 def clean_text(text: str, max_words: int = 50) -> str:
@@ -24,8 +26,24 @@ def clean_text(text: str, max_words: int = 50) -> str:
 
     BLIP cleans captions in the same way.
     """
-    words = re.sub(r'[.!"()*#:;~]', " ", text.lower()).split()
+    words = re.sub(_DROPPED, " ", text.lower()).split()
     return " ".join(words[:max_words])
+
+
+def clean_positions(text: str, max_words: int = 50) -> list[int]:
+    """For each character of `clean_text(text, max_words)`, the place in `text` of the character that it comes from.
+
+    A space that separates two words has the place after the first of them.
+    """
+    # A letter may become two letters in lower case: "İ" is followed by a dot there.
+    places = [place for place, letter in enumerate(text) for _ in letter.lower()]
+    words = itertools.islice(re.finditer(r"\S+", re.sub(_DROPPED, " ", text.lower())), max_words)
+    found: list[int] = []
+    for word in words:
+        if found:
+            found.append(found[-1] + 1)
+        found += places[word.start() : word.end()]
+    return found
 
 
 def wordings(texts: Iterable[str]) -> list[int]:
@@ -140,17 +158,33 @@ class Tokenizer:
         Returns input_ids and attention_mask, int64 (len(texts), L) with L of at most max_length. Raises ValueError for
         a single string and for a length without room for the two ends.
         """
+        encoded = self._encodings(texts, max_length)
+        length = len(encoded[0].ids) if encoded else 0
+        both = ([e.ids for e in encoded], [e.attention_mask for e in encoded])
+        ids, mask = (torch.tensor(rows, dtype=torch.int64).reshape(len(texts), length) for rows in both)
+        return ids, mask
+
+    def offsets(self, texts: Sequence[str], max_length: int) -> Tensor:
+        """The characters [start, end) of the text, before it is cleaned, that each token of `encode` stands for.
+
+        Returns int64 (len(texts), L, 2), with (0, 0) for [CLS], [SEP] and padding. The errors are those of `encode`.
+        """
+        encoded = self._encodings(texts, max_length)
+        places = [clean_positions(text) for text in texts]
+        rows = [
+            [(place[start], place[end - 1] + 1) if start < end else (0, 0) for start, end in e.offsets]
+            for e, place in zip(encoded, places, strict=True)
+        ]
+        return torch.tensor(rows, dtype=torch.int64).reshape(len(texts), len(rows[0]) if rows else 0, 2)
+
+    def _encodings(self, texts: Sequence[str], max_length: int) -> list[tokenizers.Encoding]:
         if isinstance(texts, str):
             raise ValueError(f"texts is the string {texts!r}, expected a list of strings")
         if max_length < 2:
             raise ValueError(f"max_length is {max_length}, expected at least 2: [CLS] and [SEP]")
         self._tokenizer.enable_truncation(max_length)
         self._tokenizer.enable_padding(pad_id=self.pad_token_id, pad_token="[PAD]")
-        encoded = self._tokenizer.encode_batch([clean_text(text) for text in texts])
-        length = len(encoded[0].ids) if encoded else 0
-        both = ([e.ids for e in encoded], [e.attention_mask for e in encoded])
-        ids, mask = (torch.tensor(rows, dtype=torch.int64).reshape(len(texts), length) for rows in both)
-        return ids, mask
+        return self._tokenizer.encode_batch([clean_text(text) for text in texts])
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """The text of token ids, without special tokens."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -64,17 +64,17 @@ def train_transform(image_size: int, *, flip: bool = True) -> v2.Compose:
     return v2.Compose([crop, *mirror, RandAugment(), *_normalise()])
 
 
-def eval_transform(image_size: int) -> v2.Compose:
-    """Resize to a square, whatever the aspect ratio is, and CLIP's mean and standard deviation.
+def eval_transform(image_size: int, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> v2.Compose:
+    """Resize to a square, whatever the aspect ratio is, and normalise by each colour's mean and deviation.
 
-    uint8 (T, 3, H, W) → float32 (T, 3, S, S).
+    uint8 (T, 3, H, W) → float32 (T, 3, S, S). The default values are CLIP's.
     """
     resize = v2.Resize((image_size, image_size), interpolation=v2.InterpolationMode.BICUBIC)
-    return v2.Compose([resize, *_normalise()])
+    return v2.Compose([resize, *_normalise(mean, std)])
 
 
-def _normalise() -> list[v2.Transform]:
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(CLIP_MEAN, CLIP_STD)]
+def _normalise(mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> list[v2.Transform]:
+    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
 
 
 def describe(transform: v2.Compose) -> str:

@@ -18,7 +18,7 @@ from stgt.data.loader import read_batches
 from stgt.data.samples import QuestionDataset, RetrievalDataset, collate
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import eval_transform, train_transform
-from stgt.data.video import VideoError
+from stgt.data.video import VideoError, read_clip
 from stgt.randomness import SeededItems
 
 VIDEOS = ["a.mp4", "b.mp4", "broken.mp4", "sub/c.mp4"]
@@ -109,6 +109,13 @@ def test_cached_videos_are_the_decoded_ones(make):
             assert same(one, decoded[index])
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_video_comes_with_the_times_of_its_frames(make, root, cache):
+    clips = make([PAIRS[1]], train=False, cache=cache)
+    clip = read_clip(root / "b.mp4", 4)
+    assert torch.equal(clips[0]["times"], clip.times) and len(set(clip.times.tolist())) == 4
+
+
 def test_a_broken_video_takes_its_caption_with_it(make, caplog):
     pairs = make()
     with caplog.at_level(logging.WARNING):
@@ -150,7 +157,7 @@ def test_evaluation_lists_distinct_videos_and_replaces_nothing(make, root, cache
     assert clips.captions[0] == (0, PAIRS[0]["caption"])
     assert clips.captions[1:3] == [(1, "the second clip"), (1, "another name of the second clip")]
     assert clips.captions[-1] == (0, "the first clip once more")
-    assert clips[3].keys() == {"video", "index", "path"} and clips[3]["path"] == str(root / "sub/c.mp4")
+    assert clips[3].keys() == {"video", "times", "index", "path"} and clips[3]["path"] == str(root / "sub/c.mp4")
     state = torch.get_rng_state()
     assert torch.equal(clips[1]["video"], clips[1]["video"])
     assert torch.equal(torch.get_rng_state(), state)
@@ -273,7 +280,7 @@ def test_a_training_item_is_a_question(ask, root):
 def test_questions_of_one_video_share_it_in_evaluation(ask, root):
     videos = ask(train=False, cache=True)
     assert videos.videos == ["a.mp4", "b.mp4"] and len(videos) == 2
-    assert videos[1].keys() == {"video", "index", "path"}
+    assert videos[1].keys() == {"video", "times", "index", "path"}
     assert [(number, question.question_id) for number, question in videos.questions] == [(0, 7), (1, "b-1"), (0, 8)]
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stgt.data.text import Tokenizer, clean_text
+from stgt.data.text import Tokenizer, clean_positions, clean_text
 
 CAPTIONS = [
     "A small red square moves left behind the large blue circle.",
@@ -35,6 +35,33 @@ def test_cleaning():
 @given(st.text())
 def test_cleaning_twice_changes_nothing(text):
     assert clean_text(clean_text(text)) == clean_text(text)
+
+
+@settings(deadline=None)
+@given(st.text(), st.integers(0, 5))
+def test_each_character_of_a_clean_text_comes_from_a_place_in_the_text(text, max_words):
+    clean, places = clean_text(text, max_words), clean_positions(text, max_words)
+    assert len(clean) == len(places) and places == sorted(places)
+    for letter, place in zip(clean, places, strict=True):
+        assert letter == " " or letter in text.lower() and letter in text[place].lower() + "ς"
+
+
+def test_a_letter_that_becomes_two_in_lower_case_keeps_its_place():
+    text = '  A "Red"  İx!'
+    assert clean_text(text) == "a red i̇x"
+    assert clean_positions(text) == [2, 3, 5, 6, 7, 8, 11, 11, 12]
+
+
+def test_offsets_are_characters_of_the_text_before_it_was_cleaned(tokenizer):
+    texts = ['  A "green"  Triangle: grows!!', "...", "Café"]
+    ids, _ = tokenizer.encode(texts, 12)
+    offsets = tokenizer.offsets(texts, 12)
+    assert offsets.shape == (*ids.shape, 2) and offsets.dtype == torch.int64
+    pieces = [[text[start:end] for start, end in row if end] for text, row in zip(texts, offsets.tolist(), strict=True)]
+    assert pieces[0] == ["A", "green", "Triangle", "grows"] and pieces[1] == [] and "".join(pieces[2]) == "Café"
+    assert (offsets[ids == 2] == 0).all() and (offsets[ids == 3] == 0).all() and (offsets[ids == 0] == 0).all()
+    assert tokenizer.offsets([], 12).shape == (0, 0, 2)
+    assert [texts[0][a:b] for a, b in tokenizer.offsets(texts[:1], 4)[0].tolist()] == ["", "A", "green", ""]
 
 
 def test_encoding_is_padded_between_its_two_ends(tokenizer):

@@ -48,12 +48,15 @@ class Host(Protocol):
         """The hidden states of B clips. videos: float32 (B, T, 3, S, S), prepared for the host; times: (B, T)."""
         ...
 
-    def words(self, texts: Sequence[str]) -> Tensor:
-        """One vector for each text, (n, Widths.text): the mean of the host's states of its words."""
+    def step(self, videos: Tensor, texts: Sequence[str], times: Tensor, numbers: Tensor) -> tuple[Tensor, HostStates]:
+        """The host's own training loss, a scalar, and the states of the same pass over the clips.
+
+        The first three arguments are those of `states`. numbers: int64 (B,), which is equal for clips of one video.
+        """
         ...
 
-    def loss(self, videos: Tensor, texts: Sequence[str]) -> Tensor:
-        """The host's own training loss for a batch, a scalar."""
+    def words(self, texts: Sequence[str]) -> Tensor:
+        """One vector for each text, (n, Widths.text): the mean of the host's states of its words."""
         ...
 
     def similarity(self, videos: Tensor, texts: Sequence[str]) -> Tensor:
