@@ -1,0 +1,72 @@
+"""The types of edges in all three graphs, and the edges that every graph gets: inverse edges and self loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from stgt.finsta.graphs.graph import EDGE_TYPES
+from stgt_kernels import RaggedGraph
+
+_SAID = list(EDGE_TYPES)
+_MADE = ["self", "next", "previous", "text to video", "video to text", "near"]
+TYPES = {name: number for number, name in enumerate([*_SAID, *(f"inverse {name}" for name in _SAID), *_MADE])}
+"""{type of an edge: its number}. "next" and "previous" join sightings of a track, and "near" two objects of a frame"""
+
+
+def with_inverses(edges: np.ndarray, nodes: int) -> np.ndarray:
+    """Edges (3, E) of sources, targets and types of a scene graph, with their inverse edges and with self loops."""
+    source, target, kind = edges
+    loops = np.arange(nodes)
+    return np.concatenate(
+        [
+            edges,
+            np.stack([target, source, kind + len(_SAID)]),
+            np.stack([loops, loops, np.full(nodes, TYPES["self"])]),
+        ],
+        axis=1,
+    )
+
+
+def both_ways(first: np.ndarray, second: np.ndarray, there: str, back: str) -> np.ndarray:
+    """Edges (3, 2E) from each first to its second node and back, with the types of both directions."""
+    return np.concatenate(
+        [
+            np.stack([first, second, np.full(len(first), TYPES[there])]),
+            np.stack([second, first, np.full(len(first), TYPES[back])]),
+        ],
+        axis=1,
+    )
+
+
+def ragged(edges: np.ndarray, graph: np.ndarray) -> RaggedGraph:
+    """The graph of edges (3, E); graph: (N,) the graph of each node, ascending."""
+    index = torch.from_numpy(edges[:2].astype(np.int64))
+    kind, batch = torch.from_numpy(edges[2].astype(np.int64)), torch.from_numpy(graph.astype(np.int64))
+    return RaggedGraph.from_edge_index(index, len(graph), batch=batch, edge_type=kind, types=len(TYPES))
+
+
+def as_edges(found: list[tuple[int, int, int]]) -> np.ndarray:
+    """Edges (3, E) of a list of (source, target, type)."""
+    return np.array(found, np.int64).reshape(-1, 3).T
+
+
+def neighbourhoods(edges: np.ndarray, nodes: int, centres: np.ndarray, hops: int) -> tuple[np.ndarray, ...]:
+    """The nodes around some centres of one graph: rows, weights and which centre each row belongs to.
+
+    The weights give the mean over 0..hops of the means over the nodes that are exactly that far away. A distance at
+    which there is no node is left out. edges: (3, E), taken in both directions; centres: (C,).
+    """
+    joined = np.zeros((nodes, nodes), np.float32)
+    joined[edges[0], edges[1]] = joined[edges[1], edges[0]] = 1
+    ring = np.zeros((len(centres), nodes), bool)
+    ring[np.arange(len(centres)), centres] = True
+    reached, weight, rings = ring.copy(), ring.astype(np.float64), np.ones(len(centres))
+    for _ in range(hops):
+        ring = (ring.astype(np.float32) @ joined > 0) & ~reached
+        size = ring.sum(1)
+        reached |= ring
+        rings += size > 0
+        weight += ring / np.maximum(size, 1)[:, None]
+    centre, row = np.nonzero(reached)
+    return row, (weight / rings[:, None])[centre, row], centre

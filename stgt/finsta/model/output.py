@@ -1,0 +1,101 @@
+"""What the Finsta model returns: losses, and which parts of the video the words are about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from stgt.finsta.batch import GraphBatch
+from stgt.finsta.model.alignment import Candidates
+
+
+@dataclass(frozen=True, eq=False)
+class PredicateGrounding:
+    """The region that fits a predicate best."""
+
+    tracks: tuple[int, ...]
+    """The track of the subject and, if the predicate has one, that of the object"""
+    start: int
+    end: int
+    """Frames of the host; the interval is [start, end)"""
+    score: float
+    """Cosine"""
+
+
+@dataclass(frozen=True, eq=False)
+class ClipGrounding:
+    """What the words of one clip's text are about. Nodes are given by their ids in the text's graph."""
+
+    tracks: tuple[int, ...]
+    """K numbers of tracks, in the order of the rows of `objects`"""
+    objects: dict[int, Tensor]
+    """{object of the text: (K, T) float32, the cosine of the object and each track in each frame of the host; NaN where
+    the track is not seen}, on the CPU"""
+    predicates: dict[int, PredicateGrounding]
+    """{predicate of the text: its best region}. A predicate is left out if there is no region that it may be about"""
+
+
+@dataclass(eq=False)
+class FinstaOutput:
+    losses: dict[str, Tensor]
+    """Scalars by name: "osc" and "ptc" where they are switched on, and "vtc", the contrast of the graphs' read-outs"""
+    distillation: Tensor
+    """The scalar by which the host's own states come closer to the nodes; nodes get no gradient from it"""
+    object_nodes: Tensor
+    """(S, d), the states of the sightings of objects in the video's graph"""
+    object_index: Tensor
+    """(S, 3) int64 on the CPU: clip, number of the track, frame"""
+    _grounding: Callable[[], tuple[ClipGrounding, ...]] = field(repr=False)
+
+    @cached_property
+    def grounding(self) -> tuple[ClipGrounding, ...]:
+        """One for each clip. It is computed when it is first asked for, which waits for the device."""
+        return self._grounding()
+
+
+def object_index(graphs: GraphBatch) -> Tensor:
+    """`FinstaOutput.object_index` of a batch."""
+    videos, T = graphs.videos, graphs.frames
+    frame = videos.frame[videos.sighting].cpu()
+    number = torch.tensor(videos.number, dtype=torch.int64)[videos.track.cpu()]
+    return torch.stack([frame // T, number, frame % T], dim=1)
+
+
+@torch.no_grad()
+def ground(graphs: GraphBatch, similarity: Tensor, candidates: Candidates) -> tuple[ClipGrounding, ...]:
+    """similarity: (O, S), the cosines of objects of texts and sightings."""
+    graphs, similarity = graphs.to("cpu"), similarity.float().cpu()
+    texts, videos, T = graphs.texts, graphs.videos, graphs.frames
+    K, frame = graphs.there.shape[1], videos.frame[videos.sighting]
+    of, place = videos.track_clip[videos.track], videos.track_place[videos.track]
+    table = torch.full((len(texts.object), K, T), torch.nan)
+    clip = texts.clip[texts.object]
+    for number in range(len(clip)):
+        mine = of == clip[number]
+        table[number, place[mine], frame[mine] % T] = similarity[number, mine]
+    tracks = [
+        tuple(videos.number[track] for track in own[there].tolist())
+        for own, there in zip(graphs.candidate, graphs.there, strict=True)
+    ]
+    objects: list[dict[int, Tensor]] = [{} for _ in tracks]
+    for number, node in enumerate(texts.object.tolist()):
+        own = int(clip[number])
+        objects[own][texts.id[node]] = table[number, : len(tracks[own])]
+    predicates: list[dict[int, PredicateGrounding]] = [{} for _ in tracks]
+    score = candidates.score.float().cpu().masked_fill(~candidates.own.cpu(), -torch.inf)
+    intervals = torch.stack([candidates.start, candidates.end], dim=1).tolist()
+    for number, node in enumerate(texts.predicate.tolist()):
+        if not score[number].isfinite().any():
+            continue
+        best = int(score[number].argmax())
+        pair, interval = divmod(best, len(intervals))
+        own = int(texts.clip[node])
+        places = (int(graphs.pairs.subject[pair]), int(graphs.pairs.target[pair]))
+        about = tuple(tracks[own][k] for k in places if k >= 0)
+        value = float(score[number].flatten()[best])
+        predicates[own][texts.id[node]] = PredicateGrounding(about, *intervals[interval], value)
+    return tuple(map(ClipGrounding, tracks, objects, predicates))
