@@ -1,0 +1,1 @@
+"""Measures what Finsta is worth: retrieval against controls, grounding against the truth, and worse graphs."""
