@@ -69,11 +69,11 @@ def make_batch(config: ModelConfig, B: int, T: int, cached: bool, device: torch.
 
 @dataclass(frozen=True)
 class DenseGraph:
-    """A dense weight matrix in place of a graph. Its degree is always 0, since the released model counts no edges."""
+    """A dense weight matrix in place of a graph. Its mean degree is 0, since the released model counts no edges."""
 
     weight: Tensor
 
-    def degree(self) -> Tensor:
+    def mean_degree(self) -> Tensor:
         return self.weight.new_zeros(())
 
 

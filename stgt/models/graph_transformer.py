@@ -78,7 +78,8 @@ class GraphBlock(nn.Module):
         for _ in range(self.config.cls_repeats):
             cls = self.cls_block(cls)
         graph = self.build_graph(local)
-        degree = (graph != 0).sum(-1) if isinstance(graph, Tensor) else graph.degree()
+        dense = isinstance(graph, Tensor)
+        degree = torch.count_nonzero(graph.detach()) / local.shape[:3].numel() if dense else graph.mean_degree()
         attended = self.graph_attention(local.flatten(1, 2), graph).view(local.shape)
         local = local + attended if self.config.form == "residual" else attended
         x = torch.cat([cls[:, :, None].to(local.dtype), local], 2)
@@ -86,7 +87,7 @@ class GraphBlock(nn.Module):
             x = self.residual_block(x)
         else:
             x = self.residual_block(x.flatten(1, 2)).view(x.shape)
-        return x, degree.float().mean()
+        return x, degree
 
 
 def max_pool_sampling(x: Tensor) -> Tensor:

@@ -44,4 +44,4 @@ class Position(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, T, 1+P, C). Returns the same shape. If T is not the model's, temporal embeddings are resized."""
-        return x + self.spatial + nearest(self.temporal, x.shape[1])[:, None]
+        return x + (self.spatial + nearest(self.temporal, x.shape[1])[:, None])

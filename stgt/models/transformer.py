@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,8 +14,16 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
 
+_STEEPNESS = 1.702
+"""The factor in CLIP's QuickGELU x·σ(1.702x)"""
+
+
 class MLP(nn.Module):
-    """Two linear layers with a hidden width of 4·width, and CLIP's QuickGELU x·σ(1.702x) between them."""
+    """Two linear layers with a hidden width of 4·width, and CLIP's QuickGELU x·σ(1.702x) between them.
+
+    QuickGELU is silu(1.702x) / 1.702. The weights take both factors, because they are smaller than the hidden layer.
+    So the activation is one pass over the hidden layer, and training stores no tensor for it.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -24,8 +31,8 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.c_fc(x)
-        return self.c_proj(x * torch.sigmoid(1.702 * x))
+        hidden = F.silu(F.linear(x, self.c_fc.weight * _STEEPNESS, self.c_fc.bias * _STEEPNESS))
+        return F.linear(hidden, self.c_proj.weight / _STEEPNESS, self.c_proj.bias)
 
 
 class DropPath(nn.Module):
@@ -60,6 +67,12 @@ class ResidualAttentionBlock(nn.Module):
 
 
 def attend(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """Self-attention over the second-to-last dimension of x (…, S, C). The dimensions before it are the batch."""
+    """Self-attention over the second-to-last dimension of x (…, S, C). The dimensions before it are the batch.
+
+    The result is that of `attn`, but queries, keys and values are views of one product, where `attn` makes copies.
+    """
     flat = x.flatten(0, -3)
-    return attn(flat, flat, flat, need_weights=False)[0].view(x.shape)
+    parts = F.linear(flat, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
+    q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts)
+    heads = F.scaled_dot_product_attention(q, k, v)
+    return attn.out_proj(heads.transpose(1, 2).flatten(2)).view(x.shape)

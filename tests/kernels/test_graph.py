@@ -77,6 +77,8 @@ def test_edge_index_degree_and_density():
     rebuilt[row // 15, row % 15, column % 15] = weight
     assert torch.equal(rebuilt, dense) and len(weight) == torch.count_nonzero(dense)
     assert torch.equal(graph.degree(), torch.count_nonzero(dense, 2))
+    assert graph.mean_degree().dtype == torch.float32
+    assert graph.mean_degree().item() == pytest.approx(graph.degree().float().mean().item())
     assert graph.density().item() == pytest.approx(torch.count_nonzero(dense).item() / (2 * 7 * 25))
     everything = SpatioTemporalGraph.from_dense(torch.ones(1, 15, 15), frames=3)
     assert everything.density() == 1 and torch.equal(everything.degree(), torch.full((1, 15), 15))
