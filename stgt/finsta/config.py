@@ -25,7 +25,7 @@ class FinstaConfig:
     """The largest size of an attention score before the softmax; None for no limit"""
     edge_stream: bool = False
     """Whether each edge has a state of its own, which every layer changes. Otherwise an edge has only its type"""
-    cells: int = 8
+    cells: int = 4
     """Memory cells of the recurrent graph transformer"""
     hops: int = 2
     """Edges that a node of a region may be away from the region's object"""
@@ -72,7 +72,7 @@ def shapes() -> FinstaConfig:
 
 def base() -> FinstaConfig:
     """The sizes for hosts with 768 channels, such as CLIP, X-CLIP and BLIP-2."""
-    return FinstaConfig(width=768, heads=8, layers=3)
+    return FinstaConfig(width=768, heads=8, layers=3, cells=8)
 
 
 PRESETS = {"shapes": shapes, "base": base}
