@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from stgt.finsta.model.output import ClipGrounding, PredicateGrounding
 
 from stgt.finsta.evaluation.grounding import (
     changing_frames,
@@ -15,6 +14,7 @@ from stgt.finsta.evaluation.grounding import (
     temporal_iou,
 )
 from stgt.finsta.graphs.graph import ClipGraphs, Frame, Grounding, SeenObject, TextGraph, TextNode, VideoGraph
+from stgt.finsta.model.output import ClipGrounding, PredicateGrounding
 
 NAN = math.nan
 TSG = TextGraph(
