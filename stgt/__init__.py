@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stgt.retriever import Retriever
+    from stgt.search.index import Index
 
-__all__ = ["load"]
+__all__ = ["Index", "load"]
+
+
+def __getattr__(name: str) -> object:
+    # The import is here so that `import stgt` takes no time.
+    if name == "Index":
+        from stgt.search.index import Index
+
+        return Index
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load(name: str | Path, *, device: str = "auto", tokenizer: str | None = None) -> Retriever:

@@ -13,6 +13,7 @@ import os
 import shlex
 import socket
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -90,6 +91,30 @@ def clear_up(folder: Path) -> None:
         collect_leftovers(folder)
         for lock in folder.glob(f".*{LOCK}"):
             remove_dead_lock(folder / lock.name.removeprefix(".").removesuffix(LOCK))
+
+
+class FolderUse:
+    """A lock on a folder that many commands may share, or one may have alone. It is let go with this object.
+
+    The folder itself is locked, so no file is left behind. On a file system without such locks nobody is ever alone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._descriptor = os.open(folder, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def alone(self) -> bool:
+        """Take the lock for this command alone. Returns False if others share it, or if there are no locks."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def share(self) -> None:
+        """Share the lock with other commands. This waits while another command has it alone."""
+        with suppress(OSError):
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
 
 
 @functools.cache

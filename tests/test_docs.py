@@ -14,7 +14,10 @@ from stgt.recipes import RECIPES
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "examples/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = [
-    *([name] for name in ("evaluate", "search", "caption", "ask", "visualize", "convert", "ablate", "efficiency")),
+    *(
+        [name]
+        for name in ("evaluate", "index", "search", "caption", "ask", "visualize", "convert", "ablate", "efficiency")
+    ),
     *(["data", name] for name in ("shapes", "convert", "merge", "check", "features")),
     *(["finsta", name] for name in ("graphs", "show")),
     *(["train", name] for name in ("quickstart", "finetune_msrvtt_qa")),

@@ -24,6 +24,7 @@ from stgt.cli import (
     efficiency,
     evaluate,
     finsta,
+    index,
     info,
     quickstart,
     search,
@@ -34,8 +35,8 @@ from stgt.signals import interruption_of
 
 app = tyro.extras.SubcommandApp()
 for command in (
-    train.train, evaluate.evaluate, search.search, caption.caption, ask.ask, visualize.visualize, convert.convert,
-    quickstart.quickstart, ablate.ablate, efficiency.efficiency, bench.bench, info.info,
+    train.train, evaluate.evaluate, index.index, search.search, caption.caption, ask.ask, visualize.visualize,
+    convert.convert, quickstart.quickstart, ablate.ablate, efficiency.efficiency, bench.bench, info.info,
 ):  # fmt: skip
     app.command(command)
 data_app = tyro.extras.SubcommandApp()

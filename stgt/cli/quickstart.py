@@ -52,7 +52,7 @@ def quickstart(recipe: Quickstart = QUICKSTART) -> None:
     data = config.data
     edges, top = config.out / "edges.png", config.out / "search.png"
     visualize(data.videos / load_videos(data.test)[0], str(config.out), out=edges)
-    search(SENTENCE, model=str(config.out), figure=top)
+    search((SENTENCE,), model=str(config.out), figure=top)
 
     _say("6/6  A real clip, from its file to its embedding")
     _embed_real_clip(config)

@@ -59,8 +59,12 @@ class DecordReader:
 
     def every_frame(self) -> Iterator[np.ndarray]:
         """All frames in decord's order, uint8 (H, W, 3)."""
-        for start in range(0, self.length, 16):  # all frames of a film together need too much memory
-            yield from self.read(np.arange(start, min(start + 16, self.length)))[0]
+        return (picture for picture, _ in self.pictures(np.arange(self.length)))
+
+    def pictures(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
+        """The frames of `read` one after the other, uint8 (H, W, 3), each with its time in seconds."""
+        for start in range(0, len(numbers), 16):  # all frames of a film together need too much memory
+            yield from zip(*self.read(numbers[start : start + 16]), strict=True)
 
     def between(self, start: float, end: float) -> tuple[int, int]:
         """Numbers of the first frame shown at or after `start` and of the first shown at or after `end`, in seconds."""

@@ -23,7 +23,7 @@ class ReaderProcess(ForkServerProcess):
 
     def start(self) -> None:
         with _signals_held():
-            forkserver.set_forkserver_preload(["stgt.data.pixels", "stgt.data.samples"])
+            forkserver.set_forkserver_preload(["stgt.data.samples", "stgt.data.windows"])
             super().start()
 
     def run(self) -> None:

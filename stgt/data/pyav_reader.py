@@ -93,16 +93,24 @@ class PyAVReader:
         All frames have the size of the file's first one.
         """
         frames, times = None, np.empty(len(numbers))
-        with self._file.complaints():
-            found = self._from_start(numbers) if self._index is None else self._by_seeking(numbers)
-            for place, (frame, seconds) in enumerate(found):
-                picture = self._picture(frame)
-                if frames is None:
-                    frames = np.empty((len(numbers), *picture.shape), np.uint8)
-                frames[place], times[place] = picture, seconds
-        if frames is None or place + 1 < len(numbers):
-            raise FramesDisagreeError
+        for place, (picture, seconds) in enumerate(self.pictures(numbers)):
+            if frames is None:
+                frames = np.empty((len(numbers), *picture.shape), np.uint8)
+            frames[place], times[place] = picture, seconds
         return frames, times
+
+    def pictures(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
+        """The frames of `read` one after the other, uint8 (H, W, 3), each with its time in seconds.
+
+        Only one frame needs memory at a time. FramesDisagreeError may come after some frames.
+        """
+        count = 0
+        with self._file.complaints():
+            for frame, seconds in self._from_start(numbers) if self._index is None else self._by_seeking(numbers):
+                yield self._picture(frame), seconds
+                count += 1
+        if count < len(numbers):
+            raise FramesDisagreeError
 
     def every_frame(self) -> Iterator[np.ndarray]:
         """All frames in order, uint8 (H, W, 3), decoded from the first to the last without the index."""

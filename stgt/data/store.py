@@ -26,7 +26,7 @@ from tqdm import tqdm
 from stgt.distributed import World
 from stgt.files import write_tensors
 from stgt.integrity import DamagedError, damaged_row, require_finite_rows, row_digests
-from stgt.ownership import OwnedError, claimed, clear_up
+from stgt.ownership import FolderUse, OwnedError, claimed, clear_up
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class Store:
     def __init__(self, folder: Path, files: Mapping[str, int]) -> None:
         """files: the names of the batches and their numbers of items, in the order of the items."""
         self.folder, self._names = folder, list(files)
+        self._use: FolderUse | None = None
         self._starts = list(itertools.accumulate(files.values(), initial=0))
         self._items = {name: range(*ends) for name, ends in zip(files, itertools.pairwise(self._starts), strict=True)}
 
@@ -178,10 +179,23 @@ class Store:
         write_tensors(self.path(name), tensors | checksums)
 
     def keep_only(self) -> None:
-        """Remove all files of other batches from the folder, but not what another process is just writing."""
-        for path in self.folder.glob("[!.]*.safetensors"):
-            if path.stem not in self._items:
-                path.unlink(missing_ok=True)
+        """Remove all files of other batches from the folder, unless another command uses the folder in the same way.
+
+        From then on, as long as this object or one from `part` exists, no other command removes batches.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._use = FolderUse(self.folder)
+        if self._use.alone():
+            for path in self.folder.glob("[!.]*.safetensors"):
+                if path.stem not in self._items:
+                    path.unlink(missing_ok=True)
+        self._use.share()
+
+    def part(self, names: Sequence[str]) -> Store:
+        """A store of some of the batches."""
+        part = Store(self.folder, {name: len(self._items[name]) for name in names})
+        part._use = self._use
+        return part
 
     def rows(self, key: str, items: Sequence[int]) -> Tensor:
         """The rows of some items, in the given order. Ascending items are fastest, since each file is then opened once.

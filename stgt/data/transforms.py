@@ -64,13 +64,20 @@ def train_transform(image_size: int, *, flip: bool = True) -> v2.Compose:
     return v2.Compose([crop, *mirror, RandAugment(), *_normalise()])
 
 
-def eval_transform(image_size: int, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> v2.Compose:
+def eval_transform(
+    image_size: int, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD, *, crop: bool = False
+) -> v2.Compose:
     """Resize to a square, whatever the aspect ratio is, and normalise by each colour's mean and deviation.
 
+    crop: whether to keep the aspect ratio and to take the square in the middle, as most CLIP models do.
     uint8 (T, 3, H, W) → float32 (T, 3, S, S). The default values are CLIP's.
     """
-    resize = v2.Resize((image_size, image_size), interpolation=v2.InterpolationMode.BICUBIC)
-    return v2.Compose([resize, *_normalise(mean, std)])
+    bicubic = v2.InterpolationMode.BICUBIC
+    if crop:
+        square = [v2.Resize([image_size], interpolation=bicubic), v2.CenterCrop(image_size)]
+    else:
+        square = [v2.Resize((image_size, image_size), interpolation=bicubic)]
+    return v2.Compose([*square, *_normalise(mean, std)])
 
 
 def _normalise(mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> list[v2.Transform]:

@@ -206,7 +206,12 @@ def _window(
     duration = reader.duration
     if start is not None and start >= duration:
         raise ValueError(f"start is {start}, expected less than the {duration:g} s of {path}")
-    return _or_shown(*reader.between(start or 0.0, duration if end is None else min(end, duration)))
+    return frame_window(reader, start or 0.0, duration if end is None else min(end, duration))
+
+
+def frame_window(reader: PyAVReader | DecordReader, start: float, end: float) -> tuple[int, int]:
+    """Numbers (first, stop) of the frames that begin at start <= t < end, in seconds, or of the one that is shown."""
+    return _or_shown(*reader.between(start, end))
 
 
 def _or_shown(first: int, stop: int) -> tuple[int, int]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -16,20 +14,19 @@ import torch
 from torch import Tensor
 
 from stgt.data.fingerprint import Fingerprint, data_differences
-from stgt.data.folders import find_files
 from stgt.data.isolated import Failure, call_each
-from stgt.data.names import VIDEOS
 from stgt.data.pixels import read_pixels_array
 from stgt.data.store import Batches, Store, digest
 from stgt.data.video import decoder_version
 from stgt.integrity import DamagedError, require_finite_rows
 from stgt.runs import Run
+from stgt.search.films import find_videos, first_fault, names_of
 from stgt.terminal import printable
 
 logger = logging.getLogger(__name__)
 
 
-class Index(NamedTuple):
+class EncodedFolder(NamedTuple):
     """The videos of a folder that can be read, the model's outputs for them, and why the others cannot be read."""
 
     videos: list[Path]
@@ -38,23 +35,8 @@ class Index(NamedTuple):
     broken: dict[Path, str]
 
 
-def find_videos(folder: Path) -> tuple[list[Path], dict[Path, str]]:
-    """The video files in a folder and in the folders inside it, by their endings, and why others cannot be read.
-
-    Both are in alphabetical order. Linked folders are followed, and hidden files and folders are passed over. Raises
-    ValueError if there is no video.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder, expected a folder with videos")
-    found = find_files(folder, VIDEOS)
-    faults = {folder / name: cause for name, cause in found.faults.items()}
-    if not found.files:
-        raise ValueError(f"{folder} holds no video{_first(faults)}, expected files ending in {', '.join(VIDEOS)}")
-    return [folder / name for name in found.files], faults
-
-
 @torch.inference_mode()
-def index_folder(run: Run, folder: Path, kept: Path, *, batch_size: int = 32, timeout: float = 60.0) -> Index:
+def index_folder(run: Run, folder: Path, kept: Path, *, batch_size: int = 32, timeout: float = 60.0) -> EncodedFolder:
     """Encode the videos of a folder that `kept`/folder-… does not have yet, and remove those that are gone from it.
 
     A file is identified by its path, size, time of change (or contents, with `data.check_contents`) and decoder. A file
@@ -66,7 +48,7 @@ def index_folder(run: Run, folder: Path, kept: Path, *, batch_size: int = 32, ti
     data = run.config.data
     decoder = decoder_version(data.decoder)
     now = Fingerprint.take({}, map(str, videos), "", decoder=decoder, contents=data.check_contents)
-    names = _names(videos, now, run, broken)
+    names = names_of(videos, now, broken, data.frames)
     store = Store(kept / f"folder-{digest(str(folder.resolve()))}", dict.fromkeys(names, 1))
     record = store.folder.with_suffix(".fingerprint")
     _warn_of_changes(folder, store.folder, record, now)
@@ -79,31 +61,8 @@ def index_folder(run: Run, folder: Path, kept: Path, *, batch_size: int = 32, ti
     now.save(record)
     whole = {name: path for name, path in names.items() if path not in broken}
     if not whole:
-        raise ValueError(f"{folder} holds no video that can be read{_first(broken)}")
-    return Index(list(whole.values()), Store(store.folder, dict.fromkeys(whole, 1)), broken)
-
-
-def _first(broken: dict[Path, str]) -> str:
-    path, cause = next(iter(broken.items()), (None, None))
-    return "" if path is None else f"; {path}: {cause}"
-
-
-def _names(videos: list[Path], now: Fingerprint, run: Run, broken: dict[Path, str]) -> dict[str, Path]:
-    """The name of each video in the store. Several links to one file count as one video. Adds faults to `broken`."""
-    names: dict[str, Path] = {}
-    rows = {name: row for row, name in enumerate(now.names)}
-    for path in videos:
-        row = rows[str(path)]
-        try:
-            if now.sizes[row] < 0:
-                path.open("rb").close()  # this raises an error that says what is wrong
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            version = bytes(now.hashes[row]) if now.hashes[row].any() else int(now.times[row])
-            key = (str(path.resolve()), int(now.sizes[row]), version, now.decoder, run.config.data.frames)
-            names.setdefault(digest(*key), path)
-        except OSError as error:
-            broken[path] = str(error.strerror)
-    return names
+        raise ValueError(f"{folder} holds no video that can be read{first_fault(broken)}")
+    return EncodedFolder(list(whole.values()), store.part(list(whole)), broken)
 
 
 def _warn_of_changes(folder: Path, place: Path, record: Path, now: Fingerprint) -> None:

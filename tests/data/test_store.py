@@ -110,6 +110,20 @@ def test_other_files_are_removed_on_request(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["000002.safetensors"] and store.missing() == []
 
 
+def test_files_that_another_command_uses_are_not_removed(tmp_path):
+    """Two searches of one folder list different files if a file has come or gone between them."""
+    filled(tmp_path, torch.arange(6.0), 2)
+    first = Store(tmp_path, {"000000": 2, "000001": 2})
+    first.keep_only()
+    used = first.part(["000001"])
+    del first
+    Store(tmp_path, {"000002": 2}).keep_only()
+    assert used.all("table").tolist() == [2, 3]
+    del used
+    Store(tmp_path, {"000002": 2}).keep_only()
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
 def test_a_file_that_another_process_is_writing_or_removing_is_left_to_it(tmp_path, monkeypatch):
     store = filled(tmp_path, torch.arange(6.0), 2)
     with atomic_file(store.path("000001")) as partial:

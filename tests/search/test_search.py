@@ -102,6 +102,7 @@ def test_a_folder_is_read_once_and_then_only_its_changes(run, videos, tmp_path, 
     assert read == [videos / "broken.mp4"] and again.videos == index.videos  # a broken file may have been repaired
     before = again.store.all("embeds")
     assert torch.equal(before, index.store.all("embeds"))
+    del index, again  # nothing is removed while somebody uses it
 
     os.utime(videos / "a.MP4", ns=(0, 0))
     shutil.copy(videos / "a.MP4", videos / "new.mp4")

@@ -1,0 +1,56 @@
+"""`stgt index`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+
+from stgt.cli.options import require_positive
+
+
+def index(
+    folders: tyro.conf.Positional[tuple[Path, ...]] = (),
+    *,
+    out: Path,
+    model: str | None = None,
+    window: float | None = None,
+    stride: float | None = None,
+    workers: int = 2,
+    timeout: float = 60.0,
+    tokenizer: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Make an index of the moments of videos, which `stgt search` answers from, or bring it up to date.
+
+    Only new and changed files are read. A command that was stopped or killed goes on where it stopped.
+
+    Args:
+        folders: Folders of videos, with the folders in them; those of the last time if none is given.
+        out: The index, e.g. films.index.
+        model: A run's folder, a folder that `stgt convert` or save_pretrained wrote, a name on the hub, or
+            openclip:ARCHITECTURE/WEIGHTS for any CLIP of open_clip, e.g. openclip:ViT-B-32/laion2b_s34b_b79k, where
+            WEIGHTS may be a file; the model of the index if not given.
+        window: Seconds of a window, 8 for a new index. Answers are windows.
+        stride: Seconds between the beginnings of windows, 4 for a new index.
+        workers: Number of processes that read videos.
+        timeout: Seconds that reading 16 windows of a video may take. A file that takes longer is left out.
+        tokenizer: The tokenizer's folder, or its name on the hub. It is needed for a model that is not a run, comes
+            without a tokenizer and does not use BERT's.
+        device: The device that the model runs on; "auto" is a GPU where there is one.
+    """
+    from stgt.search.index import Index
+    from stgt.terminal import say
+
+    require_positive(workers=workers)
+    if not timeout > 0:
+        raise ValueError(f"--timeout is {timeout}, expected a positive number of seconds")
+    opened = Index(out, model, device=device, tokenizer=tokenizer)
+    changes = opened.update(*folders, window=window, stride=stride, workers=workers, timeout=timeout)
+    for path, cause in changes.broken.items():
+        say(f"left out, {path}: {cause}")
+    again = len({*changes.added} & {*changes.removed})
+    say(
+        f"{out}: {len(opened.files)} videos, {len(opened)} windows; {len(changes.added) - again} videos are new, "
+        f"{again} have changed, {len(changes.removed) - again} are gone, {len(changes.broken)} were left out"
+    )

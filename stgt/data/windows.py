@@ -1,0 +1,141 @@
+"""Cuts videos into windows of time, and reads frames of many windows with one pass through the file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stgt.data.decord_reader import DecordReader
+from stgt.data.errors import VideoError
+from stgt.data.images import holds_image
+from stgt.data.pixels import to_pixels
+from stgt.data.pyav_reader import FramesDisagreeError, PyAVReader
+from stgt.data.transforms import CLIP_MEAN, CLIP_STD, eval_transform
+from stgt.data.video import DEADLINE, MAX_PIXELS, frame_window, open_video, read_clip, sample_indices
+
+DECODING = {"decoder": "auto", "max_pixels": MAX_PIXELS, "deadline": DEADLINE}
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How a model wants to see a video."""
+
+    frames: int
+    """Number of frames of a window"""
+    size: int
+    """Side of the square frames"""
+    crop: bool = False
+    """Whether the square is cut out of the middle; otherwise the whole frame is squeezed into it"""
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+    decoding: dict = field(default_factory=lambda: dict(DECODING))
+    """Keyword arguments of `stgt.data.video.open_video`: decoder, max_pixels and deadline"""
+
+    def transform(self) -> Callable[[Tensor], Tensor]:
+        """The function that makes the model's input of frames, uint8 (T, 3, H, W) → float32 (T, 3, S, S)."""
+        return eval_transform(self.size, crop=self.crop, mean=self.mean, std=self.std)
+
+
+class Window(NamedTuple):
+    """A part of a video, in seconds from its beginning."""
+
+    start: float
+    end: float
+
+
+class WindowPixels(NamedTuple):
+    """Frames of several windows of one video. A frame that lies in two windows is there once."""
+
+    pixels: Tensor
+    """float32 (n, 3, S, S)"""
+    rows: Tensor
+    """int64 (W, T): for each window, the rows of its frames in `pixels`"""
+
+
+def cut(duration: float, length: float, stride: float) -> list[Window]:
+    """The windows of a video: one begins every `stride` seconds and lasts `length`, and the last one may be shorter.
+
+    The last window is the first one that reaches the end. Raises ValueError unless 0 < stride <= length.
+    """
+    if not 0 < length < math.inf:
+        raise ValueError(f"window is {length}, expected a positive number of seconds")
+    if not 0 < stride <= length:
+        raise ValueError(f"stride is {stride}, expected a positive number of seconds, at most the window of {length}")
+    count = 1 + max(0, math.ceil((duration - length) / stride))
+    return [Window(i * stride, min(i * stride + length, duration)) for i in range(count)]
+
+
+def windows_of(path: str | Path, length: float, stride: float, pixels: Pixels) -> list[Window]:
+    """The windows of a video file, see `cut`. An image, also an animated one, is one window.
+
+    Raises VideoError for a file that cannot be opened.
+    """
+    if holds_image(path):
+        last = read_clip(path, 1, start=1e9, max_pixels=pixels.decoding["max_pixels"]).times[-1]
+        return [Window(0.0, float(last))]
+    with open_video(path, **pixels.decoding) as reader:
+        return cut(reader.duration, length, stride)
+
+
+def read_windows(path: str | Path, windows: Sequence[Window], pixels: Pixels) -> WindowPixels:
+    """Evenly spread frames of each window.
+
+    The frames of a window are those that `read_frames` gives for its start and end. All windows of an image have the
+    frames of the whole image. Raises VideoError for a file that cannot be read.
+    """
+    frames, transform = pixels.frames, pixels.transform()
+    if holds_image(path):
+        found = to_pixels(read_clip(path, frames, max_pixels=pixels.decoding["max_pixels"]).frames, transform)
+        rows = torch.arange(frames).clamp(max=len(found) - 1)
+        return WindowPixels(found, rows.expand(len(windows), -1).clone())
+    with open_video(path, **pixels.decoding) as reader:
+        try:
+            return _read(reader, windows, frames, transform)
+        except FramesDisagreeError:
+            reader.count_by_decoding()
+        try:
+            return _read(reader, windows, frames, transform)
+        except FramesDisagreeError:
+            raise VideoError(f"{path}: broken video: decoding it twice gives different frames") from None
+
+
+class Chunk(NamedTuple):
+    """Windows of one file that are read together."""
+
+    path: str
+    windows: list[Window]
+    fault: str | None = None
+    """Why the file cannot be opened; it then has no windows"""
+
+
+def read_chunk(chunk: Chunk, pixels: Pixels) -> tuple[np.ndarray, np.ndarray]:
+    """The parts of `read_windows` as arrays, computed by one thread. Processes that send them to another one call this.
+
+    Raises VideoError, whose message does not name the file.
+    """
+    if chunk.fault is not None:
+        raise VideoError(chunk.fault)
+    torch.set_num_threads(1)
+    try:
+        found = read_windows(chunk.path, chunk.windows, pixels)
+    except VideoError as error:
+        raise VideoError(str(error).removeprefix(f"{chunk.path}: ")) from None
+    return found.pixels.numpy(), found.rows.numpy()
+
+
+def _read(
+    reader: PyAVReader | DecordReader, windows: Sequence[Window], frames: int, transform: Callable[[Tensor], Tensor]
+) -> WindowPixels:
+    spans = [frame_window(reader, window.start, window.end) for window in windows]
+    numbers = np.stack([first + sample_indices(stop - first, frames) for first, stop in spans])
+    distinct, rows = np.unique(numbers, return_inverse=True)
+    pictures = (torch.from_numpy(picture)[None] for picture, _ in reader.pictures(distinct))
+    pixels = torch.cat([to_pixels(picture, transform) for picture in pictures])
+    return WindowPixels(pixels, torch.from_numpy(rows.reshape(numbers.shape)))

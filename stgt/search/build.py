@@ -1,0 +1,207 @@
+"""Brings an index up to date with the folders of its videos. Only new and changed files are read and encoded.
+
+Each encoded file is kept in the folder `parts` of the index until the new vectors are written, so that a killed command
+goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from stgt.data.fingerprint import Fingerprint
+from stgt.data.isolated import Failure, Worker, call_each
+from stgt.data.store import Batches, Store
+from stgt.data.windows import Chunk, Pixels, WindowPixels, cut, read_chunk, windows_of
+from stgt.integrity import DamagedError, require_finite_rows
+from stgt.ownership import owned
+from stgt.search import manifest, packed
+from stgt.search.encoder import Encoder
+from stgt.search.films import find_videos, first_fault, names_of
+from stgt.search.manifest import Film, Manifest, Settings
+from stgt.search.packed import Packed, Rows
+from stgt.terminal import printable
+
+logger = logging.getLogger(__name__)
+
+PARTS = "parts"
+CHUNK = 16
+"""Windows that are read and encoded at a time"""
+
+
+class Changes(NamedTuple):
+    """What an update did. A changed file is both in `added` and in `removed`."""
+
+    added: list[Path]
+    removed: list[Path]
+    broken: dict[Path, str]
+    """The files that could not be read, and why"""
+
+
+def update(
+    place: Path,
+    encoder: Encoder,
+    folders: Sequence[Path],
+    *,
+    window: float,
+    stride: float,
+    workers: int,
+    timeout: float,
+) -> Changes:
+    """Make the index `place`, or bring it up to date with the folders. Arguments and errors: `stgt.Index.update`."""
+    cut(0.0, window, stride)
+    with owned(place):
+        old = _opened(place)
+        settings = Settings(encoder.name, encoder.digest, float(window), float(stride))
+        if old is not None:
+            _require_same(place, settings, old.manifest.settings)
+        folders = [Path(os.path.abspath(folder)) for folder in folders]
+        names, broken = _videos(folders, encoder, settings)
+        kept = {film.key: film for film in _sound(old) if film.key in names}
+        store = Store(place / PARTS, dict.fromkeys((name for name in names if name not in kept), 1))
+
+        def compute(claimed: Iterator[str]) -> Batches:
+            return _encode_each(encoder, (names[name] for name in claimed), settings, broken, workers, timeout)
+
+        store.fill(compute, what=printable(place))
+        whole = {name: path for name, path in names.items() if path not in broken}
+        if not whole:
+            raise ValueError(f"{', '.join(map(str, folders))}: no video can be read{first_fault(broken)}")
+        causes = {str(path): cause for path, cause in broken.items()}
+        new = Manifest(settings, [*map(str, folders)], "", [], causes)
+        return _pack(place, new, whole, old, kept)
+
+
+def _opened(place: Path) -> Packed | None:
+    if not (place / manifest.FILE).exists():
+        if any(entry.name[0] != "." and entry.name != PARTS for entry in place.iterdir()):
+            raise ValueError(f"{place} is a folder that holds other things, expected an index or a new name")
+        return None
+    return Packed(place)
+
+
+def _require_same(place: Path, now: Settings, then: Settings) -> None:
+    for name in ("window", "stride", "model", "digest"):
+        ours, theirs = getattr(now, name), getattr(then, name)
+        if name == "model" and now.digest == then.digest:
+            continue  # the model has moved
+        if ours != theirs:
+            what = f"{name} is {ours}, and the index has {theirs}"
+            if name == "digest":
+                what = f"the model {now.model} has other weights or settings than when the index was made"
+            raise ValueError(f"{place}: {what}; expected the same, or remove the index or choose another name")
+
+
+def _videos(folders: Sequence[Path], encoder: Encoder, settings: Settings) -> tuple[dict[str, Path], dict[Path, str]]:
+    """The videos of all folders by their keys, and why others cannot be read."""
+    videos, broken = [], {}
+    for folder in folders:
+        found, faults = find_videos(folder)
+        videos += found
+        broken |= faults
+    videos = list(dict.fromkeys(videos))
+    pixels = encoder.pixels
+    now = Fingerprint.take({}, map(str, videos), "", decoder=pixels.decoding["decoder"])
+    return names_of(videos, now, broken, pixels.frames, settings.window, settings.stride, settings.digest), broken
+
+
+def _sound(old: Packed | None) -> list[Film]:
+    """The files of the index whose vectors are as they were written. A warning names the others."""
+    sound = []
+    for film in old.manifest.films if old else ():
+        try:
+            old.rows(film)
+            sound.append(film)
+        except DamagedError as error:
+            logger.warning("%s", str(error).partition(";")[0])
+    return sound
+
+
+def _encode_each(
+    encoder: Encoder,
+    paths: Iterator[Path],
+    settings: Settings,
+    broken: dict[Path, str],
+    workers: int,
+    timeout: float,
+) -> Batches:
+    """The vectors and times of each file, or None for one that cannot be read, whose cause is added to `broken`."""
+    chunks, asked = itertools.tee(_chunks(encoder.pixels, paths, settings, broken, timeout))
+    with closing(
+        call_each(partial(read_chunk, pixels=encoder.pixels), chunks, timeout=timeout, jobs=max(1, workers))
+    ) as results:
+        for path, group in itertools.groupby(zip(results, asked, strict=False), key=lambda pair: pair[1].path):
+            vectors, times = [], []
+            for result, chunk in group:
+                if isinstance(result, Failure):
+                    broken.setdefault(Path(path), chunk.fault or result.cause)
+                elif Path(path) not in broken:
+                    vectors.append(encoder.encode_windows(WindowPixels(*map(torch.from_numpy, result))))
+                    times += chunk.windows
+            if Path(path) in broken:
+                yield None
+                continue
+            rows = torch.cat(vectors)
+            require_finite_rows(rows, [path] * len(rows), "the model's vectors")
+            yield {"vectors": rows.to(packed.DTYPE)[None], "times": torch.tensor(times, dtype=torch.float64)[None]}
+
+
+def _chunks(
+    pixels: Pixels, paths: Iterator[Path], settings: Settings, broken: dict[Path, str], timeout: float
+) -> Iterator[Chunk]:
+    """The chunks of all files. A file that cannot be opened has one without windows; one that fails gets no more."""
+    find = partial(windows_of, length=settings.window, stride=settings.stride, pixels=pixels)
+    opener = Worker(find, timeout)
+    try:
+        for path in paths:
+            windows = opener.call(str(path))
+            if isinstance(windows, Failure):
+                yield Chunk(str(path), [], windows.cause)
+                continue
+            for first in range(0, len(windows), CHUNK):
+                if path in broken:
+                    break
+                yield Chunk(str(path), windows[first : first + CHUNK])
+    finally:
+        opener.stop()
+
+
+def _pack(place: Path, new: Manifest, whole: dict[str, Path], old: Packed | None, kept: dict[str, Film]) -> Changes:
+    """Write the index of the files `whole`: those that are kept from the old one, and those in `parts`."""
+
+    def part(name: str) -> Rows:
+        store = Store(place / PARTS, {name: 1})
+        return Rows(store.all("vectors")[0], store.all("times")[0])
+
+    films = []
+    for name, path in sorted(whole.items(), key=lambda item: item[1]):
+        if name in kept:
+            film = kept[name]
+            films.append((film, partial(old.rows, film)))
+        else:
+            rows = part(name)
+            films.append((Film(str(path), name, 0, len(rows.times), rows.sha256()), partial(part, name)))
+    before = old.manifest.films if old else []
+    if [film.key for film, _ in films] == [film.key for film in before] and len(kept) == len(films):
+        new = replace(new, vectors=old.manifest.vectors, films=before)
+        if new != old.manifest:
+            new.save(place)
+    else:
+        packed.write(place, new, films)
+    shutil.rmtree(place / PARTS, ignore_errors=True)
+    keys = {film.key for film, _ in films}
+    return Changes(
+        [Path(film.path) for film, _ in films if film.key not in kept],
+        [Path(film.path) for film in before if film.key not in keys],
+        {Path(path): cause for path, cause in new.broken.items()},
+    )

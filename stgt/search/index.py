@@ -1,0 +1,204 @@
+"""An index of the moments of videos, which answers in milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from stgt.data.video import DEADLINE
+from stgt.data.windows import Window, read_windows, windows_of
+from stgt.retriever import Retriever
+from stgt.search import build, manifest
+from stgt.search.build import Changes
+from stgt.search.encoder import Encoder, open_encoder
+from stgt.search.packed import Packed
+from stgt.search.ranking import best_apart, exact_scores, scores
+
+WINDOW, STRIDE = 8.0, 4.0
+"""Defaults in seconds"""
+
+
+class Moment(NamedTuple):
+    """An answer: a part of a video."""
+
+    path: Path
+    start: float
+    """Seconds from the beginning of the video"""
+    end: float
+    """Seconds from the beginning of the video"""
+    score: float
+    """At most 1; see `stgt.search.ranking`"""
+
+
+class Index:
+    """The windows of many videos as vectors of one model, in a folder that is opened once and memory-mapped.
+
+    Answers are moments, and those of one file do not overlap.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        model: str | Path | Retriever | Encoder | None = None,
+        *,
+        device: str = "auto",
+        tokenizer: str | None = None,
+    ) -> None:
+        """Open an index, or name a new one, which `update` makes.
+
+        path: the index's folder, such as "films.index". model: a model of `stgt.load`, its name, or
+        "openclip:ARCHITECTURE/WEIGHTS" for any CLIP of open_clip; the index's own model if None. device, tokenizer: see
+        `stgt.load`. The model is loaded when it is first needed.
+        Raises ValueError if there is no index and no model is given, and DamagedError for a damaged index.
+        """
+        self.path, self._model, self._options = Path(path), model, {"device": device, "tokenizer": tokenizer}
+        self._packed = Packed(self.path) if (self.path / manifest.FILE).exists() else None
+        if self._packed is None and model is None:
+            manifest.Manifest.load(self.path)  # this raises the error that says what is wrong
+
+    def __len__(self) -> int:
+        """The number of windows."""
+        return 0 if self._packed is None else len(self._packed.times)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files in the index, in alphabetical order."""
+        return [] if self._packed is None else [Path(film.path) for film in self._packed.manifest.films]
+
+    @property
+    def broken(self) -> dict[Path, str]:
+        """The files that could not be read, and why."""
+        return {} if self._packed is None else {Path(p): why for p, why in self._packed.manifest.broken.items()}
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The model. Raises ValueError if it is not the one that made the index."""
+        model = self._model
+        if model is None:
+            model = self._open.manifest.settings.model
+        encoder = model if hasattr(model, "encode_windows") else open_encoder(model, **self._options)
+        if self._packed is not None and encoder.digest != (then := self._packed.manifest.settings).digest:
+            raise ValueError(
+                f"{self.path} was made with the model {then.model}, and the weights or settings of {encoder.name} are "
+                "others; expected the same model, or remove the index"
+            )
+        return encoder
+
+    def update(
+        self,
+        *folders: str | Path,
+        window: float | None = None,
+        stride: float | None = None,
+        workers: int = 2,
+        timeout: float = DEADLINE,
+    ) -> Changes:
+        """Bring the index up to date with the videos in some folders, or in those of the last time if none is given.
+
+        Only new and changed files are read. Files that are gone, or lie in none of the folders, are removed from the
+        index. A file that cannot be read is left out, listed in `broken`, and tried again the next time. An update that
+        was killed goes on where it stopped.
+        window, stride: seconds of a window, and between the beginnings of windows; those of the index if None, and 8
+        and 4 for a new one. workers: processes that read videos. timeout: seconds that 16 windows may take.
+        Raises ValueError if there is no video that can be read, or if window, stride or model are not those of the
+        index, OwnedError if another process updates it, and OSError if it cannot be written.
+        """
+        then = None if self._packed is None else self._packed.manifest
+        if not folders and then is None:
+            raise ValueError(f"folders: got none, expected at least one, because {self.path} is new")
+        changes = build.update(
+            self.path,
+            self.encoder,
+            [Path(folder) for folder in folders or then.folders],
+            window=_first_given(window, then and then.settings.window, WINDOW),
+            stride=_first_given(stride, then and then.settings.stride, STRIDE),
+            workers=workers,
+            timeout=timeout,
+        )
+        self._packed = Packed(self.path)
+        return changes
+
+    def search(self, text: str, *, top: int = 5) -> list[Moment]:
+        """The moments that fit a sentence best, the best one first."""
+        return self.nearest(self.encoder.encode_texts([text])[0][None], top=top)
+
+    def search_video(
+        self, path: str | Path, *, start: float = 0.0, end: float | None = None, top: int = 5
+    ) -> list[Moment]:
+        """The moments that are most like a picture, or a part of a clip from `start` to `end` in seconds.
+
+        The part is encoded as one window. Raises VideoError if the file cannot be read.
+        """
+        return self.nearest(self.encode_video(path, start=start, end=end), top=top)
+
+    def encode_video(self, path: str | Path, *, start: float = 0.0, end: float | None = None) -> Tensor:
+        """The vectors of a picture, or of a part of a clip, for `nearest`: float32 (Q, E)."""
+        pixels = self.encoder.pixels
+        if end is None:
+            end = windows_of(path, 1e9, 1e9, pixels)[-1].end
+        read = read_windows(path, [Window(start, end)], pixels)
+        return self.encoder.encode_windows(read)[0]
+
+    def like(self, moment: Moment, *, top: int = 5) -> list[Moment]:
+        """The moments that are most like a moment of this index, without itself and those that overlap it.
+
+        Raises ValueError if the moment is none of the index's windows.
+        """
+        opened = self._open
+        for film in opened.manifest.films:
+            if film.path == str(moment.path):
+                rows = opened.rows(film)
+                for row, (start, end) in enumerate(rows.times.tolist()):
+                    if (start, end) == (moment.start, moment.end):
+                        return self.nearest(rows.vectors[row].float(), top=top, apart_from=film.first + row)
+        raise ValueError(f"moment is {moment}, expected one that this index has given as an answer")
+
+    def nearest(self, query: Tensor, *, top: int = 5, apart_from: int | None = None) -> list[Moment]:
+        """The moments whose windows have the highest scores.
+
+        query: float32 (K, E), unit vectors; see `stgt.search.ranking`. apart_from: number of a window; it and the
+        windows that overlap it are no answers.
+        Raises ValueError unless top is positive, and DamagedError if the vectors of an answer have changed.
+        """
+        if top < 1:
+            raise ValueError(f"top is {top}, expected at least 1")
+        opened = self._open
+        place = self._places(opened)
+        known = [] if apart_from is None else [apart_from]
+        wanted = 4 * top + 16
+        while True:
+            rows = self._candidates(opened, query, wanted)
+            chosen = best_apart([*known, *rows], top + len(known), place)[len(known) :]
+            if len(chosen) == top or len(rows) == len(opened.times):
+                break
+            wanted *= 4
+        return [self._answer(opened, row, query) for row in chosen]
+
+    def _candidates(self, opened: Packed, query: Tensor, count: int) -> list[int]:
+        """The windows with the highest scores, in order."""
+        found = scores(opened.vectors, query)
+        rows = found.topk(min(count, len(found))).indices
+        return rows[exact_scores(opened.vectors[rows], query).sort(descending=True, stable=True).indices].tolist()
+
+    def _answer(self, opened: Packed, row: int, query: Tensor) -> Moment:
+        film = opened.film_of(row)
+        rows, own = opened.rows(film), row - film.first
+        score = exact_scores(rows.vectors[own : own + 1], query).item()
+        return Moment(Path(film.path), *rows.times[own].tolist(), score)
+
+    @staticmethod
+    def _places(opened: Packed) -> Callable[[int], tuple[int, float, float]]:
+        return lambda row: (opened.film_of(row).first, *opened.times[row].tolist())
+
+    @property
+    def _open(self) -> Packed:
+        if self._packed is None:
+            raise ValueError(f"{self.path} is new, expected `update` with a folder of videos first")
+        return self._packed
+
+
+def _first_given(*values: float | None) -> float:
+    return next(value for value in values if value is not None)

@@ -1,0 +1,91 @@
+"""The manifest of an index: its settings, the files in it with their windows, and the files that cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from stgt.files import write_json
+from stgt.integrity import DamagedError
+
+FILE = "index.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the vectors of an index depend on, beside the files."""
+
+    model: str
+    """The model's name, by which later commands load it"""
+    digest: str
+    """The name of the model's weights and settings"""
+    window: float
+    """Seconds of a window"""
+    stride: float
+    """Seconds between the beginnings of windows"""
+
+
+@dataclass(frozen=True)
+class Film:
+    """A video file of an index. Its windows are rows `first` to `first + windows` of the vectors."""
+
+    path: str
+    """Absolute path"""
+    key: str
+    """A digest of path, size, time of change, decoder and settings, by which a changed file is noticed"""
+    first: int
+    windows: int
+    sha256: str
+    """SHA-256 of its vectors and times"""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `index.json` holds."""
+
+    settings: Settings
+    folders: list[str]
+    """Absolute paths of the folders that were indexed"""
+    vectors: str
+    """Name of the file of vectors beside the manifest"""
+    films: list[Film]
+    broken: dict[str, str] = field(default_factory=dict)
+    """{absolute path of a file that could not be read: the cause}"""
+
+    @property
+    def windows(self) -> int:
+        """The number of windows of all files."""
+        return sum(film.windows for film in self.films)
+
+    def save(self, folder: Path) -> None:
+        """Write the manifest, which makes the index what it says, at once."""
+        body = asdict(self)
+        write_json(folder / FILE, {"version": VERSION, "sha256": _digest(body), "index": body})
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Read the manifest of an index.
+
+        Raises ValueError if the folder is no index, or one of a later version, and DamagedError for a damaged one.
+        """
+        path = folder / FILE
+        if not path.is_file():
+            raise ValueError(f"{folder} holds no index, expected one that `stgt index FOLDER --out {folder}` has made")
+        try:  # names of files may hold bytes that are not UTF-8, which `stgt.structure` refuses
+            values = json.loads(path.read_bytes())
+            version, sha256, body = values["version"], values["sha256"], values["index"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise DamagedError(f"{path}: the file is damaged; remove {folder} and index again") from None
+        if version != VERSION:
+            raise ValueError(f"{path}: its version is {version!r}, expected {VERSION}; remove {folder} and index again")
+        if sha256 != _digest(body):
+            raise DamagedError(f"{path}: the file was changed or damaged; remove {folder} and index again")
+        films = [Film(**film) for film in body["films"]]
+        return cls(**body | {"settings": Settings(**body["settings"]), "films": films})
+
+
+def _digest(body: dict) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

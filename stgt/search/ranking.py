@@ -1,0 +1,53 @@
+"""Scores windows exactly, and chooses the best ones that do not overlap.
+
+A window has Q vectors, and a query has one or more. The score of a window is the largest cosine between its vectors and
+the vector of the query (Eq. 16 of arXiv 2407.11677). For a query of several vectors, such as a clip, it is the mean of
+these largest cosines over the vectors of the query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def scores(vectors: Tensor, query: Tensor) -> Tensor:
+    """The scores of all windows. vectors: float16 (N, Q, E), query: float32 (K, E). Returns float32 (N,).
+
+    The vectors stay in half precision, because reading them from memory takes most of the time. The products are summed
+    in float32, and the result is rounded to float16.
+    """
+    windows, queries, width = vectors.shape
+    flat = vectors.reshape(windows * queries, width)
+    total = torch.zeros(windows)
+    for vector in query.to(vectors.dtype):
+        total += (flat @ vector).view(windows, queries).amax(1).float()
+    return total / len(query)
+
+
+def exact_scores(vectors: Tensor, query: Tensor) -> Tensor:
+    """The same in float32 throughout, for a few windows."""
+    return torch.einsum("nqe,ke->nkq", vectors.float(), query).amax(2).mean(1)
+
+
+def best_apart(order: Sequence[int], top: int, place: Callable[[int], tuple[int, float, float]]) -> list[int]:
+    """The first `top` windows of an order that overlap no earlier one of them.
+
+    place: gives the number of a window's file, its start and its end. Windows that only touch do not overlap.
+    """
+    chosen: list[int] = []
+    taken: dict[int, list[tuple[float, float]]] = {}
+    for row in order:
+        film, start, end = place(row)
+        others = taken.setdefault(film, [])
+        if any(start < other_end and other_start < end for other_start, other_end in others):
+            continue
+        if start == end and (start, end) in others:
+            continue
+        others.append((start, end))
+        chosen.append(row)
+        if len(chosen) == top:
+            break
+    return chosen

@@ -1,0 +1,314 @@
+"""An index finds moments, notices what has changed in its folders, and survives kills and a second process."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.colours import Colours, film
+
+import stgt
+from stgt.data.video import read_frames
+from stgt.data.windows import Pixels, Window, cut, read_windows, windows_of
+from stgt.integrity import DamagedError
+from stgt.ownership import OwnedError, owned
+from stgt.search import packed
+from stgt.search.ranking import best_apart, exact_scores, scores
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory):
+    """A folder with two films, a picture that moves, and a file that is no video."""
+    folder = tmp_path_factory.mktemp("films")
+    film(folder / "a.mp4", ("red", 6), ("green", 6), ("blue", 6))
+    (folder / "more").mkdir()
+    film(folder / "more" / "b.mp4", ("yellow", 3))
+    film(folder / "more" / "c.mkv", ("blue", 5), ("yellow", 2.5))
+    (folder / "broken.mp4").write_bytes(b"no video")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made(films, tmp_path_factory):
+    """An index of the films. Tests copy it before they change it."""
+    place = tmp_path_factory.mktemp("made") / "films.index"
+    stgt.Index(place, Colours()).update(films, window=4, stride=2, workers=1)
+    return place
+
+
+@pytest.fixture
+def copied(films, made, tmp_path):
+    """A copy of the films, and an index of the copy."""
+    shutil.copytree(films, tmp_path / "films")
+    index = stgt.Index(tmp_path / "films.index", Colours())
+    index.update(tmp_path / "films", window=4, stride=2, workers=1)
+    return index, tmp_path / "films"
+
+
+@pytest.mark.parametrize(
+    ("duration", "expected"),
+    [
+        (0.5, [(0, 0.5)]),
+        (4, [(0, 4)]),
+        (4.5, [(0, 4), (2, 4.5)]),
+        (8, [(0, 4), (2, 6), (4, 8)]),
+        (8.25, [(0, 4), (2, 6), (4, 8), (6, 8.25)]),
+    ],
+)
+def test_windows_cover_a_video_to_its_end(duration, expected):
+    assert cut(duration, 4, 2) == expected
+
+
+@pytest.mark.parametrize(
+    ("length", "stride", "message"),
+    [
+        (0, 1, "window is 0"),
+        (float("inf"), 1, "window is inf"),
+        (4, 0, "stride is 0"),
+        (4, 5, "stride is 5.* at most the window"),
+        (4, float("nan"), "stride is nan"),
+    ],
+)
+def test_windows_that_leave_gaps_are_refused(length, stride, message):
+    with pytest.raises(ValueError, match=message):
+        cut(10, length, stride)
+
+
+def test_the_frames_of_a_window_are_those_of_reading_its_time(films):
+    pixels = Pixels(4, 8, mean=(0.0,) * 3, std=(1.0,) * 3)
+    windows = windows_of(films / "a.mp4", 4, 2, pixels)
+    assert windows[-1] == (14, 18) and len(windows) == 8
+    found = read_windows(films / "a.mp4", windows, pixels)
+    transform = pixels.transform()
+    for window, rows in zip(windows, found.rows, strict=True):
+        expected = read_frames(films / "a.mp4", 4, start=window.start, end=window.end)
+        assert torch.equal(found.pixels[rows], transform(expected.permute(0, 3, 1, 2)))
+    assert len(found.pixels) == 18  # frames in two windows are decoded once
+
+
+def test_a_picture_is_one_window(films, tmp_path):
+    import av
+
+    with av.open(str(films / "a.mp4")) as container:
+        next(container.decode(video=0)).to_image().save(tmp_path / "a.png")
+    pixels = Pixels(4, 8)
+    assert windows_of(tmp_path / "a.png", 4, 2, pixels) == [(0, 0)]
+    found = read_windows(tmp_path / "a.png", [Window(0, 0)], pixels)
+    assert found.pixels.shape == (1, 3, 8, 8) and found.rows.tolist() == [[0, 0, 0, 0]]
+
+
+def test_answers_are_moments_that_do_not_overlap(films, made):
+    index = stgt.Index(made, Colours())
+    assert len(index) == 8 + 1 + 3
+    assert index.files == [films / name for name in ("a.mp4", "more/b.mp4", "more/c.mkv")]
+    assert index.broken == {films / "broken.mp4": "not a video file, or one that is cut short"}
+    first, second = index.search("yellow", top=2)
+    assert {first.path.name, second.path.name} == {"b.mp4", "c.mkv"} and second.score > 0.99
+    blue = index.search("blue", top=12)
+    assert all(moment.score > 0.99 for moment in blue[:3]) and blue[3].score < 0
+    assert {("a.mp4", True), ("c.mkv", True)} == {
+        (each.path.name, each.end > 12 or each.start < 5) for each in blue[:3]
+    }
+    assert [moment.score for moment in blue] == sorted((moment.score for moment in blue), reverse=True)
+    for one in blue:
+        assert not any(
+            one.path == two.path and one.start < two.end and two.start < one.end for two in blue if two != one
+        )
+    assert len(blue) < 12  # the rest overlap
+
+
+def test_a_score_is_the_largest_cosine_of_a_window_and_a_query():
+    vectors = torch.nn.functional.normalize(torch.randn(50, 5, 16), dim=-1)
+    queries = torch.nn.functional.normalize(torch.randn(3, 16), dim=-1)
+    expected = (vectors.double() @ queries.double().T).amax(1).mean(1)
+    # Rounding a unit vector of 16 numbers to 11 bits changes a cosine by at most 2 · 2**-11, and the result is rounded.
+    half = vectors.to(packed.DTYPE)
+    torch.testing.assert_close(scores(half, queries).double(), expected, rtol=0, atol=3 * 2**-11)
+    torch.testing.assert_close(exact_scores(half, queries).double(), expected, rtol=0, atol=2 * 2**-11)
+
+
+def test_the_first_windows_of_an_order_that_do_not_overlap_are_chosen():
+    places = [(0, 0, 4), (0, 2, 6), (1, 2, 6), (0, 4, 8), (2, 0, 0), (2, 0, 0)]
+    assert best_apart(range(6), 9, places.__getitem__) == [0, 2, 3, 4]
+    assert best_apart([1, 0, 3, 2], 2, places.__getitem__) == [1, 2]
+
+
+def test_a_picture_and_a_part_of_a_clip_find_similar_moments(films, made):
+    index = stgt.Index(made, Colours())
+    found = index.search_video(films / "a.mp4", start=2, end=10, top=1)[0]
+    assert (found.path.name, found.start) == ("a.mp4", 4) and found.score > 0.99  # the only one with red and green
+    blue = index.search("blue", top=1)[0]
+    other = index.like(blue, top=1)[0]
+    assert other.score > 0.99 and other != blue
+    with pytest.raises(ValueError, match="expected one that this index has given"):
+        index.like(blue._replace(start=0.5))
+
+
+def test_new_changed_and_removed_files_are_noticed_and_no_others_are_read(copied):
+    index, films = copied
+    seen = index.encoder.seen
+    assert index.update().added == [] and index.encoder.seen == seen
+    film(films / "new.mp4", ("green", 2))
+    (films / "more" / "b.mp4").unlink()
+    film(films / "more" / "c.mkv", ("green", 3))
+    film(films / "broken.mp4", ("blue", 2))
+    changes = index.update(workers=1)
+    assert changes.added == [films / name for name in ("broken.mp4", "more/c.mkv", "new.mp4")]
+    assert changes.removed == [films / "more/b.mp4", films / "more/c.mkv"] and changes.broken == {}
+    assert index.encoder.seen == seen + 3
+    assert index.files == [films / name for name in ("a.mp4", "broken.mp4", "more/c.mkv", "new.mp4")]
+    assert {moment.path.name for moment in index.search("green", top=4)[:3]} == {"a.mp4", "c.mkv", "new.mp4"}
+    assert sorted(path.name for path in index.path.iterdir())[0] == "index.json" and len([*index.path.iterdir()]) == 2
+
+
+def test_an_open_index_answers_as_before_while_it_is_changed(copied):
+    index, films = copied
+    reader = stgt.Index(index.path, Colours())
+    before = reader.search("red")
+    (films / "a.mp4").unlink()
+    index.update()
+    assert reader.search("red") == before
+    assert all(moment.path.name != "a.mp4" for moment in stgt.Index(index.path, Colours()).search("red"))
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, "tests")
+from helpers.colours import Colours
+import stgt
+if __name__ == "__main__":
+    kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    stgt.Index(sys.argv[1], Colours(fail_after=9, fail=kill)).update(sys.argv[2], window=4, stride=2, workers=1)
+"""
+
+
+def test_a_killed_update_goes_on_where_it_stopped(films, made, tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "films.index"), str(films)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=500)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "films.index" / "index.json").exists()
+    index = stgt.Index(tmp_path / "films.index", Colours())
+    index.update(films, window=4, stride=2, workers=1)
+    assert 0 < index.encoder.seen < 12
+    assert index.search("blue") == stgt.Index(made, Colours()).search("blue")
+    assert {path.name for path in index.path.iterdir()} == {path.name for path in made.iterdir()}
+
+
+def test_a_second_process_is_told_who_updates_the_index(copied):
+    index, _ = copied
+    with owned(index.path), pytest.raises(OwnedError, match="films.index: another command is writing there"):
+        index.update()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"window": 5}, "window is 5.0, and the index has 4.0"),
+        ({"stride": 1}, "stride is 1.0, and the index has 2.0"),
+        ({"stride": 6}, "stride is 6"),
+    ],
+)
+def test_an_index_keeps_its_settings(change, message, copied):
+    index, _ = copied
+    with pytest.raises(ValueError, match=message):
+        index.update(**change)
+
+
+def test_another_model_is_refused(copied):
+    other = Colours()
+    other.digest, other.name = "f" * 16, "others"
+    with pytest.raises(ValueError, match="made with the model colours, and the weights or settings of others"):
+        stgt.Index(copied[0].path, other).search("red")
+
+
+def test_damaged_vectors_are_refused_and_computed_again(copied, caplog):
+    index, films = copied
+    [path] = index.path.glob("vectors-*")
+    content = bytearray(path.read_bytes())
+    content[len(content) - 16 * len(index) - 10] ^= 1  # in the vectors of the last film
+    path.write_bytes(content)
+    with pytest.raises(DamagedError, match="c.mkv were changed or damaged"):
+        stgt.Index(index.path, Colours()).search("yellow", top=9)
+    again = stgt.Index(index.path, Colours())
+    assert again.update().added == [films / "more/c.mkv"] and "c.mkv were changed or damaged" in caplog.text
+    assert len(again.search("yellow", top=9)) > 2
+
+
+def test_a_flipped_byte_of_the_manifest_is_refused(made, tmp_path):
+    shutil.copytree(made, tmp_path / "films.index")
+    path = tmp_path / "films.index" / "index.json"
+    content = path.read_bytes()
+    for place in range(0, len(content), 97):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        if json.loads(content) != _parsed(path):
+            with pytest.raises((DamagedError, ValueError), match="index.json"):
+                stgt.Index(tmp_path / "films.index")
+
+
+def _parsed(path):
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda place: None, "holds no index, expected one that `stgt index FOLDER"),
+        (lambda place: place.mkdir(), "holds no index"),
+        (lambda place: place.write_text("a"), "holds no index"),
+    ],
+)
+def test_a_place_without_an_index_is_refused(make, message, tmp_path):
+    make(tmp_path / "films.index")
+    with pytest.raises(ValueError, match=message):
+        stgt.Index(tmp_path / "films.index")
+
+
+def test_a_folder_of_other_things_does_not_become_an_index(films, tmp_path):
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(ValueError, match="holds other things"):
+        stgt.Index(tmp_path, Colours()).update(films)
+    with pytest.raises(ValueError, match="folders: got none"):
+        stgt.Index(tmp_path / "new", Colours()).update()
+    with pytest.raises(ValueError, match="is new, expected `update`"):
+        stgt.Index(tmp_path / "new", Colours()).search("red")
+
+
+def test_names_that_are_not_utf8_are_kept(tmp_path):
+    (tmp_path / "films").mkdir()
+    odd = film(tmp_path / "films" / "caf\udce9 \x1b[2J.mp4", ("red", 1), format="mp4")
+    index = stgt.Index(tmp_path / "films.index", Colours())
+    index.update(tmp_path / "films", workers=1)
+    assert stgt.Index(index.path, Colours()).search("red")[0].path == odd
+
+
+def test_the_commands_index_a_folder_and_answer_in_json(run, clips, stgt, tmp_path):
+    place = tmp_path / "films.index"
+    status, printed = stgt("index", clips / "videos", "--out", place, "--model", run, "--workers", 1)
+    count = len(list((clips / "videos").iterdir()))
+    assert status == 0 and f"{count} videos, {count} windows; {count} videos are new" in printed
+    status, printed = stgt("search", place, "a green triangle", "--json", "--top", 3)
+    found = json.loads(printed)
+    assert status == 0 and len(found) == 3 and found[0].keys() == {"path", "start", "end", "score"}
+    assert all(Path(each["path"]).is_file() for each in found)
+    status, printed = stgt("search", place, "--video", found[0]["path"], "--top", 1)
+    assert status == 0 and printed.split()[:5] == ["1.", "1.000", "0:00", "–", "0:00"] and printed.endswith(".mp4\n")
+    for words, message in (
+        (["a", "b"], "got 2 sentences after"),
+        (["a", "--top", 0], "--top is 0"),
+        (["a", "--videos", clips], "--videos is given, expected it without an index only"),
+    ):
+        status, printed = stgt("search", place, *words)
+        assert status == 2 and message in printed
+    assert "expected it with an index only" in stgt("search", "a red cube", "--json", "--model", run)[1]
+    assert "--model is not given" in stgt("search", "a red cube")[1]
+    assert "searches an index only" in stgt("search", "a red cube", "--model", "openclip:a/b")[1]
