@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stgt_kernels.dispatch import without_autocast
+
 _NEVER = -1e9
 """The logarithm of nothing. It is finite, so no gradient turns into NaN"""
 
@@ -71,7 +73,8 @@ def distillation(host: Tensor, nodes: Tensor, known: Tensor | None = None) -> Te
 
 def cosines(one: Tensor, other: Tensor) -> Tensor:
     """The cosine of each row of one (n, d) and each row of the other (m, d): (n, m)."""
-    return F.normalize(wide(one), dim=-1) @ F.normalize(wide(other), dim=-1).T
+    with without_autocast(one.device):
+        return F.normalize(wide(one), dim=-1) @ F.normalize(wide(other), dim=-1).T
 
 
 def wide(values: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stgt.finsta import losses
 from stgt.finsta.batch import GraphBatch
 from stgt.finsta.batching.bags import rows
 from stgt.finsta.config import FinstaConfig
@@ -83,8 +84,7 @@ class PredicateRegions(nn.Module):
         start, end = torch.triu_indices(T, T, device=table.device)
         end = end + 1
         region = _between(frames, start, end)
-        region = F.normalize(region, dim=-1)
-        score = torch.einsum("qd,pid->qpi", F.normalize(wide(self.said(text)), dim=-1), region)
+        score = losses.cosines(self.said(text), region.flatten(0, 1)).unflatten(1, region.shape[:2])
         filled = _between(pairs.count[..., None], start, end)[..., 0] > 0.5
         return Candidates(score, *_belonging(graphs, same, filled), start, end)
 
