@@ -72,7 +72,9 @@ def shared_uniform(*shape: int, device: torch.device, generator: torch.Generator
 
     generator: a CPU generator; None takes the default one. Every process draws, so that all generators keep one state.
     """
-    numbers = torch.rand(*shape, generator=generator).to(device)
+    numbers = torch.rand(*shape, generator=generator)
+    # From pinned memory, the host does not wait for the copy.
+    numbers = (numbers.pin_memory() if device.type == "cuda" else numbers).to(device, non_blocking=True)
     if world_size() > 1:
         dist.broadcast(numbers, src=0)
     return numbers

@@ -29,7 +29,7 @@ _ZEROS = "0" * 64
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient is NaN or infinite. The weights were not changed by its step."""
+    """A loss or gradient is NaN or infinite. No checkpoint holds weights that its step changed."""
 
 
 class DamagedError(ValueError):

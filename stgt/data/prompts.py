@@ -19,13 +19,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from stgt.data.annotations import Question
 from stgt.data.samples import collate
 from stgt.data.text import clean_text
+from stgt.data.words import IGNORED, labelled_places
 from stgt.files import atomic_folder
 
 PROMPT = "Question: {} Short answer:"
 """The prompt of BLIP-2 for short answers"""
 SPECIAL = ("<s>", "<pad>", "</s>")  # their ids are those of OPT: 0, 1, 2
-IGNORED = -100
-"""The label of tokens that are not predicted, which torch's cross entropy ignores"""
 
 
 class LanguageTokenizer:
@@ -99,13 +98,15 @@ class LanguageTokenizer:
     def collate(self, items: list[dict]) -> dict:
         """A batch of `QuestionDataset`'s training items, with input_ids, attention_mask and labels: int64 (B, L).
 
-        labels holds the tokens to predict (the answer and the end token) at their places, and -100 elsewhere.
+        labels holds the tokens to predict (the answer and the end token) at their places, and -100 elsewhere. There is
+        also `predicted`, the result of `labelled_places`.
         """
         encoded = [self.encode(item["question"], item["answer"]) for item in items]
         ids, mask = self._pad([torch.tensor(ids) for ids, _ in encoded], "right")
         starts = torch.tensor([start for _, start in encoded])[:, None]
         labels = ids.masked_fill((torch.arange(ids.shape[1]) < starts) | (mask == 0), IGNORED)
-        return collate(items) | {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        texts = {"input_ids": ids, "attention_mask": mask, "labels": labels, "predicted": labelled_places(labels)}
+        return collate(items) | texts
 
     def decode(self, ids: Tensor) -> list[str]:
         """The first lines of the texts of token ids (B, L), without special tokens. Further lines are no answer."""

@@ -26,6 +26,7 @@ from stgt.data.names import is_image
 from stgt.data.pixels import to_pixels
 from stgt.data.text import Tokenizer
 from stgt.data.video import Clip, Sampling, VideoError, decoder_version, read_clip, sample_indices
+from stgt.data.words import predicted_places
 
 logger = logging.getLogger(__name__)
 
@@ -258,7 +259,8 @@ class QuestionDataset(PairDataset):
 def collate(items: list[dict]) -> dict:
     """A batch of items: tensors are stacked, indices become int64 (B,), `replaced` is summed, the rest become lists.
 
-    Texts are padded to the longest of the batch. Their mask is 0 at the padding, so its ids do not matter.
+    Texts are padded to the longest of the batch. Their mask is 0 at the padding, so its ids do not matter. With texts
+    there is also `predicted`, the places of their words.
     """
     batch = {}
     for key, first in items[0].items():
@@ -271,6 +273,8 @@ def collate(items: list[dict]) -> dict:
             batch[key] = torch.stack(values)
         else:
             batch[key] = torch.tensor(values) if key in ("index", "video_index") else values
+    if "attention_mask" in batch:
+        batch["predicted"] = predicted_places(batch["attention_mask"])
     return batch
 
 

@@ -1,4 +1,4 @@
-"""Selects rows of a tensor, with a gradient that has the same bits in every run."""
+"""Selects rows of a tensor, with gradients that have the same bits in every run."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def select_rows(x: Tensor, index: Tensor) -> Tensor:
     pass of `x[index]` sorts first, while that of `index_select` adds with atomics.
     """
     return x.index_select(0, index) if x.device.type == "cpu" else x[index]
+
+
+def select_places(x: Tensor, places: Tensor) -> Tensor:
+    """`x.flatten(0, 1)[places]`, without the copy. No place may be there twice. x: (B, L, …). Returns (W, …)."""
+    return x[places // x.shape[1], places % x.shape[1]]

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from stgt import gather, losses
 from stgt.config import LossConfig, ModelConfig
+from stgt.data.words import predicted_places
 from stgt.models.bert import VideoKeys
 from stgt.models.encoder import VideoEncoder
 from stgt.models.pairs import same_pairs
 from stgt.models.qformer import QFormer
-from stgt.models.rows import select_rows
+from stgt.models.rows import select_places, select_rows
 from stgt.weights import pretrained
 
 
@@ -100,8 +101,9 @@ class STGT(VideoEncoder):
     ) -> dict[str, Tensor]:
         """The training objective, L = (VTC or CSAL) + VTM + VTG (Eq. 21), over the pairs of all processes.
 
-        batch: video (n, T, 3, S, S) or tokens (n, T, 1+P, C); input_ids and attention_mask (n, L); with
-        `loss.multi_positive` also video_index (n,), a number for each video. n is the same in every process.
+        batch: video (n, T, 3, S, S) or tokens (n, T, 1+P, C); input_ids and attention_mask (n, L); predicted, the
+        result of `predicted_places` for the mask, which is computed here if it is missing; with `loss.multi_positive`
+        also video_index (n,), a number for each video. n is the same in every process.
         generator: a CPU generator for drawing hard negatives; the numbers of rank 0 are used everywhere.
         Returns scalars: "loss", whose mean over processes is the loss of the global batch, its parts "vtc" or
         "csal", "vtm", "vtg", and statistics. A part with weight 0 is neither computed nor returned.
@@ -141,10 +143,10 @@ class STGT(VideoEncoder):
             logits = self._match_with_negatives(embeds, keys, ids, mask, wrong_video, wrong_text)
             parts["vtm"] = losses.vtm_loss(logits, matched=len(ids))
         if loss.vtg_weight:
-            predicted = mask[:, 1:] != 0
-            logits = self.qformer.word_logits(hidden[:, count:-1][predicted])
-            words = gather.mean(losses.predicted_words(mask))
-            parts["vtg"] = losses.next_word_loss(logits, ids[:, 1:][predicted], words, smoothing=loss.vtg_smoothing)
+            predicted = batch["predicted"] if "predicted" in batch else predicted_places(mask)
+            logits = self.qformer.word_logits(select_places(hidden[:, count:-1], predicted))
+            target, words = select_places(ids[:, 1:], predicted), gather.mean(losses.predicted_words(mask))
+            parts["vtg"] = losses.next_word_loss(logits, target, words, smoothing=loss.vtg_smoothing)
 
         weights = {loss.alignment: loss.alignment_weight, "vtm": loss.vtm_weight, "vtg": loss.vtg_weight}
         total = sum(weights[name] * part for name, part in parts.items())

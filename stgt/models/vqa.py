@@ -9,10 +9,11 @@ from transformers import GenerationConfig
 
 from stgt import gather
 from stgt.config import LossConfig, ModelConfig
-from stgt.data.prompts import IGNORED
+from stgt.data.words import labelled_places
 from stgt.models.encoder import VideoEncoder
 from stgt.models.language import load_language_model
 from stgt.models.qformer import QFormer
+from stgt.models.rows import select_places
 
 
 class VideoQA(VideoEncoder):
@@ -49,8 +50,9 @@ class VideoQA(VideoEncoder):
         """Next-word loss on the answers, averaged over the answer tokens of all processes.
 
         batch: video (n, T, 3, S, S) or tokens (n, T, 1+P, C); input_ids, attention_mask, labels (n, L) as
-        `LanguageTokenizer.collate` makes them. The trainer passes `loss` to every model; it is not used here. Returns
-        scalars: "loss", "words_right" (the share of answer tokens that have the largest logit), and statistics.
+        `LanguageTokenizer.collate` makes them, and predicted, which is computed here if it is missing. The trainer
+        passes `loss` to every model; it is not used here. Returns scalars: "loss", "words_right" (the share of answer
+        tokens that have the largest logit), and statistics.
         """
         queries, stats = self.encode_video(batch.get("video"), tokens=batch.get("tokens"))
         ids, labels = batch["input_ids"], batch["labels"]
@@ -60,9 +62,9 @@ class VideoQA(VideoEncoder):
         logits = self.language(inputs_embeds=embeds, attention_mask=mask, use_cache=False).logits
         # The last query predicts the first token of the text, so entry i of `predictions` predicts token i.
         predictions = logits[:, queries.shape[1] - 1 : -1]
-        answer = labels != IGNORED
-        predicted, wanted = predictions[answer].float(), labels[answer]
-        words = gather.mean(torch.tensor(float(len(wanted)), device=wanted.device))
+        places = batch["predicted"] if "predicted" in batch else labelled_places(labels)
+        predicted, wanted = select_places(predictions, places).float(), select_places(labels, places)
+        words = gather.mean(torch.full((), float(len(wanted)), device=wanted.device))
         right = (predicted.argmax(-1) == wanted).sum() / words
         mean = F.cross_entropy(predicted, wanted, reduction="sum") / words
         return {"loss": mean, "words_right": right, **{name: value.detach() for name, value in stats.items()}}

@@ -20,11 +20,11 @@ from stgt import checkpoint as ckpt
 from stgt.config import TrainConfig, to_dict
 from stgt.data.loader import LoaderError, read_batches
 from stgt.distributed import World, data_parallel
-from stgt.integrity import NonFiniteError
 from stgt.models.precision import DTYPES
 from stgt.randomness import Items, SeededItems, random_state, restore_random_state, seed_everything
 from stgt.signals import Interrupted, StoppedError, StopSignals
 from stgt.training.determinism import deterministic
+from stgt.training.finite import FiniteValues
 from stgt.training.log import RunLog
 from stgt.training.optim import learning_rate, make_optimizer, set_learning_rate
 from stgt.training.sampler import BatchSampler
@@ -74,6 +74,7 @@ class Trainer:
             raise ValueError(f"optim.accumulate is {config.optim.accumulate}, but the whole run has fewer batches")
         self.step = 0
         self.replaced = 0
+        self.finite = FiniteValues(world, self.run)
         self.validation, self.best, self.data = validation, None, data
         self.unmeasured: int | None = None  # the epoch whose validation a signal cut short
         self.tower, self.language = ckpt.tower_reference(model), ckpt.language_reference(model)
@@ -132,6 +133,7 @@ class Trainer:
         if log:
             log.add(values, clips * self.world.size)
         if self.step % self.config.log_every == 0 or ended:
+            self.finite.require()
             replaced = self.world.sum(self.replaced)
             if log:
                 rate = self.optimizer.param_groups[0]["lr"]
@@ -151,6 +153,7 @@ class Trainer:
 
         A signal cuts the measurement short. It is then repeated when the run goes on.
         """
+        self.finite.require()
         start = time.perf_counter()
         try:
             with torch.autocast(self.world.device.type, DTYPES[self.config.precision], self.config.precision != "fp32"):
@@ -219,31 +222,22 @@ class Trainer:
             with self.parallel.no_sync() if between else nullcontext():
                 with torch.autocast(self.world.device.type, DTYPES[config.precision], config.precision != "fp32"):
                     values = self.parallel(inputs, loss_config)
-                self._require_finite("loss", values["loss"].item(), paths)
+                self.finite.note("loss", values["loss"], self.step + 1, paths)
                 self.scaler.scale(values["loss"] / accumulate).backward()
             for name, value in values.items():
                 means[name] = means.get(name, 0.0) + value.detach() / accumulate
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm or math.inf)
         if not self.scaler.is_enabled():  # in fp16 infinities are normal: the scaler skips these steps
-            self._require_finite("gradient norm", norm.item(), paths)
+            self.finite.note("gradient norm", norm, self.step + 1, paths)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.replaced += replaced
         return means | {"grad_norm": norm}, len(paths)
 
-    def _require_finite(self, what: str, value: float, paths: list[str]) -> None:
-        if not self.world.any(not math.isfinite(value)):
-            return
-        files = "\n  ".join(paths)
-        raise NonFiniteError(
-            f"{what} is {value} at step {self.step + 1}, on these files:\n  {files}\n  "
-            f"{ckpt.latest_checkpoint(self.run)} is older than this; "
-            f"--init {self.run} starts another run from its weights"
-        )
-
     def _save(self) -> None:
+        self.finite.require()
         random, replaced = self.world.gather(random_state()), self.world.sum(self.replaced)
         if self.world.is_main:
             outside = {"without_tower": self.tower is not None, "without_language": self.language is not None}

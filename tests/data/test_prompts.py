@@ -3,7 +3,8 @@ import torch
 from helpers.language_models import KINDS, save_language_model, simulated_questions
 from transformers import PreTrainedTokenizerFast
 
-from stgt.data.prompts import IGNORED, LanguageTokenizer, prompt
+from stgt.data.prompts import LanguageTokenizer, prompt
+from stgt.data.words import IGNORED
 
 ITEMS = [
     {"question": "What colour is the square?", "answer": "red", "path": "a.mp4", "index": 0, "replaced": 1},
@@ -27,6 +28,7 @@ def test_a_batch_predicts_answers_and_their_ends_alone(tokenizer):
     ids, mask, labels = (batch[key] for key in ("input_ids", "attention_mask", "labels"))
     assert ids.shape == mask.shape == labels.shape and ids.dtype == labels.dtype == torch.int64
     assert batch["path"] == ["a.mp4", "b.mp4", "c"] and batch["replaced"] == 1
+    assert torch.equal(labels.flatten()[batch["predicted"]], labels[labels != IGNORED])
     for row, item in enumerate(ITEMS):
         answer = labels[row][labels[row] != IGNORED]
         assert tokenizer.decode(answer[None, :-1]) == [item["answer"].strip()]

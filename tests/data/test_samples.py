@@ -84,7 +84,10 @@ def test_texts_are_padded_to_the_longest_of_their_batch(make):
     batch = collate([short, long])
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, len(long["input_ids"]))
     assert torch.equal(batch["input_ids"][1], long["input_ids"])
-    assert batch["attention_mask"].sum(1).tolist() == [len(short["input_ids"]), len(long["input_ids"])]
+    lengths = [len(short["input_ids"]), len(long["input_ids"])]
+    assert batch["attention_mask"].sum(1).tolist() == lengths
+    width = lengths[1] - 1  # the first token of a text is not predicted
+    assert batch["predicted"].tolist() == [*range(lengths[0] - 1), *range(width, 2 * width)]
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "headtail"])

@@ -1,12 +1,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.reads import HostReads
 from helpers.tiny import tiny_batch, tiny_model
 
 from stgt import losses
-from stgt.config import LossConfig
+from stgt.config import LossConfig, OptimConfig
+from stgt.data.words import predicted_places
 from stgt.models.bert import Projections
 from stgt.models.stgt import STGT
+from stgt.training.optim import make_optimizer
 
 
 @pytest.mark.parametrize("frames", [1, 2, 7])
@@ -121,6 +124,30 @@ def test_only_words_are_predicted(monkeypatch):
     model(batch, LossConfig())
     assert sizes == [(int(batch["attention_mask"][:, 1:].sum()),)]
     assert sizes[0][0] < batch["attention_mask"][:, 1:].numel()  # The batch has padding.
+
+
+@pytest.mark.parametrize("alignment", ["vtc", "csal"])
+def test_a_step_with_known_words_reads_no_value(alignment):
+    model, batch = tiny_model(), tiny_batch()
+    optimizer = make_optimizer(model.parameters(), OptimConfig())
+
+    def step(batch):
+        with HostReads() as reads:
+            out = model(batch, LossConfig(alignment=alignment), torch.Generator().manual_seed(0))
+            out["loss"].backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        return reads.names
+
+    assert step(batch | {"predicted": predicted_places(batch["attention_mask"])}) == []
+    assert step(batch) == ["nonzero"]
+
+
+def test_known_words_change_nothing():
+    model, batch = tiny_model(), tiny_batch()
+    known = batch | {"predicted": predicted_places(batch["attention_mask"])}
+    first, second = (model(b, LossConfig(), torch.Generator().manual_seed(0)) for b in (batch, known))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_more_padding_changes_no_loss():

@@ -8,7 +8,8 @@ from helpers.tiny import tiny_batch, tiny_config, tiny_model
 
 from stgt import checkpoint as ckpt
 from stgt.config import LanguageConfig
-from stgt.data.prompts import IGNORED, LanguageTokenizer
+from stgt.data.prompts import LanguageTokenizer
+from stgt.data.words import IGNORED
 from stgt.models.vqa import VideoQA
 
 QUESTIONS = ["why?", "what colour is the object that moves left?", "how many objects are there?"]

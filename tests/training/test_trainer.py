@@ -11,9 +11,10 @@ from torch import nn
 from stgt import checkpoint as ckpt
 from stgt.config import LossConfig, ModelConfig
 from stgt.distributed import World
+from stgt.integrity import NonFiniteError
 from stgt.training import trainer as trainer_module
 from stgt.training.log import read_log
-from stgt.training.trainer import NonFiniteError, Trainer
+from stgt.training.trainer import Trainer
 
 
 class Plain(nn.Module):
