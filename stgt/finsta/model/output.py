@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stgt.finsta.batch import GraphBatch
@@ -15,7 +16,11 @@ from stgt.finsta.model.alignment import Candidates
 
 @dataclass(frozen=True, eq=False)
 class PredicateGrounding:
-    """The region that fits a predicate best."""
+    """Where and when a predicate is true.
+
+    The tracks are those of the region that fits the predicate best. The interval is the one over which the cosines of
+    single frames exceed their mean over the clip by the largest sum.
+    """
 
     tracks: tuple[int, ...]
     """The track of the subject and, if the predicate has one, that of the object"""
@@ -23,7 +28,7 @@ class PredicateGrounding:
     end: int
     """Frames of the host; the interval is [start, end)"""
     score: float
-    """Cosine"""
+    """Cosine of the predicate and the region of these tracks over the interval"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,15 +92,28 @@ def ground(graphs: GraphBatch, similarity: Tensor, candidates: Candidates) -> tu
         objects[own][texts.id[node]] = table[number, : len(tracks[own])]
     predicates: list[dict[int, PredicateGrounding]] = [{} for _ in tracks]
     score = candidates.score.float().cpu().masked_fill(~candidates.own.cpu(), -torch.inf)
-    intervals = torch.stack([candidates.start, candidates.end], dim=1).tolist()
+    start, end = candidates.start.cpu(), candidates.end.cpu()
     for number, node in enumerate(texts.predicate.tolist()):
         if not score[number].isfinite().any():
             continue
-        best = int(score[number].argmax())
-        pair, interval = divmod(best, len(intervals))
+        pair = int(score[number].amax(1).argmax())
+        interval = best_interval(score[number, pair], start, end)
         own = int(texts.clip[node])
         places = (int(graphs.pairs.subject[pair]), int(graphs.pairs.target[pair]))
         about = tuple(tracks[own][k] for k in places if k >= 0)
-        value = float(score[number].flatten()[best])
-        predicates[own][texts.id[node]] = PredicateGrounding(about, *intervals[interval], value)
+        value = float(score[number, pair, interval])
+        predicates[own][texts.id[node]] = PredicateGrounding(about, int(start[interval]), int(end[interval]), value)
     return tuple(map(ClipGrounding, tracks, objects, predicates))
+
+
+def best_interval(score: Tensor, start: Tensor, end: Tensor) -> int:
+    """The interval over which the scores of single frames exceed their mean by the largest sum, as a place in `start`.
+
+    score: (I,) of the intervals [start, end) of frames, -inf where there is no region. A frame without one counts like
+    the lowest frame, and no interval begins or ends with it.
+    """
+    frames = score[end - start == 1]
+    seen = frames.isfinite()
+    frames = frames.where(seen, frames[seen].min())
+    running = F.pad((frames - frames[seen].mean()).cumsum(0), (1, 0))
+    return int((running[end] - running[start]).where(seen[start] & seen[end - 1], -torch.inf).argmax())

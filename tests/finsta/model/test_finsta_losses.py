@@ -10,6 +10,7 @@ from helpers.scenes import FRAMES, batch_of, run, scene, tiny_finsta, word_vecto
 from stgt.finsta import losses
 from stgt.finsta.config import FinstaConfig
 from stgt.finsta.model.alignment import PredicateRegions, same_things, shown
+from stgt.finsta.model.output import best_interval
 
 CLIPS = [scene(seed, things) for seed, things in enumerate((1, 2, 3, 2))]
 
@@ -169,7 +170,24 @@ def test_a_predicate_whose_subject_no_track_shows_may_be_about_any_track():
         assert torch.equal(found.own[q].all(1), alone != graphs.texts.targeted[q])
 
 
-def test_the_grounding_of_a_predicate_is_its_best_region_and_of_an_object_its_cosines():
+def test_an_interval_is_where_frames_exceed_their_mean_by_the_largest_sum():
+    start, end = torch.triu_indices(6, 6)
+    end = end + 1
+    for frames, expected in [
+        ([0.1, 0.1, 0.9, 0.8, 0.9, 0.2], (2, 5)),
+        ([0.9, 0.8, 0.1, 0.1, 0.1, 0.1], (0, 2)),
+        ([0.1, 0.9, -math.inf, 0.9, 0.9, 0.1], (3, 5)),
+        ([-math.inf, -math.inf, 0.4, -math.inf, -math.inf, -math.inf], (2, 3)),
+    ]:
+        score = torch.full((len(start),), 0.5)
+        score[end - start == 1] = torch.tensor(frames)
+        gone = [all(frames[t] == -math.inf for t in range(m, n)) for m, n in zip(start, end, strict=True)]
+        score[torch.tensor(gone)] = -math.inf
+        best = best_interval(score, start, end)
+        assert (int(start[best]), int(end[best])) == expected
+
+
+def test_the_grounding_of_a_predicate_has_the_tracks_of_its_best_region_and_of_an_object_its_cosines():
     model = tiny_finsta()
     output = run(model, CLIPS)
     graphs = batch_of(CLIPS, model.config)
@@ -179,7 +197,8 @@ def test_the_grounding_of_a_predicate_is_its_best_region_and_of_an_object_its_co
     for q, node in enumerate(texts.predicate.tolist()):
         clip = int(texts.clip[node])
         found = output.grounding[clip].predicates[texts.id[node]]
-        _, p, i = max((float(candidates.score[q, p, i]), p, i) for p, i in candidates.own[q].nonzero().tolist())
+        _, p = max((float(candidates.score[q, p, i]), p) for p, i in candidates.own[q].nonzero().tolist())
+        i = best_interval(candidates.score[q, p], candidates.start, candidates.end)
         assert (found.start, found.end) == (candidates.start[i], candidates.end[i])
         places = [int(pairs.subject[p])] + [int(pairs.target[p])] * (int(pairs.target[p]) >= 0)
         assert found.tracks == tuple(10 + k for k in places)
