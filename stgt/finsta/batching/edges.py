@@ -51,22 +51,35 @@ def as_edges(found: list[tuple[int, int, int]]) -> np.ndarray:
     return np.array(found, np.int64).reshape(-1, 3).T
 
 
-def neighbourhoods(edges: np.ndarray, nodes: int, centres: np.ndarray, hops: int) -> tuple[np.ndarray, ...]:
-    """The nodes around some centres of one graph: rows, weights and which centre each row belongs to.
+def neighbourhoods(edges: np.ndarray, graph: np.ndarray, centres: np.ndarray, hops: int) -> tuple[np.ndarray, ...]:
+    """The nodes around some centres: rows (M,), their weights (M,), and which centre each row belongs to (M,).
 
     The weights give the mean over 0..hops of the means over the nodes that are exactly that far away. A distance at
-    which there is no node is left out. edges: (3, E), taken in both directions; centres: (C,).
+    which there is no node is left out. edges: (3, E) within graphs, taken in both directions; graph: (N,) the graph of
+    each node, and centres: (C,) nodes, both ascending.
     """
-    joined = np.zeros((nodes, nodes), np.float32)
-    joined[edges[0], edges[1]] = joined[edges[1], edges[0]] = 1
-    ring = np.zeros((len(centres), nodes), bool)
-    ring[np.arange(len(centres)), centres] = True
-    reached, weight, rings = ring.copy(), ring.astype(np.float64), np.ones(len(centres))
+    graphs = int(graph.max(initial=-1)) + 1
+    place, nodes = _places(graph, graphs)
+    rank, most = _places(graph[centres], graphs)
+    joined = np.zeros((graphs, nodes, nodes), np.float32)
+    of, one, other = graph[edges[0]], place[edges[0]], place[edges[1]]
+    joined[of, one, other] = joined[of, other, one] = 1
+    ring = np.zeros((graphs, most, nodes), bool)
+    ring[graph[centres], rank, place[centres]] = True
+    reached, weight, rings = ring.copy(), ring.astype(np.float64), np.ones((graphs, most, 1))
     for _ in range(hops):
         ring = (ring.astype(np.float32) @ joined > 0) & ~reached
-        size = ring.sum(1)
+        size = ring.sum(2, keepdims=True)
         reached |= ring
         rings += size > 0
-        weight += ring / np.maximum(size, 1)[:, None]
-    centre, row = np.nonzero(reached)
-    return row, (weight / rings[:, None])[centre, row], centre
+        weight += ring / np.maximum(size, 1)
+    number, first = np.zeros((graphs, most), np.int64), np.searchsorted(graph, np.arange(graphs))
+    number[graph[centres], rank] = np.arange(len(centres))
+    where, centre, row = np.nonzero(reached)
+    return first[where] + row, (weight / rings)[where, centre, row], number[where, centre]
+
+
+def _places(graph: np.ndarray, graphs: int) -> tuple[np.ndarray, int]:
+    """The place of each node in its graph, and the most nodes of a graph. graph: (N,), ascending."""
+    count = np.bincount(graph, minlength=graphs)
+    return np.arange(len(graph)) - (np.cumsum(count) - count)[graph], int(count.max(initial=0))

@@ -65,7 +65,7 @@ def text_nodes(
     """offsets: (B, L, 2), the characters of each of the host's words. adverbs: whether they have nodes."""
     nodes: list[TextNode] = []
     clips, slots, subjects, targets, targeted, sayings = [], [], [], [], [], []
-    edges, objects, predicates, phrases, around = [], [], [], [], []
+    edges, objects, predicates, phrases = [], [], [], []
     numbers: dict[tuple[str, ...], int] = {}
     kept = [_kept(graph, adverbs) for graph in graphs]
     most = max([len(own) for own, _ in kept], default=0)
@@ -87,16 +87,13 @@ def text_nodes(
             how = sorted(text[e.target] for e in said if e.source == number and e.type == "adverb")
             sayings.append(numbers.setdefault((text[number], *how), len(numbers)))
         objects += [place[number] for number in own_objects]
-        local = as_edges([(place[e.source] - first, place[e.target] - first, 0) for e in said])
-        centres = np.array([place[number] - first for number in own_objects], np.int64)
-        row, weight, centre = neighbourhoods(local, len(own), centres, hops)
-        around.append(np.stack([row + first, weight, centre + first_object]))
         nodes += own
         clips += [clip] * len(own)
         slots += range(clip * most, clip * most + len(own))
     clip = np.array(clips, np.int64)
     words, spoken = _words(nodes, clip, np.array(slots, np.int64), offsets, most)
-    row, weight, bag = np.concatenate([np.zeros((3, 0)), *around], axis=1)
+    joined = as_edges(edges)
+    row, weight, bag = neighbourhoods(joined, clip, np.array(objects, np.int64), hops)
     return Texts(
         clip=torch.from_numpy(clip),
         kind=_whole([_KIND[node.kind] for node in nodes]),
@@ -104,10 +101,10 @@ def text_nodes(
         words=words,
         slot=_whole(slots),
         spoken=spoken,
-        graph=ragged(with_inverses(as_edges(edges), len(nodes)), clip),
+        graph=ragged(with_inverses(joined, len(nodes)), clip),
         read_out=Bags.of(np.arange(len(nodes)), None, clip, len(graphs)),
         object=_whole(objects),
-        region=Bags.of(row, weight, bag.astype(np.int64), len(objects)),
+        region=Bags.of(row, weight, bag, len(objects)),
         phrase=Bags.means(phrases),
         predicate=_whole(predicates),
         saying=_whole(sayings),

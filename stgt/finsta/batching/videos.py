@@ -95,16 +95,17 @@ def video_nodes(graphs: Sequence[VideoGraph | None], times: np.ndarray, labels: 
         place = {track: len(tracks) + k for k, track in enumerate(sorted({o.track for f in frames for o in f.objects}))}
         tracks += [(clip, number, k) for k, number in enumerate(place)]
         phrases += _phrases(frames, place, labels)
+        begun, kept, known = len(draft.kind), len(draft.edges), len(draft.sighting)
         for t, frame in enumerate(frames):
-            first, first_edge, seen = len(draft.kind), len(draft.edges), len(draft.sighting)
+            first = len(draft.kind)
             _add(draft, frame, place, labels)
-            nodes = len(draft.kind) - first
-            local = as_edges(draft.edges[first_edge:])
-            local[:2] -= first
-            centres = np.array(draft.sighting[seen:], np.int64)
-            row, weight, centre = neighbourhoods(local, nodes, centres - first, config.hops)
-            around.append(np.stack([row + first, weight, centre + seen]))
-            sizes[clip * T + t] = nodes
+            sizes[clip * T + t] = len(draft.kind) - first
+        local = as_edges(draft.edges[kept:])
+        local[:2] -= begun
+        own = np.repeat(np.arange(T), sizes[clip * T : clip * T + T])
+        centres = np.array(draft.sighting[known:], np.int64) - begun
+        row, weight, centre = neighbourhoods(local, own, centres, config.hops)
+        around.append(np.stack([row + begun, weight, centre + known]))
     frame = np.repeat(np.arange(len(sizes)), sizes)
     first, most = np.cumsum(sizes) - sizes, int(sizes.max(initial=1))
     row, weight, bag = np.concatenate([np.zeros((3, 0)), *around], axis=1)

@@ -13,6 +13,7 @@ from stgt.finsta.batch import GraphBatch
 from stgt.finsta.batching.bags import rows
 from stgt.finsta.config import FinstaConfig
 from stgt.finsta.losses import wide
+from stgt_kernels.dispatch import without_autocast
 
 
 @torch.no_grad()
@@ -90,9 +91,14 @@ class PredicateRegions(nn.Module):
 
 
 def _between(values: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """The sums of values (P, T, d) over intervals of frames, (P, I, d), as differences of running sums."""
-    running = F.pad(values.cumsum(1), (0, 0, 1, 0))
-    return running.index_select(1, end) - running.index_select(1, start)
+    """The sums of values (P, T, d) over intervals of frames, (P, I, d), as differences of running sums.
+
+    The running sums are a product with a triangle of ones, since torch.cumsum may give other bits each time on a GPU.
+    """
+    T = values.shape[1]
+    with without_autocast(values.device):
+        running = torch.ones(T + 1, T, dtype=values.dtype, device=values.device).tril(-1) @ values
+    return running[:, end] - running[:, start]
 
 
 @torch.no_grad()

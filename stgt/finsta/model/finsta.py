@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import combinations
 
 import torch
@@ -16,7 +15,7 @@ from stgt.finsta.config import FinstaConfig
 from stgt.finsta.hosts.host import HostStates, Widths
 from stgt.finsta.model.alignment import Candidates, PredicateRegions, same_things, shown
 from stgt.finsta.model.nodes import NodeStates, check, patches_of_nodes, words_of_nodes
-from stgt.finsta.model.output import FinstaOutput, ground, object_index
+from stgt.finsta.model.output import FinstaOutput
 from stgt.finsta.model.recurrent import Frames, RecurrentTransformer
 from stgt.finsta.model.transformer import GraphTransformer
 
@@ -76,10 +75,9 @@ class Finsta(nn.Module):
             losses=self._losses(similarity, shown(graphs, same), candidates, [r[graphs.both] for r in read_outs]),
             distillation=torch.stack(distilled).sum(),
             object_nodes=sighting,
-            object_index=object_index(graphs),
-            _grounding=partial(
-                ground, graphs, similarity.detach(), candidates._replace(score=candidates.score.detach())
-            ),
+            graphs=graphs,
+            similarity=similarity.detach(),
+            candidates=candidates._replace(score=candidates.score.detach()),
         )
 
     def _holistic(self, text: Tensor, video: Tensor, graphs: GraphBatch, same: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -52,22 +51,24 @@ class FinstaOutput:
     """The scalar by which the host's own states come closer to the nodes; nodes get no gradient from it"""
     object_nodes: Tensor
     """(S, d), the states of the sightings of objects in the video's graph"""
-    object_index: Tensor
-    """(S, 3) int64 on the CPU: clip, number of the track, frame"""
-    _grounding: Callable[[], tuple[ClipGrounding, ...]] = field(repr=False)
+    graphs: GraphBatch = field(repr=False)
+    similarity: Tensor = field(repr=False)
+    """(O, S), the cosines of objects of texts and sightings, without a gradient"""
+    candidates: Candidates = field(repr=False)
+    """The regions that predicates were compared with, without a gradient"""
+
+    @cached_property
+    def object_index(self) -> Tensor:
+        """(S, 3) int64 on the CPU: clip, number of the track, frame. Reading it waits for the device."""
+        videos, T = self.graphs.videos, self.graphs.frames
+        frame = videos.frame[videos.sighting].cpu()
+        number = torch.tensor(videos.number, dtype=torch.int64)[videos.track.cpu()]
+        return torch.stack([frame // T, number, frame % T], dim=1)
 
     @cached_property
     def grounding(self) -> tuple[ClipGrounding, ...]:
         """One for each clip. It is computed when it is first asked for, which waits for the device."""
-        return self._grounding()
-
-
-def object_index(graphs: GraphBatch) -> Tensor:
-    """`FinstaOutput.object_index` of a batch."""
-    videos, T = graphs.videos, graphs.frames
-    frame = videos.frame[videos.sighting].cpu()
-    number = torch.tensor(videos.number, dtype=torch.int64)[videos.track.cpu()]
-    return torch.stack([frame // T, number, frame % T], dim=1)
+        return ground(self.graphs, self.similarity, self.candidates)
 
 
 @torch.no_grad()

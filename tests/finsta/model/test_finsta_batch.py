@@ -132,7 +132,7 @@ def test_the_box_of_a_relation_is_around_both_objects():
 
 def test_neighbourhoods_are_means_of_means_by_distance():
     edges = np.array([(0, 1, 0), (0, 2, 0), (3, 0, 0), (3, 4, 0), (5, 6, 0)]).T
-    row, weight, centre = neighbourhoods(edges, 7, np.array([0, 5]), 2)
+    row, weight, centre = neighbourhoods(edges, np.array([0, 0, 0, 0, 0, 2, 2]), np.array([0, 5]), 2)
     found = {(int(c), int(r)): float(w) for r, w, c in zip(row, weight, centre, strict=True)}
     third = 1 / 3
     first = {(0, 0): third, (0, 1): third / 3, (0, 2): third / 3, (0, 3): third / 3, (0, 4): third}

@@ -191,8 +191,7 @@ def test_the_grounding_of_a_predicate_has_the_tracks_of_its_best_region_and_of_a
     model = tiny_finsta()
     output = run(model, CLIPS)
     graphs = batch_of(CLIPS, model.config)
-    keywords = output._grounding.args
-    similarity, candidates = keywords[1], keywords[2]
+    similarity, candidates = output.similarity, output.candidates
     texts, pairs = graphs.texts, graphs.pairs
     for q, node in enumerate(texts.predicate.tolist()):
         clip = int(texts.clip[node])
