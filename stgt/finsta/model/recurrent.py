@@ -10,7 +10,7 @@ from stgt.finsta.batching.space import Space
 from stgt.finsta.config import FinstaConfig
 from stgt.finsta.model.memory import Memory
 from stgt.finsta.model.motion import MotionLayer
-from stgt.finsta.model.transformer import EdgeStates, GraphLayer
+from stgt.finsta.model.transformer import EdgeStates, graph_layers
 from stgt_kernels import RaggedGraph
 
 
@@ -33,7 +33,7 @@ class RecurrentTransformer(nn.Module):
     def __init__(self, config: FinstaConfig) -> None:
         super().__init__()
         self.edges, self.stream = EdgeStates(config), config.edge_stream
-        self.layers = nn.ModuleList(GraphLayer(config) for _ in range(config.layers))
+        self.layers = graph_layers(config)
         self.motions = nn.ModuleList(MotionLayer(config) for _ in range(config.layers) if config.stgd)
         self.memories = nn.ModuleList(Memory(config) for _ in range(config.layers))
 

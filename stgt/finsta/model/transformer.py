@@ -31,14 +31,15 @@ class GraphLayer(nn.Module):
     Each head has the score clip((q_i · k_j / √D) w_ij, ±clamp), with w_ij = Σ_d (E e_ij)_d of the edge's state e_ij.
     """
 
-    def __init__(self, config: FinstaConfig) -> None:
+    def __init__(self, config: FinstaConfig, changes_edges: bool = False) -> None:
         super().__init__()
         d, self.heads, self.clamp, self.rate = config.width, config.heads, config.clamp, config.dropout
         self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
         self.edge = nn.Linear(d, d, bias=False)
         self.norm, self.dropout = nn.LayerNorm(d), nn.Dropout(config.dropout)
         self.feed_forward = FeedForward(d, config.dropout)
-        if config.edge_stream:
+        self.changes_edges = changes_edges
+        if changes_edges:
             self.edge_out, self.edge_norm = nn.Linear(d, d), nn.LayerNorm(d)
             self.edge_feed_forward = FeedForward(d, config.dropout)
 
@@ -48,7 +49,7 @@ class GraphLayer(nn.Module):
         """The new states of nodes and edges.
 
         x: (N, d). edges: (types, d), or with `stream` (E, d) in the order of the graph's edges. bias: (E, H), added to
-        the scores. Without `stream`, the edges come back as they were.
+        the scores. The edges come back as they were unless the layer changes them, which needs `stream`.
         """
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(1)
         mapped = self.edge(edges).unflatten(-1, (self.heads, -1))
@@ -72,7 +73,7 @@ class GraphLayer(nn.Module):
             return_scores=True,
         )
         x = self.norm(x + self.dropout(self.out(found.flatten(1))))
-        if stream:
+        if self.changes_edges:
             change = (scores[..., None] * mapped).flatten(1).to(mapped.dtype)
             edges = self.edge_feed_forward(self.edge_norm(edges + self.dropout(self.edge_out(change))))
         return self.feed_forward(x), edges
@@ -93,13 +94,19 @@ class EdgeStates(nn.Module):
         return self.types(graph.edge_type.long())
 
 
+def graph_layers(config: FinstaConfig) -> nn.ModuleList:
+    """The layers of a graph transformer. With an edge stream, all but the last change the states of edges."""
+    last = config.layers - 1
+    return nn.ModuleList(GraphLayer(config, config.edge_stream and k < last) for k in range(config.layers))
+
+
 class GraphTransformer(nn.Module):
     """Layers of a graph transformer, for textual scene graphs."""
 
     def __init__(self, config: FinstaConfig) -> None:
         super().__init__()
         self.edges, self.stream = EdgeStates(config), config.edge_stream
-        self.layers = nn.ModuleList(GraphLayer(config) for _ in range(config.layers))
+        self.layers = graph_layers(config)
 
     def forward(self, x: Tensor, graph: RaggedGraph) -> Tensor:
         """x: (N, d). Returns (N, d)."""

@@ -1,6 +1,7 @@
 """The layers of Finsta in float64 against their equations, written as plain loops over nodes, edges and frames."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def plain_layer(layer, x, edge_states, graph, bias=None):
 @pytest.mark.parametrize("biased", [False, True])
 def test_graph_layer_is_its_equation(clamp, stream, biased):
     settings = config(clamp=clamp, edge_stream=stream)
-    layer, edges = module(GraphLayer, settings), module(EdgeStates, settings)
+    layer, edges = module(partial(GraphLayer, changes_edges=stream), settings), module(EdgeStates, settings)
     graph = batch_of(CLIPS[:2], settings).texts.graph
     x, bias = states(graph.nodes), states(graph.edges, settings.heads, 2) if biased else None
     found, after = layer(x, edges(graph), graph, bias, stream)

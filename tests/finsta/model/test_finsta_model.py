@@ -217,6 +217,14 @@ def test_edges_between_text_and_video_carry_states_only_between_the_same_things(
     assert abs(numbers(run(whole, [clip]))["distillation"] - numbers(run(without, [clip]))["distillation"]) > 1e-6
 
 
+@pytest.mark.parametrize("edge_stream", [False, True])
+def test_every_parameter_is_used(edge_stream):
+    model = tiny_finsta(edge_stream=edge_stream)
+    output = run(model, CLIPS)
+    (sum(output.losses.values()) + output.distillation).backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
 def test_edges_can_have_states_of_their_own():
     plain, stream = tiny_finsta(), tiny_finsta(edge_stream=True)
     more = stream.state_dict().keys() - plain.state_dict().keys()
