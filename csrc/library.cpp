@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/args.h"
+#include "cpu/dispatch.h"
 
 STABLE_TORCH_LIBRARY(stgt_kernels, m) {
   m.def(
@@ -43,4 +44,12 @@ PYBIND11_MODULE(_C, m) {
       },
       "The compiler, its flags, the CUDA architectures ('' if none), the oldest torch that works, and the CPU "
       "instruction set in use.");
+  m.def(
+      "cpu_isa",
+      [](const std::string& vendor, bool avx2, bool avx512, bool avx512_bf16, const std::string& asked) {
+        return stgt::isa_of({vendor, avx2, avx512, avx512_bf16}, asked);
+      },
+      pybind11::arg("vendor"), pybind11::kw_only(), pybind11::arg("avx2"), pybind11::arg("avx512"),
+      pybind11::arg("avx512_bf16"), pybind11::arg("asked") = "",
+      "The CPU instruction set that is chosen on a processor with these features if STGT_CPU_ISA is `asked`.");
 }

@@ -1,14 +1,20 @@
-// Picks the instruction set once: the best that this machine runs, or the one that the variable STGT_CPU_ISA names.
+// Picks the instruction set once: the best for this processor, or the one that the variable STGT_CPU_ISA names.
+#include "dispatch.h"
+
 #include <cstdlib>
-#include <string>
 
 #include "../checks.h"
 #include "args.h"
 
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define STGT_X86_KERNELS
+#include <cpuid.h>
+#endif
+
 namespace stgt {
 
 extern const Kernels kernels_portable;
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#ifdef STGT_X86_KERNELS
 extern const Kernels kernels_avx2, kernels_avx512, kernels_avx512_bf16;
 #endif
 
@@ -17,26 +23,26 @@ namespace {
 struct InstructionSet {
   const Kernels& kernels;
   bool available;
+  bool fast;  // whether no later one is faster
 };
 
-const Kernels& best() {
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  const InstructionSet sets[] = {{kernels_avx512_bf16, avx512 && __builtin_cpu_supports("avx512bf16")},
-                                 {kernels_avx512, avx512},
-                                 {kernels_avx2, avx2},
-                                 {kernels_portable, true}};
+const Kernels& choose(const Processor& processor, const std::string& asked) {
+#ifdef STGT_X86_KERNELS
+  // The instruction that multiplies pairs of bfloat16 is fast on AMD's Zen 4 and Zen 5. On Intel's Sapphire and Emerald
+  // Rapids it is so slow that the kernels are faster if they widen bfloat16 to float32. So pairs are multiplied only
+  // where that is known to be fast. The choice follows from the maker and never from a timing, since pairs are rounded
+  // differently.
+  const bool fast_pairs = processor.vendor == "AuthenticAMD";
+  const InstructionSet sets[] = {{kernels_avx512_bf16, processor.avx512_bf16, fast_pairs},
+                                 {kernels_avx512, processor.avx512, true},
+                                 {kernels_avx2, processor.avx2, true},
+                                 {kernels_portable, true, true}};
 #else
-  const InstructionSet sets[] = {{kernels_portable, true}};
+  const InstructionSet sets[] = {{kernels_portable, true, true}};
 #endif
-  const char* const variable = std::getenv("STGT_CPU_ISA");
-  const std::string asked = variable ? variable : "";
   std::string known, available;
   for (const InstructionSet& set : sets) {
-    if (set.available && (asked.empty() || asked == set.kernels.name)) return set.kernels;
+    if (set.available && (asked.empty() ? set.fast : asked == set.kernels.name)) return set.kernels;
     known += std::string(known.empty() ? "" : ", ") + set.kernels.name;
     if (set.available) available += std::string(available.empty() ? "" : ", ") + set.kernels.name;
   }
@@ -45,10 +51,29 @@ const Kernels& best() {
   return kernels_portable;
 }
 
+Processor this_processor() {
+  Processor processor;
+#ifdef STGT_X86_KERNELS
+  __builtin_cpu_init();
+  processor.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  processor.avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  processor.avx512_bf16 = processor.avx512 && __builtin_cpu_supports("avx512bf16");
+  unsigned most, name[3];
+  if (__get_cpuid(0, &most, &name[0], &name[2], &name[1])) processor.vendor.assign((const char*)name, sizeof(name));
+#endif
+  return processor;
+}
+
 }  // namespace
 
+const char* isa_of(const Processor& processor, const std::string& asked) { return choose(processor, asked).name; }
+
 const Kernels& kernels() {
-  static const Kernels& chosen = best();
+  static const Kernels& chosen = [&]() -> const Kernels& {
+    const char* const variable = std::getenv("STGT_CPU_ISA");
+    return choose(this_processor(), variable ? variable : "");
+  }();
   return chosen;
 }
 
