@@ -1,7 +1,11 @@
 """torchvision can be imported beside any build of torch, in a fresh process."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
 
 
 def run(code):
@@ -20,3 +24,21 @@ def test_transforms_import_and_work():
 def test_importing_it_twice_or_late_changes_nothing():
     done = run("import importlib, stgt._torchvision as m, torchvision\nimportlib.reload(m)\nimport torchvision.ops\n")
     assert done.returncode == 0, done.stderr
+
+
+def test_it_comes_before_every_package_that_imports_torchvision():
+    """A module that imports such a package first works only if another module has been imported before it."""
+    late = []
+    for file in sorted((ROOT / "stgt").rglob("*.py")):
+        first: dict[str, int] = {}
+        for node in ast.parse(file.read_text("utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                first.setdefault(name if name == "stgt._torchvision" else name.split(".")[0], node.lineno)
+        if file.parent.name == "models":
+            first["stgt._torchvision"] = 0  # the package imports it before its modules
+        users = [first[name] for name in ("torchvision", "transformers", "timm", "open_clip") if name in first]
+        if users and first.get("stgt._torchvision", min(users)) >= min(users):
+            late.append(str(file.relative_to(ROOT)))
+    assert late == []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from stgt.cli.options import refuse, require_positive
+from stgt.finsta.training.config import PostTraining
 from stgt.terminal import say
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def graphs(
     source: Annotated[Path, tyro.conf.Positional],
     out: Path,
     videos: Path | None = None,
+    only: Path | None = None,
     parse: bool = False,
     detect: str | None = None,
     labels: tuple[str, ...] = (),
@@ -44,6 +46,7 @@ def graphs(
         out: File to write, e.g. graphs.jsonl.
         videos: Folder of the videos, for --detect and for annotations that lack the size or the rate of the frames; the
             folder `videos` beside SOURCE if not given.
+        only: An annotation such as train.json; clips whose videos it does not name are left out.
         parse: Make the graphs of the texts with a parser. The form "texts" always does.
         detect: Make the graphs of the videos with a detector of transformers: a folder, or a name on the Hugging Face
             hub. "blobs" finds the objects of simulated clips by their colours.
@@ -53,6 +56,7 @@ def graphs(
         frames: Number of frames of each clip, evenly spread; all if not given.
         device: "auto" is a GPU where there is one.
     """
+    from stgt.data.annotations import load_captions
     from stgt.finsta.graphs.convert import read_clips, thinned, with_texts, with_videos
     from stgt.finsta.graphs.lines import write_graphs
 
@@ -67,6 +71,9 @@ def graphs(
         raise ValueError("captions hold no graphs, expected --parse, --detect or both")
     folder = _folder_of_videos(form, source, videos)
     clips = read_clips(form, source, folder)
+    if only is not None:
+        chosen = {clip.video for clip in load_captions(only)}
+        clips = (clip for clip in clips if clip.video in chosen)
     if parse or form == "texts":
         from stgt.finsta.graphs.text.parser import TextParser
 
@@ -113,6 +120,17 @@ def show(
     shown = read_clip_graphs(source, clip, frames)
     page = draw(shown, _folder_of_videos("graphs", source, videos), out)
     say(f"scene graphs of clip {clip}, {shown.video or 'a text alone'}: {page}")
+
+
+def train(options: Annotated[PostTraining, tyro.conf.arg(name="")]) -> None:
+    """Post-train a model with scene graphs. It is a reconstruction of Finsta. The same command goes on after a stop.
+
+    For our own model, --out is an ordinary run afterwards, which `stgt evaluate` and `stgt search` open. For the others
+    it is a folder that transformers opens. The model works as before, without scene graphs.
+    """
+    from stgt.finsta.training.run import post_train
+
+    post_train(options)
 
 
 def _folder_of_videos(form: str, source: Path, videos: Path | None) -> Path | None:

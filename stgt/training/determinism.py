@@ -1,12 +1,15 @@
-"""Turns on torch's deterministic algorithms, which give the same bits each time."""
+"""What it takes to get the same bits each time: torch's deterministic algorithms, and the same number of threads."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -32,3 +35,13 @@ def deterministic(enabled: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.utils.deterministic.fill_uninitialized_memory = before[2]
+
+
+def warn_of_threads(before: int | None) -> None:
+    """Log a warning if a run goes on with another number of threads than before. None stands for an unknown number."""
+    here = torch.get_num_threads()
+    if before not in (here, None):
+        logger.warning(
+            "the run had %d threads and now has %d, which rounds some sums differently; "
+            "OMP_NUM_THREADS=%d gives the same bits as without the interruption", before, here, before,
+        )  # fmt: skip

@@ -20,7 +20,8 @@ from stgt.training.trackers import Tracker
 
 logger = logging.getLogger(__name__)
 
-SHOWN = ("loss", "vtc", "csal", "vtm", "vtg", "edges_per_token", "clips_per_s", "memory_gib")
+LOSSES = ("loss", "vtc", "csal", "vtm", "vtg", "host", "osc", "ptc", "distillation", "labels")
+SHOWN = (*LOSSES, "edges_per_token", "clips_per_s", "memory_gib")
 SHORT = {"edges_per_token": "edges", "clips_per_s": "clips/s", "memory_gib": "GiB"}
 
 

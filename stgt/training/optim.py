@@ -28,16 +28,21 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> t
 
     Raises ValueError if none of them requires a gradient.
     """
-    trained = [p for p in parameters if p.requires_grad]
-    if not trained:
+    groups = decay_groups(parameters, config.weight_decay)
+    if not groups:
         raise ValueError("parameters: none requires a gradient, expected at least one")
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
     # The fused form updates each tensor in one pass. On a CPU that takes a seventh of the default form's time.
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+
+
+def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict]:
+    """The trained parameters as groups of an optimizer: tensors of two or more dimensions decay, and others do not."""
+    trained = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

@@ -23,7 +23,7 @@ from stgt.distributed import World, data_parallel
 from stgt.models.precision import DTYPES
 from stgt.randomness import Items, SeededItems, random_state, restore_random_state, seed_everything
 from stgt.signals import Interrupted, StoppedError, StopSignals
-from stgt.training.determinism import deterministic
+from stgt.training.determinism import deterministic, warn_of_threads
 from stgt.training.finite import FiniteValues
 from stgt.training.log import RunLog
 from stgt.training.optim import learning_rate, make_optimizer, set_learning_rate
@@ -273,12 +273,7 @@ class Trainer:
                 f"{path} was written by {state['world']} processes, but now there are {self.world.size}: go on with "
                 f"{state['world']}, or start another run from its weights with --init {self.run}"
             )
-        here, before = torch.get_num_threads(), state.get("threads")  # version 0.1.0 did not record the threads
-        if before not in (here, None):
-            logger.warning(
-                "the run had %d threads and now has %d, which rounds some sums differently; "
-                "OMP_NUM_THREADS=%d gives the same bits as without the interruption", before, here, before,
-            )  # fmt: skip
+        warn_of_threads(state.get("threads"))  # version 0.1.0 did not record the threads
         ckpt.load_model(self.model, path)
         ckpt.load_optimizer(self.model, self.optimizer, path)
         self.scaler.load_state_dict(state["scaler"])

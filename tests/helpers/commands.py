@@ -17,6 +17,9 @@ TINY = words("""--model.vision.width 16 --model.vision.layers 1 --model.vision.h
 # Both epochs have dropout, and the second one also has the cross-similarity loss.
 TWO_EPOCHS = words("""--model.graph.dropout 0.1 --model.qformer.dropout 0.1 --epochs 2 --loss.alignment csal
     --vtc-epochs 1 --log-every 2 --save-every 3 --optim.warmup-steps 2""")
+# Post-training of the tiny run: 4 steps of each stage, on the 19 clips of the fixture `clips`.
+FINSTA = words("""--batch-size 4 --workers 0 --finsta.width 16 --finsta.layers 1 --finsta.heads 2 --finsta.cells 2
+    --save-every 3 --log-every 2""")
 LANGUAGE = words("""--model.language.hidden 16 --model.language.heads 2 --model.language.layers 1
     --data.tokenizer-size 300""")
 

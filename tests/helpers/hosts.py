@@ -90,6 +90,7 @@ def make_stgt():
     return tiny_model(qformer=sizes | dict(max_text_length=24)), tokenizer
 
 
+MODELS = {"clip": CLIPModel, "xclip": XCLIPModel, "blip2": Blip2ForImageTextRetrieval}
 HOSTS = {"stgt": STGTHost, "clip": CLIPHost, "xclip": XCLIPHost, "blip2": BLIP2Host}
 MAKE = {"stgt": make_stgt, "clip": make_clip, "xclip": make_xclip, "blip2": make_blip2}
 

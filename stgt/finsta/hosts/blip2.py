@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import Blip2ForImageTextRetrieval, PreTrainedTokenizerBase
 
+import stgt._torchvision  # noqa: F401  (before transformers)
 from stgt.finsta.hosts.host import HostStates, Widths
 from stgt.finsta.hosts.words import Words, read_words
 from stgt.losses import hard_negatives, vtc_loss, vtm_loss
+
+from transformers import Blip2ForImageTextRetrieval, PreTrainedTokenizerBase  # isort: skip
 
 TEMPERATURE = 0.07
 """The first temperature in BLIP-2's training (arXiv 2301.12597). The model of transformers has none"""

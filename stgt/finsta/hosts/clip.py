@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import CLIPModel, PreTrainedTokenizerBase
 
+import stgt._torchvision  # noqa: F401  (before transformers)
 from stgt.finsta.hosts.host import HostStates, Widths
 from stgt.finsta.hosts.words import Words, read_words
 from stgt.losses import vtc_loss
+
+from transformers import CLIPModel, PreTrainedTokenizerBase  # isort: skip
 
 
 class _Seen(NamedTuple):

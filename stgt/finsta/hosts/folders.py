@@ -10,7 +10,22 @@ from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
-from transformers import (
+
+import stgt._torchvision  # noqa: F401  (before transformers)
+from stgt import checkpoint as ckpt
+from stgt.config import DataConfig, TrainConfig, to_dict
+from stgt.data.transforms import eval_transform
+from stgt.distributed import choose_device
+from stgt.files import write_json
+from stgt.finsta.hosts.blip2 import BLIP2Host
+from stgt.finsta.hosts.clip import CLIPHost
+from stgt.finsta.hosts.host import Host
+from stgt.finsta.hosts.kinds import HostKind
+from stgt.finsta.hosts.stgt import STGTHost
+from stgt.finsta.hosts.xclip import XCLIPHost
+from stgt.runs import find_model, open_retrieval, save_tokenizer
+
+from transformers import (  # isort: skip
     AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
@@ -19,19 +34,6 @@ from transformers import (
     XCLIPModel,
 )
 
-import stgt._torchvision  # noqa: F401  (transformers imports torchvision)
-from stgt.config import DataConfig, TrainConfig, to_dict
-from stgt.data.transforms import eval_transform
-from stgt.distributed import choose_device
-from stgt.files import write_json
-from stgt.finsta.hosts.blip2 import BLIP2Host
-from stgt.finsta.hosts.clip import CLIPHost
-from stgt.finsta.hosts.host import Host
-from stgt.finsta.hosts.stgt import STGTHost
-from stgt.finsta.hosts.xclip import XCLIPHost
-from stgt.runs import find_model, open_retrieval, save_tokenizer
-
-HostKind = Literal["stgt", "clip", "xclip", "blip2"]
 _CLASSES = {
     "clip": (CLIPModel, CLIPHost, "clip"),
     "xclip": (XCLIPModel, XCLIPHost, "xclip"),
@@ -50,6 +52,8 @@ class HostFolder(Protocol):
     """From uint8 (T, 3, H, W) to the host's own float32 (T, 3, S, S), without cropping"""
     precision: Literal["fp32", "bf16", "fp16"]
     """The dtype of the computation, by autocast"""
+    tower: dict | None
+    """The reference to a frozen tower that checkpoints do not store"""
 
     def settings(self, out: Path) -> dict:
         """What a checkpoint of post-training in the folder `out` records about the model, as JSON values."""
@@ -74,6 +78,7 @@ class RunFolder:
         self.host = STGTHost(self.run.model, self.run.tokenizer, config.loss)
         self.data, self.precision = config.data, config.precision
         self.transform = eval_transform(config.model.vision.sizes.image_size)
+        self.tower = ckpt.tower_reference(self.run.model)
 
     def settings(self, out: Path) -> dict:
         return to_dict(self._config(out))
@@ -102,7 +107,7 @@ class TransformersFolder:
         vision = model.config.vision_config
         self.data = DataConfig(frames=vision.num_frames if kind == "xclip" else DataConfig.frames)
         self.transform = eval_transform(vision.image_size, self.images.image_mean, self.images.image_std)
-        self.precision = "fp32"
+        self.precision, self.tower = "fp32", None
 
     def settings(self, out: Path) -> dict:
         return {"model": json.loads(self.host.model.config.to_json_string(use_diff=False))}

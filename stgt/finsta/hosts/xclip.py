@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, XCLIPModel
-from transformers.utils import ModelOutput
 
+import stgt._torchvision  # noqa: F401  (before transformers)
 from stgt.finsta.hosts.host import HostStates, Widths
 from stgt.finsta.hosts.words import Words, read_words
+
+from transformers import PreTrainedTokenizerBase, XCLIPModel  # isort: skip
+from transformers.utils import ModelOutput  # isort: skip
 
 
 class XCLIPHost:

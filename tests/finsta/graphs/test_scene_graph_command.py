@@ -31,6 +31,13 @@ def test_simulated_clips_and_fewer_of_their_frames(clips, stgt, tmp_path):
     assert [clip.tsg for clip in few] == [clip.tsg for clip in whole]
 
 
+def test_the_clips_of_one_annotation_alone(clips, stgt, tmp_path):
+    out = tmp_path / "graphs.jsonl"
+    status, printed = stgt("finsta", "graphs", "shapes", clips, "--only", clips / "train.json", "--out", out)
+    assert status == 0 and "8 clips, source simulated" in printed
+    assert [clip.video for clip in read_graphs(out)] == [clip.video for clip in load_captions(clips / "train.json")]
+
+
 def test_found_graphs_of_simulated_clips(clips, stgt, tmp_path, caplog):
     pytest.importorskip("scipy", reason="needs the extra [finsta]")
     captions = json.loads((clips / "test.json").read_text())

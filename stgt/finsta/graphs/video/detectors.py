@@ -7,16 +7,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import (
+
+import stgt._torchvision  # noqa: F401  (before transformers)
+from stgt.finsta.graphs.video.detections import Detections, detections
+
+from transformers import (  # isort: skip
     AutoConfig,
     AutoImageProcessor,
     AutoModelForObjectDetection,
     AutoModelForZeroShotObjectDetection,
     AutoProcessor,
 )
-
-import stgt._torchvision  # noqa: F401  (transformers imports torchvision)
-from stgt.finsta.graphs.video.detections import Detections, detections
 
 Detector = Callable[[Tensor], list[Detections]]
 """Takes frames, uint8 (T, H, W, 3), and returns what it finds in each"""

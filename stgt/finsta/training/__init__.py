@@ -1,0 +1,1 @@
+"""Post-training: a host learns from scene graphs, and afterwards works without them."""
