@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stgt import checkpoint as ckpt
+from stgt.finsta.hosts.folders import open_host
 from stgt.finsta.model.finsta import Finsta
 from stgt.finsta.saved import load_finsta
 from stgt.paper.flops import count_flops
@@ -101,3 +102,37 @@ def test_parts_of_the_loss_can_be_left_out(post_train, tmp_path):
     last = read_log(tmp_path / "out")[-1]
     assert last["step"] == 4 and last["loss"] == pytest.approx(last["host"] + last["ptc"], rel=1e-5)
     assert "osc" not in last and "distillation" not in last
+
+
+def test_bf16_is_an_autocast_over_weights_in_float32(post_train, run, tmp_path):
+    status, printed = post_train(tmp_path / "out", "--precision", "bf16")
+    assert status == 0, printed
+    assert shapes(load_run(run, "cpu").model) == shapes(load_run(tmp_path / "out", "cpu").model)
+    assert all(tensor.dtype == torch.float32 for tensor in load_finsta(tmp_path / "out").state_dict().values())
+
+
+def test_a_host_that_was_trained_in_fp16_needs_another_precision(post_train, tmp_path, monkeypatch):
+    opened = open_host
+
+    def in_fp16(*args, **options):
+        folder = opened(*args, **options)
+        folder.precision = "fp16"
+        return folder
+
+    monkeypatch.setattr("stgt.finsta.training.run.open_host", in_fp16)
+    status, printed = post_train(tmp_path / "out")
+    assert status == 2 and "trained in fp16, whose losses are scaled, expected --precision bf16 or fp32" in printed
+    assert post_train(tmp_path / "out", "--precision", "fp32")[0] == 0
+
+
+def test_damaged_weights_of_finsta_are_refused(trained, tmp_path):
+    for name in ("finsta.json", "finsta.safetensors"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    settings = json.loads((tmp_path / "finsta.json").read_text())
+    (tmp_path / "finsta.json").write_text(json.dumps(settings | {"finsta": settings["finsta"] | {"width": 32}}))
+    with pytest.raises(ValueError, match="finsta.safetensors: does not hold the weights that .*finsta.json describes"):
+        load_finsta(tmp_path)
+    (tmp_path / "finsta.json").write_text(json.dumps(settings))
+    (tmp_path / "finsta.safetensors").write_bytes((trained / "finsta.safetensors").read_bytes()[:-4])
+    with pytest.raises(ValueError, match="finsta.safetensors: does not hold the weights"):
+        load_finsta(tmp_path)
