@@ -258,6 +258,14 @@ def test_pairs_hold_the_nodes_of_both_tracks_and_their_relations_where_both_are_
     assert found == expected
 
 
+def test_the_read_out_of_a_video_is_the_mean_over_frames_of_the_mean_of_their_nodes():
+    videos = batch_of([gap(), CLIPS[1]], CONFIG).videos
+    table = torch.randn(len(videos.frame), 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    frames = torch.stack([table[videos.frame == f].mean(0) for f in range(2 * FRAMES)])
+    torch.testing.assert_close(videos.read_out.sums(table), frames.view(2, FRAMES, 3).mean(1), rtol=1e-6, atol=1e-7)
+    assert len({int(n) for n in torch.bincount(videos.frame)}) > 1
+
+
 def test_only_the_pairs_that_are_seen_longest_are_kept():
     batch = batch_of([gap()], dataclasses.replace(CONFIG, pairs=1))
     assert batch.pairs.subject.tolist() == [1] and batch.pairs.target.tolist() == [-1]

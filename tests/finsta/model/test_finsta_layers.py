@@ -1,5 +1,6 @@
 """The layers of Finsta in float64 against their equations, written as plain loops over nodes, edges and frames."""
 
+import dataclasses
 import math
 from functools import partial
 
@@ -11,9 +12,10 @@ from helpers.scenes import TINY, batch_of, scene
 from stgt.finsta.batching.bags import Bags, rows
 from stgt.finsta.batching.edges import TYPES
 from stgt.finsta.config import FinstaConfig
+from stgt.finsta.hosts.host import Widths
 from stgt.finsta.model.memory import Memory
 from stgt.finsta.model.motion import MotionLayer
-from stgt.finsta.model.nodes import shares
+from stgt.finsta.model.nodes import NodeStates, shares
 from stgt.finsta.model.transformer import EdgeStates, GraphLayer
 
 CLIPS = [scene(seed, things) for seed, things in enumerate((2, 1, 3))]
@@ -185,6 +187,20 @@ def test_memory_passes_on_what_earlier_frames_show_and_never_later_ones():
     changed[2:4] += 1.0
     change = (memory(changed, slot, (1, 3, 2)) - before).abs().amax(1)
     assert not change[:2].any() and (change[2:] > 1e-6).all()
+
+
+def test_a_text_node_without_a_state_of_the_host_begins_as_its_label():
+    clip = scene(0, 1)
+    late = dataclasses.replace(clip.tsg.nodes[1], span=(900, 910))
+    nodes = (clip.tsg.nodes[0], late, *clip.tsg.nodes[2:])
+    graphs = batch_of([dataclasses.replace(clip, tsg=dataclasses.replace(clip.tsg, nodes=nodes))], config())
+    torch.manual_seed(0)
+    first = NodeStates(config(), Widths(5, 6, None)).double()
+    words, labels = states(len(nodes), 5), states(len(graphs.labels), 5, seed=2)
+    text, _ = first(words, states(len(graphs.videos.kind), 6), graphs, labels)
+    spoken = words.clone()
+    spoken[1] = labels[graphs.texts.label[1]]
+    torch.testing.assert_close(text, first.text_norm(first.word(spoken) + first.text_kind(graphs.texts.kind)))
 
 
 def test_a_box_takes_the_share_of_each_patch_that_lies_in_it():
