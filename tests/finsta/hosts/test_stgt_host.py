@@ -66,3 +66,21 @@ def test_models_without_a_graph_have_states_as_well(host, kind):
 def test_no_hook_is_left_behind(host):
     host.step(*clips())
     assert not any(module._forward_hooks for module in host.model.modules())
+
+
+def test_states_of_blocks_that_are_computed_again_have_the_same_gradients(host):
+    videos, texts, times, numbers = clips()
+    sizes = dict(vocab_size=host.tokenizer.vocab_size, bos_token_id=host.tokenizer.bos_token_id)
+    found = []
+    for checkpointing in (False, True):
+        model = tiny_model(
+            graph=dict(checkpointing=checkpointing), qformer=sizes | dict(max_positions=24, max_text_length=24)
+        ).train()
+        torch.manual_seed(3)
+        loss, states = STGTHost(model, host.tokenizer).step(videos, texts, times, numbers)
+        (loss + states.video.square().mean()).backward()
+        found.append({name: parameter.grad for name, parameter in model.graph.named_parameters()})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        assert gradient is None or torch.equal(gradient, found[1][name]), name
+    assert sum(gradient is not None for gradient in found[0].values()) > 10
