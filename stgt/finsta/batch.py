@@ -39,7 +39,7 @@ class GraphBatch:
     """(B, K) bool, whether a clip has such a track"""
     alike: Tensor
     """(O, K) bool, whether an object of a text and a track of its clip have the same label and attributes"""
-    both: Tensor
+    complete: Tensor
     """(C,) int64, the clips that have nodes in the text and in the video"""
 
     @classmethod
@@ -85,7 +85,7 @@ class GraphBatch:
             candidate=torch.from_numpy(candidate),
             there=torch.from_numpy(there),
             alike=torch.from_numpy(alike),
-            both=((text_nodes_of > 0) & (video_nodes_of > 0)).nonzero()[:, 0],
+            complete=((text_nodes_of > 0) & (video_nodes_of > 0)).nonzero()[:, 0],
         )
 
     def to(self, device: torch.device | str) -> GraphBatch:

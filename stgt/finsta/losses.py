@@ -1,4 +1,4 @@
-"""The losses of Finsta as pure functions (equations F8 to F10 of the reconstruction, which are our own).
+"""The losses of Finsta as pure functions, by equations of our own, which docs/finsta.md gives.
 
 Similarities are cosines divided by the temperature, in float32 or float64. A loss without any positive is 0.
 """

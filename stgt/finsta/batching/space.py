@@ -1,4 +1,4 @@
-"""How the sightings of objects lie and move: the Gaussian terms of the STGD layers (our equation F7)."""
+"""How the sightings of objects lie and move: the Gaussian terms of the STGD layers, by an equation of our own."""
 
 from __future__ import annotations
 

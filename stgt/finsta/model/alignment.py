@@ -18,7 +18,7 @@ from stgt_kernels.dispatch import without_autocast
 
 @torch.no_grad()
 def same_things(graphs: GraphBatch, labels: Tensor, config: FinstaConfig) -> Tensor:
-    """Whether an object of a text and a track of its clip are taken for the same thing (F4): (O, K) bool.
+    """Whether an object of a text and a track of its clip are taken for the same thing: (O, K) bool.
 
     They are if the cosine of their phrases is above rho, and with `crossmodal_coref` only the two best tracks count.
     Equal phrases always count as 1. A phrase is the mean of the vectors of the label and the attributes. The mean of

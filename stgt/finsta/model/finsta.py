@@ -72,7 +72,7 @@ class Finsta(nn.Module):
                 cross = self.cross(words_of_nodes(states.cross, texts))
                 distilled.append(losses.distillation(cross, graphs.holistic.text.sums(both), texts.spoken[:, 0]))
         return FinstaOutput(
-            losses=self._losses(similarity, shown(graphs, same), candidates, [r[graphs.both] for r in read_outs]),
+            losses=self._losses(similarity, shown(graphs, same), candidates, [r[graphs.complete] for r in read_outs]),
             distillation=torch.stack(distilled).sum(),
             object_nodes=sighting,
             graphs=graphs,

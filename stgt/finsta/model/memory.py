@@ -1,4 +1,4 @@
-"""The memory of the recurrent graph transformer (R-GTrm): cells that are updated from frame to frame (equation F6)."""
+"""The memory of the recurrent graph transformer (R-GTrm): cells that are updated from frame to frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The spatio-temporal Gaussian differential layer (STGD), by an equation of our own (F7)."""
+"""The spatio-temporal Gaussian differential layer (STGD), by an equation of our own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first states of nodes, from the states of the host (F2 and F3 of the reconstruction)."""
+"""The first states of nodes, from the states of the host."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class FeedForward(nn.Module):
 
 
 class GraphLayer(nn.Module):
-    """One layer of a graph transformer (equation F5).
+    """One layer of a graph transformer, by the equation of docs/finsta.md.
 
     Each head has the score clip((q_i · k_j / √D) w_ij, ±clamp), with w_ij = Σ_d (E e_ij)_d of the edge's state e_ij.
     """
@@ -58,8 +58,6 @@ class GraphLayer(nn.Module):
             plain = dataclasses.replace(graph, edge_type=None, types=0)
             if not stream and graph.edge_type is not None:
                 scale = rows(scale, graph.edge_type.long())
-        if bias is not None:
-            bias = bias.to(scale.dtype)
         rate = self.rate if self.training else 0.0
         found, scores = edge_attention(
             q,

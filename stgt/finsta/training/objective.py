@@ -34,7 +34,7 @@ class Objective(nn.Module):
 
 
 class WithFinsta(Objective):
-    """The contrasts of Finsta, and in the second stage the host's loss and the distillation (F10, our own equation)."""
+    """The contrasts of Finsta, and in the second stage the host's loss and the distillation (our own equation)."""
 
     aligns = True
 

@@ -35,7 +35,7 @@ def states(n, d=TINY["width"], seed=1):
 
 
 def plain_layer(layer, x, edge_states, graph, bias=None):
-    """F5 edge by edge. edge_states: (E, d). Returns nodes, and the edges of the edge stream if there is one."""
+    """The layer edge by edge. edge_states: (E, d). Returns nodes, and the edges of the edge stream if there is one."""
     heads, (N, d) = layer.heads, x.shape
     D = d // heads
     q, k, v = layer.qkv(x).view(N, 3, heads, D).unbind(1)
@@ -139,7 +139,7 @@ def test_motion_layer_begins_without_a_bias():
 
 
 def plain_memory(memory, frames):
-    """F6 frame by frame for one clip. frames: the states (n_t, d) of each frame's nodes. Returns the new ones."""
+    """The memory frame by frame, for one clip. frames: states (n_t, d) of their nodes. Returns the new ones."""
     heads = memory.heads
 
     def attention(q, k, v):
