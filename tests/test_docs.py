@@ -19,7 +19,7 @@ COMMANDS = [
         for name in ("evaluate", "index", "search", "caption", "ask", "visualize", "convert", "ablate", "efficiency")
     ),
     *(["data", name] for name in ("shapes", "convert", "merge", "check", "features")),
-    *(["finsta", name] for name in ("graphs", "show", "train")),
+    *(["finsta", name] for name in ("graphs", "show", "train", "evaluate", "ablate")),
     *(["train", name] for name in ("quickstart", "finetune_msrvtt_qa")),
 ]
 TAKE_A_RECIPE = {("train",), ("data", "features")}

@@ -44,7 +44,7 @@ for command in (data.shapes, data.convert, data.merge, data.check, data.features
     data_app.command(command)
 app.command(data_app, name="data", help="Simulated clips, annotations, broken videos, feature caches.")
 finsta_app = tyro.extras.SubcommandApp()
-for command in (finsta.graphs, finsta.show, finsta.train):
+for command in (finsta.graphs, finsta.show, finsta.evaluate, finsta.ablate, finsta.train):
     finsta_app.command(command)
 app.command(finsta_app, name="finsta", help="Finsta, a reconstruction: scene graphs, and models that learn from them.")
 REPORT = (

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from stgt.cli.options import refuse, require_positive
+from stgt.finsta.hosts.kinds import HostKind
 from stgt.finsta.training.config import PostTraining
 from stgt.terminal import say
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stgt.finsta.evaluation.measured import Measured
     from stgt.finsta.graphs.graph import ClipGraphs, VideoGraph
 
 Form = Literal["graphs", "captions", "texts", "videos", "action-genome", "pvsg", "shapes", "star", "vidor", "vidvrd"]
+Studies = Literal["controls", "graphs", "missing", "parts"]
 BLOBS = "blobs"
 """The name that stands for the detector of simulated clips"""
 
@@ -131,6 +134,115 @@ def train(options: Annotated[PostTraining, tyro.conf.arg(name="")]) -> None:
     from stgt.finsta.training.run import post_train
 
     post_train(options)
+
+
+def evaluate(
+    model: Annotated[Path, tyro.conf.Positional],
+    graphs: Path,
+    videos: Path | None = None,
+    scenes: Path | None = None,
+    against: Path | None = None,
+    host: HostKind = "stgt",
+    clips: int | None = None,
+    grounded_clips: int = 300,
+    batch_size: int = 128,
+    out: Path | None = None,
+    tokenizer: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Measure a host: retrieval, choices against wrong captions, and the groundings of the Finsta in its folder.
+
+    Args:
+        model: The host: a folder of `stgt finsta train`, or a host as that command takes it.
+        graphs: File of scene graphs; the first clip of each video that has a text is taken. Groundings are measured
+            where the file has them, as that of `stgt finsta graphs shapes` for clips of `--kind phases`.
+        videos: Folder of the videos; the folder `videos` beside GRAPHS if not given.
+        scenes: The scenes.json of simulated clips with wrong captions; the one beside the folder of the videos if not
+            given and there is one.
+        against: Another host of the same kind, which is measured on the same clips. The differences are printed with
+            the 95% intervals of a paired bootstrap over the clips.
+        host: The kind of the host.
+        clips: Number of clips, from the first one; all if not given.
+        grounded_clips: Number of clips, from the first one, on which groundings are measured.
+        batch_size: Videos per batch. The texts of all clips are encoded again for each batch.
+        out: JSON file for the results of each clip; MODEL/finsta_evaluation.json if not given.
+        tokenizer: The tokenizer of a host that comes without one, as in `stgt evaluate`.
+        device: "auto" is a GPU where there is one.
+    """
+    from stgt.finsta.evaluation.clips import Frames, one_clip_per_video
+    from stgt.finsta.evaluation.evaluate import compare, measure, report
+    from stgt.finsta.evaluation.matching import read_negatives
+    from stgt.finsta.graphs.lines import read_graphs
+    from stgt.finsta.hosts.folders import open_host
+
+    require_positive(clips=clips, grounded_clips=grounded_clips, batch_size=batch_size)
+    folder = _folder_of_videos("graphs", graphs, videos)
+    if folder is None:
+        raise ValueError(f"{graphs}: there is no folder `videos` beside it, expected --videos and the folder")
+    if scenes is None and (beside := folder.parent / "scenes.json").is_file():
+        scenes = beside
+    if out is None and not model.is_dir():
+        raise ValueError(f"{model} is no folder on this machine, expected --out and a file for the results")
+    chosen = one_clip_per_video(read_graphs(graphs))[:clips]
+    negatives = read_negatives(scenes) if scenes else {}
+
+    def measured_of(model: Path) -> Measured:
+        opened = open_host(model, host, device=device, tokenizer=tokenizer)
+        frames = Frames(opened, chosen, folder, batch_size)
+        return measure(model, opened, chosen, frames, negatives, grounded_clips)
+
+    measured = measured_of(model)
+    out = out or model / "finsta_evaluation.json"
+    measured.write(out)
+    say(*report(measured).split("\n"), f"written: {out}")
+    if against is not None:
+        difference = compare(measured, measured_of(against))
+        say("", f"against {against}, in points:", *difference.split("\n"))
+
+
+def ablate(
+    run: Annotated[Path, tyro.conf.Positional],
+    studies: Annotated[tuple[Studies, ...], tyro.conf.Positional] = (),
+    data: Path = Path("data/phases"),
+    seeds: int = 3,
+    clips: int = 3000,
+    test_clips: int = 1000,
+    grounded_clips: int = 300,
+    epochs: int = 1,
+    align_epochs: int = 1,
+    batch_size: int = 32,
+    host_lr: float = 1e-4,
+    workers: int = 0,
+    out: Path = Path("runs/finsta"),
+    device: str = "auto",
+) -> None:
+    """Compare Finsta with its controls on simulated clips. The same command goes on after an interruption.
+
+    Args:
+        run: The host, a run of `stgt train` on the same clips.
+        studies: controls (the same steps without graphs, labels alone, graphs of other clips), graphs (noisy and found
+            ones), missing (nodes that are missing), parts (Finsta without a part); all if none is given.
+        data: Folder of clips that `stgt data shapes --kind phases` wrote.
+        seeds: Number of runs of each row.
+        clips: Number of clips to learn from.
+        test_clips: Number of clips to test on.
+        grounded_clips: Number of test clips on which groundings and the probe of motion are measured.
+        epochs: Passes over the clips in which the host learns.
+        align_epochs: Passes over the clips before that, in which Finsta alone learns.
+        batch_size: Number of clips in a batch.
+        host_lr: Largest learning rate of the host.
+        workers: Number of processes that read clips.
+        out: Folder for the graphs, the runs, finsta.md and finsta.json.
+        device: "auto" is a GPU where there is one.
+    """
+    from stgt.finsta.evaluation.ablation.grid import Grid
+    from stgt.finsta.evaluation.ablation.study import ablate as run_studies
+
+    require_positive(seeds=seeds, clips=clips, test_clips=test_clips, grounded_clips=grounded_clips)
+    grid = Grid(
+        run, data, out, seeds, clips, epochs, align_epochs, batch_size, host_lr, workers, device, grounded_clips
+    )
+    run_studies(studies, grid, test_clips)
 
 
 def _folder_of_videos(form: str, source: Path, videos: Path | None) -> Path | None:

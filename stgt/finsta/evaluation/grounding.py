@@ -104,7 +104,9 @@ def _state(box: tuple[float, float, float, float]) -> tuple[float, float, float,
 
 
 def object_figures(frames: Sequence[ObjectFrame]) -> dict[str, float]:
-    """The accuracy and the chance in percent, and the number of frames that were counted."""
+    """The accuracy and the chance in percent, and the number of frames that were counted; empty if there are none."""
+    if not frames:
+        return {}
     return {
         "accuracy": _percent([frame.right for frame in frames]),
         "chance": _percent([frame.chance for frame in frames]),
@@ -113,7 +115,12 @@ def object_figures(frames: Sequence[ObjectFrame]) -> dict[str, float]:
 
 
 def predicate_figures(times: Sequence[PredicateTime]) -> dict[str, float]:
-    """In percent: the mean temporal IoU and R@1 at OVERLAP of the model and of the two trivial answers."""
+    """In percent: the mean temporal IoU and R@1 at OVERLAP of the model and of the two trivial answers.
+
+    It is empty if there are no predicates.
+    """
+    if not times:
+        return {}
     figures: dict[str, float] = {}
     for name in ("found", "whole", "changing"):
         overlaps = [getattr(time, name) for time in times]
@@ -123,4 +130,4 @@ def predicate_figures(times: Sequence[PredicateTime]) -> dict[str, float]:
 
 
 def _percent(values: Sequence[float]) -> float:
-    return 100 * float(np.mean(values)) if len(values) else math.nan
+    return 100 * float(np.mean(values))

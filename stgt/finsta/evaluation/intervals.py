@@ -20,6 +20,10 @@ class Difference(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """ "+1.2 [0.3, 2.1]", with a star if the interval leaves 0 out."""
+        return f"{self.mean:+.1f} [{self.low:.1f}, {self.high:.1f}]" + (" *" if self.is_clear else "")
+
     @property
     def is_clear(self) -> bool:
         """Whether the interval leaves 0 out."""

@@ -27,13 +27,13 @@ class Matching:
     """The rank of the clip for its caption, from 1"""
     video_to_text: list[int]
     """The rank of the caption for its clip, from 1"""
-    choices: dict[str, dict[int, float]]
-    """{kind: {number of a clip: 1 if its caption is more similar than the wrong one of this kind, 0 if less, and 0.5 if
-    both are equally similar}}"""
+    choices: dict[str, list[float | None]]
+    """{kind: for each clip 1 if its caption is more similar than the wrong one, 0 if it is less similar, 0.5 if both
+    are equally similar, and None if there is no wrong one of this kind}"""
 
     def figures(self) -> dict[str, dict[str, float]]:
         """Percentages: recalls in both directions, and the right choices of each kind with their mean over kinds."""
-        right = {kind: 100 * sum(each.values()) / len(each) for kind, each in self.choices.items() if each}
+        right = {kind: _percent([each for each in found if each is not None]) for kind, found in self.choices.items()}
         if right:
             right["mean"] = sum(right.values()) / len(right)
         found = {way: recall_figures(torch.tensor(getattr(self, way))) for way in ("text_to_video", "video_to_text")}
@@ -68,7 +68,7 @@ def match(
         raise ValueError(f"there are {len(captions)} captions and {len(negatives)} negatives, expected equal numbers")
     device = next(host.model.parameters()).device
     rows: list[Tensor] = []
-    choices: dict[str, dict[int, float]] = {}
+    choices: dict[str, list[float | None]] = {kind: [None] * len(captions) for each in negatives for kind in each}
     start = 0
     for batch in videos:
         wrong = [(row, kind, text) for row in range(len(batch)) for kind, text in negatives[start + row].items()]
@@ -77,7 +77,7 @@ def match(
         rows.append(similarity[:, : len(captions)])
         for place, (row, kind, _) in enumerate(wrong, start=len(captions)):
             own, other = similarity[row, start + row], similarity[row, place]
-            choices.setdefault(kind, {})[start + row] = 0.5 * float(own >= other) + 0.5 * float(own > other)
+            choices[kind][start + row] = 0.5 * float(own >= other) + 0.5 * float(own > other)
         start += len(batch)
     if start != len(captions):
         raise ValueError(f"there are {start} videos and {len(captions)} captions, expected equal numbers")
@@ -85,3 +85,7 @@ def match(
     wording = torch.tensor(wordings(captions))
     said = said_of(owner, wording, start)[:, wording]  # (video, caption)
     return Matching(ranks(scores.T, said.T).tolist(), ranks(scores, said).tolist(), choices)
+
+
+def _percent(values: Sequence[float]) -> float:
+    return 100 * sum(values) / len(values)

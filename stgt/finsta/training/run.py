@@ -35,8 +35,8 @@ def post_train(config: PostTraining) -> None:
 
 
 def _post_train(config: PostTraining) -> None:
+    require_same_run(config)
     out, settings = config.out, _settings(config)
-    _require_same_run(out, settings)
     folder = open_host(config.run, config.host, device=config.device, tokenizer=config.tokenizer)
     config = replace(config, precision=config.precision or _precision(folder))
     clips = read_clips(config.graphs)
@@ -72,8 +72,9 @@ def _settings(config: PostTraining) -> dict:
     return json.loads(json.dumps(asdict(config), default=str))
 
 
-def _require_same_run(out: Path, settings: dict) -> None:
-    """Raise ValueError if the folder holds another run, or a post-training whose settings give another result."""
+def require_same_run(config: PostTraining) -> None:
+    """Raise ValueError if `config.out` holds another run, or a post-training whose settings give another result."""
+    out, settings = config.out, _settings(config)
     path = out / SETTINGS
     if not path.exists():
         if ckpt.checkpoints(out):

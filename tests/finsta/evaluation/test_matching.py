@@ -36,7 +36,7 @@ def test_ranks_and_choices_do_not_depend_on_the_batches_and_each_video_is_encode
     negatives = [{"order": "not a", "adverb": "no a"}, {}, {"order": "not c"}]
     found = match(host, videos(3, size), ["a", "b", "c"], negatives)
     assert found.text_to_video == [1, 2, 2] and found.video_to_text == [1, 2, 1]
-    assert found.choices == {"order": {0: 1.0, 2: 0.5}, "adverb": {0: 0.0}}
+    assert found.choices == {"order": [1.0, None, 0.5], "adverb": [0.0, None, None]}
     assert host.seen == [0, 1, 2]
     figures = found.figures()
     assert figures["choices"] == {"order": 75.0, "adverb": 0.0, "mean": 37.5}
