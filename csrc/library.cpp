@@ -52,4 +52,7 @@ PYBIND11_MODULE(_C, m) {
       pybind11::arg("vendor"), pybind11::kw_only(), pybind11::arg("avx2"), pybind11::arg("avx512"),
       pybind11::arg("avx512_bf16"), pybind11::arg("asked") = "",
       "The CPU instruction set that is chosen on a processor with these features if STGT_CPU_ISA is `asked`.");
+  m.def("graph_attention_bwd_segments", &stgt::graph_attention_bwd_segments, pybind11::arg("heads"),
+        pybind11::arg("frames"), pybind11::arg("window"), pybind11::arg("threads"),
+        "The parts of a head that run on different threads in the backward pass of B * H = heads.");
 }

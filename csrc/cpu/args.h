@@ -32,24 +32,34 @@ struct GraphAttentionArgs {
   uint32_t drop_threshold;  // an edge is dropped if its 16 random bits are below it; 0: no dropout
   uint64_t seed;
   Heads q, k, v;
-  const void* weight;  // (B, T, P, 2W+1, P) contiguous: float, double, or float16 if q is half-precision as well
-  const bool* live;    // (B, T, tiles, 2W+1, tiles) contiguous
-  Heads out;           // written forward, read backward
-  void* lse;           // (B, H, N) contiguous, float or double: written forward, read backward
-  Heads dout;          // backward
-  const void* dlse;    // (B, H, N) contiguous, like lse; null stands for zeros
-  void* delta;         // (B, H, N) contiguous, like lse; written, and read for dweight
-  Heads dq, dk, dv;    // written
-  void* dweight;       // like weight, which then is not float16; zeros before the call; null if not wanted
+  const void* weight;    // (B, T, P, 2W+1, P) contiguous: float, double, or float16 if q is half-precision as well
+  const bool* live;      // (B, T, tiles, 2W+1, tiles) contiguous
+  Heads out;             // written forward, read backward
+  void* lse;             // (B, H, N) contiguous, float or double: written forward, read backward
+  Heads dout;            // backward
+  const void* dlse;      // (B, H, N) contiguous, like lse; null stands for zeros
+  void* delta;           // (B, H, N) contiguous, like lse; written, and read for dweight
+  Heads dq, dk, dv;      // written
+  void* dweight;         // like weight, which then is not float16; zeros before the call; null if not wanted
+  int64_t segments = 1;  // backward: parts of a head's row frames, each of at least 2W frames
+  void* shared;          // backward: what segments share, see graph_attention_borders.h
 
   int64_t tiles() const { return ceil_div(P, TILE); }
   int64_t band() const { return 2 * W + 1; }
   int64_t row_blocks() const { return ceil_div(P, ROW_BLOCK); }
+  int64_t first_row(int64_t segment) const { return T * segment / segments; }  // a frame
   // The weight of the edge from token `row` of the clip to column j of the frame at offset o.
   template <class WT> const WT* edges(int64_t b, int64_t row, int64_t o, int64_t j) const {
     return static_cast<const WT*>(weight) + ((b * T * P + row) * band() + o) * P + j;
   }
 };
+
+// The parts into which the row frames of each head are cut in the backward pass, so that every thread has work: as many
+// as the threads need, but at most as many as have 2W frames each.
+constexpr int64_t graph_attention_bwd_segments(int64_t heads, int64_t T, int64_t W, int64_t threads) {
+  const int64_t wanted = heads > 0 ? ceil_div(threads, heads) : 1, most = T / (W > 0 ? 2 * W : 1);
+  return wanted < most ? wanted : most > 0 ? most : 1;
+}
 
 struct SpatioTemporalGraphArgs {
   Dtype dtype;
@@ -76,6 +86,8 @@ struct Kernels {
   void (*graph_attention_fwd)(const GraphAttentionArgs&, int64_t begin, int64_t end, char* workspace);
   int64_t (*graph_attention_bwd_workspace)(const GraphAttentionArgs&);
   void (*graph_attention_bwd)(const GraphAttentionArgs&, int64_t begin, int64_t end, char* workspace);
+  int64_t (*graph_attention_bwd_shared)(const GraphAttentionArgs&);
+  void (*graph_attention_bwd_join)(const GraphAttentionArgs&, int64_t begin, int64_t end);
   int64_t (*graph_attention_bwd_dweight_workspace)(const GraphAttentionArgs&);
   void (*graph_attention_bwd_dweight)(const GraphAttentionArgs&, int64_t begin, int64_t end, char* workspace);
   int64_t (*spatio_temporal_graph_fwd_workspace)(const SpatioTemporalGraphArgs&);

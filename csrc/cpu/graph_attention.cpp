@@ -113,8 +113,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tenso
   args.weight = weight.data_ptr(), args.live = static_cast<const bool*>(live.data_ptr());
   args.lse = lse.data_ptr(), args.delta = delta.data_ptr();
   const Kernels& cpu = kernels();
-  run_tasks(op, args.B * args.H, cpu.graph_attention_bwd_workspace(args),
+  args.segments = graph_attention_bwd_segments(args.B * args.H, args.T, args.W, torch::stable::get_num_threads());
+  Tensor shared = new_tensor(op, "sums of segments", lse, {cpu.graph_attention_bwd_shared(args)}, lse.scalar_type());
+  if (args.segments > 1) shared = torch::stable::zero_(shared);
+  args.shared = shared.data_ptr();
+  run_tasks(op, args.B * args.H * args.segments, cpu.graph_attention_bwd_workspace(args),
             [&](int64_t begin, int64_t end, char* workspace) { cpu.graph_attention_bwd(args, begin, end, workspace); });
+  run_tasks(op, args.B * args.H * (args.segments - 1) * 2 * args.W, 0,
+            [&](int64_t begin, int64_t end, char*) { cpu.graph_attention_bwd_join(args, begin, end); });
   Tensor dweight = torch::stable::new_zeros(weight, {0});
   if (need_dweight) {
     STGT_CHECK(op, !args.half_weight, "gradients of weights need weights in float32, got float16");

@@ -1,6 +1,7 @@
 // Graph-masked attention, backward. Probabilities are recomputed from the log-sum-exp, tile by tile.
 #pragma once
 #include "dropout.h"
+#include "graph_attention_borders.h"
 
 namespace stgt::STGT_ISA {
 
@@ -71,13 +72,8 @@ template <class E, class A> struct AttendedFrameGradients {
 
   template <class S> void close(const GraphAttentionArgs& args, int64_t b, int64_t h, int64_t frame) const {
     const int64_t first = gradient(frame % slots, 0), token = frame * args.P;
-    write_rows(args.dk.rows<S>(b, h, token), args.dk.n, args.P, A(args.scale), dkeys + first);
-    write_rows(args.dv.rows<S>(b, h, token), args.dv.n, args.P, A(1), dvalues + first);
-  }
-
-  template <class S> void write_rows(S* dst, int64_t stride, int64_t rows, A scale, const A* src) const {
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t d = 0; d < D; ++d) dst[r * stride + d] = narrow<S>(src[r * columns + d] * scale);
+    write_rows(args.dk.rows<S>(b, h, token), args.dk.n, args.P, D, A(args.scale), dkeys + first, columns);
+    write_rows(args.dv.rows<S>(b, h, token), args.dv.n, args.P, D, A(1), dvalues + first, columns);
   }
 };
 
@@ -98,10 +94,11 @@ template <class E, class A> struct BackwardBlocks {
 };
 
 // Computes delta_i = do_i . o_i - dlse_i, which the gradient of softmax and log-sum-exp subtracts from dP in row i.
-template <class S, class A> void row_deltas(const GraphAttentionArgs& args, int64_t head) {
+template <class S, class A>
+void row_deltas(const GraphAttentionArgs& args, int64_t head, int64_t first_frame, int64_t end_frame) {
   const int64_t N = args.T * args.P, b = head / args.H, h = head % args.H;
   const A* dlse = (const A*)args.dlse;
-  for (int64_t i = 0; i < N; ++i) {
+  for (int64_t i = first_frame * args.P; i < end_frame * args.P; ++i) {
     const S *dout = args.dout.rows<S>(b, h, i), *out = args.out.rows<S>(b, h, i);
     vec<A> sum{};
     int64_t d = 0;
@@ -112,8 +109,9 @@ template <class S, class A> void row_deltas(const GraphAttentionArgs& args, int6
   }
 }
 
-// The tasks are (b, h). One thread walks along the clip's row frames in order, so dk and dv are summed in one fixed
-// order. The dk and dv of a frame leave the workspace when the last row frame that has the frame in its window is done.
+// The tasks are (b, h, segment). One thread walks along the row frames of a segment in order, so dk and dv are summed
+// in one fixed order. The dk and dv of a frame leave the workspace when the last row frame that has the frame in its
+// window is done.
 template <class S, class A, class WT>
 void graph_attention_bwd_tasks(const GraphAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
   typedef typename Operand<S, A>::type E;
@@ -123,11 +121,23 @@ void graph_attention_bwd_tasks(const GraphAttentionArgs& args, int64_t begin, in
   const int64_t P = args.P, D = args.D, T = args.T, W = args.W, tiles = args.tiles(), band = args.band();
   const int64_t width = frames.columns, depth = steps<E>(D);
   WT padded[TILE * TILE];
-  for (int64_t head = begin; head < end; ++head) {
-    const int64_t b = head / args.H, h = head % args.H;
-    row_deltas<S, A>(args, head);
-    for (int64_t frame = 0; frame < least(W, T); ++frame) frames.template open<S>(args, b, h, frame);
-    for (int64_t t = 0; t < T; ++t) {
+  const Border<A> layout(args, width);
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t segment = task % args.segments, head = task / args.segments, b = head / args.H, h = head % args.H;
+    const int64_t first = args.first_row(segment), last = args.first_row(segment + 1);
+    // Frames before `own` also belong to the segment before this one, and frames from `foreign` on to the one after it.
+    const int64_t own = first > 0 ? first + W : 0, foreign = last < T ? last - W : T;
+    const auto finish = [&](int64_t frame) {
+      if (frame >= own && frame < foreign) frames.template close<S>(args, b, h, frame);
+      if (frame < foreign) return;
+      const int64_t sums = frames.gradient(frame % frames.slots, 0), bytes = layout.numbers * sizeof(A);
+      memcpy(layout.at(args, head, segment, false).sum(frame - foreign), frames.dkeys + sums, bytes);
+      memcpy(layout.at(args, head, segment, true).sum(frame - foreign), frames.dvalues + sums, bytes);
+    };
+    row_deltas<S, A>(args, head, first, last);
+    for (int64_t frame = most(first - W, 0); frame < least(first + W, T); ++frame)
+      frames.template open<S>(args, b, h, frame);
+    for (int64_t t = first; t < last; ++t) {
       if (t + W < T) frames.template open<S>(args, b, h, t + W);
       for (int64_t i0 = 0; i0 < P; i0 += TILE) {
         const int64_t rows = least(TILE, P - i0), row = t * P + i0;
@@ -149,14 +159,19 @@ void graph_attention_bwd_tasks(const GraphAttentionArgs& args, int64_t begin, in
                     *values_t = frames.values_t + frames.transposed(slot, tile);
             A *dkeys = frames.dkeys + frames.gradient(slot, tile),
               *dvalues = frames.dvalues + frames.gradient(slot, tile);
+            if (frame < own) {
+              const int64_t place = frame - first + W, row_tile = i0 / TILE, offset = j0 * width;
+              dkeys = layout.at(args, head, segment - 1, false).product(place, t - first, row_tile) + offset;
+              dvalues = layout.at(args, head, segment - 1, true).product(place, t - first, row_tile) + offset;
+            }
             gemm(rows, wide, depth, block.q_left, depth, 1, keys_t, TILE, block.scores, TILE, false);
             gemm(rows, wide, depth, block.dout_left, depth, 1, values_t, TILE, block.dp, TILE, false);
             softmax_backward<A, WT>(args, head, row, frame, j0, rows, weight, lse, delta, block.scores, block.dp,
                                     nullptr);
             gemm(columns, width, steps<E>(rows), as_left_transposed(block.scores, rows, block.left), 1, TILE,
-                 block.dout_right, width, dvalues, width, true);
+                 block.dout_right, width, dvalues, width, frame >= own);
             gemm(columns, width, steps<E>(rows), as_left_transposed(block.dp, rows, block.left), 1, TILE, block.q_right,
-                 width, dkeys, width, true);
+                 width, dkeys, width, frame >= own);
             gemm(rows, width, steps<E>(columns), as_left(block.dp, rows, block.left), steps<E>(TILE), 1,
                  frames.keys + frames.natural(slot, tile), width, block.dq, width, true);
             if (dout_nonfinite)
@@ -169,11 +184,11 @@ void graph_attention_bwd_tasks(const GraphAttentionArgs& args, int64_t begin, in
                             1, block.dp, TILE, 1, block.dq, width);
           }
         }
-        frames.write_rows(args.dq.rows<S>(b, h, row), args.dq.n, rows, A(args.scale), block.dq);
+        write_rows(args.dq.rows<S>(b, h, row), args.dq.n, rows, D, A(args.scale), block.dq, width);
       }
-      if (t - W >= 0) frames.template close<S>(args, b, h, t - W);
+      if (t - W >= 0) finish(t - W);
     }
-    for (int64_t frame = most(T - W, 0); frame < T; ++frame) frames.template close<S>(args, b, h, frame);
+    for (int64_t frame = most(last - W, 0); frame < least(last + W, T); ++frame) finish(frame);
   }
 }
 
