@@ -211,7 +211,11 @@ def ablate(
     epochs: int = 1,
     align_epochs: int = 1,
     batch_size: int = 32,
+    lr: float = 1e-3,
     host_lr: float = 1e-4,
+    osc_weight: float = PostTraining.osc_weight,
+    ptc_weight: float = PostTraining.ptc_weight,
+    distillation_weight: float = PostTraining.distillation_weight,
     workers: int = 0,
     out: Path = Path("runs/finsta"),
     device: str = "auto",
@@ -230,7 +234,11 @@ def ablate(
         epochs: Passes over the clips in which the host learns.
         align_epochs: Passes over the clips before that, in which Finsta alone learns.
         batch_size: Number of clips in a batch.
+        lr: Largest learning rate of Finsta.
         host_lr: Largest learning rate of the host.
+        osc_weight: Weight of the object-centred spatial contrast while the host learns.
+        ptc_weight: Weight of the predicate-centred temporal contrast while the host learns.
+        distillation_weight: Weight of the distillation from Finsta's nodes to the host's states.
         workers: Number of processes that read clips.
         out: Folder for the graphs, the runs, finsta.md and finsta.json.
         device: "auto" is a GPU where there is one.
@@ -239,10 +247,12 @@ def ablate(
     from stgt.finsta.evaluation.ablation.study import ablate as run_studies
 
     require_positive(seeds=seeds, clips=clips, test_clips=test_clips, grounded_clips=grounded_clips)
-    grid = Grid(
-        run, data, out, seeds, clips, epochs, align_epochs, batch_size, host_lr, workers, device, grounded_clips
-    )
-    run_studies(studies, grid, test_clips)
+    training = PostTraining(
+        run, graphs=out, out=out, videos=data / "videos", epochs=epochs, align_epochs=align_epochs,
+        batch_size=batch_size, lr=lr, host_lr=host_lr, osc_weight=osc_weight, ptc_weight=ptc_weight,
+        distillation_weight=distillation_weight, cache=True, workers=workers, device=device, keep=1,
+    )  # fmt: skip
+    run_studies(studies, Grid(training, data, out, seeds, clips, grounded_clips), test_clips)
 
 
 def _folder_of_videos(form: str, source: Path, videos: Path | None) -> Path | None:

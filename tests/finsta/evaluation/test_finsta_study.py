@@ -12,6 +12,7 @@ from stgt.finsta.evaluation.ablation.rows import rows_of
 from stgt.finsta.evaluation.matching import Matching
 from stgt.finsta.evaluation.measured import Measured
 from stgt.finsta.graphs.lines import read_graphs
+from stgt.finsta.training.config import PostTraining
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,8 @@ def test_every_row_runs_once_for_each_seed_with_its_own_settings(phases, tmp_pat
     monkeypatch.setattr(grid, "post_train", trained.append)
     monkeypatch.setattr(grid.TestClips, "measure", measure)
     rows = [row for row in rows_of(()) if row.name in ("host", "steps", "missing25", "no-stgd")]
-    made = grid.Grid(tmp_path / "run", phases, tmp_path / "out", 2, 3, 4, 5, 6, 0.5, 0, "cpu", 7)
+    training = PostTraining(tmp_path / "run", tmp_path, tmp_path, epochs=4, host_lr=0.5, device="cpu")
+    made = grid.Grid(training, phases, tmp_path / "out", seeds=2, clips=3, grounded=7)
     tests = grid.TestClips(made, 5)
     with pytest.raises(KeyboardInterrupt):
         grid.measure_rows(made, rows, tests)
@@ -88,7 +90,7 @@ def test_every_row_runs_once_for_each_seed_with_its_own_settings(phases, tmp_pat
     assert [(c.control, c.finsta.stgd, c.graphs.name, c.seed) for c in (steps, missing, part)] == [
         ("steps", True, "true.jsonl", 1), ("finsta", True, "missing25.jsonl", 1), ("finsta", False, "true.jsonl", 1),
     ]  # fmt: skip
-    assert (part.epochs, part.align_epochs, part.batch_size, part.host_lr) == (4, 5, 6, 0.5)
+    assert (part.run, part.epochs, part.host_lr) == (training.run, 4, 0.5)
     assert len(list(read_graphs(part.graphs))) == 3
 
 

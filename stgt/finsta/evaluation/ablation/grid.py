@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from stgt.finsta.config import FinstaConfig
 from stgt.finsta.evaluation.ablation.graphs import graphs_file, true_graphs
 from stgt.finsta.evaluation.ablation.rows import Row
 from stgt.finsta.evaluation.clips import Frames
@@ -28,42 +27,28 @@ BATCH = 250
 class Grid:
     """What all runs of a study share."""
 
-    run: Path
-    """The host, a run of `stgt train`"""
+    training: PostTraining
+    """The settings of every run, apart from its graphs, folder, control, parts and seed. `run` is the host"""
     data: Path
     """Folder of clips that `stgt data shapes --kind phases` wrote"""
     out: Path
     seeds: int
     clips: int
     """Number of clips to learn from"""
-    epochs: int
-    align_epochs: int
-    batch_size: int
-    host_lr: float
-    workers: int
-    device: str
     grounded: int
     """Number of test clips on which Finsta's groundings are measured"""
 
-    def training(self, row: Row, seed: int) -> PostTraining:
-        """The post-training of a row, whose folder is named after the row and the seed."""
-        finsta = FinstaConfig()
-        return PostTraining(
-            run=self.run,
+    def run(self, row: Row, seed: int) -> PostTraining:
+        """The post-training of a row that has one. Its folder is named after the row and the seed."""
+        assert row.control is not None
+        finsta = self.training.finsta
+        return replace(
+            self.training,
             graphs=graphs_file(row.graphs, self.out / f"graphs-{self.clips}", self.data, self.clips),
             out=self.out / row.name / f"seed{seed}",
-            videos=self.data / "videos",
-            control=row.control or "finsta",
+            control=row.control,
             finsta=finsta if row.without is None else replace(finsta, **{row.without: False}),
-            epochs=self.epochs,
-            align_epochs=self.align_epochs,
-            batch_size=self.batch_size,
-            host_lr=self.host_lr,
-            workers=self.workers,
             seed=seed,
-            device=self.device,
-            cache=True,
-            keep=1,
         )
 
 
@@ -78,7 +63,7 @@ class TestClips:
 
     def measure(self, folder: Path, grid: Grid) -> Measured:
         """The results of the host in a folder. All hosts take the same frames."""
-        host = open_host(folder, device=grid.device)
+        host = open_host(folder, device=grid.training.device)
         self._frames = self._frames or list(Frames(host, self.clips, self._videos, BATCH))
         return measure(folder, host, self.clips, self._frames, self.negatives, grid.grounded)
 
@@ -101,13 +86,13 @@ def measure_rows(grid: Grid, rows: Sequence[Row], tests: TestClips) -> dict[Row,
 def _measured(grid: Grid, row: Row, seed: int, tests: TestClips) -> Measured:
     # The file is not the one of `stgt finsta evaluate`, which may be overwritten with other options.
     path = grid.out / row.name / f"seed{seed}-{len(tests.clips)}-{grid.grounded}.json"
-    training = None if row.control is None else grid.training(row, seed)
+    training = None if row.control is None else grid.run(row, seed)
     if path.exists():
         if training is not None:
             require_same_run(training)
         return Measured.read(path)
     if training is not None:
         post_train(training)
-    measured = tests.measure(training.out if training else grid.run, grid)
+    measured = tests.measure(training.out if training else grid.training.run, grid)
     measured.write(path)
     return measured

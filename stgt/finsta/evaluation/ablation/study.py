@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,6 +20,9 @@ from stgt.structure import field
 from stgt.terminal import say
 from stgt.training.log import read_log
 
+OPTIONS = ("epochs", "align_epochs", "batch_size", "lr", "host_lr", "osc_weight", "ptc_weight", "distillation_weight")
+"""Settings of post-training that are options of the command"""
+
 
 def ablate(studies: Sequence[str], grid: Grid, test_clips: int) -> None:
     """Run the named studies, or all if none is named, and print their tables; see `stgt finsta ablate --help`."""
@@ -34,16 +38,14 @@ def ablate(studies: Sequence[str], grid: Grid, test_clips: int) -> None:
 
 
 def _head(studies: Sequence[str], grid: Grid, test_clips: int) -> str:
-    options = {
-        "data": grid.data, "seeds": grid.seeds, "clips": grid.clips, "test-clips": test_clips,
-        "grounded-clips": grid.grounded, "epochs": grid.epochs, "align-epochs": grid.align_epochs,
-        "batch-size": grid.batch_size, "host-lr": f"{grid.host_lr:g}",
-    }  # fmt: skip
-    words = [*studies, *(f"--{name} {value}" for name, value in options.items())]
+    sizes = {"data": grid.data, "seeds": grid.seeds, "clips": grid.clips, "test-clips": test_clips}
+    options = {name.replace("_", "-"): getattr(grid.training, name) for name in OPTIONS}
+    named = sizes | {"grounded-clips": grid.grounded} | options
+    words = [str(grid.training.run), *studies, *(f"--{name} {value}" for name, value in named.items())]
     seeds = "One seed" if grid.seeds == 1 else f"{grid.seeds} seeds: mean ± standard deviation (n−1)"
     return (
         "# Finsta on simulated clips (a reconstruction)\n\n"
-        f"Written by `stgt finsta ablate {grid.run} {' '.join(words)}`.\n\n"
+        f"Written by `stgt finsta ablate {' '.join(words)}`.\n\n"
         f"- The host is post-trained on {grid.clips} simulated clips and tested on {test_clips} others. It is the same "
         "for all seeds, which differ in the order of the clips and in Finsta's first weights.\n"
         f"- {seeds}. Values are percentages. R@1 and choices are by the host's similarity alone, without graphs.\n"
@@ -61,7 +63,7 @@ def _seconds(grid: Grid, row: Row, seed: int) -> float:
     seconds, last = 0.0, 0
     for record in read_log(folder):
         if "clips_per_s" in record:
-            clips = (record["step"] - last) * grid.batch_size
+            clips = (record["step"] - last) * grid.training.batch_size
             seconds, last = seconds + clips / field(record, "clips_per_s", float, str(folder)), record["step"]
     return seconds
 
@@ -74,7 +76,7 @@ def _cost(cost: Mapping[Row, Sequence[float]]) -> str:
 def _record(
     grid: Grid, test_clips: int, results: Mapping[Row, Sequence[Measured]], cost: Mapping[Row, Sequence[float]]
 ) -> dict:
-    settings = {name: str(value) if name in ("run", "data", "out") else value for name, value in asdict(grid).items()}
+    settings = json.loads(json.dumps(asdict(grid), default=str))
     rows = [
         {
             **row._asdict(),
