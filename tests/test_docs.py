@@ -16,7 +16,18 @@ PAGES = [ROOT / "README.md", ROOT / "examples/README.md", *sorted((ROOT / "docs"
 COMMANDS = [
     *(
         [name]
-        for name in ("evaluate", "index", "search", "caption", "ask", "visualize", "convert", "ablate", "efficiency")
+        for name in (
+            "evaluate",
+            "index",
+            "search",
+            "serve",
+            "caption",
+            "ask",
+            "visualize",
+            "convert",
+            "ablate",
+            "efficiency",
+        )
     ),
     *(["data", name] for name in ("shapes", "convert", "merge", "check", "features")),
     *(["finsta", name] for name in ("graphs", "show", "train", "evaluate", "ablate")),

@@ -28,6 +28,7 @@ from stgt.cli import (
     info,
     quickstart,
     search,
+    serve,
     train,
     visualize,
 )  # fmt: skip
@@ -35,8 +36,9 @@ from stgt.signals import interruption_of
 
 app = tyro.extras.SubcommandApp()
 for command in (
-    train.train, evaluate.evaluate, index.index, search.search, caption.caption, ask.ask, visualize.visualize,
-    convert.convert, quickstart.quickstart, ablate.ablate, efficiency.efficiency, bench.bench, info.info,
+    train.train, evaluate.evaluate, index.index, search.search, serve.serve, caption.caption, ask.ask,
+    visualize.visualize, convert.convert, quickstart.quickstart, ablate.ablate, efficiency.efficiency, bench.bench,
+    info.info,
 ):  # fmt: skip
     app.command(command)
 data_app = tyro.extras.SubcommandApp()

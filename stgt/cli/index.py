@@ -18,6 +18,7 @@ def index(
     stride: float | None = None,
     workers: int = 2,
     timeout: float = 60.0,
+    exact_up_to: int = 1_000_000,
     tokenizer: str | None = None,
     device: str = "auto",
 ) -> None:
@@ -35,6 +36,7 @@ def index(
         stride: Seconds between the beginnings of windows, 4 for a new index.
         workers: Number of processes that read videos.
         timeout: Seconds that reading 16 windows of a video may take. A file that takes longer is left out.
+        exact_up_to: An index with more windows is searched with faiss, which may miss an answer, and otherwise exactly.
         tokenizer: The tokenizer's folder, or its name on the hub. It is needed for a model that is not a run, comes
             without a tokenizer and does not use BERT's.
         device: The device that the model runs on; "auto" is a GPU where there is one.
@@ -42,11 +44,12 @@ def index(
     from stgt.search.index import Index
     from stgt.terminal import say
 
-    require_positive(workers=workers)
+    require_positive(workers=workers, exact_up_to=exact_up_to)
     if not timeout > 0:
         raise ValueError(f"--timeout is {timeout}, expected a positive number of seconds")
     opened = Index(out, model, device=device, tokenizer=tokenizer)
-    changes = opened.update(*folders, window=window, stride=stride, workers=workers, timeout=timeout)
+    settings = {"window": window, "stride": stride, "workers": workers, "timeout": timeout}
+    changes = opened.update(*folders, **settings, exact_up_to=exact_up_to)
     for path, cause in changes.broken.items():
         say(f"left out, {path}: {cause}")
     again = len({*changes.added} & {*changes.removed})

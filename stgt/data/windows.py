@@ -20,6 +20,8 @@ from stgt.data.pyav_reader import FramesDisagreeError, PyAVReader
 from stgt.data.transforms import CLIP_MEAN, CLIP_STD, eval_transform
 from stgt.data.video import DEADLINE, MAX_PIXELS, frame_window, open_video, read_clip, sample_indices
 
+WHOLE = 1e9
+"""A window that is longer than any video, in seconds"""
 DECODING = {"decoder": "auto", "max_pixels": MAX_PIXELS, "deadline": DEADLINE}
 
 
@@ -128,6 +130,15 @@ def read_chunk(chunk: Chunk, pixels: Pixels) -> tuple[np.ndarray, np.ndarray]:
     except VideoError as error:
         raise VideoError(str(error).removeprefix(f"{chunk.path}: ")) from None
     return found.pixels.numpy(), found.rows.numpy()
+
+
+def read_whole(path: str | Path, pixels: Pixels) -> tuple[np.ndarray, np.ndarray]:
+    """The arrays of `read_chunk` for a whole file as one window. Errors are those of `read_chunk`."""
+    try:
+        windows = windows_of(path, WHOLE, WHOLE, pixels)
+    except VideoError as error:
+        raise VideoError(str(error).removeprefix(f"{path}: ")) from None
+    return read_chunk(Chunk(str(path), windows), pixels)
 
 
 def _read(

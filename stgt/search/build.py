@@ -57,6 +57,7 @@ def update(
     stride: float,
     workers: int,
     timeout: float,
+    exact_up_to: int,
 ) -> Changes:
     """Make the index `place`, or bring it up to date with the folders. Arguments and errors: `stgt.Index.update`."""
     cut(0.0, window, stride)
@@ -79,7 +80,7 @@ def update(
             raise ValueError(f"{', '.join(map(str, folders))}: no video can be read{first_fault(broken)}")
         causes = {str(path): cause for path, cause in broken.items()}
         new = Manifest(settings, [*map(str, folders)], "", [], causes)
-        return _pack(place, new, whole, old, kept)
+        return _pack(place, new, whole, old, kept, exact_up_to)
 
 
 def _opened(place: Path) -> Packed | None:
@@ -176,7 +177,9 @@ def _chunks(
         opener.stop()
 
 
-def _pack(place: Path, new: Manifest, whole: dict[str, Path], old: Packed | None, kept: dict[str, Film]) -> Changes:
+def _pack(
+    place: Path, new: Manifest, whole: dict[str, Path], old: Packed | None, kept: dict[str, Film], exact_up_to: int
+) -> Changes:
     """Write the index of the files `whole`: those that are kept from the old one, and those in `parts`."""
 
     def part(name: str) -> Rows:
@@ -194,10 +197,9 @@ def _pack(place: Path, new: Manifest, whole: dict[str, Path], old: Packed | None
     before = old.manifest.films if old else []
     if [film.key for film, _ in films] == [film.key for film in before] and len(kept) == len(films):
         new = replace(new, vectors=old.manifest.vectors, films=before)
-        if new != old.manifest:
-            new.save(place)
     else:
-        packed.write(place, new, films)
+        new = packed.write(place, new, films)
+    packed.publish(place, new, exact_up_to)
     shutil.rmtree(place / PARTS, ignore_errors=True)
     keys = {film.key for film, _ in films}
     return Changes(

@@ -10,11 +10,13 @@ from typing import NamedTuple
 from torch import Tensor
 
 from stgt.data.video import DEADLINE
-from stgt.data.windows import Window, read_windows, windows_of
+from stgt.data.windows import WHOLE, Window, read_windows, windows_of
 from stgt.retriever import Retriever
-from stgt.search import build, manifest
+from stgt.search import build
+from stgt.search.approximate import EXACT_UP_TO
 from stgt.search.build import Changes
 from stgt.search.encoder import Encoder, open_encoder
+from stgt.search.manifest import FILE, Manifest
 from stgt.search.packed import Packed
 from stgt.search.ranking import best_apart, exact_scores, scores
 
@@ -56,9 +58,9 @@ class Index:
         Raises ValueError if there is no index and no model is given, and DamagedError for a damaged index.
         """
         self.path, self._model, self._options = Path(path), model, {"device": device, "tokenizer": tokenizer}
-        self._packed = Packed(self.path) if (self.path / manifest.FILE).exists() else None
+        self._packed = Packed(self.path) if (self.path / FILE).exists() else None
         if self._packed is None and model is None:
-            manifest.Manifest.load(self.path)  # this raises the error that says what is wrong
+            Manifest.load(self.path)  # this raises the error that says what is wrong
 
     def __len__(self) -> int:
         """The number of windows."""
@@ -73,6 +75,11 @@ class Index:
     def broken(self) -> dict[Path, str]:
         """The files that could not be read, and why."""
         return {} if self._packed is None else {Path(p): why for p, why in self._packed.manifest.broken.items()}
+
+    @property
+    def manifest(self) -> Manifest:
+        """The settings and files of the index. Raises ValueError for an index that is new."""
+        return self._open.manifest
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -95,6 +102,7 @@ class Index:
         stride: float | None = None,
         workers: int = 2,
         timeout: float = DEADLINE,
+        exact_up_to: int = EXACT_UP_TO,
     ) -> Changes:
         """Bring the index up to date with the videos in some folders, or in those of the last time if none is given.
 
@@ -103,6 +111,8 @@ class Index:
         was killed goes on where it stopped.
         window, stride: seconds of a window, and between the beginnings of windows; those of the index if None, and 8
         and 4 for a new one. workers: processes that read videos. timeout: seconds that 16 windows may take.
+        exact_up_to: an index with more windows is searched with IVF-PQ of faiss (the extra `faiss`), which may miss an
+        answer, and otherwise exactly.
         Raises ValueError if there is no video that can be read, or if window, stride or model are not those of the
         index, OwnedError if another process updates it, and OSError if it cannot be written.
         """
@@ -117,6 +127,7 @@ class Index:
             stride=_first_given(stride, then and then.settings.stride, STRIDE),
             workers=workers,
             timeout=timeout,
+            exact_up_to=exact_up_to,
         )
         self._packed = Packed(self.path)
         return changes
@@ -138,7 +149,7 @@ class Index:
         """The vectors of a picture, or of a part of a clip, for `nearest`: float32 (Q, E)."""
         pixels = self.encoder.pixels
         if end is None:
-            end = windows_of(path, 1e9, 1e9, pixels)[-1].end
+            end = windows_of(path, WHOLE, WHOLE, pixels)[-1].end
         read = read_windows(path, [Window(start, end)], pixels)
         return self.encoder.encode_windows(read)[0]
 
@@ -172,15 +183,18 @@ class Index:
         while True:
             rows = self._candidates(opened, query, wanted)
             chosen = best_apart([*known, *rows], top + len(known), place)[len(known) :]
-            if len(chosen) == top or len(rows) == len(opened.times):
+            if len(chosen) == top or len(rows) < wanted:
                 break
             wanted *= 4
         return [self._answer(opened, row, query) for row in chosen]
 
     def _candidates(self, opened: Packed, query: Tensor, count: int) -> list[int]:
         """The windows with the highest scores, in order."""
-        found = scores(opened.vectors, query)
-        rows = found.topk(min(count, len(found))).indices
+        if opened.groups is not None:
+            rows = opened.groups.candidates(query, count)
+        else:
+            found = scores(opened.vectors, query)
+            rows = found.topk(min(count, len(found))).indices
         return rows[exact_scores(opened.vectors[rows], query).sort(descending=True, stable=True).indices].tolist()
 
     def _answer(self, opened: Packed, row: int, query: Tensor) -> Moment:

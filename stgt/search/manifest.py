@@ -54,6 +54,8 @@ class Manifest:
     films: list[Film]
     broken: dict[str, str] = field(default_factory=dict)
     """{absolute path of a file that could not be read: the cause}"""
+    groups: str = ""
+    """Name of the file of faiss beside the manifest, for an index that is too large to be searched exactly"""
 
     @property
     def windows(self) -> int:

@@ -7,10 +7,12 @@ vectors first and then replaces the manifest, so that each reader sees the old i
 from __future__ import annotations
 
 import json
+import logging
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +20,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from stgt.extras import missing_package
 from stgt.files import atomic_file, tensors_hash
 from stgt.integrity import DamagedError
+from stgt.search import approximate
+from stgt.search.approximate import Approximate
 from stgt.search.manifest import Film, Manifest
+
+logger = logging.getLogger(__name__)
 
 DTYPE = torch.float16
 """Vectors are stored with 11 bits; the largest error of a cosine is about 0.0005."""
@@ -61,6 +68,14 @@ class Packed:
             raise DamagedError(f"{self.path}: holds {len(self.vectors)} windows, the manifest {self.manifest.windows}")
         self._firsts = [film.first for film in self.manifest.films]
         self._sound: set[str] = set()
+        if self.manifest.groups:
+            _ = self.groups  # it is opened at once, because a later update removes the file
+
+    @cached_property
+    def groups(self) -> Approximate | None:
+        """The vectors in groups, for an index that is too large to be searched exactly."""
+        name = self.manifest.groups
+        return Approximate(self.path.with_name(name), self.vectors.shape[1]) if name else None
 
     def film_of(self, row: int) -> Film:
         """The file that a window belongs to."""
@@ -81,10 +96,9 @@ class Packed:
 
 
 def write(folder: Path, manifest: Manifest, films: Iterable[tuple[Film, Callable[[], Rows]]]) -> Manifest:
-    """Write the vectors of some files and the manifest that lists them. Returns that manifest.
+    """Write the vectors of some files. Returns the manifest that lists them, which is still to be published.
 
-    films: each file, with a function that gives its windows. Only one file's windows are in memory at a time. Other
-    files of vectors are removed at the end.
+    films: each file, with a function that gives its windows. Only one file's windows are in memory at a time.
     """
     films, first, placed = list(films), 0, []
     for film, _ in films:
@@ -93,12 +107,50 @@ def write(folder: Path, manifest: Manifest, films: Iterable[tuple[Film, Callable
     name = f"vectors-{tensors_hash({}, ' '.join(film.key + film.sha256 for film in placed))[:16]}.safetensors"
     with atomic_file(folder / name) as partial:
         _write_rows(partial, first, (read() for _, read in films))
-    manifest = replace(manifest, vectors=name, films=placed)
-    manifest.save(folder)
-    for path in folder.glob("vectors-*.safetensors"):
-        if path.name != name:
+    return replace(manifest, vectors=name, films=placed)
+
+
+def publish(folder: Path, manifest: Manifest, exact_up_to: int) -> None:
+    """Make the manifest that of the index, and remove the files of the one before.
+
+    With more windows than `exact_up_to`, the vectors are grouped for faiss first. If faiss is not installed, a warning
+    says that searches take longer.
+    """
+    groups = f"{Path(manifest.vectors).stem}.faiss"
+    if manifest.windows <= exact_up_to:
+        groups = ""
+    elif not (folder / groups).exists():
+        with safe_open(folder / manifest.vectors, "pt") as file:
+            vectors = file.get_tensor("vectors")
+        try:
+            approximate.build(folder / groups, vectors)
+        except ModuleNotFoundError as error:
+            groups = ""
+            logger.warning(
+                "%s windows are searched one by one, which takes longer: %s", len(vectors), missing_package(error)
+            )
+    replace(manifest, groups=groups).save(folder)
+    for path in folder.glob("vectors-*"):
+        if path.name not in (manifest.vectors, groups):
             path.unlink(missing_ok=True)
-    return manifest
+
+
+def _group(folder: Path, manifest: Manifest) -> str:
+    """Write the groups of vectors if they are not there yet. Returns the name of the file, or "" if there are none."""
+    name = f"{Path(manifest.vectors).stem}.faiss"
+    if (folder / name).exists():
+        return name
+    with safe_open(folder / manifest.vectors, "pt") as file:
+        vectors = file.get_tensor("vectors")
+    if vectors.shape[0] * vectors.shape[1] < approximate.FEWEST:
+        return ""
+    try:
+        approximate.build(folder / name, vectors)
+    except ModuleNotFoundError as error:
+        advice = missing_package(error)
+        logger.warning("%s windows are searched one by one, which takes longer: %s", len(vectors), advice)
+        return ""
+    return name
 
 
 def _write_rows(path: Path, count: int, parts: Iterable[Rows]) -> None:

@@ -33,13 +33,13 @@ class Colours:
         return F.normalize(windows.pixels.mean((2, 3)) - 0.4, dim=-1)[windows.rows]
 
     def encode_texts(self, texts):
-        return F.normalize(torch.tensor([COLOURS[text] for text in texts]) / 255 - 0.4, dim=-1)
+        return F.normalize(torch.tensor([COLOURS.get(text, (90, 100, 110)) for text in texts]) / 255 - 0.4, dim=-1)
 
 
-def film(path, *scenes, size=32, format=None):
+def film(path, *scenes, size=32, format=None, codec="libx264"):
     """Writes a video of scenes, each (colour, seconds), with `RATE` frames per second."""
     with av.open(str(path), "w", format=format) as container:
-        stream = container.add_stream("libx264", rate=RATE)
+        stream = container.add_stream(codec, rate=RATE)
         stream.height = stream.width = size
         stream.pix_fmt = "yuv420p"
         encode = partial(_encode, container, stream)

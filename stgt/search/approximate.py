@@ -1,0 +1,80 @@
+"""Finds candidates among more vectors than can be compared one by one, with IVF-PQ of faiss.
+
+The vectors are grouped around centres, and each one is stored as the product-quantised difference from its centre, in a
+byte for 4 of its numbers. A query is compared with the vectors of the nearest groups only. The candidates are then
+scored exactly with the vectors of the index, so an answer is never wrong by more than being left out.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stgt.files import atomic_file
+
+EXACT_UP_TO = 1_000_000
+"""Most windows that are compared one by one"""
+FEWEST = 10_000
+"""Fewer vectors are always compared one by one, because groups cannot be learned from them"""
+PART = 100_000
+"""Vectors that are converted to float32 at a time"""
+PROBES = 16
+"""One of so many groups is searched"""
+
+
+def build(path: Path, vectors: Tensor) -> None:
+    """Group the vectors of all windows, float16 (N, Q, E), and write the result as a file of faiss.
+
+    The same vectors give the same groups. Raises ModuleNotFoundError if faiss is not installed.
+    """
+    import faiss
+
+    flat = vectors.reshape(-1, vectors.shape[2])
+    count, width = flat.shape
+    groups = 2 ** max(4, round(math.log2(4 * math.sqrt(count))))
+    # "np" leaves out a training that only searches by Hamming distance need, and that takes most of the time.
+    kind = f"IVF{groups},PQ{width // 4 if width % 4 == 0 else 1}np"
+    index = faiss.index_factory(width, kind, faiss.METRIC_INNER_PRODUCT)
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randint(count, (min(count, 64 * groups),), generator=generator).unique()
+    index.train(flat[sample].float().numpy())
+    for part in flat.split(PART):
+        index.add(part.float().numpy())
+    with atomic_file(path) as partial:
+        faiss.write_index(index, str(partial))
+
+
+class Approximate:
+    """A file that `build` wrote, memory-mapped."""
+
+    def __init__(self, path: Path, queries: int) -> None:
+        """queries: the number of vectors of a window, Q."""
+        import faiss
+
+        self._index, self._queries = faiss.read_index(str(path), faiss.IO_FLAG_MMAP), queries
+        self._options = faiss.SearchParametersIVF
+
+    def candidates(self, query: Tensor, count: int) -> Tensor:
+        """At most `count` windows that probably have the highest scores for a query (K, E): int64 (n,), ascending.
+
+        More groups are searched as long as there are fewer windows.
+        """
+        probes = max(8, self._index.nlist // PROBES)
+        while True:
+            rows = self._nearest(query, count, probes)
+            if len(rows) == count or probes >= self._index.nlist:
+                return rows
+            probes *= 2
+
+    def _nearest(self, query: Tensor, count: int, probes: int) -> Tensor:
+        wanted = min(self._index.ntotal, count * self._queries)  # all vectors of a window may be near the query
+        similarity, places = self._index.search(query.numpy(), wanted, params=self._options(nprobe=probes))
+        similarity, rows = torch.from_numpy(similarity).flatten(), torch.from_numpy(places).flatten()
+        order = similarity.sort(descending=True).indices
+        rows = rows[order][rows[order] >= 0] // self._queries
+        distinct, place = rows.unique(return_inverse=True)
+        first = torch.full((len(distinct),), len(rows)).scatter_reduce(0, place, torch.arange(len(rows)), "amin")
+        return distinct[first.sort().indices[:count]].sort().values
