@@ -52,7 +52,8 @@ NUMERIC := tests/test_losses.py tests/training/test_trainer.py tests/benchmarks/
     float32_weights fuzz golden graph graph_attention graph_attention_dropout graph_attention_rows limits released_stgt spatio_temporal_graph)) \
   $(addprefix tests/models/test_, $(addsuffix .py, cross_frame golden_blocks golden_model graph_transformer qformer stgt \
     vqa)) \
-  $(addprefix tests/evaluation/test_, $(addsuffix .py, encode retrieval)) tests/figures/test_figures.py
+  $(addprefix tests/evaluation/test_, $(addsuffix .py, encode retrieval)) tests/figures/test_figures.py \
+  $(addprefix tests/finsta/model/test_finsta_, $(addsuffix .py, batch layers losses model))
 test-numerics: export ATEN_CPU_CAPABILITY ?= default
 test-numerics: export STGT_CPU_ISA ?= portable
 test-numerics: export STGT_TEST_SEED ?= 1

@@ -15,10 +15,10 @@ _NEVER = -1e4
 class Memory(nn.Module):
     """M cells per clip, and the attention of the nodes of each frame to the cells of the frame before.
 
-    With the nodes H of frame t: S = Attention(M, H); C = tanh(W_mc M + W_sc S); Z = σ(W_mz M + W_sz S);
-    M' = (1 - Z) ⊙ C + Z ⊙ M. A frame without nodes leaves the cells as they are. The first cells are the mean of the
-    first frame's nodes plus a learned offset for each cell, mapped and normalised. The nodes become
-    norm(H + W Attention(H, [M; H])). Both attentions have the same keys and values for a node.
+    With the nodes X of frame t: H = gelu(W X); X' = norm(X + O Attention(H, [M; H])); S = Attention(M, H);
+    C = tanh(W_mc M + W_sc S); Z = σ(W_mz M + W_sz S); M' = (1 - Z) ⊙ C + Z ⊙ M. A frame without nodes leaves the cells
+    as they are. The first cells are the mean of the values of the first frame's nodes plus a learned offset for each
+    cell, mapped and normalised. Both attentions have the same keys and values for a node.
     """
 
     def __init__(self, config: FinstaConfig) -> None:
