@@ -170,8 +170,9 @@ def evaluate(
         device: "auto" is a GPU where there is one.
     """
     from stgt.finsta.evaluation.clips import Frames, one_clip_per_video
-    from stgt.finsta.evaluation.evaluate import compare, measure, report
     from stgt.finsta.evaluation.matching import read_negatives
+    from stgt.finsta.evaluation.measure import measure
+    from stgt.finsta.evaluation.report import compare, report
     from stgt.finsta.graphs.lines import read_graphs
     from stgt.finsta.hosts.folders import open_host
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from stgt.finsta.evaluation.ablation.graphs import graphs_file, true_graphs
 from stgt.finsta.evaluation.ablation.rows import Row
 from stgt.finsta.evaluation.clips import Frames
-from stgt.finsta.evaluation.evaluate import measure
 from stgt.finsta.evaluation.matching import read_negatives
+from stgt.finsta.evaluation.measure import measure
 from stgt.finsta.evaluation.measured import Measured
 from stgt.finsta.hosts.folders import open_host
 from stgt.finsta.training.config import PostTraining
