@@ -10,6 +10,8 @@ import torch
 
 Functions = dict[str, Callable[[], object]]
 LEAST_ROUNDS, MOST_ROUNDS = 3, 50
+SLOW = 20.0
+"""Seconds of a round from which on there are only two rounds"""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ def rounds_within(functions: Functions, seconds: float) -> int:
     for function in functions.values():
         function()
     _wait()
-    return int(min(max(seconds / (time.perf_counter() - begin), LEAST_ROUNDS), MOST_ROUNDS))
+    took = time.perf_counter() - begin
+    return int(min(max(seconds / took, LEAST_ROUNDS if took < SLOW else 2), MOST_ROUNDS))
 
 
 def cpu_times(benchmark, functions: Functions, seconds: float) -> dict[str, Timing]:

@@ -199,7 +199,8 @@ def test_the_largest_batch_is_found_by_halving(training, monkeypatch):
             raise MemoryError
 
     monkeypatch.setattr(training, "run", run)
-    assert training.largest_batch(KERNELS, batch) == 2 and tried == [20, 10, 5, 2]
+    count, memory = training.largest_batch(KERNELS, batch)
+    assert count == 2 and tried == [20, 10, 5, 2] and memory is not None
 
 
 def test_real_tokens_replace_those_of_a_random_tower(training):

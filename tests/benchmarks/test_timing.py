@@ -80,6 +80,13 @@ def test_rounds_are_neither_too_few_nor_too_many(measure, seconds, rounds, clock
     assert called == ["a", "b"] * (1 + rounds) and all(t.rounds == rounds for t in times.values())
 
 
+@each_clock
+def test_slow_rounds_are_made_twice(measure, clock):
+    functions, called = functions_of(clock, a=timing.SLOW / 2, b=timing.SLOW / 2)
+    measure(functions, 12.0)
+    assert called == ["a", "b"] * (1 + 2)
+
+
 def test_rotated_functions_are_called_in_turns():
     function = rotated([lambda: 1, lambda: 2])
     assert [function() for _ in range(4)] == [1, 2, 1, 2]

@@ -1,0 +1,27 @@
+"""torch.compile takes the whole training step, and gives what the plain model gives."""
+
+import torch
+from helpers.tiny import tiny_batch, tiny_model
+
+from stgt.config import LossConfig
+from stgt.data.words import predicted_places
+
+
+def values_and_gradients(compiled):
+    """The values of one training step, and the gradients of all parameters."""
+    model = tiny_model(vision=dict(layers=1, open_blocks=-1), qformer=dict(layers=1)).train()
+    called = torch.compile(model, backend="aot_eager") if compiled else model
+    batch = tiny_batch()
+    batch["predicted"] = predicted_places(batch["attention_mask"])
+    values = called(batch, LossConfig(), torch.Generator().manual_seed(0))
+    values["loss"].backward()
+    return values, {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def test_a_compiled_step_is_a_step(assert_near):
+    (values, gradients), (found, compiled) = values_and_gradients(False), values_and_gradients(True)
+    assert found.keys() == values.keys()
+    for name, value in values.items():
+        assert_near(found[name], value.detach(), name)
+    for name, gradient in gradients.items():
+        assert_near(compiled[name], gradient, name, gradient=True)
