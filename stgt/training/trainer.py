@@ -26,6 +26,7 @@ from stgt.signals import Interrupted, StoppedError, StopSignals
 from stgt.training.determinism import deterministic, warn_of_threads
 from stgt.training.finite import FiniteValues
 from stgt.training.log import RunLog
+from stgt.training.memory import keep_freed_memory
 from stgt.training.optim import learning_rate, make_optimizer, set_learning_rate
 from stgt.training.sampler import BatchSampler
 from stgt.training.trackers import make_tracker
@@ -86,6 +87,8 @@ class Trainer:
         Raises StoppedError after a signal, NonFiniteError if the loss is NaN or infinite, and LoaderError if the
         processes that read clips are killed again and again.
         """
+        if self.world.device.type == "cpu":
+            keep_freed_memory()
         notice = "\nstopping after this step, with a checkpoint; another Ctrl-C stops at once, without a checkpoint\n"
         with deterministic(self.config.deterministic), StopSignals(notice=notice if self.world.is_main else "") as stop:
             self._fit(stop)
