@@ -15,6 +15,7 @@ QUESTIONS = (
     "overhead",
     "decoding",
     "edge_attention",
+    "index",
 )
 
 

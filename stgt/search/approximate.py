@@ -38,8 +38,9 @@ def build(path: Path, vectors: Tensor) -> None:
     # "np" leaves out a training that only searches by Hamming distance need, and that takes most of the time.
     kind = f"IVF{groups},PQ{width // 4 if width % 4 == 0 else 1}np"
     index = faiss.index_factory(width, kind, faiss.METRIC_INNER_PRODUCT)
-    generator = torch.Generator().manual_seed(0)
-    sample = torch.randint(count, (min(count, 64 * groups),), generator=generator).unique()
+    for learned in (index.cp, index.pq.cp):
+        learned.min_points_per_centroid = 1  # faiss would print a warning for each part of the vectors
+    sample = torch.randperm(count, generator=torch.Generator().manual_seed(0))[: max(FEWEST, 64 * groups)]
     index.train(flat[sample].float().numpy())
     for part in flat.split(PART):
         index.add(part.float().numpy())

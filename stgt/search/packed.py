@@ -116,19 +116,7 @@ def publish(folder: Path, manifest: Manifest, exact_up_to: int) -> None:
     With more windows than `exact_up_to`, the vectors are grouped for faiss first. If faiss is not installed, a warning
     says that searches take longer.
     """
-    groups = f"{Path(manifest.vectors).stem}.faiss"
-    if manifest.windows <= exact_up_to:
-        groups = ""
-    elif not (folder / groups).exists():
-        with safe_open(folder / manifest.vectors, "pt") as file:
-            vectors = file.get_tensor("vectors")
-        try:
-            approximate.build(folder / groups, vectors)
-        except ModuleNotFoundError as error:
-            groups = ""
-            logger.warning(
-                "%s windows are searched one by one, which takes longer: %s", len(vectors), missing_package(error)
-            )
+    groups = _group(folder, manifest) if manifest.windows > exact_up_to else ""
     replace(manifest, groups=groups).save(folder)
     for path in folder.glob("vectors-*"):
         if path.name not in (manifest.vectors, groups):

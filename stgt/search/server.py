@@ -14,6 +14,7 @@ import logging
 import math
 import mimetypes
 import os
+import queue
 import socket
 import tempfile
 import threading
@@ -40,6 +41,8 @@ LARGEST = 2**28
 """Bytes of the largest clip that can be searched by"""
 MOST = 60
 """Most answers to a request"""
+PAINTERS = 2
+"""Processes that make pictures"""
 TIMEOUT = 30.0
 """Seconds that a picture, or reading a clip, may take"""
 HEADERS = {
@@ -69,8 +72,10 @@ class Server(http.server.ThreadingHTTPServer):
         self.address_family = socket.getaddrinfo(host, port)[0][0]
         super().__init__((host, port), Handler)
         self.host, self._index, self._version = host, index, self._manifest_version(index)
-        self.model, self._painting = threading.Lock(), threading.Lock()
-        self._painter = Worker(sheet, TIMEOUT)
+        self.model = threading.Lock()
+        self._painters = queue.SimpleQueue[Worker]()
+        for _ in range(PAINTERS):
+            self._painters.put(Worker(sheet, TIMEOUT))
         self._reader = Worker(partial(read_whole, pixels=index.encoder.pixels), TIMEOUT)
         self._texts = functools.lru_cache(1000)(lambda text: index.encoder.encode_texts([text])[0][None])
         self.picture = functools.lru_cache(2000)(self._paint)
@@ -83,8 +88,9 @@ class Server(http.server.ThreadingHTTPServer):
 
     def server_close(self) -> None:
         super().server_close()
-        self._painter.stop()
         self._reader.stop()
+        for _ in range(PAINTERS):
+            self._painters.get().stop()
 
     def index(self) -> Index:
         """The index as it is now: it is opened again after an update."""
@@ -115,9 +121,12 @@ class Server(http.server.ThreadingHTTPServer):
             query = index.encoder.encode_windows(WindowPixels(*map(torch.from_numpy, result)))[0]
         return index.nearest(query, top=top)
 
-    def _paint(self, path: str, start: float, end: float) -> bytes:
-        with self._painting:
-            result = self._painter.call((path, start, end))
+    def _paint(self, film: Film, start: float, end: float) -> bytes:
+        painter = self._painters.get()
+        try:
+            result = painter.call((film.path, start, end))
+        finally:
+            self._painters.put(painter)
         if isinstance(result, Failure):
             raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the file cannot be read: {result.cause}")
         return result
@@ -182,7 +191,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._send_moments(found)
         elif url.path == "/sheet":
             film, start, end = self._part(words)
-            self._send(HTTPStatus.OK, "image/jpeg", self.server.picture(film.path, start, end), keep=True)
+            self._send(HTTPStatus.OK, "image/jpeg", self.server.picture(film, start, end), keep=True)
         elif url.path.startswith("/video/"):
             self._send_file(Path(self.server.film(url.path.removeprefix("/video/")).path))
         else:
