@@ -2,7 +2,7 @@
 
 The vectors are grouped around centres, and each one is stored as the product-quantised difference from its centre, in a
 byte for 4 of its numbers. A query is compared with the vectors of the nearest groups only. The candidates are then
-scored exactly with the vectors of the index, so an answer is never wrong by more than being left out.
+scored exactly with the vectors of the index, so an answer may be left out, but its score is exact.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FEWEST = 10_000
 PART = 100_000
 """Vectors that are converted to float32 at a time"""
 PROBES = 16
-"""One of so many groups is searched"""
+"""The number of all groups, divided by the number of groups that a query is compared with"""
 
 
 def build(path: Path, vectors: Tensor) -> None:
@@ -35,7 +35,7 @@ def build(path: Path, vectors: Tensor) -> None:
     flat = vectors.reshape(-1, vectors.shape[2])
     count, width = flat.shape
     groups = 2 ** max(4, round(math.log2(4 * math.sqrt(count))))
-    # "np" leaves out a training that only searches by Hamming distance need, and that takes most of the time.
+    # "np" leaves out the training for searches by Hamming distance, which takes most of the time.
     kind = f"IVF{groups},PQ{width // 4 if width % 4 == 0 else 1}np"
     index = faiss.index_factory(width, kind, faiss.METRIC_INNER_PRODUCT)
     for learned in (index.cp, index.pq.cp):

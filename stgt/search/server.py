@@ -290,7 +290,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the name that http.server uses)
-        """Requests are not logged: what somebody searches for is nobody's business."""
+        """Requests are not logged, because they tell what somebody searches for."""
 
 
 def _is_this_machine(name: str, host: str) -> bool:
