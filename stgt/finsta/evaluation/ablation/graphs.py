@@ -13,6 +13,8 @@ from stgt.finsta.graphs.convert import with_texts, with_videos
 from stgt.finsta.graphs.graph import ClipGraphs
 from stgt.finsta.graphs.lines import read_graphs, write_graphs
 from stgt.finsta.graphs.readers.shapes import read_shapes
+from stgt.finsta.graphs.video.blobs import find_blobs
+from stgt.finsta.graphs.video.build import video_graph
 
 MISSING = "missing"
 """The names of graphs with missing nodes begin with this, and end with the percentage"""
@@ -59,8 +61,6 @@ def _changed(name: str, clips: Sequence[ClipGraphs], data: Path) -> Iterator[Cli
 def _found(clips: Sequence[ClipGraphs], data: Path) -> Iterator[ClipGraphs]:
     """The same clips with parsed texts and with objects that are found by their colours."""
     from stgt.finsta.graphs.text.parser import TextParser
-    from stgt.finsta.graphs.video.blobs import find_blobs
-    from stgt.finsta.graphs.video.build import video_graph
 
     parsed = with_texts(clips, TextParser())
     return with_videos(parsed, data / "videos", None, lambda frames, times: video_graph(times, *find_blobs(frames)))
