@@ -13,8 +13,9 @@ from stgt_kernels.graph import storage_dtype
 from stgt_kernels.testing import video_like_tokens
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-# (T, P, D): full tiles, partial tiles, and sizes that only the general kernels support. D covers each kernel width.
-SIZES = ((2, 264, 88), (3, 72, 64), (2, 136, 128), (3, 49, 20))
+# (T, P, D): full tiles, partial tiles, odd rows of weights, and sizes that only the general kernels support. D covers
+# each kernel width.
+SIZES = ((2, 264, 88), (3, 72, 64), (2, 136, 128), (2, 49, 64), (3, 49, 20))
 
 
 def attention(backend: str, dtype: torch.dtype, T: int, P: int, D: int, dropout_p: float, device: str = "cuda") -> None:

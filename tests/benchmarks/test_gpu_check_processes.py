@@ -91,7 +91,7 @@ def test_every_smoke_test_compares_results_and_sees_a_wrong_one(dtype, monkeypat
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it tests the verdict on a machine without a GPU")
 def test_the_process_of_a_smoke_test_leaves_a_verdict(tmp_path, monkeypatch):
-    name = "cuda attention sm90a bf16 D=64"
+    name = "cuda attention, four groups, bf16 D=64"
     assert name in smoke.variants()
     monkeypatch.setattr(smoke, "variants", lambda: {name: None})
     (check,), _ = smoke.run(tmp_path, time.monotonic() + PATIENCE)

@@ -1,4 +1,5 @@
 // The Hopper kernels of graph attention on the emulator. test_emulated_graph_attention_sm90.py calls them.
+#include "../../csrc/cuda/graph_attention/aligned_weights.cuh"
 #include "../../csrc/cuda/graph_attention/bwd_delta.cuh"
 #include "../../csrc/cuda/graph_attention/bwd_sm90.cuh"
 #include "../../csrc/cuda/graph_attention/fwd_sm90.cuh"
@@ -17,7 +18,7 @@ ptx::TensorMap heads_map(const AttentionParams& p, const void* data, Strides at)
           2};
 }
 
-template <bool WIDE> sm90::AttentionMaps maps_of(const AttentionParams& p) {
+template <bool WIDE> sm90::AttentionMaps maps_of(const AttentionParams& p, const void* weights, int64_t pitch) {
   const Strides own{int64_t(p.T) * p.P * p.H * p.D, p.D, int64_t(p.H) * p.D};
   const int64_t O = 2 * p.W + 1, size = WIDE ? 4 : 2;
   sm90::AttentionMaps maps{};
@@ -25,15 +26,33 @@ template <bool WIDE> sm90::AttentionMaps maps_of(const AttentionParams& p) {
   maps.dout = heads_map(p, p.dout, p.dout_at);
   maps.out = heads_map(p, p.out, own);
   maps.dq = heads_map(p, p.dq, own), maps.dk = heads_map(p, p.dk, own), maps.dv = heads_map(p, p.dv, own);
-  maps.weight = {static_cast<const char*>(p.weight),
+  maps.weight = {static_cast<const char*>(weights),
                  4,
                  int(size),
                  {p.P, O, p.P, int64_t(p.B) * p.T},
-                 {size, size * p.P, size * O * p.P, size * O * p.P * p.P},
+                 {size, size * pitch, size * O * pitch, size * O * p.P * pitch},
                  {WIDE ? 32 : 64, 1, 64, 1},
                  1};
   return maps;
 }
+
+// The weights in rows that the copy engine takes, and the maps that describe them and the other tensors.
+template <bool WIDE> struct Inputs {
+  using T = std::conditional_t<WIDE, float, uint16_t>;
+  static constexpr int CHUNK = 16 / sizeof(T);
+  int pitch;
+  std::vector<T> weights;
+  sm90::AttentionMaps maps;
+
+  explicit Inputs(const AttentionParams& p)
+      : pitch((p.P + CHUNK - 1) / CHUNK * CHUNK), weights(size_t(p.B) * p.T * p.P * p.band() * pitch) {
+    const int64_t rows = int64_t(p.B) * p.T * p.P * p.band(), chunks = rows * (pitch / CHUNK);
+    emulate({unsigned((chunks + ALIGN_THREADS - 1) / ALIGN_THREADS), 1, 1}, ALIGN_THREADS, 0, [&] {
+      graph_attention_align_weights<T>(static_cast<const T*>(p.weight), weights.data(), rows, p.P, pitch);
+    });
+    maps = maps_of<WIDE>(p, weights.data(), pitch);
+  }
+};
 
 // Calls f.template operator()<T, N, DROPOUT, WIDE>() with the kernels' template arguments.
 template <class F> void specialize(const AttentionParams& p, bool bf16, bool wide, F f) {
@@ -53,21 +72,21 @@ template <class F> void specialize(const AttentionParams& p, bool bf16, bool wid
 
 template <class T, int N, int GROUPS, bool DROPOUT, bool WIDE> void forward(const AttentionParams& p) {
   using S = sm90::Forward<N, GROUPS, WIDE>;
-  const auto maps = maps_of<WIDE>(p);
+  const Inputs<WIDE> inputs(p);
   const unsigned blocks = (p.P + 64 * GROUPS - 1) / (64 * GROUPS);
   emulate({unsigned(p.B) * p.T * blocks * p.H, 1, 1}, S::THREADS, S::SHARED_BYTES,
-          [&] { sm90::graph_attention_fwd_sm90<T, N, GROUPS, DROPOUT, WIDE>(p, maps); });
+          [&] { sm90::graph_attention_fwd_sm90<T, N, GROUPS, DROPOUT, WIDE>(p, inputs.maps); });
 }
 
 template <class T, int N, bool DROPOUT, bool WIDE> void backward(const AttentionParams& p) {
   using Rows = sm90::BackwardRows<N, WIDE>;
   using Columns = sm90::BackwardColumns<N, WIDE>;
-  const auto maps = maps_of<WIDE>(p);
+  const Inputs<WIDE> inputs(p);
   const uint3 blocks{unsigned(p.B) * p.T * ((p.P + 127) / 128) * p.H, 1, 1};
   emulate(blocks, Rows::THREADS, Rows::SHARED_BYTES,
-          [&] { sm90::graph_attention_bwd_dq_sm90<T, N, DROPOUT, WIDE>(p, maps); });
+          [&] { sm90::graph_attention_bwd_dq_sm90<T, N, DROPOUT, WIDE>(p, inputs.maps); });
   emulate(blocks, Columns::THREADS, Columns::SHARED_BYTES,
-          [&] { sm90::graph_attention_bwd_dkdv_sm90<T, N, DROPOUT, WIDE>(p, maps); });
+          [&] { sm90::graph_attention_bwd_dkdv_sm90<T, N, DROPOUT, WIDE>(p, inputs.maps); });
 }
 
 }  // namespace

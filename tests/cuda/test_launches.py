@@ -106,6 +106,19 @@ def test_the_paper_s_shape_takes_hopper_s_kernels():
     ]
 
 
+@pytest.mark.parametrize("P", [49, 196, 197])
+def test_any_number_of_patches_takes_hopper_s_kernels(P):
+    """A copy of the weights has rows that the copy engine takes."""
+    arguments = attention_arguments(torch.bfloat16, P=P, D=64)
+    copy = "graph_attention_align_weights"
+    assert names(H200, "graph_attention_fwd", arguments) == [copy, "graph_attention_fwd_sm90"]
+    backward = names(H200, "graph_attention_bwd", backward_arguments(arguments, need_dweight=False))
+    assert {copy, "graph_attention_bwd_dkdv_sm90", "graph_attention_bwd_dq_sm90"} < set(backward)
+    wide = attention_arguments(torch.bfloat16, P=P, D=64, differentiable=True)
+    expected = [copy] if P % 4 else []  # rows of 196 float32 values begin at multiples of 16 bytes
+    assert names(H200, "graph_attention_fwd", wide) == [*expected, "graph_attention_fwd_sm90"]
+
+
 @pytest.mark.parametrize("gpu", GPUS)
 def test_float32_takes_its_own_kernels(gpu):
     arguments = attention_arguments(torch.float32)

@@ -6,12 +6,19 @@
 
 namespace stgt {
 
+// Weights whose rows begin at multiples of 16 bytes: `pitch` values from one row to the next.
+struct WeightRows {
+  const void* data;
+  int64_t pitch;
+};
+
 struct AttentionCall {
   const char* op;
   const Launcher& launch;
   ScalarType dtype;
   bool wide;  // whether q has half precision, and weights are float32
   AttentionParams p;
+  WeightRows weight_rows{};  // for Hopper's kernels: the weights as the copy engine takes them
 
   // Returns a grid with one block for each head and for each `tokens` tokens of a frame.
   dim3 blocks(int tokens) const { return grid(int64_t(p.B) * p.T * p.H * ((p.P + tokens - 1) / tokens)); }
@@ -41,8 +48,10 @@ template <class F> void specialize(const AttentionCall& call, F f) {
                                      : with_type.template operator()<ptx::f16>();
 }
 
-// Half precision on Hopper. Its copy engine does not take all tensors: fits_sm90 says whether it takes these.
+// Half precision on Hopper. Its copy engine does not take all tensors: fits_sm90 says whether it takes these. It takes
+// the weights if their rows begin at multiples of 16 bytes, and align_weights copies others to rows that do.
 bool fits_sm90(const AttentionCall& call);
+void align_weights(const AttentionCall& call, void* aligned, int pitch);
 void forward_sm90(const AttentionCall& call);
 void backward_sm90(const AttentionCall& call);
 // Half precision on every GPU.

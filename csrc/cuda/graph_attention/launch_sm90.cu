@@ -1,5 +1,6 @@
 // Launches of graph attention's kernels for Hopper.
 #include "../common/tensor_map.h"
+#include "aligned_weights.cuh"
 #include "bwd_sm90.cuh"
 #include "fwd_sm90.cuh"
 #include "launch.h"
@@ -15,7 +16,7 @@ bool suits_copies(const AttentionParams& p, const void* data, const Strides& at)
 
 sm90::AttentionMaps tensor_maps(const AttentionCall& call) {
   const AttentionParams& p = call.p;
-  const int64_t band = 2 * p.W + 1;
+  const int64_t band = 2 * p.W + 1, pitch = call.weight_rows.pitch;
   const auto tokens = [&](const void* data, const Strides& at) {
     return tensor_map<5>(call.launch, call.op, data, call.dtype, {p.D, p.P, p.T, p.H, p.B},
                          {at.n, at.n * p.P, at.h, at.b}, {32, TILE, 1, 1, 1}, ptx::Swizzle::B64);
@@ -23,9 +24,10 @@ sm90::AttentionMaps tensor_maps(const AttentionCall& call) {
   const Strides own{int64_t(p.T) * p.P * p.H * p.D, p.D, int64_t(p.H) * p.D};
   sm90::AttentionMaps maps{};
   maps.q = tokens(p.q, p.q_at), maps.k = tokens(p.k, p.k_at), maps.v = tokens(p.v, p.v_at);
-  maps.weight = tensor_map<4>(call.launch, call.op, p.weight, call.wide ? ScalarType::Float : ScalarType::Half,
-                              {p.P, band, p.P, int64_t(p.B) * p.T}, {p.P, band * p.P, band * p.P * p.P},
-                              {call.wide ? TILE / 2 : TILE, 1, TILE, 1}, ptx::Swizzle::B128);
+  maps.weight =
+      tensor_map<4>(call.launch, call.op, call.weight_rows.data, call.wide ? ScalarType::Float : ScalarType::Half,
+                    {p.P, band, p.P, int64_t(p.B) * p.T}, {pitch, band * pitch, band * p.P * pitch},
+                    {call.wide ? TILE / 2 : TILE, 1, TILE, 1}, ptx::Swizzle::B128);
   if (p.dout) {
     maps.dout = tokens(p.dout, p.dout_at);
     maps.dq = tokens(p.dq, own), maps.dk = tokens(p.dk, own), maps.dv = tokens(p.dv, own);
@@ -51,11 +53,21 @@ void forward(const AttentionCall& call, const sm90::AttentionMaps& maps) {
 
 bool fits_sm90(const AttentionCall& call) {
   const AttentionParams& p = call.p;
-  return call.launch.runs_sm90a() && p.P % 8 == 0 && p.D % 8 == 0 && suits_copies(p, p.q, p.q_at) &&
-         suits_copies(p, p.k, p.k_at) && suits_copies(p, p.v, p.v_at) &&
-         (!p.dout || suits_copies(p, p.dout, p.dout_at)) && reinterpret_cast<uintptr_t>(p.weight) % 16 == 0 &&
+  return call.launch.runs_sm90a() && p.D % 8 == 0 && suits_copies(p, p.q, p.q_at) && suits_copies(p, p.k, p.k_at) &&
+         suits_copies(p, p.v, p.v_at) && (!p.dout || suits_copies(p, p.dout, p.dout_at)) &&
          !(p.D > 88 && p.drop_threshold) &&  // the gradients of wider heads leave no registers for the dropout mask
          p.scale >= 0;                       // the maximum is taken before scaling
+}
+
+void align_weights(const AttentionCall& call, void* aligned, int pitch) {
+  const AttentionParams& p = call.p;
+  const int64_t rows = int64_t(p.B) * p.T * p.P * (2 * p.W + 1);
+  const auto copy = [&]<class T>() {
+    const int64_t chunks = rows * (pitch * int64_t(sizeof(T)) / 16);
+    call.launch(graph_attention_align_weights<T>, call.grid((chunks + ALIGN_THREADS - 1) / ALIGN_THREADS),
+                ALIGN_THREADS, 0, static_cast<const T*>(p.weight), static_cast<T*>(aligned), rows, p.P, pitch);
+  };
+  call.wide ? copy.template operator()<float>() : copy.template operator()<uint16_t>();
 }
 
 void forward_sm90(const AttentionCall& call) {

@@ -80,6 +80,16 @@ void point_at_inputs(AttentionParams& p, const Tensor& q, const Tensor& k, const
   p.weight = weight.data_ptr(), p.live = static_cast<const bool*>(live.data_ptr());
 }
 
+// The weights as Hopper's copy engine takes them: themselves, or a copy with longer rows.
+Tensor with_aligned_rows(const AttentionCall& call, const Tensor& weight) {
+  const int64_t chunk = call.wide ? 4 : 8, P = call.p.P, pitch = (P + chunk - 1) / chunk * chunk;
+  if (pitch == P && reinterpret_cast<uintptr_t>(weight.data_ptr()) % 16 == 0) return weight;
+  Tensor aligned = new_tensor(call.op, "aligned weights", weight, {call.p.B, call.p.T, P, 2 * call.p.W + 1, pitch},
+                              weight.scalar_type());
+  align_weights(call, aligned.data_ptr(), int(pitch));
+  return aligned;
+}
+
 std::tuple<Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, Tensor weight, Tensor live, std::optional<Tensor> seed,
                                    double scale, double dropout_p) {
   const char* op = "graph_attention_fwd";
@@ -91,13 +101,16 @@ std::tuple<Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, Tensor weight, 
   Tensor lse = new_tensor(op, "lse", q, {p.B, p.H, int64_t(p.T) * p.P}, ScalarType::Float);
   point_at_inputs(p, q, k, v, weight, live);
   p.out = out.data_ptr(), p.lse = static_cast<float*>(lse.data_ptr());
-  const AttentionCall call{op, launch, q.scalar_type(), is_wide(q, weight), p};
-  if (call.dtype == ScalarType::Float)
+  AttentionCall call{op, launch, q.scalar_type(), is_wide(q, weight), p};
+  if (call.dtype == ScalarType::Float) {
     forward_fp32(call);
-  else if (fits_sm90(call))
+  } else if (fits_sm90(call)) {
+    const Tensor aligned = with_aligned_rows(call, weight);
+    call.weight_rows = {aligned.data_ptr(), aligned.size(4)};
     forward_sm90(call);
-  else
+  } else {
     forward_sm80(call);
+  }
   return {out, lse};
 }
 
@@ -146,14 +159,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tenso
     dweight = new_tensor(op, "dweight", weight, {p.B, p.T, p.P, 2 * p.W + 1, p.P}, ScalarType::Float);
     p.dweight = dweight.data_ptr();
   }
-  const AttentionCall call{op, launch, q.scalar_type(), is_wide(q, weight), p};
+  AttentionCall call{op, launch, q.scalar_type(), is_wide(q, weight), p};
   compute_delta(call, dlse ? static_cast<const float*>(dlse->data_ptr()) : nullptr,
                 static_cast<float*>(delta.data_ptr()));
   if (call.dtype == ScalarType::Float) {
     backward_fp32(call);
     if (need_dweight) dweight_fp32(call);
   } else {
-    fits_sm90(call) ? backward_sm90(call) : backward_sm80(call);
+    if (fits_sm90(call)) {
+      const Tensor aligned = with_aligned_rows(call, weight);
+      call.weight_rows = {aligned.data_ptr(), aligned.size(4)};
+      backward_sm90(call);
+    } else {
+      backward_sm80(call);
+    }
     if (need_dweight) dweight_sm80(call);
   }
   return {dq, dk, dv, dweight};
