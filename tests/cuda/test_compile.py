@@ -63,6 +63,7 @@ def expected_instructions(kernel):
     if kernel.function.startswith("edge_attention"):
         return {"LDG"}  # neighbours are gathered from everywhere, and used once
     if kernel.function in (
+        "graph_attention_align_weights",
         "graph_attention_bwd_delta",
         "spatio_temporal_graph_bwd_largest",
         "spatio_temporal_graph_fwd_rescue",

@@ -175,7 +175,7 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 def problems() -> Iterator[tuple[str, tuple]]:
     """Calls (op, arguments) of all ops. Together they launch every kernel."""
-    sizes = itertools.product(DTYPES, (20, 64, 88, 100, 128), (256, 196, 72, 49), (0.0, 0.1))
+    sizes = itertools.product(DTYPES, (20, 64, 84, 88, 100, 128), (256, 196, 72, 49), (0.0, 0.1))
     for dtype, D, P, dropout_p in sizes:
         for differentiable in (False, True):
             arguments = attention_arguments(dtype, D=D, P=P, dropout_p=dropout_p, differentiable=differentiable)
