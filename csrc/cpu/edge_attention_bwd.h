@@ -7,8 +7,8 @@ namespace stgt::STGT_ISA {
 
 // Fills block.probability (before dropout) and block.product for a chunk of row i. The product dout_i . v_j is the
 // gradient of the probability after dropout. Scores, factors and biases are loaded.
-template <class S, class A>
-inline void probabilities_chunk(const EdgeAttentionArgs& args, RowBlocks<S, A>& block, int64_t i, int64_t slot,
+template <class S, class A, int DIM>
+inline void probabilities_chunk(const EdgeAttentionArgs& args, RowBlocks<S, A, DIM>& block, int64_t i, int64_t slot,
                                 int64_t count) {
   const int64_t H = args.H, width = block.width;
   const int32_t *node = args.rows.other + slot, *edge = args.rows.edge + slot;
@@ -26,8 +26,8 @@ inline void probabilities_chunk(const EdgeAttentionArgs& args, RowBlocks<S, A>& 
 }
 
 // The gradients of a chunk's edges, written to memory: of scale * q . k, of edge_scale and of edge_bias.
-template <class S, class A>
-inline void gradients_chunk(const EdgeAttentionArgs& args, RowBlocks<S, A>& block, int64_t slot, int64_t count) {
+template <class S, class A, int DIM>
+inline void gradients_chunk(const EdgeAttentionArgs& args, RowBlocks<S, A, DIM>& block, int64_t slot, int64_t count) {
   const int64_t H = args.H, width = block.width;
   const int32_t* edge = args.rows.edge + slot;
   const vec<A> limit = broadcast(A(args.clamp));
@@ -40,6 +40,7 @@ inline void gradients_chunk(const EdgeAttentionArgs& args, RowBlocks<S, A>& bloc
       const vec<A> dz = load(block.probability + at) * (load(block.product + at) - load(block.delta + h));
       const vec<A> dx = x <= limit ? (x >= -limit ? dz : vec<A>{}) : vec<A>{};
       const auto write = [&](void* values, vec<A> v) {
+        if (heads == lanes<A>) return store((A*)values + first + h, v);
         store(own, v);
         copy_heads((A*)values + first + h, own, heads);
       };
@@ -56,10 +57,10 @@ inline void gradients_chunk(const EdgeAttentionArgs& args, RowBlocks<S, A>& bloc
   }
 }
 
-template <class S, class A>
+template <class S, class A, int DIM>
 void edge_attention_bwd_rows_tasks(const EdgeAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
   Arena arena{workspace};
-  RowBlocks<S, A> block(arena, args);
+  RowBlocks<S, A, DIM> block(arena, args);
   const auto& vectors = block.vectors;
   const int64_t H = args.H, width = block.width, last = args.first_node(args.rows, end);
   for (int64_t i = args.first_node(args.rows, begin); i < last; ++i) {
@@ -88,14 +89,14 @@ void edge_attention_bwd_rows_tasks(const EdgeAttentionArgs& args, int64_t begin,
       if (args.drop_threshold) drop(args, edge, count, inverse_keep_prob<A>(args), block.probability, width);
       for (int64_t s = 0; s < count; ++s) copy_heads((A*)args.kept + edge[s] * H, block.probability + s * width, H);
     }
-    store_node<S, A>(vectors, H, args.dq, i, block.sum, nullptr);
+    store_node<S, A, DIM>(vectors, H, args.dq, i, block.sum, nullptr);
   }
 }
 
-template <class S, class A>
+template <class S, class A, int DIM>
 void edge_attention_bwd_columns_tasks(const EdgeAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
   Arena arena{workspace};
-  RowBlocks<S, A> block(arena, args);
+  RowBlocks<S, A, DIM> block(arena, args);
   const auto& vectors = block.vectors;
   const int64_t H = args.H, last = args.first_node(args.columns, end);
   for (int64_t j = args.first_node(args.columns, begin); j < last; ++j) {
@@ -104,7 +105,7 @@ void edge_attention_bwd_columns_tasks(const EdgeAttentionArgs& args, int64_t beg
     const auto sum = [&](const void* weights, const NodeHeads& right, const NodeHeads& written) {
       block.clear_sum();
       add_neighbours(vectors, H, SlotWeights<A>{(const A*)weights, edge, H}, right, node, count, block.sum);
-      store_node<S, A>(vectors, H, written, j, block.sum, nullptr);
+      store_node<S, A, DIM>(vectors, H, written, j, block.sum, nullptr);
     };
     sum(args.dproduct, args.q, args.dk);
     sum(args.kept, args.dout, args.dv);
@@ -112,11 +113,13 @@ void edge_attention_bwd_columns_tasks(const EdgeAttentionArgs& args, int64_t beg
 }
 
 inline void edge_attention_bwd_rows(const EdgeAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
-  by_dtype(args.dtype, [&]<class S, class A>() { edge_attention_bwd_rows_tasks<S, A>(args, begin, end, workspace); });
+  by_width(args,
+           [&]<class S, class A, int DIM>() { edge_attention_bwd_rows_tasks<S, A, DIM>(args, begin, end, workspace); });
 }
 inline void edge_attention_bwd_columns(const EdgeAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
-  by_dtype(args.dtype,
-           [&]<class S, class A>() { edge_attention_bwd_columns_tasks<S, A>(args, begin, end, workspace); });
+  by_width(args, [&]<class S, class A, int DIM>() {
+    edge_attention_bwd_columns_tasks<S, A, DIM>(args, begin, end, workspace);
+  });
 }
 
 }  // namespace stgt::STGT_ISA

@@ -6,8 +6,8 @@ namespace stgt::STGT_ISA {
 
 // The scores of a chunk become probabilities against the row's maximum so far. Returns whether the maximum grew after
 // an earlier chunk, so that the sum so far has to shrink by block.delta.
-template <class S, class A>
-inline bool softmax_chunk(const EdgeAttentionArgs& args, RowBlocks<S, A>& block, int64_t count, bool first) {
+template <class S, class A, int DIM>
+inline bool softmax_chunk(const EdgeAttentionArgs& args, RowBlocks<S, A, DIM>& block, int64_t count, bool first) {
   const int64_t width = block.width;
   for (int64_t h = 0; h < width; h += lanes<A>) {
     const vec<A> before = first ? broadcast(A(-INFINITY)) : load(block.top + h);
@@ -33,10 +33,10 @@ inline bool softmax_chunk(const EdgeAttentionArgs& args, RowBlocks<S, A>& block,
   return !first;
 }
 
-template <class S, class A>
+template <class S, class A, int DIM>
 void edge_attention_fwd_tasks(const EdgeAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
   Arena arena{workspace};
-  RowBlocks<S, A> block(arena, args);
+  RowBlocks<S, A, DIM> block(arena, args);
   const auto& vectors = block.vectors;
   const int64_t H = args.H, width = block.width, last = args.first_node(args.rows, end);
   for (int64_t i = args.first_node(args.rows, begin); i < last; ++i) {
@@ -54,7 +54,7 @@ void edge_attention_fwd_tasks(const EdgeAttentionArgs& args, int64_t begin, int6
       block.load_values(args, edge, count);
       if (softmax_chunk(args, block, count, slot == row_begin))
         for (int64_t h = 0; h < H; ++h)
-          for (int64_t n = 0; n < vectors.count; ++n) block.sum[h * vectors.count + n] *= block.delta[h];
+          for (int64_t n = 0; n < vectors.count(); ++n) block.sum[h * vectors.count() + n] *= block.delta[h];
       if (args.drop_threshold) drop(args, edge, count, A(1), block.probability, width);
       add_neighbours(vectors, H, SlotWeights<A>{block.probability, nullptr, width}, args.v, node, count, block.sum);
     }
@@ -74,7 +74,8 @@ inline int64_t edge_attention_workspace(const EdgeAttentionArgs& args) {
   return arena.used;
 }
 inline void edge_attention_fwd(const EdgeAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
-  by_dtype(args.dtype, [&]<class S, class A>() { edge_attention_fwd_tasks<S, A>(args, begin, end, workspace); });
+  by_width(args,
+           [&]<class S, class A, int DIM>() { edge_attention_fwd_tasks<S, A, DIM>(args, begin, end, workspace); });
 }
 
 }  // namespace stgt::STGT_ISA

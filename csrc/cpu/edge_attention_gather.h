@@ -7,17 +7,23 @@
 namespace stgt::STGT_ISA {
 
 // One head's D elements as vectors. If the last of them is not full it is the head's last vector, overlapping the one
-// before, and its first lanes are zero. A head shorter than one vector is filled up with zeros.
-template <class S, class A> struct HeadVectors {
-  int64_t D, whole, count;
+// before, and its first lanes are zero. A head shorter than one vector is filled up with zeros. DIM: D if the compiler
+// knows it, and it is a multiple of a vector's elements; else 0.
+template <class S, class A, int DIM = 0> struct HeadVectors {
+  static_assert(DIM % lanes<A> == 0);
+  int64_t D;
   typename Vector<A>::integer live;  // the lanes of the last vector that no other vector holds
 
-  explicit HeadVectors(int64_t D) : D(D), whole(D / lanes<A>), count((D + lanes<A> - 1) / lanes<A>) {
+  explicit HeadVectors(int64_t D) : D(D) {
     for (int l = 0; l < lanes<A>; ++l) live[l] = l >= lanes<A> - D % lanes<A> ? -1 : 0;
   }
 
+  // The number of full vectors, and of all vectors.
+  STGT_INLINE int64_t whole() const { return (DIM ? DIM : D) / lanes<A>; }
+  STGT_INLINE int64_t count() const { return ((DIM ? DIM : D) + lanes<A> - 1) / lanes<A>; }
+
   STGT_INLINE vec<A> last(const S* head) const {
-    if (whole) {
+    if (whole()) {
       const vec<A> v = load_wide<A>(head + D - lanes<A>);
       return live ? v : vec<A>{};
     }
@@ -25,10 +31,10 @@ template <class S, class A> struct HeadVectors {
     for (int64_t d = 0; d < D; ++d) copy[d] = head[d];
     return load_wide<A>(copy);
   }
-  void store(S* head, int64_t i, vec<A> v) const {
-    const bool full = i < whole;
-    const int64_t first = full || !whole ? i * lanes<A> : D - lanes<A>;
-    const int64_t skip = full || !whole ? 0 : lanes<A> - D % lanes<A>;
+  STGT_INLINE void store(S* head, int64_t i, vec<A> v) const {
+    const bool full = i < whole();
+    const int64_t first = full || !whole() ? i * lanes<A> : D - lanes<A>;
+    const int64_t skip = full || !whole() ? 0 : lanes<A> - D % lanes<A>;
     const int64_t end = least(D - first, lanes<A>);
     if constexpr (sizeof(S) == sizeof(A))
       if (full) return stgt::STGT_ISA::store<A>(head + first, v);
@@ -61,9 +67,9 @@ template <class T, int G, int S = lanes<T> / 2> STGT_INLINE vec<T> sums_of(vec<T
 }
 
 // dots[s * width + h] = left[h] . right(node[s], h) for s < count. width: H padded to whole vectors, whose padding is
-// written, too. left: (H, vectors.count).
-template <int G, class S, class A>
-inline void neighbour_dots(const HeadVectors<S, A>& vectors, int64_t H, const vec<A>* left, const NodeHeads& right,
+// written, too. left: (H, vectors.count()).
+template <int G, class S, class A, int DIM>
+inline void neighbour_dots(const HeadVectors<S, A, DIM>& vectors, int64_t H, const vec<A>* left, const NodeHeads& right,
                            const int32_t* node, int64_t count, A* dots, int64_t width) {
   for (int64_t s = 0; s < count; ++s)
     for (int64_t h0 = 0; h0 < H; h0 += G) {
@@ -73,16 +79,16 @@ inline void neighbour_dots(const HeadVectors<S, A>& vectors, int64_t H, const ve
         partial[g] = vec<A>{};
         if (h0 + g >= H) continue;
         const S* head = right.at<S>(node[s], h0 + g);
-        const vec<A>* own = left + (h0 + g) * vectors.count;
-        for (int64_t i = 0; i < vectors.whole; ++i) partial[g] += own[i] * load_wide<A>(head + i * lanes<A>);
-        if (vectors.whole < vectors.count) partial[g] += own[vectors.whole] * vectors.last(head);
+        const vec<A>* own = left + (h0 + g) * vectors.count();
+        for (int64_t i = 0; i < vectors.whole(); ++i) partial[g] += own[i] * load_wide<A>(head + i * lanes<A>);
+        if (vectors.whole() < vectors.count()) partial[g] += own[vectors.whole()] * vectors.last(head);
       }
       store(dots + s * width + h0, sums_of<A, G>(partial));
     }
 }
 
-template <class S, class A>
-inline void neighbour_dots(const HeadVectors<S, A>& vectors, int64_t H, const vec<A>* left, const NodeHeads& right,
+template <class S, class A, int DIM>
+inline void neighbour_dots(const HeadVectors<S, A, DIM>& vectors, int64_t H, const vec<A>* left, const NodeHeads& right,
                            const int32_t* node, int64_t count, A* dots, int64_t width) {
   constexpr int most = lanes<A>;
   if (H > most / 2) return neighbour_dots<most>(vectors, H, left, right, node, count, dots, width);
@@ -102,14 +108,14 @@ template <class S, class A> struct Neighbours {
 };
 
 // Vectors i0 to i0 + NV of the heads h to h + HEADS. TAIL: the last of them is a head's last, and not full.
-template <int HEADS, int NV, bool TAIL, class S, class A>
-STGT_INLINE void add_vectors(const HeadVectors<S, A>& vectors, int64_t h, int64_t i0, const Neighbours<S, A>& from,
+template <int HEADS, int NV, bool TAIL, class S, class A, int DIM>
+STGT_INLINE void add_vectors(const HeadVectors<S, A, DIM>& vectors, int64_t h, int64_t i0, const Neighbours<S, A>& from,
                              vec<A>* sum) {
   vec<A> c[HEADS][NV];
 #pragma GCC unroll 2
   for (int g = 0; g < HEADS; ++g)
 #pragma GCC unroll 4
-    for (int n = 0; n < NV; ++n) c[g][n] = sum[(h + g) * vectors.count + i0 + n];
+    for (int n = 0; n < NV; ++n) c[g][n] = sum[(h + g) * vectors.count() + i0 + n];
   for (int64_t s = 0; s < from.count; ++s) {
     const S* head = from.heads[s] + h * from.head_stride;
     const A* weight = from.weights[s] + h;
@@ -125,14 +131,14 @@ STGT_INLINE void add_vectors(const HeadVectors<S, A>& vectors, int64_t h, int64_
 #pragma GCC unroll 2
   for (int g = 0; g < HEADS; ++g)
 #pragma GCC unroll 4
-    for (int n = 0; n < NV; ++n) sum[(h + g) * vectors.count + i0 + n] = c[g][n];
+    for (int n = 0; n < NV; ++n) sum[(h + g) * vectors.count() + i0 + n] = c[g][n];
 }
 
-template <int NV, class S, class A>
-inline void add_heads(const HeadVectors<S, A>& vectors, int64_t H, int64_t i0, const Neighbours<S, A>& from,
+template <int NV, class S, class A, int DIM>
+inline void add_heads(const HeadVectors<S, A, DIM>& vectors, int64_t H, int64_t i0, const Neighbours<S, A>& from,
                       vec<A>* sum) {
   int64_t h = 0;
-  if (i0 + NV > vectors.whole) {
+  if (i0 + NV > vectors.whole()) {
     for (; h < H; ++h) add_vectors<1, NV, true>(vectors, h, i0, from, sum);
   } else {
     for (; h + 2 <= H; h += 2) add_vectors<2, NV, false>(vectors, h, i0, from, sum);
@@ -147,10 +153,11 @@ template <class A> struct SlotWeights {
   int64_t stride;
 };
 
-// sum[h] += sum over s < count of the weight of (s, h) times right(node[s], h), in this order. sum: (H, vectors.count).
-template <class S, class A>
-inline void add_neighbours(const HeadVectors<S, A>& vectors, int64_t H, SlotWeights<A> weights, const NodeHeads& right,
-                           const int32_t* node, int64_t count, vec<A>* sum) {
+// sum[h] += sum over s < count of the weight of (s, h) times right(node[s], h), in this order. sum: (H,
+// vectors.count()).
+template <class S, class A, int DIM>
+inline void add_neighbours(const HeadVectors<S, A, DIM>& vectors, int64_t H, SlotWeights<A> weights,
+                           const NodeHeads& right, const int32_t* node, int64_t count, vec<A>* sum) {
   Neighbours<S, A> from;
   from.head_stride = right.h;
   for (int64_t first = 0; first < count; first += from.MOST) {
@@ -159,7 +166,7 @@ inline void add_neighbours(const HeadVectors<S, A>& vectors, int64_t H, SlotWeig
       from.heads[s] = right.at<S>(node[first + s], 0);
       from.weights[s] = weights.data + (weights.row ? weights.row[first + s] : first + s) * weights.stride;
     }
-    for (int64_t i = 0; i < vectors.count; i += 4) switch (least(vectors.count - i, 4)) {
+    for (int64_t i = 0; i < vectors.count(); i += 4) switch (least(vectors.count() - i, 4)) {
         case 4: add_heads<4>(vectors, H, i, from, sum); break;
         case 3: add_heads<3>(vectors, H, i, from, sum); break;
         case 2: add_heads<2>(vectors, H, i, from, sum); break;
@@ -168,21 +175,22 @@ inline void add_neighbours(const HeadVectors<S, A>& vectors, int64_t H, SlotWeig
   }
 }
 
-template <class S, class A>
-inline void load_node(const HeadVectors<S, A>& vectors, int64_t H, const NodeHeads& x, int64_t node, vec<A>* left) {
+template <class S, class A, int DIM>
+inline void load_node(const HeadVectors<S, A, DIM>& vectors, int64_t H, const NodeHeads& x, int64_t node,
+                      vec<A>* left) {
   for (int64_t h = 0; h < H; ++h) {
     const S* head = x.at<S>(node, h);
-    for (int64_t i = 0; i < vectors.whole; ++i) *left++ = load_wide<A>(head + i * lanes<A>);
-    if (vectors.whole < vectors.count) *left++ = vectors.last(head);
+    for (int64_t i = 0; i < vectors.whole(); ++i) *left++ = load_wide<A>(head + i * lanes<A>);
+    if (vectors.whole() < vectors.count()) *left++ = vectors.last(head);
   }
 }
 
 // head_scale: one factor for each head, or null.
-template <class S, class A>
-inline void store_node(const HeadVectors<S, A>& vectors, int64_t H, const NodeHeads& x, int64_t node, const vec<A>* sum,
-                       const A* head_scale) {
+template <class S, class A, int DIM>
+inline void store_node(const HeadVectors<S, A, DIM>& vectors, int64_t H, const NodeHeads& x, int64_t node,
+                       const vec<A>* sum, const A* head_scale) {
   for (int64_t h = 0; h < H; ++h)
-    for (int64_t i = 0; i < vectors.count; ++i)
+    for (int64_t i = 0; i < vectors.count(); ++i)
       vectors.store(x.at<S>(node, h), i, *sum++ * (head_scale ? head_scale[h] : A(1)));
 }
 

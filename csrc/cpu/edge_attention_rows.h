@@ -7,15 +7,18 @@ namespace stgt::STGT_ISA {
 
 constexpr int64_t CHUNK = 64;  // slots of a row at a time
 
-template <class A> inline void copy_heads(A* dst, const A* src, int64_t H) {
-  for (int64_t h = 0; h < H; ++h) dst[h] = src[h];
+template <class A> STGT_INLINE void copy_heads(A* dst, const A* src, int64_t H) {
+  if (H % lanes<A> == 0)
+    for (int64_t h = 0; h < H; h += lanes<A>) store(dst + h, load(src + h));
+  else
+    for (int64_t h = 0; h < H; ++h) dst[h] = src[h];
 }
 
 // The blocks of one node in the workspace, beside its heads. They are (CHUNK, width); width is H padded to vectors.
-template <class S, class A> struct RowBlocks {
-  HeadVectors<S, A> vectors;
+template <class S, class A, int DIM = 0> struct RowBlocks {
+  HeadVectors<S, A, DIM> vectors;
   int64_t H, width;
-  vec<A>*left, *right, *sum;  // (H, vectors.count)
+  vec<A>*left, *right, *sum;  // (H, vectors.count())
   A *score, *factor, *bias, *probability, *product;
   A *top, *total, *delta;  // (width)
 
@@ -23,9 +26,9 @@ template <class S, class A> struct RowBlocks {
       : vectors(args.D),
         H(args.H),
         width(round_up(args.H, lanes<A>)),
-        left(arena.take<vec<A>>(H * vectors.count)),
-        right(arena.take<vec<A>>(H * vectors.count)),
-        sum(arena.take<vec<A>>(H * vectors.count)),
+        left(arena.take<vec<A>>(H * vectors.count())),
+        right(arena.take<vec<A>>(H * vectors.count())),
+        sum(arena.take<vec<A>>(H * vectors.count())),
         score(arena.take<A>(CHUNK * width)),
         factor(arena.take<A>(CHUNK * width)),
         bias(arena.take<A>(CHUNK * width)),
@@ -40,7 +43,7 @@ template <class S, class A> struct RowBlocks {
     for (int64_t h = 0; h < width; ++h) top[h] = 0, total[h] = 0;
   }
 
-  void clear_sum() { memset((void*)sum, 0, H * vectors.count * sizeof(vec<A>)); }
+  void clear_sum() { memset((void*)sum, 0, H * vectors.count() * sizeof(vec<A>)); }
 
   // The factors and biases of a chunk's edges.
   void load_values(const EdgeAttentionArgs& args, const int32_t* edge, int64_t count) {
@@ -84,6 +87,15 @@ inline void drop(const EdgeAttentionArgs& args, const int32_t* edge, int64_t cou
       }
     }
   }
+}
+
+// Calls f.template operator()<S, A, DIM>() with the types of the tensors, and D if there are kernels for it alone.
+template <class F> inline void by_width(const EdgeAttentionArgs& args, F f) {
+  by_dtype(args.dtype, [&]<class S, class A>() {
+    if (args.D == 32) return f.template operator()<S, A, 32>();
+    if (args.D == 64) return f.template operator()<S, A, 64>();
+    f.template operator()<S, A, 0>();
+  });
 }
 
 }  // namespace stgt::STGT_ISA
