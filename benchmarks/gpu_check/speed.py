@@ -140,7 +140,7 @@ def backward(bench: Bench, problem: Problem, provider: Provider) -> Row:
 
 
 def wrong(check: Callable[[], None]) -> str | None:
-    """What a check finds wrong, or None."""
+    """Runs a check. Returns the message of its DisagreementError, or None if the result is right."""
     try:
         check()
     except DisagreementError as error:

@@ -1,4 +1,4 @@
-"""What predicates may be about: one track, or a subject and an object, in each frame in which they are seen."""
+"""The tracks that predicates may be about: one track, or a subject and an object, in each frame that shows them."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from stgt.finsta.hosts.host import Host
 from stgt.structure import field, read_json
 
 KINDS = ("attribute", "subject", "direction", "order", "adverb")
-"""What a wrong caption is wrong in: two colours or two objects are exchanged, a motion is the opposite one, two motions
-come in the other order, or "slowly" and "quickly" are exchanged"""
+"""The kinds of faults of wrong captions: two colours or two objects are exchanged, a motion is the opposite one, two
+motions come in the other order, or "slowly" and "quickly" are exchanged"""
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ MOTIONS = ("moving", "growing", "still")
 UNSEEN = ("turning", "vanishing")
 """Motions that leave the box as it is. Each is told from "still" by a probe of its own"""
 PENALTY = 1e-3
-"""Of the squared weights"""
+"""The factor of the sum of squared weights in the loss of the probe"""
 _PUSHED = ("hits", "hitting")
 """An object that is hit moves on, although no relation says so"""
 
 
 def motion(clip: ClipGraphs, track: int, time: float) -> str | None:
-    """What an object does at a time, by the relations of the nearest frame: one of MOTIONS or UNSEEN.
+    """The motion of an object at a time, by the relations of the nearest frame: one of MOTIONS or UNSEEN.
 
     It is None where that is not known: the object is not in that frame, does two things at once, or may be pushed.
     """

@@ -1,4 +1,4 @@
-"""What a trained Finsta model knows about clips: which words are about what, and how objects move."""
+"""Measures whether a trained Finsta model knows which tracks words are about, and how objects move."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from stgt.finsta.model.finsta import Finsta
 from stgt.finsta.model.output import FinstaOutput
 
 VIEWS: dict[str, Callable[[ClipGraphs], ClipGraphs]] = {"whole graphs": lambda clip: clip, "boxes alone": boxes_alone}
-"""What the model is shown of the graphs of videos. Labels and relations say much of what the words are about, so the
-boxes and tracks alone are shown as well"""
+"""The parts of the graphs of videos that the model is given. Labels and relations say much of what the words are
+about, so the boxes and tracks alone are shown as well"""
 
 
 class _Seen(NamedTuple):

@@ -25,7 +25,7 @@ BATCH = 250
 
 @dataclass(frozen=True)
 class Grid:
-    """What all runs of a study share."""
+    """The settings that all runs of a study share."""
 
     training: PostTraining
     """The settings of every run, apart from its graphs, folder, control, parts and seed. `run` is the host"""

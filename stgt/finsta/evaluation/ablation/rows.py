@@ -15,7 +15,7 @@ class Row(NamedTuple):
     """Name of its folder"""
     title: str
     control: Control | None = None
-    """What the post-training optimises; None for the host as it is"""
+    """The objective of the post-training; None for the host as it is"""
     graphs: str = "true"
     """The file of graphs that it learns from: "true", "noisy", "found", or "missing25" for 25% of the nodes missing"""
     without: str | None = None
