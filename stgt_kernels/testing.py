@@ -10,7 +10,7 @@ from torch import Tensor
 from stgt_kernels.graph import SpatioTemporalGraph
 from stgt_kernels.ops.graph_attention import reference as attention_reference
 from stgt_kernels.ops.spatio_temporal_graph import reference as graph_reference
-from stgt_kernels.rounding import similarity_error
+from stgt_kernels.rounding import compared_threshold, similarity_error
 
 # The error that rounding alone may cause, as a share of the largest exact magnitude. It is 4 units in the last place.
 # In float64 plain PyTorch is itself the exact result and shows no error, so the floor covers the sum of a long row.
@@ -49,23 +49,26 @@ def assert_close(
 def assert_graph_close(graph: SpatioTemporalGraph, x: Tensor, threshold: float | None, window: int) -> int:
     """Fails if a weight is off, or if an edge differs from the float64 definition and is not close to the threshold.
 
-    An edge is close if its exact similarity lies within ``stgt_kernels.rounding.similarity_error`` of the threshold. A
-    weight may err by as much.
+    An edge is close if its exact similarity lies within ``stgt_kernels.rounding.similarity_error`` of the threshold, or
+    of the number that takes the threshold's place (``compared_threshold``). A weight may err by as much.
     Returns the number of edges that differ for this reason.
     """
+    bound = similarity_error(x.shape[-1], x.dtype)
     exact = graph_reference.spatio_temporal_graph(x.double(), threshold, window).weight
     kept = graph.weight != 0
     differs = kept != (exact != 0)
     if differs.any():
         similarity = graph_reference.spatio_temporal_graph(x.double(), None, window).weight
-        distance = similarity.abs() if threshold is None else (similarity - threshold).abs()
+        distance, in_doubt = similarity.abs(), bound
+        if threshold is not None:
+            distance = (similarity - threshold).abs()
+            in_doubt += abs(threshold - compared_threshold(threshold, x.shape[-1], x.dtype))
         # A similarity that storage rounds to zero is no edge either.
         representable = similarity.abs() > torch.finfo(graph.weight.dtype).smallest_normal
-        certain = (distance > similarity_error(x.shape[-1], x.dtype)) & representable
+        certain = (distance > in_doubt) & representable
         assert not (differs & certain).any(), f"{int((differs & certain).sum())} edges differ away from the threshold"
     plain = graph_reference.spatio_temporal_graph(x, threshold, window).weight
     actual, plain, exact = (weight.masked_fill(differs, 0) for weight in (graph.weight, plain, exact))
-    bound = similarity_error(x.shape[-1], x.dtype)
     assert_close(actual, plain, exact, "weight", terms=bound / FLOOR[actual.dtype])
     return int(differs.sum())
 

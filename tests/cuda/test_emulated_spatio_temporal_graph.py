@@ -259,3 +259,21 @@ def test_repeats_change_no_bit(dtype, hopper):
         graph, inv_norm = forward(x, 0.5, 1, hopper, wide=True)
         results.append((graph.weight, inv_norm, backward(x, graph, inv_norm, dweight)))
     assert all(same_bits(*pair) for pair in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_name)
+def test_tokens_of_denormal_numbers_change_the_gradients_of_others(dtype):
+    """They have no gradient of their own, since it would be too large, but their direction counts."""
+    x = video_like_tokens(1, 2, 20, 24)
+    x[0, 0, 4] *= 1e-40
+    x = x.to(dtype)
+    graph, inv_norm = forward(x, 0.5, 1, False, wide=True)
+    assert (graph.weight[0, 0, 4] != 0).sum() > 1
+    dweight = torch.rand(graph.weight.shape, generator=torch.Generator().manual_seed(0))
+    dx = backward(x, graph, inv_norm, dweight)
+    leaf = x.double().requires_grad_()
+    (expected,) = torch.autograd.grad(reference(leaf, 0.5, 1).weight, leaf, dweight.double())
+    assert (dx[0, 0, 4] == 0).all()
+    others = torch.arange(20) != 4
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02 * expected[:, :, others].abs().max().item()
+    torch.testing.assert_close(dx[:, :, others].double(), expected[:, :, others], rtol=1e-4, atol=tolerance)

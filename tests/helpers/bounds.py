@@ -72,19 +72,20 @@ def formulas(q, k, v, graph, dout, dlse=None, *, scale, keep=None, keep_prob=1.0
 
 
 def term_sizes(q, k, v, graph, dout, dlse=None, *, scale, keep=None, keep_prob=1.0) -> dict[str, float]:
-    """The largest size, over all elements, of the terms whose differences are dq, dk and dweight.
+    """The largest size, over all elements, of the terms whose differences are lse, dq, dk and dweight.
 
     The rounding errors of terms are independent, so the size is the root of the sum of the terms' squares.
     """
     weight = graph.to_dense()[:, None]
     out, lse = graph_attention_dense(q, k, v, weight[:, 0], scale=scale, keep=keep, keep_prob=keep_prob)
+    scores = (q.square() @ k.square().mT) * weight.square()
     probability = torch.exp((q @ k.mT) * scale * weight - lse[..., None]).masked_fill(weight == 0, 0)
     q, k, v, out, dout = (t.square() for t in (q, k, v, out, dout))
     kept = torch.ones_like(probability) if keep is None else keep / keep_prob
     delta = (dout * out).sum(-1) + (0 if dlse is None else dlse.square())
     dscore = probability.square() * ((dout @ v.mT) * kept.square() + delta[..., None])
     squares = dict(
-        dq=(dscore * weight.square()) @ k, dk=(dscore * weight.square()).mT @ q, dweight=(dscore * (q @ k.mT)).sum(1)
+        lse=scores, dq=(dscore * weight.square()) @ k, dk=(dscore * weight.square()).mT @ q, dweight=(dscore * (q @ k.mT)).sum(1)
     )
     return {name: abs(scale) * square.nan_to_num(0, 0, 0).max().sqrt().item() for name, square in squares.items()}
 

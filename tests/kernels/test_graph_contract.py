@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from helpers.cases import BACKENDS, dtype_name, heads, same_bits, video_graph
+from helpers.cases import BACKENDS, dtype_name, heads, on, same_bits, video_graph
 from torch.utils import _pytree as pytree
 
 from stgt_kernels import GraphAttention, SpatioTemporalGraph, graph_attention, spatio_temporal_graph
@@ -55,7 +55,8 @@ def test_the_map_follows_changes_in_place(change):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_built_graph_s_map_follows_changes_in_place(backend):
-    graph = spatio_temporal_graph(video_like_tokens(1, 2, 130, 8), threshold=0.99, backend=backend).to("cpu")
+    x = on(backend, video_like_tokens(1, 2, 130, 8))
+    graph = spatio_temporal_graph(x, threshold=0.99, backend=backend).to("cpu")
     graph.weight.fill_(0.5)
     assert graph.live.all()
 

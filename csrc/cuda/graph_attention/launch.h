@@ -48,9 +48,11 @@ template <class F> void specialize(const AttentionCall& call, F f) {
                                      : with_type.template operator()<ptx::f16>();
 }
 
-// Half precision on Hopper. Its copy engine does not take all tensors: fits_sm90 says whether it takes these. It takes
-// the weights if their rows begin at multiples of 16 bytes, and align_weights copies others to rows that do.
-bool fits_sm90(const AttentionCall& call);
+// Half precision on Hopper. fits_sm90 says whether its kernels run here and support the sizes, the scale and dropout.
+// Its copy engine does not take all layouts: fit_copies says whether it takes a (B, H, N, D) tensor. It takes weights
+// if their rows begin at multiples of 16 bytes, and align_weights copies others to rows that do.
+bool fits_sm90(const Launcher& launch, const AttentionParams& p);
+bool fit_copies(const Tensor& x);
 void align_weights(const AttentionCall& call, void* aligned, int pitch);
 void forward_sm90(const AttentionCall& call);
 void backward_sm90(const AttentionCall& call);

@@ -8,12 +8,6 @@
 namespace stgt {
 namespace {
 
-// The copy engine needs multiples of 16 bytes, and cuda.h does not say that it can repeat an expanded dimension.
-bool suits_copies(const AttentionParams& p, const void* data, const Strides& at) {
-  const auto suits = [](int64_t stride, int size) { return size == 1 || (stride > 0 && stride % 8 == 0); };
-  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && suits(at.b, p.B) && suits(at.h, p.H) && suits(at.n, p.T * p.P);
-}
-
 sm90::AttentionMaps tensor_maps(const AttentionCall& call) {
   const AttentionParams& p = call.p;
   const int64_t band = 2 * p.W + 1, pitch = call.weight_rows.pitch;
@@ -51,12 +45,16 @@ void forward(const AttentionCall& call, const sm90::AttentionMaps& maps) {
 
 }  // namespace
 
-bool fits_sm90(const AttentionCall& call) {
-  const AttentionParams& p = call.p;
-  return call.launch.runs_sm90a() && p.D % 8 == 0 && suits_copies(p, p.q, p.q_at) && suits_copies(p, p.k, p.k_at) &&
-         suits_copies(p, p.v, p.v_at) && (!p.dout || suits_copies(p, p.dout, p.dout_at)) &&
+bool fits_sm90(const Launcher& launch, const AttentionParams& p) {
+  return launch.runs_sm90a() && p.D % 8 == 0 &&
          !(p.D > 88 && p.drop_threshold) &&  // the gradients of wider heads leave no registers for the dropout mask
          p.scale >= 0;                       // the maximum is taken before scaling
+}
+
+// It needs multiples of 16 bytes, and cuda.h does not say that it can repeat an expanded dimension.
+bool fit_copies(const Tensor& x) {
+  const auto suits = [&](int dim) { return x.size(dim) == 1 || (x.stride(dim) > 0 && x.stride(dim) % 8 == 0); };
+  return reinterpret_cast<uintptr_t>(x.data_ptr()) % 16 == 0 && x.stride(3) == 1 && suits(0) && suits(1) && suits(2);
 }
 
 void align_weights(const AttentionCall& call, void* aligned, int pitch) {

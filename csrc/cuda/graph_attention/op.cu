@@ -10,10 +10,6 @@
 namespace stgt {
 namespace {
 
-Tensor last_contiguous(const Tensor& x) {
-  return x.size(3) == 1 || x.stride(3) == 1 ? x : torch::stable::contiguous(x);
-}
-
 // The stride of a dimension of one element does not matter, and 0 suits every kernel.
 Strides strides(const Tensor& x) {
   const auto at = [&](int dim) { return x.size(dim) == 1 ? 0 : x.stride(dim); };
@@ -24,6 +20,13 @@ Strides strides(const Tensor& x) {
 Tensor heads_last(const char* op, const char* name, const Tensor& like) {
   Tensor x = new_tensor(op, name, like, {like.size(0), like.size(2), like.size(1), like.size(3)}, like.scalar_type());
   return torch::stable::transpose(x, 1, 2);
+}
+
+// Returns x, or a copy if the kernels do not take its layout. hopper: those for Hopper.
+Tensor suited(const char* op, const char* name, const Tensor& x, bool hopper) {
+  if (hopper ? fit_copies(x) : x.size(3) == 1 || x.stride(3) == 1) return x;
+  Tensor copy = heads_last(op, name, x);
+  return torch::stable::copy_(copy, x);
 }
 
 AttentionParams checked(const char* op, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weight,
@@ -95,7 +98,8 @@ std::tuple<Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, Tensor weight, 
   const char* op = "graph_attention_fwd";
   AttentionParams p = checked(op, q, k, v, weight, live, seed, scale, dropout_p);
   const Launcher launch(op, q);
-  q = last_contiguous(q), k = last_contiguous(k), v = last_contiguous(v);
+  const bool hopper = q.scalar_type() != ScalarType::Float && fits_sm90(launch, p);
+  q = suited(op, "q", q, hopper), k = suited(op, "k", k, hopper), v = suited(op, "v", v, hopper);
   weight = torch::stable::contiguous(weight), live = torch::stable::contiguous(live);
   Tensor out = heads_last(op, "out", q);
   Tensor lse = new_tensor(op, "lse", q, {p.B, p.H, int64_t(p.T) * p.P}, ScalarType::Float);
@@ -104,7 +108,7 @@ std::tuple<Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, Tensor weight, 
   AttentionCall call{op, launch, q.scalar_type(), is_wide(q, weight), p};
   if (call.dtype == ScalarType::Float) {
     forward_fp32(call);
-  } else if (fits_sm90(call)) {
+  } else if (hopper) {
     const Tensor aligned = with_aligned_rows(call, weight);
     call.weight_rows = {aligned.data_ptr(), aligned.size(4)};
     forward_sm90(call);
@@ -143,7 +147,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tenso
     dlse = torch::stable::contiguous(*dlse);
   }
   const Launcher launch(op, q);
-  q = last_contiguous(q), k = last_contiguous(k), v = last_contiguous(v), dout = last_contiguous(dout);
+  const bool hopper = q.scalar_type() != ScalarType::Float && fits_sm90(launch, p);
+  q = suited(op, "q", q, hopper), k = suited(op, "k", k, hopper), v = suited(op, "v", v, hopper);
+  dout = suited(op, "dout", dout, hopper);
   weight = torch::stable::contiguous(weight), live = torch::stable::contiguous(live);
   lse = torch::stable::contiguous(lse), out = torch::stable::contiguous(torch::stable::transpose(out, 1, 2));
   Tensor dq = heads_last(op, "dq", q), dk = heads_last(op, "dk", q), dv = heads_last(op, "dv", q);
@@ -166,7 +172,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tenso
     backward_fp32(call);
     if (need_dweight) dweight_fp32(call);
   } else {
-    if (fits_sm90(call)) {
+    if (hopper) {
       const Tensor aligned = with_aligned_rows(call, weight);
       call.weight_rows = {aligned.data_ptr(), aligned.size(4)};
       backward_sm90(call);

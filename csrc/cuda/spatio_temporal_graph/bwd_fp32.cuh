@@ -32,8 +32,7 @@ STGT_DEVICE void load_step(const GraphParams& p, const BackwardBlock& block, con
   for (int i = threadIdx.x; i < S::STEP * S::DEPTH; i += S::THREADS) {
     const int j = at.column + i / S::DEPTH, channel = block.channel + i % S::DEPTH;
     const float inverse = j < p.P && channel < p.C ? p.inv_norm[other * p.P + j] : 0.0f;
-    y[i] = inverse > 0 ? p.tokens<float>(other, j)[channel] * inverse
-                       : 0.0f;  // a token that is not finite counts as zeros
+    y[i] = inverse != 0 ? unit(p.tokens<float>(other, j)[channel], inverse) : 0.0f;  // 0 beyond the ends, too
   }
   ptx::sync_threads();
 #pragma unroll

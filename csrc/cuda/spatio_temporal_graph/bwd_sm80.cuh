@@ -30,9 +30,9 @@ struct Backward {
   static_assert(Tile<ROWS, DEPTH>::BYTES <= SHARED_BYTES);
 };
 
-template <class T> STGT_DEVICE void scale(uint32_t& pair, float factor) {
+template <class T> STGT_DEVICE void scale(uint32_t& pair, float inverse) {
   const float2 value = ptx::unpack<T>(pair);
-  pair = ptx::pack<T>(value.x * factor, value.y * factor);
+  pair = ptx::pack<T>(unit(value.x, inverse), unit(value.y, inverse));
 }
 
 constexpr int LARGEST_THREADS = 256;
@@ -89,9 +89,8 @@ __global__ void __launch_bounds__(128, 2) spatio_temporal_graph_bwd_sm80(const _
     ptx::copy_async_wait<0>();
     stage.y.template for_own_chunks<S::THREADS>([&](int row, uint4& chunk) {
       const int token = at.column + row;
-      const float factor = token < p.P ? p.inv_norm[(block.frame + at.offset - p.W) * p.P + token] : 0.0f;
-      scale<T>(chunk.x, factor), scale<T>(chunk.y, factor), scale<T>(chunk.z, factor), scale<T>(chunk.w, factor);
-      if (!(factor > 0)) chunk = {0, 0, 0, 0};  // a token that is not finite counts as zeros
+      const float inverse = token < p.P ? p.inv_norm[(block.frame + at.offset - p.W) * p.P + token] : 0.0f;
+      scale<T>(chunk.x, inverse), scale<T>(chunk.y, inverse), scale<T>(chunk.z, inverse), scale<T>(chunk.w, inverse);
     });
     ptx::sync_threads();
     Band next = at;

@@ -16,6 +16,7 @@
 namespace stgt::graph {
 
 constexpr int TILE = 64;  // tokens of one frame per tile of `live`
+constexpr float LIFT = 0x1p64f;
 
 struct GraphParams {
   int B, T, P, C, W;  // W: the window; the band has 2W+1 frames
@@ -23,8 +24,9 @@ struct GraphParams {
   const void* x;    // (B, T, P, C) contiguous
   void* weight;     // (B, T, P, 2W+1, P), written forward: float32; or float16, if x has half precision
   bool* live;       // (B, T, tiles, 2W+1, tiles), written forward
-  float* inv_norm;  // (B, T, P), NaN before the forward pass writes it: 1 / |x|, or 0 for a token that is not finite
-                    // and for one of zeros
+  float* inv_norm;  // (B, T, P), NaN before the forward pass writes it. It is 1 / |x|, or 0 for a token that is not
+                    // finite and for one of zeros. 1 / |x| may be too large if all channels are denormal. Such a token
+                    // has -1 / (LIFT |x|) and no gradient.
   uint32_t* last_block;     // forward: the number of the block that started last, or -1 before the first
   const float* dweight;     // backward: like weight, which then is float32
   const uint32_t* largest;  // backward, for float16 x: the bits of max |dweight|; otherwise null
@@ -97,6 +99,11 @@ template <int ROWS, int COLUMNS> struct Block {
 // For other tokens the forward kernels make no edges, and fwd_rescue.cuh makes them.
 STGT_DEVICE float inverse_norm(float square) {
   return square >= 0x1p-80f && square <= 0x1p100f ? 1.0f / sqrtf(square) : 0.0f;
+}
+
+// Returns a channel of the unit vector of a token. inverse: of GraphParams::inv_norm.
+STGT_DEVICE float unit(float x, float inverse) {
+  return inverse > 0 ? x * inverse : inverse < 0 ? x * LIFT * -inverse : 0.0f;
 }
 
 // The norms of a block's rows and columns, in shared memory.

@@ -41,10 +41,10 @@ template <class T> struct ScaledToken {
     for (int mask = 16; mask > 0; mask /= 2) peak = fmaxf(peak, ptx::shuffle_xor(peak, mask));
     usable = ptx::ballot(!finite) == 0 && peak > 0;
     normal = peak >= 0x1p-126f;
-    // Denormal numbers are first multiplied by 2^64 and become normal, so that their exponent is in their bits.
-    const float lifted = normal ? peak : peak * 0x1p64f;
+    // Denormal numbers are first multiplied by LIFT and become normal, so that their exponent is in their bits.
+    const float lifted = normal ? peak : peak * LIFT;
     const int exponent = int(__float_as_uint(lifted) >> 23) - 126;  // 2^(exponent - 1) <= lifted < 2^exponent
-    first = normal ? 1.0f : 0x1p64f;
+    first = normal ? 1.0f : LIFT;
     second = 1;
     if (usable) {  // 2^-exponent is not representable for the largest numbers, so it is split in two
       const int half = -exponent / 2;
@@ -107,9 +107,7 @@ __global__ void __launch_bounds__(RESCUE_THREADS)
         write_edge<WIDE>(p, other_frame, at.column, 2 * p.W - at.offset, i, weight);
       }
     }
-    // The inverse norm of a token of denormal numbers may not be representable. It stays 0, and the token has no
-    // gradient.
-    if (lane == 0 && own.normal) *inverse = own.first * own.second / sqrtf(own_square);
+    if (lane == 0) *inverse = (own.normal ? own.first : -own.first / LIFT) * own.second / sqrtf(own_square);
   }
 }
 

@@ -12,6 +12,7 @@ RUNTIME_INTEGERS = ["x_b", "x_t", "x_p", "T", "O"]
 # Products of tokens whose squared norms lie between these neither overflow nor lose digits that matter.
 LEAST_SQUARE, LARGEST_SQUARE = tl.constexpr(2.0**-80), tl.constexpr(2.0**100)
 SMALLEST_NORMAL = tl.constexpr(2.0**-126)
+LIFT = tl.constexpr(2.0**64)
 
 
 @triton.jit(do_not_specialize=RUNTIME_INTEGERS)
@@ -58,7 +59,7 @@ def scaled_tokens(p_x, inside, C: tl.constexpr, BM: tl.constexpr, BC: tl.constex
     peak = tl.max(tl.where(size < float("inf"), size, 0.0), 1)
     usable = finite & (peak > 0)
     # Denormal numbers are first multiplied to become normal ones, whose division is exact enough.
-    lift = tl.where(peak < SMALLEST_NORMAL, 2.0**64, 1.0)
+    lift = tl.where(peak < SMALLEST_NORMAL, LIFT, 1.0)
     divisor = tl.where(usable, peak * lift, 1.0)
     scaled = tl.div_rn(value * lift[:, None], tl.broadcast(divisor[:, None], value)[0])
     return tl.where(usable[:, None], scaled, 0.0), peak, usable
@@ -115,9 +116,10 @@ def rescue_kernel(
                 yes = tl.full((BM,), 1, tl.int1)
                 tl.store(live + ((frame_row * n + i // TILE) * O + o) * n + j // TILE, yes, mask=edge)
                 tl.store(live + ((frame_column * n + j // TILE) * O + O - 1 - o) * n + i // TILE, yes, mask=edge)
-            # The inverse norm of a token of denormal numbers may not be representable, so it stays 0.
-            inverse = tl.div_rn(tl.div_rn(tl.full((BM,), 1.0, tl.float32), own_norm), peak)
-            tl.store(inv_norm + i_bt * P + i + 0 * rows, inverse, mask=(peak >= SMALLEST_NORMAL) & (rows == 0))
+            # 1 / |x| may be too large if all channels are denormal. Such a token has -1 / (LIFT |x|), and no gradient.
+            normal = peak >= SMALLEST_NORMAL
+            inverse = tl.div_rn(tl.div_rn(tl.full((BM,), 1.0, tl.float32), own_norm), tl.where(normal, peak, peak * LIFT))
+            tl.store(inv_norm + i_bt * P + i + 0 * rows, tl.where(normal, inverse, -inverse), mask=rows == 0)
 
 
 @triton.jit
@@ -211,7 +213,7 @@ def spatio_temporal_graph_bwd_kernel(
     largest,  # (1,) float32: max |dweight|, for half-precision x; else None
     x,  # (B, T, P, C), the last dimension contiguous
     weight,
-    inv_norm,  # (B, T, P) float32 contiguous
+    inv_norm,  # (B, T, P) float32 contiguous, as the forward kernels wrote it
     dx,  # (B, T, P, C) contiguous, written
     x_b,  # strides, in units of VEC elements
     x_t,
@@ -272,12 +274,12 @@ def spatio_temporal_graph_bwd_kernel(
         along += tl.sum(both.to(tl.float32) * w, 1)
         inverse = tl.load(inv_norm + frame_column * P + column, mask=in_column, other=0.0)[:, None]
         y = load_tokens(x + (b * x_b + other.to(tl.int64) * x_t) * VEC, column, x_p, o_c, P, C, BN, BK).to(tl.float32)
-        y = tl.where(inverse > 0, y * inverse, 0.0).to(x.dtype.element_ty)
+        y = tl.where(inverse > 0, y * inverse, tl.where(inverse < 0, y * LIFT * -inverse, 0.0)).to(x.dtype.element_ty)
         g = tl.dot(both, y, g, input_precision="ieee")  # Triton 3.7 cannot compile this product in tf32
 
     inverse = tl.load(inv_norm + frame_row * P + row, mask=in_row, other=0.0)[:, None]
     y = load_tokens(x + (b * x_b + t.to(tl.int64) * x_t) * VEC, row, x_p, o_c, P, C, BM, BK).to(tl.float32)
     y = tl.where(inverse > 0, y * inverse, 0.0)
-    result = ((g - along[:, None] * y) * down * inverse).to(dx.dtype.element_ty)
+    result = ((g - along[:, None] * y) * down * tl.maximum(inverse, 0.0)).to(dx.dtype.element_ty)
     p_dx = (frame_row * P + row[:, None]) * C + o_c[None, :]
     tl.store(dx + p_dx, result, mask=in_row[:, None] & (o_c < C)[None, :])
