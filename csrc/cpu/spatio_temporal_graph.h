@@ -63,15 +63,17 @@ inline void spatio_temporal_graph_scale_tokens(const SpatioTemporalGraphArgs& ar
     }
   });
 }
-// Turns the inverse norms of the scaled tokens into those of the tokens themselves. A token whose channels are all
-// denormal gets 0, since its inverse norm may overflow.
+// Turns the inverse norms of the scaled tokens into those of the tokens themselves. The inverse norm of a token whose
+// channels are all denormal may overflow. It gets -1 / (LIFT |x|), which stands for a token that has no gradient.
+template <class A> inline constexpr A LIFT = A(0x1p64);
 inline void spatio_temporal_graph_scale_norms(const SpatioTemporalGraphArgs& args, int64_t begin, int64_t end) {
   by_dtype(args.dtype, [&]<class S, class A>() {
     constexpr int SMALLEST = sizeof(A) == 4 ? -125 : -1021;  // the exponent of the smallest normal number
     for (int64_t token = begin; token < end; ++token) {
       const int exponent = token_exponent((const S*)args.x + token * args.C, args.C);
       A& inverse = ((A*)args.inv_norm)[token];
-      inverse = exponent < SMALLEST ? A(0) : A(ldexp(double(inverse), -exponent));
+      inverse = exponent < SMALLEST ? A(-ldexp(double(inverse) / LIFT<double>, -exponent))
+                                    : A(ldexp(double(inverse), -exponent));
     }
   });
 }
@@ -221,8 +223,10 @@ void spatio_temporal_graph_bwd_tasks(const SpatioTemporalGraphArgs& args, int64_
   const auto normalized = [&](int64_t token,
                               int64_t rows) {  // writes the normalized tokens from this one on to block.tokens
     pack_right((const S*)args.x + token * C, C, rows, C, block.tokens, width);
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < width; ++c) block.tokens[r * width + c] *= ((const A*)args.inv_norm)[token + r];
+    for (int64_t r = 0; r < rows; ++r) {
+      const A inverse = ((const A*)args.inv_norm)[token + r], lift = inverse < 0 ? -LIFT<A> : A(1);
+      for (int64_t c = 0; c < width; ++c) block.tokens[r * width + c] = block.tokens[r * width + c] * lift * inverse;
+    }
   };
   for (int64_t task = begin; task < end; ++task) {
     const int64_t i0 = task % tiles * TILE, t = task / tiles % T, frame = task / tiles, rows = least(TILE, P - i0);
@@ -247,7 +251,7 @@ void spatio_temporal_graph_bwd_tasks(const SpatioTemporalGraphArgs& args, int64_
     }
     normalized(frame * P + i0, rows);
     for (int64_t r = 0; r < rows; ++r) {
-      const A inverse = ((const A*)args.inv_norm)[frame * P + i0 + r];
+      const A norm = ((const A*)args.inv_norm)[frame * P + i0 + r], inverse = norm > 0 ? norm : A(0);
       const A *y = block.tokens + r * width, *g = block.sums + r * width;
       // The error of one running sum over all channels would grow with their number. Columns beyond C hold 0.
       A radial = 0;

@@ -24,10 +24,10 @@ def spatio_temporal_graph_dense(x: Tensor, threshold: float | None, window: int)
     token = x.reshape(B, T * P, C)
     # A token that is not finite counts as zero, because 0 * NaN would send NaN to the gradients of others.
     unit = F.normalize(scaled_tokens(token.masked_fill(~token.isfinite().all(-1, keepdim=True), 0)), dim=-1)
-    similarity = unit @ unit.transpose(1, 2)
     if x.requires_grad:  # gradients of tokens of denormal numbers would not be finite
-        constant = token.detach().abs().amax(-1) < torch.finfo(x.dtype).smallest_normal
-        similarity = torch.where(constant[:, :, None] | constant[:, None, :], similarity.detach(), similarity)
+        constant = token.detach().abs().amax(-1, keepdim=True) < torch.finfo(x.dtype).smallest_normal
+        unit = torch.where(constant, unit.detach(), unit)
+    similarity = unit @ unit.transpose(1, 2)
     frame = torch.arange(T, device=x.device).repeat_interleave(P)
     keep = ((frame[:, None] - frame[None, :]).abs() <= window) & (similarity != 0)
     if threshold is not None:
