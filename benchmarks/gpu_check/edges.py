@@ -25,8 +25,8 @@ QUESTION = "edge attention forward + backward"
 LARGE = Batch("2048 clips of 60 to 140 nodes", 2048, 60, 140, 1_200_000)
 WIDE = Batch("512 clips of 60 to 140 nodes", 512, 60, 140, 300_000)
 HUB = Batch("one node with every edge", 1, 20_000, 20_000, 400_000)
-ALLOWED = {"fp32": 1e-5, "bf16": 2**-7, "fp16": 2**-10}
-"""The largest allowed error of a result, as a share of its norm"""
+ALLOWED = {"float32": 1e-5, "bfloat16": 2**-7, "float16": 2**-10}
+"""The error of a result that is allowed beside that of plain PyTorch, as a share of its norm"""
 
 
 @dataclass(frozen=True)
@@ -131,13 +131,22 @@ def moved_bytes(inputs: Inputs) -> float:
 
 
 def compared(inputs: Inputs, step: ragged.Step) -> dict[str, float]:
-    """The largest error of out, dq, dk and dv as a share of their norm, and whether two calls give the same bits."""
+    """How far out, dq, dk or dv is off, how far it may be, and whether two calls give the same bits.
+
+    The errors are shares of the results' norms. A result may err twice as much as the definition does in the same
+    dtype: the gradients of a node with very many edges are small differences of large numbers. Of the four results,
+    the one that comes closest to its bound counts.
+    """
     results, again = step(), step()
     same = all(torch.equal(a, b) for a, b in zip(results, again, strict=True))
     del again
     exact = ragged.ours(inputs.in_dtype(torch.float64), "reference")()
+    plain = ragged.ours(inputs, "reference")()
+    dtype = str(inputs.heads.dtype).removeprefix("torch.")
+    bounds = [ALLOWED[dtype] + 2 * error_of(each, wanted) for each, wanted in zip(plain, exact, strict=True)]
     errors = [error_of(actual, wanted) for actual, wanted in zip(results, exact, strict=True)]
-    return {"off by": max(errors), "same bits": float(same)}
+    worst = max(range(len(errors)), key=lambda i: errors[i] / bounds[i])
+    return {"off by": errors[worst], "allowed": bounds[worst], "same bits": float(same)}
 
 
 def error_of(actual: Tensor, exact: Tensor) -> float:
@@ -166,7 +175,7 @@ def targets(rows: dict[str, Row]) -> list[Check]:
     checks = []
     for name, row in rows.items():
         if "off by" in row.details:
-            off, most = row.details["off by"], ALLOWED[row.dtype]
+            off, most = row.details["off by"], row.details["allowed"]
             checks.append(Check(f"{name}: off by", f"{off:.2g}", f"<= {most:.2g}", off <= most))
             same = bool(row.details["same bits"])
             checks.append(Check(f"{name}: same bits", "yes" if same else "no", "yes", same))

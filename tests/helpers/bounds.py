@@ -85,7 +85,10 @@ def term_sizes(q, k, v, graph, dout, dlse=None, *, scale, keep=None, keep_prob=1
     delta = (dout * out).sum(-1) + (0 if dlse is None else dlse.square())
     dscore = probability.square() * ((dout @ v.mT) * kept.square() + delta[..., None])
     squares = dict(
-        lse=scores, dq=(dscore * weight.square()) @ k, dk=(dscore * weight.square()).mT @ q, dweight=(dscore * (q @ k.mT)).sum(1)
+        lse=scores,
+        dq=(dscore * weight.square()) @ k,
+        dk=(dscore * weight.square()).mT @ q,
+        dweight=(dscore * (q @ k.mT)).sum(1),
     )
     return {name: abs(scale) * square.nan_to_num(0, 0, 0).max().sqrt().item() for name, square in squares.items()}
 

@@ -118,7 +118,9 @@ def rescue_kernel(
                 tl.store(live + ((frame_column * n + j // TILE) * O + O - 1 - o) * n + i // TILE, yes, mask=edge)
             # 1 / |x| may be too large if all channels are denormal. Such a token has -1 / (LIFT |x|), and no gradient.
             normal = peak >= SMALLEST_NORMAL
-            inverse = tl.div_rn(tl.div_rn(tl.full((BM,), 1.0, tl.float32), own_norm), tl.where(normal, peak, peak * LIFT))
+            inverse = tl.div_rn(
+                tl.div_rn(tl.full((BM,), 1.0, tl.float32), own_norm), tl.where(normal, peak, peak * LIFT)
+            )
             tl.store(inv_norm + i_bt * P + i + 0 * rows, tl.where(normal, inverse, -inverse), mask=rows == 0)
 
 
