@@ -61,7 +61,7 @@ struct Call {  // the part of one thread in an instruction that several threads 
 };
 
 struct Meeting {  // a meeting of the threads of a warp, of a warpgroup, or at a named barrier
-  std::vector<Call> calls;
+  std::vector<std::pair<unsigned, Call>> calls;  // of the threads that have come, by their numbers
   uint64_t round = 0;
 };
 
@@ -78,6 +78,7 @@ struct Thread {
   std::unique_ptr<char[]> stack;
   unsigned index;
   bool done;
+  std::function<bool()> waits_for;                        // if not empty, the thread goes on when this returns true
   std::deque<std::vector<std::function<void()>>> copies;  // groups of copy_async; the last one is not committed yet
   std::deque<std::vector<Product>> products;              // groups of wgmma; the last one is not committed yet
 };
@@ -108,22 +109,26 @@ inline void check_shared(const void* p, size_t bytes, size_t alignment) {
 }
 
 template <class Condition> void wait_until(Condition condition) {
-  while (!condition()) swapcontext(&current->context, &scheduler);
+  if (!condition()) {
+    current->waits_for = condition;
+    swapcontext(&current->context, &scheduler);
+    current->waits_for = nullptr;
+  }
   progress = true;
 }
 
 // Waits until `size` threads have called this. The last one runs run(calls), with the calls in the order of threads.
 template <class Run> void meet(int kind, int number, int size, const char* name, void* data, Run run) {
   Meeting& meeting = meetings[{kind, number}];
-  if (meeting.calls.empty()) meeting.calls.assign(block_size, {nullptr, nullptr});
-  meeting.calls[current->index] = {name, data};
-  std::vector<Call> came;
-  for (const Call& call : meeting.calls)
-    if (call.name) came.push_back(call);
-  if (int(came.size()) == size) {
-    for (const Call& call : came)
+  meeting.calls.push_back({current->index, {name, data}});
+  if (int(meeting.calls.size()) == size) {
+    std::sort(meeting.calls.begin(), meeting.calls.end(), [](auto& a, auto& b) { return a.first < b.first; });
+    std::vector<Call> calls;
+    for (const auto& [index, call] : meeting.calls) {
       if (strcmp(call.name, name)) fail("threads of one warp or barrier issue different instructions");
-    run(came);
+      calls.push_back(call);
+    }
+    run(calls);
     meeting.calls.clear();
     ++meeting.round;
     progress = true;
@@ -152,7 +157,7 @@ inline void run_block() {
   memset(shared, 0xff, shared_bytes);
   meetings.clear(), barriers.clear(), transfers.clear();
   for (Thread& thread : threads) {
-    thread.done = false;
+    thread.done = false, thread.waits_for = nullptr;
     thread.copies.assign(1, {}), thread.products.assign(1, {});
     getcontext(&thread.context);
     thread.context.uc_stack = {.ss_sp = thread.stack.get(), .ss_flags = 0, .ss_size = STACK};
@@ -164,6 +169,7 @@ inline void run_block() {
     for (Thread& thread : threads) {
       if (thread.done) continue;
       running = true;
+      if (thread.waits_for && !thread.waits_for()) continue;
       current = &thread;
       swapcontext(&scheduler, &thread.context);
     }
