@@ -97,6 +97,29 @@ def retrieval_figures(
     }
 
 
+def dual_softmax_figures(
+    similarity: Tensor, temperature: float, owner: Sequence[int], wording: Sequence[int] | None = None
+) -> dict[str, Figures]:
+    """Recall figures of both directions with dual softmax (arXiv 2109.04290, section 3.3).
+
+    Each similarity is multiplied by the softmax of its item over all queries, so an item that is similar to many
+    queries counts less for each of them. The figures are transductive: a query's result depends on the other queries
+    of the test set. They must not be compared with figures that look at one query at a time.
+
+    similarity: (V, M). temperature: the one that the model has learned for similarities. owner and wording: as for
+    `retrieval_figures`.
+    """
+    V, M = similarity.shape
+    wording = torch.arange(M) if wording is None else torch.tensor(wording)
+    said = said_of(torch.tensor(owner), wording, V)
+    by_text, by_video = ((similarity * (similarity / temperature).softmax(dim)) for dim in (1, 0))
+    none = [torch.empty(size, 0, dtype=torch.int64) for size in (M, V)]
+    return {
+        "text_to_video": _figures(by_text.T, lambda rows: said[:, wording[rows]].T, none[0], none[0], 0),
+        "video_to_text": _figures(by_video, lambda rows: said[rows][:, wording], none[1], none[1], 0),
+    }
+
+
 def _shortlist(scores: Tensor, count: int) -> Tensor:
     return torch.cat([shortlist(rows, count) for rows in scores.split(_ROWS)])
 
@@ -118,7 +141,7 @@ def _figures(scores: Tensor, relevant: Callable[[Tensor], Tensor], best: Tensor,
 
 def format_figures(figures: dict[str, dict[str, Figures]]) -> str:
     """The figures of each direction and kind, e.g. figures["text_to_video"]["vtc"], as a small table."""
-    names = list(figures["text_to_video"]["vtc"])
+    names = list(next(iter(figures["text_to_video"].values())))
     lines = [f"{'':26}" + "".join(f"{name:>8}" for name in names)]
     for direction, kinds in figures.items():
         for kind, values in kinds.items():

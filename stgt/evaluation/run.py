@@ -14,11 +14,21 @@ from stgt.config import DataConfig
 from stgt.data.text import wordings
 from stgt.distributed import World, start_world
 from stgt.evaluation.answers import evaluate_answers
-from stgt.evaluation.encode import encode_texts, encode_videos, match_logits, model_digest, similarities, tokenize
+from stgt.evaluation.captions import caption_figures
+from stgt.evaluation.encode import (
+    caption_ids,
+    encode_texts,
+    encode_videos,
+    match_logits,
+    model_digest,
+    similarities,
+    tokenize,
+)
 from stgt.evaluation.metrics import said_of
 from stgt.evaluation.options import Evaluation
 from stgt.evaluation.retrieval import (
     K_TEST,
+    dual_softmax_figures,
     format_candidates,
     format_figures,
     matching_scores,
@@ -49,7 +59,8 @@ def evaluate(options: Evaluation) -> dict:
         data, out = data_of(run, options.annotation, options.videos), options.out or place.out / "evaluation.json"
         with precision(run):
             if run.task is RETRIEVAL:
-                result = _evaluate_retrieval(run, data, options, options.features or place.out / "features", world)
+                features = options.features or place.out / "features"
+                result = _evaluate_retrieval(run, data, options, features, out, world)
             else:
                 result = _evaluate_questions(run, data, options, out, world)
         result |= {
@@ -65,7 +76,16 @@ def evaluate(options: Evaluation) -> dict:
 
 
 def _evaluate_questions(run: Run, data: DataConfig, options: Evaluation, out: Path, world: World) -> dict:
-    _refuse(f"{options.model} answers questions", options, "k_test", "candidates", "rerank", "features")
+    _refuse(
+        f"{options.model} answers questions",
+        options,
+        "k_test",
+        "candidates",
+        "rerank",
+        "features",
+        "dual_softmax",
+        "captions",
+    )
     if world.size > 1:
         raise ValueError(f"{options.model} answers questions, expected 1 process, but there are {world.size}")
     beams = 5 if options.beams is None else options.beams
@@ -74,12 +94,20 @@ def _evaluate_questions(run: Run, data: DataConfig, options: Evaluation, out: Pa
 
 def _refuse(because: str, options: Evaluation, *names: str) -> None:
     for name in names:
-        if getattr(options, name) not in (None, ()):
+        if getattr(options, name) not in (None, (), False):
             raise ValueError(f"{name} is given, expected none, because {because}")
 
 
-def _evaluate_retrieval(run: Run, data: DataConfig, options: Evaluation, features: Path, world: World) -> dict:
-    _refuse(f"{options.model} retrieves", options, "beams")
+def _evaluate_retrieval(
+    run: Run, data: DataConfig, options: Evaluation, features: Path, out: Path, world: World
+) -> dict:
+    if not options.captions:
+        _refuse(f"{options.model} retrieves", options, "beams")
+    elif run.config.loss.vtg_weight == 0:
+        raise ValueError(
+            f"captions is given, but {options.model} was trained with loss.vtg_weight=0, expected a model "
+            "that learnt to generate captions"
+        )
     k_test, candidates = options.k_test, options.candidates
     rerank = options.rerank or run.model.config.qformer.rerank
     clips = run.test_items(data)
@@ -119,9 +147,26 @@ def _evaluate_retrieval(run: Run, data: DataConfig, options: Evaluation, feature
     result = {"split": split, "k_test": k_test, "rerank": rerank, **figures}
     if candidates:
         result["candidates"] = {str(count): found[count] for count in sorted({*candidates})}
+    if options.dual_softmax:
+        result["dual_softmax"] = dual_softmax_figures(similarity, model.temp.item(), owner.tolist(), wording.tolist())
+    if options.captions:
+        end, beams = run.tokenizer.sep_token_id, 3 if options.beams is None else options.beams
+        written = [run.tokenizer.decode(row) for row in caption_ids(model, videos, **place, end=end, beams=beams)]
+        own: list[list[str]] = [[] for _ in written]
+        for video, text in clips.captions:
+            own[video].append(text)
+        result["captions"] = caption_figures(written, own)
     if world.is_main:
         print(format_figures(figures))
         print(format_candidates(result["candidates"]) if candidates else "", end="")
+        if options.captions:
+            say("captions: BLEU-4 {BLEU-4:.1f}, CIDEr-D {CIDEr-D:.1f}".format(**result["captions"]))
+            entries = zip(clips.videos, written, own, strict=True)
+            rows = [{"video": str(video), "caption": text, "references": texts} for video, text, texts in entries]
+            write_json(out.with_name("captions.json"), rows, indent=0)
+        if options.dual_softmax:
+            say("With dual softmax, which uses all queries of the test set at once, unlike the figures above:")
+            print(format_figures({way: {"dual softmax": found} for way, found in result["dual_softmax"].items()}))
     return result
 
 

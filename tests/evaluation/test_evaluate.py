@@ -13,6 +13,7 @@ import torch
 
 from stgt.data.store import Store
 from stgt.data.text import Tokenizer
+from stgt.evaluation.captions import caption_figures
 from stgt.evaluation.options import Evaluation
 from stgt.evaluation.retrieval import matching_scores
 from stgt.evaluation.run import evaluate
@@ -121,6 +122,20 @@ def test_the_model_decides_how_it_re_ranks_unless_an_option_does(run, alone, mon
         assert result["rerank"] == expected  # the recipe `quickstart` made a model with "odds"
         assert result["text_to_video"]["vtc"] == alone[0]["text_to_video"]["vtc"]
     assert asked == [("odds", 0.07), ("softmax", 0.07), ("logit", 0.07), ("odds", 0.07)]
+
+
+def test_dual_softmax_and_captions_are_measured_beside_the_other_figures(run, alone, tmp_path, stgt):
+    words = ["--features", tmp_path / "features", "--device", "cpu", "--batch-size", 2, "--out", tmp_path / "out.json"]
+    words += ["--candidates", 0, 1, 4, 11]
+    status, printed = stgt("evaluate", "--run", run, *words, "--dual-softmax", "--captions")
+    assert status == 0 and "uses all queries of the test set at once" in printed and "BLEU-4" in printed
+    result = json.loads((tmp_path / "out.json").read_text())
+    figures, dual = result.pop("captions"), result.pop("dual_softmax")
+    assert result == alone[0] and dual["text_to_video"].keys() == result["text_to_video"]["vtc"].keys()
+    written = json.loads((tmp_path / "captions.json").read_text())
+    assert len(written) == result["split"]["videos"] and all(row["references"] for row in written)
+    texts = [row["caption"] for row in written], [row["references"] for row in written]
+    assert figures == caption_figures(*texts)
 
 
 def test_a_caption_of_several_videos_is_right_for_each_of_them(run, clips, stgt, tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stgt.data.text import wordings
-from stgt.evaluation.retrieval import format_figures, matching_scores, retrieval_figures
+from stgt.evaluation.retrieval import dual_softmax_figures, format_figures, matching_scores, retrieval_figures
 
 
 class Table:
@@ -171,3 +171,25 @@ def test_the_table_names_every_figure():
     figures = {way: {"vtc": found[0][way], "reranked": found[4][way]} for way in found[0]}
     table = format_figures(figures)
     assert "text to video, reranked" in table and "MedR" in table and table.count("100.0") == 16
+
+
+def test_dual_softmax_lowers_a_video_that_every_text_is_like():
+    """Video 0 is the most similar to all texts, so similarity alone finds it each time."""
+    similarity = torch.tensor([[0.50, 0.50, 0.50], [0.10, 0.45, 0.10], [0.10, 0.10, 0.45]])
+    alone = retrieval_figures(similarity, [0, 1, 2], Table(torch.zeros(3, 3)), [0])[0]
+    dual = dual_softmax_figures(similarity, 0.05, [0, 1, 2])
+    assert alone["text_to_video"]["R@1"] == pytest.approx(100 / 3)
+    assert dual["text_to_video"]["R@1"] == dual["video_to_text"]["R@1"] == 100
+
+
+def test_dual_softmax_is_the_formula():
+    """The ranks are those of similarity times the softmax over queries, here in float64 and by a plain sort."""
+    generator = torch.Generator().manual_seed(0)
+    similarity, owner = torch.rand(7, 12, generator=generator), [*range(7), 0, 3, 3, 5, 6]
+    wording = [*range(11), 4]
+    found = dual_softmax_figures(similarity, 0.1, owner, wording)
+    for way, dim in (("text_to_video", 1), ("video_to_text", 0)):
+        scores = similarity.double() * (similarity.double() / 0.1).softmax(dim)
+        expected = plain_ranks(scores, torch.zeros(7, 12), owner, wording, 0, dim == 1)
+        assert found[way]["MeanR"] == pytest.approx(statistics.mean(expected))
+        assert found[way]["R@1"] == pytest.approx(100 * statistics.mean(rank == 1 for rank in expected))
