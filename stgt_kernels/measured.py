@@ -5,7 +5,7 @@ dtype, and a class of sizes: of the head dimension for graph_attention (``D<=64`
 (``edge D<=64`` or ``edge D>64``), or of the number of patches for building the graph (``P<=64``, which is one tile, or
 ``P>64``). ``python -m benchmarks.gpu_check backends`` times a training step with each backend on the GPU of the
 machine, and writes the entries for it into its results. The table is empty: on an H200, CUDA was
-faster at the paper's size, and the other cases have not been measured.
+faster at the paper's size, and most other cases have not been measured.
 """
 
 import torch

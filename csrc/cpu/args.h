@@ -69,7 +69,8 @@ struct SpatioTemporalGraphArgs {
   const void* x;        // (B, T, P, C) contiguous
   void* weight;         // (B, T, P, 2W+1, P)
   bool* live;           // (B, T, tiles, 2W+1, tiles)
-  void* inv_norm;       // (B, T, P), float or double; 0 for a token of zeros and for one that is not finite
+  void* inv_norm;       // (B, T, P), float or double; 0 for a token of zeros and for one that is not finite; negative
+                        // for one of denormal numbers (spatio_temporal_graph_scale_norms)
   bool* out_of_range;   // forward: set to true if squares of a finite token over- or underflow
   const void* dweight;  // backward, like weight
   void* dx;             // like x

@@ -30,7 +30,7 @@ from stgt.runs import Run
 logger = logging.getLogger(__name__)
 
 LONGEST_CAPTION = 30
-"""The most words of a caption that the model writes"""
+"""The most tokens of a caption that the model writes"""
 TEXTS, PAIRS = 8, 4
 """A batch of texts is 8 times as large as a batch of videos, and a batch of pairs for the matching head 4 times"""
 
@@ -130,8 +130,8 @@ def encode_texts(model: nn.Module, texts: Texts, folder: Path, world: World, *, 
 def caption_ids(
     model: nn.Module, videos: Store, folder: Path, world: World, *, end: int, beams: int = 3, batch_size: int = 32
 ) -> Tensor:
-    """The token ids of a caption for each video, by beam search: int64 (V, L), filled up with `end`."""
-    key = digest(videos.folder.name, end, beams)
+    """The token ids of a caption for each video, by beam search: int64 (V, LONGEST_CAPTION), filled up with `end`."""
+    key = digest(videos.folder.name, end, beams, LONGEST_CAPTION)
     store = Store(folder / f"captions-{key}", batches(len(videos), batch_size))
 
     def compute(names: Iterator[str]) -> Batches:

@@ -112,6 +112,7 @@ def dual_softmax_figures(
     V, M = similarity.shape
     wording = torch.arange(M) if wording is None else torch.tensor(wording)
     said = said_of(torch.tensor(owner), wording, V)
+    similarity = similarity.double()  # with a low temperature, products would be 0 in float32, and equal
     by_text, by_video = ((similarity * (similarity / temperature).softmax(dim)) for dim in (1, 0))
     none = [torch.empty(size, 0, dtype=torch.int64) for size in (M, V)]
     return {
@@ -142,11 +143,11 @@ def _figures(scores: Tensor, relevant: Callable[[Tensor], Tensor], best: Tensor,
 def format_figures(figures: dict[str, dict[str, Figures]]) -> str:
     """The figures of each direction and kind, e.g. figures["text_to_video"]["vtc"], as a small table."""
     names = list(next(iter(figures["text_to_video"].values())))
-    lines = [f"{'':26}" + "".join(f"{name:>8}" for name in names)]
+    lines = [f"{'':28}" + "".join(f"{name:>8}" for name in names)]
     for direction, kinds in figures.items():
         for kind, values in kinds.items():
             label = f"{direction.replace('_', ' ')}, {kind}"
-            lines.append(f"{label:26}" + "".join(f"{values[name]:8.1f}" for name in names))
+            lines.append(f"{label:28}" + "".join(f"{values[name]:8.1f}" for name in names))
     return "\n".join(lines)
 
 

@@ -48,8 +48,9 @@ def evaluate(options: Evaluation) -> dict:
     number of threads, on CPUs; torchrun sets the number of threads to 1. Raises ValueError for an option that has no
     effect for this model.
     """
-    if options.batch_size < 1:
-        raise ValueError(f"batch_size is {options.batch_size}, expected at least 1")
+    for name, value in {"batch_size": options.batch_size, "beams": options.beams}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}, expected at least 1")
     world = start_world(options.device)
     try:
         place = find_model(options.model)
@@ -94,7 +95,8 @@ def _evaluate_questions(run: Run, data: DataConfig, options: Evaluation, out: Pa
 
 def _refuse(because: str, options: Evaluation, *names: str) -> None:
     for name in names:
-        if getattr(options, name) not in (None, (), False):
+        value = getattr(options, name)
+        if value is not False and value not in (None, ()):  # 0 is not False, though equal to it
             raise ValueError(f"{name} is given, expected none, because {because}")
 
 

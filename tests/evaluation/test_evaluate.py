@@ -16,7 +16,7 @@ from stgt.data.text import Tokenizer
 from stgt.evaluation.captions import caption_figures
 from stgt.evaluation.options import Evaluation
 from stgt.evaluation.retrieval import matching_scores
-from stgt.evaluation.run import evaluate
+from stgt.evaluation.run import _refuse, evaluate
 from stgt.models.stgt import STGT
 from stgt.runs import open_run
 
@@ -138,6 +138,13 @@ def test_dual_softmax_and_captions_are_measured_beside_the_other_figures(run, al
     assert figures == caption_figures(*texts)
 
 
+def test_zero_is_an_option_that_was_given():
+    for given in (dict(k_test=0), dict(beams=0), dict(candidates=(0,)), dict(captions=True)):
+        with pytest.raises(ValueError, match=f"{next(iter(given))} is given, expected none, because it answers"):
+            _refuse("it answers", Evaluation("model", **given), *given)
+    _refuse("it answers", Evaluation("model"), "k_test", "beams", "candidates", "captions", "dual_softmax")
+
+
 def test_a_caption_of_several_videos_is_right_for_each_of_them(run, clips, stgt, tmp_path):
     entries = json.loads((clips / "test.json").read_text())
     captions = ["A red square grows.", "a red square grows"]
@@ -166,6 +173,8 @@ def test_a_caption_of_several_videos_is_right_for_each_of_them(run, clips, stgt,
         (["--k-test", -1], "k_test is -1, expected 0 to 11"),
         (["--candidates", 4, 64], "candidates holds 64, expected 0 to 11, because {test} has 11 videos"),
         (["--batch-size", 0], "batch_size is 0, expected at least 1"),
+        (["--captions", "--beams", 0], "beams is 0, expected at least 1"),
+        (["--beams", 2], "beams is given, expected none, because {run} retrieves"),
         (["--threshold", 2], "threshold is 2.0, expected a number in [-1, 1]"),
         (["--tokenizer", "bert"], "tokenizer is 'bert', expected none, because {run} is a run"),
         (["--annotation", "nowhere.json"], "nowhere.json: no such file"),
