@@ -49,10 +49,9 @@ template <class F> void specialize(const AttentionCall& call, F f) {
 }
 
 // Half precision on Hopper. fits_sm90 says whether its kernels run here and support the sizes, the scale and dropout.
-// Its copy engine does not take all layouts: fit_copies says whether it takes a (B, H, N, D) tensor. It takes weights
-// if their rows begin at multiples of 16 bytes, and align_weights copies others to rows that do.
+// Its copy engine takes weights if their rows begin at multiples of 16 bytes, and align_weights copies others to rows
+// that do.
 bool fits_sm90(const Launcher& launch, const AttentionParams& p);
-bool fit_copies(const Tensor& x);
 void align_weights(const AttentionCall& call, void* aligned, int pitch);
 void forward_sm90(const AttentionCall& call);
 void backward_sm90(const AttentionCall& call);

@@ -51,12 +51,6 @@ bool fits_sm90(const Launcher& launch, const AttentionParams& p) {
          p.scale >= 0;                       // the maximum is taken before scaling
 }
 
-// It needs multiples of 16 bytes, and cuda.h does not say that it can repeat an expanded dimension.
-bool fit_copies(const Tensor& x) {
-  const auto suits = [&](int dim) { return x.size(dim) == 1 || (x.stride(dim) > 0 && x.stride(dim) % 8 == 0); };
-  return reinterpret_cast<uintptr_t>(x.data_ptr()) % 16 == 0 && x.stride(3) == 1 && suits(0) && suits(1) && suits(2);
-}
-
 void align_weights(const AttentionCall& call, void* aligned, int pitch) {
   const AttentionParams& p = call.p;
   const int64_t rows = int64_t(p.B) * p.T * p.P * (2 * p.W + 1);

@@ -22,9 +22,16 @@ Tensor heads_last(const char* op, const char* name, const Tensor& like) {
   return torch::stable::transpose(x, 1, 2);
 }
 
+// Whether Hopper's copy engine takes the layout of a (B, H, N, D) tensor. It needs multiples of 16 bytes, and cuda.h
+// does not say that it can repeat an expanded dimension.
+bool fits_copies(const Tensor& x) {
+  const auto suits = [&](int dim) { return x.size(dim) == 1 || (x.stride(dim) > 0 && x.stride(dim) % 8 == 0); };
+  return reinterpret_cast<uintptr_t>(x.data_ptr()) % 16 == 0 && x.stride(3) == 1 && suits(0) && suits(1) && suits(2);
+}
+
 // Returns x, or a copy if the kernels do not take its layout. hopper: those for Hopper.
 Tensor suited(const char* op, const char* name, const Tensor& x, bool hopper) {
-  if (hopper ? fit_copies(x) : x.size(3) == 1 || x.stride(3) == 1) return x;
+  if (hopper ? fits_copies(x) : x.size(3) == 1 || x.stride(3) == 1) return x;
   Tensor copy = heads_last(op, name, x);
   return torch::stable::copy_(copy, x);
 }
