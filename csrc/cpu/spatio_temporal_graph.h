@@ -63,9 +63,11 @@ inline void spatio_temporal_graph_scale_tokens(const SpatioTemporalGraphArgs& ar
     }
   });
 }
+
+template <class A> inline constexpr A LIFT = A(0x1p64);
+
 // Turns the inverse norms of the scaled tokens into those of the tokens themselves. The inverse norm of a token whose
 // channels are all denormal may overflow. It gets -1 / (LIFT |x|), which stands for a token that has no gradient.
-template <class A> inline constexpr A LIFT = A(0x1p64);
 inline void spatio_temporal_graph_scale_norms(const SpatioTemporalGraphArgs& args, int64_t begin, int64_t end) {
   by_dtype(args.dtype, [&]<class S, class A>() {
     constexpr int SMALLEST = sizeof(A) == 4 ? -125 : -1021;  // the exponent of the smallest normal number

@@ -70,7 +70,7 @@ def bleu(captions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequen
 
 
 def cider_d(captions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> float:
-    """The mean CIDEr-D of the captions (Vedantam et al., 2015, section 5), from 0 to 10; 0 for a single video.
+    """The mean CIDEr-D of the captions (Vedantam et al., 2015), from 0 to 10; 0 for a single video.
 
     A caption and a reference are vectors of sequences, whose weights are their counts times the logarithm of how rare
     they are among the videos. The score is their cosine, in which a caption's repeated sequence counts no more often

@@ -100,7 +100,7 @@ def retrieval_figures(
 def dual_softmax_figures(
     similarity: Tensor, temperature: float, owner: Sequence[int], wording: Sequence[int] | None = None
 ) -> dict[str, Figures]:
-    """Recall figures of both directions with dual softmax (arXiv 2109.04290, section 3.3).
+    """Recall figures of both directions with dual softmax (CAMoE, arXiv 2109.04290).
 
     Each similarity is multiplied by the softmax of its item over all queries, so an item that is similar to many
     queries counts less for each of them. The figures are transductive: a query's result depends on the other queries

@@ -40,7 +40,7 @@ CHUNK = 16
 
 
 class Changes(NamedTuple):
-    """What an update did. A changed file is both in `added` and in `removed`."""
+    """The files that an update added and removed. A changed file is both in `added` and in `removed`."""
 
     added: list[Path]
     removed: list[Path]

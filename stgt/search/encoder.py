@@ -1,4 +1,4 @@
-"""What an index needs of a model, and the models that have it: those of `stgt` and any CLIP of open_clip."""
+"""The interface of an index's model, for the models of `stgt` and for any CLIP of open_clip."""
 
 from __future__ import annotations
 

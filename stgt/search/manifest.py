@@ -44,7 +44,7 @@ class Film:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `index.json` holds."""
+    """The contents of `index.json`."""
 
     settings: Settings
     folders: list[str]

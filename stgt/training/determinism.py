@@ -1,4 +1,4 @@
-"""What it takes to get the same bits each time: torch's deterministic algorithms, and the same number of threads."""
+"""Makes each run give the same bits, with torch's deterministic algorithms and a fixed number of threads."""
 
 from __future__ import annotations
 

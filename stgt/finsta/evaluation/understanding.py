@@ -30,7 +30,7 @@ about, so the boxes and tracks alone are shown as well"""
 
 
 class _Seen(NamedTuple):
-    """What one batch of clips showed in one view."""
+    """The results of one batch of clips in one view."""
 
     output: FinstaOutput
     clips: Sequence[ClipGraphs]

@@ -1,4 +1,4 @@
-"""What a module of a model is given and returns while the model runs."""
+"""Records the arguments and the result of a module while its model runs."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class HostFolder(Protocol):
     """The reference to a frozen tower that checkpoints do not store"""
 
     def settings(self, out: Path) -> dict:
-        """What a checkpoint of post-training in the folder `out` records about the model, as JSON values."""
+        """The JSON values that a checkpoint of post-training in the folder `out` records about the model."""
         ...
 
     def begin(self, out: Path) -> None:

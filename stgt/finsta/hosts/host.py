@@ -1,4 +1,4 @@
-"""What Finsta needs from the model that it post-trains, which is called the host."""
+"""The interface of a host, which is the model that Finsta post-trains."""
 
 from __future__ import annotations
 

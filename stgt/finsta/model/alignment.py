@@ -1,4 +1,4 @@
-"""Which tracks the objects of a text are about, and what predicates are compared with."""
+"""Aligns the objects of a text with tracks of the video, and its predicates with parts of those tracks."""
 
 from __future__ import annotations
 

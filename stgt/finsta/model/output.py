@@ -1,4 +1,4 @@
-"""What the Finsta model returns: losses, and which parts of the video the words are about."""
+"""The outputs of the Finsta model: its losses, and the parts of the video that it finds for the words."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PredicateGrounding:
 
 @dataclass(frozen=True, eq=False)
 class ClipGrounding:
-    """What the words of one clip's text are about. Nodes are given by their ids in the text's graph."""
+    """The parts of the video that belong to the words of one clip. Nodes are given by their ids in the text's graph."""
 
     tracks: tuple[int, ...]
     """K numbers of tracks, in the order of the rows of `objects`"""

@@ -1,4 +1,4 @@
-"""What a step of post-training makes smaller: the losses of Finsta and the host, or those of a control."""
+"""The loss that a step of post-training minimises: that of Finsta and the host, or that of a control."""
 
 from __future__ import annotations
 
