@@ -9,7 +9,7 @@ TORCH ?= 2.13.0
 PINS := -c constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup quickstart test test-quick test-numerics sanitize bench bench-smoke gpu-check docs lint cross wheel newest clean
+.PHONY: setup quickstart test test-quick test-numerics sanitize bench bench-smoke gpu-check docs lint cross cubins wheel newest clean
 
 setup: $(VENV)/.built
 
@@ -99,6 +99,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+# The CUDA kernels compiled for both architectures, for the tests that read their machine code. Minutes; needs nvcc.
+cubins: setup
+	$(BIN)/python -c "from tools.compiled import machine_code; machine_code.compile_all()"
 
 # The C++ sources compiled for aarch64, and its kernels run where qemu-user is installed. Needs g++-aarch64-linux-gnu.
 cross: setup

@@ -8,7 +8,10 @@ import pytest
 
 from tools.compiled import machine_code
 
-pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed"),
+    pytest.mark.timeout(1800),  # the first test waits until all kernels are compiled, beside other tests
+]
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from tools.compiled.launches import (
 pytestmark = [
     pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed"),
     pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA, and a runtime of its own"),
+    pytest.mark.timeout(1800),  # the first test waits until all kernels are compiled, beside other tests
 ]
 H200 = GPUS["H200"]
 
