@@ -6,8 +6,8 @@ import torch
 import stgt._torchvision  # noqa: F401  (for the tests that import open_clip)
 from stgt_kernels import dispatch
 
-# (backend, device); interpreted Triton runs in a process of its own, GPU backends where there is a GPU.
-BACKENDS = [("reference", "cpu"), ("cpu", "cpu"), pytest.param(("triton", "cpu"), marks=pytest.mark.triton_interpret)]
+# (backend, device)
+BACKENDS = [("reference", "cpu"), ("cpu", "cpu")]
 if torch.cuda.is_available():
     BACKENDS += [(name, "cuda") for name in ("triton", "cuda") if dispatch.why_not(name, "cuda") is None]
 

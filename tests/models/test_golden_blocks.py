@@ -36,6 +36,13 @@ def test_outputs_and_gradients(name, backend, golden, assert_near):
     check_outputs_and_gradients(build(tensors, meta, backend=run).to(device), tensors, meta, assert_near)
 
 
+@pytest.mark.triton_interpret
+def test_interpreted_triton_gives_the_same(golden, assert_near):
+    """An image alone, because the interpreter would take minutes for a video."""
+    tensors, meta = golden("image_t1_h05")
+    check_outputs_and_gradients(build(tensors, meta, backend="triton"), tensors, meta, assert_near)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_dense_attention_gives_the_same(name, golden, assert_near):
     tensors, meta = golden(name)
