@@ -104,3 +104,14 @@ def test_both_kinds_take_turns_and_a_single_kind_is_shuffled_as_without_kinds():
 def test_too_few_of_one_kind_are_refused():
     with pytest.raises(ValueError, match="has 3 images, expected at least one batch: 4 × 1"):
         BatchSampler(20, 4, seed=0, images=torch.arange(20) < 3)
+
+
+@pytest.mark.parametrize("images", [None, torch.arange(4000) % 3 == 0])
+def test_an_epoch_takes_four_bytes_for_each_pair_and_has_the_order_of_torchs_permutation(images):
+    sampler = BatchSampler(4000, 8, seed=2, images=images)
+    sampler.batch(0)
+    order = sampler._order[1]
+    assert order.nbytes == 4 * len(order)
+    if images is None:
+        expected = torch.randperm(4000, generator=torch.Generator().manual_seed(2 * 1_000_003))
+        assert torch.equal(order.long(), expected)
