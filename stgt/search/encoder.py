@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stgt.data.windows import Pixels, WindowPixels
 from stgt.distributed import choose_device
@@ -49,6 +49,11 @@ class RetrieverEncoder:
         data, vision = retriever.run.config.data, retriever.run.config.model.vision
         self.pixels = Pixels(data.frames, vision.sizes.image_size, decoding=data.decoding)
 
+    @property
+    def network(self) -> nn.Module:
+        """The model itself, which can be moved to another device."""
+        return self._retriever.run.model
+
     @cached_property
     def digest(self) -> str:
         run = self._retriever.run
@@ -73,6 +78,11 @@ class OpenClipEncoder:
         self._clip = open_clip_model.load(name, choose_device(device))
         self.name = OPEN_CLIP + self._clip.name
         self.pixels = Pixels(frames, self._clip.size, self._clip.crop, self._clip.mean, self._clip.std)
+
+    @property
+    def network(self) -> nn.Module:
+        """The model itself, which can be moved to another device."""
+        return self._clip.model
 
     @cached_property
     def digest(self) -> str:
