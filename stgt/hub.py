@@ -49,7 +49,7 @@ def write_folder(run: Run, folder: Path, title: str) -> None:
     """
     if run.task is not RETRIEVAL:
         raise ValueError(f"the model is {run.task.described}, expected {RETRIEVAL.described}")
-    run.model.save_pretrained(folder)
+    run.model.save_pretrained(folder, untrained=run.untrained)
     save_tokenizer(run.tokenizer, folder / "tokenizer")
     write_text(folder / "README.md", _card(run, title))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stgt import checkpoint as ckpt
-from stgt.config import DataConfig, TrainConfig, from_dict
+from stgt.config import DataConfig, LossConfig, TrainConfig, from_dict
 from stgt.data.pixels import read_pixels
 from stgt.data.prompts import LanguageTokenizer
 from stgt.data.samples import PairDataset
@@ -25,7 +25,7 @@ from stgt.models.precision import DTYPES
 from stgt.models.stgt import STGT
 from stgt.models.vqa import VideoQA
 from stgt.tasks import RETRIEVAL, Task, task_of
-from stgt.weights.pretrained import download, is_pretrained
+from stgt.weights.pretrained import CONFIG, HEADS, download, is_pretrained, read_untrained
 
 
 class Run(NamedTuple):
@@ -45,6 +45,19 @@ class Run(NamedTuple):
     def device(self) -> torch.device:
         """The device that the model runs on."""
         return next(self.model.parameters()).device
+
+    @property
+    def untrained(self) -> list[str]:
+        """The heads that the training left out, "matching" and "generation" (`stgt.weights.pretrained.HEADS`)."""
+        return [head for head, weight in HEADS.items() if getattr(self.config.loss, weight) == 0]
+
+    def require_trained(self, head: str, use: str) -> None:
+        """Raise ValueError, which names the `use`, if the training left this head out."""
+        if head in self.untrained:
+            raise ValueError(
+                f"{use}: {self.checkpoint} was trained with loss.{HEADS[head]}=0, expected a model with a trained "
+                f"{head} head"
+            )
 
     def test_items(self, data: DataConfig | None = None, **options: object) -> PairDataset:
         """The videos of `data.test` in the form for evaluation. Without `data`, it is the run's own test split."""
@@ -113,7 +126,8 @@ def open_run(folder: Path, device: str = "auto", tokenizer: str | None = None, *
     model = STGT.from_pretrained(folder).to(choose_device(device))
     found = _tokenizer(folder, tokenizer, model.config.qformer.vocab_size) if words else None
     data = DataConfig(frames=model.config.graph.frames, workers=min(DataConfig.workers, os.cpu_count() or 1))
-    return Run(TrainConfig(model=model.config, data=data, precision="fp32"), model, found, folder)
+    loss = LossConfig(**{HEADS[head]: 0.0 for head in read_untrained(folder / CONFIG)})
+    return Run(TrainConfig(model=model.config, loss=loss, data=data, precision="fp32"), model, found, folder)
 
 
 def open_retrieval(folder: Path, device: str = "auto", tokenizer: str | None = None) -> Run:

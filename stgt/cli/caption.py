@@ -39,8 +39,7 @@ def caption(
     else:
         refuse("without --top-p only, because --top-p draws the words at random", beams=beams)
     run = open_retrieval(find_model(model).folder, device)
-    if run.config.loss.vtg_weight == 0:
-        raise ValueError(f"{model} was trained with loss.vtg_weight=0, expected a run that learnt to generate captions")
+    run.require_trained("generation", "captions cannot be written")
     end = run.tokenizer.sep_token_id
     with torch.inference_mode(), precision(run):
         embeds = run.model.encode_video(read_video_pixels(run, video)).embeds

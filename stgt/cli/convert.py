@@ -53,20 +53,26 @@ def convert(
     if out.exists():
         raise ValueError(f"{out} exists already, expected the name of a new file or folder; remove it first")
     seed_everything(seed)
-    converted, tokenizer = _own(inputs, fresh, drop) or (convert_files(inputs, model, fresh=fresh, drop=drop), None)
+    own = _own(inputs, fresh, drop)
+    converted, tokenizer, untrained = own or (convert_files(inputs, model, fresh=fresh, drop=drop), None, [])
     if out.suffix in WEIGHT_FILES:
         export_released(converted, out)
     else:
         with owned(out, beside=True), atomic_folder(out) as partial:
-            converted.save_pretrained(partial)
+            converted.save_pretrained(partial, untrained=untrained)
             if tokenizer is not None:
                 save_tokenizer(tokenizer, partial / "tokenizer")
     numbers = sum(tensor.numel() for tensor in converted.state_dict().values())
     say(f"{out}: {numbers:,} numbers, {'with the' if converted.vision is not None else 'without a'} vision tower")
 
 
-def _own(inputs: Sequence[Path], fresh: Sequence[str], drop: Sequence[str]) -> tuple[STGT, Tokenizer | None] | None:
-    """The model of a folder that this package wrote, and the tokenizer of a run. Returns None for other inputs."""
+def _own(
+    inputs: Sequence[Path], fresh: Sequence[str], drop: Sequence[str]
+) -> tuple[STGT, Tokenizer | None, list[str]] | None:
+    """The model of a folder that this package wrote, the tokenizer of a run, and the heads that were not trained.
+
+    Returns None for other inputs.
+    """
     from stgt.models.stgt import STGT
     from stgt.runs import load_run
     from stgt.weights import pretrained
@@ -74,12 +80,14 @@ def _own(inputs: Sequence[Path], fresh: Sequence[str], drop: Sequence[str]) -> t
     folder, tokenizer = inputs[0], None
     if pretrained.is_pretrained(folder):
         model = STGT.from_pretrained(folder, tower=pretrained.has_tower(folder))
+        untrained = pretrained.read_untrained(folder / pretrained.CONFIG)
     elif (folder / "checkpoints").is_dir():
-        _, model, tokenizer, _ = load_run(folder, "cpu")
+        run = load_run(folder, "cpu")
+        model, tokenizer, untrained = run.model, run.tokenizer, run.untrained
         if not isinstance(model, STGT):
             raise ValueError(f"{folder} holds a {type(model).__name__}, expected a retrieval model")
     else:
         return None
     if len(inputs) > 1 or fresh or drop:
         raise ValueError(f"{folder} holds a whole model, expected no other file, and neither --fresh nor --drop")
-    return model, tokenizer
+    return model, tokenizer, untrained

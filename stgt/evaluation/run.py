@@ -105,12 +105,14 @@ def _evaluate_retrieval(
 ) -> dict:
     if not options.captions:
         _refuse(f"{options.model} retrieves", options, "beams")
-    elif run.config.loss.vtg_weight == 0:
-        raise ValueError(
-            f"captions is given, but {options.model} was trained with loss.vtg_weight=0, expected a model "
-            "that learnt to generate captions"
-        )
+    else:
+        run.require_trained("generation", "captions is given")
     k_test, candidates = options.k_test, options.candidates
+    if k_test or any(candidates):
+        run.require_trained("matching", f"{'k_test' if k_test else 'candidates'} is given")
+    if k_test is None and "matching" in run.untrained:
+        k_test = 0
+        say("nothing is re-ranked, because the matching head was not trained (loss.vtm_weight=0)")
     rerank = options.rerank or run.model.config.qformer.rerank
     clips = run.test_items(data)
     _require_candidates(k_test, candidates, data, len(clips.videos))

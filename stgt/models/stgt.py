@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,9 +55,12 @@ class STGT(VideoEncoder):
         """
         return pretrained.load(cls, name, tower, revision)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`, which `from_pretrained` loads. Existing files are replaced."""
-        pretrained.save(self, folder)
+    def save_pretrained(self, folder: str | Path, *, untrained: Collection[str] = ()) -> None:
+        """Write `config.json` and `model.safetensors`, which `from_pretrained` loads. Existing files are replaced.
+
+        untrained: heads that the training left out, "matching" or "generation", which commands then do not use.
+        """
+        pretrained.save(self, folder, untrained)
 
     def encode_video(self, video: Tensor | None = None, *, tokens: Tensor | None = None) -> VideoFeatures:
         """Video tokens and query vectors of videos, or of tokens that the tower made before.

@@ -68,7 +68,7 @@ def find_videos(run: Run, sentence: str, videos: Path | None, features: Path, *,
             pairs = torch.stack([items, torch.zeros_like(items)], dim=1)
             return own_scores(run.model, match_pairs(run.model, store, text, pairs))
 
-        return [Hit(paths[item], score) for item, score in rank(similarity, match, top=top)]
+        return [Hit(paths[item], score) for item, score in rank(similarity, match, top=top, k_test=_k_test(run))]
 
 
 @torch.inference_mode()
@@ -93,7 +93,7 @@ def find_captions(run: Run, video: Path, captions: Path | None, features: Path, 
             logits = run.model.match(clip.embeds, *chosen, rows=torch.zeros_like(items).to(run.device))
             return own_scores(run.model, logits.float().cpu())
 
-        return [Hit(sentences[item], score) for item, score in rank(similarity, match, top=top)]
+        return [Hit(sentences[item], score) for item, score in rank(similarity, match, top=top, k_test=_k_test(run))]
 
 
 def read_sentences(path: Path) -> list[str]:
@@ -107,6 +107,11 @@ def read_sentences(path: Path) -> list[str]:
     if not sentences:
         raise ValueError(f"{path} holds no sentence, expected one on each line")
     return sentences
+
+
+def _k_test(run: Run) -> int:
+    """The number of results that are re-ranked: none if the matching head was not trained."""
+    return 0 if "matching" in run.untrained else K_TEST
 
 
 def _kept(run: Run, features: Path) -> Path:

@@ -203,6 +203,7 @@ class VideoTextReranker(_AnyInputs, CrossEncoder):
         """model, device, tokenizer: see `stgt.load`."""
         if not isinstance(model, Retriever):
             model = Retriever(model, device=device, tokenizer=tokenizer)
+        model.run.require_trained("matching", "pairs cannot be ranked")
         super().__init__(modules=[Pairs(model)], device=str(model.device), activation_fn=nn.Identity())
 
 
