@@ -38,7 +38,7 @@ def test_a_single_name_or_none_at_all_is_refused(run, call, values):
 
 
 def test_an_unknown_name_is_an_error_that_says_what_was_tried(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match="'nobody/nothing' is no folder here, and the Hugging Face hub did not give"):
         stgt.load("nobody/nothing")
 
