@@ -36,7 +36,7 @@ TOWER, LANGUAGE = "vision.", "language."
 STATE, MODEL = "state.json", "model.safetensors"
 FORMAT = 2
 """The version of a checkpoint's format, in state.json. Checkpoints of stgt 0.1.0 have neither it nor checksums"""
-_FIELDS = {"step": int, "world": int, "replaced": int, "scaler": dict, "config": dict}
+_FIELDS = {"step": int, "world": int, "global_batch": int, "replaced": int, "scaler": dict, "config": dict}
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _IDLE = "idle"
 
@@ -356,7 +356,10 @@ def _wrong_entries(name: str, entries: dict[str, torch.Tensor], parameter: nn.Pa
 
 
 def load_random(checkpoint: Path, rank: int, world: int) -> None:
-    """Restore the generators of process `rank` of `world`. Raises CheckpointError that names states that do not fit."""
+    """Restore the generators of process `rank`. The checkpoint was written by `world` processes.
+
+    Raises CheckpointError that names states that do not fit.
+    """
     tensors = read_tensors(checkpoint, "random")
     expected, path = random_state(), checkpoint / "random.safetensors"
     names = {f"{process}.{name}" for process in range(world) for name in expected}

@@ -310,7 +310,9 @@ class TrainConfig:
     vtc_epochs: int = 0
     """Number of epochs at the start that train with VTC; needs `loss.alignment="csal"`, which the others train with"""
     batch_size: int = 20
-    """Number of pairs in a batch of one process"""
+    """Number of pairs in a batch of one process; with `global_batch`, only validation uses it"""
+    global_batch: int | None = None
+    """Number of pairs in a batch of all processes together, whose number may then change when the run goes on"""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """The dtype of the computation, by autocast; weights stay in float32. fp16 also scales the loss"""
     compile: bool = False
@@ -334,15 +336,18 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require_types(self)
         require_counts(self, epochs=COUNT, batch_size=COUNT, log_every=COUNT, save_every=COUNT, keep=COUNT)
+        require(self, "global_batch", self.global_batch is None or self.global_batch >= 1, "at least 1, or None")
         require(self, "seed", 0 <= self.seed < 2**63, "at least 0 and below 2**63")
         require(self, "vtc_epochs", self.vtc_epochs >= 0, "at least 0")
         needed = self.vtc_epochs == 0 or self.loss.alignment == "csal"
         require(self, "vtc_epochs", needed, "0, since loss.alignment='vtc' trains with VTC in every epoch")
 
 
-# Fields that may have another value when a run goes on, because they do not change its numbers.
+# Fields that may have another value when a run goes on, because they do not change its numbers. The trainer itself
+# compares the size of the whole batch, so a run that began without `global_batch` may go on with it.
 _FREE = (
     "out",
+    "global_batch",
     "data.workers",
     "data.cache",
     "data.check_contents",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+import uuid
 import warnings
 from dataclasses import dataclass
 
@@ -43,6 +45,14 @@ class World:
         total = torch.tensor(value, device=self.device)
         dist.all_reduce(total)
         return int(total.item())
+
+    def mean(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The means of scalars over all processes, which have the same names. The host does not wait for the device."""
+        if self.size == 1:
+            return values
+        total = torch.stack([value.detach().float() for value in values.values()])
+        dist.all_reduce(total)
+        return dict(zip(values, (total / self.size).unbind(), strict=True))
 
     def gather(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The small tensors of all processes under "rank.name". All processes must have the same names and shapes."""
@@ -89,10 +99,44 @@ def start_world(device: str = "auto") -> World:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        _join_processes("nccl" if chosen.type == "cuda" else "gloo")
     if not dist.is_initialized():
         return World(0, 1, chosen)
     return World(dist.get_rank(), dist.get_world_size(), chosen)
+
+
+def _join_processes(backend: str) -> None:
+    """Make the process group of the processes that torchrun started, also if it started others before them.
+
+    torchrun's own store outlives the processes. It may hold the addresses of processes that are dead, and a new process
+    that reads them waits for the dead. So each start of all processes has its own part of the store.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        dist.init_process_group(backend)
+        return
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    store = dist.PrefixStore(_agreed_name(store, rank, size), store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+
+
+def _agreed_name(store: dist.Store, rank: int, size: int) -> str:
+    """A new name that all living processes agree on, although the store may hold entries of earlier ones.
+
+    Each process asks under a name of its own, and waits for the answer of process 0 to just this name.
+    """
+    own = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"asks/{rank}", own)
+        name = store.get(own).decode()
+        store.set(f"{name}/{rank}", "")
+        return name
+    while waiting := [other for other in range(1, size) if not store.check([f"{own}/{other}"])]:
+        for other in waiting:
+            if store.check([f"asks/{other}"]):
+                store.set(store.get(f"asks/{other}").decode(), own)
+        time.sleep(0.05)
+    return own
 
 
 def data_parallel(model: nn.Module, deterministic: bool) -> DistributedDataParallel:

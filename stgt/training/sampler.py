@@ -26,6 +26,7 @@ class BatchSampler:
         world: int = 1,
         images: torch.Tensor | None = None,
     ) -> None:
+        self.whole = batch_size * world
         # None stands for all places in order. Ten million places of 4 bytes take 40 MB in each process.
         self.kinds: list[torch.Tensor | None] = [None]
         self.counts, names = [length], ["pairs"]
@@ -33,11 +34,11 @@ class BatchSampler:
             self.kinds = [kind.nonzero().flatten().int() for kind in (~images, images)]
             self.counts, names = [len(places) for places in self.kinds], ["videos", "images"]
         for name, count in zip(names, self.counts, strict=True):
-            if count < batch_size * world:
+            if count < self.whole:
                 expected = f"expected at least one batch: {batch_size} × {world}"
                 raise ValueError(f"the data set has {count} {name}, {expected}")
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
-        self.per_epoch = sum(count // (batch_size * world) for count in self.counts)
+        self.per_epoch = sum(count // self.whole for count in self.counts)
         self._order: tuple[int, torch.Tensor] | None = None
 
     def batch(self, number: int) -> list[tuple[int, int]]:
@@ -50,7 +51,7 @@ class BatchSampler:
         return [(epoch, int(i)) for i in self._order[1][start : start + self.batch_size]]
 
     def _shuffled(self, epoch: int) -> torch.Tensor:
-        generator, whole = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch), self.batch_size * self.world
+        generator, whole = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch), self.whole
         orders = []
         for places, count in zip(self.kinds, self.counts, strict=True):
             order = torch.randperm(count, generator=generator, dtype=torch.int32)

@@ -67,8 +67,14 @@ class Trainer:
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, outside)
         self.optimizer = make_optimizer(model.parameters(), config.optim)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
-        share = dict(rank=world.rank, world=world.size, images=getattr(items, "images", None))
-        self.sampler = BatchSampler(len(items), config.batch_size, seed=config.seed, **share)
+        self.sampler = BatchSampler(
+            len(items),
+            own_batch(config, world.size),
+            seed=config.seed,
+            rank=world.rank,
+            world=world.size,
+            images=getattr(items, "images", None),
+        )
         self.items, self.collate = SeededItems(items, config.seed), collate
         self.total = config.epochs * self.sampler.per_epoch // config.optim.accumulate
         if self.total == 0:
@@ -131,6 +137,7 @@ class Trainer:
     def _advance(self, batches: Iterator[dict], log: RunLog | None, stop: StopSignals) -> None:
         """Make one step, and after it a record, a validation and a checkpoint if they are due."""
         epoch, (values, clips) = self._epoch, self._whole_step(batches)
+        values = self.world.mean(values)
         self.step += 1
         ended = self.step == self.total
         if log:
@@ -252,6 +259,7 @@ class Trainer:
             state = {
                 "step": self.step,
                 "world": self.world.size,
+                "global_batch": self.sampler.whole,
                 "threads": torch.get_num_threads(),
                 "replaced": replaced,
                 "best": self.best,
@@ -271,15 +279,37 @@ class Trainer:
             raise ckpt.CheckpointError(
                 f"{path / ckpt.STATE}: there is no {absent[0]!r}, expected the values that a run writes"
             )
-        if state["world"] != self.world.size:
-            raise ValueError(
-                f"{path} was written by {state['world']} processes, but now there are {self.world.size}: go on with "
-                f"{state['world']}, or start another run from its weights with --init {self.run}"
-            )
+        self._require_same_batch(path, state)
         warn_of_threads(state.get("threads"))  # version 0.1.0 did not record the threads
         ckpt.load_model(self.model, path)
         ckpt.load_optimizer(self.model, self.optimizer, path)
         self.scaler.load_state_dict(state["scaler"])
         self.best, self.unmeasured = state.get("best"), state.get("unmeasured")
         self.step, self.replaced = state["step"], state["replaced"] if self.world.is_main else 0
-        ckpt.load_random(path, self.world.rank, self.world.size)
+        if self.world.rank < state["world"]:
+            ckpt.load_random(path, self.world.rank, state["world"])
+        else:  # the checkpoint has no state for this process, which is seeded by its number and the step
+            seed_everything(self.config.seed, self.step, self.world.rank)
+
+    def _require_same_batch(self, path: Path, state: dict) -> None:
+        """Raise ValueError unless all processes together have as many pairs in a batch as when `path` was written."""
+        # Checkpoints of version 0.1.0 do not hold the size of the whole batch.
+        before = state.get("global_batch", state["world"] * self.config.batch_size)
+        processes = f"{state['world']} processes, but now there are {self.world.size}"
+        if before != self.sampler.whole:
+            raise ValueError(
+                f"{path} was written by {processes}: their batches had {before} pairs in all, and now have "
+                f"{self.sampler.whole}; go on with --global-batch {before}, or start another run from its weights with "
+                f"--init {self.run}"
+            )
+        if state["world"] != self.world.size:
+            logger.warning("%s was written by %s; sums are rounded differently, and dropout differs", path, processes)
+
+
+def own_batch(config: TrainConfig, processes: int) -> int:
+    """The number of pairs in a batch of one process. Raises ValueError if `global_batch` cannot be shared equally."""
+    if config.global_batch is None:
+        return config.batch_size
+    if config.global_batch % processes:
+        raise ValueError(f"global_batch is {config.global_batch}, expected a multiple of the {processes} processes")
+    return config.global_batch // processes

@@ -1,6 +1,6 @@
 """A run with a tiny model and tiny data that are as random as the real ones. Tests that kill it run it as a program.
 
-usage: standin.py OUT [KEY=VALUE ...] [kill=step:7 | kill=write:9 | full=BYTES]
+usage: standin.py OUT [KEY=VALUE ...] [kill=step:7 | kill=write:9 | kill=worker:6 | full=BYTES]
 """
 
 import os
@@ -85,9 +85,18 @@ def weights(run):
 
 
 def kill_in(place):
-    """Kill this process by SIGKILL in the n-th step, or in the n-th call that brings a checkpoint to the disk."""
+    """Kill this process by SIGKILL in the n-th step, or in the n-th call that brings a checkpoint to the disk.
+
+    With "worker", only the second process of a run is killed, in the n-th step after its start.
+    """
     kind, count = place.split(":")
-    calls = {"step": [(RunLog, "add")], "write": [(ckpt, "save_tensors"), (files, "_sync"), (os, "rename")]}[kind]
+    if kind == "worker" and os.environ["RANK"] != "1":
+        return
+    calls = {
+        "step": [(RunLog, "add")],
+        "write": [(ckpt, "save_tensors"), (files, "_sync"), (os, "rename")],
+        "worker": [(Trainer, "_train_step")],
+    }[kind]
     left = [int(count)]
 
     def deadly(function):

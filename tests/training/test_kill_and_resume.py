@@ -127,7 +127,7 @@ def test_two_processes_are_killed_and_resumed_too(tmp_path):
     run(tmp_path / "whole", "epochs=2", launcher=torchrun)
     run(tmp_path / "killed", "epochs=2", "kill=step:2", launcher=torchrun, expect=1)
     output = finish(start(tmp_path / "killed", "epochs=2"))[1]
-    assert "was written by 2 processes, but now there are 1" in output
+    assert "was written by 2 processes, but now there are 1" in output and "go on with --global-batch 10" in output
     run(tmp_path / "killed", "epochs=2", launcher=torchrun)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     random = ckpt.read_tensors(ckpt.latest_checkpoint(tmp_path / "whole"), "random")
