@@ -56,7 +56,7 @@ def graphs(
         labels: Things that the detector looks for, e.g. "a man" "a horse"; for a detector with a fixed list of
             classes, the classes to keep.
         threshold: Smallest score of a detected object; 0.3 if not given.
-        frames: Number of frames of each clip, evenly spread; all if not given.
+        frames: Number of frames of each clip, evenly spread; all if not given, which suits short clips.
         device: "auto" is a GPU where there is one.
     """
     from stgt.data.annotations import load_captions

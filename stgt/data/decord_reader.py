@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stgt.data.errors import VideoError
+from stgt.data.errors import VideoError, require_memory
 from stgt.data.video_file import VideoFile
 
 
@@ -27,7 +27,8 @@ class DecordReader:
         Raises VideoError, naming the file and the cause.
         """
         with VideoFile(path, max_pixels=max_pixels, deadline=None) as file:  # decord has no limits of its own
-            self._codec = file.stream.codec_context.codec.canonical_name
+            context = file.stream.codec_context
+            self._codec, self._declared = context.codec.canonical_name, (context.height, context.width)
         try:
             import decord
         except ImportError:
@@ -55,6 +56,7 @@ class DecordReader:
     def read(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Frames by number (ascending int64): uint8 (n, H, W, 3) in RGB, float64 (n,) times in seconds."""
         with self._complaints():
+            require_memory(self._path, len(numbers), *self._declared)
             return self._reader.get_batch(numbers.tolist()).asnumpy(), self._times()[numbers]
 
     def every_frame(self) -> Iterator[np.ndarray]:

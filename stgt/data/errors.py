@@ -10,6 +10,19 @@ class VideoError(RuntimeError):
     """A video or image file that cannot be read; the message begins with the file's path and ends with the cause."""
 
 
+MAX_BYTES = 16 * 2**30
+"""The most memory that the frames of one call may take. A film would fill the memory, and end the process"""
+
+
+def require_memory(path: str | Path, frames: int, height: int, width: int) -> None:
+    """Raise VideoError if so many RGB frames of this size take more than MAX_BYTES."""
+    if (size := frames * height * width * 3) > MAX_BYTES:
+        raise VideoError(
+            f"{path}: {frames} frames of {width} × {height} pixels take {size / 2**30:.0f} GiB of memory, expected at "
+            f"most {MAX_BYTES / 2**30:.0f}: ask for fewer frames, or for a part of the video"
+        )
+
+
 def require_file(path: str | Path) -> None:
     """Raise VideoError unless `path` is a regular file that is not empty, or a link to one.
 

@@ -19,7 +19,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
 from stgt.data import apng
-from stgt.data.errors import VideoError, require_file
+from stgt.data.errors import VideoError, require_file, require_memory
 from stgt.data.names import is_image
 
 # A file whose first bytes belong to no such format is not given to Pillow. Pillow would try all of its formats, and
@@ -126,6 +126,7 @@ def read_image(
         seconds = [0.0] if holds_still(path) else [duration for _, duration in frames(path, kind)]
     begins = np.concatenate([[0.0], np.cumsum(seconds)[:-1]])
     chosen = np.arange(len(begins)) if choose is None else choose(begins)
+    require_memory(path, len(chosen), image.height, image.width)
     decoded = {}
     with _complaints(path):
         for number, (frame, _) in enumerate(islice(frames(path, kind), int(chosen.max()) + 1)):

@@ -12,7 +12,7 @@ import numpy as np
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from stgt.data.errors import VideoError
+from stgt.data.errors import VideoError, require_memory
 from stgt.data.frame_index import (
     LONG,
     REORDERED,
@@ -95,6 +95,7 @@ class PyAVReader:
         frames, times = None, np.empty(len(numbers))
         for place, (picture, seconds) in enumerate(self.pictures(numbers)):
             if frames is None:
+                require_memory(self._file.path, len(numbers), *picture.shape[:2])
                 frames = np.empty((len(numbers), *picture.shape), np.uint8)
             frames[place], times[place] = picture, seconds
         return frames, times

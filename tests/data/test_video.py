@@ -6,6 +6,7 @@ import torch
 from helpers.clips import grey, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from stgt.data.inspection import inspect
 from stgt.data.video import MAX_PIXELS, VideoError, read_frames, sample_indices
@@ -96,3 +97,17 @@ def test_every_kind_of_broken_file_is_named_with_its_cause(broken):
 def test_the_error_crosses_process_boundaries():
     error = pickle.loads(pickle.dumps(VideoError("a.mp4: no such file")))
     assert isinstance(error, VideoError) and str(error) == "a.mp4: no such file"
+
+
+@pytest.mark.parametrize(("name", "decoder"), [("a.mp4", "pyav"), ("a.mp4", "decord"), ("a.webp", "pyav")])
+def test_frames_that_would_fill_the_memory_are_refused(name, decoder, tmp_path, monkeypatch):
+    path = tmp_path / name
+    if name == "a.mp4":
+        write_video(path, grey(20))
+    else:
+        first, *more = map(Image.fromarray, grey(20))
+        first.save(path, save_all=True, append_images=more, duration=100, lossless=True)
+    monkeypatch.setattr("stgt.data.errors.MAX_BYTES", 10 * 32 * 32 * 3)
+    assert len(read_frames(path, 10, decoder=decoder)) == 10
+    with pytest.raises(VideoError, match=rf"{name}: 20 frames of 32 × 32 pixels take .* ask for fewer frames"):
+        read_frames(path, None, decoder=decoder)
