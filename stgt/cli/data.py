@@ -88,6 +88,42 @@ def merge(
     merge(annotations, out, videos)
 
 
+def manifest(source: Annotated[str, tyro.conf.Positional], out: Path) -> None:
+    """Write a manifest in Parquet: of an annotation in JSON, or of a folder of tar shards in WebDataset's form.
+
+    Args:
+        source: Annotation such as data/webvid/train.json; or a folder of .tar files, or an address of one that fsspec
+            reads, such as s3://bucket/cc3m, as WebDataset, video2dataset and img2dataset write them.
+        out: Parquet file to write. Training reads it as --data.train; the names in it are relative to --data.videos.
+    """
+    from stgt.data.manifest.write import write_manifest
+    from stgt.data.shards.scan import scan_shards
+
+    if source.endswith(".json"):
+        say(f"{out}: {write_manifest(Path(source), out)} videos or images")
+    else:
+        rows, shards = scan_shards(source, out)
+        say(f"{out}: {rows} videos or images in {shards} shards")
+
+
+def pack(
+    annotation: Annotated[Path, tyro.conf.Positional], out: Path, videos: Path | None = None, shard_size: str = "1GB"
+) -> None:
+    """Pack the videos or images of an annotation into tar shards in WebDataset's form, with a manifest of them.
+
+    Args:
+        annotation: Annotation in JSON, or a manifest.
+        out: Folder to write: shard-000000.tar and so on, and manifest.parquet. It is given to training as
+            --data.videos.
+        videos: Folder that the names in the annotation are relative to; the folder `videos` beside it if not given.
+        shard_size: Largest size of a shard. A video that is larger has a shard of its own.
+    """
+    from stgt.data.shards.pack import MANIFEST, pack, parse_size
+
+    rows, shards = pack(annotation, videos or annotation.parent / "videos", out, shard_size=parse_size(shard_size))
+    say(f"{out}: {rows} videos or images in {shards} shards, and {MANIFEST}")
+
+
 def check(
     annotation: Annotated[Path, tyro.conf.Positional],
     videos: Path | None = None,
@@ -105,7 +141,7 @@ def check(
     --data.bad-list. An interrupted check goes on where it stopped.
 
     Args:
-        annotation: JSON annotation of captions or questions.
+        annotation: Annotation of captions or questions, or a manifest.
         videos: Folder that the names in it are relative to; the folder `videos` beside it if not given.
         out: JSON file for the list, {video: cause}; ANNOTATION.bad.json if not given.
         report: JSON file with the properties of each video and the reasons why a reader reads it wrongly; the name of
@@ -154,6 +190,7 @@ def features(recipe: recipes.Recipe, out: Path, views: int = 1, batch_size: int 
     import torch
 
     from stgt.data.annotations import load_bad_list, load_videos
+    from stgt.data.manifest.cache import is_manifest
     from stgt.data.samples import VideoDataset
     from stgt.data.transforms import eval_transform, train_transform
     from stgt.data.write_features import write_features
@@ -162,6 +199,8 @@ def features(recipe: recipes.Recipe, out: Path, views: int = 1, batch_size: int 
     from stgt.weights.tower import tower_hash
 
     data, vision = recipe.data, recipe.model.vision
+    if is_manifest(data.train):
+        raise ValueError(f"{data.train}: a manifest, expected an annotation in JSON, because a cache holds few videos")
     if vision.open_blocks != 0:
         raise ValueError(f"vision.open_blocks is {vision.open_blocks}, expected 0: only a frozen tower can be cached")
     names = [video for path in (data.train, data.val) if path is not None for video in load_videos(path)]
@@ -183,7 +222,7 @@ def features(recipe: recipes.Recipe, out: Path, views: int = 1, batch_size: int 
         sampling=data.sampling,
         random=True,
     )
-    if len(set(videos.stills)) > 1:
+    if len(videos.stills.unique()) > 1:
         raise ValueError(
             f"{data.train}: holds videos and images, expected one kind, because a cache has one number of frames"
         )

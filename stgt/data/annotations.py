@@ -1,18 +1,21 @@
-"""The two annotation formats of this package, as JSON: captions of videos, and questions about them.
+"""The two annotation formats of this package: captions of videos, and questions about them.
 
-Retrieval: [{"video": "a.mp4", "caption": "…"}], or with a list of captions. Questions: [{"video", "question", "answer",
-"question_id"}] beside ans2label.json, {"answer": label}. Other keys are left alone.
+Retrieval: [{"video": "a.mp4", "caption": "…"}], or with a list of captions; or a manifest in Parquet
+(`stgt.data.manifest`). Questions: [{"video", "question", "answer", "question_id"}] beside ans2label.json, {"answer":
+label}. Other keys are left alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from stgt.data.folders import describe_special
+from stgt.data.manifest.cache import is_manifest, open_manifest
 from stgt.files import write_json
 from stgt.structure import read_json, shown
 
@@ -38,8 +41,20 @@ class Question(NamedTuple):
 
 def load_captions(path: str | Path) -> list[Clip]:
     """Read a retrieval annotation. Raises a ValueError that names the entry, its value and what was expected."""
+    if is_manifest(path):
+        manifest = open_manifest(path)
+        return [Clip(video, tuple(captions)) for video, captions in zip(manifest, manifest.captions(), strict=True)]
     entries = _entries(path)
     return [Clip(_text(path, i, e, "video"), _captions(path, i, e)) for i, e in enumerate(entries)]
+
+
+def load_texts(path: str | Path, bad_list: str | Path | None = None) -> Iterator[str]:
+    """All captions of a retrieval annotation. Those of a manifest's videos that `bad_list` lists are left out."""
+    if is_manifest(path):
+        captions = load_videos(path, bad_list).captions()
+    else:
+        captions = (clip.captions for clip in load_captions(path))
+    return itertools.chain.from_iterable(captions)
 
 
 def save_captions(clips: Iterable[Clip], path: str | Path) -> None:
@@ -90,8 +105,13 @@ def load_bad_list(path: str | Path) -> dict[str, str]:
     return bad
 
 
-def load_videos(path: str | Path) -> list[str]:
-    """The distinct videos of a retrieval or question annotation, in its order."""
+def load_videos(path: str | Path, bad_list: str | Path | None = None) -> Sequence[str]:
+    """The distinct videos of a retrieval or question annotation, in its order, or the rows of a manifest.
+
+    bad_list: a manifest's videos that it lists are left out.
+    """
+    if is_manifest(path):
+        return open_manifest(path, {} if bad_list is None else load_bad_list(bad_list))
     return list(dict.fromkeys(_text(path, i, entry, "video") for i, entry in enumerate(_entries(path))))
 
 
@@ -131,15 +151,19 @@ def require_videos(
 def require_disjoint(splits: dict[str, Sequence[str]], where: str) -> None:
     """Raise ValueError, naming `where`, the video and both splits, if a video is in two splits."""
     owner: dict[str, str] = {}
+    last = [*splits][-1]
     for split, videos in splits.items():
-        shared = [video for video in dict.fromkeys(videos) if owner.setdefault(video, split) != split]
-        if shared:
+        if shared := list(dict.fromkeys(video for video in videos if video in owner)):
             other = owner[shared[0]]
             more = f" ({len(shared)} videos are)" if len(shared) > 1 else ""
             raise ValueError(f"{where}: {shared[0]} is in {other} and in {split}, expected it in one of them{more}")
+        if split != last:  # so that the largest split can come last, and is not kept in memory
+            owner.update(dict.fromkeys(videos, split))
 
 
 def _entries(path: str | Path) -> list[dict]:
+    if is_manifest(path):
+        raise ValueError(f"{path}: a manifest in Parquet, which holds captions, expected questions in JSON")
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path}: holds {shown(entries)}, expected a list of entries")

@@ -7,8 +7,10 @@ be stopped. Training reads the list.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypedDict
@@ -20,6 +22,7 @@ from stgt.data.errors import VideoError
 from stgt.data.images import holds_image
 from stgt.data.inspection import Inspection, inspect
 from stgt.data.isolated import Failure, Worker
+from stgt.data.manifest.rows import Manifest
 from stgt.data.video import MAX_PIXELS, Decoder, decoder_version
 from stgt.files import errors_named, write_json, write_text
 from stgt.ownership import owned
@@ -28,6 +31,9 @@ from stgt.terminal import printable
 
 _Request = tuple[str, Decoder, np.ndarray | None, int]
 """The question to a worker: the path, the reader, PyAV's pictures of the file, and max_pixels"""
+
+Opened = Callable[[], AbstractContextManager[str | Path]]
+"""Gives the file of a video for the length of a block"""
 
 
 class Entry(TypedDict):
@@ -49,7 +55,7 @@ def write_report(
     timeout: float = 30.0,
     jobs: int = 1,
 ) -> dict[str, Entry]:
-    """Check distinct videos below `root`; write and return what was found out about each of them.
+    """Check distinct videos below `root`, or those of a manifest; write and return what was found out about each one.
 
     report: the file to write {video: entry} into. bad_list: the file to write {video: cause} into, for the videos that
     `decoder` does not read right; training with that decoder reads it. Further arguments are those of `check_videos`.
@@ -74,8 +80,11 @@ def _check_on(
     """The entries of all videos. Those that an interrupted check has found are not made again."""
     settings = check_settings(root, max_pixels)
     entries = _found_before(_partial(report), settings)
-    left = [video for video in videos if video not in entries]
-    checked = check_videos([Path(root) / video for video in left], max_pixels=max_pixels, **limits)
+    places = {video: number for number, video in enumerate(videos) if video not in entries}
+    left, opened = [*places], None
+    if isinstance(videos, Manifest):
+        opened = {str(Path(root) / video): partial(videos.opened, place, root) for video, place in places.items()}
+    checked = check_videos([Path(root) / video for video in left], opened, max_pixels=max_pixels, **limits)
     write_text(_partial(report), "".join(f"{json.dumps(line)}\n" for line in [settings, *entries.items()]))
     with errors_named(_partial(report)), open(_partial(report), "a", encoding="utf-8") as file:
         bar = tqdm(checked, initial=len(videos) - len(left), total=len(videos), unit="video")
@@ -99,10 +108,16 @@ def bad_cause(entry: Entry, decoder: Decoder) -> str | None:
 
 
 def check_videos(
-    paths: Sequence[str | Path], *, max_pixels: int = MAX_PIXELS, timeout: float = 30.0, jobs: int = 1
+    paths: Sequence[str | Path],
+    opened: Mapping[str, Opened] | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    timeout: float = 30.0,
+    jobs: int = 1,
 ) -> Iterator[tuple[str, Entry]]:
     """Decode every frame of every file with each reader; yields (path, entry) in the order of the paths.
 
+    opened: {path: a function that gives its file}, for paths that only name what is inside of other files.
     max_pixels: files with larger frames are refused. timeout: seconds that one reader may take for one file. jobs: how
     many files are decoded at a time. Raises ValueError if one of the three is not positive.
     """
@@ -111,7 +126,8 @@ def check_videos(
     for name, value in (("jobs", jobs), ("max_pixels", max_pixels)):
         if value < 1:
             raise ValueError(f"{name} is {value}, expected at least 1")
-    return _check([str(path) for path in paths], max_pixels, timeout, jobs)
+    paths = [str(path) for path in paths]
+    return _check(paths, opened or {path: partial(nullcontext, path) for path in paths}, max_pixels, timeout, jobs)
 
 
 def check_settings(root: str | Path, max_pixels: int) -> list:
@@ -147,7 +163,9 @@ def _is_entry(value: object) -> bool:
     return known and isinstance(facts, dict) and all(isinstance(cause, str | None) for cause in readers.values())
 
 
-def _check(paths: list[str], max_pixels: int, timeout: float, jobs: int) -> Iterator[tuple[str, Entry]]:
+def _check(
+    paths: list[str], opened: Mapping[str, Opened], max_pixels: int, timeout: float, jobs: int
+) -> Iterator[tuple[str, Entry]]:
     imports = [name for name in _readers() if name == "decord"]
     workers = [Worker(_inspect, timeout, imports=imports) for _ in range(min(jobs, len(paths)))]
     idle = list(workers)
@@ -155,7 +173,10 @@ def _check(paths: list[str], max_pixels: int, timeout: float, jobs: int) -> Iter
     def one(path: str) -> tuple[str, Entry]:
         worker = idle.pop()
         try:
-            return path, _entry(path, worker, max_pixels)
+            with opened[path]() as file:
+                return path, _entry(str(file), worker, max_pixels)
+        except VideoError as error:  # a member of a shard that cannot be read
+            return path, _unreadable(str(error).rpartition(": ")[2])
         finally:
             idle.append(worker)
 
@@ -183,13 +204,16 @@ def _entry(path: str, worker: Worker[_Request, Inspection], max_pixels: int) -> 
     try:
         image = holds_image(path)
     except VideoError as error:
-        cause = str(error).removeprefix(f"{path}: ")
-        return {"facts": {}, "readers": dict.fromkeys(_readers(), cause)}
+        return _unreadable(str(error).removeprefix(f"{path}: "))
     found = inspected("pyav")
     readers = {"pillow" if image else "pyav": found.cause}
     if not image and "decord" in _readers():
         readers["decord"] = inspected("decord", found.pictures).cause
     return {"facts": found.facts, "readers": readers}
+
+
+def _unreadable(cause: str) -> Entry:
+    return {"facts": {}, "readers": dict.fromkeys(_readers(), cause)}
 
 
 def _inspect(request: _Request) -> Inspection:

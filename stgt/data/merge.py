@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stgt.data.annotations import Clip, load_captions, save_captions
 from stgt.data.datasets.dataset import count
+from stgt.data.manifest.cache import is_manifest
 from stgt.terminal import say
 
 
@@ -19,6 +20,9 @@ def merge(annotations: Sequence[Path], out: Path, root: Path) -> None:
     """
     if not 1 < len(annotations) == len(set(map(os.path.abspath, annotations))):
         raise ValueError(f"annotations are {', '.join(map(str, annotations)) or 'none'}, expected several, each once")
+    for path in (*annotations, out):
+        if is_manifest(path):
+            raise ValueError(f"{path}: a manifest in Parquet, expected JSON; pandas, pyarrow and duckdb join manifests")
     clips: list[Clip] = []
     for annotation in annotations:
         folder = Path(os.path.relpath(annotation.parent / "videos", root))

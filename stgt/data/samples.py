@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +24,11 @@ from stgt.data.annotations import (
 )
 from stgt.data.features import FeatureStore
 from stgt.data.images import stills
+from stgt.data.manifest.cache import is_manifest, open_manifest
+from stgt.data.manifest.rows import Manifest
 from stgt.data.names import is_image
 from stgt.data.pixels import to_pixels
+from stgt.data.shared_list import SharedList
 from stgt.data.text import Tokenizer
 from stgt.data.video import Clip, Sampling, VideoError, decoder_version, read_clip, sample_indices
 from stgt.data.words import predicted_places
@@ -39,8 +44,9 @@ class VideoDataset(Dataset):
     beginning of the file. tokens: bfloat16 (T, 1+P, C).
     random=True draws frames, augmentation and the cached view from torch's default generator only, so its seed decides
     the item; otherwise nothing is drawn. cache=True decodes all frames of all videos at the start and keeps them, which
-    suits small sets. decoding: further arguments of `stgt.data.video.read_frames`. A video that cannot be read raises
-    VideoError when its item is asked for.
+    suits small sets. videos: names of files below `root`, or a manifest, whose shards are relative to `root`. decoding:
+    further arguments of `stgt.data.video.read_frames`. A video that cannot be read raises VideoError when its item is
+    asked for.
     """
 
     def __init__(
@@ -57,14 +63,14 @@ class VideoDataset(Dataset):
         decoding: Mapping[str, object] | None = None,
     ) -> None:
         self.decoding = dict(decoding or {})
-        self.videos, self.root = list(videos), Path(root)
+        self.videos, self.root = videos if isinstance(videos, Manifest) else SharedList(videos), Path(root)
         self.frames, self.transform, self.sampling, self.random = frames, transform, sampling, random
         self.features = features
-        if features is None:
-            self.stills = stills([self.root / video for video in self.videos])
-        else:
-            self.stills = [is_image(video) for video in self.videos]
-        self._decoded = [self._decode(video) for video in self.videos] if cache and features is None else None
+        if not isinstance(videos, Manifest):
+            kinds = map(is_image, videos) if features else stills([self.root / video for video in videos])
+            self.stills = torch.tensor([*kinds], dtype=torch.bool)
+        numbers = range(len(self.videos))
+        self._decoded = [self._decode(index) for index in numbers] if cache and features is None else None
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -73,6 +79,24 @@ class VideoDataset(Dataset):
     def decoder_version(self) -> str:
         """The decoder that reads the videos, with its version. Feature caches have it in their key."""
         return decoder_version(self.decoding.get("decoder", "auto"))
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The files that a fingerprint compares: the videos or, with a manifest, the shards, which are fewer."""
+        return self.videos.shards() if isinstance(self.videos, Manifest) else self.videos
+
+    def still(self, index: int) -> bool:
+        """Whether a video is an image of one frame. A manifest says it; `stgt.data.images.stills` does for files."""
+        return self.videos.still(index) if isinstance(self.videos, Manifest) else bool(self.stills[index])
+
+    @contextmanager
+    def opened(self, index: int) -> Iterator[Path]:
+        """The file of a video, which is a temporary one if the video is in a shard."""
+        if isinstance(self.videos, Manifest):
+            with self.videos.opened(index, self.root) as path:
+                yield path
+        else:
+            yield self.root / self.videos[index]
 
     def __getitem__(self, index: int) -> dict:
         return self.clip(index)
@@ -87,14 +111,15 @@ class VideoDataset(Dataset):
         return {"video": to_pixels(frames, self.transform), "times": times, **place}
 
     def _frames(self, index: int) -> Clip:
-        path = self.root / self.videos[index]
         rng = torch.default_generator if self.random else None
         if self._decoded is None:
-            clip = read_clip(path, self.frames, self.sampling, rng, **self.decoding)
+            with self.opened(index) as path:
+                clip = read_clip(path, self.frames, self.sampling, rng, **self.decoding)
         else:
             clip = self._cached(index, rng)
-        if self.stills[index]:
+        if self.still(index):
             if len(clip.frames) > 1:
+                path = self.root / self.videos[index]
                 raise VideoError(f"{path}: holds a video, expected an image, as the file's ending says")
             return clip
         if len(clip.frames) == 1:
@@ -111,12 +136,13 @@ class VideoDataset(Dataset):
             frames, times = frames[chosen], times[chosen]
         return Clip(torch.from_numpy(frames), torch.from_numpy(times))
 
-    def _decode(self, video: str) -> tuple[np.ndarray, np.ndarray] | VideoError:
+    def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray] | VideoError:
         """All frames and their times, or the error. They are arrays because a tensor that is sent to another process
         needs a file descriptor.
         """
         try:
-            clip = read_clip(self.root / video, None, **self.decoding)
+            with self.opened(index) as path:
+                clip = read_clip(path, None, **self.decoding)
             return clip.frames.numpy(), clip.times.numpy()
         except VideoError as error:
             return error
@@ -132,16 +158,19 @@ class PairDataset(VideoDataset):
     an image, because a batch can hold only one kind.
     train=False: item i is the i-th distinct video, and `pairs` lists (number of the video, text). Nothing is replaced:
     a video that cannot be read raises VideoError.
-    entries: (video, texts) of each entry of the annotation. bad_list: the file that `stgt data check` wrote; entries
-    about its videos are left out, and the log tells how many.
-    Raises ValueError for an annotation whose video is missing, naming entry and path, and, for evaluation, for one that
-    mixes images and videos.
+    entries: (video, texts) of each entry of the annotation, or a manifest without the videos of the bad list. Each row
+    of a manifest is a video of its own. No file of a manifest is looked up at the start; a missing one is a video that
+    cannot be read. bad_list: the file that `stgt data check` wrote; entries about its videos are left out, and the log
+    tells how many.
+    Raises ValueError for an annotation whose video is missing, naming entry and path; for a manifest with a feature
+    cache; and, for evaluation, for an annotation that mixes images and videos and for a manifest that names a video
+    twice.
     """
 
     def __init__(
         self,
         annotation: str | Path,
-        entries: Sequence[tuple[str, Sequence[object]]],
+        entries: Sequence[tuple[str, Sequence[object]]] | Manifest,
         root: str | Path,
         *,
         frames: int,
@@ -154,30 +183,43 @@ class PairDataset(VideoDataset):
         bad_list: str | Path | None = None,
         decoding: Mapping[str, object] | None = None,
     ) -> None:
-        bad = {} if bad_list is None else load_bad_list(bad_list)
-        _require_readable(annotation, [video for video, _ in entries], root, features, bad)
-        pairs = [(video, text) for video, texts in entries if video not in bad for text in texts]
-        if left_out := sum(video in bad for video, _ in entries):
-            logger.warning(
-                "%s: %d of %d entries are left out, %s lists their videos", annotation, left_out, len(entries), bad_list
-            )
-        if not pairs:
-            raise ValueError(f"{annotation}: {bad_list} lists every video, expected one that is left")
-        numbers: dict[str, int] = {}
-        self.pairs = [(numbers.setdefault(video, len(numbers)), text) for video, text in pairs]
         self.train, self.max_replacements = train, max_replacements
+        if isinstance(entries, Manifest):
+            _require_usable(entries, train, features)
+            videos, self.pairs, left_out, count = entries, entries.pairs, entries.left_out, entries.whole
+        else:
+            bad = {} if bad_list is None else load_bad_list(bad_list)
+            _require_readable(annotation, [video for video, _ in entries], root, features, bad)
+            numbers: dict[str, int] = {}
+            kept = [(video, text) for video, texts in entries if video not in bad for text in texts]
+            self.pairs = SharedList((numbers.setdefault(video, len(numbers)), text) for video, text in kept)
+            videos, left_out, count = list(numbers), sum(video in bad for video, _ in entries), len(entries)
+        if left_out:
+            by = f"{bad_list} lists their videos" if bad_list else "its column bad says so"
+            logger.warning("%s: %d of %d entries are left out, %s", annotation, left_out, count, by)
+        if not self.pairs:
+            raise ValueError(f"{annotation}: {bad_list} lists every video, expected one that is left")
         super().__init__(
-            list(numbers), root,
+            videos, root,
             frames=frames, transform=transform, sampling=sampling, random=train, cache=cache, features=features,
             decoding=decoding,
         )  # fmt: skip
-        self.images = torch.tensor([self.stills[number] for number, _ in self.pairs])
-        if not train and len(set(self.stills)) > 1:
-            image, video = (self.videos[self.stills.index(kind)] for kind in (True, False))
+        if not isinstance(entries, Manifest):
+            self._images = self.stills[[number for number, _ in self.pairs]]
+        if not train and len({self.still(number) for number in range(len(videos))}) > 1:
+            image, video = (
+                next(videos[number] for number in range(len(videos)) if self.still(number) is kind)
+                for kind in (True, False)
+            )
             raise ValueError(
                 f"{annotation}: {image} is an image and {video} is a video, expected all images or all videos: an "
                 "annotation that mixes them can only be trained on"
             )
+
+    @property
+    def images(self) -> Tensor:
+        """Whether each pair is about an image of one frame: bool (pairs,)."""
+        return self.videos.images if isinstance(self.videos, Manifest) else self._images
 
     def said(self, text: object) -> dict:
         """The fields that a pair's text adds to a training item."""
@@ -195,8 +237,7 @@ class PairDataset(VideoDataset):
                 return self.clip(video) | self.said(text) | {"index": index, "video_index": video, "replaced": replaced}
             except VideoError as error:
                 broken = error
-                alike = (self.images == self.images[index]).nonzero().flatten()
-                index = int(alike[torch.randint(len(alike), ())])
+                index = _drawn(self.images == self.images[index])
                 logger.warning("%s; another pair takes the place of this one", error)
         raise VideoError(f"{broken}; all {self.max_replacements} pairs that were drawn in its place failed, too")
 
@@ -205,7 +246,7 @@ class RetrievalDataset(PairDataset):
     """A retrieval annotation: pairs of a video and a caption, in training with input_ids, attention_mask and caption.
 
     input_ids and attention_mask are int64 (L,). options: further arguments of PairDataset.
-    Raises ValueError for a malformed annotation, naming the entry.
+    The annotation is JSON, or a manifest in Parquet. Raises ValueError for a malformed one, naming the entry or row.
     """
 
     def __init__(
@@ -220,10 +261,15 @@ class RetrievalDataset(PairDataset):
         if options.get("train") and tokenizer is None:
             raise ValueError("tokenizer is None, expected one: training pairs hold the caption's token ids")
         self.tokenizer, self.max_length = tokenizer, max_length
-        super().__init__(annotation, load_captions(annotation), root, **options)
+        if is_manifest(annotation):
+            bad_list = options.get("bad_list")
+            entries = open_manifest(annotation, {} if bad_list is None else load_bad_list(bad_list))
+        else:
+            entries = load_captions(annotation)
+        super().__init__(annotation, entries, root, **options)
 
     @property
-    def captions(self) -> list[tuple[int, str]]:
+    def captions(self) -> Sequence[tuple[int, str]]:
         """(Number of the video, caption) of every pair."""
         return self.pairs
 
@@ -248,12 +294,26 @@ class QuestionDataset(PairDataset):
         super().__init__(annotation, [(question.video, [question]) for question in questions], root, **options)
 
     @property
-    def questions(self) -> list[tuple[int, Question]]:
+    def questions(self) -> Sequence[tuple[int, Question]]:
         """(Number of the video, question) of every pair."""
         return self.pairs
 
     def said(self, text: Question) -> dict:
         return {"question": text.question, "answer": text.answer, "question_id": text.question_id}
+
+
+def _drawn(chosen: Tensor) -> int:
+    """One of the places where `chosen` is True, bool (n,), drawn from torch's default generator.
+
+    The places are not listed, since those of ten million pairs would take 80 MB.
+    """
+    left = int(torch.randint(int(chosen.sum()), ()))
+    for start in range(0, len(chosen), 1 << 16):
+        places = chosen[start : start + (1 << 16)].nonzero().flatten()
+        if left < len(places):
+            return start + int(places[left])
+        left -= len(places)
+    raise AssertionError
 
 
 def collate(items: list[dict]) -> dict:
@@ -276,6 +336,18 @@ def collate(items: list[dict]) -> dict:
     if "attention_mask" in batch:
         batch["predicted"] = predicted_places(batch["attention_mask"])
     return batch
+
+
+def _require_usable(manifest: Manifest, train: bool, features: FeatureStore | None) -> None:
+    if features is not None:
+        raise ValueError(
+            f"{features.folder}: a feature cache is given, expected none, because {manifest.annotation} is a manifest"
+        )
+    if not train and (twice := [video for video, count in Counter(manifest).items() if count > 1]):
+        raise ValueError(
+            f"{manifest.annotation}: {twice[0]} is in several rows, expected one row with all of its captions, because "
+            "evaluation counts videos"
+        )
 
 
 def _require_readable(

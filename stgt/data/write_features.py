@@ -68,7 +68,7 @@ def write_features(
     changes = cache.changed_videos(videos.root, contents=contents)
     require_same(f"{folder} was made of other videos", changes, accept=accept_changed)
     store, items = cache.tokens, _Views(videos, views, seed)
-    if store.missing() and cache.videos != videos.videos:
+    if store.missing() and cache.videos != list(videos.videos):
         raise ValueError(
             f"{folder} is not complete, and was begun for other videos: give the same videos, or remove it first"
         )
@@ -101,7 +101,7 @@ def _begin(folder: Path, videos: VideoDataset, key: FeatureKey, batch_size: int,
     fingerprint = Fingerprint.take({}, videos.videos, videos.root, decoder=key.decoder, contents=contents)
     fingerprint.save(folder / FINGERPRINT)
     facts = {"key": dataclasses.asdict(key), "batch": batch_size, "fingerprint": file_hash(folder / FINGERPRINT)}
-    write_text(folder / INDEX, sealed({"format": FORMAT, **facts, "videos": videos.videos}))
+    write_text(folder / INDEX, sealed({"format": FORMAT, **facts, "videos": list(videos.videos)}))
 
 
 def _require_room(folder: Path, needed: int) -> None:

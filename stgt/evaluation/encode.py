@@ -56,11 +56,11 @@ def clips_digest(clips: VideoDataset, contents: bool = False) -> str:
 
 
 def _fingerprint(clips: VideoDataset, contents: bool) -> Fingerprint:
-    return Fingerprint.take({}, clips.videos, clips.root, decoder=clips.decoder_version, contents=contents)
+    return Fingerprint.take({}, clips.files, clips.root, decoder=clips.decoder_version, contents=contents)
 
 
 def _name_of(clips: VideoDataset, fingerprint: Fingerprint) -> str:
-    return digest(fingerprint.sha256(), clips.videos, clips.frames, clips.sampling, describe(clips.transform))
+    return digest(fingerprint.sha256(), list(clips.videos), clips.frames, clips.sampling, describe(clips.transform))
 
 
 @torch.inference_mode()

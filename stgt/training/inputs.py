@@ -42,7 +42,7 @@ def require_same_data(config: TrainConfig, items: PairDataset, validation: Valid
     }
     now = Fingerprint.take(
         {label: path for label, path in paths.items() if path is not None},
-        [] if cached else {*items.videos, *(validation.clips.videos if validation else ())},
+        [] if cached else {*items.files, *(validation.clips.files if validation else ())},
         data.videos,
         decoder=f"that of {data.features}" if cached else items.decoder_version,
         contents=data.check_contents,

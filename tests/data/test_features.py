@@ -122,7 +122,7 @@ def test_a_whole_cache_is_not_written_again(store, videos, tmp_path):
     for name, there, here in (("views", 3, 2), ("seed", 0, 1)):
         with pytest.raises(ValueError, match=f"{name} is {there} in the cache and {here} in this run"):
             write_features(tmp_path / "features", videos, never, **arguments | {name: here})
-    videos.videos.append("d.mp4")
+    videos.videos = [*videos.videos, "d.mp4"]
     with pytest.raises(ValueError, match="lacks 1 videos, the first is d.mp4"):
         write_features(tmp_path / "features", videos, never, **arguments)
 
@@ -184,7 +184,7 @@ def test_a_video_that_cannot_be_read_is_named_and_those_before_it_are_kept(root,
 
 def test_a_cache_that_was_begun_for_other_videos_is_not_finished_with_these(store, videos, tmp_path):
     store.tokens.path("000001").unlink()
-    videos.videos.remove("b.mp4")
+    videos.videos = [video for video in videos.videos if video != "b.mp4"]
     with pytest.raises(ValueError, match="features is not complete, and was begun for other videos"):
         write_features(tmp_path / "features", videos, tower, tower_hash="abc", views=3)
 

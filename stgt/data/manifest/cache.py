@@ -1,0 +1,83 @@
+"""Opens a manifest. Its rows are converted once into an Arrow file, which every process then maps into its memory.
+
+The Arrow file is a hidden file beside the manifest, or in the user's cache folder if that folder cannot be written. Its
+name holds a digest of the manifest's size and time of change, and of the rows that are left out.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import logging
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from stgt.data.manifest.rows import Manifest
+from stgt.files import atomic_file
+from stgt.ownership import claimed
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Version of the Arrow file"""
+
+
+def is_manifest(annotation: str | Path) -> bool:
+    """Whether an annotation is a manifest, by its ending."""
+    return Path(annotation).suffix.lower() in (".parquet", ".pq")
+
+
+def open_manifest(path: str | Path, left_out: Collection[str] = frozenset()) -> Manifest:
+    """The rows of a manifest, without those that it marks as bad, and without the videos of the given names.
+
+    The first call converts the manifest. Other processes that open it meanwhile wait for the result.
+    Raises ValueError, which names the file, the row and the column, for a malformed manifest, and for one without rows.
+    """
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    state = _digest(status.st_size, status.st_mtime_ns, FORMAT)
+    begin = _place(Path(path))
+    file = Path(f"{begin}{state}-{_digest(*sorted(left_out))}.arrow")
+    if not file.exists():
+        with claimed(file, wait=True):
+            if not file.exists():
+                _convert(path, left_out, file)
+        for other in glob.glob(f"{glob.escape(begin)}*.arrow"):
+            if not other.startswith(f"{begin}{state}"):
+                Path(other).unlink(missing_ok=True)
+    return Manifest(str(path), str(file))
+
+
+def _place(path: Path) -> str:
+    """The beginning of the names of a manifest's Arrow files."""
+    folder, path = path.parent, path.absolute()
+    if os.access(folder, os.W_OK):
+        return os.path.join(folder, f".{path.name}.")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stgt" / "manifests"
+    return str(home / f"{path.name}.{_digest(str(path))}.")
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+
+
+def _convert(path: str | Path, left_out: Collection[str], file: Path) -> None:
+    import pyarrow as pa
+
+    from stgt.data.manifest.columns import SCHEMA, ManifestFile
+
+    manifest, count = ManifestFile(path), 0
+    logger.info("%s: its %d rows are converted into %s", path, manifest.rows, file)
+    schema = SCHEMA.with_metadata({"rows": str(manifest.rows)})
+    with atomic_file(file) as partial:
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for batch in manifest.batches(left_out):
+                if len(batch):
+                    writer.write_batch(batch)
+                    count += len(batch)
+        if not count:
+            raise ValueError(f"{path}: none of its {manifest.rows} rows is left, expected at least one")
+    pa.default_memory_pool().release_unused()

@@ -1,0 +1,201 @@
+"""The columns of a manifest, checked and in one form, whichever program wrote the Parquet file.
+
+A row is a video. Its columns are video (text), captions (list of texts) or caption (text), and, if the video lies in a
+tar shard, shard (text), offset and size (whole numbers, in bytes). The columns image and bad (true or false) may be
+there as well. Further columns are left alone. This module needs the extra [scale].
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stgt.data.names import IMAGES
+from stgt.structure import shown
+
+SCHEMA = pa.schema(
+    {
+        "video": pa.string(),
+        "shard": pa.string(),
+        "offset": pa.int64(),
+        "size": pa.int64(),
+        "captions": pa.list_(pa.string()),
+        "image": pa.bool_(),
+    }
+)
+BATCH = 1 << 16
+"""The most rows that are in memory at a time"""
+_ENDINGS = "|".join(re.escape(ending) for ending in IMAGES)
+_IS_IMAGE = rf"(?i)(?:{_ENDINGS}|\.|(?:^|/)\.?[^./]*)$"  # the same as `stgt.data.names.is_image`
+
+
+class ManifestFile:
+    """A Parquet file that is read as a manifest, a part at a time."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open a file. Raises ValueError that names the file, and the column if one is missing or has another type."""
+        self.path = path
+        try:
+            self._file = pq.ParquetFile(path, pre_buffer=False)
+        except FileNotFoundError:
+            raise ValueError(f"{path}: no such file") from None
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+        self.rows = self._file.metadata.num_rows
+        self._types = self._column_types()
+
+    def _column_types(self) -> dict[str, pa.DataType]:
+        """The type of each column that is used. A column of nulls counts as absent: pandas writes it for no values."""
+        schema = self._file.schema_arrow
+        for name in (*SCHEMA.names, "caption", "bad"):
+            if schema.names.count(name) > 1:
+                raise ValueError(f"{self.path}: there are several columns {name!r}, expected one")
+        types = {field.name: field.type for field in schema if not pa.types.is_null(field.type)}
+        captions = "captions" if "captions" in types else "caption"
+        expected = {
+            "video": (_is_text, "texts"),
+            captions: (_is_captions, "texts or lists of texts"),
+            "shard": (_is_text, "texts"),
+            "offset": (_is_number, "whole numbers"),
+            "size": (_is_number, "whole numbers"),
+            "image": (pa.types.is_boolean, "true or false"),
+            "bad": (pa.types.is_boolean, "true or false"),
+        }
+        needed = ["video", captions, *(["offset", "size"] if "shard" in types else [])]
+        for name in needed:
+            if name not in types:
+                there = ", ".join(schema.names)
+                name = "captions" if name == "caption" else name
+                raise ValueError(f"{self.path}: there is no column {name!r} with values, only {there}")
+        for name, (fits, described) in expected.items():
+            if name in types and not fits(types[name]):
+                raise ValueError(f"{self.path}: column {name!r} holds {types[name]}, expected {described}")
+        return {name: types[name] for name in expected if name in types}
+
+    def batches(self, left_out: Collection[str] = frozenset()) -> Iterator[pa.RecordBatch]:
+        """The rows in parts of the form SCHEMA, without nulls in image.
+
+        Rows that are marked as bad are left out, and those whose name is in `left_out`: "shard/video", or "video" for a
+        video in a file of its own. Raises ValueError that names the file, the row and the column of a wrong value.
+        """
+        start = 0
+        try:
+            for batch in self._file.iter_batches(BATCH, columns=[*self._types], use_threads=False):
+                rows = _Rows(self.path, start, batch)
+                start += len(batch)
+                yield rows.checked(left_out)
+        except (pa.ArrowException, OSError) as error:
+            cause = str(error).splitlines()[0]
+            raise ValueError(f"{self.path}: the file is damaged near row {start} ({cause})") from None
+
+
+class _Rows:
+    """Some rows of a file."""
+
+    def __init__(self, path: str | Path, start: int, batch: pa.RecordBatch) -> None:
+        self.path, self.numbers = path, pa.array(range(start, start + len(batch)), pa.int64())
+        self.columns = {name: batch.column(name) for name in batch.schema.names}
+
+    def checked(self, left_out: Collection[str]) -> pa.RecordBatch:
+        if "bad" in self.columns:
+            self._keep(pc.invert(self._bool("bad", False)))
+        video, shard = self._text("video"), self._text("shard")
+        if left_out:
+            name = pc.coalesce(pc.binary_join_element_wise(shard, video, "/"), video)
+            kept = pc.invert(pc.is_in(name, pa.array(sorted(left_out), pa.string())))
+            self._keep(kept)
+            video, shard = video.filter(kept), shard.filter(kept)
+        self._refuse("video", pc.fill_null(_is_blank(video), True), "a text")
+        self._refuse("shard", pc.fill_null(_is_blank(shard), False), "a text, or null")
+        in_shard = pc.is_valid(shard)
+        places = [self._place(name, in_shard, least) for name, least in (("offset", 0), ("size", 1))]
+        image = self._bool("image", None)
+        image = pc.coalesce(image, pc.match_substring_regex(video, _IS_IMAGE))
+        return pa.RecordBatch.from_arrays([video, shard, *places, self._captions(), image], schema=SCHEMA)
+
+    def _keep(self, kept: pa.BooleanArray) -> None:
+        if kept.true_count < len(kept):
+            self.columns = {name: column.filter(kept) for name, column in self.columns.items()}
+            self.numbers = self.numbers.filter(kept)
+
+    def _text(self, name: str) -> pa.StringArray:
+        if name not in self.columns:
+            return pa.nulls(len(self.numbers), pa.string())
+        return self._valid(name, self.columns[name].cast(pa.string()))
+
+    def _bool(self, name: str, default: bool | None) -> pa.BooleanArray:
+        column = self.columns.get(name, pa.nulls(len(self.numbers), pa.bool_()))
+        return column if default is None else pc.fill_null(column, default)
+
+    def _place(self, name: str, in_shard: pa.BooleanArray, least: int) -> pa.Int64Array:
+        """Offset or size; null where there is no shard."""
+        column = self.columns.get(name, pa.nulls(len(self.numbers), pa.int64()))
+        column = pc.if_else(in_shard, column, pa.scalar(None, column.type))
+        wrong = pc.fill_null(pc.less(column, least), in_shard)
+        if pa.types.is_floating(column.type):  # pandas turns whole numbers with gaps into these
+            wrong = pc.or_(wrong, pc.fill_null(pc.not_equal(column, pc.round(column)), False))
+            wrong = pc.or_(wrong, pc.fill_null(pc.invert(pc.less(column, 2.0**63)), False))
+        elif pa.types.is_uint64(column.type):
+            wrong = pc.or_(wrong, pc.fill_null(pc.greater(column, 2**63 - 1), False))
+        self._refuse(name, wrong, f"a whole number of at least {least}, because the row names a shard")
+        return column.cast(pa.int64())
+
+    def _captions(self) -> pa.ListArray:
+        name = "captions" if "captions" in self.columns else "caption"
+        column, expected = self.columns[name], "a text" if name == "caption" else "a list of texts"
+        if _is_text(column.type):
+            text = self._text(name)
+            self._refuse(name, pc.fill_null(_is_blank(text), True), expected)
+            return pa.ListArray.from_arrays(pa.array(range(len(text) + 1), pa.int32()), text)
+        self._refuse(name, pc.fill_null(pc.equal(pc.list_value_length(column), 0), True), expected)
+        lists = self._valid(name, column.cast(SCHEMA.field("captions").type))
+        blank = pc.fill_null(_is_blank(lists.flatten()), True)
+        if blank.true_count:
+            parents = pc.list_parent_indices(lists).filter(blank)
+            self._refuse(name, pc.is_in(pa.array(range(len(lists)), pa.int64()), parents), expected)
+        return lists
+
+    def _valid(self, name: str, column: pa.Array) -> pa.Array:
+        """The column. Parquet files of some programs hold texts that are not UTF-8, which Arrow does not check."""
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            for row, value in enumerate(column):
+                try:
+                    value.as_py()
+                except UnicodeDecodeError as error:
+                    number = self.numbers[row].as_py()
+                    raise ValueError(f"{self.path}: row {number}: {name!r} is not UTF-8 ({error.reason})") from None
+            raise
+        return column
+
+    def _refuse(self, name: str, wrong: pa.BooleanArray, expected: str) -> None:
+        if wrong.true_count:
+            row = wrong.index(True).as_py()
+            found = shown(self.columns[name][row].as_py()) if name in self.columns else "missing"
+            number = self.numbers[row].as_py()
+            raise ValueError(f"{self.path}: row {number}: {name!r} is {found}, expected {expected}")
+
+
+def _is_blank(text: pa.StringArray) -> pa.BooleanArray:
+    return pc.equal(pc.utf8_trim_whitespace(text), "")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_captions(kind: pa.DataType) -> bool:
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return _is_text(kind) or (any(is_list(kind) for is_list in lists) and _is_text(kind.value_type))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)

@@ -1,0 +1,162 @@
+"""The rows of a manifest, mapped into memory from an Arrow file. A process needs memory only for the rows it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stgt.data.shards.member import Member, locate, opened
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Row(NamedTuple):
+    """One video. `video` is a file relative to the folder of videos or, with a shard, a member of this tar file."""
+
+    video: str
+    shard: str | None
+    offset: int | None
+    size: int | None
+
+    @property
+    def name(self) -> str:
+        """The name that reports and lists of bad videos use."""
+        return self.video if self.shard is None else f"{self.shard}/{self.video}"
+
+
+class Manifest(Sequence[str]):
+    """The rows of a manifest as a sequence of the videos' names. It is pickled as two paths."""
+
+    def __init__(self, annotation: str, file: str) -> None:
+        """annotation: the manifest. file: the Arrow file that `stgt.data.manifest.cache` made of it."""
+        import pyarrow as pa
+
+        self.annotation, self.file = annotation, file
+        reader = pa.ipc.open_file(pa.memory_map(file))
+        self._batches: list[pa.RecordBatch] = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        self._offsets = [batch.column("captions").offsets.to_numpy() for batch in self._batches]
+        """Where the captions of each row begin, int32 (rows + 1,) for each batch"""
+        self._rows = np.cumsum([0, *map(len, self._batches)])
+        self._pairs = np.cumsum([0, *(offsets[-1] - offsets[0] for offsets in self._offsets)])
+        self.whole = int(reader.schema.metadata[b"rows"])
+        """Number of rows of the Parquet file"""
+
+    def __reduce__(self) -> tuple:
+        return Manifest, (self.annotation, self.file)
+
+    def __repr__(self) -> str:
+        return f"Manifest({self.annotation!r}, {self.file!r})"
+
+    def __len__(self) -> int:
+        return int(self._rows[-1])
+
+    def __getitem__(self, number: int) -> str:
+        return self.row(number).name
+
+    def __iter__(self) -> Iterator[str]:
+        for batch in self._batches:
+            shards = batch.column("shard").to_pylist()
+            for video, shard in zip(batch.column("video").to_pylist(), shards, strict=True):
+                yield Row(video, shard, None, None).name
+
+    def row(self, number: int) -> Row:
+        batch, place = self._place(number)
+        return Row(*(batch.column(name)[place].as_py() for name in Row._fields))
+
+    def still(self, number: int) -> bool:
+        """Whether a row is about an image of one frame."""
+        batch, place = self._place(number)
+        return batch.column("image")[place].as_py()
+
+    @contextmanager
+    def opened(self, number: int, root: str | Path) -> Iterator[Path]:
+        """The file of a row's video, which is a temporary one if the video is in a shard.
+
+        A VideoError of the block names the shard, the offset and the member. Raises one if the shard cannot be read.
+        """
+        row = self.row(number)
+        if row.shard is None:
+            yield Path(root) / row.video
+        else:
+            with opened(Member(locate(row.shard, root), row.offset, row.size, row.video)) as path:
+                yield path
+
+    def shards(self) -> list[str]:
+        """The distinct shards, in alphabetical order."""
+        found = set()
+        for batch in self._batches:
+            found.update(batch.column("shard").unique().to_pylist())
+        return sorted(found - {None})
+
+    @property
+    def left_out(self) -> int:
+        """Number of rows that are bad, or listed as bad."""
+        return self.whole - len(self)
+
+    @property
+    def pairs(self) -> Pairs:
+        """Pairs of a row's number and one of its captions."""
+        return Pairs(self)
+
+    @cached_property
+    def images(self) -> Tensor:
+        """For each pair, whether it is about an image of one frame: bool (pairs,)."""
+        kinds = [
+            np.repeat(batch.column("image").to_numpy(zero_copy_only=False), np.diff(offsets))
+            for batch, offsets in zip(self._batches, self._offsets, strict=True)
+        ]
+        return torch.from_numpy(np.concatenate(kinds))
+
+    def captions(self) -> Iterator[list[str]]:
+        """The captions of each row."""
+        for batch in self._batches:
+            yield from batch.column("captions").to_pylist()
+
+    def _place(self, number: int) -> tuple[pa.RecordBatch, int]:
+        batch = _batch_of(number, self._rows)
+        return self._batches[batch], int(number - self._rows[batch])
+
+    def count_pairs(self) -> int:
+        return int(self._pairs[-1])
+
+    def pair(self, number: int) -> tuple[int, str]:
+        """The row and the caption of a pair."""
+        batch = _batch_of(number, self._pairs)
+        offsets = self._offsets[batch]
+        place = int(number - self._pairs[batch] + offsets[0])
+        row = int(self._rows[batch] + np.searchsorted(offsets, place, side="right") - 1)
+        return row, self._batches[batch].column("captions").values[place].as_py()
+
+
+class Pairs(Sequence[tuple[int, str]]):
+    """Every caption of a manifest with the number of its row."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+
+    def __len__(self) -> int:
+        return self.manifest.count_pairs()
+
+    def __getitem__(self, number: int | slice) -> tuple[int, str] | list[tuple[int, str]]:
+        if isinstance(number, slice):
+            return [self.manifest.pair(each) for each in range(*number.indices(len(self)))]
+        return self.manifest.pair(number)
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        for row, captions in enumerate(self.manifest.captions()):
+            for caption in captions:
+                yield row, caption
+
+
+def _batch_of(number: int, ends: np.ndarray) -> int:
+    if not 0 <= number < ends[-1]:
+        raise IndexError(f"number is {number}, expected 0 to {ends[-1] - 1}")
+    return int(np.searchsorted(ends, number, side="right")) - 1

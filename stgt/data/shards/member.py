@@ -1,0 +1,101 @@
+"""Reads one member of a tar shard by its place in it, from a local file or through fsspec from anywhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from stgt.data.errors import VideoError, require_file
+from stgt.files import scratch_file
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""How often a member that is not on this machine is asked for"""
+_WAIT = 1.0  # seconds before the second attempt
+_ENDING = re.compile(r"\.\w{1,8}$")
+
+
+class Member(NamedTuple):
+    """The place of a member: the path or address of its shard, and where its bytes are in it."""
+
+    shard: str
+    offset: int
+    size: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}, offset {self.offset}, member {self.name}"
+
+
+def is_address(shard: str) -> bool:
+    """Whether a shard is an address of fsspec, such as s3://bucket/shard.tar. Everything else is a path."""
+    return "://" in shard or "::" in shard
+
+
+def locate(shard: str, root: str | Path) -> str:
+    """The address of a shard, or its path if it is relative to `root`."""
+    return shard if is_address(shard) else os.path.join(root, shard)
+
+
+@contextmanager
+def opened(member: Member) -> Iterator[Path]:
+    """Yields a temporary file with the bytes of a member, and with the ending of its name.
+
+    Raises VideoError, naming shard, offset and member, if the bytes cannot be read. A VideoError of the block names
+    them, too.
+    """
+    ending = _ENDING.search(member.name)
+    with scratch_file(read_member(member), ending[0] if ending else "") as path:
+        try:
+            yield path
+        except VideoError as error:
+            raise VideoError(f"{member}: {str(error).removeprefix(f'{path}: ')}") from error
+
+
+def read_member(member: Member) -> bytes:
+    """The bytes of a member. Raises VideoError, naming shard, offset and member, if they cannot be read."""
+    contents = _remote(member) if is_address(member.shard) else _local(member)
+    if len(contents) > member.size:
+        raise VideoError(f"{member}: the server sends more than the range of bytes that it was asked for")
+    if len(contents) < member.size:
+        raise VideoError(f"{member}: the shard is cut short: {len(contents)} of {member.size} bytes are there")
+    return contents
+
+
+def _local(member: Member) -> bytes:
+    try:
+        require_file(member.shard)
+        with open(member.shard, "rb") as file:
+            file.seek(member.offset)
+            left = max(os.fstat(file.fileno()).st_size - member.offset, 0)
+            return file.read(min(member.size, left))  # a wrong size must not ask for more memory than the file has
+    except VideoError as error:
+        raise VideoError(f"{member}: {str(error).removeprefix(f'{member.shard}: ')}") from None
+    except OSError as error:
+        raise VideoError(f"{member}: {error.strerror or error}") from error
+
+
+def _remote(member: Member) -> bytes:
+    import fsspec
+
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            system, path = fsspec.core.url_to_fs(member.shard)
+            return system.cat_file(path, start=member.offset, end=member.offset + member.size)
+        except ModuleNotFoundError:
+            raise
+        except Exception as error:  # every protocol has errors of its own
+            gone = isinstance(error, FileNotFoundError)
+            cause = "no such file" if gone else f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            if gone or attempt == ATTEMPTS:
+                raise VideoError(f"{member}: {cause}") from error
+            logger.warning("%s: %s; it is asked for again", member, cause)
+            time.sleep(_WAIT * attempt)
+    raise AssertionError

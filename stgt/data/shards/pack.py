@@ -1,0 +1,119 @@
+"""Packs the videos or images of an annotation into tar shards in WebDataset's form, with a manifest of them.
+
+A sample is two members: KEY.mp4, or another ending, and KEY.json with the video's name and its captions. KEY is the
+number of the video. This module needs the extra [scale].
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+from stgt.data.annotations import load_captions, require_videos
+from stgt.data.errors import require_file
+from stgt.data.images import image_format, stills
+from stgt.data.manifest.cache import is_manifest, open_manifest
+from stgt.data.manifest.write import ManifestWriter, writing_manifest
+from stgt.files import atomic_file
+from stgt.ownership import owned
+
+MANIFEST = "manifest.parquet"
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+class Source(NamedTuple):
+    """A video or image to pack."""
+
+    name: str
+    captions: Sequence[str]
+    opened: Callable[[], AbstractContextManager[Path]]
+    """Gives its file for the length of a block"""
+    image: bool | None = None
+    """Whether a manifest says that it is an image of one frame; None without a manifest"""
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as "1GB" or "500 MB". Raises ValueError for anything else."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", text, re.IGNORECASE)
+    if found is None or not (size := int(float(found[1]) * _UNITS[found[2].upper()])):
+        raise ValueError(f"shard_size is {text!r}, expected a size such as 1GB or 500MB")
+    return size
+
+
+def pack(annotation: Path, videos: Path, out: Path, *, shard_size: int) -> tuple[int, int]:
+    """Write OUT/shard-000000.tar and so on, and OUT/manifest.parquet; returns the numbers of videos and of shards.
+
+    videos: the folder that names in the annotation are relative to. shard_size: the largest number of bytes of
+    a shard; a video that is larger has a shard of its own. Raises ValueError if `out` holds shards already or a file is
+    missing, and VideoError if a file cannot be read. Shards that were written before an error are kept.
+    """
+    if there := [*out.glob("shard-*.tar"), *out.glob(MANIFEST)]:
+        raise ValueError(f"{out} holds {there[0].name} already, expected a folder without shards; remove them first")
+    sources = _sources(annotation, videos)
+    with owned(out), writing_manifest(out / MANIFEST) as manifest:
+        number, left = 0, next(sources, None)
+        while left is not None:
+            left = _write_shard(out, f"shard-{number:06}.tar", left, sources, manifest, shard_size)
+            number += 1
+    return manifest.count, number
+
+
+def _sources(annotation: Path, videos: Path) -> Iterator[Source]:
+    if is_manifest(annotation):
+        rows = open_manifest(annotation)
+        numbered = enumerate(zip(rows, rows.captions(), strict=True))
+        return (Source(*row, partial(rows.opened, number, videos), rows.still(number)) for number, row in numbered)
+    captions: dict[str, list[str]] = {}
+    for clip in load_captions(annotation):
+        captions.setdefault(clip.video, []).extend(clip.captions)
+    require_videos(annotation, [*captions], videos)
+    return (Source(name, texts, partial(nullcontext, videos / name)) for name, texts in captions.items())
+
+
+def _write_shard(
+    out: Path, name: str, first: Source, sources: Iterator[Source], manifest: ManifestWriter, shard_size: int
+) -> Source | None:
+    """Write sources until the shard is full; returns the source that begins the next shard, or None."""
+    with atomic_file(out / name) as unfinished, tarfile.open(unfinished, "w", format=tarfile.GNU_FORMAT) as shard:
+        for source in chain([first], sources):
+            with source.opened() as path:
+                require_file(path)
+                contents, image = path.stat().st_size, source.image
+                image = stills([path])[0] if image is None else image
+                fields = {"video": source.name, "caption": list(source.captions)}
+                text = json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace")
+                end = shard.offset + _blocks(contents) + _blocks(len(text)) + 2 * tarfile.BLOCKSIZE
+                if shard.offset and -(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE > shard_size:
+                    return source
+                key = f"{manifest.count:09}"
+                member = tarfile.TarInfo(key + _ending(path, source.name, image))
+                member.size = contents
+                place = dict(shard=name, offset=shard.offset + tarfile.BLOCKSIZE, size=contents)
+                with open(path, "rb") as file:
+                    shard.addfile(member, file)
+                manifest.add(member.name, source.captions, **place, image=image)
+                member = tarfile.TarInfo(f"{key}.json")
+                member.size = len(text)
+                shard.addfile(member, io.BytesIO(text))
+    return None
+
+
+def _blocks(size: int) -> int:
+    """The bytes that a member of some size takes with its header."""
+    return tarfile.BLOCKSIZE * (1 + -(-size // tarfile.BLOCKSIZE))
+
+
+def _ending(path: Path, name: str, image: bool) -> str:
+    """The ending of a member's name. Readers of WebDataset need one, and images of CC3M have none."""
+    ending = Path(name).suffix.lower()
+    if re.fullmatch(r"\.\w+", ending):
+        return ending
+    return f".{(image_format(path) or 'jpg').lower()}" if image else ".mp4"

@@ -1,0 +1,312 @@
+"""Clips in tar shards are packed, found and read by their place in them, and a damaged shard costs its own samples."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers.clips import grey, write_video
+from helpers.ranges import serving_ranges
+from PIL import Image
+from webdataset import ShardWriter, TarWriter, WebDataset
+
+from stgt.data import loader
+from stgt.data.manifest.cache import open_manifest
+from stgt.data.samples import RetrievalDataset, collate
+from stgt.data.shards import member as member_module
+from stgt.data.shards.member import Member, opened, read_member
+from stgt.data.shards.pack import parse_size
+from stgt.data.shards.scan import scan_shards
+from stgt.data.text import Tokenizer
+from stgt.data.transforms import eval_transform, train_transform
+from stgt.data.video import VideoError, read_frames
+from stgt.randomness import SeededItems
+
+CAPTIONS = {
+    "a.mp4": ["the first clip gets lighter", "one more caption"],
+    "b.mkv": ["the second clip"],
+    "sub/c.mp4": ["a clip in a folder, with a “quote”"],
+    "d.mp4": ["the last clip"],
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "videos" / "sub").mkdir(parents=True)
+    for number, name in enumerate(CAPTIONS):
+        write_video(folder / "videos" / name, [frame + number for frame in grey(6 + 7 * number)])
+    entries = [{"video": name, "caption": texts} for name, texts in CAPTIONS.items()]
+    (folder / "train.json").write_text(json.dumps(entries))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(data):
+    from stgt.cli.data import pack
+
+    pack(data / "train.json", data / "packed", shard_size="11KB")
+    return data / "packed"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train([text for texts in CAPTIONS.values() for text in texts], 100)
+
+
+@pytest.fixture
+def make(tokenizer):
+    def make(annotation, root, train=True, **options):
+        transform = train_transform(16) if train else eval_transform(16)
+        options = {"frames": 4, "transform": transform, "tokenizer": tokenizer, "max_length": 12, **options}
+        return RetrievalDataset(annotation, root, train=train, **options)
+
+    return make
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(
+        torch.equal(value, other[key]) if torch.is_tensor(value) else key == "path" or value == other[key]
+        for key, value in one.items()
+    )
+
+
+def test_packed_clips_give_the_same_items_as_their_files(make, data, packed):
+    loose = SeededItems(make(data / "train.json", data / "videos"), 3)
+    items = SeededItems(make(packed / "manifest.parquet", packed), 3)
+    assert len(loose) == len(items) == 5
+    assert all(same(loose[epoch, i], items[epoch, i]) for epoch in range(2) for i in range(5))
+    assert items[0, 0]["path"] == str(packed / "shard-000000.tar" / "000000000.mp4")
+    places = [[(0, 4), (0, 1)], [(1, 2), (0, 0)]]
+    read = list(loader.read_batches(items, places, workers=1, collate=collate))
+    assert all(same(batch, collate([loose[place] for place in part])) for batch, part in zip(read, places, strict=True))
+
+
+def test_packed_shards_are_webdatasets_and_can_be_packed_again(data, packed, stgt):
+    shards = sorted(map(str, packed.glob("*.tar")))
+    assert len(shards) > 1 and all(Path(shard).stat().st_size <= 11000 for shard in shards)
+    samples = [sample for shard in shards for sample in WebDataset(shard, shardshuffle=False)]
+    names = [*CAPTIONS]
+    for number, (name, sample) in enumerate(zip(names, samples, strict=True)):
+        assert sample["__key__"] == f"{number:09}"
+        assert sample[Path(name).suffix[1:]] == (data / "videos" / name).read_bytes()
+        assert json.loads(sample["json"]) == {"video": name, "caption": CAPTIONS[name]}
+    assert stgt("data", "pack", packed / "manifest.parquet", "--videos", packed, "--out", data / "again")[0] == 0
+    (shard,) = (data / "again").glob("*.tar")
+    again = open_manifest(data / "again" / "manifest.parquet")
+    assert [texts for texts in again.captions()] == [*CAPTIONS.values()]
+    row = again.row(2)
+    assert read_member(Member(str(shard), row.offset, row.size, "")) == (data / "videos" / names[2]).read_bytes()
+    status, printed = stgt("data", "pack", data / "train.json", "--out", packed)
+    assert status == 2 and "holds shard-00000" in printed and "expected a folder without shards" in printed
+
+
+def test_a_scan_of_packed_shards_finds_what_the_manifest_says(packed, tmp_path, stgt):
+    status, printed = stgt("data", "manifest", packed, "--out", tmp_path / "found.parquet")
+    assert status == 0 and "4 videos or images in" in printed
+    frames = [pd.read_parquet(path) for path in (packed / "manifest.parquet", tmp_path / "found.parquet")]
+    for one, other in zip(*(frame.drop(columns="image").to_dict("records") for frame in frames), strict=True):
+        assert {**one, "captions": list(one["captions"])} == {**other, "captions": list(other["captions"])}
+
+
+def test_missing_videos_and_odd_sizes_are_refused_before_anything_is_written(data, tmp_path, stgt):
+    (tmp_path / "train.json").write_text('[{"video": "gone.mp4", "caption": "a"}]')
+    words = ("data", "pack", tmp_path / "train.json", "--videos", data / "videos", "--out", tmp_path / "out")
+    status, printed = stgt(*words)
+    assert status == 2 and "gone.mp4: no such file" in printed and not (tmp_path / "out").exists()
+    assert [parse_size(text) for text in ("1GB", "1.5 kb", "2M", "7")] == [10**9, 1500, 2 * 10**6, 7]
+    for text in ("", "GB", "-1GB", "0", "1XB", "1e9"):
+        with pytest.raises(ValueError, match="shard_size is .*, expected a size such as 1GB"):
+            parse_size(text)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Shards in the form of img2dataset: key.jpg, key.txt and key.json, and a table beside each shard."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for shard in range(2):
+        rows = []
+        with TarWriter(str(folder / f"{shard:05}.tar")) as writer:
+            for number in range(3):
+                key, caption = f"{shard:05}{number:04}", f"picture {number} of {shard}"
+                pixels = np.full((8, 8, 3), 20 * number, np.uint8)
+                fields = {
+                    "__key__": key,
+                    "jpg": encoded(pixels),
+                    "json": {"key": key, "caption": caption, "exif": "{}"},
+                }
+                writer.write(fields if number else fields | {"txt": caption, "json": {"key": key}})
+                rows.append({"key": key, "url": f"http://x/{key}", "caption": caption, "status": "success"})
+            rows.append({"key": "x", "url": "http://x/x", "caption": "gone", "status": "failed_to_download"})
+        pd.DataFrame(rows).to_parquet(folder / f"{shard:05}.parquet")
+    return folder
+
+
+def encoded(pixels):
+    contents = io.BytesIO()
+    Image.fromarray(pixels).save(contents, "JPEG")
+    return contents.getvalue()
+
+
+def test_shards_of_img2dataset_are_read(pictures, tmp_path, make):
+    assert scan_shards(str(pictures), tmp_path / "m.parquet") == (6, 2)
+    items = make(tmp_path / "m.parquet", pictures, train=False)
+    assert list(items.captions) == [(i, f"picture {i % 3} of {i // 3}") for i in range(6)]
+    assert items.images.all() and items[4]["video"].shape == (1, 3, 16, 16)
+    assert items.files == ["00000.tar", "00001.tar"]
+
+
+def test_captions_come_from_the_table_beside_a_shard_where_it_has_none(tmp_path, caplog, data):
+    clip = (data / "videos" / "a.mp4").read_bytes()
+    with TarWriter(str(tmp_path / "00000.tar")) as writer:  # video2dataset's form, without the column of captions
+        for key in ("000000000_00000", "000000001", "000000002"):
+            writer.write(
+                {"__key__": key, "mp4": clip, "json": {"key": key, "clips": [[0.0, 1.0]]}, "jpg": b"thumbnail"}
+            )
+    pd.DataFrame({"key": ["000000000_00000", "000000001"], "caption": ["a", None]}).to_parquet(
+        tmp_path / "00000.parquet"
+    )
+    assert scan_shards(str(tmp_path), tmp_path / "m.parquet") == (1, 1)
+    assert "00000.tar: 2 videos or images have no caption, and are left out" in caplog.text
+    assert list(open_manifest(tmp_path / "m.parquet")) == ["00000.tar/000000000_00000.mp4"]
+
+
+def test_a_truncated_shard_costs_its_own_samples(data, tmp_path, make, caplog):
+    with ShardWriter(str(tmp_path / "%d.tar"), maxcount=4, verbose=0) as writer:
+        for number in range(8):
+            clip = (data / "videos" / [*CAPTIONS][number % 4]).read_bytes()
+            writer.write({"__key__": f"k{number}", "mp4": clip, "txt": f"clip {number}"})
+    assert scan_shards(str(tmp_path), tmp_path / "whole.parquet") == (8, 2)
+    place = open_manifest(tmp_path / "whole.parquet").row(2)
+    shard = tmp_path / "0.tar"
+    shard.write_bytes(shard.read_bytes()[: place.offset + place.size // 2])
+    items = make(tmp_path / "whole.parquet", tmp_path)
+    for index in range(8):
+        assert (SeededItems(items, 0)[0, index]["replaced"] > 0) == (index in (2, 3))
+    assert f"{shard}, offset {place.offset}, member k2.mp4: the shard is cut short: {place.size // 2} of" in caplog.text
+    assert scan_shards(str(tmp_path), tmp_path / "rest.parquet") == (6, 2)
+    assert list(open_manifest(tmp_path / "rest.parquet"))[:3] == ["0.tar/k0.mp4", "0.tar/k1.mp4", "1.tar/k4.mp4"]
+    assert f"{shard}: unexpected end of data; the samples before it are used" in caplog.text
+
+
+def test_a_damaged_header_ends_a_scan_with_a_warning(packed, tmp_path, caplog):
+    contents = bytearray((packed / "shard-000000.tar").read_bytes())
+    with tarfile.open(packed / "shard-000000.tar") as shard:
+        second = [info.offset for info in shard][2]
+    contents[second : second + 300] = b"x" * 300
+    (tmp_path / "0.tar").write_bytes(contents)
+    assert scan_shards(str(tmp_path), tmp_path / "m.parquet")[0] == 1
+    assert f"0.tar: damaged at byte {second}; the samples before it are used" in caplog.text
+
+
+def test_folders_without_usable_shards_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="there is no .tar file"):
+        scan_shards(str(tmp_path), tmp_path / "m.parquet")
+    with TarWriter(str(tmp_path / "0.tar")) as writer:
+        writer.write({"__key__": "a", "txt": "no picture"})
+    with pytest.raises(ValueError, match="no shard holds a video or image with a caption"):
+        scan_shards(str(tmp_path), tmp_path / "m.parquet")
+    with TarWriter(str(tmp_path / "0.tar")) as writer:
+        writer.write({"__key__": "a", "jpg": b"x", "json": b"{"})
+    with pytest.raises(ValueError, match=r"0.tar: the .json member of a: not JSON"):
+        scan_shards(str(tmp_path), tmp_path / "m.parquet")
+    assert not (tmp_path / "m.parquet").exists()
+
+
+def test_shards_in_a_store_are_found_and_read_by_range(packed, make, tmp_path):
+    memory = fsspec.filesystem("memory")
+    memory.put(str(packed), "/bucket/clips", recursive=True)
+    try:
+        assert scan_shards("memory://bucket/clips", tmp_path / "m.parquet")[0] == 4
+        items, local = (
+            make(*place) for place in ((tmp_path / "m.parquet", tmp_path), (packed / "manifest.parquet", packed))
+        )
+        assert items.videos.row(3).shard.startswith("memory://")
+        assert all(same(SeededItems(items, 0)[0, i], SeededItems(local, 0)[0, i]) for i in range(5))
+        memory.rm("/bucket", recursive=True)
+        with pytest.raises(VideoError, match=r"memory://.*, offset \d+, member 000000000.mp4: no such file"):
+            items.clip(0)
+    finally:
+        memory.store.clear()
+
+
+def test_shards_on_a_server_are_read_by_range_also_in_other_processes(packed, make, tmp_path, monkeypatch):
+    frame = pd.read_parquet(packed / "manifest.parquet")
+    with serving_ranges(packed) as (address, answered):
+        frame.assign(shard=address + "/" + frame["shard"]).to_parquet(tmp_path / "m.parquet")
+        items, local = (
+            make(*place) for place in ((tmp_path / "m.parquet", tmp_path), (packed / "manifest.parquet", packed))
+        )
+        (batch,) = loader.read_batches(SeededItems(items, 0), [[(0, 4), (0, 2)]], workers=1, collate=collate)
+        assert same(batch, collate([SeededItems(local, 0)[0, i] for i in (4, 2)]))
+        rows = [frame.iloc[i] for i in (3, 1)]
+        assert answered == [(row["shard"], range(row["offset"], row["offset"] + row["size"])) for row in rows]
+    monkeypatch.setattr(member_module, "_WAIT", 0.0)
+    with pytest.raises(VideoError, match=rf"{address}/shard.*, offset \d+, member 000000000.mp4: ClientConnector"):
+        items.clip(0)
+
+
+def test_a_server_that_does_not_know_ranges_is_named(packed, monkeypatch):
+    monkeypatch.setattr(member_module, "_WAIT", 0.0)
+    with serving_ranges(packed, refuse=True) as (address, _), pytest.raises(VideoError, match="more than the range"):
+        read_member(Member(f"{address}/shard-000000.tar", 512, 100, "a.mp4"))
+
+
+def test_a_failing_server_is_asked_again(packed, monkeypatch, caplog):
+    monkeypatch.setattr(member_module, "_WAIT", 0.0)
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/s.tar", b"0123456789")
+    failures = [TimeoutError("too slow")] * 2
+    read = type(memory).cat_file
+
+    def unsteady(self, *args, **options):
+        if failures:
+            raise failures.pop()
+        return read(self, *args, **options)
+
+    monkeypatch.setattr(type(memory), "cat_file", unsteady)
+    assert read_member(Member("memory://s.tar", 2, 3, "a.mp4")) == b"234" and not failures
+    assert caplog.text.count("TimeoutError: too slow; it is asked for again") == 2
+    failures[:] = [TimeoutError("too slow")] * 3
+    with pytest.raises(VideoError, match="s.tar, offset 2, member a.mp4: TimeoutError: too slow"):
+        read_member(Member("memory://s.tar", 2, 3, "a.mp4"))
+    memory.store.clear()
+
+
+def test_an_opened_member_is_a_file_that_is_gone_afterwards(packed):
+    row = open_manifest(packed / "manifest.parquet").row(1)
+    member = Member(str(packed / row.shard), row.offset, row.size, row.video)
+    with opened(member) as path:
+        assert path.suffix == ".mkv" and read_frames(path, 2).shape == (2, 32, 32, 3)
+    assert not path.exists()
+    broken = member._replace(size=200)
+    with pytest.raises(VideoError, match=rf"^{broken}: broken video"), opened(broken) as path:
+        read_frames(path, 2)
+    assert not path.exists()
+    for shard, cause in ((packed / "gone.tar", "no such file"), (packed, "there is a folder of this name")):
+        with pytest.raises(VideoError, match=f"{shard}, offset .*, member .*: .*{cause}"):
+            read_member(member._replace(shard=str(shard)))
+    with pytest.raises(VideoError, match=f"cut short: 0 of {10**12} bytes"):
+        read_member(member._replace(offset=10**12, size=10**12))
+
+
+def test_check_lists_the_members_that_cannot_be_read_and_training_leaves_them_out(packed, make, tmp_path, stgt):
+    for path in packed.glob("shard-*.tar"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    frame = pd.read_parquet(packed / "manifest.parquet")
+    frame.to_parquet(tmp_path / "train.parquet")
+    with open(tmp_path / frame["shard"][1], "r+b") as shard:
+        shard.seek(frame["offset"][1])
+        shard.write(bytes(int(frame["size"][1])))
+    (tmp_path / frame["shard"][3]).unlink()
+    status, printed = stgt("data", "check", tmp_path / "train.parquet", "--videos", tmp_path, "--jobs", 2)
+    found = json.loads((tmp_path / "train.bad.json").read_text())
+    names = [f"{frame['shard'][i]}/{frame['video'][i]}" for i in (1, 2, 3)]
+    assert status == 0 and [*found] == names and found[names[1]] == "no such file" and "3 of 4 videos" in printed
+    items = make(tmp_path / "train.parquet", tmp_path, bad_list=tmp_path / "train.bad.json")
+    assert list(items.videos) == [f"{frame['shard'][0]}/{frame['video'][0]}"]
