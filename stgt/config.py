@@ -157,12 +157,16 @@ class LossConfig:
     other and never as negatives, as in BLIP-2's retrieval training; in the released model they are negatives"""
     gather_gradients: bool = True
     """Whether gradients reach the features of other processes, which makes the loss over the global batch exact"""
+    chunk: int | None = None
+    """Number of pairs of a process whose activations are held at a time; the loss is still that of the whole batch,
+    whose parts are computed once more in the backward pass. None holds those of all pairs"""
     alignment_weight: float = 1.0
     vtm_weight: float = 1.0
     vtg_weight: float = 1.0
 
     def __post_init__(self) -> None:
         require_types(self)
+        require(self, "chunk", self.chunk is None or self.chunk >= 1, "at least 1, or None")
         require(self, "gamma", 0.0 < self.gamma < math.inf, "a positive number")
         for name in ("vtc_smoothing", "csal_smoothing", "vtg_smoothing"):
             require(self, name, 0.0 <= getattr(self, name) < 1.0, "a number in [0, 1)")
@@ -338,6 +342,9 @@ class TrainConfig:
         require_counts(self, epochs=COUNT, batch_size=COUNT, log_every=COUNT, save_every=COUNT, keep=COUNT)
         require(self, "global_batch", self.global_batch is None or self.global_batch >= 1, "at least 1, or None")
         require(self, "seed", 0 <= self.seed < 2**63, "at least 0 and below 2**63")
+        require(self.loss, "chunk", self.loss.chunk is None or not self.compile, "None with compile=True")
+        answers = self.model.language is not None
+        require(self.loss, "chunk", not (self.loss.chunk and answers), "None for questions: use optim.accumulate")
         require(self, "vtc_epochs", self.vtc_epochs >= 0, "at least 0")
         needed = self.vtc_epochs == 0 or self.loss.alignment == "csal"
         require(self, "vtc_epochs", needed, "0, since loss.alignment='vtc' trains with VTC in every epoch")

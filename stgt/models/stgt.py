@@ -14,7 +14,9 @@ from stgt import gather, losses
 from stgt.config import LossConfig, ModelConfig
 from stgt.data.words import predicted_places
 from stgt.models.bert import VideoKeys
+from stgt.models.chunks import recomputed, split_batch
 from stgt.models.encoder import VideoEncoder
+from stgt.models.negatives import Pairs
 from stgt.models.pairs import same_pairs
 from stgt.models.qformer import QFormer
 from stgt.models.rows import select_places, select_rows
@@ -30,6 +32,18 @@ class VideoFeatures(NamedTuple):
     """(B, Q, E) unit vectors, which are compared with texts"""
     stats: dict[str, Tensor]
     """Statistics as scalars, such as "edges_per_token" """
+
+
+class Read(NamedTuple):
+    """What the training objective needs of each pair of a batch."""
+
+    embeds: Tensor
+    keys: VideoKeys | None
+    queries: Tensor
+    texts: Tensor
+    written: Tensor | None
+    """The loss of generation, a scalar, or None without it"""
+    stats: dict[str, Tensor]
 
 
 class STGT(VideoEncoder):
@@ -113,15 +127,10 @@ class STGT(VideoEncoder):
         "csal", "vtm", "vtg", and statistics. A part with weight 0 is neither computed nor returned.
         """
         ids, mask = batch["input_ids"], batch["attention_mask"]
-        embeds, stats = self._embed(batch.get("video"), batch.get("tokens"))
-        if len(ids) != len(embeds):
-            raise ValueError(f"input_ids has {len(ids)} texts for {len(embeds)} videos, expected one each")
-
-        keys = self.qformer.keys(embeds)
-        # The queries do not see words in this pass, so it serves both contrast and generation.
-        hidden = self._joint(keys, ids, mask) if loss.vtg_weight else self.qformer.video(keys)
-        count = self.config.qformer.queries
-        queries, texts = self._queries(hidden[:, :count]), self.encode_text(ids, mask)
+        words = gather.mean(losses.predicted_words(mask)) if loss.vtg_weight else None
+        chunked = loss.chunk is not None
+        read = self._read_in_chunks(batch, words, loss) if chunked else self._read(batch, words, loss)
+        queries, texts = read.queries, read.texts
         all_queries = gather.gather(queries, loss.gather_gradients)
         all_texts = gather.gather(texts, loss.gather_gradients)
         temp, offset = self.temp.float(), gather.rank() * len(ids)
@@ -144,17 +153,55 @@ class STGT(VideoEncoder):
                 losses.hard_negatives(logits, draw[offset : offset + len(ids)], offset=offset, same=same)
                 for logits, draw in zip((v2t, t2v), draws, strict=True)
             )
-            logits = self._match_with_negatives(embeds, keys, ids, mask, wrong_video, wrong_text)
-            parts["vtm"] = losses.vtm_loss(logits, matched=len(ids))
+            pairs = Pairs.with_negatives(ids, mask, wrong_video, wrong_text)
+            if chunked:
+                logits = self._match_in_chunks(read.embeds, pairs, loss.chunk)
+            else:
+                logits = self._match_with_negatives(read.embeds, read.keys, pairs)
+            parts["vtm"] = losses.vtm_loss(logits.flatten(0, 1), matched=len(ids))
         if loss.vtg_weight:
-            predicted = batch["predicted"] if "predicted" in batch else predicted_places(mask)
-            logits = self.qformer.word_logits(select_places(hidden[:, count:-1], predicted))
-            target, words = select_places(ids[:, 1:], predicted), gather.mean(losses.predicted_words(mask))
-            parts["vtg"] = losses.next_word_loss(logits, target, words, smoothing=loss.vtg_smoothing)
+            parts["vtg"] = read.written
 
         weights = {loss.alignment: loss.alignment_weight, "vtm": loss.vtm_weight, "vtg": loss.vtg_weight}
         total = sum(weights[name] * part for name, part in parts.items())
-        return {"loss": total, **{name: value.detach() for name, value in (parts | stats).items()}}
+        return {"loss": total, **{name: value.detach() for name, value in (parts | read.stats).items()}}
+
+    def _read(self, batch: dict[str, Tensor], words: Tensor | None, loss: LossConfig) -> Read:
+        """Everything that the model computes for each pair alone. words: the divisor of the loss of generation."""
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        embeds, stats = self._embed(batch.get("video"), batch.get("tokens"))
+        if len(ids) != len(embeds):
+            raise ValueError(f"input_ids has {len(ids)} texts for {len(embeds)} videos, expected one each")
+        keys = self.qformer.keys(embeds)
+        # The queries do not see words in this pass, so it serves both contrast and generation.
+        hidden = self._joint(keys, ids, mask) if loss.vtg_weight else self.qformer.video(keys)
+        count = self.config.qformer.queries
+        queries, texts, written = self._queries(hidden[:, :count]), self.encode_text(ids, mask), None
+        if loss.vtg_weight:
+            predicted = batch["predicted"] if "predicted" in batch else predicted_places(mask)
+            logits = self.qformer.word_logits(select_places(hidden[:, count:-1], predicted))
+            target = select_places(ids[:, 1:], predicted)
+            written = losses.next_word_loss(logits, target, words, smoothing=loss.vtg_smoothing)
+        return Read(embeds, keys, queries, texts, written, stats)
+
+    def _read_in_chunks(self, batch: dict[str, Tensor], words: Tensor | None, loss: LossConfig) -> Read:
+        """The same, but the activations of a chunk are freed at once, and computed again in its backward pass."""
+        chunks = split_batch(batch, ("video", "tokens", "input_ids", "attention_mask"), loss.chunk)
+        for chunk in chunks:
+            chunk["predicted"] = predicted_places(chunk["attention_mask"])
+        reads = []
+        for chunk in chunks:
+            if self.config.vision.open_blocks == 0 and "video" in chunk:  # a frozen tower need not run a second time
+                chunk["tokens"] = self.visual_tokens(chunk.pop("video"))
+            reads.append(recomputed(lambda chunk=chunk: self._read(chunk, words, loss)._replace(keys=None)))
+        parts, sizes = Read(*zip(*reads, strict=True)), [len(read.embeds) for read in reads]
+        stats = {
+            name: sum(size * read.stats[name] for size, read in zip(sizes, reads, strict=True)) / sum(sizes)
+            for name in reads[0].stats
+        }
+        written = sum(parts.written) if loss.vtg_weight else None
+        embeds, queries, texts = (torch.cat(each) for each in (parts.embeds, parts.queries, parts.texts))
+        return Read(embeds, None, queries, texts, written, stats)
 
     def _joint(
         self, video: Tensor | VideoKeys, input_ids: Tensor, attention_mask: Tensor, rows: Tensor | None = None
@@ -166,24 +213,37 @@ class STGT(VideoEncoder):
     def _queries(self, hidden: Tensor) -> Tensor:
         return F.normalize(self.vision_proj(hidden).float(), dim=-1)
 
-    def _match_with_negatives(
-        self, embeds: Tensor, keys: VideoKeys, ids: Tensor, mask: Tensor, wrong_video: Tensor, wrong_text: Tensor
-    ) -> Tensor:
-        """Matching logits (3n, 2) of the true pairs, of wrong videos with the texts, and of videos with wrong texts.
+    def _match_with_negatives(self, embeds: Tensor, keys: VideoKeys, pairs: Pairs) -> Tensor:
+        """Matching logits (3, n, 2) of true pairs, of wrong videos with the texts, and of videos with wrong texts.
 
-        keys: those of embeds; wrong_video, wrong_text: (n,) positions in the global batch.
+        embeds: (n, S, C), the videos of this process; keys: those of embeds.
         """
-        n, first = len(ids), gather.rank() * len(ids)
-        all_ids, all_mask = gather.gather_texts(ids, mask)
-        ids, mask = all_ids[first : first + n], all_mask[first : first + n]  # padded like those of other processes
-        own, wrong = torch.arange(n, device=ids.device), wrong_video
+        wrong = pairs.wrong_video
         if gather.world_size() > 1:
             # Keys are several times larger than embeds, so those of other processes are computed again, not sent.
-            others = self.qformer.keys(select_rows(gather.gather(embeds), wrong_video))
-            keys, wrong = tuple(torch.cat(both) for both in zip(keys, others, strict=True)), own + n
-        return self.match(
+            others = self.qformer.keys(select_rows(gather.gather(embeds), wrong))
+            keys = tuple(torch.cat(both) for both in zip(keys, others, strict=True))
+            wrong = torch.arange(len(wrong), 2 * len(wrong), device=wrong.device)
+        return self._match_three(keys, wrong, pairs)
+
+    def _match_in_chunks(self, embeds: Tensor, pairs: Pairs, size: int) -> Tensor:
+        """The same, but the activations of `size` pairs are freed at once, and computed again in the backward pass."""
+        everyone = gather.gather(embeds)
+
+        def match(own: Tensor, chunk: Pairs) -> Tensor:
+            keys = self.qformer.keys(torch.cat([own, select_rows(everyone, chunk.wrong_video)]))
+            return self._match_three(keys, torch.arange(len(own), 2 * len(own), device=own.device), chunk)
+
+        chunks = zip(embeds.split(size), pairs.split(size), strict=True)
+        return torch.cat([recomputed(match, own, chunk) for own, chunk in chunks], 1)
+
+    def _match_three(self, keys: VideoKeys, wrong: Tensor, pairs: Pairs) -> Tensor:
+        """The logits above. keys: those of the n true videos first; wrong: (n,) the rows of the wrong videos."""
+        own = torch.arange(len(wrong), device=wrong.device)
+        logits = self.match(
             keys,
-            torch.cat([ids, ids, all_ids[wrong_text]]),
-            torch.cat([mask, mask, all_mask[wrong_text]]),
+            torch.cat([pairs.ids, pairs.ids, pairs.wrong_ids]),
+            torch.cat([pairs.mask, pairs.mask, pairs.wrong_mask]),
             rows=torch.cat([own, wrong, own]),
         )
+        return logits.unflatten(0, (3, -1))

@@ -1,5 +1,8 @@
 """A tiny whole model, and a batch for it."""
 
+from contextlib import contextmanager
+
+import pytest
 import torch
 
 from stgt.config import GraphConfig, ModelConfig, QFormerConfig, VisionConfig
@@ -22,6 +25,20 @@ def tiny_config(vision=None, graph=None, qformer=None):
 def tiny_model(seed=0, tower=True, **parts):
     torch.manual_seed(seed)
     return STGT(tiny_config(**parts), tower=tower)
+
+
+@contextmanager
+def in_float64(model):
+    """Convert a model to float64, and let it compute in float64 during the block where it would convert to float32."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.double()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        torch.set_default_dtype(torch.float64)  # attention needs a bias of this dtype
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)
 
 
 def tiny_batch(n=4, frames=2, length=6, seed=1):

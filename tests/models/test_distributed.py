@@ -1,9 +1,11 @@
 """Two processes with a batch of n give the same loss and gradients as one process with a batch of 2n."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.distributed as dist
-from helpers.tiny import tiny_batch, tiny_config, tiny_model
+from helpers.tiny import in_float64, tiny_batch, tiny_config, tiny_model
 from torch.nn.parallel import DistributedDataParallel
 
 from stgt import losses
@@ -20,6 +22,9 @@ CASES = {
     "cut": dict(vtm_weight=0.0, vtg_weight=0.0, gather_gradients=False),
     "cut, CSAL": dict(alignment="csal", vtm_weight=0.0, vtg_weight=0.0, gather_gradients=False),
 }
+
+
+CHUNKED = LossConfig(alignment="csal", multi_positive=True, chunk=2)
 
 
 def build():
@@ -69,6 +74,13 @@ def worker(rank, folder):
         out["loss"].backward()
         gradients = {n: p.grad for n, p in model.module.named_parameters() if p.grad is not None}
         results[name] = {n: value.detach() for n, value in out.items()}, gradients
+    model = build()
+    with in_float64(model):
+        parallel = DistributedDataParallel(model)
+        out = parallel(own_batch(rank), CHUNKED, torch.Generator().manual_seed(rank))
+        out["loss"].backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    results["chunks"] = {n: value.detach() for n, value in out.items()}, gradients
     model = DistributedDataParallel(build_answering())
     out = model(questions(own_batch(rank)))
     out["loss"].backward()
@@ -103,6 +115,21 @@ def test_the_same_loss_and_gradients(results, name):
             sum(results[rank][name][0][part] for rank in range(WORLD)) / WORLD, out[part].detach(), rtol=1e-5, atol=1e-6
         )
     check_gradients(results, name, {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+
+
+def test_chunks_of_two_processes_give_the_gradients_of_the_whole_batch(results):
+    model = build()
+    with in_float64(model):
+        out = model(whole_batch(), dataclasses.replace(CHUNKED, chunk=None), torch.Generator().manual_seed(0))
+        out["loss"].backward()
+    for part in out:
+        mean = sum(results[rank]["chunks"][0][part] for rank in range(WORLD)) / WORLD
+        torch.testing.assert_close(mean, out[part].detach(), rtol=1e-12, atol=0)
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            for rank in range(WORLD):
+                gradient = results[rank]["chunks"][1][name]
+                torch.testing.assert_close(gradient, parameter.grad, rtol=1e-10, atol=1e-14, msg=name)
 
 
 def test_pairs_are_shared_across_processes(results):
