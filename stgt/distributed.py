@@ -46,6 +46,14 @@ class World:
         dist.all_reduce(total)
         return int(total.item())
 
+    def add(self, rows: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all processes. It joins rows that each process fills where the others have zeros."""
+        if self.size == 1:
+            return rows
+        total = rows.to(self.device, copy=True)
+        dist.all_reduce(total)
+        return total
+
     def mean(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The means of scalars over all processes, which have the same names. The host does not wait for the device."""
         if self.size == 1:

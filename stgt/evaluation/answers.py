@@ -106,7 +106,7 @@ def answer_figures(questions: Sequence[Question], answers: Sequence[str]) -> dic
         raise ValueError("questions is empty, expected at least one")
     groups: dict[str, list[tuple[bool, bool]]] = {"all": []}
     for question, answer in zip(questions, answers, strict=True):
-        right = (normalise(answer) == normalise(question.answer), answer == question.answer)
+        right = (is_right(question, answer), answer == question.answer)
         for name in ("all", question_word(question.question)):
             groups.setdefault(name, []).append(right)
     figures = {}
@@ -114,6 +114,11 @@ def answer_figures(questions: Sequence[Question], answers: Sequence[str]) -> dic
         accuracy, raw = (100.0 * sum(kind) / len(rights) for kind in zip(*rights, strict=True))
         figures[name] = {"questions": len(rights), "accuracy": accuracy, "raw": raw}
     return figures
+
+
+def is_right(question: Question, answer: str) -> bool:
+    """Whether an answer is the right one, after `normalise`."""
+    return normalise(answer) == normalise(question.answer)
 
 
 def frequent_answers(train: Sequence[Question], test: Sequence[Question]) -> dict[str, list[str]]:

@@ -59,7 +59,7 @@ def _train(config: TrainConfig, world: World) -> None:
         require_features(features, items, model, **changed)
     if not ckpt.checkpoints(config.out) and config.init is not None:
         start_from(model, config.init)
-    validation = None if config.data.val is None else make_validation(config, tokenizer, features)
+    validation = None if config.data.val is None else make_validation(config, tokenizer, features, world)
     data = require_same_data(config, items, validation) if world.is_main else None
     trainer = Trainer(config, model, items, task.collate(tokenizer), world, validation, data and data.summary())
     if world.is_main:
