@@ -16,6 +16,7 @@ def index(
     model: str | None = None,
     window: float | None = None,
     stride: float | None = None,
+    shots: bool = False,
     workers: int = 2,
     timeout: float = 60.0,
     exact_up_to: int = 1_000_000,
@@ -34,8 +35,10 @@ def index(
             WEIGHTS may be a file; the model of the index if not given.
         window: Seconds of a window, 8 for a new index. Answers are windows.
         stride: Seconds between the beginnings of windows, 4 for a new index.
+        shots: Cut videos at shots first, so that each window ends with its shot. An index that was made so stays so.
         workers: Number of processes that read videos.
-        timeout: Seconds that reading 16 windows of a video may take. A file that takes longer is left out.
+        timeout: Seconds that reading 16 windows of a video, or finding the shots in a minute of it, may take. A file
+            that takes longer is left out.
         exact_up_to: An index with more windows is searched with faiss, which may miss an answer, and otherwise exactly.
         tokenizer: The tokenizer's folder, or its name on the hub. It is needed for a model that is not a run, comes
             without a tokenizer and does not use BERT's.
@@ -48,7 +51,7 @@ def index(
     if not timeout > 0:
         raise ValueError(f"--timeout is {timeout}, expected a positive number of seconds")
     opened = Index(out, model, device=device, tokenizer=tokenizer)
-    settings = {"window": window, "stride": stride, "workers": workers, "timeout": timeout}
+    settings = {"window": window, "stride": stride, "shots": shots or None, "workers": workers, "timeout": timeout}
     changes = opened.update(*folders, **settings, exact_up_to=exact_up_to)
     for path, cause in changes.broken.items():
         say(f"left out, {path}: {cause}")

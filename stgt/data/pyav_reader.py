@@ -100,15 +100,17 @@ class PyAVReader:
             frames[place], times[place] = picture, seconds
         return frames, times
 
-    def pictures(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
+    def pictures(self, numbers: np.ndarray, side: int | None = None) -> Iterator[tuple[np.ndarray, float]]:
         """The frames of `read` one after the other, uint8 (H, W, 3), each with its time in seconds.
 
-        Only one frame needs memory at a time. FramesDisagreeError may come after some frames.
+        side: height and width of the pictures, each of which shows the whole frame as it is stored; None for the size
+        and the position of a player. Only one frame needs memory at a time. FramesDisagreeError may come after some
+        frames.
         """
         count = 0
         with self._file.complaints():
             for frame, seconds in self._from_start(numbers) if self._index is None else self._by_seeking(numbers):
-                yield self._picture(frame), seconds
+                yield self._picture(frame) if side is None else _squeezed(frame, side), seconds
                 count += 1
         if count < len(numbers):
             raise FramesDisagreeError
@@ -276,6 +278,11 @@ class PyAVReader:
     def _pts(self, seconds: float) -> int:
         """The earliest presentation time that is not before `seconds`, to a microsecond."""
         return math.ceil((seconds + self._start - _START_ROUNDING) / self._file.stream.time_base)
+
+
+def _squeezed(frame: VideoFrame, side: int) -> np.ndarray:
+    """A frame as a square of mean colours: uint8 (side, side, 3)."""
+    return frame.to_ndarray(format="rgb24", width=side, height=side, interpolation="AREA", threads=1)
 
 
 def _longest_move(times: list[int]) -> int:

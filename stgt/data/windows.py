@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from stgt.data.pixels import to_pixels
 from stgt.data.pyav_reader import FramesDisagreeError, PyAVReader
 from stgt.data.transforms import CLIP_MEAN, CLIP_STD, eval_transform
 from stgt.data.video import DEADLINE, MAX_PIXELS, frame_window, open_video, read_clip, sample_indices
+
+Result = TypeVar("Result")
 
 WHOLE = 1e9
 """A window that is longer than any video, in seconds"""
@@ -98,14 +100,22 @@ def read_windows(path: str | Path, windows: Sequence[Window], pixels: Pixels) ->
         rows = torch.arange(frames).clamp(max=len(found) - 1)
         return WindowPixels(found, rows.expand(len(windows), -1).clone())
     with open_video(path, **pixels.decoding) as reader:
-        try:
-            return _read(reader, windows, frames, transform)
-        except FramesDisagreeError:
-            reader.count_by_decoding()
-        try:
-            return _read(reader, windows, frames, transform)
-        except FramesDisagreeError:
-            raise VideoError(f"{path}: broken video: decoding it twice gives different frames") from None
+        return agreed(reader, path, lambda: _read(reader, windows, frames, transform))
+
+
+def agreed(reader: PyAVReader | DecordReader, path: str | Path, read: Callable[[], Result]) -> Result:
+    """The result of reading frames, which is tried again with exact numbers if decoding gives other frames.
+
+    Raises VideoError if the frames differ again.
+    """
+    try:
+        return read()
+    except FramesDisagreeError:
+        reader.count_by_decoding()
+    try:
+        return read()
+    except FramesDisagreeError:
+        raise VideoError(f"{path}: broken video: decoding it twice gives different frames") from None
 
 
 class Chunk(NamedTuple):

@@ -20,12 +20,13 @@ from typing import NamedTuple
 import torch
 
 from stgt.data.fingerprint import Fingerprint
-from stgt.data.isolated import Failure, Worker, call_each
+from stgt.data.isolated import Failure, call_each
 from stgt.data.store import Batches, Store
-from stgt.data.windows import Chunk, Pixels, WindowPixels, cut, read_chunk, windows_of
+from stgt.data.windows import Chunk, Pixels, WindowPixels, cut, read_chunk
 from stgt.integrity import DamagedError, require_finite_rows
 from stgt.ownership import owned
 from stgt.search import manifest, packed
+from stgt.search.cutter import Cutter
 from stgt.search.encoder import Encoder
 from stgt.search.films import find_videos, first_fault, names_of
 from stgt.search.manifest import Film, Manifest, Settings
@@ -55,6 +56,7 @@ def update(
     *,
     window: float,
     stride: float,
+    shots: bool,
     workers: int,
     timeout: float,
     exact_up_to: int,
@@ -63,7 +65,7 @@ def update(
     cut(0.0, window, stride)
     with owned(place):
         old = _opened(place)
-        settings = Settings(encoder.name, encoder.digest, float(window), float(stride))
+        settings = Settings(encoder.name, encoder.digest, float(window), float(stride), shots)
         if old is not None:
             _require_same(place, settings, old.manifest.settings)
         folders = [Path(os.path.abspath(folder)) for folder in folders]
@@ -92,7 +94,7 @@ def _opened(place: Path) -> Packed | None:
 
 
 def _require_same(place: Path, now: Settings, then: Settings) -> None:
-    for name in ("window", "stride", "model", "digest"):
+    for name in ("window", "stride", "shots", "model", "digest"):
         ours, theirs = getattr(now, name), getattr(then, name)
         if name == "model" and now.digest == then.digest:
             continue  # the model has moved
@@ -113,7 +115,8 @@ def _videos(folders: Sequence[Path], encoder: Encoder, settings: Settings) -> tu
     videos = list(dict.fromkeys(videos))
     pixels = encoder.pixels
     now = Fingerprint.take({}, map(str, videos), "", decoder=pixels.decoding["decoder"])
-    return names_of(videos, now, broken, pixels.frames, settings.window, settings.stride, settings.digest), broken
+    how = (pixels.frames, settings.window, settings.stride, settings.digest, *(["shots"] if settings.shots else []))
+    return names_of(videos, now, broken, *how), broken
 
 
 def _sound(old: Packed | None) -> list[Film]:
@@ -161,11 +164,10 @@ def _chunks(
     pixels: Pixels, paths: Iterator[Path], settings: Settings, broken: dict[Path, str], timeout: float
 ) -> Iterator[Chunk]:
     """The chunks of all files. A file that cannot be opened has one without windows; one that fails gets no more."""
-    find = partial(windows_of, length=settings.window, stride=settings.stride, pixels=pixels)
-    opener = Worker(find, timeout)
+    cutter = Cutter(settings, pixels, timeout)
     try:
         for path in paths:
-            windows = opener.call(str(path))
+            windows = cutter.windows(path)
             if isinstance(windows, Failure):
                 yield Chunk(str(path), [], windows.cause)
                 continue
@@ -174,7 +176,7 @@ def _chunks(
                     break
                 yield Chunk(str(path), windows[first : first + CHUNK])
     finally:
-        opener.stop()
+        cutter.stop()
 
 
 def _pack(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from stgt.search.manifest import FILE, Manifest
 from stgt.search.packed import Packed
 from stgt.search.ranking import best_apart, exact_scores, scores
 
+T = TypeVar("T")
 WINDOW, STRIDE = 8.0, 4.0
 """Defaults in seconds"""
 
@@ -100,6 +101,7 @@ class Index:
         *folders: str | Path,
         window: float | None = None,
         stride: float | None = None,
+        shots: bool | None = None,
         workers: int = 2,
         timeout: float = DEADLINE,
         exact_up_to: int = EXACT_UP_TO,
@@ -110,11 +112,13 @@ class Index:
         index. A file that cannot be read is left out, listed in `broken`, and tried again the next time. An update that
         was killed goes on where it stopped.
         window, stride: seconds of a window, and between the beginnings of windows; those of the index if None, and 8
-        and 4 for a new one. workers: processes that read videos. timeout: seconds that 16 windows may take.
+        and 4 for a new one. shots: whether videos are cut at shots first, so that each window ends with its shot; as in
+        the index if None, and not for a new one. workers: processes that read videos. timeout: seconds that 16 windows,
+        or finding the shots in a minute of video, may take.
         exact_up_to: an index with more windows is searched with IVF-PQ of faiss (the extra `faiss`), which may miss an
         answer, and otherwise exactly.
-        Raises ValueError if there is no video that can be read, or if window, stride or model are not those of the
-        index, OwnedError if another process updates it, and OSError if it cannot be written.
+        Raises ValueError if there is no video that can be read, or if window, stride, shots or model are not those
+        of the index, OwnedError if another process updates it, and OSError if it cannot be written.
         """
         then = None if self._packed is None else self._packed.manifest
         if not folders and then is None:
@@ -125,6 +129,7 @@ class Index:
             [Path(folder) for folder in folders or then.folders],
             window=_first_given(window, then and then.settings.window, WINDOW),
             stride=_first_given(stride, then and then.settings.stride, STRIDE),
+            shots=_first_given(shots, then and then.settings.shots, False),
             workers=workers,
             timeout=timeout,
             exact_up_to=exact_up_to,
@@ -214,5 +219,5 @@ class Index:
         return self._packed
 
 
-def _first_given(*values: float | None) -> float:
+def _first_given(*values: T | None) -> T:
     return next(value for value in values if value is not None)

@@ -26,6 +26,8 @@ class Settings:
     """Seconds of a window"""
     stride: float
     """Seconds between the beginnings of windows"""
+    shots: bool = False
+    """Whether a window ends where its shot ends"""
 
 
 @dataclass(frozen=True)

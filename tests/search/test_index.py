@@ -271,9 +271,30 @@ def test_names_that_are_not_utf8_are_kept(tmp_path):
     assert stgt.Index(index.path, Colours()).search("red")[0].path == odd
 
 
+def test_an_index_of_shots_has_windows_that_end_with_their_shot(films, tmp_path):
+    index = stgt.Index(tmp_path / "films.index", Colours())
+    changes = index.update(films, window=4, stride=4, shots=True, workers=1)
+    assert set(changes.broken) == {films / "broken.mp4"}
+    windows = {film.path: index._packed.rows(film).times.tolist() for film in index.manifest.films}
+    a = [[0, 4], [4, 6], [6, 10], [10, 12], [12, 16], [16, 18]]
+    assert windows[str(films / "a.mp4")] == a and windows[str(films / "more" / "b.mp4")] == [[0, 3]]
+    assert windows[str(films / "more" / "c.mkv")] == [[0, 4], [4, 5], [5, 7.5]]
+    assert all(moment.score > 0.99 for moment in index.search("green", top=2))  # no window holds two colours
+    again = stgt.Index(index.path, Colours())
+    assert again.update(workers=1).added == [] and again.manifest.settings.shots
+    with pytest.raises(ValueError, match="shots is False, and the index has True"):
+        again.update(shots=False)
+
+
+def test_looking_for_shots_ends_at_the_time_limit(films, tmp_path):
+    index = stgt.Index(tmp_path / "films.index", Colours())
+    with pytest.raises(ValueError, match="no video can be read.*did not end within 1e-05 s"):
+        index.update(films / "more", shots=True, timeout=1e-5, workers=1)
+
+
 def test_the_commands_index_a_folder_and_answer_in_json(run, clips, stgt, tmp_path):
     place = tmp_path / "films.index"
-    status, printed = stgt("index", clips / "videos", "--out", place, "--model", run, "--workers", 1)
+    status, printed = stgt("index", clips / "videos", "--out", place, "--model", run, "--shots", "--workers", 1)
     count = len(list((clips / "videos").iterdir()))
     assert status == 0 and f"{count} videos, {count} windows; {count} videos are new" in printed
     status, printed = stgt("search", place, "a green triangle", "--json", "--top", 3)

@@ -1,0 +1,120 @@
+"""Finds where the shots of a video begin: hard cuts, and dissolves of up to half a second.
+
+A boundary is sought between the frames before and after each moment, as small pictures. The two sides of a boundary
+differ much more from each other than the frames of one side do among themselves, as Fisher's ratio tells. It is about
+12 for steady motion, however fast, and larger for a cut. Sides of a quarter of a second find hard cuts, also in quick
+motion and between short shots; sides of a second find dissolves.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from stgt.data.images import holds_image
+from stgt.data.pyav_reader import PyAVReader
+from stgt.data.windows import Window, agreed, cut
+
+LEAST = {0.25: 20.0, 1.0: 16.0}
+"""{seconds of a side: smallest ratio of the squared distance of the sides' means to the variance within the sides}"""
+DISTANCE = 0.06
+"""Smallest root mean square difference of the sides' means, where black is 0 and white is 1"""
+NOISE = 0.004
+"""Standard deviation that is added to that of the sides, so that noise in a still picture is no boundary"""
+SHORTEST = 0.5
+"""Seconds of the shortest shot"""
+SPAN = 60.0
+"""Seconds of a video that are looked through at a time"""
+SMALL = 8
+"""Height and width of the small pictures"""
+
+
+class Span(NamedTuple):
+    """A part of a video file, in seconds."""
+
+    path: str
+    start: float
+    end: float
+
+
+def spans_of(path: str, duration: float) -> list[Span]:
+    """The parts of a video for `boundaries`. An image has none."""
+    if holds_image(path):
+        return []
+    ends = np.linspace(0, duration, 1 + max(1, round(duration / SPAN))).tolist()
+    return [Span(path, start, end) for start, end in itertools.pairwise(ends)]
+
+
+def boundaries(span: Span, decoding: Mapping[str, object]) -> list[float]:
+    """The times in seconds, within a part of a video, at which shots begin. The video's beginning is not among them.
+
+    decoding: max_pixels and deadline of `stgt.data.video.open_video`. Frames are always read with PyAV. Raises
+    VideoError for a file that cannot be read.
+    """
+    margin = 2 * max(LEAST)
+    limits = {name: decoding[name] for name in ("max_pixels", "deadline")}
+    with PyAVReader(span.path, **limits) as reader:
+
+        def read() -> tuple[np.ndarray, np.ndarray]:
+            first, stop = reader.between(max(0.0, span.start - margin), span.end + margin)
+            found = list(reader.pictures(np.arange(first, stop), side=SMALL))
+            return np.stack([picture for picture, _ in found]), np.array([seconds for _, seconds in found])
+
+        pictures, times = agreed(reader, span.path, read)
+    found = [times[place] for place in _boundaries(pictures, times)]
+    return [float(seconds) for seconds in found if span.start <= seconds < span.end and seconds > 0]
+
+
+def cut_at(starts: Sequence[float], duration: float, length: float, stride: float) -> list[Window]:
+    """The windows of a video whose shots begin at 0 and at `starts`, in seconds, ascending.
+
+    A shot that is longer than `length` is cut like a whole video. Starts that would make a shot shorter than SHORTEST
+    are passed over.
+    """
+    ends = [0.0]
+    for seconds in starts:
+        if seconds - ends[-1] >= SHORTEST and duration - seconds >= SHORTEST:
+            ends.append(seconds)
+    return [
+        Window(start + window.start, min(start + window.end, end))
+        for start, end in itertools.pairwise([*ends, duration])
+        for window in cut(end - start, length, stride)
+    ]
+
+
+def _boundaries(pictures: np.ndarray, times: np.ndarray) -> list[int]:
+    """The numbers of the first frames of shots. pictures: uint8 (n, H, W, 3), times: (n,) in seconds."""
+    values = pictures.reshape(len(pictures), -1) / 255
+    rate = (len(times) - 1) / max(times[-1] - times[0], 1e-6)
+    found: list[int] = []
+    for seconds, least in LEAST.items():
+        frames = max(3, round(seconds * rate))
+        ratio = _ratios(values, frames)
+        for place in np.flatnonzero(ratio >= least).tolist():
+            near = ratio[max(0, place - frames) : place + frames + 1]
+            if ratio[place] == near.max() and all(abs(place - other) > frames for other in found):
+                found.append(place)
+    return sorted(found)
+
+
+def _ratios(values: np.ndarray, frames: int) -> np.ndarray:
+    """Fisher's ratio for each place between the `frames` values before and after it, or 0 if the sides are too alike.
+
+    values: (n, d). Returns (n,); place i lies before frame i.
+    """
+    ratios = np.zeros(len(values))
+    sums = np.concatenate([np.zeros((1, values.shape[1])), values.cumsum(0)])
+    squares = np.concatenate([[0.0], (values**2).mean(1).cumsum()])
+    place = np.arange(frames, len(values) - frames + 1)
+    if len(place) == 0:
+        return ratios
+    before = (sums[place] - sums[place - frames]) / frames
+    after = (sums[place + frames] - sums[place]) / frames
+    between = ((after - before) ** 2).mean(1)
+    means = (before**2 + after**2).mean(1)
+    within = ((squares[place + frames] - squares[place - frames]) / frames - means) / 2
+    ratios[place] = np.where(between >= DISTANCE**2, between / (within.clip(0) + NOISE**2), 0)
+    return ratios
