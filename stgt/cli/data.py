@@ -174,7 +174,9 @@ def check(
     say(f"{len(bad)} of {len(names)} videos are broken; {out} lists them")
 
 
-def features(recipe: recipes.Recipe, out: Path, views: int = 1, batch_size: int = 16, device: str = "auto") -> None:
+def features(
+    recipe: recipes.Recipe, out: Path, views: int = 1, batch_size: int = 16, ray: bool = False, device: str = "auto"
+) -> None:
     """Write the tokens that the frozen tower gives for the videos of a recipe. Training reads them by --data.features.
 
     Both the training and the validation videos are written, with the same transform. A command that was stopped goes on
@@ -185,15 +187,16 @@ def features(recipe: recipes.Recipe, out: Path, views: int = 1, batch_size: int 
         out: Folder to write. A folder that holds the same tokens already is not changed.
         views: Number of times that each video is read, each time with another augmentation and other frames.
         batch_size: Number of videos that the tower sees at a time.
-        device: "auto" is a GPU where there is one.
+        ray: Read and compute on all machines of a Ray cluster, which see the videos under the same paths: the one that
+            RAY_ADDRESS names, or this machine with all its GPUs.
+        device: "auto" is a GPU where there is one. Each process that torchrun starts takes its own.
     """
-    import torch
-
     from stgt.data.annotations import load_bad_list, load_videos
     from stgt.data.manifest.cache import is_manifest
     from stgt.data.samples import VideoDataset
     from stgt.data.transforms import eval_transform, train_transform
     from stgt.data.write_features import write_features
+    from stgt.distributed import choose_device
     from stgt.models.vision import VisionTower
     from stgt.randomness import seed_everything
     from stgt.weights.tower import tower_hash
@@ -206,12 +209,11 @@ def features(recipe: recipes.Recipe, out: Path, views: int = 1, batch_size: int 
     names = [video for path in (data.train, data.val) if path is not None for video in load_videos(path)]
     bad = {} if data.bad_list is None else load_bad_list(data.bad_list)
     names = [video for video in dict.fromkeys(names) if video not in bad]
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     seed_everything(recipe.seed)  # a tower that is not pretrained gets the same weights as in the run
     tower = VisionTower(vision)
     digest = tower_hash(tower.state_dict(), vision)
-    tower = tower.to(device).eval()
+    chosen = choose_device(device)
+    tower = tower.to(chosen).eval()
     size = vision.sizes.image_size
     videos = VideoDataset(
         names,
@@ -228,7 +230,7 @@ def features(recipe: recipes.Recipe, out: Path, views: int = 1, batch_size: int 
         )
     store = write_features(
         out, videos, tower, tower_hash=digest, views=views, seed=recipe.seed,
-        batch_size=batch_size, workers=data.workers, device=device,
+        batch_size=batch_size, workers=data.workers, ray=ray, device=chosen,
         contents=data.check_contents, accept_changed=recipe.accept_changed_data,
     )  # fmt: skip
     say(f"{out}: {len(videos)} videos × {store.views} views, tokens {store.shape[2:]}, bfloat16")

@@ -18,6 +18,7 @@ def index(
     stride: float | None = None,
     shots: bool = False,
     workers: int = 2,
+    ray: bool = False,
     timeout: float = 60.0,
     exact_up_to: int = 1_000_000,
     tokenizer: str | None = None,
@@ -37,6 +38,8 @@ def index(
         stride: Seconds between the beginnings of windows, 4 for a new index.
         shots: Cut videos at shots first, so that each window ends with its shot. An index that was made so stays so.
         workers: Number of processes that read videos.
+        ray: Read and encode on all machines of a Ray cluster, which see the videos under the same paths: the one that
+            RAY_ADDRESS names, or this machine with all its GPUs.
         timeout: Seconds that reading 16 windows of a video, or finding the shots in a minute of it, may take. A file
             that takes longer is left out.
         exact_up_to: An index with more windows is searched with faiss, which may miss an answer, and otherwise exactly.
@@ -51,7 +54,14 @@ def index(
     if not timeout > 0:
         raise ValueError(f"--timeout is {timeout}, expected a positive number of seconds")
     opened = Index(out, model, device=device, tokenizer=tokenizer)
-    settings = {"window": window, "stride": stride, "shots": shots or None, "workers": workers, "timeout": timeout}
+    settings = {
+        "window": window,
+        "stride": stride,
+        "shots": shots or None,
+        "workers": workers,
+        "ray": ray,
+        "timeout": timeout,
+    }
     changes = opened.update(*folders, **settings, exact_up_to=exact_up_to)
     for path, cause in changes.broken.items():
         say(f"left out, {path}: {cause}")

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from stgt.data.features import FORMAT, INDEX, FeatureKey, FeatureStore
 from stgt.data.fingerprint import FINGERPRINT, Fingerprint, require_same
+from stgt.data.isolated import Failure
 from stgt.data.loader import read_batches
+from stgt.data.on_ray import encode_on_ray
 from stgt.data.samples import VideoDataset
 from stgt.data.store import Batches
 from stgt.data.transforms import describe
+from stgt.data.video import DEADLINE, VideoError
 from stgt.files import file_hash, write_text
 from stgt.integrity import require_finite_rows, sealed
 from stgt.ownership import claimed, remove_dead_lock
@@ -34,6 +39,7 @@ def write_features(
     seed: int = 0,
     batch_size: int = 16,
     workers: int = 0,
+    ray: bool = False,
     device: torch.device | str = "cpu",
     contents: bool = False,
     accept_changed: bool = False,
@@ -42,7 +48,9 @@ def write_features(
 
     tower: (B, T, 3, S, S) → (B, T, 1+P, C), on `device`. View v of video i is read with torch's generator seeded by
     (seed, v, i). contents: whether to record the SHA-256 of each video, and to compare it where an existing cache has
-    one. accept_changed: whether an existing cache is used, with a warning, if its videos have changed.
+    one. ray: whether the machines of a Ray cluster read and compute; then `tower` is pickled, and moved to their GPUs
+    if it is a module, and `workers` and `device` do not matter. accept_changed: whether an existing cache is used, with
+    a warning, if its videos have changed.
     What was written before an error or a kill is kept, and a repeated call computes the rest. Several processes may
     make the same call at the same time, and then share the work.
     Raises ValueError if `folder` holds another cache or one of other videos, if there are several views but `videos`
@@ -73,14 +81,17 @@ def write_features(
             f"{folder} is not complete, and was begun for other videos: give the same videos, or remove it first"
         )
 
+    encode = _TowerTokens(tower, batch_size, device)
+
     def compute(names: Iterator[str]) -> Batches:
-        left = sum(len(store.items(name)) for name in store.missing())  # other processes may have written some
+        missing = [len(store.items(name)) for name in store.missing()]  # other processes may have written some
         room_is_known = False
-        for pixels, read in read_batches(items, map(store.items, names), workers=workers):
-            tokens = torch.cat([tower(part.to(device)).to(torch.bfloat16).cpu() for part in pixels.split(batch_size)])
-            require_finite_rows(tokens, read, "the tower's tokens")
+        units, asked = itertools.tee(map(store.items, names))
+        found = _on_ray(items, units, encode, max(missing)) if ray else _here(items, units, encode, workers)
+        for tokens, unit in zip(found, asked, strict=False):
+            require_finite_rows(tokens, [items.name(number) for number in unit], "the tower's tokens")
             if not room_is_known:
-                _require_room(folder, left * tokens[0].nbytes)
+                _require_room(folder, sum(missing) * tokens[0].nbytes)
                 room_is_known = True
             yield {"tokens": tokens}
 
@@ -111,8 +122,39 @@ def _require_room(folder: Path, needed: int) -> None:
         raise OSError(f"the features take {needed}, and the disk of {folder.parent} has {free}")
 
 
+class _TowerTokens:
+    """The tower's tokens as they are kept. It can be sent to another process."""
+
+    def __init__(self, tower: Callable[[Tensor], Tensor], batch_size: int, device: torch.device | str) -> None:
+        self.network = tower if isinstance(tower, nn.Module) else None
+        self._tower, self._batch_size, self._device = tower, batch_size, device
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor | np.ndarray) -> Tensor:
+        """float32 (B, T, 3, S, S) → bfloat16 (B, T, 1+P, C), on the CPU."""
+        device = self._device if self.network is None else next(self.network.parameters()).device
+        parts = torch.as_tensor(pixels).split(self._batch_size)
+        return torch.cat([self._tower(part.to(device)).to(torch.bfloat16).cpu() for part in parts])
+
+
+def _here(items: _Views, units: Iterator[range], encode: _TowerTokens, workers: int) -> Iterator[Tensor]:
+    return map(encode, read_batches(items, units, workers=workers))
+
+
+def _on_ray(items: _Views, units: Iterator[range], encode: _TowerTokens, largest: int) -> Iterator[Tensor]:
+    """The tokens of units of at most `largest` rows. Raises VideoError for the first that cannot be read."""
+    timeout = largest * (items.videos.decoding.get("deadline") or DEADLINE)
+    units, asked = itertools.tee(units)
+    for tokens, unit in zip(encode_on_ray(units, items.read, encode, timeout=timeout), asked, strict=False):
+        if isinstance(tokens, Failure):
+            names = list(dict.fromkeys(map(items.name, unit)))
+            known = any(name in tokens.cause for name in names)
+            raise VideoError(tokens.cause if known else f"one of {', '.join(names)}: {tokens.cause}")
+        yield tokens
+
+
 class _Views(Dataset):
-    """The pixels and the video's name for each row of a cache."""
+    """The pixels of each row of a cache, float32 (T, 3, S, S)."""
 
     def __init__(self, videos: VideoDataset, views: int, seed: int) -> None:
         self.videos, self.views, self.seed = videos, views, seed
@@ -120,7 +162,16 @@ class _Views(Dataset):
     def __len__(self) -> int:
         return len(self.videos.videos) * self.views
 
-    def __getitem__(self, number: int) -> tuple[Tensor, str]:
+    def __getitem__(self, number: int) -> Tensor:
         index, view = divmod(number, self.views)
         with seeded(self.seed, view, index):
-            return self.videos.clip(index)["video"], self.videos.videos[index]
+            return self.videos.clip(index)["video"]
+
+    def name(self, number: int) -> str:
+        """The name of a row's video."""
+        return self.videos.videos[number // self.views]
+
+    def read(self, numbers: range) -> tuple[np.ndarray]:
+        """The pixels of some rows, float32 (B, T, 3, S, S), computed by one thread."""
+        torch.set_num_threads(1)
+        return (torch.stack([self[number] for number in numbers]).numpy(),)

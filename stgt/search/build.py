@@ -10,7 +10,7 @@ import itertools
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -18,16 +18,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from stgt.data.fingerprint import Fingerprint
 from stgt.data.isolated import Failure, call_each
+from stgt.data.on_ray import encode_on_ray
 from stgt.data.store import Batches, Store
-from stgt.data.windows import Chunk, Pixels, WindowPixels, cut, read_chunk
+from stgt.data.windows import Chunk, Pixels, cut, read_chunk
 from stgt.integrity import DamagedError, require_finite_rows
 from stgt.ownership import owned
 from stgt.search import manifest, packed
 from stgt.search.cutter import Cutter
-from stgt.search.encoder import Encoder
+from stgt.search.encoder import ChunkEncoder, Encoder
 from stgt.search.films import find_videos, first_fault, names_of
 from stgt.search.manifest import Film, Manifest, Settings
 from stgt.search.packed import Packed, Rows
@@ -58,6 +60,7 @@ def update(
     stride: float,
     shots: bool,
     workers: int,
+    ray: bool,
     timeout: float,
     exact_up_to: int,
 ) -> Changes:
@@ -74,7 +77,8 @@ def update(
         store = Store(place / PARTS, dict.fromkeys((name for name in names if name not in kept), 1))
 
         def compute(claimed: Iterator[str]) -> Batches:
-            return _encode_each(encoder, (names[name] for name in claimed), settings, broken, workers, timeout)
+            chunks = _chunks(encoder.pixels, (names[name] for name in claimed), settings, broken, timeout)
+            return _encode_each(chunks, partial(_vectors, encoder, workers=workers, ray=ray, timeout=timeout), broken)
 
         store.fill(compute, what=printable(place))
         whole = {name: path for name, path in names.items() if path not in broken}
@@ -132,25 +136,20 @@ def _sound(old: Packed | None) -> list[Film]:
 
 
 def _encode_each(
-    encoder: Encoder,
-    paths: Iterator[Path],
-    settings: Settings,
+    chunks: Iterator[Chunk],
+    encode: Callable[[Iterator[Chunk]], Generator[Tensor | Failure]],
     broken: dict[Path, str],
-    workers: int,
-    timeout: float,
 ) -> Batches:
     """The vectors and times of each file, or None for one that cannot be read, whose cause is added to `broken`."""
-    chunks, asked = itertools.tee(_chunks(encoder.pixels, paths, settings, broken, timeout))
-    with closing(
-        call_each(partial(read_chunk, pixels=encoder.pixels), chunks, timeout=timeout, jobs=max(1, workers))
-    ) as results:
+    chunks, asked = itertools.tee(chunks)
+    with closing(encode(chunks)) as results:
         for path, group in itertools.groupby(zip(results, asked, strict=False), key=lambda pair: pair[1].path):
             vectors, times = [], []
             for result, chunk in group:
                 if isinstance(result, Failure):
                     broken.setdefault(Path(path), chunk.fault or result.cause)
-                elif Path(path) not in broken:
-                    vectors.append(encoder.encode_windows(WindowPixels(*map(torch.from_numpy, result))))
+                else:
+                    vectors.append(result)
                     times += chunk.windows
             if Path(path) in broken:
                 yield None
@@ -158,6 +157,19 @@ def _encode_each(
             rows = torch.cat(vectors)
             require_finite_rows(rows, [path] * len(rows), "the model's vectors")
             yield {"vectors": rows.to(packed.DTYPE)[None], "times": torch.tensor(times, dtype=torch.float64)[None]}
+
+
+def _vectors(
+    encoder: Encoder, chunks: Iterator[Chunk], *, workers: int, ray: bool, timeout: float
+) -> Generator[Tensor | Failure]:
+    """The vectors of each chunk, float32 (W, Q, E), or why it cannot be read."""
+    read, encode = partial(read_chunk, pixels=encoder.pixels), ChunkEncoder(encoder)
+    if ray:
+        yield from encode_on_ray(chunks, read, encode, timeout=timeout)
+        return
+    with closing(call_each(read, chunks, timeout=timeout, jobs=max(1, workers))) as results:
+        for result in results:
+            yield result if isinstance(result, Failure) else encode(*result)
 
 
 def _chunks(

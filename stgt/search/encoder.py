@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +40,16 @@ class Encoder(Protocol):
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors of sentences: float32 (N, E), on the CPU."""
         ...
+
+
+class ChunkEncoder:
+    """The vectors of a chunk from the arrays of `stgt.data.windows.read_chunk`. It can be sent to another process."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder, self.network = encoder, getattr(encoder, "network", None)
+
+    def __call__(self, pixels: np.ndarray, rows: np.ndarray) -> Tensor:
+        return self._encoder.encode_windows(WindowPixels(torch.from_numpy(pixels), torch.from_numpy(rows)))
 
 
 class RetrieverEncoder:

@@ -103,6 +103,7 @@ class Index:
         stride: float | None = None,
         shots: bool | None = None,
         workers: int = 2,
+        ray: bool = False,
         timeout: float = DEADLINE,
         exact_up_to: int = EXACT_UP_TO,
     ) -> Changes:
@@ -113,8 +114,9 @@ class Index:
         was killed goes on where it stopped.
         window, stride: seconds of a window, and between the beginnings of windows; those of the index if None, and 8
         and 4 for a new one. shots: whether videos are cut at shots first, so that each window ends with its shot; as in
-        the index if None, and not for a new one. workers: processes that read videos. timeout: seconds that 16 windows,
-        or finding the shots in a minute of video, may take.
+        the index if None, and not for a new one. workers: processes that read videos. ray: whether the machines of a
+        Ray cluster read and encode instead (the extra `scale`). timeout: seconds that 16 windows, or finding the shots
+        in a minute of video, may take.
         exact_up_to: an index with more windows is searched with IVF-PQ of faiss (the extra `faiss`), which may miss an
         answer, and otherwise exactly.
         Raises ValueError if there is no video that can be read, or if window, stride, shots or model are not those
@@ -131,6 +133,7 @@ class Index:
             stride=_first_given(stride, then and then.settings.stride, STRIDE),
             shots=_first_given(shots, then and then.settings.shots, False),
             workers=workers,
+            ray=ray,
             timeout=timeout,
             exact_up_to=exact_up_to,
         )

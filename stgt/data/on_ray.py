@@ -1,0 +1,163 @@
+"""Encodes files on the machines of a Ray cluster: CPUs decode, and GPUs, where there are any, run the model.
+
+All machines have to see the files under the same paths. Decoding a unit is a task, and each model is an actor. Arrays
+go from one to the other without passing through the process that asks, which gets the results only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TypeVar
+
+import numpy as np
+
+from stgt.data.isolated import Failure, Worker
+
+Unit, Result = TypeVar("Unit"), TypeVar("Result")
+
+IN_FLIGHT = 4
+"""Units for each CPU of the cluster that are given out and not yet taken back"""
+MOST_IN_FLIGHT = 500
+"""The largest number of such units. Each one may hold a lock, and so a file descriptor."""
+
+
+def encode_on_ray(
+    units: Iterable[Unit],
+    read: Callable[[Unit], tuple[np.ndarray, ...]],
+    encode: Callable[..., Result],
+    *,
+    timeout: float,
+) -> Iterator[Result | Failure]:
+    """Yield encode(*read(unit)) of each unit, or a `Failure`, in the order of the units.
+
+    units: they are taken one after the other, when there is room for them. read: it runs on CPUs, in a process that is
+    killed after `timeout` seconds. encode: it runs on each GPU of the cluster, or on half of the CPUs if there is none;
+    if it has a `network`, that module is moved to the GPU. All are pickled.
+    A unit fails if `read` does, or if the processes that work on it are lost again when they work on it alone. Raises
+    any error of `encode`, and ModuleNotFoundError if Ray is not installed.
+    """
+    import ray
+
+    _connect(ray)
+    crew = _Crew(ray, read, encode, timeout)
+    waiting, rest = deque(), iter(units)
+    try:
+        while True:
+            for unit in itertools.islice(rest, crew.room - len(waiting)):
+                waiting.append(crew.give(unit))
+            if not waiting:
+                return
+            yield crew.result(waiting.popleft(), waiting)
+    finally:
+        crew.stop()
+
+
+@dataclass
+class _Given:
+    """A unit that is being worked on."""
+
+    unit: object
+    turn: int
+    """The number of the model"""
+    model: object
+    result: object
+    """Ray's reference to the result"""
+
+
+class _Crew:
+    """The tasks and actors of one call. Actors that are lost are replaced."""
+
+    def __init__(self, ray: ModuleType, read: Callable, encode: Callable, timeout: float) -> None:
+        resources = ray.cluster_resources()
+        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+        self.room = min(IN_FLIGHT * max(cpus, 1), MOST_IN_FLIGHT)
+        self._ray, self._timeout, self._key = ray, timeout, uuid.uuid4().hex
+        # A reference in a list is fetched by who needs it first, and not for each call.
+        self._read, self._encode = [ray.put(read)], [ray.put(encode)]
+        self._reader = ray.remote(num_cpus=1, max_retries=0)(_read)
+        needs = {"num_gpus": 1} if gpus else {"num_cpus": 1 if cpus > 1 else 0}
+        self._start = ray.remote(**needs)(_Model).remote
+        self._models = [self._start(self._encode) for _ in range(gpus or max(1, cpus // 2))]
+        self._turns = itertools.cycle(range(len(self._models)))
+
+    def give(self, unit: object, turn: int | None = None) -> _Given:
+        """Begin to work on a unit."""
+        turn = next(self._turns) if turn is None else turn
+        model = self._models[turn]
+        found = self._reader.remote(self._key, self._read, unit, self._timeout)
+        return _Given(unit, turn, model, model.encode.remote(found))
+
+    def result(self, given: _Given, others: Iterable[_Given]) -> object:
+        """Wait for the result of a unit.
+
+        If processes were lost, perhaps by another unit, the unit is worked on once more, when no others are.
+        """
+        try:
+            return self._found(given)
+        except self._ray.exceptions.RayError:
+            if references := [other.result for other in others]:
+                self._ray.wait(references, num_returns=len(references))
+        try:
+            return self._found(self.give(given.unit, given.turn))
+        except self._ray.exceptions.RayError as error:
+            return Failure(f"the processes that worked on it were lost ({type(error).__name__})")
+
+    def _found(self, given: _Given) -> object:
+        """The result of a unit. Raises the error of the model, or one of Ray if processes were lost."""
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(given.result)
+        except errors.RayError as error:
+            cause = error.cause if isinstance(error, errors.RayTaskError) else error
+            if isinstance(cause, errors.RayActorError) and self._models[given.turn] is given.model:
+                self._models[given.turn] = self._start(self._encode)
+            raise cause from None
+
+    def stop(self) -> None:
+        for model in self._models:
+            self._ray.kill(model)
+
+
+def _connect(ray: ModuleType) -> None:
+    """Join the cluster that RAY_ADDRESS names, or start one of this machine alone."""
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(log_to_driver=False)
+
+
+class _Model:
+    """The actor that holds a model."""
+
+    def __init__(self, place: list) -> None:
+        import ray
+
+        self._encode = ray.get(place[0])
+        if ray.get_gpu_ids() and (network := getattr(self._encode, "network", None)) is not None:
+            network.to("cuda")  # the only GPU that Ray shows to this process
+
+    def encode(self, found: tuple[np.ndarray, ...] | Failure) -> object:
+        if isinstance(found, Failure):
+            return found
+        return self._encode(*(np.array(part) for part in found))  # Ray's own arrays cannot be written
+
+
+_worker: tuple[str, Worker] | None = None
+"""The process that decodes for this process of Ray, and the key of the call that it belongs to"""
+
+
+def _read(key: str, place: list, unit: object, timeout: float) -> object:
+    """Decode a unit in a process of its own, which can be killed. The process is kept for further units."""
+    import ray
+
+    global _worker
+    if _worker is None or _worker[0] != key:
+        if _worker is not None:
+            _worker[1].stop()
+        _worker = key, Worker(ray.get(place[0]), timeout)
+    return _worker[1].call(unit)

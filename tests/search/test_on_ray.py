@@ -1,0 +1,92 @@
+"""A Ray cluster encodes what one process encodes, to the bit; lost processes and endless files cost their own clips."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.doubling import CRASH, DIES_ALWAYS, DIES_ONCE, ENDLESS, LOST, NO_VIDEO, Doubled, numbers, refuse
+
+from stgt.data.errors import VideoError
+from stgt.data.features import FeatureStore
+from stgt.data.isolated import Failure
+from stgt.data.on_ray import encode_on_ray
+from stgt.data.samples import VideoDataset
+from stgt.data.transforms import train_transform
+from stgt.data.write_features import write_features
+from stgt.extras import missing_package
+
+ray = pytest.importorskip("ray", reason="pip install 'ray[data]'")
+
+TESTS = Path(__file__).parents[1]
+INDEXES = ("ray.index", "here.index")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """A cluster of this machine, with two CPUs, for all tests of the file."""
+    paths = os.pathsep.join(map(str, [TESTS.parent, TESTS, Path(__file__).parent]))
+    environment = {"env_vars": {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}}
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    yield
+    ray.shutdown()
+
+
+def test_results_come_in_order_and_only_harmful_units_fail(tmp_path):
+    deaths = tmp_path / "deaths"
+    deaths.touch()
+    units = [0, ENDLESS, 1, CRASH, DIES_ONCE, 3, NO_VIDEO, 4, LOST, 5, 6, DIES_ALWAYS, 8, 9, 10]
+    found = dict(zip(units, encode_on_ray(units, numbers, Doubled(deaths), timeout=5), strict=True))
+    assert deaths.read_text().count(str(DIES_ONCE)) == 1 <= deaths.read_text().count(str(DIES_ALWAYS)) <= 2
+    failed = {unit: result.cause for unit, result in found.items() if isinstance(result, Failure)}
+    assert failed.keys() == {ENDLESS, CRASH, NO_VIDEO, LOST, DIES_ALWAYS}
+    assert failed[ENDLESS] == "decoding did not end within 5 s" and failed[NO_VIDEO] == "no video"
+    assert failed[CRASH] == "the decoder crashed with exit code -9"
+    for unit in (LOST, DIES_ALWAYS):
+        assert failed[unit].startswith("the processes that worked on it were lost")
+    for unit in found.keys() - failed.keys():
+        assert found[unit].tolist() == [2 * unit, 2 * unit + 2]
+
+
+def test_an_error_of_the_model_is_raised():
+    with pytest.raises(ValueError, match="the vectors are not finite"):
+        list(encode_on_ray([1], numbers, refuse, timeout=60))
+
+
+def test_an_index_is_the_same_to_the_bit(run, clips, stgt, tmp_path):
+    shutil.copytree(clips / "videos", tmp_path / "films")
+    (tmp_path / "films" / "broken.mp4").write_bytes(b"no video")
+    for name, words in zip(INDEXES, (["--ray"], ["--workers", 1]), strict=True):
+        status, printed = stgt("index", tmp_path / "films", "--out", tmp_path / name, "--model", run, *words)
+        assert status == 0 and "1 were left out" in printed
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in INDEXES)
+    assert one == two and len(one) == 2
+
+
+def patches(video):
+    """A stand-in for a tower, (B, T, 3, 16, 16) → (B, T, 5, 3)."""
+    means = torch.nn.functional.avg_pool2d(video.flatten(0, 1), 8).flatten(2).transpose(1, 2)
+    return torch.cat([means.mean(1, keepdim=True), means], 1).unflatten(0, video.shape[:2])
+
+
+def test_a_feature_cache_is_the_same_to_the_bit_and_a_video_that_cannot_be_read_is_named(clips, tmp_path):
+    names = sorted(path.name for path in (clips / "videos").iterdir())[:4]
+    shutil.copytree(clips / "videos", tmp_path / "videos")
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
+    options = dict(frames=4, transform=train_transform(16, flip=False), sampling="headtail", random=True)
+    settings = dict(tower_hash="abc", views=3, batch_size=6)
+    here = write_features(tmp_path / "here", VideoDataset(names, tmp_path / "videos", **options), patches, **settings)
+    videos = VideoDataset([*names, "broken.mp4"], tmp_path / "videos", **options)
+    with pytest.raises(VideoError, match="broken.mp4: not a video file"):
+        write_features(tmp_path / "ray", videos, patches, **settings, ray=True)
+    found = FeatureStore(tmp_path / "ray", whole=False)
+    for name in names:
+        for view in range(3):
+            assert torch.equal(found.read(name, view), here.read(name, view))
+
+
+def test_the_advice_for_a_missing_ray_names_its_extra():
+    error = ModuleNotFoundError("No module named 'ray'", name="ray")
+    assert "ray is not installed; run: pip install 'stgt-kernels[scale]'" in missing_package(error)
