@@ -45,7 +45,7 @@ def build(x, threshold, window=1, **options):
     return graph
 
 
-SIZES = [(1, 1, 1, 5), (2, 1, 256, 8), (1, 2, 196, 40), (2, 3, 65, 33), (1, 4, 49, 130), (1, 5, 7, 1)]
+SIZES = [(1, 1, 1, 5), (1, 1, 256, 8), (1, 2, 130, 40), (1, 3, 65, 33), (1, 4, 49, 130), (2, 5, 7, 1)]
 
 
 @both_dtypes
@@ -59,7 +59,7 @@ def test_graphs(B, T, P, C, dtype):
 @pytest.mark.parametrize(("T", "window"), [(3, 0), (4, 2), (3, 2)])
 @pytest.mark.parametrize("threshold", [None, -1, -0.5, 0, 0.9])
 def test_windows_and_thresholds(T, window, threshold, dtype):
-    x = tokens(2, T, 21, 24, dtype)
+    x = tokens(1, T, 21, 24, dtype)
     assert assert_graph_close(build(x, threshold, window), x, threshold, window) <= 2
 
 
@@ -114,14 +114,14 @@ def test_sizes_of_tokens(size):
 
 @both_dtypes
 @pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("threshold", [None, -1, 0.5])
+@pytest.mark.parametrize("threshold", [None, 0.5])
 def test_a_bad_token_has_no_edges_and_reaches_no_other(threshold, bad, dtype):
-    x = tokens(2, 2, 70, 24, dtype)
+    x = tokens(1, 2, 67, 24, dtype)
     clean = build(x, threshold).to_dense()
     x[0, 1, 66, slice(None) if bad == 0 else 5] = bad
     dense = build(x, threshold).to_dense()
-    assert not dense[0, 136].any()
-    clean[0, 136] = clean[0, :, 136] = 0
+    assert not dense[0, 133].any()
+    clean[0, 133] = clean[0, :, 133] = 0
     assert same_bits(dense, clean)
 
 
@@ -138,10 +138,12 @@ def gradient(x, threshold, window, dweight, backend):
 
 @both_dtypes
 @pytest.mark.parametrize("threshold", [None, 0.5])
-@pytest.mark.parametrize(("T", "P", "C", "window"), [(1, 50, 24, 0), (3, 70, 40, 1), (4, 33, 150, 3), (1, 1, 8, 0)])
-def test_gradients_of_the_graph(T, P, C, window, threshold, dtype):
-    x = tokens(2, T, P, C, dtype)
-    dweight = torch.randn(2, T, P, 2 * window + 1, P).to(storage_dtype(dtype))
+@pytest.mark.parametrize(
+    ("B", "T", "P", "C", "window"), [(2, 1, 50, 24, 0), (1, 3, 70, 40, 1), (1, 4, 33, 150, 3), (2, 1, 1, 8, 0)]
+)
+def test_gradients_of_the_graph(B, T, P, C, window, threshold, dtype):
+    x = tokens(B, T, P, C, dtype)
+    dweight = torch.randn(B, T, P, 2 * window + 1, P).to(storage_dtype(dtype))
     if threshold is not None:  # similarities at the threshold are left out
         similarity = token_similarity(x.double(), window=window, backend="reference").weight
         dweight = dweight.masked_fill((similarity - threshold).abs() < 2 * similarity_error(x.shape[-1], dtype), 0)
