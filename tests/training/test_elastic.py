@@ -79,3 +79,12 @@ def test_a_run_without_a_global_batch_can_get_one_of_its_own_size(tmp_path):
         standin.trainer(standin.config(tmp_path, global_batch=10)).fit()
     standin.trainer(standin.config(tmp_path, global_batch=5, batch_size=1)).fit()
     assert ckpt.read_state(ckpt.latest_checkpoint(tmp_path))["step"] == 20
+
+
+def test_the_batch_of_an_older_checkpoint_is_that_of_all_its_processes(tmp_path, monkeypatch):
+    standin.trainer(standin.config(tmp_path)).fit()
+    state = ckpt.read_state(ckpt.latest_checkpoint(tmp_path)) | {"world": 2}
+    del state["global_batch"]
+    monkeypatch.setattr(ckpt, "read_state", lambda _: state)
+    with pytest.raises(ValueError, match="batches had 10 pairs in all, and now have 5; go on with --global-batch 10"):
+        standin.trainer(standin.config(tmp_path)).fit()
