@@ -39,6 +39,9 @@ class FinstaConfig:
     """Distance at which two objects are near each other, as a part of the frame's width or height"""
     sigma_t: float = 0.05
     """Change of a box between two sightings that counts as a motion"""
+    labels: bool = True
+    """Whether the nodes of videos know the words of their labels. Otherwise they only know the host's states, their
+    boxes and their kinds, so what the words are about has to be seen"""
     osc: bool = True
     """Object-centred spatial contrast"""
     ptc: bool = True

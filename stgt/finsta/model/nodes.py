@@ -49,7 +49,7 @@ class NodeStates(nn.Module):
         super().__init__()
         d = config.width
         self.word, self.patch = nn.Linear(widths.text, d), nn.Linear(widths.video, d)
-        self.label = nn.Linear(widths.text, d, bias=False)
+        self.label = nn.Linear(widths.text, d, bias=False) if config.labels else None
         self.box = nn.Sequential(nn.Linear(4, d), nn.ReLU(), nn.Linear(d, d))
         self.text_kind, self.video_kind = nn.Embedding(len(KINDS), d), nn.Embedding(len(KINDS), d)
         self.text_norm, self.video_norm = nn.LayerNorm(d), nn.LayerNorm(d)
@@ -64,8 +64,9 @@ class NodeStates(nn.Module):
         spoken = torch.where(texts.spoken, words, rows(labels, texts.label).to(words.dtype))
         text = self.word(spoken) + self.text_kind(texts.kind)
         box = self.box(videos.box.to(self.patch.weight.dtype))
-        said = rows(self.label(labels), videos.label)
-        video = self.patch(patches) + said + box + self.video_kind(videos.kind)
+        video = self.patch(patches) + box + self.video_kind(videos.kind)
+        if self.label is not None:
+            video = video + rows(self.label(labels), videos.label)
         return self.text_norm(text), self.video_norm(video)
 
 

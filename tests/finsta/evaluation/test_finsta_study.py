@@ -45,8 +45,8 @@ def test_a_study_writes_tables_and_is_read_again_without_a_run(study, stgt, monk
     ):
         assert f"| {title}" in page
     rows = {row["name"]: row for row in record["rows"]}
-    assert list(rows) == ["host", "steps", "labels", "shuffled", "finsta"]
-    assert [len(row["seeds"]) for row in rows.values()] == [1] * 5
+    assert list(rows) == ["host", "steps", "labels", "shuffled", "finsta", "no-labels"]
+    assert [len(row["seeds"]) for row in rows.values()] == [1] * 6
     assert all(second > 0 for row in rows.values() for second in row["seconds"])
     known = rows["finsta"]["seeds"][0]["understanding"]
     assert known["whole graphs"]["predicates"]["predicates"] > 0 and rows["steps"]["seeds"][0]["understanding"] == {}

@@ -193,6 +193,17 @@ def test_without_stgd_the_motion_layers_are_missing_and_no_other_parameter():
     assert without.state_dict().keys() < whole.state_dict().keys()
 
 
+def test_without_labels_the_nodes_of_videos_do_not_know_their_words():
+    whole, without = tiny_finsta(), tiny_finsta(labels=False)
+    assert whole.state_dict().keys() - without.state_dict().keys() == {"nodes.label.weight"}
+    frames = [Frame(f.t, tuple(dataclasses.replace(o, label="plane") for o in f.objects)) for f in CLIPS[1].dsg.frames]
+    plain = [dataclasses.replace(CLIPS[1], dsg=VideoGraph(tuple(Frame(f.t, f.objects) for f in CLIPS[1].dsg.frames)))]
+    renamed = [dataclasses.replace(CLIPS[1], dsg=VideoGraph(tuple(frames)))]
+    for model, same in ((whole, False), (without, True)):
+        one, other = run(model, plain), run(model, renamed)
+        assert torch.allclose(one.object_nodes, other.object_nodes, rtol=1e-9, atol=1e-12) == same
+
+
 @pytest.mark.parametrize("name", ["temporal_coref", "adverbs", "crossmodal_coref"])
 def test_switches_of_nodes_and_edges_keep_the_parameters_and_change_the_graphs_they_name(name):
     whole, without = tiny_finsta(), tiny_finsta(**{name: False})

@@ -34,6 +34,7 @@ STUDIES: dict[str, tuple[Row, ...]] = {
         Row("labels", "labels as an auxiliary loss", "labels"),
         Row("shuffled", "Finsta, graphs of other clips", "shuffled"),
         FINSTA,
+        Row("no-labels", "Finsta, true graphs without the words of labels", "finsta", without="labels"),
     ),
     "graphs": (
         HOST,
