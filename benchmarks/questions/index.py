@@ -104,8 +104,8 @@ def write(place: Path, vectors: Tensor, *, exact_up_to: int) -> Index:
             (Film(f"/films/{number:06}.mp4", f"{number:016x}", 0, len(part), rows.sha256()), partial(Rows, *rows))
         )
     encoder = SimpleNamespace(digest="synthetic", encode_windows=None)
-    manifest = Manifest(Settings("synthetic", "synthetic", 8.0, 8.0), ["/films"], "", [])
-    packed.publish(place, packed.write(place, manifest, films), exact_up_to)
+    manifest = Manifest(Settings("synthetic", "synthetic", 8.0, 8.0), ["/films"], [packed.write(place, films)])
+    packed.publish(place, manifest, exact_up_to)
     return Index(place, encoder)
 
 

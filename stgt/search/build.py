@@ -85,7 +85,7 @@ def update(
         if not whole:
             raise ValueError(f"{', '.join(map(str, folders))}: no video can be read{first_fault(broken)}")
         causes = {str(path): cause for path, cause in broken.items()}
-        new = Manifest(settings, [*map(str, folders)], "", [], causes)
+        new = Manifest(settings, [*map(str, folders)], [], causes)
         return _pack(place, new, whole, old, kept, exact_up_to)
 
 
@@ -194,30 +194,36 @@ def _chunks(
 def _pack(
     place: Path, new: Manifest, whole: dict[str, Path], old: Packed | None, kept: dict[str, Film], exact_up_to: int
 ) -> Changes:
-    """Write the index of the files `whole`: those that are kept from the old one, and those in `parts`."""
+    """Write the index of the files `whole`: those that are kept from the old one, and those in `parts`.
+
+    Old segments that are no larger than the new one become a part of it, and so do those of which more than half is
+    gone. So there are few segments, and an update of a few files writes few vectors.
+    """
 
     def part(name: str) -> Rows:
         store = Store(place / PARTS, {name: 1})
         return Rows(store.all("vectors")[0], store.all("times")[0])
 
-    films = []
-    for name, path in sorted(whole.items(), key=lambda item: item[1]):
-        if name in kept:
-            film = kept[name]
-            films.append((film, partial(old.rows, film)))
-        else:
+    joined = []
+    for name, path in whole.items():
+        if name not in kept:
             rows = part(name)
-            films.append((Film(str(path), name, 0, len(rows.times), rows.sha256()), partial(part, name)))
-    before = old.manifest.films if old else []
-    if [film.key for film, _ in films] == [film.key for film in before] and len(kept) == len(films):
-        new = replace(new, vectors=old.manifest.vectors, films=before)
-    else:
-        new = packed.write(place, new, films)
-    packed.publish(place, new, exact_up_to)
+            joined.append((Film(str(path), name, 0, len(rows.times), rows.sha256()), partial(part, name)))
+    added, size, segments = [Path(film.path) for film, _ in joined], sum(film.windows for film, _ in joined), []
+    for segment in sorted(old.manifest.segments if old else [], key=lambda segment: segment.live):
+        segment = replace(segment, films=[film for film in segment.films if film.key in kept and film.key in whole])
+        if segment.live > size and 2 * segment.live >= segment.windows:
+            segments.append(segment)
+        else:
+            joined += [(film, partial(old.rows, film)) for film in segment.films]
+            size += segment.live
+    if joined:
+        segments.append(packed.write(place, sorted(joined, key=lambda each: each[0].path)))
+    packed.publish(place, replace(new, segments=segments), exact_up_to)
     shutil.rmtree(place / PARTS, ignore_errors=True)
-    keys = {film.key for film, _ in films}
+    before = old.manifest.films if old else []
     return Changes(
-        [Path(film.path) for film, _ in films if film.key not in kept],
-        [Path(film.path) for film in before if film.key not in keys],
+        sorted(added),
+        [Path(film.path) for film in before if film.key not in whole],
         {Path(path): cause for path, cause in new.broken.items()},
     )

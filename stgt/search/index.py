@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -18,7 +17,7 @@ from stgt.search.build import Changes
 from stgt.search.encoder import Encoder, open_encoder
 from stgt.search.manifest import FILE, Manifest
 from stgt.search.packed import Packed
-from stgt.search.ranking import best_apart, exact_scores, scores
+from stgt.search.ranking import best_apart, exact_scores
 
 T = TypeVar("T")
 WINDOW, STRIDE = 8.0, 4.0
@@ -65,7 +64,7 @@ class Index:
 
     def __len__(self) -> int:
         """The number of windows."""
-        return 0 if self._packed is None else len(self._packed.times)
+        return 0 if self._packed is None else self._packed.manifest.windows
 
     @property
     def files(self) -> list[Path]:
@@ -172,7 +171,7 @@ class Index:
                 rows = opened.rows(film)
                 for row, (start, end) in enumerate(rows.times.tolist()):
                     if (start, end) == (moment.start, moment.end):
-                        return self.nearest(rows.vectors[row].float(), top=top, apart_from=film.first + row)
+                        return self.nearest(rows.vectors[row].float(), top=top, apart_from=opened.number(film, row))
         raise ValueError(f"moment is {moment}, expected one that this index has given as an answer")
 
     def nearest(self, query: Tensor, *, top: int = 5, apart_from: int | None = None) -> list[Moment]:
@@ -185,35 +184,22 @@ class Index:
         if top < 1:
             raise ValueError(f"top is {top}, expected at least 1")
         opened = self._open
-        place = self._places(opened)
         known = [] if apart_from is None else [apart_from]
         wanted = 4 * top + 16
         while True:
-            rows = self._candidates(opened, query, wanted)
-            chosen = best_apart([*known, *rows], top + len(known), place)[len(known) :]
+            rows = opened.candidates(query, wanted)
+            chosen = best_apart([*known, *rows], top + len(known), opened.window)[len(known) :]
             if len(chosen) == top or len(rows) < wanted:
                 break
             wanted *= 4
         return [self._answer(opened, row, query) for row in chosen]
 
-    def _candidates(self, opened: Packed, query: Tensor, count: int) -> list[int]:
-        """The windows with the highest scores, in order."""
-        if opened.groups is not None:
-            rows = opened.groups.candidates(query, count)
-        else:
-            found = scores(opened.vectors, query)
-            rows = found.topk(min(count, len(found))).indices
-        return rows[exact_scores(opened.vectors[rows], query).sort(descending=True, stable=True).indices].tolist()
-
-    def _answer(self, opened: Packed, row: int, query: Tensor) -> Moment:
-        film = opened.film_of(row)
-        rows, own = opened.rows(film), row - film.first
-        score = exact_scores(rows.vectors[own : own + 1], query).item()
-        return Moment(Path(film.path), *rows.times[own].tolist(), score)
-
     @staticmethod
-    def _places(opened: Packed) -> Callable[[int], tuple[int, float, float]]:
-        return lambda row: (opened.film_of(row).first, *opened.times[row].tolist())
+    def _answer(opened: Packed, number: int, query: Tensor) -> Moment:
+        film, row = opened.film_of(number)
+        rows = opened.rows(film)
+        score = exact_scores(rows.vectors[row : row + 1], query).item()
+        return Moment(Path(film.path), *rows.times[row].tolist(), score)
 
     @property
     def _open(self) -> Packed:

@@ -11,7 +11,7 @@ from stgt.files import write_json
 from stgt.integrity import DamagedError
 
 FILE = "index.json"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Film:
-    """A video file of an index. Its windows are rows `first` to `first + windows` of the vectors."""
+    """A video file of an index. Its windows are rows `first` to `first + windows` of a file of vectors."""
 
     path: str
     """Absolute path"""
@@ -45,24 +45,44 @@ class Film:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A file of vectors. Rows that belong to none of its films are those of films that are gone."""
+
+    vectors: str
+    """Its name beside the manifest"""
+    windows: int
+    """The number of its rows"""
+    films: list[Film]
+    """In the order of their rows"""
+    groups: str = ""
+    """Name of the file of faiss beside the manifest, for an index that is too large to be searched exactly"""
+
+    @property
+    def live(self) -> int:
+        """The number of rows that belong to films."""
+        return sum(film.windows for film in self.films)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The contents of `index.json`."""
 
     settings: Settings
     folders: list[str]
     """Absolute paths of the folders that were indexed"""
-    vectors: str
-    """Name of the file of vectors beside the manifest"""
-    films: list[Film]
+    segments: list[Segment]
     broken: dict[str, str] = field(default_factory=dict)
     """{absolute path of a file that could not be read: the cause}"""
-    groups: str = ""
-    """Name of the file of faiss beside the manifest, for an index that is too large to be searched exactly"""
+
+    @property
+    def films(self) -> list[Film]:
+        """All files, in alphabetical order."""
+        return sorted((film for segment in self.segments for film in segment.films), key=lambda film: film.path)
 
     @property
     def windows(self) -> int:
         """The number of windows of all files."""
-        return sum(film.windows for film in self.films)
+        return sum(segment.live for segment in self.segments)
 
     def save(self, folder: Path) -> None:
         """Write the manifest, which makes the index what it says, at once."""
@@ -87,8 +107,10 @@ class Manifest:
             raise ValueError(f"{path}: its version is {version!r}, expected {VERSION}; remove {folder} and index again")
         if sha256 != _digest(body):
             raise DamagedError(f"{path}: the file was changed or damaged; remove {folder} and index again")
-        films = [Film(**film) for film in body["films"]]
-        return cls(**body | {"settings": Settings(**body["settings"]), "films": films})
+        segments = [
+            Segment(**segment | {"films": [Film(**film) for film in segment["films"]]}) for segment in body["segments"]
+        ]
+        return cls(**body | {"settings": Settings(**body["settings"]), "segments": segments})
 
 
 def _digest(body: dict) -> str:

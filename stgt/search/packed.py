@@ -1,18 +1,21 @@
-"""The vectors of an index in one safetensors file that is memory-mapped, so that opening it costs no time.
+"""The vectors of an index in safetensors files that are memory-mapped, so that opening them costs no time.
 
-An index is a folder with a manifest and the file of vectors that the manifest names. A change writes a new file of
-vectors first and then replaces the manifest, so that each reader sees the old index or the new one, complete.
+An index is a folder with a manifest and the files of vectors, called segments, that the manifest names. A change writes
+a new segment first and then replaces the manifest, so that each reader sees the old index or the new one, complete.
 """
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import logging
+import math
+import os
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +28,8 @@ from stgt.files import atomic_file, tensors_hash
 from stgt.integrity import DamagedError
 from stgt.search import approximate
 from stgt.search.approximate import Approximate
-from stgt.search.manifest import Film, Manifest
+from stgt.search.manifest import Film, Manifest, Segment
+from stgt.search.ranking import exact_scores, scores
 
 logger = logging.getLogger(__name__)
 
@@ -46,57 +50,114 @@ class Rows(NamedTuple):
         return tensors_hash(self._asdict())
 
 
+class OpenSegment:
+    """A segment that is open for reading."""
+
+    def __init__(self, folder: Path, segment: Segment) -> None:
+        """Raises FileNotFoundError, which has the path as its `filename`, and DamagedError for a damaged file."""
+        self.path = folder / segment.vectors
+        for name in filter(None, (segment.vectors, segment.groups)):
+            if not (folder / name).exists():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder / name))
+        try:
+            with safe_open(self.path, "pt") as file:
+                self.vectors, self.times = file.get_tensor("vectors"), file.get_tensor("times")
+        except SafetensorError as error:
+            raise DamagedError(f"{self.path}: {error}; remove {folder} and index again") from None
+        if not len(self.vectors) == len(self.times) == segment.windows:
+            raise DamagedError(f"{self.path}: holds {len(self.vectors)} windows, the manifest {segment.windows}")
+        # It is opened at once, because a later update removes the file.
+        self._groups = Approximate(folder / segment.groups, self.vectors.shape[1]) if segment.groups else None
+        self._live = torch.zeros(segment.windows, dtype=torch.bool)
+        for film in segment.films:
+            self._live[film.first : film.first + film.windows] = True
+
+    def candidates(self, query: Tensor, count: int) -> Tensor:
+        """The `count` rows of films with the highest scores, or all: int64 (n,); with faiss, those that it finds."""
+        if self._groups is None:
+            found = scores(self.vectors, query).masked_fill(~self._live, -math.inf)
+            return found.topk(min(count, int(self._live.sum()))).indices
+        asked = count
+        while True:
+            rows = self._groups.candidates(query, asked)
+            live = rows[self._live[rows]]
+            if len(live) >= count or len(rows) < asked:
+                return live
+            asked *= 2
+
+
 class Packed:
-    """An index that is open for reading. It stays what it is when the index is changed meanwhile."""
+    """An index that is open for reading. It stays what it is when the index is changed meanwhile.
+
+    Its windows have numbers: those of the rows of all segments, one after the other.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Raises ValueError if the folder is no index, and DamagedError if a file of it is damaged."""
+        self._folder = folder
         while True:
             self.manifest = Manifest.load(folder)
-            self.path = folder / self.manifest.vectors
             try:
-                with safe_open(self.path, "pt") as file:
-                    self.vectors, self.times = file.get_tensor("vectors"), file.get_tensor("times")
-            except FileNotFoundError:
-                if Manifest.load(folder).vectors == self.manifest.vectors:
-                    raise DamagedError(f"{self.path}: no such file; remove {folder} and index again") from None
+                self._segments = [OpenSegment(folder, segment) for segment in self.manifest.segments]
+            except FileNotFoundError as error:
+                if Manifest.load(folder) == self.manifest:
+                    raise DamagedError(f"{error.filename}: no such file; remove {folder} and index again") from None
                 continue  # another command has just replaced it
-            except SafetensorError as error:
-                raise DamagedError(f"{self.path}: {error}; remove {folder} and index again") from None
             break
-        if len(self.vectors) != len(self.times) or len(self.times) != self.manifest.windows:
-            raise DamagedError(f"{self.path}: holds {len(self.vectors)} windows, the manifest {self.manifest.windows}")
-        self._firsts = [film.first for film in self.manifest.films]
+        ends = itertools.accumulate((segment.windows for segment in self.manifest.segments), initial=0)
+        self._starts = list(ends)
+        self._films, self._place = [], {}
+        for segment, start, known in zip(self._segments, self._starts, self.manifest.segments, strict=False):
+            for film in known.films:
+                self._films.append(film)
+                self._place[film.key] = segment, start + film.first
+        self._firsts = [self.number(film) for film in self._films]
         self._sound: set[str] = set()
-        if self.manifest.groups:
-            _ = self.groups  # it is opened at once, because a later update removes the file
 
-    @cached_property
-    def groups(self) -> Approximate | None:
-        """The vectors in groups, for an index that is too large to be searched exactly."""
-        name = self.manifest.groups
-        return Approximate(self.path.with_name(name), self.vectors.shape[1]) if name else None
+    def number(self, film: Film, row: int = 0) -> int:
+        """The number of a window of a file."""
+        return self._place[film.key][1] + row
 
-    def film_of(self, row: int) -> Film:
-        """The file that a window belongs to."""
-        return self.manifest.films[bisect_right(self._firsts, row) - 1]
+    def film_of(self, number: int) -> tuple[Film, int]:
+        """The file that a window belongs to, and the window's place in it."""
+        film = self._films[bisect_right(self._firsts, number) - 1]
+        return film, number - self.number(film)
+
+    def window(self, number: int) -> tuple[str, float, float]:
+        """The key of a window's file, and the window's start and end in seconds."""
+        film, row = self.film_of(number)
+        return film.key, *self._place[film.key][0].times[film.first + row].tolist()
 
     def rows(self, film: Film) -> Rows:
         """The windows of a file. Raises DamagedError if they have changed since they were written."""
+        segment, _ = self._place[film.key]
         part = slice(film.first, film.first + film.windows)
-        rows = Rows(self.vectors[part], self.times[part])
+        rows = Rows(segment.vectors[part], segment.times[part])
         if film.key not in self._sound:
             if rows.sha256() != film.sha256:
                 raise DamagedError(
-                    f"{self.path}: the windows of {film.path} were changed or damaged after they were written; "
-                    f"`stgt index --out {self.path.parent}` computes them again"
+                    f"{segment.path}: the windows of {film.path} were changed or damaged after they were written; "
+                    f"`stgt index --out {self._folder}` computes them again"
                 )
             self._sound.add(film.key)
         return rows
 
+    def candidates(self, query: Tensor, count: int) -> list[int]:
+        """The numbers of the windows with the highest scores, in order: at least `count`, or all.
 
-def write(folder: Path, manifest: Manifest, films: Iterable[tuple[Film, Callable[[], Rows]]]) -> Manifest:
-    """Write the vectors of some files. Returns the manifest that lists them, which is still to be published.
+        With faiss, they are those that it finds.
+        """
+        numbers, found = [], []
+        for segment, start in zip(self._segments, self._starts, strict=False):
+            rows = segment.candidates(query, count)
+            numbers.append(start + rows)
+            found.append(exact_scores(segment.vectors[rows], query))
+        order = torch.cat(found).sort(descending=True, stable=True).indices
+        return torch.cat(numbers)[order].tolist()
+
+
+def write(folder: Path, films: Iterable[tuple[Film, Callable[[], Rows]]]) -> Segment:
+    """Write a segment with the vectors of some files.
 
     films: each file, with a function that gives its windows. Only one file's windows are in memory at a time.
     """
@@ -107,28 +168,30 @@ def write(folder: Path, manifest: Manifest, films: Iterable[tuple[Film, Callable
     name = f"vectors-{tensors_hash({}, ' '.join(film.key + film.sha256 for film in placed))[:16]}.safetensors"
     with atomic_file(folder / name) as partial:
         _write_rows(partial, first, (read() for _, read in films))
-    return replace(manifest, vectors=name, films=placed)
+    return Segment(name, first, placed)
 
 
 def publish(folder: Path, manifest: Manifest, exact_up_to: int) -> None:
-    """Make the manifest that of the index, and remove the files of the one before.
+    """Make the manifest that of the index, and remove the files of the one before that it does not name.
 
     With more windows than `exact_up_to`, the vectors are grouped for faiss first. If faiss is not installed, a warning
     says that searches take longer.
     """
-    groups = _group(folder, manifest) if manifest.windows > exact_up_to else ""
-    replace(manifest, groups=groups).save(folder)
+    large = manifest.windows > exact_up_to
+    segments = [replace(each, groups=_group(folder, each) if large else "") for each in manifest.segments]
+    replace(manifest, segments=segments).save(folder)
+    needed = {name for segment in segments for name in (segment.vectors, segment.groups)}
     for path in folder.glob("vectors-*"):
-        if path.name not in (manifest.vectors, groups):
+        if path.name not in needed:
             path.unlink(missing_ok=True)
 
 
-def _group(folder: Path, manifest: Manifest) -> str:
+def _group(folder: Path, segment: Segment) -> str:
     """Write the groups of vectors if they are not there yet. Returns the name of the file, or "" if there are none."""
-    name = f"{Path(manifest.vectors).stem}.faiss"
+    name = f"{Path(segment.vectors).stem}.faiss"
     if (folder / name).exists():
         return name
-    with safe_open(folder / manifest.vectors, "pt") as file:
+    with safe_open(folder / segment.vectors, "pt") as file:
         vectors = file.get_tensor("vectors")
     if vectors.shape[0] * vectors.shape[1] < approximate.FEWEST:
         return ""

@@ -32,13 +32,13 @@ def exact_scores(vectors: Tensor, query: Tensor) -> Tensor:
     return torch.einsum("nqe,ke->nkq", vectors.float(), query).amax(2).mean(1)
 
 
-def best_apart(order: Sequence[int], top: int, place: Callable[[int], tuple[int, float, float]]) -> list[int]:
+def best_apart(order: Sequence[int], top: int, place: Callable[[int], tuple[object, float, float]]) -> list[int]:
     """The first `top` windows of an order that overlap no earlier one of them.
 
-    place: gives the number of a window's file, its start and its end. Windows that only touch do not overlap.
+    place: gives a window's file, its start and its end. Windows that only touch do not overlap.
     """
     chosen: list[int] = []
-    taken: dict[int, list[tuple[float, float]]] = {}
+    taken: dict[object, list[tuple[float, float]]] = {}
     for row in order:
         film, start, end = place(row)
         others = taken.setdefault(film, [])

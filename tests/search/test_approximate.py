@@ -52,7 +52,9 @@ def test_an_index_above_the_limit_answers_as_an_exact_one(tmp_path, monkeypatch)
     (tmp_path / "films" / "0.mp4").unlink()
     index.update(exact_up_to=10)
     assert len(list(index.path.iterdir())) == 3 and all(moment.path.stem != "0" for moment in index.search("red"))
+    groups = {colour: [moment.score for moment in index.search(colour, top=4)] for colour, _ in colours}
     index.update()
+    assert groups == {colour: [moment.score for moment in index.search(colour, top=4)] for colour, _ in colours}
     assert not list(index.path.glob("*.faiss")) and index.search("red")[0].score > 0.99
 
 
