@@ -16,7 +16,11 @@ T = TypeVar("T")
 
 
 def recomputed(function: Callable[..., T], *arguments: object) -> T:
-    """function(*arguments), whose activations are not kept. Both times it draws the same random numbers."""
+    """function(*arguments), whose activations are not kept. Both times it draws the same random numbers.
+
+    arguments: the tensors of the part, or dicts or tuples of them. The random state of a GPU is kept only if one of
+    them is on this GPU.
+    """
     return checkpoint(function, *arguments, use_reentrant=False)
 
 

@@ -189,11 +189,15 @@ class STGT(VideoEncoder):
         chunks = split_batch(batch, ("video", "tokens", "input_ids", "attention_mask"), loss.chunk)
         for chunk in chunks:
             chunk["predicted"] = predicted_places(chunk["attention_mask"])
+
+        def read_part(part: dict[str, Tensor]) -> Read:
+            return self._read(part, words, loss)._replace(keys=None)
+
         reads = []
         for chunk in chunks:
             if self.config.vision.open_blocks == 0 and "video" in chunk:  # a frozen tower need not run a second time
                 chunk["tokens"] = self.visual_tokens(chunk.pop("video"))
-            reads.append(recomputed(lambda chunk=chunk: self._read(chunk, words, loss)._replace(keys=None)))
+            reads.append(recomputed(read_part, chunk))
         parts, sizes = Read(*zip(*reads, strict=True)), [len(read.embeds) for read in reads]
         stats = {
             name: sum(size * read.stats[name] for size, read in zip(sizes, reads, strict=True)) / sum(sizes)

@@ -6,6 +6,8 @@ import pytest
 import torch
 from helpers.tiny import in_float64, tiny_batch, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
 
 from stgt.config import LanguageConfig, LossConfig, TrainConfig
 
@@ -65,6 +67,34 @@ def test_both_passes_of_a_chunk_have_the_same_dropout():
     ours, expected = objective(PAIRS, **DROPOUT), objective(None, **DROPOUT)
     assert_same(ours, expected)
     assert not torch.equal(expected[0]["loss"], objective(None)[0]["loss"])
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+)
+def test_every_dropout_of_the_second_pass_drops_what_it_dropped_in_the_first(device):
+    model = tiny_model(**DROPOUT).train().to(device)
+    dropped = []
+    model.qformer.bert.dropout.register_forward_hook(lambda _, __, out: dropped.append(out == 0))
+    batch = {name: tensor.to(device) for name, tensor in tiny_batch(PAIRS).items()}
+    out = model(batch, LossConfig(chunk=PAIRS, vtm_weight=0.0))
+    first = dropped.copy()
+    out["loss"].backward()
+    assert len(first) == 2 and len(dropped) == 4
+    assert all(map(torch.equal, dropped[2:], first)) and all(map(torch.any, first))
+
+
+def test_torch_can_see_the_device_of_every_chunk(monkeypatch):
+    """It keeps the random state of a GPU only for tensors among the arguments."""
+    seen = []
+
+    def passed(function, *arguments, **options):
+        seen.append([leaf.device for leaf in tree_leaves(arguments) if isinstance(leaf, torch.Tensor)])
+        return checkpoint(function, *arguments, **options)
+
+    monkeypatch.setattr("stgt.models.chunks.checkpoint", passed)
+    tiny_model()(tiny_batch(PAIRS), LossConfig(chunk=3))["loss"].backward()
+    assert len(seen) == 6 and all(seen)  # three chunks are read, and three are matched
 
 
 class Peak(TorchDispatchMode):
