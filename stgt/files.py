@@ -99,7 +99,8 @@ def scratch_file(contents: bytes, ending: str) -> Iterator[Path]:
     _prepare(folder)
     file = _temporary(folder / f"file{ending}")
     try:
-        file.write_bytes(contents)
+        with errors_named(file):
+            file.write_bytes(contents)
         yield file
     finally:
         file.unlink(missing_ok=True)

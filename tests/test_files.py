@@ -2,9 +2,12 @@
 
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -146,3 +149,13 @@ def test_hashes(tmp_path):
     assert len({files.tensors_hash(a), files.tensors_hash(a, "settings"), *map(files.tensors_hash, others)}) == 5
     files.write_tensors(tmp_path / "a.safetensors", a)
     assert files.tensors_hash(load_file(tmp_path / "a.safetensors")) == files.tensors_hash(a)
+
+
+def test_a_scratch_file_is_on_the_disk_if_memory_has_no_room_and_is_gone_afterwards(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    for free, below in ((2**40, "/dev/shm"), (19, str(tmp_path))):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        with pytest.raises(RuntimeError), files.scratch_file(b"0123456789", ".mp4") as path:
+            assert path.read_bytes() == b"0123456789" and path.suffix == ".mp4" and str(path).startswith(below)
+            raise RuntimeError
+        assert not path.exists()

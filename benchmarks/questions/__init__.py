@@ -16,6 +16,7 @@ QUESTIONS = (
     "decoding",
     "edge_attention",
     "index",
+    "shards",
 )
 
 

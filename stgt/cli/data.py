@@ -202,8 +202,9 @@ def features(
     from stgt.weights.tower import tower_hash
 
     data, vision = recipe.data, recipe.model.vision
-    if is_manifest(data.train):
-        raise ValueError(f"{data.train}: a manifest, expected an annotation in JSON, because a cache holds few videos")
+    for path in (data.train, data.val):
+        if path is not None and is_manifest(path):
+            raise ValueError(f"{path}: a manifest, expected an annotation in JSON, because a cache holds few videos")
     if vision.open_blocks != 0:
         raise ValueError(f"vision.open_blocks is {vision.open_blocks}, expected 0: only a frozen tower can be cached")
     names = [video for path in (data.train, data.val) if path is not None for video in load_videos(path)]

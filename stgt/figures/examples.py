@@ -34,7 +34,8 @@ def find_examples(run: Run, features: Path, count: int, top: int = 5) -> tuple[l
         return own_scores(model, match_pairs(model, videos, texts, pairs))
 
     def frames(video: int) -> Tensor:
-        return squares(read_frames(clips.root / clips.videos[video], STILLS))
+        with clips.opened(video) as path:
+            return squares(read_frames(path, STILLS))
 
     def for_text(text: int) -> Example:
         order = rank(similarity[:, text], lambda items: matching(items, torch.tensor(text)), top=len(clips.videos))

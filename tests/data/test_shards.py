@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import tarfile
 from pathlib import Path
 
@@ -249,6 +250,29 @@ def test_shards_on_a_server_are_read_by_range_also_in_other_processes(packed, ma
     monkeypatch.setattr(member_module, "_WAIT", 0.0)
     with pytest.raises(VideoError, match=rf"{address}/shard.*, offset \d+, member 000000000.mp4: ClientConnector"):
         items.clip(0)
+
+
+def test_a_scan_on_a_server_reads_headers_and_captions_alone(tmp_path, data):
+    clip = (data / "videos" / "a.mp4").read_bytes() + bytes(10**6)
+    (tmp_path / "shards").mkdir()
+    with TarWriter(str(tmp_path / "shards" / "0.tar")) as writer:
+        for number in range(5):
+            writer.write({"__key__": f"k{number}", "mp4": clip, "txt": f"clip {number}"})
+    with serving_ranges(tmp_path / "shards") as (address, answered):
+        assert scan_shards(address, tmp_path / "m.parquet") == (5, 1)
+        assert open_manifest(tmp_path / "m.parquet").row(0)[:2] == ("k0.mp4", f"{address}/0.tar")
+        assert 0 < sum(len(asked) for _, asked in answered) < 10**6
+    with serving_ranges(tmp_path / "shards", refuse=True) as (address, _), pytest.raises(ValueError) as error:
+        scan_shards(address, tmp_path / "n.parquet")
+    assert str(error.value).startswith(f"{address}/0.tar: ") and "support range requests" in str(error.value)
+
+
+def test_addresses_that_cannot_be_read_here_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="nothing://x: Protocol not known"):
+        scan_shards("nothing://x", tmp_path / "m.parquet")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(ValueError, match="s3://bucket/0.tar: .*s3fs"):
+        read_member(Member("s3://bucket/0.tar", 0, 9, "a.mp4"))
 
 
 def test_a_server_that_does_not_know_ranges_is_named(packed, monkeypatch):

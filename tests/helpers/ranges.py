@@ -1,7 +1,7 @@
 """An HTTP server of a folder that answers requests for a range of bytes, as stores of objects do."""
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -31,6 +31,15 @@ def serving_ranges(folder, *, refuse=False):
             self.send_header("Content-Length", str(len(asked)))
             self.end_headers()
             self.wfile.write(path.read_bytes()[asked.start : asked.stop])
+
+        def end_headers(self):
+            if not refuse:
+                self.send_header("Accept-Ranges", "bytes")
+            super().end_headers()
+
+        def copyfile(self, source, outputfile):
+            with suppress(ConnectionError):  # the client closes when it sees that the whole file comes
+                super().copyfile(source, outputfile)
 
         def log_message(self, *args):
             pass

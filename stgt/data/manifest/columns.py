@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from stgt.data.manifest.rows import names_of
 from stgt.data.names import IMAGES
 from stgt.structure import shown
 
@@ -106,8 +107,7 @@ class _Rows:
             self._keep(pc.invert(self._bool("bad", False)))
         video, shard = self._text("video"), self._text("shard")
         if left_out:
-            name = pc.coalesce(pc.binary_join_element_wise(shard, video, "/"), video)
-            kept = pc.invert(pc.is_in(name, pa.array(sorted(left_out), pa.string())))
+            kept = pc.invert(pc.is_in(names_of(video, shard), pa.array(sorted(left_out), pa.string())))
             self._keep(kept)
             video, shard = video.filter(kept), shard.filter(kept)
         self._refuse("video", pc.fill_null(_is_blank(video), True), "a text")

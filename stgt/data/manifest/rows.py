@@ -63,9 +63,7 @@ class Manifest(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         for batch in self._batches:
-            shards = batch.column("shard").to_pylist()
-            for video, shard in zip(batch.column("video").to_pylist(), shards, strict=True):
-                yield Row(video, shard, None, None).name
+            yield from names_of(batch.column("video"), batch.column("shard")).to_pylist()
 
     def row(self, number: int) -> Row:
         batch, place = self._place(number)
@@ -154,6 +152,13 @@ class Pairs(Sequence[tuple[int, str]]):
         for row, captions in enumerate(self.manifest.captions()):
             for caption in captions:
                 yield row, caption
+
+
+def names_of(video: pa.StringArray, shard: pa.StringArray) -> pa.StringArray:
+    """`Row.name` of many rows."""
+    import pyarrow.compute as pc
+
+    return pc.coalesce(pc.binary_join_element_wise(shard, video, "/"), video)
 
 
 def _batch_of(number: int, ends: np.ndarray) -> int:

@@ -9,10 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from stgt.data.errors import VideoError, require_file
 from stgt.files import scratch_file
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +63,10 @@ def opened(member: Member) -> Iterator[Path]:
 
 
 def read_member(member: Member) -> bytes:
-    """The bytes of a member. Raises VideoError, naming shard, offset and member, if they cannot be read."""
+    """The bytes of a member. Raises VideoError, naming shard, offset and member, if they cannot be read.
+
+    Raises ValueError for an address that fsspec cannot read on this machine.
+    """
     contents = _remote(member) if is_address(member.shard) else _local(member)
     if len(contents) > member.size:
         raise VideoError(f"{member}: the server sends more than the range of bytes that it was asked for")
@@ -82,15 +88,24 @@ def _local(member: Member) -> bytes:
         raise VideoError(f"{member}: {error.strerror or error}") from error
 
 
-def _remote(member: Member) -> bytes:
-    import fsspec
+def file_system(address: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of an address, or of a path, and the path in it.
 
+    Raises ValueError for a protocol that fsspec does not know, and for one that needs a package that is not installed.
+    """
+    from fsspec.core import url_to_fs
+
+    try:
+        return url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{address}: {error}, expected an address that fsspec reads here") from None
+
+
+def _remote(member: Member) -> bytes:
+    system, path = file_system(member.shard)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            system, path = fsspec.core.url_to_fs(member.shard)
             return system.cat_file(path, start=member.offset, end=member.offset + member.size)
-        except ModuleNotFoundError:
-            raise
         except Exception as error:  # every protocol has errors of its own
             gone = isinstance(error, FileNotFoundError)
             cause = "no such file" if gone else f"{type(error).__name__}: {error}".splitlines()[0][:200]

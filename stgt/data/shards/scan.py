@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from stgt.data.manifest.write import writing_manifest
 from stgt.data.names import IMAGES, VIDEOS, is_image
-from stgt.data.shards.member import is_address
+from stgt.data.shards.member import file_system, is_address
 from stgt.structure import parse_json
 
 logger = logging.getLogger(__name__)
@@ -48,9 +47,9 @@ def scan_shards(folder: str, out: Path) -> tuple[int, int]:
 
     A row names its shard by its path relative to the folder, or by its whole address. Samples without a caption, and
     those that a truncated shard has lost, are left out, and the log counts them.
-    Raises ValueError if there is no shard, or none with a sample.
+    Raises ValueError if there is no shard or none with a sample, and for an address that fsspec cannot read here.
     """
-    system, root = fsspec.core.url_to_fs(folder)
+    system, root = file_system(folder)
     shards = sorted(path for path in system.find(root) if path.endswith(".tar"))
     if not shards:
         raise ValueError(f"{folder}: there is no .tar file, expected shards of WebDataset, which are not compressed")
@@ -78,7 +77,16 @@ class _Shard:
         self.system, self.path = system, path
 
     def samples(self) -> Iterator[Sample]:
-        """The samples that have a video or an image. A truncated shard ends with its last whole member."""
+        """The samples that have a video or an image. A truncated shard ends with its last whole member.
+
+        Raises ValueError, naming the shard, if it cannot be read, or not by range.
+        """
+        try:
+            yield from self._samples()
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{self.path}: {str(error) or type(error).__name__}") from error
+
+    def _samples(self) -> Iterator[Sample]:
         sample = Sample("")
         with self.system.open(self.path, "rb", block_size=_BLOCK, cache_type="readahead") as file:
             size = file.seek(0, io.SEEK_END)
