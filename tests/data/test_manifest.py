@@ -1,8 +1,10 @@
 """Manifests of other programs are read, wrong ones are refused with row and column, and rows cost no memory."""
 
+import gc
 import json
 import os
 import pickle
+import sys
 from multiprocessing.reduction import ForkingPickler
 
 import pandas as pd
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers.clips import grey, write_video
+from PIL import Image
 
 from stgt.data.annotations import load_captions, load_questions, load_videos
 from stgt.data.loader import read_batches
@@ -291,3 +294,26 @@ def test_uses_that_a_manifest_is_not_for_are_refused(make, tmp_path):
         load_questions(tmp_path / "mixed.parquet")
     with pytest.raises(ValueError, match="mixed.parquet: a manifest in Parquet, expected JSON"):
         merge([tmp_path / "mixed.parquet", tmp_path / "twice.parquet"], tmp_path / "out.json", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["json", "parquet"])
+def test_reading_does_not_need_more_memory_with_each_epoch(kind, tokenizer, tmp_path):
+    """A process that reads all pairs again and again keeps nothing of them, so fewer new objects than pairs stay."""
+    count = 200
+    rows = [{"video": f"{i}.jpg", "caption": f"caption number {i}"} for i in range(count)]
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.jpg")
+    for row in rows[1:]:
+        os.link(tmp_path / "0.jpg", tmp_path / row["video"])
+    write_json(tmp_path / "rows.json", rows)
+    pd.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
+    options = {"frames": 1, "transform": eval_transform(8), "tokenizer": tokenizer, "train": True}
+    items = SeededItems(RetrievalDataset(tmp_path / f"rows.{kind}", tmp_path, **options), 0)
+
+    def objects_after(epoch):
+        for i in range(count):
+            items[epoch, i]
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    objects = [objects_after(epoch) for epoch in range(4)]  # the first epochs fill caches of libraries
+    assert objects[3] - objects[1] < count
