@@ -44,7 +44,8 @@ class Validation(ABC):
         world: World,
     ) -> None:
         data, size = config.data, config.model.vision.sizes.image_size
-        require_disjoint({str(data.train): load_videos(data.train), str(data.val): load_videos(data.val)}, "data.val")
+        splits = {str(path): load_videos(path, data.bad_list) for path in (data.val, data.train)}
+        require_disjoint(splits, "data.val")
         self.config, self.tokenizer, self.world = config, tokenizer, world
         self.clips = task_of(config.model).items(data.val, data, size, features=features, bad_list=data.bad_list)
 
