@@ -135,6 +135,14 @@ def read_image(
         return torch.from_numpy(np.stack([decoded[number] for number in chosen])), torch.from_numpy(begins[chosen])
 
 
+def as_shown(image: Image.Image) -> Image.Image:
+    """RGB as `read_image` gives it for the file of an image of Pillow: upright, on white, and with 8 bits a channel."""
+    pixels = image
+    if image.mode.startswith("I;16"):
+        pixels = _sixteen_bits(np.asarray(image)[..., None], image.info.get("transparency"))
+    return _on_white(_upright(pixels, image))
+
+
 @contextmanager
 def _complaints(path: str | Path) -> Iterator[None]:
     """Turn whatever a decoder raises into a VideoError of the file."""

@@ -12,6 +12,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from stgt.data.images import as_shown
 from stgt.data.names import IMAGES, VIDEOS
 from stgt.data.pixels import to_pixels
 from stgt.data.video import read_frames, sample_indices
@@ -35,7 +36,7 @@ def sentence_or_video(value: object) -> str | Path | Tensor:
     if isinstance(value, dict) and "array" in value:
         value = value["array"]
     if isinstance(value, Image):
-        value = np.asarray(value.convert("RGB")).transpose(2, 0, 1)
+        value = np.asarray(as_shown(value)).transpose(2, 0, 1)
     if isinstance(value, np.ndarray):
         value = torch.tensor(value)
     if isinstance(value, Tensor):

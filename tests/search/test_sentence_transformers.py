@@ -10,7 +10,9 @@ from helpers.tiny_clip import tiny_clip
 from PIL import Image
 
 import stgt
+from stgt.data.images import read_image
 from stgt.data.video import read_frames
+from stgt.search.inputs import sentence_or_video
 from stgt.search.search import find_captions, find_videos
 
 package = pytest.importorskip("sentence_transformers", reason="pip install 'sentence-transformers>=6'")
@@ -85,6 +87,26 @@ def test_an_image_is_a_video_of_one_frame(encoder, model, tmp_path):
     expected = model.embed_videos([tmp_path / "a.png"])[0]
     for form in (tmp_path / "a.png", picture, {"image": picture}, np.asarray(picture).transpose(2, 0, 1)):
         torch.testing.assert_close(encoder.encode([form])[0], expected, atol=1e-6, rtol=0)
+
+
+def odd_pictures(folder):
+    """Photos and drawings whose pixels are not what a viewer shows: one is turned, one is transparent, one is deep."""
+    values = np.random.default_rng(0).integers(0, 255, (24, 40, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(values[..., :3]).save(folder / "turned.jpg", exif=exif)
+    Image.fromarray(values).save(folder / "transparent.png")
+    palette = Image.fromarray(values[..., 0]).convert("P")
+    palette.save(folder / "hole.png", transparency=int(values[0, 0, 0]))
+    Image.fromarray(values[..., 0].astype(np.uint16) * 256).save(folder / "deep.png")
+    return [folder / name for name in ("turned.jpg", "transparent.png", "hole.png", "deep.png")]
+
+
+def test_an_image_of_pillow_is_seen_as_a_viewer_shows_its_file(tmp_path):
+    for path in odd_pictures(tmp_path):
+        with Image.open(path) as image:
+            frames = sentence_or_video(image)
+        assert torch.equal(frames, read_image(path, max_pixels=10**6)[0].permute(0, 3, 1, 2)), path.name
 
 
 @pytest.mark.parametrize(
