@@ -7,11 +7,15 @@ import time
 import uuid
 import warnings
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+_PATIENCE = {"nccl": timedelta(minutes=10), "gloo": timedelta(minutes=30)}
+"""How long processes wait for each other, as torch's defaults are. A store that is handed to torch would wait for 5."""
 
 
 @dataclass(frozen=True)
@@ -123,23 +127,31 @@ def _join_processes(backend: str) -> None:
         dist.init_process_group(backend)
         return
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    address, port, patience = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), _PATIENCE[backend]
+    store = dist.TCPStore(address, port, is_master=False, timeout=patience)
     store = dist.PrefixStore(_agreed_name(store, rank, size), store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
 
 
 def _agreed_name(store: dist.Store, rank: int, size: int) -> str:
     """A new name that all living processes agree on, although the store may hold entries of earlier ones.
 
     Each process asks under a name of its own, and waits for the answer of process 0 to just this name.
+    Raises RuntimeError if a process does not come before the store's timeout.
     """
     own = uuid.uuid4().hex
     if rank > 0:
         store.set(f"asks/{rank}", own)
-        name = store.get(own).decode()
+        try:
+            name = store.get(own).decode()
+        except dist.DistStoreError as error:
+            raise RuntimeError(f"process 0 did not join process {rank} within {store.timeout}") from error
         store.set(f"{name}/{rank}", "")
         return name
+    end = time.monotonic() + store.timeout.total_seconds()
     while waiting := [other for other in range(1, size) if not store.check([f"{own}/{other}"])]:
+        if time.monotonic() > end:
+            raise RuntimeError(f"processes {waiting} of {size} did not join process 0 within {store.timeout}")
         for other in waiting:
             if store.check([f"asks/{other}"]):
                 store.set(store.get(f"asks/{other}").decode(), own)
