@@ -58,12 +58,14 @@ def boundaries(span: Span, decoding: Mapping[str, object]) -> list[float]:
     limits = {name: decoding[name] for name in ("max_pixels", "deadline")}
     with PyAVReader(span.path, **limits) as reader:
 
-        def read() -> tuple[np.ndarray, np.ndarray]:
-            first, stop = reader.between(max(0.0, span.start - margin), span.end + margin)
-            found = list(reader.pictures(np.arange(first, stop), side=SMALL))
-            return np.stack([picture for picture, _ in found]), np.array([seconds for _, seconds in found])
+        def read() -> list[tuple[np.ndarray, float]]:
+            numbers = np.arange(*reader.between(max(0.0, span.start - margin), span.end + margin))
+            return list(reader.pictures(numbers, side=SMALL)) if len(numbers) else []
 
-        pictures, times = agreed(reader, span.path, read)
+        shown = agreed(reader, span.path, read)
+    if not shown:  # one frame is shown all the time
+        return []
+    pictures, times = np.stack([picture for picture, _ in shown]), np.array([seconds for _, seconds in shown])
     found = [times[place] for place in _boundaries(pictures, times)]
     return [float(seconds) for seconds in found if span.start <= seconds < span.end and seconds > 0]
 

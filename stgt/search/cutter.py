@@ -30,7 +30,7 @@ class Cutter:
         for span in spans:
             found = self._finder.call(span)
             if isinstance(found, Failure):
-                return found
+                return Failure(found.cause.removeprefix(f"{path}: "))
             starts += found
         return cut_at(starts, windows[-1].end, self._settings.window, self._settings.stride) if spans else windows
 

@@ -1,5 +1,7 @@
 """The shots of real clips and of films that are joined from them are found, by their cuts and dissolves."""
 
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
@@ -87,6 +89,12 @@ def test_stills_and_single_frames_have_no_boundary(tmp_path):
     grey += np.random.default_rng(0).normal(0, 3, grey.shape)  # noise
     assert found_in(written(tmp_path / "grey.mp4", grey), 2.0) == []
     assert found_in(written(tmp_path / "one.mp4", grey[:1]), 0.04) == []
+
+
+def test_a_picture_that_is_shown_for_longer_than_a_span_is_one_shot(tmp_path, monkeypatch):
+    monkeypatch.setattr(shots, "SPAN", 5.0)  # most parts of this film have no frame of their own
+    slides = written(tmp_path / "slides.mp4", np.full((4, 90, 160, 3), 100.0), rate=Fraction(1, 20))
+    assert len(spans_of(slides, 80.0)) == 16 and found_in(slides, 80.0) == []
 
 
 def test_shots_are_windows_and_long_ones_are_cut():

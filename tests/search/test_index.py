@@ -324,12 +324,6 @@ def test_an_index_of_shots_has_windows_that_end_with_their_shot(films, tmp_path)
         again.update(shots=False)
 
 
-def test_looking_for_shots_ends_at_the_time_limit(films, tmp_path):
-    index = stgt.Index(tmp_path / "films.index", Colours())
-    with pytest.raises(ValueError, match="no video can be read.*did not end within 1e-05 s"):
-        index.update(films / "more", shots=True, timeout=1e-5, workers=1)
-
-
 def test_the_commands_index_a_folder_and_answer_in_json(run, clips, stgt, tmp_path):
     place = tmp_path / "films.index"
     status, printed = stgt("index", clips / "videos", "--out", place, "--model", run, "--shots", "--workers", 1)
