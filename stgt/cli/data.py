@@ -92,8 +92,8 @@ def manifest(source: Annotated[str, tyro.conf.Positional], out: Path) -> None:
     """Write a manifest in Parquet: of an annotation in JSON, or of a folder of tar shards in WebDataset's form.
 
     Args:
-        source: Annotation such as data/webvid/train.json; or a folder of .tar files, or an address of one that fsspec
-            reads, such as s3://bucket/cc3m, as WebDataset, video2dataset and img2dataset write them.
+        source: Annotation such as data/webvid/train.json; or a folder of .tar files, or one such file, or an address of
+            them that fsspec reads, such as s3://bucket/cc3m, as WebDataset, video2dataset and img2dataset write them.
         out: Parquet file to write. Training reads it as --data.train; the names in it are relative to --data.videos.
     """
     from stgt.data.manifest.write import write_manifest

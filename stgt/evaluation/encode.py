@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from stgt.config import to_dict
 from stgt.data.fingerprint import FINGERPRINT, Fingerprint, data_differences
 from stgt.data.loader import read_batches
+from stgt.data.manifest.rows import Manifest
 from stgt.data.samples import VideoDataset, collate
 from stgt.data.store import Batches, Store, batches, digest
 from stgt.data.transforms import describe
@@ -48,7 +49,7 @@ def model_digest(model: nn.Module, precision: str) -> str:
 
 
 def clips_digest(clips: VideoDataset, contents: bool = False) -> str:
-    """A name for the clips that a model sees: their files, decoder, frames and transform.
+    """A name for the clips that a model sees: their files, manifest, decoder, frames and transform.
 
     contents: whether files are identified by their contents in place of their time of change.
     """
@@ -56,7 +57,10 @@ def clips_digest(clips: VideoDataset, contents: bool = False) -> str:
 
 
 def _fingerprint(clips: VideoDataset, contents: bool) -> Fingerprint:
-    return Fingerprint.take({}, clips.files, clips.root, decoder=clips.decoder_version, contents=contents)
+    files, videos = {}, clips.files
+    if isinstance(clips.videos, Manifest):
+        files, videos = {"manifest": clips.videos.annotation}, [*videos, *clips.videos.single_files()]
+    return Fingerprint.take(files, videos, clips.root, decoder=clips.decoder_version, contents=contents)
 
 
 def _name_of(clips: VideoDataset, fingerprint: Fingerprint) -> str:

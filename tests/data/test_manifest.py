@@ -153,10 +153,16 @@ def test_files_of_other_programs_are_read(kind, tmp_path):
         ({"captions": [["a"], None]}, "row 1: 'captions' is null"),
         ({"captions": [["a"], ["b", None]]}, r"row 1: 'captions' is \[\"b\", null\]"),
         ({"captions": [["a", "  "], ["b"]]}, r"row 0: 'captions' is \[\"a\", \"  \"\]"),
-        ({"shard": ["s", "t"], "offset": [0, 1.5], "size": [1, 2]}, "row 1: 'offset' is 1.5, expected a whole number"),
-        ({"shard": ["s", "t"], "offset": [0, -1], "size": [1, 2]}, "row 1: 'offset' is -1, expected a whole number"),
-        ({"shard": ["s", "t"], "offset": [0, 1], "size": [None, 2]}, "row 0: 'size' is null, .* names a shard"),
-        ({"shard": ["s", ""], "offset": [0, 1], "size": [1, 2]}, "row 1: 'shard' is \"\", expected a text, or null"),
+        (
+            {"shard": ["s", "t"], "offset": [512, 1.5], "size": [1, 2]},
+            "row 1: 'offset' is 1.5, expected a whole number",
+        ),
+        ({"shard": ["s", "t"], "offset": [512, 511], "size": [1, 2]}, "row 1: 'offset' is 511, .* at least 512"),
+        ({"shard": ["s", "t"], "offset": [512, 512], "size": [None, 2]}, "row 0: 'size' is null, .* names a shard"),
+        (
+            {"shard": ["s", ""], "offset": [512, 512], "size": [1, 2]},
+            "row 1: 'shard' is \"\", expected a text, or null",
+        ),
         ({"bad": [True, True]}, "none of its 2 rows is left"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -212,11 +213,89 @@ def test_folders_without_usable_shards_are_refused(tmp_path):
         writer.write({"__key__": "a", "txt": "no picture"})
     with pytest.raises(ValueError, match="no shard holds a video or image with a caption"):
         scan_shards(str(tmp_path), tmp_path / "m.parquet")
-    with TarWriter(str(tmp_path / "0.tar")) as writer:
-        writer.write({"__key__": "a", "jpg": b"x", "json": b"{"})
-    with pytest.raises(ValueError, match=r"0.tar: the .json member of a: not JSON"):
-        scan_shards(str(tmp_path), tmp_path / "m.parquet")
     assert not (tmp_path / "m.parquet").exists()
+
+
+def write_shard(place, members):
+    with tarfile.open(mode="w", **{"name" if isinstance(place, Path) else "fileobj": place}) as shard:
+        for name, contents in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(contents)
+            shard.addfile(info, io.BytesIO(contents))
+
+
+def rows_of(folder, out):
+    scan_shards(str(folder), out)
+    manifest = open_manifest(out)
+    return dict(zip(manifest, manifest.captions(), strict=True))
+
+
+def test_members_of_a_sample_are_told_apart_by_their_whole_ending(tmp_path):
+    depth_first = {"a.depth.png": b"x", "a.JPG": b"x", "a.json": b'{"caption": "a"}', "a.meta.json": b"{}"}
+    write_shard(tmp_path / "0.tar", depth_first)
+    assert rows_of(tmp_path, tmp_path / "m.parquet") == {"0.tar/a.JPG": ["a"]}
+
+
+def test_samples_without_bytes_or_with_odd_captions_cost_only_themselves(tmp_path, caplog):
+    captions = {
+        "a.json": b'{"caption": "a", "width": NaN, "key": 1, "key": 2}',
+        "b.json": b"{",
+        "c.json": b"[1]",
+        "d.txt": "café".encode("latin-1"),
+        "e.json": b'{"caption": "half \\ud83d"}',
+        "f.txt": "\ufefff".encode(),
+        "g.json": b"[" * 10**6,
+    }
+    members = {f"{name[0]}.jpg": b"x" for name in captions} | captions
+    names = sorted(members, key=lambda name: (name[0], name[2:] != "jpg"))
+    write_shard(tmp_path / "0.tar", {name: members[name] for name in names} | {"h.jpg": b"", "h.txt": b"h"})
+    assert rows_of(tmp_path, tmp_path / "m.parquet") == {
+        "0.tar/a.jpg": ["a"], "0.tar/e.jpg": ["half ?"], "0.tar/f.jpg": ["f"]
+    }  # fmt: skip
+    assert "0.tar: 4 videos or images have no caption, and are left out" in caplog.text
+    assert "0.tar: 1 videos or images are empty, and are left out" in caplog.text
+    assert "0.tar: the .json member of b cannot be read, and gives no caption (Expecting property" in caplog.text
+    assert caplog.text.count("cannot be read") == 1
+
+
+def test_a_name_that_is_not_utf8_costs_nothing(tmp_path):
+    write_shard(tmp_path / "0.tar", {"caf\udce9.jpg": b"x", "caf\udce9.txt": b"a"})
+    assert rows_of(tmp_path, tmp_path / "m.parquet") == {"0.tar/caf?.jpg": ["a"]}
+
+
+def test_a_sparse_member_costs_only_itself(tmp_path, caplog):
+    folder = tmp_path / "members"
+    folder.mkdir()
+    with open(folder / "a.mp4", "wb") as file:
+        file.truncate(10**8)
+    for name, contents in {"a.txt": "a", "b.mp4": "x", "b.txt": "b"}.items():
+        (folder / name).write_text(contents)
+    names = ["a.mp4", "a.txt", "b.mp4", "b.txt"]
+    subprocess.run(["tar", "--sparse", "-cf", tmp_path / "0.tar", "-C", folder, *names], check=True)
+    assert (tmp_path / "0.tar").stat().st_size < 10**6
+    assert rows_of(tmp_path, tmp_path / "m.parquet") == {"0.tar/b.mp4": ["b"]}
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_single_shard_is_scanned_as_if_it_were_alone_in_its_folder(packed, tmp_path):
+    (tmp_path / "other.tar").write_bytes(b"no shard")
+    shard = next(packed.glob("*0.tar"))
+    (tmp_path / shard.name).write_bytes(shard.read_bytes())
+    names = [name for name in open_manifest(packed / "manifest.parquet") if name.startswith(shard.name)]
+    assert names and list(rows_of(tmp_path / shard.name, tmp_path / "m.parquet")) == names
+
+
+def test_a_shard_that_was_replaced_is_noticed(packed, tmp_path):
+    row = open_manifest(packed / "manifest.parquet").row(0)
+    member = Member(str(tmp_path / row.shard), row.offset, row.size, row.video)
+    write_shard(tmp_path / row.shard, {row.video: bytes(row.size + 9)})
+    with pytest.raises(VideoError, match=rf"another shard is there: it has a member of {row.size + 9} bytes at this"):
+        read_member(member)
+    write_shard(tmp_path / row.shard, {"a": bytes(10**4), row.video: bytes(row.size)})
+    with pytest.raises(VideoError, match="another shard is there: it has no member at this place"):
+        read_member(member._replace(offset=2048))
+    with pytest.raises(VideoError, match="no member at this place"):
+        read_member(member._replace(offset=9))
 
 
 def test_shards_in_a_store_are_found_and_read_by_range(packed, make, tmp_path):
@@ -246,7 +325,7 @@ def test_shards_on_a_server_are_read_by_range_also_in_other_processes(packed, ma
         (batch,) = loader.read_batches(SeededItems(items, 0), [[(0, 4), (0, 2)]], workers=1, collate=collate)
         assert same(batch, collate([SeededItems(local, 0)[0, i] for i in (4, 2)]))
         rows = [frame.iloc[i] for i in (3, 1)]
-        assert answered == [(row["shard"], range(row["offset"], row["offset"] + row["size"])) for row in rows]
+        assert answered == [(row["shard"], range(row["offset"] - 512, row["offset"] + row["size"])) for row in rows]
     monkeypatch.setattr(member_module, "_WAIT", 0.0)
     with pytest.raises(VideoError, match=rf"{address}/shard.*, offset \d+, member 000000000.mp4: ClientConnector"):
         items.clip(0)
@@ -284,7 +363,9 @@ def test_a_server_that_does_not_know_ranges_is_named(packed, monkeypatch):
 def test_a_failing_server_is_asked_again(packed, monkeypatch, caplog):
     monkeypatch.setattr(member_module, "_WAIT", 0.0)
     memory = fsspec.filesystem("memory")
-    memory.pipe("/s.tar", b"0123456789")
+    contents = io.BytesIO()
+    write_shard(contents, {"a.mp4": b"234"})
+    memory.pipe("/s.tar", contents.getvalue())
     failures = [TimeoutError("too slow")] * 2
     read = type(memory).cat_file
 
@@ -294,21 +375,22 @@ def test_a_failing_server_is_asked_again(packed, monkeypatch, caplog):
         return read(self, *args, **options)
 
     monkeypatch.setattr(type(memory), "cat_file", unsteady)
-    assert read_member(Member("memory://s.tar", 2, 3, "a.mp4")) == b"234" and not failures
+    assert read_member(Member("memory://s.tar", 512, 3, "a.mp4")) == b"234" and not failures
     assert caplog.text.count("TimeoutError: too slow; it is asked for again") == 2
     failures[:] = [TimeoutError("too slow")] * 3
-    with pytest.raises(VideoError, match="s.tar, offset 2, member a.mp4: TimeoutError: too slow"):
-        read_member(Member("memory://s.tar", 2, 3, "a.mp4"))
+    with pytest.raises(VideoError, match="s.tar, offset 512, member a.mp4: TimeoutError: too slow"):
+        read_member(Member("memory://s.tar", 512, 3, "a.mp4"))
     memory.store.clear()
 
 
-def test_an_opened_member_is_a_file_that_is_gone_afterwards(packed):
+def test_an_opened_member_is_a_file_that_is_gone_afterwards(packed, tmp_path):
     row = open_manifest(packed / "manifest.parquet").row(1)
     member = Member(str(packed / row.shard), row.offset, row.size, row.video)
     with opened(member) as path:
         assert path.suffix == ".mkv" and read_frames(path, 2).shape == (2, 32, 32, 3)
     assert not path.exists()
-    broken = member._replace(size=200)
+    write_shard(tmp_path / "0.tar", {"b.mkv": read_member(member)[:200]})
+    broken = Member(str(tmp_path / "0.tar"), 512, 200, "b.mkv")
     with pytest.raises(VideoError, match=rf"^{broken}: broken video"), opened(broken) as path:
         read_frames(path, 2)
     assert not path.exists()

@@ -1,9 +1,11 @@
 """Stores hold the model's outputs for videos, captions and pairs, and memory holds one batch of them."""
 
+import io
 import multiprocessing
 import os
 import resource
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from torch import nn
 
 from stgt.config import to_dict
+from stgt.data.manifest.write import writing_manifest
 from stgt.data.store import Store, batches
 from stgt.distributed import World
 from stgt.evaluation import encode
@@ -172,3 +175,30 @@ def test_the_memory_of_the_device_does_not_grow_with_the_gallery(tmp_path):
         match_logits(model, store, texts, pairs, tmp_path, World(0, 1, torch.device("cuda")), batch_size=2)
         most.append(torch.cuda.max_memory_allocated())
     assert most[0] == most[1]
+
+
+def test_the_name_of_clips_of_a_manifest_holds_its_rows_and_single_files(run, clips, tmp_path):
+    data = open_run(run, "cpu").config.data
+    data.test, data.videos = tmp_path / "test.parquet", tmp_path
+    first, second = (path.read_bytes() for path in sorted((clips / "videos").iterdir())[:2])
+    with tarfile.open(tmp_path / "0.tar", "w") as shard:
+        for name, contents in {"a.mp4": first, "b.mp4": second}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(contents)
+            shard.addfile(info, io.BytesIO(contents))
+    with tarfile.open(tmp_path / "0.tar") as shard:
+        places = [(member.offset_data, member.size) for member in shard]
+    (tmp_path / "c.mp4").write_bytes(first)
+
+    def name_of(places):
+        with writing_manifest(data.test) as manifest:
+            for video, (offset, size) in zip(("a.mp4", "b.mp4"), places, strict=True):
+                manifest.add(video, [video], shard="0.tar", offset=offset, size=size)
+            manifest.add("c.mp4", ["c"])
+        return encode.clips_digest(RETRIEVAL.items(data.test, data, 32))
+
+    names = [name_of(places), name_of(places[::-1])]
+    (tmp_path / "c.mp4").write_bytes(second + b"more")
+    names.append(name_of(places))
+    os.utime(tmp_path / "0.tar", ns=(0, 0))
+    assert len({*names, name_of(places)}) == 4 and name_of(places) == name_of(places)

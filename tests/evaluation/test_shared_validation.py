@@ -8,6 +8,9 @@ import pytest
 import torch
 from helpers.processes import in_processes
 
+from stgt.data.annotations import load_videos
+from stgt.data.manifest import cache
+from stgt.data.manifest.write import write_manifest
 from stgt.distributed import World
 from stgt.evaluation import validation as validation_module
 from stgt.evaluation.validation import QuestionValidation, RetrievalValidation
@@ -88,3 +91,21 @@ def test_each_process_encodes_its_share(figures):
 
 def test_a_signal_to_one_process_interrupts_all(figures):
     assert [each["signal"] for each in figures] == [signal.SIGTERM] * (1 + PROCESSES)
+
+
+def test_the_names_of_training_videos_are_compared_last_and_their_manifest_is_converted_once(
+    run, clips, tmp_path, monkeypatch
+):
+    """`require_disjoint` keeps the names of every split apart from the last one, and training has the most."""
+    for name in ("train", "test"):
+        write_manifest(clips / f"{name}.json", tmp_path / f"{name}.parquet")
+    (tmp_path / "bad.json").write_text(json.dumps({load_videos(clips / "train.json")[0]: "broken"}))
+    opened, converted, compared, convert = load_run(run, "cpu"), [], [], cache._convert
+    places = dict(train=tmp_path / "train.parquet", val=tmp_path / "test.parquet", bad_list=tmp_path / "bad.json")
+    config = replace(opened.config, data=replace(opened.config.data, workers=0, **places))
+    monkeypatch.setattr(cache, "_convert", lambda path, *rest: converted.append(path) or convert(path, *rest))
+    monkeypatch.setattr(validation_module, "require_disjoint", lambda splits, where: compared.extend(splits))
+    load_videos(places["train"], places["bad_list"])  # training does this first
+    RetrievalValidation(config, opened.tokenizer, None, World(0, 1, CPU))
+    assert compared == [str(places["val"]), str(places["train"])]
+    assert sorted(converted) == sorted([places["val"], places["train"]])

@@ -8,6 +8,7 @@ there as well. Further columns are left alone. This module needs the extra [scal
 from __future__ import annotations
 
 import re
+import tarfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -113,7 +114,7 @@ class _Rows:
         self._refuse("video", pc.fill_null(_is_blank(video), True), "a text")
         self._refuse("shard", pc.fill_null(_is_blank(shard), False), "a text, or null")
         in_shard = pc.is_valid(shard)
-        places = [self._place(name, in_shard, least) for name, least in (("offset", 0), ("size", 1))]
+        places = [self._place(name, in_shard, least) for name, least in (("offset", tarfile.BLOCKSIZE), ("size", 1))]
         image = self._bool("image", None)
         image = pc.coalesce(image, pc.match_substring_regex(video, _IS_IMAGE))
         return pa.RecordBatch.from_arrays([video, shard, *places, self._captions(), image], schema=SCHEMA)

@@ -94,6 +94,11 @@ class Manifest(Sequence[str]):
             found.update(batch.column("shard").unique().to_pylist())
         return sorted(found - {None})
 
+    def single_files(self) -> Iterator[str]:
+        """The videos that are not in a shard."""
+        for batch in self._batches:
+            yield from batch.column("video").filter(batch.column("shard").is_null()).to_pylist()
+
     @property
     def left_out(self) -> int:
         """Number of rows that are bad, or listed as bad."""

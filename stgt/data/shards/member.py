@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ _ENDING = re.compile(r"\.\w{1,8}$")
 
 
 class Member(NamedTuple):
-    """The place of a member: the path or address of its shard, and where its bytes are in it."""
+    """The place of a member: the path or address of its shard, and where its bytes are in it, behind its header."""
 
     shard: str
     offset: int
@@ -67,21 +68,37 @@ def read_member(member: Member) -> bytes:
 
     Raises ValueError for an address that fsspec cannot read on this machine.
     """
-    contents = _remote(member) if is_address(member.shard) else _local(member)
+    start = max(member.offset - tarfile.BLOCKSIZE, 0)
+    found = _remote(member, start) if is_address(member.shard) else _local(member, start)
+    header, contents = found[: member.offset - start], found[member.offset - start :]
     if len(contents) > member.size:
         raise VideoError(f"{member}: the server sends more than the range of bytes that it was asked for")
     if len(contents) < member.size:
         raise VideoError(f"{member}: the shard is cut short: {len(contents)} of {member.size} bytes are there")
+    if (size := _size_in(header)) != member.size:
+        there = "no member" if size is None else f"a member of {size} bytes"
+        raise VideoError(
+            f"{member}: another shard is there: it has {there} at this place, expected {member.size} bytes"
+        )
     return contents
 
 
-def _local(member: Member) -> bytes:
+def _size_in(header: bytes) -> int | None:
+    """The size of the member that a block describes, or None if it describes none."""
+    try:
+        return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size
+    except tarfile.TarError:
+        return None
+
+
+def _local(member: Member, start: int) -> bytes:
     try:
         require_file(member.shard)
         with open(member.shard, "rb") as file:
-            file.seek(member.offset)
-            left = max(os.fstat(file.fileno()).st_size - member.offset, 0)
-            return file.read(min(member.size, left))  # a wrong size must not ask for more memory than the file has
+            file.seek(start)
+            left = max(os.fstat(file.fileno()).st_size - start, 0)
+            # A wrong size must not ask for more memory than the file has.
+            return file.read(min(member.offset + member.size - start, left))
     except VideoError as error:
         raise VideoError(f"{member}: {str(error).removeprefix(f'{member.shard}: ')}") from None
     except OSError as error:
@@ -101,11 +118,11 @@ def file_system(address: str) -> tuple[AbstractFileSystem, str]:
         raise ValueError(f"{address}: {error}, expected an address that fsspec reads here") from None
 
 
-def _remote(member: Member) -> bytes:
+def _remote(member: Member, start: int) -> bytes:
     system, path = file_system(member.shard)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return system.cat_file(path, start=member.offset, end=member.offset + member.size)
+            return system.cat_file(path, start=start, end=member.offset + member.size)
         except Exception as error:  # every protocol has errors of its own
             gone = isinstance(error, FileNotFoundError)
             cause = "no such file" if gone else f"{type(error).__name__}: {error}".splitlines()[0][:200]

@@ -7,8 +7,10 @@ This module needs the extra [scale].
 from __future__ import annotations
 
 import io
+import json
 import logging
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +23,6 @@ from fsspec import AbstractFileSystem
 from stgt.data.manifest.write import writing_manifest
 from stgt.data.names import IMAGES, VIDEOS, is_image
 from stgt.data.shards.member import file_system, is_address
-from stgt.structure import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -45,26 +46,31 @@ class Sample:
 def scan_shards(folder: str, out: Path) -> tuple[int, int]:
     """Write the manifest of all .tar files in a folder or at an address of fsspec; returns the rows and the shards.
 
-    A row names its shard by its path relative to the folder, or by its whole address. Samples without a caption, and
-    those that a truncated shard has lost, are left out, and the log counts them.
+    folder: it may be a single .tar file, too. A row names its shard by its path relative to the folder, or by its whole
+    address. Samples that are empty or without a caption, and those that a truncated shard has lost, are left out, and
+    the log counts them.
     Raises ValueError if there is no shard or none with a sample, and for an address that fsspec cannot read here.
     """
     system, root = file_system(folder)
     shards = sorted(path for path in system.find(root) if path.endswith(".tar"))
     if not shards:
         raise ValueError(f"{folder}: there is no .tar file, expected shards of WebDataset, which are not compressed")
+    beside = Path(root).parent if shards == [root] else Path(root)
     with writing_manifest(out) as manifest:
         for path in shards:
-            shard = system.unstrip_protocol(path) if is_address(folder) else str(Path(path).relative_to(root))
-            scan, silent = _Shard(system, path), 0
+            shard = system.unstrip_protocol(path) if is_address(folder) else str(Path(path).relative_to(beside))
+            scan, left_out = _Shard(system, path), Counter()
             for sample in scan.samples():
                 captions = scan.captions(sample)
-                silent += not captions
-                if captions:
+                if not sample.media.size:
+                    left_out["are empty"] += 1
+                elif not captions:
+                    left_out["have no caption"] += 1
+                else:
                     place = dict(shard=shard, offset=sample.media.offset_data, size=sample.media.size)
-                    manifest.add(sample.media.name, captions, **place)
-            if silent:
-                logger.warning("%s: %d videos or images have no caption, and are left out", shard, silent)
+                    manifest.add(_whole(sample.media.name), captions, **place)
+            for cause, count in left_out.items():
+                logger.warning("%s: %d videos or images %s, and are left out", shard, count, cause)
         if not manifest.count:
             raise ValueError(f"{folder}: no shard holds a video or image with a caption")
     return manifest.count, len(shards)
@@ -75,6 +81,7 @@ class _Shard:
 
     def __init__(self, system: AbstractFileSystem, path: str) -> None:
         self.system, self.path = system, path
+        self._warned = False
 
     def samples(self) -> Iterator[Sample]:
         """The samples that have a video or an image. A truncated shard ends with its last whole member.
@@ -98,7 +105,7 @@ class _Shard:
                     if sample.media:
                         yield sample
                     sample = Sample(key)
-                kind = ending.rpartition(".")[2].lower()
+                kind = ending.lower()
                 if f".{kind}" in (*VIDEOS, *IMAGES):
                     if sample.media is None or (is_image(sample.media.name) and not is_image(member.name)):
                         sample.media = member  # a video comes before its thumbnail
@@ -114,10 +121,11 @@ class _Shard:
             with tarfile.open(fileobj=file, mode="r:") as shard:
                 while (member := shard.next()) is not None:
                     shard.members = []  # it would keep all of them
+                    if not member.isreg() or member.issparse():
+                        continue
                     if member.offset_data + member.size > size:
                         raise tarfile.ReadError("unexpected end of data")
-                    if member.isreg() and not member.issparse():
-                        yield member
+                    yield member
                 file.seek(shard.offset)
                 if shard.offset < size and file.read(tarfile.BLOCKSIZE).strip(b"\0"):
                     raise tarfile.ReadError(f"damaged at byte {shard.offset}")
@@ -127,15 +135,31 @@ class _Shard:
             logger.warning("%s: %s; the samples before it are used", self.path, error)
 
     def captions(self, sample: Sample) -> list[str]:
-        """A sample's captions: those of its .json or .txt member, or of the Parquet file beside the shard."""
+        """A sample's captions: those of its .json or .txt member, or of the Parquet file beside the shard.
+
+        A member that cannot be read has no caption. The log names the first one.
+        """
         found: object = None
         if "json" in sample.texts:
-            where = f"{self.path}: the .json member of {sample.key.lstrip('/')}"
-            entry = parse_json(_decoded(sample.texts["json"], where), where, dict)
-            found = entry.get("caption")
+            try:
+                entry = json.loads(sample.texts["json"])
+                if not isinstance(entry, dict):
+                    raise ValueError("it holds no object")
+                found = entry.get("caption")
+            except (ValueError, RecursionError) as error:
+                self._warn_of("json", sample, error)
         if not _texts(found) and "txt" in sample.texts:
-            found = _decoded(sample.texts["txt"], f"{self.path}: the .txt member of {sample.key.lstrip('/')}").strip()
+            try:
+                found = sample.texts["txt"].decode("utf-8-sig").strip()
+            except UnicodeDecodeError as error:
+                self._warn_of("txt", sample, error)
         return _texts(found) or _texts(self._beside.get(sample.key.rpartition("/")[2]))
+
+    def _warn_of(self, kind: str, sample: Sample, error: Exception) -> None:
+        if not self._warned:
+            place = f"{self.path}: the .{kind} member of {sample.key.lstrip('/')}"
+            logger.warning("%s cannot be read, and gives no caption (%s)", place, error)
+        self._warned = True
 
     @cached_property
     def _beside(self) -> dict[str, object]:
@@ -151,14 +175,12 @@ class _Shard:
         return dict(zip(table["key"].to_pylist(), table["caption"].to_pylist(), strict=True))
 
 
-def _decoded(contents: bytes, where: str) -> str:
-    try:
-        return contents.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8 ({error.reason})") from None
-
-
 def _texts(value: object) -> list[str]:
     """The texts that are not blank in a caption of JSON, which is a text or a list of texts."""
     values = value if isinstance(value, list) else [value]
-    return [text for text in values if isinstance(text, str) and text.strip()]
+    return [_whole(text) for text in values if isinstance(text, str) and text.strip()]
+
+
+def _whole(text: str) -> str:
+    """A text in which "?" takes the place of every half of a surrogate pair, because Parquet holds UTF-8 only."""
+    return text.encode("utf-8", "replace").decode("utf-8")
