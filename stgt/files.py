@@ -18,8 +18,9 @@ import shutil
 import socket
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _TEMPORARY = re.compile(r"\.partial-(?P<pid>\d+)-\d+@(?P<host>[^@]+)@")
 _numbers = itertools.count()
+LONGEST_USE = 24 * 3600
+"""Seconds after which no process uses a scratch file any more"""
 
 
 @contextmanager
@@ -91,19 +94,52 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
 def scratch_file(contents: bytes, ending: str) -> Iterator[Path]:
     """Yields a file with some bytes and an ending such as ".mp4", and removes it after the block.
 
-    It is in memory where /dev/shm has room for it, and else in the folder for temporary files. Files that killed
-    processes left there are removed.
+    It is in memory where /dev/shm has room for it, and else in the folder for temporary files. No other user can look
+    into its folder. Files that killed processes left there are removed.
     """
-    memory, disk = (Path(place) / f"stgt-{os.getuid()}" for place in ("/dev/shm", tempfile.gettempdir()))
-    folder = memory if memory.parent.is_dir() and shutil.disk_usage(memory.parent).free > 2 * len(contents) else disk
-    _prepare(folder)
-    file = _temporary(folder / f"file{ending}")
+    file = _write_scratch(contents, ending)
     try:
-        with errors_named(file):
-            file.write_bytes(contents)
         yield file
     finally:
         file.unlink(missing_ok=True)
+
+
+def _write_scratch(contents: bytes, ending: str) -> Path:
+    memory, disk = Path("/dev/shm"), Path(tempfile.gettempdir())
+    if memory.is_dir() and shutil.disk_usage(memory).free > 2 * len(contents):
+        with suppress(OSError):  # other processes may have filled it meanwhile, or another user has taken the name
+            return _write_private(memory, contents, ending)
+    return _write_private(disk, contents, ending)
+
+
+def _write_private(place: Path, contents: bytes, ending: str) -> Path:
+    """Write a new file in this user's folder below `place`, which every user can write."""
+    folder = place / f"stgt-{os.getuid()}"
+    file = _temporary(folder / f"file{ending}")
+    with errors_named(folder, file):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = os.lstat(folder)
+        if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+            raise PermissionError(errno.EACCES, "it is not a folder of this user, and is not used", None)
+        os.chmod(folder, 0o700)
+        _collect_scratch_once(folder)
+        try:
+            with open(file, "xb") as opened:
+                opened.write(contents)
+        except BaseException:
+            file.unlink(missing_ok=True)
+            raise
+    return file
+
+
+@functools.cache  # a process looks through each folder once
+def _collect_scratch_once(folder: Path) -> None:
+    """Remove files of killed processes, and old ones, whose process was in a container that is gone."""
+    collect_leftovers(folder)
+    for file in folder.iterdir():
+        with suppress(OSError):
+            if time.time() - os.stat(file).st_mtime > LONGEST_USE:
+                file.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

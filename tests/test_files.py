@@ -159,3 +159,58 @@ def test_a_scratch_file_is_on_the_disk_if_memory_has_no_room_and_is_gone_afterwa
             assert path.read_bytes() == b"0123456789" and path.suffix == ".mp4" and str(path).startswith(below)
             raise RuntimeError
         assert not path.exists()
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """The folder for scratch files where memory has no room."""
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    files._collect_scratch_once.cache_clear()
+    return tmp_path / f"stgt-{os.getuid()}"
+
+
+def test_no_other_user_sees_scratch_files_or_chooses_their_folder(scratch, tmp_path, monkeypatch):
+    scratch.mkdir(mode=0o777)
+    scratch.chmod(0o777)
+    with files.scratch_file(b"x", ".mp4"):
+        assert stat.S_IMODE(scratch.stat().st_mode) == 0o700
+    scratch.rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    scratch.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PermissionError, match="not a folder of this user"), files.scratch_file(b"x", ".mp4"):
+        pass
+    scratch.unlink()
+    scratch.mkdir()
+    owner = os.getuid() + 1
+    monkeypatch.setattr(os, "lstat", lambda path: SimpleNamespace(st_uid=owner, st_mode=stat.S_IFDIR | 0o777))
+    with pytest.raises(PermissionError, match="not a folder of this user"), files.scratch_file(b"x", ".mp4"):
+        pass
+    assert not [*scratch.iterdir(), *(tmp_path / "elsewhere").iterdir()]
+
+
+def test_old_scratch_files_of_other_containers_are_removed(scratch):
+    scratch.mkdir(mode=0o700)
+    old, new = (scratch / f".partial-1-{number}@elsewhere@file.mp4" for number in range(2))
+    old.touch()
+    new.touch()
+    os.utime(old, ns=(0, 0))
+    with files.scratch_file(b"x", ".mp4"):
+        assert not old.exists() and new.exists()
+
+
+def test_a_scratch_file_goes_to_the_disk_if_memory_fills_up_meanwhile(scratch, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**40))
+
+    def opened(path, mode):
+        if not str(path).startswith("/dev/shm"):
+            return open(path, mode)
+        path.touch()
+        memory.append(path)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    memory = []
+    monkeypatch.setattr(files, "open", opened, raising=False)
+    with files.scratch_file(b"x", ".mp4") as path:
+        assert path.parent == scratch and path.read_bytes() == b"x"
+    assert len(memory) == 1 and not memory[0].exists()

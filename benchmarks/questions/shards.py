@@ -18,7 +18,7 @@ from benchmarks.rows import Row
 from stgt.data.manifest.cache import open_manifest
 from stgt.data.pixels import to_pixels
 from stgt.data.samples import RetrievalDataset
-from stgt.data.shards.pack import MANIFEST, pack
+from stgt.data.shards.pack import pack
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import eval_transform
 from stgt.data.video import read_clip
@@ -45,13 +45,14 @@ def compare(bench: Bench, *, size: tuple[str, int], seconds: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         annotation, contents = write_files(folder, *size, seconds)
-        pack(annotation, folder / "videos", folder / "shards", shard_size=max(20_000, contents * size[1] // 4))
-        manifest = open_manifest(folder / "shards" / MANIFEST)
+        shard_size = max(20_000, contents * size[1] // 4)
+        packed, *_ = pack(annotation, folder / "videos", folder / "shards", shard_size=shard_size)
+        manifest = open_manifest(packed)
         options = dict(
             frames=FRAMES, transform=eval_transform(SIZE), train=True, tokenizer=Tokenizer.train([CAPTION], 60)
         )
         sources = {
-            SHARDS: RetrievalDataset(folder / "shards" / MANIFEST, folder / "shards", **options),
+            SHARDS: RetrievalDataset(packed, folder / "shards", **options),
             FILES: RetrievalDataset(annotation, folder / "videos", **options),
         }
         readers = {name: ours(items) for name, items in sources.items()}

@@ -113,15 +113,15 @@ def pack(
 
     Args:
         annotation: Annotation in JSON, or a manifest.
-        out: Folder to write: shard-000000.tar and so on, and manifest.parquet. It is given to training as
-            --data.videos.
+        out: Folder to write. Of train.json, it gets train-000000.tar and so on, and the manifest train.parquet. Several
+            annotations may be packed into one folder, which is given to training as --data.videos.
         videos: Folder that the names in the annotation are relative to; the folder `videos` beside it if not given.
         shard_size: Largest size of a shard. A video that is larger has a shard of its own.
     """
-    from stgt.data.shards.pack import MANIFEST, pack, parse_size
+    from stgt.data.shards.pack import pack, parse_size
 
-    rows, shards = pack(annotation, videos or annotation.parent / "videos", out, shard_size=parse_size(shard_size))
-    say(f"{out}: {rows} videos or images in {shards} shards, and {MANIFEST}")
+    written = pack(annotation, videos or annotation.parent / "videos", out, shard_size=parse_size(shard_size))
+    say("{}: {} videos or images in {} shards".format(*written))
 
 
 def check(

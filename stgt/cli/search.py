@@ -11,6 +11,8 @@ from stgt.cli.options import refuse, require_positive
 from stgt.evaluation.options import MODEL
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from stgt.search.search import Hit
 
 STILLS = 4
@@ -145,9 +147,12 @@ def _draw(hits: list[Hit], sentence: str, root: Path, out: Path) -> None:
     from stgt.figures.style import squares
     from stgt.terminal import say
 
+    def stills(hit: Hit) -> Tensor:
+        with hit.opened() as path:
+            return squares(read_frames(path, STILLS))
+
     def draw(out: Path) -> None:
-        shown = [(_label(hit.found, root), hit.score, squares(read_frames(hit.found, STILLS))) for hit in hits]
-        draw_results(sentence, shown, out)
+        draw_results(sentence, [(_label(hit.found, root), hit.score, stills(hit)) for hit in hits], out)
 
     if try_to_draw(draw, out):
         say(f"the picture is {out}")

@@ -18,7 +18,7 @@ from typing import TypedDict
 import numpy as np
 from tqdm import tqdm
 
-from stgt.data.errors import VideoError
+from stgt.data.errors import StoreError, VideoError
 from stgt.data.images import holds_image
 from stgt.data.inspection import Inspection, inspect
 from stgt.data.isolated import Failure, Worker
@@ -119,7 +119,8 @@ def check_videos(
 
     opened: {path: a function that gives its file}, for paths that only name what is inside of other files.
     max_pixels: files with larger frames are refused. timeout: seconds that one reader may take for one file. jobs: how
-    many files are decoded at a time. Raises ValueError if one of the three is not positive.
+    many files are decoded at a time. Raises ValueError if one of the three is not positive, and StoreError or
+    PermissionError if a store of shards fails, because the videos may be good.
     """
     if not timeout > 0:
         raise ValueError(f"timeout is {timeout}, expected a positive number of seconds")
@@ -175,6 +176,8 @@ def _check(
         try:
             with opened[path]() as file:
                 return path, _entry(str(file), worker, max_pixels)
+        except StoreError:
+            raise
         except VideoError as error:  # a member of a shard that cannot be read
             return path, _unreadable(str(error).rpartition(": ")[2])
         finally:

@@ -10,6 +10,10 @@ class VideoError(RuntimeError):
     """A video or image file that cannot be read; the message begins with the file's path and ends with the cause."""
 
 
+class StoreError(VideoError):
+    """A store of shards that does not answer. It says nothing about the video that was asked for."""
+
+
 MAX_BYTES = 16 * 2**30
 """The most memory that the frames of one call may take. A film would fill the memory, and end the process"""
 

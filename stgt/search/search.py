@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from stgt.data.annotations import load_captions
 from stgt.data.lines import read_lines
+from stgt.data.manifest.cache import is_manifest
 from stgt.data.store import Store
 from stgt.distributed import World
 from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest, tokenize
@@ -30,6 +33,8 @@ class Hit(NamedTuple):
 
     found: Path | str
     score: float
+    opened: Callable[[], AbstractContextManager[Path]] | None = None
+    """Gives the file of a video for the length of a block: `found` only names a video that lies in a shard"""
 
 
 def rank(
@@ -59,7 +64,7 @@ def find_videos(run: Run, sentence: str, videos: Path | None, features: Path, *,
     features: the folder in which encoded videos are kept.
     """
     with precision(run):
-        paths, store = _videos(run, videos, features)
+        paths, opened, store = _videos(run, videos, features)
         text = tokenize(run, [sentence])
         query = run.model.encode_text(*(tensor.to(run.device) for tensor in text))
         similarity = run.model.similarity(store.all("queries").to(run.device), query)[:, 0].float().cpu()
@@ -68,7 +73,8 @@ def find_videos(run: Run, sentence: str, videos: Path | None, features: Path, *,
             pairs = torch.stack([items, torch.zeros_like(items)], dim=1)
             return own_scores(run.model, match_pairs(run.model, store, text, pairs))
 
-        return [Hit(paths[item], score) for item, score in rank(similarity, match, top=top, k_test=_k_test(run))]
+        order = rank(similarity, match, top=top, k_test=_k_test(run))
+        return [Hit(paths[item], score, partial(opened, item)) for item, score in order]
 
 
 @torch.inference_mode()
@@ -97,11 +103,11 @@ def find_captions(run: Run, video: Path, captions: Path | None, features: Path, 
 
 
 def read_sentences(path: Path) -> list[str]:
-    """The distinct captions of an annotation (a .json file), or the distinct lines of any other text file.
+    """The distinct captions of an annotation in JSON or a manifest, or the distinct lines of any other text file.
 
     Raises ValueError if the file does not exist, is not UTF-8, or holds no sentence.
     """
-    if path.suffix.lower() == ".json":
+    if path.suffix.lower() == ".json" or is_manifest(path):
         return list(dict.fromkeys(caption for clip in load_captions(path) for caption in clip.captions))
     sentences = list(dict.fromkeys(line.strip() for line in read_lines(path) if line.strip()))
     if not sentences:
@@ -119,13 +125,18 @@ def _kept(run: Run, features: Path) -> Path:
     return features / model_digest(run.model, run.config.precision)
 
 
-def _videos(run: Run, videos: Path | None, features: Path) -> tuple[list[Path], Store]:
-    """The files to search and the model's outputs for them, which are computed if they are not there yet."""
+def _videos(
+    run: Run, videos: Path | None, features: Path
+) -> tuple[list[Path], Callable[[int], AbstractContextManager[Path]], Store]:
+    """The videos to search, a function that gives the file of one, and the model's outputs for them.
+
+    The outputs are computed if they are not there yet.
+    """
     if videos is not None:
         index = index_folder(run, videos, _kept(run, features))
         for path, cause in index.broken.items():
             say(f"left out, {path}: {cause}")
-        return index.videos, index.store
+        return index.videos, lambda number: nullcontext(index.videos[number]), index.store
     if is_pretrained(run.checkpoint):
         raise ValueError(f"{run.checkpoint} holds a model and names no videos, expected --videos with their folder")
     data = data_of(run)
@@ -134,4 +145,4 @@ def _videos(run: Run, videos: Path | None, features: Path) -> tuple[list[Path], 
     store = encode_videos(
         run.model, clips, _kept(run, features), world, workers=data.workers, contents=data.check_contents
     )
-    return [clips.root / video for video in clips.videos], store
+    return [clips.root / video for video in clips.videos], clips.opened, store

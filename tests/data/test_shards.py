@@ -18,6 +18,8 @@ from PIL import Image
 from webdataset import ShardWriter, TarWriter, WebDataset
 
 from stgt.data import loader
+from stgt.data.check import write_report
+from stgt.data.errors import StoreError
 from stgt.data.manifest.cache import open_manifest
 from stgt.data.samples import RetrievalDataset, collate
 from stgt.data.shards import member as member_module
@@ -80,10 +82,10 @@ def same(one, other):
 
 def test_packed_clips_give_the_same_items_as_their_files(make, data, packed):
     loose = SeededItems(make(data / "train.json", data / "videos"), 3)
-    items = SeededItems(make(packed / "manifest.parquet", packed), 3)
+    items = SeededItems(make(packed / "train.parquet", packed), 3)
     assert len(loose) == len(items) == 5
     assert all(same(loose[epoch, i], items[epoch, i]) for epoch in range(2) for i in range(5))
-    assert items[0, 0]["path"] == str(packed / "shard-000000.tar" / "000000000.mp4")
+    assert items[0, 0]["path"] == str(packed / "train-000000.tar" / "000000000.mp4")
     places = [[(0, 4), (0, 1)], [(1, 2), (0, 0)]]
     read = list(loader.read_batches(items, places, workers=1, collate=collate))
     assert all(same(batch, collate([loose[place] for place in part])) for batch, part in zip(read, places, strict=True))
@@ -98,20 +100,20 @@ def test_packed_shards_are_webdatasets_and_can_be_packed_again(data, packed, stg
         assert sample["__key__"] == f"{number:09}"
         assert sample[Path(name).suffix[1:]] == (data / "videos" / name).read_bytes()
         assert json.loads(sample["json"]) == {"video": name, "caption": CAPTIONS[name]}
-    assert stgt("data", "pack", packed / "manifest.parquet", "--videos", packed, "--out", data / "again")[0] == 0
+    assert stgt("data", "pack", packed / "train.parquet", "--videos", packed, "--out", data / "again")[0] == 0
     (shard,) = (data / "again").glob("*.tar")
-    again = open_manifest(data / "again" / "manifest.parquet")
+    again = open_manifest(data / "again" / "train.parquet")
     assert [texts for texts in again.captions()] == [*CAPTIONS.values()]
     row = again.row(2)
     assert read_member(Member(str(shard), row.offset, row.size, "")) == (data / "videos" / names[2]).read_bytes()
     status, printed = stgt("data", "pack", data / "train.json", "--out", packed)
-    assert status == 2 and "holds shard-00000" in printed and "expected a folder without shards" in printed
+    assert status == 2 and "holds train-00000" in printed and "expected a folder without shards of train" in printed
 
 
 def test_a_scan_of_packed_shards_finds_what_the_manifest_says(packed, tmp_path, stgt):
     status, printed = stgt("data", "manifest", packed, "--out", tmp_path / "found.parquet")
     assert status == 0 and "4 videos or images in" in printed
-    frames = [pd.read_parquet(path) for path in (packed / "manifest.parquet", tmp_path / "found.parquet")]
+    frames = [pd.read_parquet(path) for path in (packed / "train.parquet", tmp_path / "found.parquet")]
     for one, other in zip(*(frame.drop(columns="image").to_dict("records") for frame in frames), strict=True):
         assert {**one, "captions": list(one["captions"])} == {**other, "captions": list(other["captions"])}
 
@@ -197,8 +199,8 @@ def test_a_truncated_shard_costs_its_own_samples(data, tmp_path, make, caplog):
 
 
 def test_a_damaged_header_ends_a_scan_with_a_warning(packed, tmp_path, caplog):
-    contents = bytearray((packed / "shard-000000.tar").read_bytes())
-    with tarfile.open(packed / "shard-000000.tar") as shard:
+    contents = bytearray((packed / "train-000000.tar").read_bytes())
+    with tarfile.open(packed / "train-000000.tar") as shard:
         second = [info.offset for info in shard][2]
     contents[second : second + 300] = b"x" * 300
     (tmp_path / "0.tar").write_bytes(contents)
@@ -281,12 +283,12 @@ def test_a_single_shard_is_scanned_as_if_it_were_alone_in_its_folder(packed, tmp
     (tmp_path / "other.tar").write_bytes(b"no shard")
     shard = next(packed.glob("*0.tar"))
     (tmp_path / shard.name).write_bytes(shard.read_bytes())
-    names = [name for name in open_manifest(packed / "manifest.parquet") if name.startswith(shard.name)]
+    names = [name for name in open_manifest(packed / "train.parquet") if name.startswith(shard.name)]
     assert names and list(rows_of(tmp_path / shard.name, tmp_path / "m.parquet")) == names
 
 
 def test_a_shard_that_was_replaced_is_noticed(packed, tmp_path):
-    row = open_manifest(packed / "manifest.parquet").row(0)
+    row = open_manifest(packed / "train.parquet").row(0)
     member = Member(str(tmp_path / row.shard), row.offset, row.size, row.video)
     write_shard(tmp_path / row.shard, {row.video: bytes(row.size + 9)})
     with pytest.raises(VideoError, match=rf"another shard is there: it has a member of {row.size + 9} bytes at this"):
@@ -304,7 +306,7 @@ def test_shards_in_a_store_are_found_and_read_by_range(packed, make, tmp_path):
     try:
         assert scan_shards("memory://bucket/clips", tmp_path / "m.parquet")[0] == 4
         items, local = (
-            make(*place) for place in ((tmp_path / "m.parquet", tmp_path), (packed / "manifest.parquet", packed))
+            make(*place) for place in ((tmp_path / "m.parquet", tmp_path), (packed / "train.parquet", packed))
         )
         assert items.videos.row(3).shard.startswith("memory://")
         assert all(same(SeededItems(items, 0)[0, i], SeededItems(local, 0)[0, i]) for i in range(5))
@@ -316,18 +318,18 @@ def test_shards_in_a_store_are_found_and_read_by_range(packed, make, tmp_path):
 
 
 def test_shards_on_a_server_are_read_by_range_also_in_other_processes(packed, make, tmp_path, monkeypatch):
-    frame = pd.read_parquet(packed / "manifest.parquet")
+    frame = pd.read_parquet(packed / "train.parquet")
     with serving_ranges(packed) as (address, answered):
         frame.assign(shard=address + "/" + frame["shard"]).to_parquet(tmp_path / "m.parquet")
         items, local = (
-            make(*place) for place in ((tmp_path / "m.parquet", tmp_path), (packed / "manifest.parquet", packed))
+            make(*place) for place in ((tmp_path / "m.parquet", tmp_path), (packed / "train.parquet", packed))
         )
         (batch,) = loader.read_batches(SeededItems(items, 0), [[(0, 4), (0, 2)]], workers=1, collate=collate)
         assert same(batch, collate([SeededItems(local, 0)[0, i] for i in (4, 2)]))
         rows = [frame.iloc[i] for i in (3, 1)]
         assert answered == [(row["shard"], range(row["offset"] - 512, row["offset"] + row["size"])) for row in rows]
     monkeypatch.setattr(member_module, "_WAIT", 0.0)
-    with pytest.raises(VideoError, match=rf"{address}/shard.*, offset \d+, member 000000000.mp4: ClientConnector"):
+    with pytest.raises(VideoError, match=rf"{address}/train.*, offset \d+, member 000000000.mp4: ClientConnector"):
         items.clip(0)
 
 
@@ -357,7 +359,47 @@ def test_addresses_that_cannot_be_read_here_are_refused(tmp_path, monkeypatch):
 def test_a_server_that_does_not_know_ranges_is_named(packed, monkeypatch):
     monkeypatch.setattr(member_module, "_WAIT", 0.0)
     with serving_ranges(packed, refuse=True) as (address, _), pytest.raises(VideoError, match="more than the range"):
-        read_member(Member(f"{address}/shard-000000.tar", 512, 100, "a.mp4"))
+        read_member(Member(f"{address}/train-000000.tar", 512, 100, "a.mp4"))
+
+
+def test_splits_are_packed_into_one_folder(data, make, tmp_path, stgt):
+    for name, video in (("train", "a.mp4"), ("val", "d.mp4"), ("val-more", "b.mkv")):
+        (tmp_path / f"{name}.json").write_text(json.dumps([{"video": video, "caption": name}]))
+        words = ("--videos", data / "videos", "--out", tmp_path / "out")
+        status, printed = stgt("data", "pack", tmp_path / f"{name}.json", *words)
+        assert status == 0 and f"{tmp_path / 'out' / name}.parquet: 1 videos or images in 1 shards" in printed
+    train, val = (make(tmp_path / "out" / f"{name}.parquet", tmp_path / "out") for name in ("train", "val"))
+    assert train[0]["caption"] == "train" and val[0]["caption"] == "val" and len(train) == len(val) == 1
+    status, printed = stgt("data", "pack", tmp_path / "val.json", *words)
+    assert status == 2 and "holds val-000000.tar already" in printed
+
+
+def test_a_check_ends_if_the_store_fails_and_goes_on_afterwards(packed, tmp_path, monkeypatch):
+    monkeypatch.setattr(member_module, "_WAIT", 0.0)
+    memory, failures = fsspec.filesystem("memory"), []
+    read = type(memory).cat_file
+
+    def failing(self, path, **options):
+        if failures:
+            raise failures[0]
+        return read(self, path, **options)
+
+    monkeypatch.setattr(type(memory), "cat_file", failing)
+    memory.put(str(packed), "/bucket/clips", recursive=True)
+    try:
+        scan_shards("memory://bucket/clips", tmp_path / "m.parquet")
+        manifest = open_manifest(tmp_path / "m.parquet")
+        files = dict(report=tmp_path / "report.json", bad_list=tmp_path / "bad.json")
+        for failure, kind in ((TimeoutError("too slow"), StoreError), (PermissionError("no key"), PermissionError)):
+            failures[:] = [failure]
+            with pytest.raises(kind, match=f"member 000000000.mp4: {type(failure).__name__}: {failure}") as error:
+                write_report(manifest, tmp_path, **files)
+            assert isinstance(error.value, VideoError) == (kind is StoreError) and not files["bad_list"].exists()
+        failures.clear()
+        write_report(manifest, tmp_path, **files)
+        assert json.loads(files["bad_list"].read_text()) == {}
+    finally:
+        memory.store.clear()
 
 
 def test_a_failing_server_is_asked_again(packed, monkeypatch, caplog):
@@ -384,7 +426,7 @@ def test_a_failing_server_is_asked_again(packed, monkeypatch, caplog):
 
 
 def test_an_opened_member_is_a_file_that_is_gone_afterwards(packed, tmp_path):
-    row = open_manifest(packed / "manifest.parquet").row(1)
+    row = open_manifest(packed / "train.parquet").row(1)
     member = Member(str(packed / row.shard), row.offset, row.size, row.video)
     with opened(member) as path:
         assert path.suffix == ".mkv" and read_frames(path, 2).shape == (2, 32, 32, 3)
@@ -402,9 +444,9 @@ def test_an_opened_member_is_a_file_that_is_gone_afterwards(packed, tmp_path):
 
 
 def test_check_lists_the_members_that_cannot_be_read_and_training_leaves_them_out(packed, make, tmp_path, stgt):
-    for path in packed.glob("shard-*.tar"):
+    for path in packed.glob("train-*.tar"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    frame = pd.read_parquet(packed / "manifest.parquet")
+    frame = pd.read_parquet(packed / "train.parquet")
     frame.to_parquet(tmp_path / "train.parquet")
     with open(tmp_path / frame["shard"][1], "r+b") as shard:
         shard.seek(frame["offset"][1])

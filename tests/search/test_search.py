@@ -14,6 +14,8 @@ from helpers.clips import grey, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stgt.cli.search import _draw
+from stgt.data.shards.pack import pack
 from stgt.evaluation.options import Evaluation
 from stgt.evaluation.retrieval import retrieval_figures
 from stgt.evaluation.run import evaluate
@@ -304,3 +306,14 @@ def test_sentences_come_from_text_and_annotations(tmp_path, clips):
             (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=f"{name}.*{message}"):
             read_sentences(tmp_path / name)
+
+
+def test_videos_and_captions_of_a_test_split_in_shards_are_found_and_drawn(run, clips, tmp_path):
+    packed, *_ = pack(clips / "test.json", clips / "videos", tmp_path / "shards", shard_size=20_000)
+    opened = open_run(run, "cpu")
+    opened.config.data.test, opened.config.data.videos = packed, tmp_path / "shards"
+    hits = find_videos(opened, "a red square", None, tmp_path / "features", top=2)
+    assert hits[0].found.parent.suffix == ".tar"
+    _draw(hits, "a red square", tmp_path / "shards", tmp_path / "found.png")
+    assert (tmp_path / "found.png").exists()
+    assert read_sentences(packed) == read_sentences(clips / "test.json")

@@ -9,7 +9,6 @@ import torch
 from helpers.commands import run_cli, train_retrieval
 
 from stgt import checkpoint as ckpt
-from stgt.data.shards.pack import MANIFEST
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def train(patch, clips, out, *more):
 
 
 def from_shards(packed, split="train"):
-    return ["--data.train", packed / split / MANIFEST, "--data.videos", packed / split]
+    return ["--data.train", packed / split / f"{split}.parquet", "--data.videos", packed / split]
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +72,9 @@ def test_a_run_from_shards_that_lost_its_last_steps_ends_with_the_same_bits(run,
 def test_changed_shards_and_manifests_are_noticed(change, run, packed, clips, tmp_path, monkeypatch, capsys):
     data = shutil.copytree(packed, tmp_path / "packed")
     again = shutil.copytree(run, tmp_path / "run")
-    name = MANIFEST
+    name = "train.parquet"
     if change == "shard":
-        name = "shard-000000.tar"
+        name = "train-000000.tar"
         with open(data / "train" / name, "ab") as shard:
             shard.write(b"more")
     else:
@@ -89,7 +88,7 @@ def test_changed_shards_and_manifests_are_noticed(change, run, packed, clips, tm
     assert train(monkeypatch, clips, again, *from_shards(data)) == 2
     printed = capsys.readouterr().err
     assert "was started with other data" in printed
-    assert ("shard-000000.tar: " in printed) if change == "shard" else ("data.train: SHA-256" in printed)
+    assert ("train-000000.tar: " in printed) if change == "shard" else ("data.train: SHA-256" in printed)
 
 
 def test_a_manifest_validates_and_is_evaluated_as_its_annotation(packed, clips, tmp_path, monkeypatch, capsys):
@@ -113,7 +112,7 @@ def joined(packed):
     """Writes manifests whose shards are relative to the folder above, and one with the clips of both splits."""
     frames = []
     for split in ("train", "test"):
-        frame = pd.read_parquet(packed / split / MANIFEST)
+        frame = pd.read_parquet(packed / split / f"{split}.parquet")
         frames.append(frame.assign(shard=split + "/" + frame["shard"]))
         frames[-1].to_parquet(packed / f"{split}.parquet")
     pd.concat(frames).to_parquet(packed / "both.parquet")

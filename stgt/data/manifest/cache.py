@@ -1,7 +1,8 @@
 """Opens a manifest. Its rows are converted once into an Arrow file, which every process then maps into its memory.
 
 The Arrow file is a hidden file beside the manifest, or in the user's cache folder if that folder cannot be written. Its
-name holds a digest of the manifest's size and time of change, and of the rows that are left out.
+name holds a digest of the manifest's size and time of change, and of the rows that are left out. Its time of change is
+that of its last use. Files of other digests stay for some days, because the processes of a living run may open them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import glob
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from stgt.data.manifest.rows import Manifest
@@ -21,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Version of the Arrow file"""
+KEPT = 7 * 24 * 3600
+"""Seconds for which an Arrow file is kept after its last use"""
 
 
 def is_manifest(annotation: str | Path) -> bool:
@@ -46,8 +51,9 @@ def open_manifest(path: str | Path, left_out: Collection[str] = frozenset()) -> 
             if not file.exists():
                 _convert(path, left_out, file)
         for other in glob.glob(f"{glob.escape(begin)}*.arrow"):
-            if not other.startswith(f"{begin}{state}"):
-                Path(other).unlink(missing_ok=True)
+            with suppress(OSError):
+                if time.time() - os.stat(other).st_mtime > KEPT:
+                    os.unlink(other)
     return Manifest(str(path), str(file))
 
 

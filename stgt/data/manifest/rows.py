@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -41,6 +42,8 @@ class Manifest(Sequence[str]):
 
         self.annotation, self.file = annotation, file
         reader = pa.ipc.open_file(pa.memory_map(file))
+        with suppress(OSError):  # another user's file
+            os.utime(file)  # files that nobody has used for long are removed
         self._batches: list[pa.RecordBatch] = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         self._offsets = [batch.column("captions").offsets.to_numpy() for batch in self._batches]
         """Where the captions of each row begin, int32 (rows + 1,) for each batch"""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from stgt.data.errors import VideoError, require_file
+from stgt.data.errors import StoreError, VideoError, require_file
 from stgt.files import scratch_file
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def opened(member: Member) -> Iterator[Path]:
 def read_member(member: Member) -> bytes:
     """The bytes of a member. Raises VideoError, naming shard, offset and member, if they cannot be read.
 
-    Raises ValueError for an address that fsspec cannot read on this machine.
+    Raises StoreError, which is a VideoError, if the store fails at every attempt, PermissionError if it refuses, and
+    ValueError for an address that fsspec cannot read on this machine.
     """
     start = max(member.offset - tarfile.BLOCKSIZE, 0)
     found = _remote(member, start) if is_address(member.shard) else _local(member, start)
@@ -124,10 +125,13 @@ def _remote(member: Member, start: int) -> bytes:
         try:
             return system.cat_file(path, start=start, end=member.offset + member.size)
         except Exception as error:  # every protocol has errors of its own
-            gone = isinstance(error, FileNotFoundError)
-            cause = "no such file" if gone else f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            if gone or attempt == ATTEMPTS:
-                raise VideoError(f"{member}: {cause}") from error
+            if isinstance(error, FileNotFoundError):
+                raise VideoError(f"{member}: no such file") from error
+            cause = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            if isinstance(error, PermissionError):
+                raise PermissionError(f"{member}: {cause}") from error
+            if attempt == ATTEMPTS:
+                raise StoreError(f"{member}: {cause}") from error
             logger.warning("%s: %s; it is asked for again", member, cause)
             time.sleep(_WAIT * attempt)
     raise AssertionError

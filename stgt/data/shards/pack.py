@@ -6,6 +6,7 @@ number of the video. This module needs the extra [scale].
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import re
@@ -25,7 +26,6 @@ from stgt.data.manifest.write import ManifestWriter, writing_manifest
 from stgt.files import atomic_file
 from stgt.ownership import owned
 
-MANIFEST = "manifest.parquet"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -48,22 +48,24 @@ def parse_size(text: str) -> int:
     return size
 
 
-def pack(annotation: Path, videos: Path, out: Path, *, shard_size: int) -> tuple[int, int]:
-    """Write OUT/shard-000000.tar and so on, and OUT/manifest.parquet; returns the numbers of videos and of shards.
+def pack(annotation: Path, videos: Path, out: Path, *, shard_size: int) -> tuple[Path, int, int]:
+    """Pack train.json into OUT/train-000000.tar and so on; returns OUT/train.parquet, its number of videos, and shards.
 
     videos: the folder that names in the annotation are relative to. shard_size: the largest number of bytes of
-    a shard; a video that is larger has a shard of its own. Raises ValueError if `out` holds shards already or a file is
-    missing, and VideoError if a file cannot be read. Shards that were written before an error are kept.
+    a shard; a video that is larger has a shard of its own. Raises ValueError if `out` holds shards of this name already
+    or a file is missing, and VideoError if a file cannot be read. Shards that were written before an error are kept.
     """
-    if there := [*out.glob("shard-*.tar"), *out.glob(MANIFEST)]:
-        raise ValueError(f"{out} holds {there[0].name} already, expected a folder without shards; remove them first")
+    name = annotation.stem
+    place = out / f"{name}.parquet"
+    if there := [*out.glob(f"{glob.escape(name)}-{'[0-9]' * 6}.tar"), *([place] if place.exists() else [])]:
+        raise ValueError(f"{out} holds {there[0].name} already, expected a folder without shards of {name}")
     sources = _sources(annotation, videos)
-    with owned(out), writing_manifest(out / MANIFEST) as manifest:
+    with owned(out), writing_manifest(place) as manifest:
         number, left = 0, next(sources, None)
         while left is not None:
-            left = _write_shard(out, f"shard-{number:06}.tar", left, sources, manifest, shard_size)
+            left = _write_shard(out, f"{name}-{number:06}.tar", left, sources, manifest, shard_size)
             number += 1
-    return manifest.count, number
+    return place, manifest.count, number
 
 
 def _sources(annotation: Path, videos: Path) -> Iterator[Source]:
