@@ -188,7 +188,7 @@ def features(
         views: Number of times that each video is read, each time with another augmentation and other frames.
         batch_size: Number of videos that the tower sees at a time.
         ray: Read and compute on all machines of a Ray cluster, which see the videos under the same paths: the one that
-            RAY_ADDRESS names, or this machine with all its GPUs.
+            RAY_ADDRESS names or that runs here. If there is none, this machine works with all its GPUs.
         device: "auto" is a GPU where there is one. Each process that torchrun starts takes its own.
     """
     from stgt.data.annotations import load_bad_list, load_videos

@@ -39,7 +39,7 @@ def index(
         shots: Cut videos at shots first, so that each window ends with its shot. An index that was made so stays so.
         workers: Number of processes that read videos.
         ray: Read and encode on all machines of a Ray cluster, which see the videos under the same paths: the one that
-            RAY_ADDRESS names, or this machine with all its GPUs.
+            RAY_ADDRESS names or that runs here. If there is none, this machine works with all its GPUs.
         timeout: Seconds that reading 16 windows of a video, or finding the shots in a minute of it, may take. A file
             that takes longer is left out.
         exact_up_to: An index with more windows is searched with faiss, which may miss an answer, and otherwise exactly.

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
+import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +20,7 @@ from typing import TypeVar
 import numpy as np
 
 from stgt.data.isolated import Failure, Worker
+from stgt.extras import naming_the_extra
 
 Unit, Result = TypeVar("Unit"), TypeVar("Result")
 
@@ -40,9 +43,11 @@ def encode_on_ray(
     killed after `timeout` seconds. encode: it runs on each GPU of the cluster, or on half of the CPUs if there is none;
     if it has a `network`, that module is moved to the GPU. All are pickled.
     A unit fails if `read` does, or if the processes that work on it are lost again when they work on it alone. Raises
-    any error of `encode`, and ModuleNotFoundError if Ray is not installed.
+    any error of `encode`, RuntimeError if a machine of the cluster cannot load it, and ModuleNotFoundError if Ray is
+    not installed.
     """
-    import ray
+    with naming_the_extra():
+        import ray
 
     _connect(ray)
     crew = _Crew(ray, read, encode, timeout)
@@ -109,12 +114,17 @@ class _Crew:
             return Failure(f"the processes that worked on it were lost ({type(error).__name__})")
 
     def _found(self, given: _Given) -> object:
-        """The result of a unit. Raises the error of the model, or one of Ray if processes were lost."""
+        """The result of a unit. Raises the error of the model, or one of Ray if processes were lost.
+
+        A model that cannot be loaded is a RuntimeError: no unit is at fault, and all would fail.
+        """
         errors = self._ray.exceptions
         try:
             return self._ray.get(given.result)
         except errors.RayError as error:
             cause = error.cause if isinstance(error, errors.RayTaskError) else error
+            if isinstance(cause, errors.RayActorError) and cause.actor_init_failed:
+                raise RuntimeError(f"the model cannot be loaded on the Ray cluster: {cause}") from None
             if isinstance(cause, errors.RayActorError) and self._models[given.turn] is given.model:
                 self._models[given.turn] = self._start(self._encode)
             raise cause from None
@@ -125,10 +135,14 @@ class _Crew:
 
 
 def _connect(ray: ModuleType) -> None:
-    """Join the cluster that RAY_ADDRESS names, or start one of this machine alone."""
-    if not ray.is_initialized():
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(log_to_driver=False)
+    """Join the cluster that RAY_ADDRESS names or that runs on this machine, or start one of this machine alone."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init(log_to_driver=False)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # Ray has set its own, which ends a command with another status
 
 
 class _Model:

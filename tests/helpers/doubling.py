@@ -42,5 +42,19 @@ class Doubled:
         return 2 * values
 
 
+class Unfit:
+    """A model that no other process can load."""
+
+    def __call__(self, values):
+        return values
+
+    def __reduce__(self):
+        return _load, ()
+
+
+def _load():
+    raise MemoryError("the GPU is full")
+
+
 def refuse(values):
     raise ValueError("the vectors are not finite")

@@ -2,20 +2,22 @@
 
 import os
 import shutil
+import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.doubling import CRASH, DIES_ALWAYS, DIES_ONCE, ENDLESS, LOST, NO_VIDEO, Doubled, numbers, refuse
+from helpers.doubling import CRASH, DIES_ALWAYS, DIES_ONCE, ENDLESS, LOST, NO_VIDEO, Doubled, Unfit, numbers, refuse
 
 from stgt.data.errors import VideoError
 from stgt.data.features import FeatureStore
 from stgt.data.isolated import Failure
-from stgt.data.on_ray import encode_on_ray
+from stgt.data.on_ray import _connect, encode_on_ray
 from stgt.data.samples import VideoDataset
 from stgt.data.transforms import train_transform
 from stgt.data.write_features import write_features
-from stgt.extras import missing_package
 
 ray = pytest.importorskip("ray", reason="pip install 'ray[data]'")
 
@@ -55,6 +57,24 @@ def test_an_error_of_the_model_is_raised():
         list(encode_on_ray([1], numbers, refuse, timeout=60))
 
 
+def test_a_model_that_no_machine_can_load_ends_the_command_and_is_no_fault_of_the_units():
+    with pytest.raises(RuntimeError, match=r"(?s)the model cannot be loaded on the Ray cluster:.*the GPU is full"):
+        list(encode_on_ray([1, 2], numbers, Unfit(), timeout=60))
+
+
+def test_signals_go_where_they_went_before_ray_started(monkeypatch):
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    started = []
+
+    def init(**options):
+        started.append(os.environ["RAY_USAGE_STATS_ENABLED"])
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as ray.init does with a handler of its own
+
+    _connect(SimpleNamespace(is_initialized=lambda: False, init=init))
+    assert started == ["0"] and signal.getsignal(signal.SIGTERM) == before
+
+
 def test_an_index_is_the_same_to_the_bit(run, clips, stgt, tmp_path):
     shutil.copytree(clips / "videos", tmp_path / "films")
     (tmp_path / "films" / "broken.mp4").write_bytes(b"no video")
@@ -87,6 +107,7 @@ def test_a_feature_cache_is_the_same_to_the_bit_and_a_video_that_cannot_be_read_
             assert torch.equal(found.read(name, view), here.read(name, view))
 
 
-def test_the_advice_for_a_missing_ray_names_its_extra():
-    error = ModuleNotFoundError("No module named 'ray'", name="ray")
-    assert "ray is not installed; run: pip install 'stgt-kernels[scale]'" in missing_package(error)
+def test_the_advice_for_a_missing_ray_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ModuleNotFoundError, match=r"ray is not installed; run: pip install 'stgt-kernels\[scale\]'"):
+        list(encode_on_ray([1], numbers, refuse, timeout=60))
