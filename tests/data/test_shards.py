@@ -422,6 +422,10 @@ def test_a_failing_server_is_asked_again(packed, monkeypatch, caplog):
     failures[:] = [TimeoutError("too slow")] * 3
     with pytest.raises(VideoError, match="s.tar, offset 512, member a.mp4: TimeoutError: too slow"):
         read_member(Member("memory://s.tar", 512, 3, "a.mp4"))
+    failures[:] = [OSError("416 Range Not Satisfiable")] * 3
+    with pytest.raises(VideoError, match="the shard is cut short: 0 of 3 bytes are there") as error:
+        read_member(Member("memory://s.tar", len(contents.getvalue()) + 512, 3, "a.mp4"))
+    assert not isinstance(error.value, StoreError)  # so that `stgt data check` lists the clip and goes on
     memory.store.clear()
 
 
