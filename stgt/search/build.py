@@ -74,11 +74,14 @@ def update(
         folders = [Path(os.path.abspath(folder)) for folder in folders]
         names, broken = _videos(folders, encoder, settings)
         kept = {film.key: film for film in _sound(old) if film.key in names}
+        # The processes that read are killed after `timeout`, so the model's own limit for a file does not count.
+        pixels = replace(encoder.pixels, decoding=encoder.pixels.decoding | {"deadline": None})
+        encode = partial(_vectors, encoder, pixels=pixels, workers=workers, ray=ray, timeout=timeout)
         store = Store(place / PARTS, dict.fromkeys((name for name in names if name not in kept), 1))
 
         def compute(claimed: Iterator[str]) -> Batches:
-            chunks = _chunks(encoder.pixels, (names[name] for name in claimed), settings, broken, timeout)
-            return _encode_each(chunks, partial(_vectors, encoder, workers=workers, ray=ray, timeout=timeout), broken)
+            chunks = _chunks(pixels, (names[name] for name in claimed), settings, broken, timeout)
+            return _encode_each(chunks, encode, broken)
 
         store.fill(compute, what=printable(place))
         whole = {name: path for name, path in names.items() if path not in broken}
@@ -160,10 +163,10 @@ def _encode_each(
 
 
 def _vectors(
-    encoder: Encoder, chunks: Iterator[Chunk], *, workers: int, ray: bool, timeout: float
+    encoder: Encoder, chunks: Iterator[Chunk], *, pixels: Pixels, workers: int, ray: bool, timeout: float
 ) -> Generator[Tensor | Failure]:
     """The vectors of each chunk, float32 (W, Q, E), or why it cannot be read."""
-    read, encode = partial(read_chunk, pixels=encoder.pixels), ChunkEncoder(encoder)
+    read, encode = partial(read_chunk, pixels=pixels), ChunkEncoder(encoder)
     if ray:
         yield from encode_on_ray(chunks, read, encode, timeout=timeout)
         return

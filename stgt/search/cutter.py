@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from stgt.data.errors import VideoError
 from stgt.data.isolated import Failure, Worker
 from stgt.data.shots import boundaries, cut_at, spans_of
 from stgt.data.windows import Pixels, Window, windows_of
@@ -26,7 +27,10 @@ class Cutter:
         windows = self._opener.call(str(path))
         if isinstance(windows, Failure) or not self._settings.shots:
             return windows
-        spans, starts = spans_of(str(path), windows[-1].end), []
+        try:
+            spans, starts = spans_of(str(path), windows[-1].end), []
+        except VideoError as error:  # the file has gone meanwhile
+            return Failure(str(error).removeprefix(f"{path}: "))
         for span in spans:
             found = self._finder.call(span)
             if isinstance(found, Failure):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -322,6 +323,13 @@ def test_an_index_of_shots_has_windows_that_end_with_their_shot(films, tmp_path)
     assert again.update(workers=1).added == [] and again.manifest.settings.shots
     with pytest.raises(ValueError, match="shots is False, and the index has True"):
         again.update(shots=False)
+
+
+def test_the_time_limit_of_an_index_counts_and_not_that_of_its_model(films, tmp_path):
+    model = Colours()
+    model.pixels = replace(model.pixels, decoding=model.pixels.decoding | {"deadline": 1e-9})
+    changes = stgt.Index(tmp_path / "films.index", model).update(films / "more", shots=True, workers=1)
+    assert len(changes.added) == 2 and not changes.broken
 
 
 def test_the_commands_index_a_folder_and_answer_in_json(run, clips, stgt, tmp_path):
