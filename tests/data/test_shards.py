@@ -2,9 +2,7 @@
 
 import io
 import json
-import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import fsspec
@@ -14,6 +12,7 @@ import pytest
 import torch
 from helpers.clips import grey, write_video
 from helpers.ranges import serving_ranges
+from helpers.shards import write_shard
 from PIL import Image
 from webdataset import ShardWriter, TarWriter, WebDataset
 
@@ -165,21 +164,6 @@ def test_shards_of_img2dataset_are_read(pictures, tmp_path, make):
     assert items.files == ["00000.tar", "00001.tar"]
 
 
-def test_captions_come_from_the_table_beside_a_shard_where_it_has_none(tmp_path, caplog, data):
-    clip = (data / "videos" / "a.mp4").read_bytes()
-    with TarWriter(str(tmp_path / "00000.tar")) as writer:  # video2dataset's form, without the column of captions
-        for key in ("000000000_00000", "000000001", "000000002"):
-            writer.write(
-                {"__key__": key, "mp4": clip, "json": {"key": key, "clips": [[0.0, 1.0]]}, "jpg": b"thumbnail"}
-            )
-    pd.DataFrame({"key": ["000000000_00000", "000000001"], "caption": ["a", None]}).to_parquet(
-        tmp_path / "00000.parquet"
-    )
-    assert scan_shards(str(tmp_path), tmp_path / "m.parquet") == (1, 1)
-    assert "00000.tar: 2 videos or images have no caption, and are left out" in caplog.text
-    assert list(open_manifest(tmp_path / "m.parquet")) == ["00000.tar/000000000_00000.mp4"]
-
-
 def test_a_truncated_shard_costs_its_own_samples(data, tmp_path, make, caplog):
     with ShardWriter(str(tmp_path / "%d.tar"), maxcount=4, verbose=0) as writer:
         for number in range(8):
@@ -196,95 +180,6 @@ def test_a_truncated_shard_costs_its_own_samples(data, tmp_path, make, caplog):
     assert scan_shards(str(tmp_path), tmp_path / "rest.parquet") == (6, 2)
     assert list(open_manifest(tmp_path / "rest.parquet"))[:3] == ["0.tar/k0.mp4", "0.tar/k1.mp4", "1.tar/k4.mp4"]
     assert f"{shard}: unexpected end of data; the samples before it are used" in caplog.text
-
-
-def test_a_damaged_header_ends_a_scan_with_a_warning(packed, tmp_path, caplog):
-    contents = bytearray((packed / "train-000000.tar").read_bytes())
-    with tarfile.open(packed / "train-000000.tar") as shard:
-        second = [info.offset for info in shard][2]
-    contents[second : second + 300] = b"x" * 300
-    (tmp_path / "0.tar").write_bytes(contents)
-    assert scan_shards(str(tmp_path), tmp_path / "m.parquet")[0] == 1
-    assert f"0.tar: damaged at byte {second}; the samples before it are used" in caplog.text
-
-
-def test_folders_without_usable_shards_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="there is no .tar file"):
-        scan_shards(str(tmp_path), tmp_path / "m.parquet")
-    with TarWriter(str(tmp_path / "0.tar")) as writer:
-        writer.write({"__key__": "a", "txt": "no picture"})
-    with pytest.raises(ValueError, match="no shard holds a video or image with a caption"):
-        scan_shards(str(tmp_path), tmp_path / "m.parquet")
-    assert not (tmp_path / "m.parquet").exists()
-
-
-def write_shard(place, members):
-    with tarfile.open(mode="w", **{"name" if isinstance(place, Path) else "fileobj": place}) as shard:
-        for name, contents in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(contents)
-            shard.addfile(info, io.BytesIO(contents))
-
-
-def rows_of(folder, out):
-    scan_shards(str(folder), out)
-    manifest = open_manifest(out)
-    return dict(zip(manifest, manifest.captions(), strict=True))
-
-
-def test_members_of_a_sample_are_told_apart_by_their_whole_ending(tmp_path):
-    depth_first = {"a.depth.png": b"x", "a.JPG": b"x", "a.json": b'{"caption": "a"}', "a.meta.json": b"{}"}
-    write_shard(tmp_path / "0.tar", depth_first)
-    assert rows_of(tmp_path, tmp_path / "m.parquet") == {"0.tar/a.JPG": ["a"]}
-
-
-def test_samples_without_bytes_or_with_odd_captions_cost_only_themselves(tmp_path, caplog):
-    captions = {
-        "a.json": b'{"caption": "a", "width": NaN, "key": 1, "key": 2}',
-        "b.json": b"{",
-        "c.json": b"[1]",
-        "d.txt": "café".encode("latin-1"),
-        "e.json": b'{"caption": "half \\ud83d"}',
-        "f.txt": "\ufefff".encode(),
-        "g.json": b"[" * 10**6,
-    }
-    members = {f"{name[0]}.jpg": b"x" for name in captions} | captions
-    names = sorted(members, key=lambda name: (name[0], name[2:] != "jpg"))
-    write_shard(tmp_path / "0.tar", {name: members[name] for name in names} | {"h.jpg": b"", "h.txt": b"h"})
-    assert rows_of(tmp_path, tmp_path / "m.parquet") == {
-        "0.tar/a.jpg": ["a"], "0.tar/e.jpg": ["half ?"], "0.tar/f.jpg": ["f"]
-    }  # fmt: skip
-    assert "0.tar: 4 videos or images have no caption, and are left out" in caplog.text
-    assert "0.tar: 1 videos or images are empty, and are left out" in caplog.text
-    assert "0.tar: the .json member of b cannot be read, and gives no caption (Expecting property" in caplog.text
-    assert caplog.text.count("cannot be read") == 1
-
-
-def test_a_name_that_is_not_utf8_costs_nothing(tmp_path):
-    write_shard(tmp_path / "0.tar", {"caf\udce9.jpg": b"x", "caf\udce9.txt": b"a"})
-    assert rows_of(tmp_path, tmp_path / "m.parquet") == {"0.tar/caf?.jpg": ["a"]}
-
-
-def test_a_sparse_member_costs_only_itself(tmp_path, caplog):
-    folder = tmp_path / "members"
-    folder.mkdir()
-    with open(folder / "a.mp4", "wb") as file:
-        file.truncate(10**8)
-    for name, contents in {"a.txt": "a", "b.mp4": "x", "b.txt": "b"}.items():
-        (folder / name).write_text(contents)
-    names = ["a.mp4", "a.txt", "b.mp4", "b.txt"]
-    subprocess.run(["tar", "--sparse", "-cf", tmp_path / "0.tar", "-C", folder, *names], check=True)
-    assert (tmp_path / "0.tar").stat().st_size < 10**6
-    assert rows_of(tmp_path, tmp_path / "m.parquet") == {"0.tar/b.mp4": ["b"]}
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
-
-
-def test_a_single_shard_is_scanned_as_if_it_were_alone_in_its_folder(packed, tmp_path):
-    (tmp_path / "other.tar").write_bytes(b"no shard")
-    shard = next(packed.glob("*0.tar"))
-    (tmp_path / shard.name).write_bytes(shard.read_bytes())
-    names = [name for name in open_manifest(packed / "train.parquet") if name.startswith(shard.name)]
-    assert names and list(rows_of(tmp_path / shard.name, tmp_path / "m.parquet")) == names
 
 
 def test_a_shard_that_was_replaced_is_noticed(packed, tmp_path):

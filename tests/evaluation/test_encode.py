@@ -1,6 +1,5 @@
 """Stores hold the model's outputs for videos, captions and pairs, and memory holds one batch of them."""
 
-import io
 import multiprocessing
 import os
 import resource
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.shards import write_shard
 from torch import nn
 
 from stgt.config import to_dict
@@ -181,11 +181,7 @@ def test_the_name_of_clips_of_a_manifest_holds_its_rows_and_single_files(run, cl
     data = open_run(run, "cpu").config.data
     data.test, data.videos = tmp_path / "test.parquet", tmp_path
     first, second = (path.read_bytes() for path in sorted((clips / "videos").iterdir())[:2])
-    with tarfile.open(tmp_path / "0.tar", "w") as shard:
-        for name, contents in {"a.mp4": first, "b.mp4": second}.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(contents)
-            shard.addfile(info, io.BytesIO(contents))
+    write_shard(tmp_path / "0.tar", {"a.mp4": first, "b.mp4": second})
     with tarfile.open(tmp_path / "0.tar") as shard:
         places = [(member.offset_data, member.size) for member in shard]
     (tmp_path / "c.mp4").write_bytes(first)

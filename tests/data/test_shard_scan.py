@@ -1,0 +1,103 @@
+"""A scan makes a manifest of shards, and what is odd in a shard costs only its own samples."""
+
+import subprocess
+
+import pandas as pd
+import pytest
+from helpers.shards import write_shard
+from webdataset import TarWriter
+
+from stgt.data.manifest.cache import open_manifest
+from stgt.data.shards.scan import scan_shards
+
+
+def rows_of(folder, out):
+    scan_shards(str(folder), out)
+    manifest = open_manifest(out)
+    return dict(zip(manifest, manifest.captions(), strict=True))
+
+
+def test_captions_come_from_the_table_beside_a_shard_where_it_has_none(tmp_path, caplog):
+    with TarWriter(str(tmp_path / "00000.tar")) as writer:  # video2dataset's form, without the column of captions
+        for key in ("000000000_00000", "000000001", "000000002"):
+            writer.write(
+                {"__key__": key, "mp4": b"a clip", "json": {"key": key, "clips": [[0.0, 1.0]]}, "jpg": b"thumbnail"}
+            )
+    pd.DataFrame({"key": ["000000000_00000", "000000001"], "caption": ["a", None]}).to_parquet(
+        tmp_path / "00000.parquet"
+    )
+    assert scan_shards(str(tmp_path), tmp_path / "m.parquet") == (1, 1)
+    assert "00000.tar: 2 videos or images have no caption, and are left out" in caplog.text
+    assert list(open_manifest(tmp_path / "m.parquet")) == ["00000.tar/000000000_00000.mp4"]
+
+
+def test_a_damaged_header_ends_a_scan_with_a_warning(tmp_path, caplog):
+    write_shard(tmp_path / "0.tar", {"a.mp4": b"x", "a.txt": b"a", "b.mp4": b"x", "b.txt": b"b"})
+    contents = bytearray((tmp_path / "0.tar").read_bytes())
+    contents[2048:2348] = b"x" * 300  # the header of b.mp4: a member of a byte takes two blocks
+    (tmp_path / "0.tar").write_bytes(contents)
+    assert rows_of(tmp_path, tmp_path / "m.parquet") == {"0.tar/a.mp4": ["a"]}
+    assert "0.tar: damaged at byte 2048; the samples before it are used" in caplog.text
+
+
+def test_folders_without_usable_shards_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="there is no .tar file"):
+        scan_shards(str(tmp_path), tmp_path / "m.parquet")
+    with TarWriter(str(tmp_path / "0.tar")) as writer:
+        writer.write({"__key__": "a", "txt": "no picture"})
+    with pytest.raises(ValueError, match="no shard holds a video or image with a caption"):
+        scan_shards(str(tmp_path), tmp_path / "m.parquet")
+    assert not (tmp_path / "m.parquet").exists()
+
+
+def test_members_of_a_sample_are_told_apart_by_their_whole_ending(tmp_path):
+    depth_first = {"a.depth.png": b"x", "a.JPG": b"x", "a.json": b'{"caption": "a"}', "a.meta.json": b"{}"}
+    write_shard(tmp_path / "0.tar", depth_first)
+    assert rows_of(tmp_path, tmp_path / "m.parquet") == {"0.tar/a.JPG": ["a"]}
+
+
+def test_samples_without_bytes_or_with_odd_captions_cost_only_themselves(tmp_path, caplog):
+    captions = {
+        "a.json": b'{"caption": "a", "width": NaN, "key": 1, "key": 2}',
+        "b.json": b"{",
+        "c.json": b"[1]",
+        "d.txt": "café".encode("latin-1"),
+        "e.json": b'{"caption": "half \\ud83d"}',
+        "f.txt": "\ufefff".encode(),
+        "g.json": b"[" * 10**6,
+    }
+    members = {f"{name[0]}.jpg": b"x" for name in captions} | captions
+    names = sorted(members, key=lambda name: (name[0], name[2:] != "jpg"))
+    write_shard(tmp_path / "0.tar", {name: members[name] for name in names} | {"h.jpg": b"", "h.txt": b"h"})
+    assert rows_of(tmp_path, tmp_path / "m.parquet") == {
+        "0.tar/a.jpg": ["a"], "0.tar/e.jpg": ["half ?"], "0.tar/f.jpg": ["f"]
+    }  # fmt: skip
+    assert "0.tar: 4 videos or images have no caption, and are left out" in caplog.text
+    assert "0.tar: 1 videos or images are empty, and are left out" in caplog.text
+    assert "0.tar: the .json member of b cannot be read, and gives no caption (Expecting property" in caplog.text
+    assert caplog.text.count("cannot be read") == 1
+
+
+def test_a_name_that_is_not_utf8_costs_nothing(tmp_path):
+    write_shard(tmp_path / "0.tar", {"caf\udce9.jpg": b"x", "caf\udce9.txt": b"a"})
+    assert rows_of(tmp_path, tmp_path / "m.parquet") == {"0.tar/caf?.jpg": ["a"]}
+
+
+def test_a_sparse_member_costs_only_itself(tmp_path, caplog):
+    folder = tmp_path / "members"
+    folder.mkdir()
+    with open(folder / "a.mp4", "wb") as file:
+        file.truncate(10**8)
+    for name, contents in {"a.txt": "a", "b.mp4": "x", "b.txt": "b"}.items():
+        (folder / name).write_text(contents)
+    names = ["a.mp4", "a.txt", "b.mp4", "b.txt"]
+    subprocess.run(["tar", "--sparse", "-cf", tmp_path / "0.tar", "-C", folder, *names], check=True)
+    assert (tmp_path / "0.tar").stat().st_size < 10**6
+    assert rows_of(tmp_path, tmp_path / "m.parquet") == {"0.tar/b.mp4": ["b"]}
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_single_shard_is_scanned_as_if_it_were_alone_in_its_folder(tmp_path):
+    write_shard(tmp_path / "0.tar", {"a.jpg": b"x", "a.txt": b"a"})
+    (tmp_path / "1.tar").write_bytes(b"no shard")
+    assert rows_of(tmp_path / "0.tar", tmp_path / "m.parquet") == {"0.tar/a.jpg": ["a"]}
