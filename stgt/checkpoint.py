@@ -356,10 +356,7 @@ def _wrong_entries(name: str, entries: dict[str, torch.Tensor], parameter: nn.Pa
 
 
 def load_random(checkpoint: Path, rank: int, world: int) -> None:
-    """Restore the generators of process `rank`. The checkpoint was written by `world` processes.
-
-    Raises CheckpointError that names states that do not fit.
-    """
+    """Restore process `rank`'s generators of `world` processes. Raises CheckpointError for states that do not fit."""
     tensors = read_tensors(checkpoint, "random")
     expected, path = random_state(), checkpoint / "random.safetensors"
     names = {f"{process}.{name}" for process in range(world) for name in expected}

@@ -137,7 +137,7 @@ def _agreed_name(store: dist.Store, rank: int, size: int) -> str:
     """A new name that all living processes agree on, although the store may hold entries of earlier ones.
 
     Each process asks under a name of its own, and waits for the answer of process 0 to just this name.
-    Raises RuntimeError if a process does not come before the store's timeout.
+    Raises OSError if a process does not come before the store's timeout.
     """
     own = uuid.uuid4().hex
     if rank > 0:
@@ -145,13 +145,13 @@ def _agreed_name(store: dist.Store, rank: int, size: int) -> str:
         try:
             name = store.get(own).decode()
         except dist.DistStoreError as error:
-            raise RuntimeError(f"process 0 did not join process {rank} within {store.timeout}") from error
+            raise OSError(f"process 0 did not join process {rank} within {store.timeout}") from error
         store.set(f"{name}/{rank}", "")
         return name
     end = time.monotonic() + store.timeout.total_seconds()
     while waiting := [other for other in range(1, size) if not store.check([f"{own}/{other}"])]:
         if time.monotonic() > end:
-            raise RuntimeError(f"processes {waiting} of {size} did not join process 0 within {store.timeout}")
+            raise OSError(f"processes {waiting} of {size} did not join process 0 within {store.timeout}")
         for other in waiting:
             if store.check([f"asks/{other}"]):
                 store.set(store.get(f"asks/{other}").decode(), own)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 FAULTS = Path(__file__).parent / "helpers" / "faults.py"
-COMMANDS = ("pretrained", "released", "annotation", "shapes", "features", "store", "pictures", "graphs")
+COMMANDS = ("pretrained", "released", "annotation", "shapes", "features", "store", "pictures", "graphs", "shards")
 
 
 @pytest.fixture(scope="module")

@@ -179,7 +179,7 @@ def _check(
         except StoreError:
             raise
         except VideoError as error:  # a member of a shard that cannot be read
-            return path, _unreadable(str(error).rpartition(": ")[2])
+            return path, _unreadable(str(error).partition(": ")[2])
         finally:
             idle.append(worker)
 
@@ -207,7 +207,7 @@ def _entry(path: str, worker: Worker[_Request, Inspection], max_pixels: int) -> 
     try:
         image = holds_image(path)
     except VideoError as error:
-        return _unreadable(str(error).removeprefix(f"{path}: "))
+        return _unreadable(str(error).partition(": ")[2])
     found = inspected("pyav")
     readers = {"pillow" if image else "pyav": found.cause}
     if not image and "decord" in _readers():

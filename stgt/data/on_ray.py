@@ -116,7 +116,7 @@ class _Crew:
     def _found(self, given: _Given) -> object:
         """The result of a unit. Raises the error of the model, or one of Ray if processes were lost.
 
-        A model that cannot be loaded is a RuntimeError: no unit is at fault, and all would fail.
+        A model that cannot be loaded is an OSError: no unit is at fault, and all would fail.
         """
         errors = self._ray.exceptions
         try:
@@ -124,7 +124,7 @@ class _Crew:
         except errors.RayError as error:
             cause = error.cause if isinstance(error, errors.RayTaskError) else error
             if isinstance(cause, errors.RayActorError) and cause.actor_init_failed:
-                raise RuntimeError(f"the model cannot be loaded on the Ray cluster: {cause}") from None
+                raise OSError(f"the model cannot be loaded on the Ray cluster: {cause}") from None
             if isinstance(cause, errors.RayActorError) and self._models[given.turn] is given.model:
                 self._models[given.turn] = self._start(self._encode)
             raise cause from None

@@ -22,6 +22,7 @@ from stgt.data.annotations import (
     require_answers,
     require_videos,
 )
+from stgt.data.errors import StoreError
 from stgt.data.features import FeatureStore
 from stgt.data.images import stills
 from stgt.data.manifest.cache import is_manifest, open_manifest
@@ -235,6 +236,8 @@ class PairDataset(VideoDataset):
             video, text = self.pairs[index]
             try:
                 return self.clip(video) | self.said(text) | {"index": index, "video_index": video, "replaced": replaced}
+            except StoreError:
+                raise  # another pair would only hide that the store does not answer
             except VideoError as error:
                 broken = error
                 index = _drawn(self.images == self.images[index])

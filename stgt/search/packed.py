@@ -143,16 +143,17 @@ class Packed:
         return rows
 
     def candidates(self, query: Tensor, count: int) -> list[int]:
-        """The numbers of the windows with the highest scores, in order: at least `count`, or all.
+        """The numbers of the `count` windows with the highest scores, in order, or of all windows if there are fewer.
 
-        With faiss, they are those that it finds.
+        With faiss, they are the best of those that it finds.
         """
         numbers, found = [], []
         for segment, start in zip(self._segments, self._starts, strict=False):
             rows = segment.candidates(query, count)
             numbers.append(start + rows)
             found.append(exact_scores(segment.vectors[rows], query))
-        order = torch.cat(found).sort(descending=True, stable=True).indices
+        # Beyond `count`, a window of one segment may be missing that is better than those of another one.
+        order = torch.cat(found).sort(descending=True, stable=True).indices[:count]
         return torch.cat(numbers)[order].tolist()
 
 

@@ -106,7 +106,19 @@ def test_packed_shards_are_webdatasets_and_can_be_packed_again(data, packed, stg
     row = again.row(2)
     assert read_member(Member(str(shard), row.offset, row.size, "")) == (data / "videos" / names[2]).read_bytes()
     status, printed = stgt("data", "pack", data / "train.json", "--out", packed)
-    assert status == 2 and "holds train-00000" in printed and "expected a folder without shards of train" in printed
+    assert (
+        status == 2
+        and "holds train.parquet already" in printed
+        and "expected a folder without shards of train" in printed
+    )
+
+
+def test_shards_of_others_are_not_replaced(data, tmp_path, stgt):
+    theirs = tmp_path / "train-000000.tar"
+    theirs.write_bytes(b"shards of another program")
+    status, printed = stgt("data", "pack", data / "train.json", "--out", tmp_path)
+    assert status == 2 and "holds train-000000.tar already" in printed
+    assert theirs.read_bytes() == b"shards of another program" and not list(tmp_path.glob(".unfinished*"))
 
 
 def test_a_scan_of_packed_shards_finds_what_the_manifest_says(packed, tmp_path, stgt):
@@ -266,7 +278,7 @@ def test_splits_are_packed_into_one_folder(data, make, tmp_path, stgt):
     train, val = (make(tmp_path / "out" / f"{name}.parquet", tmp_path / "out") for name in ("train", "val"))
     assert train[0]["caption"] == "train" and val[0]["caption"] == "val" and len(train) == len(val) == 1
     status, printed = stgt("data", "pack", tmp_path / "val.json", *words)
-    assert status == 2 and "holds val-000000.tar already" in printed
+    assert status == 2 and "holds val.parquet already" in printed
 
 
 def test_a_check_ends_if_the_store_fails_and_goes_on_afterwards(packed, tmp_path, monkeypatch):

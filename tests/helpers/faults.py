@@ -17,6 +17,7 @@ from stgt.config import GraphConfig, ModelConfig, QFormerConfig, VisionConfig
 from stgt.data.annotations import Clip, save_captions
 from stgt.data.samples import VideoDataset
 from stgt.data.shapes import render_shapes
+from stgt.data.shards.pack import pack
 from stgt.data.store import Store
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import eval_transform
@@ -82,7 +83,16 @@ def graphs(out):
     write_graphs(out / "graphs.jsonl", [ClipGraphs("a.mp4", "", None, VideoGraph(frames), "gold")] * 2)
 
 
-COMMANDS = (pretrained, released, annotation, shapes, features, store, pictures, graphs)
+def shards(out):
+    annotation = out.parent / "train.json"
+    if not annotation.exists():
+        save_captions([Clip(str(out.parent / "a.png"), ("a cat",)), Clip("../a.png", ("the cat",))], annotation)
+    packed = out / "shards"
+    if not (packed / "train.parquet").exists() or (packed / ".unfinished-train").exists():  # it refuses finished ones
+        pack(annotation, out, packed, shard_size=1)
+
+
+COMMANDS = (pretrained, released, annotation, shapes, features, store, pictures, graphs, shards)
 
 
 def contents(folder):

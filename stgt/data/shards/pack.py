@@ -10,6 +10,7 @@ import glob
 import io
 import json
 import re
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -53,19 +54,48 @@ def pack(annotation: Path, videos: Path, out: Path, *, shard_size: int) -> tuple
 
     videos: the folder that names in the annotation are relative to. shard_size: the largest number of bytes of
     a shard; a video that is larger has a shard of its own. Raises ValueError if `out` holds shards of this name already
-    or a file is missing, and VideoError if a file cannot be read. Shards that were written before an error are kept.
+    or a file is missing, and VideoError if a file cannot be read. A call that failed or was killed can be repeated.
     """
     name = annotation.stem
-    place = out / f"{name}.parquet"
-    if there := [*out.glob(f"{glob.escape(name)}-{'[0-9]' * 6}.tar"), *([place] if place.exists() else [])]:
-        raise ValueError(f"{out} holds {there[0].name} already, expected a folder without shards of {name}")
-    sources = _sources(annotation, videos)
-    with owned(out), writing_manifest(place) as manifest:
-        number, left = 0, next(sources, None)
-        while left is not None:
-            left = _write_shard(out, f"{name}-{number:06}.tar", left, sources, manifest, shard_size)
-            number += 1
+    place, unfinished = out / f"{name}.parquet", out / f".unfinished-{name}"
+    with owned(out):
+        there = _written(out, name)
+        if there and not unfinished.exists():
+            raise ValueError(f"{out} holds {there[0].name} already, expected a folder without shards of {name}")
+        sources = _sources(annotation, videos)
+        _discard(out, name, unfinished)  # of a command that was killed
+        unfinished.mkdir()
+        try:
+            with writing_manifest(place) as manifest:
+                number, left = 0, next(sources, None)
+                while left is not None:
+                    left = _write_shard(unfinished, f"{name}-{number:06}.tar", left, sources, manifest, shard_size)
+                    number += 1
+                for shard in list(unfinished.iterdir()):
+                    shard.rename(out / shard.name)
+        except BaseException:
+            _discard(out, name, unfinished)
+            raise
+        unfinished.rmdir()
     return place, manifest.count, number
+
+
+def _written(out: Path, name: str) -> list[Path]:
+    """The manifest and the shards of this name."""
+    manifest = out / f"{name}.parquet"
+    return [*([manifest] if manifest.exists() else []), *out.glob(f"{glob.escape(name)}-{'[0-9]' * 6}.tar")]
+
+
+def _discard(out: Path, name: str, unfinished: Path) -> None:
+    """Remove what an unfinished pack has written.
+
+    Shards lie in the folder `unfinished` until all of them are written. As long as it is there, it also marks the files
+    beside it as those of a pack that did not end.
+    """
+    if unfinished.exists():
+        for path in _written(out, name):
+            path.unlink()
+        shutil.rmtree(unfinished)
 
 
 def _sources(annotation: Path, videos: Path) -> Iterator[Source]:

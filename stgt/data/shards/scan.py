@@ -52,7 +52,8 @@ def scan_shards(folder: str, out: Path) -> tuple[int, int]:
     Raises ValueError if there is no shard or none with a sample, and for an address that fsspec cannot read here.
     """
     system, root = file_system(folder)
-    shards = sorted(path for path in system.find(root) if path.endswith(".tar"))
+    found = [path for path in system.find(root) if path.endswith(".tar")]
+    shards = sorted(path for path in found if "/." not in path[len(root) :])  # hidden ones are not complete yet
     if not shards:
         raise ValueError(f"{folder}: there is no .tar file, expected shards of WebDataset, which are not compressed")
     beside = Path(root).parent if shards == [root] else Path(root)
