@@ -21,6 +21,8 @@ FEWEST = 10_000
 """Fewer vectors are always compared one by one, because groups cannot be learned from them"""
 PART = 100_000
 """Vectors that are converted to float32 at a time"""
+RESCORED = 1024
+"""Fewest vectors that are scored exactly, since the codes are too short to tell apart those that are near each other"""
 PROBES = 16
 """The number of all groups, divided by the number of groups that a query is compared with"""
 
@@ -59,23 +61,22 @@ class Approximate:
         self._options = faiss.SearchParametersIVF
 
     def candidates(self, query: Tensor, count: int) -> Tensor:
-        """At most `count` windows that probably have the highest scores for a query (K, E): int64 (n,), ascending.
+        """Windows that probably have the highest scores for a query (K, E), in ascending order: int64 (n,).
+
+        There are at least `count` of them, or all.
 
         More groups are searched as long as there are fewer windows.
         """
         probes = max(8, self._index.nlist // PROBES)
         while True:
             rows = self._nearest(query, count, probes)
-            if len(rows) == count or probes >= self._index.nlist:
+            if len(rows) >= count or probes >= self._index.nlist:
                 return rows
             probes *= 2
 
     def _nearest(self, query: Tensor, count: int, probes: int) -> Tensor:
-        wanted = min(self._index.ntotal, count * self._queries)  # all vectors of a window may be near the query
-        similarity, places = self._index.search(query.numpy(), wanted, params=self._options(nprobe=probes))
-        similarity, rows = torch.from_numpy(similarity).flatten(), torch.from_numpy(places).flatten()
-        order = similarity.sort(descending=True).indices
-        rows = rows[order][rows[order] >= 0] // self._queries
-        distinct, place = rows.unique(return_inverse=True)
-        first = torch.full((len(distinct),), len(rows)).scatter_reduce(0, place, torch.arange(len(rows)), "amin")
-        return distinct[first.sort().indices[:count]].sort().values
+        # All vectors of a window may be near the query.
+        wanted = min(self._index.ntotal, max(count * self._queries, RESCORED))
+        _, places = self._index.search(query.numpy(), wanted, params=self._options(nprobe=probes))
+        rows = torch.from_numpy(places).flatten()
+        return (rows[rows >= 0] // self._queries).unique()

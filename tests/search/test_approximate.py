@@ -15,20 +15,21 @@ from stgt.search.ranking import exact_scores
 faiss = pytest.importorskip("faiss", reason="faiss is not installed; run: pip install faiss-cpu")
 
 
-@pytest.mark.parametrize(("windows", "queries"), [(20_000, 1), (4_000, 6)])
-def test_recall_at_10_is_at_least_95_percent(windows, queries, tmp_path):
+@pytest.mark.parametrize(("windows", "queries", "scenes"), [(20_000, 1, 200), (20_000, 1, 10), (4_000, 6, 200)])
+def test_recall_at_10_is_at_least_95_percent(windows, queries, scenes, tmp_path):
+    """Also among 2000 windows of one scene, which are all near each other, as in an index of a million windows."""
     draw = torch.Generator().manual_seed(0)
-    centres = F.normalize(torch.randn(200, 64, generator=draw), dim=-1)
-    cluster = torch.randint(200, (windows, 1), generator=draw)
+    centres = F.normalize(torch.randn(scenes, 64, generator=draw), dim=-1)
+    cluster = torch.randint(scenes, (windows, 1), generator=draw)
     vectors = F.normalize(centres[cluster] + 0.08 * torch.randn(windows, queries, 64, generator=draw), dim=-1).to(DTYPE)
     build(tmp_path / "groups.faiss", vectors)
     groups = Approximate(tmp_path / "groups.faiss", queries)
     found = 0
     for _ in range(50):
-        near = centres[torch.randint(200, (1,), generator=draw)] + 0.1 * torch.randn(1, 64, generator=draw)
+        near = centres[torch.randint(scenes, (1,), generator=draw)] + 0.1 * torch.randn(1, 64, generator=draw)
         query = F.normalize(near, dim=-1)
         rows = groups.candidates(query, 56)
-        assert len(rows) == 56 and rows.diff().min() > 0
+        assert len(rows) >= 56 and rows.diff().min() > 0
         best = rows[exact_scores(vectors[rows], query).topk(10).indices]
         found += len({*best.tolist()} & {*exact_scores(vectors, query).topk(10).indices.tolist()})
     assert found >= 0.95 * 500
