@@ -35,7 +35,7 @@ class VideoFeatures(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What the training objective needs of each pair of a batch."""
+    """The outputs for each pair of a batch that the losses of training need."""
 
     embeds: Tensor
     keys: VideoKeys | None
