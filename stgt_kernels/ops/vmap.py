@@ -1,4 +1,4 @@
-"""What torch.func.vmap does with the kernels' operators: the mapped dimension becomes a part of the batch."""
+"""Tells torch.func.vmap how to run the kernels' operators: the mapped dimension becomes a part of the batch."""
 
 from collections.abc import Callable
 

@@ -1,1 +1,1 @@
-"""What several test modules share: inputs, comparisons, small models and stand-ins."""
+"""Code that several test modules share: inputs, comparisons, small models and stand-ins."""

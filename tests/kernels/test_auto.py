@@ -1,4 +1,4 @@
-"""What auto says when it finds no kernel, and the environment variable STGT_BACKEND, which takes its place."""
+"""Backend "auto" tells why it finds no kernel, and the environment variable STGT_BACKEND takes its place."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ def fresh(monkeypatch):
 
 @pytest.fixture
 def no_kernels(monkeypatch):
-    """As if the C++ extension had not been built."""
+    """Makes the C++ extension look as if it had not been built."""
     monkeypatch.setitem(sys.modules, "stgt_kernels._C", None)
     dispatch.extension_error.cache_clear()
     yield

@@ -199,7 +199,7 @@ def test_why_not_of_cuda_without_a_gpu(gpu):
 
 
 def choice(dtype=torch.bfloat16, size="D>64"):
-    """What auto chooses when it has not chosen before."""
+    """Returns the backend that auto chooses when it has not chosen before."""
     dispatch._fastest.clear()
     return dispatch.choose("auto", torch.device("cuda", 0), dtype, "graph_attention", size)
 

@@ -156,7 +156,9 @@ def row_chunk(
     v_n, v_h, H, clamp, drop_threshold, inv_keep_prob,
     VEC: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, DROPOUT: tl.constexpr,
 ):  # fmt: skip
-    """Of a chunk of a row's edges: score, factor, probability, what dropout multiplies it by, and its gradient."""
+    """Returns five values for each edge of a chunk of a row: the score, the factor, the probability, the number that
+    dropout multiplies the probability by, and the gradient of the probability.
+    """
     mask = inside[:, None] & (o_h < H)[None, :]
     s = tl.load(scores + edges[:, None] * H + o_h[None, :], mask=mask, other=0.0)
     factor = edge_values(edge_scale, scale_type, edges, inside, mask, o_h, H, 1.0)

@@ -1,4 +1,4 @@
-"""What torch.func.vmap does with the operators of edge attention: the mapped dimension becomes a part of the heads."""
+"""Tells torch.func.vmap how to run the operators of edge attention: the mapped dimension becomes part of the heads."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Which losses reach which weights, and with which learning rates."""
+"""Each loss reaches the weights that it should, with the right learning rates."""
 
 from pathlib import Path
 
