@@ -20,16 +20,16 @@ HOLD = """
 import os, sys, time
 from stgt.ownership import owned
 with owned(sys.argv[1], beside="beside" in sys.argv):
-    child = os.fork() if "fork" in sys.argv else 1
-    if child:
-        print(child, flush=True)
+    child = os.fork() if "fork" in sys.argv else 0
+    if not child:
+        print(os.getpid(), flush=True)  # a forked child has let the lock go as soon as it runs
     time.sleep(600)
 """
 
 
 @pytest.fixture
 def hold(tmp_path):
-    """Start a process that locks the folder. Returns it and the number of the child that it has forked, if any."""
+    """Start a process that locks the folder. Returns it and the number of the child that it has forked, or its own."""
     started = []
 
     def hold(*options):
