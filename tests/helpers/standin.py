@@ -16,6 +16,7 @@ from torch import nn
 
 from stgt import checkpoint as ckpt
 from stgt import files
+from stgt.checkpoint import write
 from stgt.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from stgt.distributed import World, start_world
 from stgt.training.log import RunLog
@@ -94,7 +95,7 @@ def kill_in(place):
         return
     calls = {
         "step": [(RunLog, "add")],
-        "write": [(ckpt, "save_tensors"), (files, "_sync"), (os, "rename")],
+        "write": [(write, "save_tensors"), (files, "_sync"), (os, "rename")],
         "worker": [(Trainer, "_train_step")],
     }[kind]
     left = [int(count)]

@@ -1,0 +1,81 @@
+"""The checkpoints in the folder of a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from stgt.checkpoint.names import MODEL, STATE, name_of, step_of
+from stgt.checkpoint.state import CheckpointError, read_state
+from stgt.files import remove_folder
+
+logger = logging.getLogger(__name__)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run folder, oldest first, recognised by names and files. Their contents are not read."""
+    return sorted((path for path, reason in _candidates(run) if reason is None), key=step_of)
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The newest checkpoint of a run folder, or None. Folders that only look like checkpoints get a warning."""
+    for path, reason in _candidates(run):
+        if reason is not None:
+            logger.warning("%s is not a checkpoint and is passed over: %s", path, reason)
+    return found[-1] if (found := checkpoints(run)) else None
+
+
+def latest_checkpoint(run: Path) -> Path:
+    """The newest checkpoint of a run folder. Raises CheckpointError if there is none."""
+    if (found := newest_checkpoint(run)) is None:
+        raise CheckpointError(f"{run}: there is no checkpoint in it, expected checkpoints/step-…; was the run started?")
+    return found
+
+
+def chosen_checkpoint(run: Path) -> Path:
+    """The checkpoint that was best on the validation split. In a run without validation it is the newest one."""
+    latest = latest_checkpoint(run)
+    best = read_state(latest).get("best")
+    if best is None:
+        return latest
+    chosen = run / "checkpoints" / name_of(best["step"])
+    if chosen not in checkpoints(run):
+        raise CheckpointError(f"{chosen}: there is no such checkpoint, but {latest} says that it is the best one")
+    return chosen
+
+
+def _candidates(run: Path) -> Iterator[tuple[Path, str | None]]:
+    """The paths in a run folder that are named step-…, each with the reason why it is not a checkpoint, or None."""
+    for path in sorted((run / "checkpoints").glob("step-*")):
+        missing = [name for name in (STATE, MODEL) if not (path / name).is_file()]
+        if step_of(path) is None:
+            yield path, "its name is not step- and eight digits"
+        elif not path.is_dir():
+            yield path, "it is not a folder"
+        else:
+            yield path, f"it has no {missing[0]}" if missing else None
+
+
+def require_free_names(run: Path, first: int, last: int) -> None:
+    """Raise CheckpointError if a path that is not a checkpoint has the name that one of these steps will need."""
+    for path, reason in _candidates(run):
+        if reason is not None and (step := step_of(path)) is not None and first <= step <= last:
+            raise CheckpointError(
+                f"{path} is not a checkpoint: {reason}; the run cannot go on until it is moved away, "
+                f"because the checkpoint of step {step} needs its name"
+            )
+
+
+def rotate(run: Path, keep: int, needed: set[Path]) -> None:
+    """Remove checkpoints, except the newest `keep`, those in `needed`, and those that cannot be read."""
+    readable = []
+    for path in checkpoints(run):
+        try:
+            read_state(path)
+            readable.append(path)
+        except CheckpointError as error:
+            logger.warning("%s; it is kept", error)
+    for old in readable[:-keep]:
+        if old not in needed and not old.is_symlink():
+            remove_folder(old)
