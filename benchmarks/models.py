@@ -3,23 +3,27 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import stgt._torchvision  # noqa: F401  (transformers imports torchvision)
 from benchmarks.inputs import real_tokens
 from benchmarks.providers import dense_attention, dense_graph, frame_mask
 from stgt.config import ModelConfig
+from stgt.data.words import predicted_places
 from stgt.models.bert import Bert
 from stgt.models.graph_transformer import GraphBlock, GraphTransformer
+from stgt.models.qformer import WordHead
 from stgt.models.stgt import STGT
 from stgt_kernels import GraphAttention
 
 from transformers import Blip2QFormerConfig, Blip2QFormerModel  # isort: skip  (after stgt._torchvision)
 
-WORDS = 32
-"""Tokens of a text"""
+WORDS = NormalDist(11.3, 3.5)
+"""Tokens of a text: captions of MSR-VTT have 9.3 words on average (Xu et al. 2016), and [CLS] and [SEP] are added"""
 
 
 class RealTokens(nn.Module):
@@ -56,15 +60,27 @@ def make_model(config: ModelConfig, device: torch.device, cached: bool) -> STGT:
 
 
 def make_batch(config: ModelConfig, B: int, T: int, cached: bool, device: torch.device) -> dict[str, Tensor]:
-    """A batch of B clips, or of a tower's tokens for B clips if features are cached, each with a text."""
+    """A batch of B clips, or of a tower's tokens for B clips if features are cached, each with a text.
+
+    Texts have the lengths of real captions, and are padded to the longest length that the model takes.
+    """
     vision, words = config.vision.sizes, config.qformer
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(words.vocab_size, (B, min(WORDS, words.max_text_length)), generator=generator).to(device)
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    ids = torch.randint(words.vocab_size, (B, words.max_text_length), generator=generator).to(device)
+    lengths = torch.tensor([round(WORDS.inv_cdf((place + 0.5) / B)) for place in range(B)], device=device)
+    mask = (torch.arange(words.max_text_length, device=device) < lengths[:, None]).long()
+    batch = {"input_ids": ids.where(mask != 0, words.pad_token_id), "attention_mask": mask}
     if cached:
         return batch | {"tokens": with_cls(real_tokens(B, T, vision.grid**2, vision.width, device=device))}
     size = (B, T, 3, vision.image_size, vision.image_size)
     return batch | {"video": torch.randn(size, generator=generator).to(device)}
+
+
+def collated(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch as our own loader makes it: texts end with the longest of them, and the places of words are known."""
+    longest = int(batch["attention_mask"].sum(1).max())
+    words = {name: batch[name][:, :longest] for name in ("input_ids", "attention_mask")}
+    return batch | words | {"predicted": predicted_places(words["attention_mask"])}
 
 
 @dataclass(frozen=True)
@@ -168,12 +184,27 @@ class ReleasedBert(nn.Module):
         return self.layers(x, queries, bias, encoder_hidden_states=embeds).last_hidden_state
 
 
+class ReleasedWordHead(nn.Module):
+    """The released model computes the logits of padding, too, so this head computes as many rows as a text may have."""
+
+    def __init__(self, head: WordHead, rows: int) -> None:
+        """rows: the number of places that a batch may have."""
+        super().__init__()
+        self.head, self.rows = head, rows
+
+    def forward(self, x: Tensor, word_embeddings: Tensor) -> Tensor:
+        """The arguments are those of `stgt.models.qformer.WordHead`. x: (W, hidden), with at most `rows` places."""
+        return self.head(F.pad(x, (0, 0, 0, self.rows - len(x))), word_embeddings)[: len(x)]
+
+
 @contextmanager
-def released_qformer(model: STGT) -> Iterator[None]:
-    """Within the block, the Q-Former computes as in the released model, with the same weights."""
-    own = model.qformer.bert
-    model.qformer.bert = ReleasedBert(own, model.config).train(model.training)
+def released_qformer(model: STGT, texts: int) -> Iterator[None]:
+    """Within the block, the Q-Former computes as in the released model, with the same weights, for so many texts."""
+    qformer, config = model.qformer, model.config
+    own = qformer.bert, qformer.word_head
+    qformer.bert = ReleasedBert(qformer.bert, config).train(model.training)
+    qformer.word_head = ReleasedWordHead(qformer.word_head, texts * (config.qformer.max_text_length - 1))
     try:
         yield
     finally:
-        model.qformer.bert = own
+        qformer.bert, qformer.word_head = own

@@ -1,7 +1,8 @@
 """5. How much faster is a training step of the whole model, and what share of its time does each part take?
 
 A frozen tower may take most of a step, and a faster graph does not change its time. So the step is timed twice: with
-the tower in the loop, and on cached features, where only the trained parts run.
+the tower in the loop, and on cached features, where only the trained parts run. Texts have the lengths of captions. The
+released model pads them to the longest length that it takes, and computes the logits of padding.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from benchmarks.agreement import check_model
 from benchmarks.case import Bench, Case
 from benchmarks.inputs import DTYPES
 from benchmarks.memory import OutOfMemoryError, out_of_memory_is_an_error, peak_memory
-from benchmarks.models import as_released, eager_tower, make_batch, make_model, released_qformer
+from benchmarks.models import as_released, collated, eager_tower, make_batch, make_model, released_qformer
 from benchmarks.rows import Row
 from stgt.config import LossConfig, OptimConfig
 from stgt.models.stgt import STGT
@@ -87,9 +88,9 @@ def compare(
         expected = output if expected is None else expected
         for found, right in zip(output, expected, strict=True):
             check_model(variant.name, found, right, dtype)
-        fitting = clips(batch, shape["B"])
+        fitting = as_given(variant, clips(batch, shape["B"]))
         step = partial(training.step, variant, fitting)
-        with training.using(variant):
+        with training.using(variant, shape["B"]):
             step_alone, optimizer = partial(training.run, variant, fitting), training.optimizers[variant.rest]
             shares = parts.shares(step_alone, training.model, optimizer, device)
         steps[variant.name], fields[variant.name] = step, (shape, memory, shares)
@@ -103,6 +104,11 @@ def compare(
 
 def clips(batch: dict[str, Tensor], count: int) -> dict[str, Tensor]:
     return {name: tensor[:count] for name, tensor in batch.items()}
+
+
+def as_given(variant: Variant, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch with the padding that a variant computes on."""
+    return batch if variant.rest else collated(batch)
 
 
 @dataclass
@@ -127,13 +133,14 @@ class Training:
             optimizer.zero_grad(set_to_none=True)
 
     @contextmanager
-    def using(self, variant: Variant) -> Iterator[None]:
+    def using(self, variant: Variant, texts: int) -> Iterator[None]:
+        """Within the block, the model is a variant for batches of so many texts."""
         with ExitStack() as stack:
             if variant.dense:
                 stack.enter_context(as_released(self.model.graph, self.frames, self.device))
             if variant.rest:
                 stack.enter_context(eager_tower(self.model))
-                stack.enter_context(released_qformer(self.model))
+                stack.enter_context(released_qformer(self.model, texts))
             yield
 
     def autocast(self) -> torch.autocast:
@@ -145,14 +152,14 @@ class Training:
         self.model.eval()
         embeds: list[Tensor] = []
         hook = self.model.ln_vision.register_forward_hook(lambda module, given, result: embeds.append(result))
-        with self.using(variant), self.autocast():
-            loss = self.model(batch, LossConfig(), torch.Generator().manual_seed(0))["loss"]
+        with self.using(variant, len(batch["input_ids"])), self.autocast():
+            loss = self.model(as_given(variant, batch), LossConfig(), torch.Generator().manual_seed(0))["loss"]
         hook.remove()
         self.model.train()
         return embeds[0], loss
 
     def step(self, variant: Variant, batch: dict[str, Tensor]) -> None:
-        with self.using(variant):
+        with self.using(variant, len(batch["input_ids"])):
             self.run(variant, batch)
 
     def run(self, variant: Variant, batch: dict[str, Tensor]) -> None:
@@ -173,7 +180,9 @@ class Training:
         while True:
             try:
                 with out_of_memory_is_an_error(self.device):
-                    return count, peak_memory(partial(self.step, variant, clips(batch, count)), self.device)
+                    return count, peak_memory(
+                        partial(self.step, variant, as_given(variant, clips(batch, count))), self.device
+                    )
             except OutOfMemoryError:
                 self.model.zero_grad(set_to_none=True)
                 if count <= FEWEST:

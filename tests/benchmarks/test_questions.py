@@ -14,6 +14,7 @@ from benchmarks.questions.training_step import DENSE, KERNELS, RELEASED, Trainin
 from benchmarks.rows import Row
 from stgt.config import GraphConfig, ModelConfig, QFormerConfig, VisionConfig
 from stgt.models.bert import Bert
+from stgt.models.qformer import WordHead
 
 TINY = Problem(T=2, P=16, C=32, H=2, D=8)
 
@@ -100,15 +101,30 @@ def test_variants_of_a_model_compute_the_same_and_leave_it_as_it_was(training):
         torch.testing.assert_close(embeds, outputs[0][0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(loss, outputs[0][1], rtol=1e-4, atol=1e-5)
     block = training.model.graph.blocks[0]
-    with training.using(RELEASED):
+    with training.using(RELEASED, texts=2):
+        assert isinstance(training.model.qformer.word_head, models.ReleasedWordHead)
         assert isinstance(block.graph_attention, models.ReleasedAttention)
         assert not any(getattr(m, "fused_attn", False) for m in training.model.modules())
         assert isinstance(training.model.qformer.bert, models.ReleasedBert)
         theirs = {p.data_ptr() for p in training.model.qformer.bert.parameters()}
     assert theirs == {p.data_ptr() for p in training.model.qformer.bert.parameters()}
-    assert isinstance(training.model.qformer.bert, Bert)
+    assert isinstance(training.model.qformer.bert, Bert) and isinstance(training.model.qformer.word_head, WordHead)
     assert not isinstance(block.graph_attention, models.ReleasedAttention) and "build_graph" not in vars(block)
     assert any(getattr(m, "fused_attn", False) for m in training.model.modules())
+
+
+def test_only_the_released_model_computes_on_padding(training):
+    batch = models.make_batch(tiny_config(), 4, 2, False, training.device)
+    lengths = batch["attention_mask"].sum(1)
+    assert lengths.tolist() == [7, 10, 12, 15] and batch["input_ids"].shape == (4, 32)
+    rows = []
+    training.model.qformer.word_head.dense.register_forward_hook(lambda module, given, result: rows.append(len(result)))
+    embedded = training.model.qformer.embeddings.word_embeddings
+    embedded.register_forward_hook(lambda module, given, result: rows.append(result.shape[1]))
+    for variant in (KERNELS, RELEASED):
+        training.output(variant, batch)
+    # Each pass embeds words: generation and contrast have 4 texts, and matching has three times as many.
+    assert rows == [15, 15, int(lengths.sum()) - 4, 15, 32, 32, 4 * 31, 32]
 
 
 def test_a_step_does_all_the_work_and_does_not_change_the_weights(training):
