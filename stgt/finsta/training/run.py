@@ -9,6 +9,7 @@ from pathlib import Path
 from stgt import checkpoint as ckpt
 from stgt.config import differences
 from stgt.data.fingerprint import Fingerprint, data_differences, require_same
+from stgt.fields import from_dict
 from stgt.files import write_json
 from stgt.finsta.hosts.folders import HostFolder, open_host
 from stgt.finsta.saved import SETTINGS, save_finsta
@@ -81,7 +82,12 @@ def require_same_run(config: PostTraining) -> None:
             raise ValueError(f"{out} holds a run without {SETTINGS}, expected a new folder or one of a post-training")
         return
     started = read_json(path, dict)
-    free = ("workers", "cache", "widths")  # beside those of every run
+    started.pop("widths", None)
+    try:
+        started = _settings(from_dict(PostTraining, started))  # older files lack newer settings, which were not used
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    free = ("workers", "cache")  # beside those of every run
     ours, theirs = ({key: values[key] for key in values if key not in free} for values in (settings, started))
     if differing := differences(ours, theirs):
         listed = "\n  ".join(differing)

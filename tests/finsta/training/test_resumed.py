@@ -101,6 +101,10 @@ def test_another_seed_gives_other_bits_and_a_cache_of_frames_does_not(post_train
 def test_a_finished_folder_is_left_as_it_is(post_train, trained, tmp_path):
     assert post_train(tmp_path / "out")[0] == 0
     before = (tmp_path / "out/finsta.safetensors").read_bytes()
+    path = tmp_path / "out/finsta.json"
+    settings = json.loads(path.read_text())
+    del settings["finsta"]["labels"]  # as written by a version without this setting
+    path.write_text(json.dumps(settings))
     assert post_train(tmp_path / "out")[0] == 0
     assert (tmp_path / "out/finsta.safetensors").read_bytes() == before
     assert differing(tmp_path / "out", trained) == []
@@ -113,6 +117,12 @@ def test_other_settings_and_other_data_are_refused(post_train, clips, graphs, tm
     assert post_train(tmp_path / "out", *videos, "--epochs", 1, file=file)[0] == 0
     status, printed = post_train(tmp_path / "out", *videos, "--lr", 0.5, "--finsta.tau", 0.1, file=file)
     assert status == 2 and "lr: 0.5, there 0.0001" in printed and "finsta.tau: 0.1, there 0.07" in printed
+    settings = tmp_path / "out/finsta.json"
+    whole = settings.read_text()
+    settings.write_text(whole.replace('"tau"', '"tao"'))
+    status, printed = post_train(tmp_path / "out", *videos, file=file)
+    assert status == 2 and "finsta.json: FinstaConfig has no field tao" in printed
+    settings.write_text(whole)
     lines = file.read_text().splitlines()
     file.write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
     status, printed = post_train(tmp_path / "out", *videos, file=file)
