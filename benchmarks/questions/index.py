@@ -42,8 +42,12 @@ def cases(device: str, quick: bool) -> list[Case]:
     if not quick:
         sizes = [(10_000, *clip), (100_000, *clip), (1_000_000, *clip), (10_000, *stgt), (100_000, *stgt)]
     queries = [Case(name_of(*size), partial(compare, size=size)) for size in sizes]
-    size, copies = ("quickstart", 1) if quick else ("ViT-B", 4)
-    return [*queries, Case(f"indexing {4 * copies} real clips, 8 frames a window", partial(indexing, size, copies))]
+    models = [("quickstart", 1)] if quick else [("ViT-B", 4), ("quickstart", 250)]
+    real = [
+        Case(f"indexing {4 * copies:,} real clips with {size}, 8 frames a window", partial(indexing, size, copies))
+        for size, copies in models
+    ]
+    return [*queries, *real]
 
 
 def name_of(windows: int, queries: int, width: int) -> str:
