@@ -1,4 +1,4 @@
-"""torchvision can be imported beside any build of torch, in a fresh process."""
+"""torchvision can be imported beside any build of torch, and only by processes that need it."""
 
 import ast
 import subprocess
@@ -26,12 +26,29 @@ def test_importing_it_twice_or_late_changes_nothing():
     assert done.returncode == 0, done.stderr
 
 
+def test_processes_that_read_and_commands_that_begin_load_no_slow_package():
+    done = run(
+        "import sys, stgt.data.samples, stgt.data.windows, stgt.tasks\n"
+        "slow = {'torchvision', 'timm', 'open_clip', 'transformers', 'pyarrow', 'matplotlib', 'torch._dynamo'}\n"
+        "assert not slow & {*sys.modules}, slow & {*sys.modules}\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def executed(node):
+    """A node and all nodes below it, without the imports that only type checkers read."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from executed(child)
+
+
 def test_it_comes_before_every_package_that_imports_torchvision():
     """A module that imports such a package first works only if another module has been imported before it."""
     late = []
     for file in sorted((ROOT / "stgt").rglob("*.py")):
         first: dict[str, int] = {}
-        for node in ast.parse(file.read_text("utf-8")).body:
+        for node in executed(ast.parse(file.read_text("utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:

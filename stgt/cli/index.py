@@ -47,6 +47,10 @@ def index(
             without a tokenizer and does not use BERT's.
         device: The device that the model runs on; "auto" is a GPU where there is one.
     """
+    from stgt.data.processes import start_server
+
+    if not ray:
+        start_server()  # it imports its modules while this process loads the model
     from stgt.search.index import Index
     from stgt.terminal import say
 

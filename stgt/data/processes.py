@@ -22,8 +22,8 @@ class ReaderProcess(ForkServerProcess):
     """
 
     def start(self) -> None:
+        start_server()
         with _signals_held():
-            forkserver.set_forkserver_preload(["stgt.data.samples", "stgt.data.windows"])
             super().start()
 
     def run(self) -> None:
@@ -52,6 +52,16 @@ def reader_context() -> ReaderContext:
     """
     with _signals_held():
         return ReaderContext()
+
+
+def start_server() -> None:
+    """Start the server that readers are forked from, unless it runs.
+
+    This returns at once. The server imports its modules while this process does other things, such as to make a model.
+    """
+    with _signals_held():
+        forkserver.set_forkserver_preload(["stgt.data.samples", "stgt.data.windows"])
+        forkserver.ensure_running()
 
 
 @contextmanager

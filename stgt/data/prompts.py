@@ -1,10 +1,14 @@
-"""Questions and answers as a causal language model reads and writes them."""
+"""Questions and answers as a causal language model reads and writes them.
+
+transformers is slow to import, so it is imported when a tokenizer is made.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tokenizers
 import torch
@@ -13,14 +17,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import stgt._torchvision  # noqa: F401  (transformers imports torchvision)
-
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast  # isort: skip
-
 from stgt.data.annotations import Question
 from stgt.data.samples import collate
 from stgt.data.text import clean_text
 from stgt.data.words import IGNORED, labelled_places
 from stgt.files import atomic_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PROMPT = "Question: {} Short answer:"
 """The prompt of BLIP-2 for short answers"""
@@ -45,6 +49,8 @@ class LanguageTokenizer:
     @classmethod
     def from_pretrained(cls, name: str | Path) -> LanguageTokenizer:
         """The tokenizer of a model on the hub or in a folder. Raises OSError if it cannot be loaded."""
+        from transformers import AutoTokenizer
+
         with language_errors(name, "tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(name)
         return cls(tokenizer)
@@ -55,6 +61,8 @@ class LanguageTokenizer:
 
         Raises ValueError if `size` has no room for every byte and the special tokens.
         """
+        from transformers import PreTrainedTokenizerFast
+
         bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
         if size < (least := len(bytes_) + len(SPECIAL)):
             raise ValueError(f"size is {size}, expected at least {least}: every byte and the special tokens")

@@ -1,94 +1,187 @@
-"""From decoded frames to the tower's input. Random draws come from torch's default generator, once for a whole clip."""
+"""From decoded frames to the tower's input. Random draws come from torch's default generator, once for a whole clip.
+
+The steps compute the same bits as those of torchvision, whose import would take longer than torch's own in every
+process. Each has the text that torchvision's step of this name had: feature caches and checkpoints hold it.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-import stgt._torchvision  # noqa: F401  (before torchvision)
-
-from torchvision.transforms import v2  # isort: skip
-from torchvision.transforms.v2 import functional as F  # isort: skip
+from stgt.data.augment import OPERATIONS
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-GREY = [128.0]
-
-# The operations that RandAugment draws from. `s` is the strength with a sign: 1 is magnitude 10 of 10.
-OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "identity": lambda video, s: video,
-    "contrast": lambda video, s: F.adjust_contrast(video, 1 + 0.9 * s),
-    "brightness": lambda video, s: F.adjust_brightness(video, 1 + 0.9 * s),
-    "sharpness": lambda video, s: F.adjust_sharpness(video, 1 + 0.9 * s),
-    "equalize": lambda video, s: F.equalize(video),
-    "shear_x": lambda video, s: _affine(video, shear=[torch.rad2deg(torch.tensor(0.3 * s)).item(), 0.0]),
-    "shear_y": lambda video, s: _affine(video, shear=[0.0, torch.rad2deg(torch.tensor(0.3 * s)).item()]),
-    "translate_x": lambda video, s: _affine(video, translate=[round(0.1 * s * video.shape[-1]), 0]),
-    "translate_y": lambda video, s: _affine(video, translate=[0, round(0.1 * s * video.shape[-2])]),
-    "rotate": lambda video, s: _affine(video, angle=30.0 * s),
-}
+RATIOS = (3 / 4, 4 / 3)
+"""Least and largest width of a random crop for each unit of its height"""
 
 
-def _affine(video: Tensor, *, angle: float = 0.0, translate: tuple | list = (0, 0), shear: tuple | list = (0.0, 0.0)):
-    bilinear = v2.InterpolationMode.BILINEAR
-    return F.affine(video, angle, list(translate), 1.0, list(shear), interpolation=bilinear, fill=GREY)
+class Transform:
+    """Steps, one after the other: uint8 (T, 3, H, W) → float32 (T, 3, S, S)."""
+
+    def __init__(self, *steps: Callable[[Tensor], Tensor]) -> None:
+        self.steps = steps
+
+    def __call__(self, video: Tensor) -> Tensor:
+        for step in self.steps:
+            video = step(video)
+        return video
 
 
-class RandAugment(v2.Transform):
+class Resize(NamedTuple):
+    """To (height, width), or the shorter side to the only number. The filter is bicubic, with antialiasing."""
+
+    size: list[int]
+
+    def __call__(self, video: Tensor) -> Tensor:
+        height, width = video.shape[-2:]
+        short = min(height, width)
+        one = len(self.size) == 1
+        size = [int(self.size[0] * side / short) for side in (height, width)] if one else self.size
+        return _resized(video, size)
+
+    def __str__(self) -> str:
+        return f"Resize(antialias=True, interpolation=InterpolationMode.BICUBIC, max_size=None, size={self.size})"
+
+
+class CenterCrop(NamedTuple):
+    """The square of this side in the middle."""
+
+    side: int
+
+    def __call__(self, video: Tensor) -> Tensor:
+        top, left = (round((length - self.side) / 2) for length in video.shape[-2:])
+        return video[..., top : top + self.side, left : left + self.side]
+
+    def __str__(self) -> str:
+        return f"CenterCrop(size=({self.side}, {self.side}))"
+
+
+class RandomResizedCrop(NamedTuple):
+    """A random part of the picture, resized to a square of this side."""
+
+    side: int
+    scale: tuple[float, float]
+    """Least and largest share of the area"""
+
+    def __call__(self, video: Tensor) -> Tensor:
+        top, left, height, width = self._part(*video.shape[-2:])
+        return _resized(video[..., top : top + height, left : left + width], [self.side, self.side])
+
+    def _part(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Top, left, height and width of a part. After ten draws that do not fit, it is the largest in the middle."""
+        least, most = torch.log(torch.tensor(RATIOS)).tolist()
+        for _ in range(10):
+            area = height * width * torch.empty(1).uniform_(*self.scale).item()
+            ratio = torch.exp(torch.empty(1).uniform_(least, most)).item()
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                top = int(torch.randint(0, height - h + 1, (1,)))
+                return top, int(torch.randint(0, width - w + 1, (1,))), h, w
+        w, h = width, height
+        if width / height < RATIOS[0]:
+            h = round(width / RATIOS[0])
+        elif width / height > RATIOS[1]:
+            w = round(height * RATIOS[1])
+        return (height - h) // 2, (width - w) // 2, h, w
+
+    def __str__(self) -> str:
+        text = "RandomResizedCrop(antialias=True, interpolation=InterpolationMode.BICUBIC, "
+        return text + f"ratio={RATIOS}, scale={self.scale}, size=({self.side}, {self.side}))"
+
+
+class RandomHorizontalFlip:
+    """Left and right change places in half of the draws."""
+
+    def __call__(self, video: Tensor) -> Tensor:
+        return video if torch.rand(1) >= 0.5 else video.flip(-1)
+
+    def __str__(self) -> str:
+        return "RandomHorizontalFlip(p=0.5)"
+
+
+class RandAugment(NamedTuple):
     """Applies `count` operations, drawn with replacement, at `magnitude`/10 of full strength with a random sign.
 
-    uint8 (..., 3, H, W) → uint8 (..., 3, H, W). All frames of a clip (the leading dimensions) get the same operations.
+    uint8 (T, 3, H, W) → uint8 (T, 3, H, W). All frames of a clip get the same operations.
     """
 
-    def __init__(self, count: int = 2, magnitude: int = 5) -> None:
-        super().__init__()
-        self.count, self.magnitude = count, magnitude
+    count: int = 2
+    magnitude: int = 5
 
-    def forward(self, video: Tensor) -> Tensor:
+    def __call__(self, video: Tensor) -> Tensor:
         names = list(OPERATIONS)
         for number in torch.randint(len(names), (self.count,)).tolist():
             sign = 1 if torch.rand(()) < 0.5 else -1
             video = OPERATIONS[names[number]](video, sign * self.magnitude / 10)
         return video
 
+    def __str__(self) -> str:
+        return f"RandAugment(count={self.count}, magnitude={self.magnitude})"
 
-def train_transform(image_size: int, *, flip: bool = True) -> v2.Compose:
+
+class ToFloat:
+    """From bytes to float32 between 0 and 1."""
+
+    def __call__(self, video: Tensor) -> Tensor:
+        return video.to(torch.float32).mul_(1 / 255)
+
+    def __str__(self) -> str:
+        return "ToDtype(dtype=torch.float32, scale=True)"
+
+
+class Normalize(NamedTuple):
+    """Minus the mean of each colour, divided by its standard deviation."""
+
+    mean: list[float]
+    std: list[float]
+
+    def __call__(self, video: Tensor) -> Tensor:
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in self)
+        return video.sub(mean).div_(std)
+
+    def __str__(self) -> str:
+        return f"Normalize(inplace=False, mean={self.mean}, std={self.std})"
+
+
+def train_transform(image_size: int, *, flip: bool = True) -> Transform:
     """Random crop of 0.5–1 of the area, random flip, RandAugment(2, 5), and CLIP's mean and standard deviation.
 
     uint8 (T, 3, H, W) → float32 (T, 3, S, S). All frames share one draw. Use flip=False if captions say left or right.
     """
-    mirror = [v2.RandomHorizontalFlip()] if flip else []
-    crop = v2.RandomResizedCrop(image_size, scale=(0.5, 1.0), interpolation=v2.InterpolationMode.BICUBIC)
-    return v2.Compose([crop, *mirror, RandAugment(), *_normalise()])
+    mirror = [RandomHorizontalFlip()] if flip else []
+    return Transform(RandomResizedCrop(image_size, (0.5, 1.0)), *mirror, RandAugment(), *_normalise())
 
 
 def eval_transform(
     image_size: int, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD, *, crop: bool = False
-) -> v2.Compose:
+) -> Transform:
     """Resize to a square, whatever the aspect ratio is, and normalise by each colour's mean and deviation.
 
     crop: whether to keep the aspect ratio and to take the square in the middle, as most CLIP models do.
     uint8 (T, 3, H, W) → float32 (T, 3, S, S). The default values are CLIP's.
     """
-    bicubic = v2.InterpolationMode.BICUBIC
-    if crop:
-        square = [v2.Resize([image_size], interpolation=bicubic), v2.CenterCrop(image_size)]
-    else:
-        square = [v2.Resize((image_size, image_size), interpolation=bicubic)]
-    return v2.Compose([*square, *_normalise(mean, std)])
+    square = [Resize([image_size]), CenterCrop(image_size)] if crop else [Resize([image_size, image_size])]
+    return Transform(*square, *_normalise(mean, std))
 
 
-def _normalise(mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> list[v2.Transform]:
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+def _normalise(mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> list[Callable]:
+    return [ToFloat(), Normalize(list(mean), list(std))]
 
 
-def describe(transform: v2.Compose) -> str:
+def _resized(video: Tensor, size: list[int]) -> Tensor:
+    """uint8 (T, 3, H, W) → uint8 (T, 3, *size)."""
+    if list(video.shape[-2:]) == size:
+        return video
+    return F.interpolate(video, size, mode="bicubic", align_corners=False, antialias=True)
+
+
+def describe(transform: Transform) -> str:
     """A transform and its parameters as one line, which is a part of a feature cache's key."""
-    return " | ".join(f"{type(step).__name__}({_parameters(step)})" for step in transform.transforms)
-
-
-def _parameters(step: v2.Transform) -> str:
-    shown = {name: value for name, value in vars(step).items() if not name.startswith("_") and name != "training"}
-    return ", ".join(f"{name}={value}" for name, value in sorted(shown.items()))
+    return " | ".join(map(str, transform.steps))

@@ -1,12 +1,19 @@
-"""Causal language models from transformers: frozen, with LoRA, or fully trained."""
+"""Causal language models from transformers: frozen, with LoRA, or fully trained.
+
+transformers is slow to import, so it is imported when a model is loaded.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, OPTConfig, OPTForCausalLM, PreTrainedModel
 
 from stgt.config import LanguageConfig
 from stgt.data.prompts import language_errors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def load_language_model(config: LanguageConfig) -> PreTrainedModel:
@@ -14,6 +21,8 @@ def load_language_model(config: LanguageConfig) -> PreTrainedModel:
 
     Raises OSError if the name or folder has no model, and ValueError for LoRA without peft.
     """
+    from transformers import GenerationConfig
+
     model = _small_opt(config) if config.model == "opt" else _pretrained(config)
     # The model's own settings for generation, such as sampling, are meant for free text and not for short answers.
     model.generation_config = GenerationConfig()
@@ -24,12 +33,16 @@ def load_language_model(config: LanguageConfig) -> PreTrainedModel:
 
 
 def _pretrained(config: LanguageConfig) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
     with language_errors(config.model, "weights"):
         return AutoModelForCausalLM.from_pretrained(config.model, dtype=getattr(torch, config.dtype))
 
 
 def _small_opt(config: LanguageConfig) -> PreTrainedModel:
     """A randomly initialised OPT with the config's sizes and without dropout."""
+    from transformers import OPTConfig, OPTForCausalLM
+
     sizes = OPTConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.hidden,

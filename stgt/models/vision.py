@@ -1,12 +1,13 @@
-"""The vision tower, which turns frames into patch tokens: any open_clip model with a square grid of patches."""
+"""The vision tower, which turns frames into patch tokens: any open_clip model with a square grid of patches.
+
+open_clip and timm are slow to import, so each is imported when a tower is made of it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import open_clip
 import torch
-from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from stgt.config import VisionConfig
@@ -78,7 +79,7 @@ class VisionTower(Float32Module):
         """(n, 3, S, S) to (n, 1+P, C). The interfaces of open_clip and timm differ."""
         last = self.config.sizes.layers - 1
         options = dict(indices=[last], stop_early=True, intermediates_only=True, output_fmt="NLC")
-        if isinstance(self.tower, open_clip.transformer.VisionTransformer):
+        if not hasattr(self.tower, "blocks"):  # open_clip's
             out = self.tower.forward_intermediates(images, **options, output_extra_tokens=True)
             patches, extra = out["image_intermediates"][0], out["image_intermediates_prefix"][0]
         elif self.tower.num_prefix_tokens:
@@ -91,6 +92,8 @@ class VisionTower(Float32Module):
 
 def _small_vit(config: VisionConfig) -> nn.Module:
     """A plain ViT with the config's sizes and EVA01-g's architecture, so its tensors have the released names."""
+    from timm.models.eva import Eva
+
     sizes = config.sizes
     return Eva(
         img_size=sizes.image_size,
@@ -106,6 +109,8 @@ def _small_vit(config: VisionConfig) -> nn.Module:
 
 def _open_clip_tower(config: VisionConfig, from_file: bool) -> nn.Module:
     """The vision part of an open_clip model. If it is a timm model, this is the part inside open_clip's wrapper."""
+    import open_clip
+
     try:
         visual = open_clip.create_model(
             config.tower,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationConfig
 
 from stgt import gather
 from stgt.config import LossConfig, ModelConfig
@@ -87,6 +86,8 @@ class VideoQA(VideoEncoder):
         token that ends an answer. The defaults are those of BLIP-2's question answering. Returns token ids (B, at most
         max_tokens), filled up with `end`. An answer does not depend on the other prompts of the batch.
         """
+        from transformers import GenerationConfig
+
         embeds, mask = self._read(queries, input_ids, attention_mask, room=max_tokens)
         # All padding is moved to the left, so prompts end together, and positions count from the first query.
         order = mask.sort(dim=1, stable=True).indices

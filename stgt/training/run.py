@@ -9,6 +9,7 @@ from stgt import checkpoint as ckpt
 from stgt.config import TrainConfig, differences, from_dict, to_dict
 from stgt.data.features import FeatureStore
 from stgt.data.fingerprint import require_same
+from stgt.data.processes import start_server
 from stgt.data.samples import PairDataset
 from stgt.data.transforms import describe
 from stgt.distributed import World, start_world
@@ -50,6 +51,8 @@ def _train(config: TrainConfig, world: World) -> None:
     tokenizer = task.load_tokenizer(place) if started else task.make_tokenizer(config.data, config.model)
     config = replace(config, model=task.fit_to_tokenizer(config.model, tokenizer))
     require_same_run(config)
+    if config.data.workers:
+        start_server()
     features = None if config.data.features is None else FeatureStore(config.data.features)
     items = task.training_items(config, tokenizer, features)
     seed_everything(config.seed)

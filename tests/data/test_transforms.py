@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from stgt.data.transforms import CLIP_MEAN, CLIP_STD, OPERATIONS, RandAugment, describe, eval_transform, train_transform
+import stgt._torchvision  # noqa: F401  (before torchvision)
+from stgt.data.augment import OPERATIONS
+from stgt.data.transforms import CLIP_MEAN, CLIP_STD, RandAugment, describe, eval_transform, train_transform
+
+from torchvision.transforms import v2  # isort: skip
+from torchvision.transforms.v2 import functional  # isort: skip
 
 
 @pytest.fixture
@@ -84,3 +89,70 @@ def test_a_description_tells_transforms_apart():
     assert len({describe(transform) for transform in transforms}) == 4
     assert describe(train_transform(32)) == describe(train_transform(32))
     assert "0.5, 1.0" in describe(transforms[0])
+
+
+class TorchvisionRandAugment:
+    """RandAugment as it was written with torchvision's operations."""
+
+    def __call__(self, video):
+        def affine(video, angle=0.0, translate=(0, 0), shear=(0.0, 0.0)):
+            bilinear, grey = v2.InterpolationMode.BILINEAR, [128.0]
+            return functional.affine(video, angle, [*translate], 1.0, [*shear], interpolation=bilinear, fill=grey)
+
+        operations = [
+            lambda video, s: video,
+            lambda video, s: functional.adjust_contrast(video, 1 + 0.9 * s),
+            lambda video, s: functional.adjust_brightness(video, 1 + 0.9 * s),
+            lambda video, s: functional.adjust_sharpness(video, 1 + 0.9 * s),
+            lambda video, s: functional.equalize(video),
+            lambda video, s: affine(video, shear=(torch.rad2deg(torch.tensor(0.3 * s)).item(), 0.0)),
+            lambda video, s: affine(video, shear=(0.0, torch.rad2deg(torch.tensor(0.3 * s)).item())),
+            lambda video, s: affine(video, translate=(round(0.1 * s * video.shape[-1]), 0)),
+            lambda video, s: affine(video, translate=(0, round(0.1 * s * video.shape[-2]))),
+            lambda video, s: affine(video, angle=30.0 * s),
+        ]
+        for number in torch.randint(len(operations), (2,)).tolist():
+            sign = 1 if torch.rand(()) < 0.5 else -1
+            video = operations[number](video, sign * 5 / 10)
+        return video
+
+
+BICUBIC = v2.InterpolationMode.BICUBIC
+LAST = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(CLIP_MEAN, CLIP_STD)]
+CROP = v2.RandomResizedCrop(32, scale=(0.5, 1.0), interpolation=BICUBIC)
+
+
+def described(transform):
+    """What `describe` wrote when the steps were torchvision's."""
+
+    def text(step):
+        shown = {name: value for name, value in vars(step).items() if not name.startswith("_") and name != "training"}
+        return f"{type(step).__name__}({', '.join(f'{name}={value}' for name, value in sorted(shown.items()))})"
+
+    return [text(step) for step in transform.transforms if not isinstance(step, TorchvisionRandAugment)]
+
+
+@pytest.mark.parametrize(
+    "ours, torchvisions",
+    [
+        (train_transform(32), v2.Compose([CROP, v2.RandomHorizontalFlip(), TorchvisionRandAugment(), *LAST])),
+        (train_transform(32, flip=False), v2.Compose([CROP, TorchvisionRandAugment(), *LAST])),
+        (eval_transform(32), v2.Compose([v2.Resize((32, 32), interpolation=BICUBIC), *LAST])),
+        (eval_transform(32, crop=True), v2.Compose([v2.Resize([32], interpolation=BICUBIC), v2.CenterCrop(32), *LAST])),
+    ],
+    ids=["train", "train without flip", "evaluate", "evaluate with crop"],
+)
+def test_bits_and_description_are_torchvisions(picture, ours, torchvisions):
+    steps = describe(ours).split(" | ")
+    assert [step for step in steps if not step.startswith("RandAugment")] == described(torchvisions)
+    wide, tall, long = picture, picture.transpose(1, 2), picture[:, :8].repeat(1, 1, 3)
+    flat = torch.full((3, 40, 60), 7, dtype=torch.uint8)
+    for frame in (wide, tall, long, flat, wide[:, :32, :32], wide[:, :2]):
+        for frames in (1, 4):
+            whole = torch.stack([frame.roll(shift, 2) for shift in range(frames)])
+            for video in (whole, whole.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)):
+                for seed in range(12):
+                    got = seeded(ours, video, seed)
+                    after = torch.random.get_rng_state()
+                    assert torch.equal(got, seeded(torchvisions, video, seed))
+                    assert torch.equal(after, torch.random.get_rng_state())
