@@ -15,6 +15,8 @@
 // - Registers: how many a kernel takes, and whether they spill. tests/cuda/test_compile.py looks at that.
 // - Clusters of blocks, which do not exist here.
 #pragma once
+#undef _FORTIFY_SOURCE  // its longjmp refuses to change to another stack
+#include <setjmp.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,7 +76,9 @@ struct Product {  // a wgmma as one thread issues it
 };
 
 struct Thread {
-  ucontext_t context;
+  ucontext_t start;
+  jmp_buf at;  // where the thread goes on
+  bool started;
   std::unique_ptr<char[]> stack;
   unsigned index;
   bool done;
@@ -90,7 +94,7 @@ inline bool eager = false;
 constexpr size_t STACK = 192 * 1024;
 inline std::vector<Thread> threads;
 inline Thread* current;
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
 inline uint3 grid, block_index;
 inline unsigned block_size;
 inline std::unique_ptr<char[]> memory;
@@ -108,10 +112,22 @@ inline void check_shared(const void* p, size_t bytes, size_t alignment) {
   if ((c - shared) % alignment) fail("misaligned access to shared memory");
 }
 
+// A thread starts with setcontext, which gives it its own stack. All other changes between threads are made by _setjmp
+// and _longjmp, because they make no system call.
+inline void give_way() {
+  if (!_setjmp(current->at)) _longjmp(scheduler, 1);
+}
+inline void go_on(Thread& thread) {
+  current = &thread;
+  if (_setjmp(scheduler)) return;
+  if (std::exchange(thread.started, true)) _longjmp(thread.at, 1);
+  setcontext(&thread.start);
+}
+
 template <class Condition> void wait_until(Condition condition) {
   if (!condition()) {
     current->waits_for = condition;
-    swapcontext(&current->context, &scheduler);
+    give_way();
     current->waits_for = nullptr;
   }
   progress = true;
@@ -150,19 +166,19 @@ inline void enter() {
     if (!group.empty()) fail("a thread ends before a copy that it has begun");
   current->done = true;
   progress = true;
-  swapcontext(&current->context, &scheduler);
+  give_way();
 }
 
 inline void run_block() {
   memset(shared, 0xff, shared_bytes);
   meetings.clear(), barriers.clear(), transfers.clear();
   for (Thread& thread : threads) {
-    thread.done = false, thread.waits_for = nullptr;
+    thread.done = thread.started = false, thread.waits_for = nullptr;
     thread.copies.assign(1, {}), thread.products.assign(1, {});
-    getcontext(&thread.context);
-    thread.context.uc_stack = {.ss_sp = thread.stack.get(), .ss_flags = 0, .ss_size = STACK};
-    thread.context.uc_link = nullptr;
-    makecontext(&thread.context, enter, 0);
+    getcontext(&thread.start);
+    thread.start.uc_stack = {.ss_sp = thread.stack.get(), .ss_flags = 0, .ss_size = STACK};
+    thread.start.uc_link = nullptr;
+    makecontext(&thread.start, enter, 0);
   }
   for (bool running = true; running;) {
     running = progress = false;
@@ -170,8 +186,7 @@ inline void run_block() {
       if (thread.done) continue;
       running = true;
       if (thread.waits_for && !thread.waits_for()) continue;
-      current = &thread;
-      swapcontext(&scheduler, &thread.context);
+      go_on(thread);
     }
     if (running && !progress) {
       if (transfers.empty()) fail("deadlock: every thread waits");

@@ -100,7 +100,7 @@ inline void tma_load_box(void* shared, const TensorMap& map, uint64_t* barrier, 
   for (int i = 1; i < map.rank; ++i)
     if (map.stride[i] % 16) e::fail("a stride that is no multiple of 16 bytes");
   if (reinterpret_cast<uintptr_t>(map.base) % 16) e::fail("a tensor that does not start at a multiple of 16 bytes");
-  auto transfer = [=, &map] {
+  auto transfer = [=] {  // with a copy of the map, because the thread may end before
     const uint64_t start = shared_address(shared);
     for (int64_t place = 0; place < bytes / map.element_bytes; ++place) {
       const char* from = map.base;
