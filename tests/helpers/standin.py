@@ -1,4 +1,5 @@
-"""A run with a tiny model and tiny data that are as random as the real ones. Tests that kill it run it as a program.
+"""A run with a tiny model and tiny data that are as random as the real ones. Tests that kill it run main() in a
+fork, or this file as a program.
 
 usage: standin.py OUT [KEY=VALUE ...] [kill=step:7 | kill=write:9 | kill=worker:6 | full=BYTES]
 """

@@ -5,40 +5,43 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from helpers import standin
+from helpers.forks import Fork
 from helpers.standin import weights
 
 from stgt import checkpoint as ckpt
 from stgt.training.log import read_log
 
-PROGRAM = Path(__file__).parents[1] / "helpers" / "standin.py"
-ROOT = PROGRAM.parents[2]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", standin.__file__]
 
 
-def start(out, *settings, launcher=()):
-    return subprocess.Popen(
-        [sys.executable, *launcher, str(PROGRAM), str(out), *settings],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=ENVIRONMENT,
-        start_new_session=True,  # each command has its own process group, as in a shell
-    )
+def start(out, *settings):
+    return Fork(standin.main, out, *settings)
 
 
-def finish(process):
-    output, _ = process.communicate(timeout=500)
-    return process.returncode, output
-
-
-def run(out, *settings, expect=0, launcher=()):
-    code, output = finish(start(out, *settings, launcher=launcher))
+def run(out, *settings, expect=0):
+    code, output = start(out, *settings).finish()
     assert code == expect, output
     return output
+
+
+def joined(rank, store, out, *settings):
+    dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
+    standin.main(out, *settings)
+
+
+def run_two(store, out, *settings):
+    """Run two processes. The first one's status and output are returned, and then the second one is ended."""
+    first, second = (Fork(joined, rank, store, out, *settings) for rank in range(2))
+    ended = first.finish()
+    if ended[0]:
+        second.kill()
+    second.finish()
+    return ended
 
 
 def assert_same_run(a, b):
@@ -88,25 +91,32 @@ def test_workers_and_accumulation_change_nothing_about_resuming(tmp_path):
 def test_a_signal_to_all_processes_leaves_a_checkpoint_of_the_present_step(number, tmp_path):
     process = start(tmp_path, "epochs=4000", "save_every=1000000", "workers=2", "accumulate=4")
     while not read_log(tmp_path):
+        assert process.is_running(), process.finish()
         time.sleep(0.01)
     for _ in range(2):  # a launcher repeats the signals that its processes have got already
         os.killpg(process.pid, number)
-    code, output = finish(process)
+    code, output = process.finish()
     assert code != 0 and "StoppedError: stopped after step" in output
     step = ckpt.read_state(ckpt.latest_checkpoint(tmp_path))["step"]
     assert 0 < step < 5000 and f"after step {step} of 5000" in output
 
 
 def test_a_ctrl_c_under_torchrun_stops_both_processes_after_the_same_step(tmp_path):
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    process = start(tmp_path, "epochs=4000", "save_every=1000000", "workers=1", launcher=torchrun)
+    process = subprocess.Popen(
+        [*TORCHRUN, tmp_path, "epochs=4000", "save_every=1000000", "workers=1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        start_new_session=True,  # the command has its own process group, as in a shell
+    )
     while not read_log(tmp_path):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    code, output = finish(process)
+    output, _ = process.communicate(timeout=500)
     step = ckpt.read_state(ckpt.latest_checkpoint(tmp_path))["step"]
-    assert code != 0 and step > 0
+    assert process.returncode != 0 and step > 0
     assert output.count(f"StoppedError: stopped after step {step} of 8000") == 2, output
 
 
@@ -123,12 +133,12 @@ def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(whole, tmp_pa
 
 
 def test_two_processes_are_killed_and_resumed_too(tmp_path):
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    run(tmp_path / "whole", "epochs=2", launcher=torchrun)
-    run(tmp_path / "killed", "epochs=2", "kill=step:2", launcher=torchrun, expect=1)
-    output = finish(start(tmp_path / "killed", "epochs=2"))[1]
+    stores = (tmp_path / f"store{n}" for n in range(3))
+    assert run_two(next(stores), tmp_path / "whole", "epochs=2")[0] == 0
+    assert run_two(next(stores), tmp_path / "killed", "epochs=2", "kill=step:2")[0] != 0
+    output = run(tmp_path / "killed", "epochs=2", expect=1)
     assert "was written by 2 processes, but now there are 1" in output and "go on with --global-batch 10" in output
-    run(tmp_path / "killed", "epochs=2", launcher=torchrun)
+    assert run_two(next(stores), tmp_path / "killed", "epochs=2")[0] == 0
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     random = ckpt.read_tensors(ckpt.latest_checkpoint(tmp_path / "whole"), "random")
     assert {name.split(".")[0] for name in random} == {"0", "1"}
