@@ -19,11 +19,10 @@ class Fork:
     """A function that runs in a process of its own, which leads its own process group and has one thread."""
 
     def __init__(self, function: Callable[..., object], *arguments: object):
-        reader, writer = os.pipe()
+        self._reader, writer = os.pipe()
         self._process = _processes.Process(target=_run, args=(writer, function, arguments))
         self._process.start()
         os.close(writer)
-        self._output = open(reader, errors="replace")
         self.pid = self._process.pid
 
     def is_running(self) -> bool:
@@ -34,8 +33,8 @@ class Fork:
 
     def finish(self) -> tuple[int, str]:
         """Waits for the end, and returns the exit status (negative for a signal) and all output."""
-        with self._output:
-            said = self._output.read()
+        with open(self._reader, errors="replace") as output:
+            said = output.read()
         self._process.join()
         return self._process.exitcode, said
 
@@ -45,7 +44,7 @@ def _run(writer: int, function: Callable[..., object], arguments: tuple) -> None
     for number in (1, 2):
         os.dup2(writer, number)
     os.close(writer)
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     random.seed()  # a new process has other random numbers than its parent, too
     np.random.seed()
     torch.set_num_threads(1)  # the threads of a pool do not survive a fork
