@@ -72,10 +72,13 @@ def test_an_unmet_target_fails_the_check(tmp_path):
 def test_the_check_exits_with_a_message_without_a_gpu():
     done = subprocess.run([sys.executable, "-m", "benchmarks.gpu_check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "finds no CUDA GPU" in done.stderr
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu_check", "nonsense"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 2 and "there is no part nonsense" in done.stderr
+
+
+def test_an_unknown_part_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "nonsense"])
+    with pytest.raises(SystemExit) as stop:
+        gpu_check.main()
+    assert stop.value.code == 2 and "there is no part nonsense" in capsys.readouterr().err
 
 
 def test_the_table_has_one_line_per_check():

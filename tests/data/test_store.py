@@ -6,13 +6,14 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
+import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.forks import Fork
 from safetensors.torch import save_file
 
 from stgt.data.store import Store, batches, digest
@@ -197,35 +198,32 @@ def test_a_batch_without_tensors_is_passed_over_and_tried_again_the_next_time(tm
     assert sorted(os.listdir(store.folder)) == ["000000.safetensors", "000002.safetensors"]
 
 
-FILL = """
-import os, sys, time, torch
-from pathlib import Path
-from stgt.data.store import Store, batches
-folder, said = Path(sys.argv[1]), Path(sys.argv[2])
-ahead, size, together, last = map(int, sys.argv[3:])
-store = Store(folder, batches(size, 1))
-
-def compute(names):
-    asked = []  # like a data loader, this asks for some names ahead
-    for name in names:
-        asked.append(name)
-        if len(asked) > ahead:
-            yield say(asked.pop(0))
-    yield from map(say, asked)
-
-def say(name):
-    with said.open("a") as file:
-        file.write(f"{os.getpid()} {name}\\n")
-    while len({line.split()[0] for line in said.read_text().splitlines()}) < together:
-        time.sleep(0.01)
-    if len(said.read_text().splitlines()) >= last:
-        time.sleep(600)
-    return {"table": torch.full((1, 1000), float(name))}
-
-store.fill(compute)
-assert store.all("table")[:, 0].tolist() == [float(number) for number in range(size)]
-"""
 FILES = [f"{name}.safetensors" for name in batches(40, 1)]
+
+
+def fill_and_say(folder, *, together, ahead, last, hangs):
+    """Fill a store of 40 batches, and note each computation with the number of this process."""
+    store, said = Store(folder / "store", batches(40, 1)), folder / "said"
+
+    def compute(names):
+        asked = []  # like a data loader, this asks for some names ahead
+        for name in names:
+            asked.append(name)
+            if len(asked) > ahead:
+                yield say(asked.pop(0))
+        yield from map(say, asked)
+
+    def say(name):
+        with said.open("a") as file:
+            file.write(f"{os.getpid()} {name}\n")
+        while len({line.split()[0] for line in said.read_text().splitlines()}) < together:
+            time.sleep(0.01)
+        if hangs or len(said.read_text().splitlines()) >= last:
+            time.sleep(600)
+        return {"table": torch.full((1, 1000), float(name))}
+
+    store.fill(compute)
+    assert store.all("table")[:, 0].tolist() == [float(number) for number in range(40)]
 
 
 @pytest.fixture
@@ -233,18 +231,17 @@ def fill(tmp_path):
     """Start processes that fill one store of 40 batches. Each of them computes one before any computes a second."""
     started = []
 
-    def start(count, *, ahead=3, last=1000):
-        """ahead: how many names a process asks for before it computes one. last: the batch that is never ready."""
-        numbers = map(str, (ahead, 40, count, last))
-        command = [sys.executable, "-c", FILL, str(tmp_path / "store"), str(tmp_path / "said"), *numbers]
-        processes = [subprocess.Popen(command) for _ in range(count)]
-        started.extend(processes)
-        return processes
+    def start(count, *, ahead=3, last=1000, hang=0):
+        """ahead: how many names a process asks for before it computes one. last: the batch that is never ready.
+        hang: how many of the processes never end their first batch."""
+        for number in range(count):
+            work = partial(fill_and_say, tmp_path, together=count, ahead=ahead, last=last, hangs=number < hang)
+            started.append(Fork(work))
+        return started[-count:]
 
     yield start
     for process in started:
         process.kill()
-        process.wait()
 
 
 def computed(folder):
@@ -255,7 +252,7 @@ def computed(folder):
 
 def test_processes_share_the_work_and_compute_each_batch_once(fill, tmp_path):
     processes = fill(3)
-    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert [process.finish()[0] for process in processes] == [0, 0, 0]
     assert sorted(name for _, name in computed(tmp_path)) == list(batches(40, 1))
     assert {int(number) for number, _ in computed(tmp_path)} == {process.pid for process in processes}
     assert sorted(os.listdir(tmp_path / "store")) == FILES
@@ -263,30 +260,30 @@ def test_processes_share_the_work_and_compute_each_batch_once(fill, tmp_path):
 
 @pytest.mark.parametrize("ahead", [0, 5])
 def test_the_batches_of_a_killed_process_are_computed_by_another_that_is_running(ahead, fill, tmp_path):
-    killed, other = fill(2, ahead=ahead)
-    while str(killed.pid) not in dict(computed(tmp_path)):
-        assert killed.poll() is None
+    killed, other = fill(2, ahead=ahead, hang=1)
+    while len(computed(tmp_path)) < 40 - ahead:  # the other process computes all that this one does not hold
+        assert killed.is_running() and other.is_running()
+        time.sleep(0.01)
     killed.kill()
-    assert killed.wait() == -signal.SIGKILL and other.wait() == 0
-    (later,) = fill(1)  # if the other had ended before the signal, this removes what the killed process was writing
-    assert later.wait() == 0
+    assert killed.finish()[0] == -signal.SIGKILL and other.finish()[0] == 0
     names = [name for _, name in computed(tmp_path)]
-    assert set(names) == set(batches(40, 1)) and len(names) <= 41  # the killed process was computing one of them
+    assert set(names) == set(batches(40, 1)) and len(names) == 41  # the killed process was computing one of them
     assert sorted(os.listdir(tmp_path / "store")) == FILES
 
 
 def test_after_all_processes_were_killed_only_the_missing_batches_are_computed(fill, tmp_path):
     processes = fill(2, last=20)
     while len(computed(tmp_path)) < 20:
-        assert all(process.poll() is None for process in processes)
+        assert all(process.is_running() for process in processes)
+        time.sleep(0.01)
     for process in processes:
         process.kill()
-        process.wait()
+        process.finish()
     missing = Store(tmp_path / "store", batches(40, 1)).missing()
     assert 20 <= len(missing) <= 22
     before = len(computed(tmp_path))
     (again,) = fill(1)
-    assert again.wait() == 0
+    assert again.finish()[0] == 0
     assert [name for _, name in computed(tmp_path)[before:]] == missing
     assert sorted(os.listdir(tmp_path / "store")) == FILES
 

@@ -12,6 +12,8 @@ import torch
 import torch._dynamo  # every optimizer imports it, which takes longer than all else that a fork does here
 import torch.utils.tensorboard  # noqa: F401
 
+from stgt.__main__ import main
+
 _processes = multiprocessing.get_context("fork")
 
 
@@ -50,3 +52,9 @@ def _run(writer: int, function: Callable[..., object], arguments: tuple) -> None
     torch.set_num_threads(1)  # the threads of a pool do not survive a fork
     forkserver._forkserver.__init__()  # a server that the parent has started refuses its children
     function(*arguments)
+
+
+def command(*words: object) -> None:
+    """Runs `stgt` with these arguments in this process, which ends with it."""
+    sys.argv = ["stgt", *map(str, words)]
+    main()

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo  # every optimizer imports it
 import torch.distributed as dist
 
-import stgt.training.run  # noqa: F401  (the parent imports it once, so that its children need not)
+import stgt.training.run  # noqa: F401  (the parent imports both once, so that its children need not)
 from helpers.commands import run_cli
 
 

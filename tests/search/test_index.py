@@ -4,14 +4,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.colours import Colours, film
+from helpers.forks import Fork
 
 import stgt
 from stgt.data.video import read_frames
@@ -20,8 +19,6 @@ from stgt.integrity import DamagedError
 from stgt.ownership import OwnedError, owned
 from stgt.search import packed
 from stgt.search.ranking import best_apart, exact_scores, scores
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -197,21 +194,14 @@ def test_an_open_index_answers_as_before_while_it_is_changed(copied):
     assert all(moment.path.name != "a.mp4" for moment in stgt.Index(index.path, Colours()).search("red"))
 
 
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, "tests")
-from helpers.colours import Colours
-import stgt
-if __name__ == "__main__":
-    kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
-    stgt.Index(sys.argv[1], Colours(fail_after=9, fail=kill)).update(sys.argv[2], window=4, stride=2, workers=1)
-"""
+def update_and_die(folder, films):
+    encoder = Colours(fail_after=9, fail=lambda: os.kill(os.getpid(), signal.SIGKILL))
+    stgt.Index(folder, encoder).update(films, window=4, stride=2, workers=1)
 
 
 def test_a_killed_update_goes_on_where_it_stopped(films, made, tmp_path):
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "films.index"), str(films)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=500)
-    assert done.returncode == -signal.SIGKILL
+    code, output = Fork(update_and_die, tmp_path / "films.index", films).finish()
+    assert code == -signal.SIGKILL, output
     assert not (tmp_path / "films.index" / "index.json").exists()
     index = stgt.Index(tmp_path / "films.index", Colours())
     index.update(films, window=4, stride=2, workers=1)

@@ -6,12 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.commands import run_cli, train_retrieval
+from helpers.forks import Fork, command
+from helpers.standin import kill_in
 
 from stgt import checkpoint as ckpt
 from stgt.config import DataConfig
@@ -215,27 +216,17 @@ def test_training_on_cached_features_equals_training_on_videos(clips, monkeypatc
     assert "open_blocks=-1 trains the tower" in capsys.readouterr().err
 
 
-def start(*words, launcher=("-m", "stgt")):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, *launcher, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    )
+def killed_in(place, *words):
+    kill_in(place)
+    command(*words)
 
 
 def test_a_killed_run_of_the_real_model_ends_with_the_same_bits(run, clips, tmp_path):
     words = train_retrieval(clips, tmp_path / "killed", "--data.workers", "1")
-    process = start(*words)
-    while len(read_log(tmp_path / "killed")) < 2 and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process = start(*words)
-    output, _ = process.communicate(timeout=500)
-    assert process.returncode == 0, output
+    code, output = Fork(killed_in, "step:7", *words).finish()
+    assert code == -signal.SIGKILL, output
+    code, output = Fork(command, *words).finish()
+    assert code == 0, output
     for group in ("model", "optimizer"):
         one, other = (ckpt.read_tensors(ckpt.latest_checkpoint(r), group) for r in (run, tmp_path / "killed"))
         assert one.keys() == other.keys()
@@ -243,9 +234,12 @@ def test_a_killed_run_of_the_real_model_ends_with_the_same_bits(run, clips, tmp_
 
 
 def test_two_processes_train_the_real_model(clips, tmp_path):
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "stgt")
-    words = train_retrieval(clips, tmp_path / "two", "--batch-size", "2")
-    output, _ = start(*words, launcher=launcher).communicate(timeout=500)
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "stgt"]
+    words += train_retrieval(clips, tmp_path / "two", "--batch-size", "2")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, timeout=500
+    )
     records = read_log(tmp_path / "two")
-    assert [record["step"] for record in records] == [2, 4, 6, 8, 10, 12], output
+    assert [record["step"] for record in records] == [2, 4, 6, 8, 10, 12], done.stdout
     assert ckpt.read_state(ckpt.latest_checkpoint(tmp_path / "two"))["world"] == 2

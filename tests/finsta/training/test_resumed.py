@@ -3,19 +3,15 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from helpers.commands import FINSTA
+from helpers.forks import Fork, command
 
 from stgt import checkpoint as ckpt
 from stgt.finsta.training.trainer import PostTrainer
 from stgt.training.log import read_log
-
-ROOT = Path(__file__).parents[3]
 
 
 def differing(one, other):
@@ -65,27 +61,12 @@ def test_a_signal_ends_it_after_a_step_with_a_checkpoint(post_train, trained, tm
     assert differing(tmp_path / "out", trained) == []
 
 
-KILLED = """
-import os, signal, sys
-from stgt import cli
-from stgt.finsta.training.trainer import PostTrainer
-advance = PostTrainer._advance
-def changed(self, *args):
-    if self.step == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
-    advance(self, *args)
-PostTrainer._advance = changed
-cli.main()
-"""
-
-
-def test_a_killed_process_leaves_a_folder_that_goes_on(post_train, trained, tmp_path, run, graphs):
+def test_a_killed_process_leaves_a_folder_that_goes_on(post_train, trained, tmp_path, run, graphs, monkeypatch):
     words = ["finsta", "train", run, "--graphs", graphs, "--out", tmp_path / "out", *FINSTA]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *map(str, words)], env=os.environ | threads, capture_output=True, timeout=500
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    with monkeypatch.context() as patch:
+        before_step(patch, 7, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        code, output = Fork(command, *words).finish()
+    assert code == -signal.SIGKILL, output
     assert ckpt.read_state(ckpt.latest_checkpoint(tmp_path / "out"))["step"] == 6
     assert post_train(tmp_path / "out")[0] == 0
     assert differing(tmp_path / "out", trained) == []
