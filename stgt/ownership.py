@@ -93,14 +93,14 @@ def clear_up(folder: Path) -> None:
             remove_dead_lock(folder / lock.name.removeprefix(".").removesuffix(LOCK))
 
 
-class FolderUse:
-    """A lock on a folder that many commands may share, or one may have alone. It is let go with this object.
+class PathUse:
+    """A lock on a file or folder that many commands may share, or one may have alone. It is let go with this object.
 
-    The folder itself is locked, so no file is left behind. On a file system without such locks nobody is ever alone.
+    The path itself is locked, so no file is left behind. On a file system without such locks nobody is ever alone.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._descriptor = os.open(folder, os.O_RDONLY)
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
 
     def alone(self) -> bool:

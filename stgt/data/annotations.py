@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from stgt.data.folders import describe_special
 from stgt.data.manifest.cache import is_manifest, open_manifest
+from stgt.data.manifest.rows import Manifest
 from stgt.files import write_json
 from stgt.structure import read_json, shown
 
@@ -149,10 +150,16 @@ def require_videos(
 
 
 def require_disjoint(splits: dict[str, Sequence[str]], where: str) -> None:
-    """Raise ValueError, naming `where`, the video and both splits, if a video is in two splits."""
+    """Raise ValueError, naming `where`, the video and both splits, if a video is in two splits.
+
+    A video that `stgt data pack` has packed has the name that it had before.
+    """
     owner: dict[str, str] = {}
     last = [*splits][-1]
-    for split, videos in splits.items():
+    for split, names in splits.items():
+        videos = names.identities() if isinstance(names, Manifest) else names
+        if split != last:
+            videos = [*videos]
         if shared := list(dict.fromkeys(video for video in videos if video in owner)):
             other = owner[shared[0]]
             more = f" ({len(shared)} videos are)" if len(shared) > 1 else ""

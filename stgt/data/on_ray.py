@@ -7,9 +7,11 @@ go from one to the other without passing through the process that asks, which ge
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import signal
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,12 +24,18 @@ import numpy as np
 from stgt.data.isolated import Failure, Worker
 from stgt.extras import naming_the_extra
 
+logger = logging.getLogger(__name__)
+
 Unit, Result = TypeVar("Unit"), TypeVar("Result")
 
 IN_FLIGHT = 4
 """Units for each CPU of the cluster that are given out and not yet taken back"""
 MOST_IN_FLIGHT = 500
 """The largest number of such units. Each one may hold a lock, and so a file descriptor."""
+NOTICE = 30.0
+"""Seconds of waiting after which the log says what is free on the cluster, and says it again"""
+PATIENCE = 600.0
+"""Seconds after which a call fails if no model could be loaded"""
 
 
 def encode_on_ray(
@@ -41,10 +49,10 @@ def encode_on_ray(
 
     units: they are taken one after the other, when there is room for them. read: it runs on CPUs, in a process that is
     killed after `timeout` seconds. encode: it runs on each GPU of the cluster, or on half of the CPUs if there is none;
-    if it has a `network`, that module is moved to the GPU. All are pickled.
+    if it has a `network`, that module is sent from the CPU and moved to the GPU there. All are pickled.
     A unit fails if `read` does, or if the processes that work on it are lost again when they work on it alone. Raises
-    any error of `encode`, RuntimeError if a machine of the cluster cannot load it, and ModuleNotFoundError if Ray is
-    not installed.
+    any error of `encode`; OSError if a machine of the cluster cannot load it, if all processes die while they load it,
+    and if other jobs leave no room for it; and ModuleNotFoundError if Ray is not installed.
     """
     with naming_the_extra():
         import ray
@@ -68,35 +76,82 @@ class _Given:
     """A unit that is being worked on."""
 
     unit: object
-    turn: int
-    """The number of the model"""
     model: object
     result: object
     """Ray's reference to the result"""
 
 
 class _Crew:
-    """The tasks and actors of one call. Actors that are lost are replaced."""
+    """The tasks and actors of one call.
+
+    An actor works as soon as it has loaded the model. One that is lost later is replaced; one that dies while it loads
+    the model is not.
+    """
 
     def __init__(self, ray: ModuleType, read: Callable, encode: Callable, timeout: float) -> None:
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+        self._whole = {"GPU": gpus, "CPU": cpus}
         self.room = min(IN_FLIGHT * max(cpus, 1), MOST_IN_FLIGHT)
         self._ray, self._timeout, self._key = ray, timeout, uuid.uuid4().hex
         # A reference in a list is fetched by who needs it first, and not for each call.
-        self._read, self._encode = [ray.put(read)], [ray.put(encode)]
+        self._read, self._encode = [ray.put(read)], [_put_from_cpu(ray, encode)]
         self._reader = ray.remote(num_cpus=1, max_retries=0)(_read)
         needs = {"num_gpus": 1} if gpus else {"num_cpus": 1 if cpus > 1 else 0}
         self._start = ray.remote(**needs)(_Model).remote
-        self._models = [self._start(self._encode) for _ in range(gpus or max(1, cpus // 2))]
-        self._turns = itertools.cycle(range(len(self._models)))
+        self._models: deque[object] = deque()
+        """The actors that have loaded the model"""
+        self._loading: dict[object, object] = {}
+        """The others, by Ray's reference to the end of their start"""
+        for _ in range(gpus or max(1, cpus // 2)):
+            self._begin()
 
-    def give(self, unit: object, turn: int | None = None) -> _Given:
-        """Begin to work on a unit."""
-        turn = next(self._turns) if turn is None else turn
-        model = self._models[turn]
+    def give(self, unit: object) -> _Given:
+        """Begin to work on a unit. Models take turns."""
+        self._admit(0)
+        if not self._models:
+            self._wait_for_a_model()
+        self._models.rotate(-1)
+        model = self._models[-1]
         found = self._reader.remote(self._key, self._read, unit, self._timeout)
-        return _Given(unit, turn, model, model.encode.remote(found))
+        return _Given(unit, model, model.encode.remote(found))
+
+    def _begin(self) -> None:
+        model = self._start(self._encode)
+        self._loading[model.loaded.remote()] = model
+
+    def _admit(self, seconds: float) -> None:
+        """Take those actors that have loaded the model. If there is none yet, wait so many seconds for one."""
+        if not self._loading:
+            return
+        done, _ = self._ray.wait([*self._loading], num_returns=1 if seconds else len(self._loading), timeout=seconds)
+        for loaded in done:
+            model = self._loading.pop(loaded)
+            try:
+                self._ray.get(loaded)
+            except self._ray.exceptions.RayActorError as error:
+                if error.actor_init_failed:  # no unit is at fault, and all would fail
+                    raise OSError(f"the model cannot be loaded on the Ray cluster: {error}") from None
+                logger.warning("a process of the Ray cluster died while it loaded the model (perhaps of full memory)")
+            else:
+                self._models.append(model)
+
+    def _wait_for_a_model(self) -> None:
+        """Raises OSError if all actors died, and if the cluster has had no room for one for a long time."""
+        end = time.monotonic() + PATIENCE
+        while not self._models:
+            if not self._loading:
+                raise OSError("all processes of the Ray cluster that loaded the model died; their memory may be full")
+            if time.monotonic() > end:
+                raise OSError(f"no model could be loaded on the Ray cluster within {PATIENCE:g} s: {self._free()}")
+            self._admit(NOTICE)
+            if self._loading and not self._models:
+                logger.warning("waiting for a model on the Ray cluster: %s", self._free())
+
+    def _free(self) -> str:
+        free = self._ray.available_resources()
+        counts = [f"{free.get(kind, 0):g} of {count} {kind}s" for kind, count in self._whole.items() if count]
+        return f"{' and '.join(counts)} are free; other jobs may hold the rest"
 
     def result(self, given: _Given, others: Iterable[_Given]) -> object:
         """Wait for the result of a unit.
@@ -109,29 +164,40 @@ class _Crew:
             if references := [other.result for other in others]:
                 self._ray.wait(references, num_returns=len(references))
         try:
-            return self._found(self.give(given.unit, given.turn))
+            return self._found(self.give(given.unit))
         except self._ray.exceptions.RayError as error:
             return Failure(f"the processes that worked on it were lost ({type(error).__name__})")
 
     def _found(self, given: _Given) -> object:
-        """The result of a unit. Raises the error of the model, or one of Ray if processes were lost.
-
-        A model that cannot be loaded is an OSError: no unit is at fault, and all would fail.
-        """
+        """The result of a unit. Raises the error of the model, or one of Ray if processes were lost."""
         errors = self._ray.exceptions
+        while not self._ray.wait([given.result], timeout=self._timeout + NOTICE)[0]:
+            logger.warning("waiting for a unit on the Ray cluster: %s", self._free())
         try:
             return self._ray.get(given.result)
         except errors.RayError as error:
             cause = error.cause if isinstance(error, errors.RayTaskError) else error
-            if isinstance(cause, errors.RayActorError) and cause.actor_init_failed:
-                raise OSError(f"the model cannot be loaded on the Ray cluster: {cause}") from None
-            if isinstance(cause, errors.RayActorError) and self._models[given.turn] is given.model:
-                self._models[given.turn] = self._start(self._encode)
+            if isinstance(cause, errors.RayActorError) and given.model in self._models:
+                self._models.remove(given.model)
+                self._begin()
             raise cause from None
 
     def stop(self) -> None:
-        for model in self._models:
+        for model in (*self._models, *self._loading.values()):
             self._ray.kill(model)
+
+
+def _put_from_cpu(ray: ModuleType, encode: Callable) -> object:
+    """Ray's reference to `encode`. Its network lies on the CPU meanwhile: other machines may have no GPU."""
+    network = getattr(encode, "network", None)
+    device = None if network is None else next((each.device for each in network.parameters()), None)
+    if device is None or device.type == "cpu":
+        return ray.put(encode)
+    network.to("cpu")
+    try:
+        return ray.put(encode)
+    finally:
+        network.to(device)
 
 
 def _connect(ray: ModuleType) -> None:
@@ -154,6 +220,9 @@ class _Model:
         self._encode = ray.get(place[0])
         if ray.get_gpu_ids() and (network := getattr(self._encode, "network", None)) is not None:
             network.to("cuda")  # the only GPU that Ray shows to this process
+
+    def loaded(self) -> None:
+        """Ends when the model is loaded, since calls of an actor wait for its start."""
 
     def encode(self, found: tuple[np.ndarray, ...] | Failure) -> object:
         if isinstance(found, Failure):

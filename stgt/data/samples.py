@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -152,17 +153,16 @@ class VideoDataset(Dataset):
 class PairDataset(VideoDataset):
     """Pairs of a video and a text, for training or for evaluation.
 
-    train=True: item i is the i-th pair: the video's item, the fields that `said` makes from the text, `video_index`
-    (the number of the video) and `replaced`. If the video cannot be read, another *pair*, drawn from torch's default
+    train=True: item i is the i-th pair: the video's item, the fields that `said` makes from the text, `video_index` (a
+    number for the video's name) and `replaced`. If the video cannot be read, another *pair*, drawn from torch's default
     generator, takes the place of this one, at most `max_replacements` times in a row. `replaced` counts them, and
     index, path and text belong to the new pair. `images` tells which pairs are about an image: an image is replaced by
     an image, because a batch can hold only one kind.
     train=False: item i is the i-th distinct video, and `pairs` lists (number of the video, text). Nothing is replaced:
     a video that cannot be read raises VideoError.
-    entries: (video, texts) of each entry of the annotation, or a manifest without the videos of the bad list. Each row
-    of a manifest is a video of its own. No file of a manifest is looked up at the start; a missing one is a video that
-    cannot be read. bad_list: the file that `stgt data check` wrote; entries about its videos are left out, and the log
-    tells how many.
+    entries: (video, texts) of each entry of the annotation, or a manifest without the videos of the bad list. No file
+    of a manifest is looked up at the start; a missing one is a video that cannot be read. bad_list: the file that `stgt
+    data check` wrote; entries about its videos are left out, and the log tells how many.
     Raises ValueError for an annotation whose video is missing, naming entry and path; for a manifest with a feature
     cache; and, for evaluation, for an annotation that mixes images and videos and for a manifest that names a video
     twice.
@@ -222,6 +222,12 @@ class PairDataset(VideoDataset):
         """Whether each pair is about an image of one frame: bool (pairs,)."""
         return self.videos.images if isinstance(self.videos, Manifest) else self._images
 
+    def _video_number(self, index: int) -> int:
+        """63 bits of a digest of a video's name, so that all entries and rows about one video have the same number."""
+        name = self.videos.identity(index) if isinstance(self.videos, Manifest) else self.videos[index]
+        digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        return int.from_bytes(digest, "big") >> 1
+
     def said(self, text: object) -> dict:
         """The fields that a pair's text adds to a training item."""
         raise NotImplementedError
@@ -235,7 +241,8 @@ class PairDataset(VideoDataset):
         for replaced in range(self.max_replacements + 1):
             video, text = self.pairs[index]
             try:
-                return self.clip(video) | self.said(text) | {"index": index, "video_index": video, "replaced": replaced}
+                facts = {"index": index, "video_index": self._video_number(video), "replaced": replaced}
+                return self.clip(video) | self.said(text) | facts
             except StoreError:
                 raise  # another pair would only hide that the store does not answer
             except VideoError as error:
@@ -346,7 +353,7 @@ def _require_usable(manifest: Manifest, train: bool, features: FeatureStore | No
         raise ValueError(
             f"{features.folder}: a feature cache is given, expected none, because {manifest.annotation} is a manifest"
         )
-    if not train and (twice := [video for video, count in Counter(manifest).items() if count > 1]):
+    if not train and (twice := [video for video, count in Counter(manifest.identities()).items() if count > 1]):
         raise ValueError(
             f"{manifest.annotation}: {twice[0]} is in several rows, expected one row with all of its captions, because "
             "evaluation counts videos"

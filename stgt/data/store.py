@@ -26,7 +26,7 @@ from tqdm import tqdm
 from stgt.distributed import World
 from stgt.files import write_tensors
 from stgt.integrity import DamagedError, damaged_row, require_finite_rows, row_digests
-from stgt.ownership import FolderUse, OwnedError, claimed, clear_up
+from stgt.ownership import OwnedError, PathUse, claimed, clear_up
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Store:
     def __init__(self, folder: Path, files: Mapping[str, int]) -> None:
         """files: the names of the batches and their numbers of items, in the order of the items."""
         self.folder, self._names = folder, list(files)
-        self._use: FolderUse | None = None
+        self._use: PathUse | None = None
         self._starts = list(itertools.accumulate(files.values(), initial=0))
         self._items = {name: range(*ends) for name, ends in zip(files, itertools.pairwise(self._starts), strict=True)}
 
@@ -184,7 +184,7 @@ class Store:
         From then on, as long as this object or one from `part` exists, no other command removes batches.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._use = FolderUse(self.folder)
+        self._use = PathUse(self.folder)
         if self._use.alone():
             for path in self.folder.glob("[!.]*.safetensors"):
                 if path.stem not in self._items:

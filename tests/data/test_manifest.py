@@ -7,6 +7,7 @@ import pickle
 import sys
 from multiprocessing.reduction import ForkingPickler
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -252,12 +253,28 @@ def test_the_rows_are_converted_once_for_each_state_of_the_file(tmp_path, monkey
 def test_arrow_files_that_nobody_uses_any_more_are_removed_when_another_one_is_made(tmp_path):
     path = tmp_path / "rows.parquet"
     pd.DataFrame({"video": ["a.mp4", "b.mp4", "c.mp4"], "caption": "a"}).to_parquet(path)
-    unused, used, other = (open_manifest(path, {name}) for name in ("a.mp4", "b.mp4", "c.mp4"))
-    for manifest in (unused, used):
+    unused, used, held, other = (open_manifest(path, names) for names in ({"a.mp4"}, {"b.mp4"}, {"c.mp4"}, {"d.mp4"}))
+    files = [each.file for each in (used, held, other)]
+    for manifest in (unused, used, held):
         os.utime(manifest.file, ns=(0, 0))
     pickle.loads(pickle.dumps(used))
+    del unused, used, manifest
+    gc.collect()
     last = open_manifest(path)
-    assert {str(file) for file in tmp_path.glob(".*.arrow")} == {each.file for each in (used, other, last)}
+    assert {str(file) for file in tmp_path.glob(".*.arrow")} == {*files, last.file}
+    assert list(pickle.loads(pickle.dumps(held))) == ["a.mp4", "b.mp4"]  # as a reader does that starts late
+
+
+def test_rows_about_one_video_have_one_number_and_rows_of_a_json_file_have_the_same(make, tmp_path):
+    rows = [{"video": row["video"], "caption": text} for row in ROWS for text in np.atleast_1d(row["caption"])]
+    pd.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
+    split = make(tmp_path / "rows.parquet")
+    found = [split[index]["video_index"] for index in range(4)]
+    assert found[0] == found[1] and len(set(found)) == 3
+    loose = make(write_json(tmp_path / "rows.json", ROWS))
+    assert [loose[index]["video_index"] for index in range(4)] == found
+    with pytest.raises(ValueError, match="a.mp4 is in several rows"):
+        make(tmp_path / "rows.parquet", train=False)
 
 
 def test_a_data_set_is_sent_to_other_processes_in_few_bytes(make, tmp_path, root):

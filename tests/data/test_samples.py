@@ -74,7 +74,8 @@ def test_a_training_item_is_a_pair(make, root, tokenizer):
     assert item["video"].shape == (4, 3, 16, 16) and item["video"].dtype == torch.float32
     assert item["caption"] == "another name of the second clip" and item["path"] == str(root / "b.mp4")
     assert tokenizer.decode(item["input_ids"]) == item["caption"] and item["attention_mask"].all()
-    assert (item["index"], item["video_index"], item["replaced"]) == (2, 1, 0)
+    assert (item["index"], item["replaced"]) == (2, 0)
+    assert pairs[0]["video_index"] != item["video_index"] == pairs[1]["video_index"]
 
 
 def test_texts_are_padded_to_the_longest_of_their_batch(make):

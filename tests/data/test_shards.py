@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import tarfile
 from pathlib import Path
 
 import fsspec
@@ -17,13 +18,14 @@ from PIL import Image
 from webdataset import ShardWriter, TarWriter, WebDataset
 
 from stgt.data import loader
+from stgt.data.annotations import load_videos, require_disjoint
 from stgt.data.check import write_report
 from stgt.data.errors import StoreError
 from stgt.data.manifest.cache import open_manifest
 from stgt.data.samples import RetrievalDataset, collate
 from stgt.data.shards import member as member_module
 from stgt.data.shards.member import Member, opened, read_member
-from stgt.data.shards.pack import parse_size
+from stgt.data.shards.pack import pack, parse_size
 from stgt.data.shards.scan import scan_shards
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import eval_transform, train_transform
@@ -111,6 +113,41 @@ def test_packed_shards_are_webdatasets_and_can_be_packed_again(data, packed, stg
         and "holds train.parquet already" in printed
         and "expected a folder without shards of train" in printed
     )
+
+
+def test_a_clip_that_was_packed_for_training_and_for_validation_is_found(data, packed, tmp_path):
+    name = [*CAPTIONS][2]
+    (tmp_path / "val.json").write_text(json.dumps([{"video": name, "caption": "a clip of both splits"}]))
+    pack(tmp_path / "val.json", data / "videos", tmp_path, shard_size=10**6)
+    train = {"train": load_videos(packed / "train.parquet")}
+    for val in ("val.json", "val.parquet"):
+        with pytest.raises(ValueError, match=f"data.val: {name} is in val and in train, expected it in one of them"):
+            require_disjoint({"val": load_videos(tmp_path / val)} | train, "data.val")
+    require_disjoint({"val": [f"other-{name}"]} | train, "data.val")
+
+
+@pytest.mark.parametrize("records", [{}, {"comment": "long " * 200}])
+def test_a_member_whose_size_is_in_an_extended_header_is_read(tmp_path, records):
+    """Tar files in PAX format have it there for members of 8 GiB and more, and 0 in the ordinary header."""
+    path, contents = tmp_path / "0.tar", b"0123456789" * 100
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as shard:
+        for name, more in (("first.mp4", {}), ("large.mp4", {"size": str(len(contents)), **records})):
+            info = tarfile.TarInfo(name)
+            info.size, info.pax_headers = len(contents), more
+            shard.addfile(info, io.BytesIO(contents))
+    with tarfile.open(path) as shard:
+        place = shard.getmember("large.mp4").offset_data
+    with open(path, "r+b") as file:
+        file.seek(place - 512)
+        header = bytearray(file.read(512))
+        header[124:136] = b"0" * 11 + b"\0"
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        file.seek(place - 512)
+        file.write(header)
+    assert read_member(Member(str(path), place, len(contents), "large.mp4")) == contents
+    with pytest.raises(VideoError, match="another shard is there: it has a member of 1000 bytes"):
+        read_member(Member(str(path), place, len(contents) - 1, "large.mp4"))
 
 
 def test_shards_of_others_are_not_replaced(data, tmp_path, stgt):
@@ -234,7 +271,9 @@ def test_shards_on_a_server_are_read_by_range_also_in_other_processes(packed, ma
         (batch,) = loader.read_batches(SeededItems(items, 0), [[(0, 4), (0, 2)]], workers=1, collate=collate)
         assert same(batch, collate([SeededItems(local, 0)[0, i] for i in (4, 2)]))
         rows = [frame.iloc[i] for i in (3, 1)]
-        assert answered == [(row["shard"], range(row["offset"] - 512, row["offset"] + row["size"])) for row in rows]
+        assert answered == [
+            (row["shard"], range(max(row["offset"] - 4096, 0), row["offset"] + row["size"])) for row in rows
+        ]
     monkeypatch.setattr(member_module, "_WAIT", 0.0)
     with pytest.raises(VideoError, match=rf"{address}/train.*, offset \d+, member 000000000.mp4: ClientConnector"):
         items.clip(0)

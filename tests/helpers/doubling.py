@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -54,6 +55,51 @@ class Unfit:
 
 def _load():
     raise MemoryError("the GPU is full")
+
+
+class Killed(Unfit):
+    """A model that kills each process that loads it."""
+
+    def __reduce__(self):
+        return _kill, ()
+
+
+def _kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Network:
+    """A stand-in for a module on a GPU."""
+
+    def __init__(self):
+        self.device = SimpleNamespace(type="cuda")
+
+    def parameters(self):
+        yield self
+
+    def to(self, device):
+        self.device = SimpleNamespace(type=device) if isinstance(device, str) else device
+
+
+class OnGpu:
+    """A model that can be sent to a machine without a GPU only while its network is on the CPU."""
+
+    def __init__(self):
+        self.network = Network()
+
+    def __call__(self, values):
+        return 2 * values
+
+    def __reduce__(self):
+        assert self.network.device.type == "cpu"
+        return Sent, ()
+
+
+class Sent:
+    """An `OnGpu` model that has arrived."""
+
+    def __call__(self, values):
+        return 2 * values
 
 
 def refuse(values):

@@ -9,8 +9,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.doubling import CRASH, DIES_ALWAYS, DIES_ONCE, ENDLESS, LOST, NO_VIDEO, Doubled, Unfit, numbers, refuse
+from helpers.doubling import (
+    CRASH,
+    DIES_ALWAYS,
+    DIES_ONCE,
+    ENDLESS,
+    LOST,
+    NO_VIDEO,
+    Doubled,
+    Killed,
+    OnGpu,
+    Unfit,
+    numbers,
+    refuse,
+)
 
+from stgt.data import on_ray
 from stgt.data.errors import VideoError
 from stgt.data.features import FeatureStore
 from stgt.data.isolated import Failure
@@ -62,6 +76,48 @@ def test_an_error_of_the_model_is_raised():
 def test_a_model_that_no_machine_can_load_ends_the_command_and_is_no_fault_of_the_units():
     with pytest.raises(OSError, match=r"(?s)the model cannot be loaded on the Ray cluster:.*the GPU is full"):
         list(encode_on_ray([1, 2], numbers, Unfit(), timeout=60))
+
+
+def test_a_model_whose_processes_die_ends_the_command(caplog):
+    with pytest.raises(OSError, match="all processes of the Ray cluster that loaded the model died"):
+        list(encode_on_ray([1, 2], numbers, Killed(), timeout=60))
+    assert "a process of the Ray cluster died while it loaded the model" in caplog.text
+
+
+def test_a_cluster_whose_processors_others_hold_is_waited_for_with_a_message_and_not_for_ever(
+    monkeypatch, caplog, tmp_path
+):
+    monkeypatch.setattr(on_ray, "NOTICE", 0.2)
+    monkeypatch.setattr(on_ray, "PATIENCE", 0.5)
+    holder = ray.remote(num_cpus=2)(Holder).remote()
+    ray.get(holder.hold.remote())
+    (tmp_path / "deaths").touch()
+    model = Doubled(tmp_path / "deaths")
+    with pytest.raises(OSError, match="no model could be loaded on the Ray cluster within 0.5 s: 0 of 2 CPUs are free"):
+        list(encode_on_ray([1], numbers, model, timeout=60))
+    assert "waiting for a model on the Ray cluster: 0 of 2 CPUs are free; other jobs may hold the rest" in caplog.text
+    monkeypatch.setattr(on_ray, "PATIENCE", 300)
+    results = encode_on_ray(_after_release([1, 3], holder), numbers, model, timeout=60)
+    assert [result.tolist() for result in results] == [[2, 4], [6, 8]]
+
+
+class Holder:
+    """An actor of another job, which holds processors."""
+
+    def hold(self):
+        pass
+
+
+def _after_release(units, holder):
+    """Units, the first of which is asked for when the model waits for processors, which are released then."""
+    ray.kill(holder)
+    yield from units
+
+
+def test_a_model_on_this_machines_gpu_is_sent_from_the_cpu_and_stays_on_the_gpu_here():
+    model = OnGpu()
+    assert [result.tolist() for result in encode_on_ray([1], numbers, model, timeout=60)] == [[2, 4]]
+    assert model.network.device.type == "cuda"
 
 
 def test_signals_go_where_they_went_before_ray_started(monkeypatch):

@@ -2,7 +2,7 @@
 
 The Arrow file is a hidden file beside the manifest, or in the user's cache folder if that folder cannot be written. Its
 name holds a digest of the manifest's size and time of change, and of the rows that are left out. Its time of change is
-that of its last use. Files of other digests stay for some days, because the processes of a living run may open them.
+that of its last use. A file of another digest is removed some days after it, unless a living run uses it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pathlib import Path
 
 from stgt.data.manifest.rows import Manifest
 from stgt.files import atomic_file
-from stgt.ownership import claimed
+from stgt.ownership import PathUse, claimed
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Version of the Arrow file"""
 KEPT = 7 * 24 * 3600
 """Seconds for which an Arrow file is kept after its last use"""
@@ -52,7 +52,7 @@ def open_manifest(path: str | Path, left_out: Collection[str] = frozenset()) -> 
                 _convert(path, left_out, file)
         for other in glob.glob(f"{glob.escape(begin)}*.arrow"):
             with suppress(OSError):
-                if time.time() - os.stat(other).st_mtime > KEPT:
+                if time.time() - os.stat(other).st_mtime > KEPT and PathUse(Path(other)).alone():
                     os.unlink(other)
     return Manifest(str(path), str(file))
 

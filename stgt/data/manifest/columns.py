@@ -1,8 +1,8 @@
 """The columns of a manifest, checked and in one form, whichever program wrote the Parquet file.
 
 A row is a video. Its columns are video (text), captions (list of texts) or caption (text), and, if the video lies in a
-tar shard, shard (text), offset and size (whole numbers, in bytes). The columns image and bad (true or false) may be
-there as well. Further columns are left alone. This module needs the extra [scale].
+tar shard, shard (text), offset and size (whole numbers, in bytes). The columns image and bad (true or false) and
+packed_from (text) may be there as well. Further columns are left alone. This module needs the extra [scale].
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
         "size": pa.int64(),
         "captions": pa.list_(pa.string()),
         "image": pa.bool_(),
+        "packed_from": pa.string(),
     }
 )
 BATCH = 1 << 16
@@ -67,6 +68,7 @@ class ManifestFile:
             "size": (_is_number, "whole numbers"),
             "image": (pa.types.is_boolean, "true or false"),
             "bad": (pa.types.is_boolean, "true or false"),
+            "packed_from": (_is_text, "texts"),
         }
         needed = ["video", captions, *(["offset", "size"] if "shard" in types else [])]
         for name in needed:
@@ -117,7 +119,8 @@ class _Rows:
         places = [self._place(name, in_shard, least) for name, least in (("offset", tarfile.BLOCKSIZE), ("size", 1))]
         image = self._bool("image", None)
         image = pc.coalesce(image, pc.match_substring_regex(video, _IS_IMAGE))
-        return pa.RecordBatch.from_arrays([video, shard, *places, self._captions(), image], schema=SCHEMA)
+        columns = [video, shard, *places, self._captions(), image, self._text("packed_from")]
+        return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
     def _keep(self, kept: pa.BooleanArray) -> None:
         if kept.true_count < len(kept):

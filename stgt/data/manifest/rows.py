@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stgt.data.shards.member import Member, locate, opened
+from stgt.ownership import PathUse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,6 +42,8 @@ class Manifest(Sequence[str]):
         import pyarrow as pa
 
         self.annotation, self.file = annotation, file
+        self._use = PathUse(Path(file))  # nobody removes the file meanwhile: readers that start later open it, too
+        self._use.share()
         reader = pa.ipc.open_file(pa.memory_map(file))
         with suppress(OSError):  # another user's file
             os.utime(file)  # files that nobody has used for long are removed
@@ -76,6 +79,19 @@ class Manifest(Sequence[str]):
         """Whether a row is about an image of one frame."""
         batch, place = self._place(number)
         return batch.column("image")[place].as_py()
+
+    def identity(self, number: int) -> str:
+        """The name by which a row's video is compared with others: the one that it had before it was packed."""
+        batch, place = self._place(number)
+        return batch.column("packed_from")[place].as_py() or self[number]
+
+    def identities(self) -> Iterator[str]:
+        """`identity` of each row."""
+        import pyarrow.compute as pc
+
+        for batch in self._batches:
+            names = names_of(batch.column("video"), batch.column("shard"))
+            yield from pc.coalesce(batch.column("packed_from"), names).to_pylist()
 
     @contextmanager
     def opened(self, number: int, root: str | Path) -> Iterator[Path]:

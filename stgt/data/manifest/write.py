@@ -25,6 +25,11 @@ def write_manifest(annotation: str | Path, out: str | Path) -> int:
     return manifest.count
 
 
+def whole(text: str) -> str:
+    """A text in which "?" takes the place of every half of a surrogate pair, because Parquet holds UTF-8 only."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 class ManifestWriter:
     """Takes rows one after the other, and writes them in groups."""
 
@@ -42,12 +47,14 @@ class ManifestWriter:
         offset: int | None = None,
         size: int | None = None,
         image: bool | None = None,
+        packed_from: str | None = None,
     ) -> None:
         """Add a row: a file, or a member of a shard whose bytes begin at `offset`.
 
-        image: whether it is an image of one frame; if None, the ending of its name says it.
+        image: whether it is an image of one frame; if None, the ending of its name says it. packed_from: the name of
+        the video before it was packed.
         """
-        row = (video, shard, offset, size, list(captions), image)
+        row = (video, shard, offset, size, list(captions), image, packed_from)
         self._rows.append(dict(zip(SCHEMA.names, row, strict=True)))
         self.count += 1
         if len(self._rows) == BATCH:

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 3
 """How often a member that is not on this machine is asked for"""
 _WAIT = 1.0  # seconds before the second attempt
+_HEADERS = 8 * tarfile.BLOCKSIZE  # bytes in front of a member that are read with it
 _ENDING = re.compile(r"\.\w{1,8}$")
 
 
@@ -69,14 +70,14 @@ def read_member(member: Member) -> bytes:
     Raises StoreError, which is a VideoError, if the store fails at every attempt, PermissionError if it refuses, and
     ValueError for an address that fsspec cannot read on this machine.
     """
-    start = max(member.offset - tarfile.BLOCKSIZE, 0)
+    start = max(member.offset - _HEADERS, 0)
     found = _remote(member, start) if is_address(member.shard) else _local(member, start)
-    header, contents = found[: member.offset - start], found[member.offset - start :]
+    headers, contents = found[: member.offset - start], found[member.offset - start :]
     if len(contents) > member.size:
         raise VideoError(f"{member}: the server sends more than the range of bytes that it was asked for")
     if len(contents) < member.size:
         raise VideoError(f"{member}: the shard is cut short: {len(contents)} of {member.size} bytes are there")
-    if (size := _size_in(header)) != member.size:
+    if (size := _size_in(headers)) != member.size:
         there = "no member" if size is None else f"a member of {size} bytes"
         raise VideoError(
             f"{member}: another shard is there: it has {there} at this place, expected {member.size} bytes"
@@ -84,12 +85,29 @@ def read_member(member: Member) -> bytes:
     return contents
 
 
-def _size_in(header: bytes) -> int | None:
-    """The size of the member that a block describes, or None if it describes none."""
+def _size_in(headers: bytes) -> int | None:
+    """The size of the member that the last block describes, or None if it describes none."""
     try:
-        return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size
+        plain = tarfile.TarInfo.frombuf(headers[-tarfile.BLOCKSIZE :], "utf-8", "surrogateescape").size
     except tarfile.TarError:
         return None
+    extended = _pax_size_in(headers)
+    return plain if extended is None else extended
+
+
+def _pax_size_in(headers: bytes) -> int | None:
+    """The size in the extended header that ends where the last block begins, or None if there is none.
+
+    Tar files in PAX format have it for a member of 8 GiB or more, whose size has no room in the ordinary header.
+    """
+    blocks = [headers[end - tarfile.BLOCKSIZE : end] for end in range(len(headers), 0, -tarfile.BLOCKSIZE)]
+    for length, block in enumerate(blocks[2:], 1):  # blocks of records between the two headers
+        with suppress(tarfile.TarError):
+            extended = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            if extended.type == tarfile.XHDTYPE and -(-extended.size // tarfile.BLOCKSIZE) == length:
+                size = re.search(rb"(?:^|\n)\d+ size=(\d+)\n", b"".join(reversed(blocks[1 : 1 + length])))
+                return int(size[1]) if size else None
+    return None
 
 
 def _local(member: Member, start: int) -> bytes:
@@ -131,7 +149,7 @@ def _remote(member: Member, start: int) -> bytes:
             if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):  # as of HTTP
                 raise PermissionError(f"{member}: {cause}") from error
             if attempt == ATTEMPTS:
-                if _ends_before(start, system, path):
+                if _ends_before(member.offset, system, path):
                     return b""
                 raise StoreError(f"{member}: {cause}") from error
             logger.warning("%s: %s; it is asked for again", member, cause)
@@ -139,8 +157,8 @@ def _remote(member: Member, start: int) -> bytes:
     raise AssertionError
 
 
-def _ends_before(start: int, system: AbstractFileSystem, path: str) -> bool:
-    """Whether a file has no byte at `start`. Many servers answer with an error then."""
+def _ends_before(offset: int, system: AbstractFileSystem, path: str) -> bool:
+    """Whether a file has no byte at `offset`. Many servers answer with an error then."""
     with suppress(Exception):
-        return system.size(path) <= start
+        return system.size(path) <= offset
     return False

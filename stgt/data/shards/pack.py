@@ -23,7 +23,7 @@ from stgt.data.annotations import load_captions, require_videos
 from stgt.data.errors import require_file
 from stgt.data.images import image_format, stills
 from stgt.data.manifest.cache import is_manifest, open_manifest
-from stgt.data.manifest.write import ManifestWriter, writing_manifest
+from stgt.data.manifest.write import ManifestWriter, whole, writing_manifest
 from stgt.files import atomic_file
 from stgt.ownership import owned
 
@@ -101,7 +101,7 @@ def _discard(out: Path, name: str, unfinished: Path) -> None:
 def _sources(annotation: Path, videos: Path) -> Iterator[Source]:
     if is_manifest(annotation):
         rows = open_manifest(annotation)
-        numbered = enumerate(zip(rows, rows.captions(), strict=True))
+        numbered = enumerate(zip(rows.identities(), rows.captions(), strict=True))
         return (Source(*row, partial(rows.opened, number, videos), rows.still(number)) for number, row in numbered)
     captions: dict[str, list[str]] = {}
     for clip in load_captions(annotation):
@@ -131,7 +131,7 @@ def _write_shard(
                 place = dict(shard=name, offset=shard.offset + tarfile.BLOCKSIZE, size=contents)
                 with open(path, "rb") as file:
                     shard.addfile(member, file)
-                manifest.add(member.name, source.captions, **place, image=image)
+                manifest.add(member.name, source.captions, **place, image=image, packed_from=whole(source.name))
                 member = tarfile.TarInfo(f"{key}.json")
                 member.size = len(text)
                 shard.addfile(member, io.BytesIO(text))

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
-from stgt.data.manifest.write import writing_manifest
+from stgt.data.manifest.write import whole, writing_manifest
 from stgt.data.names import IMAGES, VIDEOS, is_image
 from stgt.data.shards.member import file_system, is_address
 
@@ -69,7 +69,7 @@ def scan_shards(folder: str, out: Path) -> tuple[int, int]:
                     left_out["have no caption"] += 1
                 else:
                     place = dict(shard=shard, offset=sample.media.offset_data, size=sample.media.size)
-                    manifest.add(_whole(sample.media.name), captions, **place)
+                    manifest.add(whole(sample.media.name), captions, **place, packed_from=packed_from(sample))
             for cause, count in left_out.items():
                 logger.warning("%s: %d videos or images %s, and are left out", shard, count, cause)
         if not manifest.count:
@@ -143,10 +143,7 @@ class _Shard:
         found: object = None
         if "json" in sample.texts:
             try:
-                entry = json.loads(sample.texts["json"])
-                if not isinstance(entry, dict):
-                    raise ValueError("it holds no object")
-                found = entry.get("caption")
+                found = _entry(sample).get("caption")
             except (ValueError, RecursionError) as error:
                 self._warn_of("json", sample, error)
         if not _texts(found) and "txt" in sample.texts:
@@ -176,12 +173,24 @@ class _Shard:
         return dict(zip(table["key"].to_pylist(), table["caption"].to_pylist(), strict=True))
 
 
+def packed_from(sample: Sample) -> str | None:
+    """The name that `stgt data pack` has written into the .json member of a sample."""
+    try:
+        found = _entry(sample).get("video") if "json" in sample.texts else None
+    except (ValueError, RecursionError):
+        return None
+    return whole(found) if isinstance(found, str) and found else None
+
+
+def _entry(sample: Sample) -> dict:
+    """The object in a sample's .json member. Raises ValueError or RecursionError if there is none."""
+    entry = json.loads(sample.texts["json"])
+    if not isinstance(entry, dict):
+        raise ValueError("it holds no object")
+    return entry
+
+
 def _texts(value: object) -> list[str]:
     """The texts that are not blank in a caption of JSON, which is a text or a list of texts."""
     values = value if isinstance(value, list) else [value]
-    return [_whole(text) for text in values if isinstance(text, str) and text.strip()]
-
-
-def _whole(text: str) -> str:
-    """A text in which "?" takes the place of every half of a surrogate pair, because Parquet holds UTF-8 only."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return [whole(text) for text in values if isinstance(text, str) and text.strip()]
