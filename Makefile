@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: setup quickstart test test-quick test-numerics sanitize bench bench-smoke gpu-check docs lint cross cubins wheel newest clean
 
-setup: $(VENV)/.built
+setup: $(VENV)/.complete
 
 $(VENV)/.packages: constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"needs Python 3.11 or later, this is {sys.version.split()[0]}; set PYTHON=...")'
@@ -22,10 +22,16 @@ $(VENV)/.packages: constraints.txt pyproject.toml
 
 $(VENV)/.built: $(VENV)/.packages setup.py $(shell find csrc -type f)
 	@echo "Building stgt_kernels"
-	@$(BIN)/python -m pip install --quiet --no-build-isolation $(PINS) --editable '.[train,finsta,dev,docs,samples]'
+	@$(BIN)/python -m pip install --quiet --no-build-isolation $(PINS) --editable '.[train]'
 	@touch $@
 
-quickstart: setup
+# What only tests, checks and pages need: pip finds the package installed, and adds the rest.
+$(VENV)/.complete: $(VENV)/.built
+	@echo "Installing the packages of the tests"
+	@$(BIN)/python -m pip install --quiet $(PINS) 'stgt-kernels[finsta,dev,docs,samples]'
+	@touch $@
+
+quickstart: $(VENV)/.built
 	$(BIN)/stgt quickstart
 
 # Each core (at most 4) runs whole files of tests, because the tests of a file share fixtures.
