@@ -3,21 +3,18 @@
 import copy
 import dataclasses
 import json
-import os
 import pickle
-import tracemalloc
 
 import numpy as np
 import pytest
 from helpers.clips import grey, write_video
+from helpers.graph_readers import read
 from PIL import Image
 
 from stgt.data.errors import VideoError
-from stgt.data.shapes import render_shapes
 from stgt.finsta.graphs.graph import Relation
-from stgt.finsta.graphs.lines import graphs_from, read_graphs, write_graphs
-from stgt.finsta.graphs.readers import READERS, unpickle
-from stgt.finsta.graphs.readers.unpickle import unpickle_plain
+from stgt.finsta.graphs.lines import graphs_from
+from stgt.finsta.graphs.readers import READERS
 
 VIDRD = {
     "video_id": "ILSVRC2015_train_00005003", "frame_count": 3, "fps": 2, "width": 200, "height": 100,
@@ -35,12 +32,6 @@ VIDRD = {
         {"subject_tid": 0, "object_tid": 5, "predicate": "next_to", "begin_fid": 0, "end_fid": 1},
     ],
 }  # fmt: skip
-
-
-def read(name, source, tmp_path, videos=None):
-    """The clips that a reader gives, after they were written and read again."""
-    write_graphs(tmp_path / "read.jsonl", READERS[name](source, videos))
-    return list(read_graphs(tmp_path / "read.jsonl"))
 
 
 def boxes(frame):
@@ -179,69 +170,6 @@ def test_a_fault_in_action_genome_is_named(arguments, message, tmp_path, charade
         list(READERS["action-genome"](tmp_path, charades))
 
 
-class Runs:
-    """An object whose pickle runs a command when it is opened."""
-
-    def __reduce__(self):
-        return os.mkdir, ("was-run",)
-
-
-HARMFUL = {"runs": Runs(), "dtype": np.dtype("O"), "objects": np.array([None]), "strings": np.array(["text"])}
-
-
-@pytest.mark.parametrize("harm", HARMFUL.values(), ids=HARMFUL)
-def test_a_pickle_cannot_run_code(harm, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": harm}))
-    with pytest.raises(ValueError, match="a.pkl: it (names|has) .*, expected plain values and NumPy arrays"):
-        unpickle_plain(tmp_path / "a.pkl", dict)
-    assert not (tmp_path / "was-run").exists()
-
-
-def test_a_pickle_cannot_change_the_functions_that_read_it(tmp_path):
-    (tmp_path / "a.pkl").write_bytes(b"cnumpy.core.multiarray\nscalar\nN}S'changed'\nI1\ns\x86b.")
-    with pytest.raises(ValueError, match="a.pkl: it sets attributes of a function, expected plain values"):
-        unpickle_plain(tmp_path / "a.pkl", dict)
-    assert not hasattr(unpickle._scalar, "changed")
-
-
-def test_a_small_pickle_cannot_ask_for_much_memory(tmp_path):
-    (tmp_path / "a.pkl").write_bytes(b"}r\xff\xff\xff\x01.")  # it puts the dict at place 2^25 of the memo
-    tracemalloc.start()
-    try:
-        assert unpickle_plain(tmp_path / "a.pkl", dict) == {}
-        assert tracemalloc.get_traced_memory()[1] < 2**24
-    finally:
-        tracemalloc.stop()
-
-
-def test_an_array_of_many_empty_rows_is_refused(tmp_path):
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": np.zeros((1000, 0))}))
-    with pytest.raises(ValueError, match=r"a.pkl: it has an array of shape \(1000, 0\), expected plain values"):
-        unpickle_plain(tmp_path / "a.pkl", dict)
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_arrays_and_numbers_of_any_pickle_protocol_are_read(protocol, tmp_path):
-    value = {
-        "a": np.arange(6.0).reshape(2, 3).T,
-        "b": np.int64(3),
-        "c": np.arange(3, dtype=">i2"),
-        "d": np.zeros((0, 4)),
-    }
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps(value, protocol))
-    found = unpickle_plain(tmp_path / "a.pkl", dict)
-    assert found == {"a": [[0, 3], [1, 4], [2, 5]], "b": 3, "c": [0, 1, 2], "d": []}
-
-
-def test_a_damaged_pickle_is_named(tmp_path):
-    whole = pickle.dumps({"a": np.arange(600)})
-    for data in (b"", b"text", whole[:-20], pickle.dumps([1])):
-        (tmp_path / "a.pkl").write_bytes(data)
-        with pytest.raises(ValueError, match="a.pkl: (it is no readable pickle|holds a list, expected a dict)"):
-            unpickle_plain(tmp_path / "a.pkl", dict)
-
-
 def pvsg_folder(folder):
     """pvsg.json with a video of one frame."""
     video = {
@@ -352,58 +280,3 @@ def test_star(tmp_path, charades):
 def test_a_fault_in_star_is_named(change, message, tmp_path, charades):
     with pytest.raises(ValueError, match=f"STAR_train.json: entry 0: situations.000005: {message}"):
         list(READERS["star"](star(tmp_path, **change), charades))
-
-
-def test_simulated_clips(clips, tmp_path):
-    scenes = json.loads((clips / "scenes.json").read_text())["clips"]
-    found = read("shapes", clips, tmp_path)
-    assert [clip.video for clip in found] == [scene["video"] for scene in scenes]
-    for clip, scene in zip(found, scenes, strict=True):
-        things = {thing["id"]: thing for thing in scene["objects"]}
-        assert clip.source == "simulated" and clip.text == scene["caption"]
-        nodes = {node.id: node for node in clip.tsg.nodes}
-        assert all(node.text == clip.text[slice(*node.span)] for node in nodes.values())
-        for truth in clip.grounding:
-            thing = things[truth.tracks[0]]
-            assert nodes[truth.node].text == thing["shape"]
-            said = {nodes[e.target].text for e in clip.tsg.edges if e.type == "attribute" and e.source == truth.node}
-            assert said == {thing["colour"], thing["size"]} - {""}
-            seen = [o for frame in clip.dsg.frames for o in frame.objects if o.track == thing["id"]]
-            assert seen and all(o.label == thing["shape"] and thing["colour"] in o.attributes for o in seen)
-        said = {nodes[e.source].text for e in clip.tsg.edges if e.type == "subject"}
-        expected = {thing["motion"] for thing in things.values()} - ({"stays"} if scene["relation"] else set())
-        assert said == expected | ({scene["relation"]} - {""})
-        assert len(clip.dsg.frames) == 6 and clip.dsg.frames[1].t == 0.125
-
-
-def test_objects_that_are_hidden_are_not_in_a_frame(tmp_path):
-    thing = {"id": 0, "colour": "red", "shape": "star", "size": "small", "motion": "vanishes"}
-    frame = {"objects": [{"id": 0, "box": [0, 0, 8, 8], "visible": 1.0}], "relations": []}
-    gone = {"objects": [{"id": 0, "box": [0, 0, 8, 8], "visible": 0.0}], "relations": []}
-    clip = {"video": "a.mp4", "caption": "a small red star vanishes", "relation": "", "objects": [thing]}
-    scenes = {"settings": {"size": 16}, "clips": [clip | {"frames": [frame, gone]}]}
-    (tmp_path / "scenes.json").write_text(json.dumps(scenes))
-    (found,) = read("shapes", tmp_path, tmp_path)
-    assert [len(frame.objects) for frame in found.dsg.frames] == [1, 0]
-    del clip["relation"]
-    (tmp_path / "scenes.json").write_text(json.dumps({"settings": {"size": 16}, "clips": [clip | {"frames": [frame]}]}))
-    with pytest.raises(ValueError, match="scenes.json: clip 0 is not in the published format"):
-        list(READERS["shapes"](tmp_path, None))
-
-
-def test_simulated_clips_in_phases_have_the_intervals_of_their_predicates(tmp_path):
-    folder = render_shapes(tmp_path / "phases", train=30, test=10, size=32, frames=16, kind="phases")
-    scenes = json.loads((folder / "scenes.json").read_text())["clips"]
-    kinds = set()
-    for clip, scene in zip(read("shapes", folder, tmp_path), scenes, strict=True):
-        nodes = {node.id: node for node in clip.tsg.nodes}
-        kinds |= {edge.type for edge in clip.tsg.edges}
-        truths = [truth for truth in clip.grounding if nodes[truth.node].kind == "predicate"]
-        assert len(truths) == len(scene["predicates"])
-        for truth, said in zip(truths, scene["predicates"], strict=True):
-            assert nodes[truth.node].text == said["name"] and (truth.start, truth.end) == (said["start"], said["end"])
-            relation = Relation(said["subject"], said["name"], said["object"])
-            for frame in clip.dsg.frames:
-                there = {thing.track for thing in frame.objects}.issuperset(truth.tracks)
-                assert (relation in frame.relations) == (there and truth.start <= frame.t < truth.end)
-    assert kinds == {"subject", "object", "attribute", "adverb", "order", "while"}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
+import os
 import pickle
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 
@@ -17,7 +20,7 @@ def unpickle_plain(path: str | Path, kind: type) -> object:
     """
     try:
         with open(path, "rb") as file:
-            value = _Unpickler(file).load()
+            value = _Unpickler(file, os.fstat(file.fileno()).st_size).load()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except OSError:
@@ -42,11 +45,28 @@ class _Unpickler(pickle._Unpickler):
 
     dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
 
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        super().__init__(file)
+        self._left = size  # A file can name the same bytes many times, but each number of a real array has its own.
+
+    def _count(self, made: object) -> None:
+        """Refuse a file whose arrays and bytes have more values than the file has bytes."""
+        self._left -= made.count if isinstance(made, _Array) else len(made) if isinstance(made, bytes) else 0
+        if self._left < 0:
+            raise _RefusedError("its arrays hold more values than the file has bytes")
+
+    def load_reduce(self) -> None:
+        super().load_reduce()
+        self._count(self.stack[-1])
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+
     def load_build(self) -> None:
         """Set what belongs to an array. The base class would also set attributes of the functions below."""
         if not isinstance(self.stack[-2], _DType | _Array):
             raise _RefusedError(f"it sets attributes of a {type(self.stack[-2]).__name__}")
         super().load_build()
+        self._count(self.stack[-1])
 
     dispatch[pickle.BUILD[0]] = load_build
 
@@ -72,9 +92,13 @@ class _DType:
 class _Array(list):
     """Stands for an array of NumPy. The pickle makes it empty, and then sets its numbers."""
 
+    count = 0
+    """Number of values"""
+
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, is_fortran, data = state
-        self[:] = _filled(data, dtype, shape, "F" if is_fortran else "C")
+        filled = _filled(data, dtype, shape, "F" if is_fortran else "C")
+        self[:], self.count = filled, filled.count
 
 
 def _array(*_: object) -> _Array:
@@ -83,9 +107,12 @@ def _array(*_: object) -> _Array:
 
 def _filled(data: bytes, dtype: _DType, shape: tuple, order: str) -> _Array:
     array = np.frombuffer(data, dtype.found).reshape(shape, order=order)
-    if not array.size and any(shape[:1]):  # any number of empty lists can be made from no data
+    # Axes of length 0 and 1 make any number of lists from few values.
+    if sum(itertools.accumulate(array.shape[:-1], operator.mul)) > 2 * array.size + array.ndim:
         raise _RefusedError(f"it has an array of shape {shape}")
-    return _Array(array.tolist())
+    values = _Array(array.tolist())
+    values.count = array.size
+    return values
 
 
 def _scalar(dtype: _DType, data: bytes) -> bool | int | float:
