@@ -164,7 +164,7 @@ def require_disjoint(splits: dict[str, Sequence[str]], where: str) -> None:
             other = owner[shared[0]]
             more = f" ({len(shared)} videos are)" if len(shared) > 1 else ""
             raise ValueError(f"{where}: {shared[0]} is in {other} and in {split}, expected it in one of them{more}")
-        if split != last:  # so that the largest split can come last, and is not kept in memory
+        if split != last:  # The names of the last split are not kept, so it should be the largest one.
             owner.update(dict.fromkeys(videos, split))
 
 

@@ -202,7 +202,7 @@ def _lasting(seconds: float) -> float:
 
 def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
     """The pixels, turned as the EXIF data of `image` says. Broken EXIF data is ignored, as viewers do."""
-    image.load()  # so that broken pixels raise here and do not pass for broken EXIF data
+    image.load()  # Broken pixels raise here. Later they would pass for broken EXIF data.
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:

@@ -44,8 +44,8 @@ def spans_of(path: str, duration: float) -> list[Span]:
     """The parts of a video for `boundaries`. An image has none."""
     if holds_image(path):
         return []
-    ends = np.linspace(0, duration, 1 + max(1, round(duration / SPAN))).tolist()
-    return [Span(path, start, end) for start, end in itertools.pairwise(ends)]
+    borders = np.linspace(0, duration, 1 + max(1, round(duration / SPAN))).tolist()
+    return [Span(path, start, end) for start, end in itertools.pairwise(borders)]
 
 
 def boundaries(span: Span, decoding: Mapping[str, object]) -> list[float]:
@@ -76,13 +76,13 @@ def cut_at(starts: Sequence[float], duration: float, length: float, stride: floa
     A shot that is longer than `length` is cut like a whole video. Starts that would make a shot shorter than SHORTEST
     are passed over.
     """
-    ends = [0.0]
+    cuts = [0.0]
     for seconds in starts:
-        if seconds - ends[-1] >= SHORTEST and duration - seconds >= SHORTEST:
-            ends.append(seconds)
+        if seconds - cuts[-1] >= SHORTEST and duration - seconds >= SHORTEST:
+            cuts.append(seconds)
     return [
         Window(start + window.start, min(start + window.end, end))
-        for start, end in itertools.pairwise([*ends, duration])
+        for start, end in itertools.pairwise([*cuts, duration])
         for window in cut(end - start, length, stride)
     ]
 

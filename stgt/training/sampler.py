@@ -45,7 +45,7 @@ class BatchSampler:
         """This process's part of a batch, as a pair (epoch, index) for each item."""
         epoch, place = divmod(number, self.per_epoch)
         if self._order is None or self._order[0] != epoch:
-            self._order = None  # so that the old order is freed before the new one is made
+            self._order = None  # This frees the old order before the new one is made.
             self._order = epoch, self._shuffled(epoch)
         start = (place * self.world + self.rank) * self.batch_size
         return [(epoch, int(i)) for i in self._order[1][start : start + self.batch_size]]
