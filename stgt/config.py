@@ -263,6 +263,9 @@ class TrainConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """The dtype of the computation, by autocast; weights stay in float32. fp16 also scales the loss"""
     compile: bool = False
+    sharded: bool = False
+    """Whether weights, gradients and the optimizer's state are shared out among the processes (FSDP2), so that each
+    holds only its share; it changes no result, and nothing in a single process"""
     deterministic: bool = True
     """Whether training uses torch's deterministic algorithms; without them the same command may give other bits"""
     seed: int = 0
@@ -284,6 +287,7 @@ class TrainConfig:
         require_types(self)
         require_counts(self, epochs=COUNT, batch_size=COUNT, log_every=COUNT, save_every=COUNT, keep=COUNT)
         require(self, "global_batch", self.global_batch is None or self.global_batch >= 1, "at least 1, or None")
+        require(self, "compile", not (self.compile and self.sharded), "False with sharded=True")
         require(self, "seed", 0 <= self.seed < 2**63, "at least 0 and below 2**63")
         require(self.loss, "chunk", self.loss.chunk is None or not self.compile, "None with compile=True")
         answers = self.model.language is not None
@@ -298,6 +302,7 @@ class TrainConfig:
 _FREE = (
     "out",
     "global_batch",
+    "sharded",
     "data.workers",
     "data.cache",
     "data.check_contents",

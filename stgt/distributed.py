@@ -6,6 +6,8 @@ import os
 import time
 import uuid
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -77,6 +79,35 @@ class World:
             gathered.update({f"{rank}.{name}": part.cpu() for rank, part in enumerate(parts)})
         return gathered
 
+    def collect(self, value: object) -> list:
+        """The small values of all processes, in the order of their numbers. Every process must call this."""
+        values = [value]
+        if self.size > 1:
+            values = [None] * self.size
+            dist.all_gather_object(values, value)
+        return values
+
+    @contextmanager
+    def agreed(self, kind: type[Exception]) -> Iterator[None]:
+        """Run a block that fails in all processes if it fails in one. Every process must run it.
+
+        The other processes raise `kind` with the message of the first one that failed. Inside the block, processes may
+        wait for each other only where none can fail alone, such as in another block of this kind.
+        """
+        own = None
+        try:
+            yield
+        except Exception as error:
+            if getattr(error, "agreed", False):
+                raise
+            own = error
+        messages = self.collect(None if own is None else f"process {self.rank}: {own}")
+        if own is None and (failed := [message for message in messages if message is not None]):
+            own = kind(failed[0])
+        if own is not None:
+            own.agreed = True  # an outer block need not ask again
+            raise own
+
     def barrier(self) -> None:
         if self.size > 1:
             dist.barrier()
@@ -84,6 +115,10 @@ class World:
     def close(self) -> None:
         if self.size > 1:
             dist.destroy_process_group()
+
+
+ALONE = World(0, 1, torch.device("cpu"))
+"""A process without others"""
 
 
 def choose_device(device: str = "auto") -> torch.device:

@@ -2,12 +2,14 @@
 
 A checkpoint `RUN/checkpoints/step-00000500/` holds `model.safetensors` (every tensor of the model), a file for each
 other group of tensors that the trainer passes (`optimizer`, `random`), and `state.json`, which has the checksums of all
-these files and of itself. It is written under another name, forced to the disk, and renamed. A crash, a signal or a
-full disk at any moment does not change the checkpoints before it.
+these files and of itself. If the processes of a run share its weights, the folders `model/` and `optimizer/` take the
+place of these two files, and hold a safetensors file of each process. A checkpoint is written under another name,
+forced to the disk, and renamed. A crash, a signal or a full disk at any moment does not change the checkpoints before
+it.
 
-A folder that is not named after a step, or that lacks `state.json` or `model.safetensors`, is not a checkpoint. It is
-passed over with a warning, and never removed. A damaged checkpoint is refused when it is read, and never removed. A run
-goes on from an older checkpoint only if its user removes the damaged one.
+A folder that is not named after a step, or that lacks `state.json` or the weights, is not a checkpoint. It is passed
+over with a warning, and never removed. A damaged checkpoint is refused when it is read, and never removed. A run goes
+on from an older checkpoint only if its user removes the damaged one.
 """
 
 from stgt.checkpoint.folders import (

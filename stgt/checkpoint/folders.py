@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from stgt.checkpoint.names import MODEL, STATE, name_of, step_of
+from stgt.checkpoint.names import MODEL, SHARDS, STATE, name_of, step_of
 from stgt.checkpoint.state import CheckpointError, read_state
 from stgt.files import remove_folder
 
@@ -48,13 +48,15 @@ def chosen_checkpoint(run: Path) -> Path:
 def _candidates(run: Path) -> Iterator[tuple[Path, str | None]]:
     """The paths in a run folder that are named step-…, each with the reason why it is not a checkpoint, or None."""
     for path in sorted((run / "checkpoints").glob("step-*")):
-        missing = [name for name in (STATE, MODEL) if not (path / name).is_file()]
+        has_weights = (path / MODEL).is_file() or (path / SHARDS).is_dir()
         if step_of(path) is None:
             yield path, "its name is not step- and eight digits"
         elif not path.is_dir():
             yield path, "it is not a folder"
+        elif not (path / STATE).is_file():
+            yield path, f"it has no {STATE}"
         else:
-            yield path, f"it has no {missing[0]}" if missing else None
+            yield path, None if has_weights else f"it has no {MODEL} and no folder {SHARDS}"
 
 
 def require_free_names(run: Path, first: int, last: int) -> None:

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from stgt.checkpoint.names import MODEL
+from stgt.checkpoint.shards import own_rows
 from stgt.checkpoint.state import CheckpointError, read_state
-from stgt.checkpoint.tensors import listed, misfits, read_tensors, require_finite
+from stgt.checkpoint.tensors import listed, misfits, open_tensors, require_finite
 from stgt.config import ModelConfig, differences, from_dict, to_dict
+from stgt.distributed import ALONE, World
 from stgt.files import tensors_hash
 from stgt.weights.tower import tower_hash
 
@@ -27,50 +29,73 @@ def model_tensors(
     tensors: dict[str, torch.Tensor] = {}
     referenced = _frozen_language(model) if without_language else {}
     seen = set()
-    for name, tensor in model.state_dict().items():
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride())
-        if tensor.numel() and place in seen:
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) in seen:
             continue
-        seen.add(place)
+        seen.add(id(tensor))
         if not (without_tower and name.startswith(TOWER)) and name not in referenced:
-            tensors[name] = tensor
+            tensors[name] = tensor.detach()
     return tensors
 
 
-def load_model(model: nn.Module, checkpoint: Path, *, convert: bool = False) -> None:
-    """Copy a checkpoint's weights into the model.
+def load_model(
+    model: nn.Module,
+    checkpoint: Path,
+    *,
+    convert: bool = False,
+    tower: dict | None = None,
+    language: dict | None = None,
+    world: World = ALONE,
+) -> None:
+    """Copy a checkpoint's weights into the model. If its tensors are cut, each process copies the rows that it holds.
 
     convert: whether weights of another dtype are converted to the model's dtype.
+    tower, language: the references of this model. They are computed if they are not given and the checkpoint has them.
+    world: the processes that read the checkpoint together.
     Raises CheckpointError if a tensor is missing, unknown or not finite, or has another shape or dtype; the message
     lists these tensors and the settings that differ. Raises CheckpointError as well if the pretrained tower or language
     model that the checkpoint refers to has other weights here.
     """
     state = read_state(checkpoint)
-    tower, language = state.get("tower"), state.get("language")
-    tensors = read_tensors(checkpoint, "model")
-    expected = model_tensors(model, without_tower=tower is not None, without_language=language is not None)
-    problems = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
-    problems += [f"{name} is unknown to this model" for name in tensors.keys() - expected.keys()]
-    for name in expected.keys() & tensors.keys():
-        problems += misfits(name, tensors[name], expected[name], convert=convert)
+    theirs = {name: state.get(name) for name in ("tower", "language")}
+    stored = open_tensors(checkpoint, "model", world)
+    outside = {f"without_{name}": reference is not None for name, reference in theirs.items()}
+    expected = model_tensors(model, **outside)
+    problems = [f"{name} is missing" for name in expected.keys() - stored.names]
+    problems += [f"{name} is unknown to this model" for name in stored.names - expected.keys()]
+    for name in expected.keys() & stored.names:
+        problems += misfits(name, stored.described(name), expected[name], convert=convert)
     if problems:
-        theirs = from_dict(ModelConfig, state["config"]["model"])
-        settings = differences(to_dict(model.config), to_dict(theirs), "model.")
+        config = from_dict(ModelConfig, state["config"]["model"])
+        settings = differences(to_dict(model.config), to_dict(config), "model.")
         raise CheckpointError(f"{checkpoint}: is a checkpoint of another model:\n  {listed(settings, problems)}")
-    require_finite(checkpoint / MODEL, tensors)
-    if tower is not None and (here := tower_hash(model.vision.state_dict(), model.config.vision)) != tower["sha256"]:
+    if theirs["tower"] is not None:
+        here = tower["sha256"] if tower else tower_hash(model.vision.state_dict(), model.config.vision)
+        _require_same_tower(checkpoint, theirs["tower"], here)
+    if theirs["language"] is not None:
+        here = language["sha256"] if language else tensors_hash(_frozen_language(model))
+        _require_same_language(checkpoint, theirs["language"], here, model.config.language.model)
+    with world.agreed(CheckpointError):
+        tensors = {name: stored.read_rows_of(name, tensor) for name, tensor in expected.items()}
+        require_finite(checkpoint / MODEL, tensors)
+    for name, tensor in expected.items():
+        own_rows(tensor).copy_(tensors[name])
+
+
+def _require_same_tower(checkpoint: Path, theirs: dict, here: str) -> None:
+    if here != theirs["sha256"]:
         raise CheckpointError(
-            f"{checkpoint}: was trained on {tower['tower']} ({tower['pretrained']}) with weights "
-            f"{tower['sha256'][:12]}…, but the tower here has {here[:12]}…"
+            f"{checkpoint}: was trained on {theirs['tower']} ({theirs['pretrained']}) with weights "
+            f"{theirs['sha256'][:12]}…, but the tower here has {here[:12]}…"
         )
-    if language is not None and (here := tensors_hash(_frozen_language(model))) != language["sha256"]:
+
+
+def _require_same_language(checkpoint: Path, theirs: dict, here: str, name: str) -> None:
+    if here != theirs["sha256"]:
         raise CheckpointError(
-            f"{checkpoint}: was trained on the language model {language['model']} with weights "
-            f"{language['sha256'][:12]}…, but {model.config.language.model} here has {here[:12]}…"
+            f"{checkpoint}: was trained on the language model {theirs['model']} with weights "
+            f"{theirs['sha256'][:12]}…, but {name} here has {here[:12]}…"
         )
-    with torch.no_grad():
-        for name, tensor in expected.items():
-            tensor.copy_(tensors[name])
 
 
 def tower_reference(model: nn.Module) -> dict | None:

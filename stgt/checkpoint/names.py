@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-STATE, MODEL = "state.json", "model.safetensors"
+STATE, MODEL, SHARDS = "state.json", "model.safetensors", "model"
+"""The state, and the weights in one file or in a folder of shards"""
 
 
 def name_of(step: int) -> str:

@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from stgt.checkpoint.shards import own_rows
 from stgt.checkpoint.state import CheckpointError, has_checksums
-from stgt.checkpoint.tensors import listed, misfits, read_tensors, require_finite
+from stgt.checkpoint.tensors import listed, misfits, open_tensors, require_finite
+from stgt.distributed import ALONE, World
 
 logger = logging.getLogger(__name__)
 
@@ -26,17 +28,18 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     }
 
 
-def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
+def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path, world: World = ALONE) -> None:
     """Copy a checkpoint's optimizer state into an optimizer over the same model.
 
+    If the parameters are cut, each process copies the rows that it holds. world: the processes that read together.
     Raises CheckpointError, which names the parameters, if entries are missing, unknown or not finite, or have another
     shape or dtype. A checkpoint of version 0.1.0 has no entries for parameters without state, and a warning names them.
     """
     trained, found = _trained(model, optimizer), {}
-    tensors = read_tensors(checkpoint, "optimizer")
-    for full, value in tensors.items():
+    stored = open_tensors(checkpoint, "optimizer", world)
+    for full in stored.names:
         name, _, key = full.rpartition(":")
-        found.setdefault(name, {})[key] = value
+        found.setdefault(name, {})[key] = stored.described(full)
     problems = [f"{name} has entries, but is not trained here" for name in found.keys() - trained.keys()]
     absent = [name for name in trained if name not in found]
     if has_checksums(checkpoint):
@@ -48,12 +51,22 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoin
     path = checkpoint / "optimizer.safetensors"
     if problems:
         raise CheckpointError(f"{path}: does not fit the optimizer:\n  {listed([], problems)}")
-    require_finite(path, tensors)
-    for name, entries in found.items():
-        if _IDLE not in entries:
-            # The kernels of fused AdamW read the step count on the parameter's device, and do not check where it is.
-            device = trained[name].device
-            optimizer.state[trained[name]] = {key: value.to(device) for key, value in entries.items()}
+    kept = {name: parameter for name, parameter in trained.items() if _IDLE not in found.get(name, {_IDLE})}
+    with world.agreed(CheckpointError):
+        steps = {f"{name}:step": stored.read(f"{name}:step") for name in kept}
+        moments = {
+            full: stored.read_rows_of(full, parameter)
+            for name, parameter in kept.items()
+            for full in (f"{name}:{key}" for key in _MOMENTS)
+        }
+        require_finite(path, steps | moments)
+    for name, parameter in kept.items():
+        # The kernels of fused AdamW read the step count on the parameter's device, and do not check where it is.
+        state = {"step": steps[f"{name}:step"].to(parameter.device)}
+        for key in _MOMENTS:
+            state[key] = torch.empty_like(parameter.detach())
+            own_rows(state[key]).copy_(moments[f"{name}:{key}"])
+        optimizer.state[parameter] = state
 
 
 def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:

@@ -6,22 +6,38 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
+from stgt.checkpoint.shards import StoredTensors
 from stgt.checkpoint.state import CheckpointError, state_and_hashes, unreadable
+from stgt.distributed import ALONE, World
 from stgt.integrity import DamagedError, nonfinite, require_hash
 
 
 def read_tensors(checkpoint: Path, group: str) -> dict[str, torch.Tensor]:
-    """One group of tensors, on the CPU. Raises CheckpointError if one byte of its file was changed."""
-    path = checkpoint / f"{group}.safetensors"
-    hashes = state_and_hashes(checkpoint)[1]
+    """One group of whole tensors, on the CPU. Raises CheckpointError if one byte of its files was changed."""
+    stored = open_tensors(checkpoint, group)
+    return {name: stored.read(name) for name in stored.names}
+
+
+def open_tensors(checkpoint: Path, group: str, world: World = ALONE) -> StoredTensors:
+    """One group of tensors, after its files were compared with their checksums.
+
+    The processes of `world` share the comparison, and all must call this. Raises CheckpointError in all of them if one
+    byte was changed.
+    """
+    with world.agreed(CheckpointError):
+        hashes, path = state_and_hashes(checkpoint)[1], checkpoint / f"{group}.safetensors"
+        shards = sorted(name for name in hashes or () if name.startswith(f"{group}/"))
+        files = [checkpoint / name for name in shards] or [path]
+        try:
+            for path in files[world.rank :: world.size] if hashes is not None else ():
+                require_hash(path, hashes[path.relative_to(checkpoint).as_posix()])
+        except (OSError, KeyError, DamagedError) as error:
+            raise unreadable(path, error) from error
     try:
-        if hashes is not None:
-            require_hash(path, hashes[path.name])
-        return load_file(path)
-    except (OSError, SafetensorError, KeyError, DamagedError) as error:
-        raise unreadable(path, error) from error
+        return StoredTensors(files)
+    except (OSError, SafetensorError, DamagedError) as error:
+        raise unreadable(checkpoint / group if shards else path, error) from error
 
 
 def misfits(name: str, found: torch.Tensor, expected: torch.Tensor, *, convert: bool = False) -> list[str]:

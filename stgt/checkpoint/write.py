@@ -2,39 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 
 from stgt.checkpoint.folders import checkpoints, rotate
 from stgt.checkpoint.names import STATE, name_of
+from stgt.checkpoint.shards import is_cut, write_shards
 from stgt.checkpoint.state import FORMAT, CheckpointError, read_state
+from stgt.distributed import ALONE, World
 from stgt.files import atomic_folder, file_hash, save_tensors
 from stgt.integrity import sealed
 
 
 def write_checkpoint(
-    run: Path, step: int, groups: dict[str, dict[str, torch.Tensor]], state: dict, *, keep: int
+    run: Path, step: int, groups: dict[str, dict[str, torch.Tensor]], state: dict, *, keep: int, world: World = ALONE
 ) -> Path:
     """Write `RUN/checkpoints/step-STEP` atomically, and remove all but the newest `keep` checkpoints and the best one.
 
-    Each group of tensors becomes `<group>.safetensors`, and `state` (JSON values) becomes `state.json`. The best one
-    has the step `state["best"]["step"]`. Raises CheckpointError, with the earlier checkpoints intact, if this fails.
+    Each group of tensors becomes `<group>.safetensors`, or a folder `<group>` of safetensors if its tensors are cut
+    into rows that the processes of `world` share. `state` (JSON values) becomes `state.json`. The best checkpoint has
+    the step `state["best"]["step"]`. Every process must call this. Raises CheckpointError in all of them, with the
+    earlier checkpoints intact, if this fails in one.
     """
     final = run / "checkpoints" / name_of(step)
-    if final in checkpoints(run):
-        read_state(final)
-        return final
-    try:
-        with atomic_folder(final) as partial:
+    with world.agreed(CheckpointError), _intact(run):
+        with ExitStack() as stack:
+            partial = None
+            with world.agreed(CheckpointError), _intact(run):
+                if world.is_main and final in checkpoints(run):
+                    read_state(final)
+                elif world.is_main:
+                    partial = stack.enter_context(atomic_folder(final))
+            partial = world.collect(partial)[0]
+            if partial is None:
+                return final
+            whole, hashes = {}, {}
             for name, tensors in groups.items():
-                save_tensors(partial / f"{name}.safetensors", tensors)
-            hashes = {path.name: file_hash(path) for path in sorted(partial.iterdir())}
-            (partial / STATE).write_text(sealed({"format": FORMAT, "files": hashes, **state}), "utf-8")
-        best = state.get("best")
-        rotate(run, keep, {final, *([] if best is None else [final.with_name(name_of(best["step"]))])})
-    except OSError as error:
-        intact = checkpoints(run)
-        last = f"{intact[-1]} is intact" if intact else "there is no earlier one"
-        raise CheckpointError(f"{error}; {last}") from error
+                if any(map(is_cut, tensors.values())):
+                    write_shards(partial / name, tensors)
+                    hashes |= _shared_hashes(partial, name, world)
+                else:
+                    whole[f"{name}.safetensors"] = tensors
+            if world.is_main:
+                for name, tensors in whole.items():
+                    save_tensors(partial / name, tensors)
+                    hashes[name] = file_hash(partial / name)
+                (partial / STATE).write_text(sealed({"format": FORMAT, "files": hashes, **state}), "utf-8")
+        if world.is_main:
+            best = state.get("best")
+            rotate(run, keep, {final, *([] if best is None else [final.with_name(name_of(best["step"]))])})
     return final
+
+
+def _shared_hashes(folder: Path, group: str, world: World) -> dict[str, str]:
+    """The SHA-256 of the shards of a group, by their names in `folder`. The processes share the work."""
+    with world.agreed(CheckpointError):
+        files = sorted((folder / group).iterdir())[world.rank :: world.size]
+        own = {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
+    return {name: value for hashes in world.collect(own) for name, value in hashes.items()}
+
+
+@contextmanager
+def _intact(run: Path) -> Iterator[None]:
+    """Replace an error of the operating system by a CheckpointError that names the last checkpoint."""
+    try:
+        yield
+    except OSError as error:
+        found = checkpoints(run)
+        last = f"{found[-1]} is intact" if found else "there is no earlier one"
+        raise CheckpointError(f"{error}; {last}") from error

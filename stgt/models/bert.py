@@ -95,6 +95,10 @@ class Layer(nn.Module):
             self.intermediate, self.output = Intermediate(config), Residual(config.intermediate, config)
         self.intermediate_query, self.output_query = Intermediate(config), Residual(config.intermediate, config)
 
+    def keys(self, embeds: Tensor) -> Tensor:
+        """The keys and values of video tokens (B, S, width) for the cross-attention: (B, S, 2·hidden)."""
+        return self.crossattention.attention.keys_values(embeds)
+
     def forward(self, x: Tensor, queries: int, bias: Tensor | None, video: Tensor | None) -> Tensor:
         """x: (B, Q+L, hidden). The first `queries` positions are queries. Returns the same shape."""
         x = self.attention(x, self.attention.attention.keys_values(x), bias)
@@ -140,8 +144,7 @@ class Bert(nn.Module):
 
     def keys(self, embeds: Tensor) -> VideoKeys:
         """The keys and values of video tokens (B, S, width)."""
-        crossed = (layer.crossattention for layer in self.encoder["layer"] if layer.crossattention is not None)
-        return tuple(attention.attention.keys_values(embeds) for attention in crossed)
+        return tuple(layer.keys(embeds) for layer in self.encoder["layer"] if layer.crossattention is not None)
 
     def forward(
         self,
@@ -162,7 +165,7 @@ class Bert(nn.Module):
             keys = None
             if queries and layer.crossattention is not None:
                 whole = isinstance(video, Tensor)
-                keys = layer.crossattention.attention.keys_values(video) if whole else video[crossed]
+                keys = layer.keys(video) if whole else video[crossed]
                 keys = keys if rows is None else select_rows(keys, rows)
                 crossed += 1
             x = layer(x, queries, bias, keys)

@@ -101,7 +101,9 @@ class VideoQA(VideoEncoder):
             eos_token_id=end,
             pad_token_id=end,
         )
-        return self.language.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=decoding)
+        # The processes of a run answer other questions, so none may wait for the others' tokens.
+        alone = {"generation_config": decoding, "synced_gpus": False}
+        return self.language.generate(inputs_embeds=embeds, attention_mask=mask, **alone)
 
     def _read(self, queries: Tensor, input_ids: Tensor, attention_mask: Tensor, room: int = 0) -> tuple[Tensor, Tensor]:
         """Embeddings (B, Q+L, E) of the queries and then the text, in the language model's dtype, and their mask."""

@@ -29,6 +29,7 @@ from stgt.training.log import RunLog
 from stgt.training.memory import keep_freed_memory
 from stgt.training.optim import learning_rate, make_optimizer, set_learning_rate
 from stgt.training.sampler import BatchSampler
+from stgt.training.sharding import ShardedModel
 from stgt.training.trackers import make_tracker
 
 if TYPE_CHECKING:
@@ -60,8 +61,16 @@ class Trainer:
         data: dict | None = None,
     ) -> None:
         self.config, self.world, self.run = config, world, config.out
-        self.model = model.to(world.device)
-        if config.data.features is not None:
+        self.model = model
+        # The hashes of frozen parts are computed before their weights are shared out.
+        self.tower, self.language = ckpt.tower_reference(model), ckpt.language_reference(model)
+        cached = config.data.features is not None
+        self.sharded: ShardedModel | None = None
+        if config.sharded and world.size > 1:
+            self.sharded = ShardedModel(model, world, outside=[*model.vision.parameters()] if cached else [])
+        else:
+            model.to(world.device)
+        if cached:
             # Training does not run the tower. It stays in the checkpoints, but it is not moved to the device.
             outside = [f"{ckpt.TOWER}{name}" for name in model.vision.cpu().state_dict()]
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, outside)
@@ -84,8 +93,7 @@ class Trainer:
         self.finite = FiniteValues(world, self.run)
         self.validation, self.best, self.data = validation, None, data
         self.unmeasured: int | None = None  # the epoch whose validation a signal cut short
-        self.tower, self.language = ckpt.tower_reference(model), ckpt.language_reference(model)
-        self.parallel = torch.compile(self.model) if config.compile else self.model
+        self.parallel = self.sharded or (torch.compile(model) if config.compile else model)
 
     def fit(self) -> None:
         """Run to the end.
@@ -103,7 +111,8 @@ class Trainer:
         seed_everything(self.config.seed, self.world.rank)
         resumed = ckpt.newest_checkpoint(self.run)
         if resumed is not None:
-            self._load(resumed)
+            with self.world.agreed(ckpt.CheckpointError):
+                self._load(resumed)
             logger.info("going on from %s, step %d of %d", resumed, self.step, self.total)
         ckpt.require_free_names(self.run, self.step, self.total)
         if resumed is None:
@@ -111,7 +120,7 @@ class Trainer:
         log = self._open_log() if self.world.is_main else None
         batches = self._batches()
         alone = self.parallel
-        if self.world.size > 1:
+        if self.world.size > 1 and self.sharded is None:
             self.parallel = data_parallel(alone, self.config.deterministic)
         try:
             if self.unmeasured is not None:
@@ -166,7 +175,11 @@ class Trainer:
         self.finite.require()
         start = time.perf_counter()
         try:
-            with torch.autocast(self.world.device.type, DTYPES[self.config.precision], self.config.precision != "fp32"):
+            autocast = self.config.precision != "fp32"
+            with (
+                self.sharded.gathered() if self.sharded else nullcontext(),
+                torch.autocast(self.world.device.type, DTYPES[self.config.precision], autocast),
+            ):
                 figures = self.validation(self.model, stop)
         except Interrupted:
             figures = None
@@ -228,7 +241,8 @@ class Trainer:
             paths += map(str, batch["path"])
             replaced += int(batch.get("replaced", 0))
             inputs = {k: v.to(self.world.device, non_blocking=True) for k, v in batch.items() if torch.is_tensor(v)}
-            between = self.world.size > 1 and number < accumulate
+            # Shares of gradients are small and can be added up. Otherwise, each process would hold the whole gradient.
+            between = self.world.size > 1 and number < accumulate and self.sharded is None
             with self.parallel.no_sync() if between else nullcontext():
                 with torch.autocast(self.world.device.type, DTYPES[config.precision], config.precision != "fp32"):
                     values = self.parallel(inputs, loss_config)
@@ -236,8 +250,11 @@ class Trainer:
                 self.scaler.scale(values["loss"] / accumulate).backward()
             for name, value in values.items():
                 means[name] = means.get(name, 0.0) + value.detach() / accumulate
+        if self.sharded:
+            self.sharded.average_scalars()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm or math.inf)
+        norm = norm.full_tensor() if self.sharded else norm
         if not self.scaler.is_enabled():  # in fp16 infinities are normal: the scaler skips these steps
             self.finite.note("gradient norm", norm, self.step + 1, paths)
         self.scaler.step(self.optimizer)
@@ -248,30 +265,27 @@ class Trainer:
 
     def _save(self) -> None:
         self.finite.require()
-        random, replaced = self.world.gather(random_state()), self.world.sum(self.replaced)
-        if self.world.is_main:
-            outside = {"without_tower": self.tower is not None, "without_language": self.language is not None}
-            groups = {
-                "model": ckpt.model_tensors(self.model, **outside),
-                "optimizer": ckpt.optimizer_tensors(self.model, self.optimizer),
-                "random": random,
-            }
-            state = {
-                "step": self.step,
-                "world": self.world.size,
-                "global_batch": self.sampler.whole,
-                "threads": torch.get_num_threads(),
-                "replaced": replaced,
-                "best": self.best,
-                "unmeasured": self.unmeasured,
-                "scaler": self.scaler.state_dict(),
-                "tower": self.tower,
-                "language": self.language,
-                "data": self.data,
-                "config": to_dict(self.config),
-            }
-            ckpt.write_checkpoint(self.run, self.step, groups, state, keep=self.config.keep)
-        self.world.barrier()
+        outside = {"without_tower": self.tower is not None, "without_language": self.language is not None}
+        groups = {
+            "model": ckpt.model_tensors(self.model, **outside),
+            "optimizer": ckpt.optimizer_tensors(self.model, self.optimizer),
+            "random": self.world.gather(random_state()),
+        }
+        state = {
+            "step": self.step,
+            "world": self.world.size,
+            "global_batch": self.sampler.whole,
+            "threads": torch.get_num_threads(),
+            "replaced": self.world.sum(self.replaced),
+            "best": self.best,
+            "unmeasured": self.unmeasured,
+            "scaler": self.scaler.state_dict(),
+            "tower": self.tower,
+            "language": self.language,
+            "data": self.data,
+            "config": to_dict(self.config),
+        }
+        ckpt.write_checkpoint(self.run, self.step, groups, state, keep=self.config.keep, world=self.world)
 
     def _load(self, path: Path) -> None:
         state = ckpt.read_state(path)
@@ -281,8 +295,8 @@ class Trainer:
             )
         self._require_same_batch(path, state)
         warn_of_threads(state.get("threads"))  # version 0.1.0 did not record the threads
-        ckpt.load_model(self.model, path)
-        ckpt.load_optimizer(self.model, self.optimizer, path)
+        ckpt.load_model(self.model, path, tower=self.tower, language=self.language, world=self.world)
+        ckpt.load_optimizer(self.model, self.optimizer, path, self.world)
         self.scaler.load_state_dict(state["scaler"])
         self.best, self.unmeasured = state.get("best"), state.get("unmeasured")
         self.step, self.replaced = state["step"], state["replaced"] if self.world.is_main else 0

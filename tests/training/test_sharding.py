@@ -1,0 +1,136 @@
+"""Processes that share out the weights train as with DDP, and each of them holds only its share."""
+
+import resource
+from collections import defaultdict
+
+import pytest
+import torch
+from helpers import standin
+from helpers.processes import in_processes
+from helpers.tiny import tiny_batch, tiny_model
+from torch.distributed.tensor import DTensor
+
+from stgt import checkpoint as ckpt
+from stgt.config import LossConfig, TrainConfig
+from stgt.distributed import start_world
+from stgt.training.log import read_log
+from stgt.training.trainer import Trainer
+
+CASES = {
+    "whole": dict(loss=LossConfig("csal"), open_blocks=1),
+    "parts": dict(loss=LossConfig("csal", chunk=1), accumulate=2, open_blocks=0, epochs=2),
+    "bf16": dict(precision="bf16", open_blocks=-1),
+}
+
+
+class Pairs:
+    """Eight pairs for a tiny model."""
+
+    def __init__(self):
+        self.batch = tiny_batch(8)
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        return {name: tensor[i] for name, tensor in self.batch.items()} | {"path": f"clip{i}.mp4"}
+
+
+def collate(items):
+    tensors = {name: torch.stack([item[name] for item in items]) for name in items[0] if name != "path"}
+    return tensors | {"path": [item["path"] for item in items]}
+
+
+def tiny_trainer(out, sharded, open_blocks, **fields):
+    fields = dict(epochs=1, batch_size=2, log_every=1, save_every=100) | fields
+    config = standin.config(out, sharded=sharded, **fields)
+    model = tiny_model(vision=dict(open_blocks=open_blocks), graph=dict(layers=2, checkpointing=True))
+    return Trainer(config, model, Pairs(), collate, start_world("cpu"))
+
+
+def train_both_ways(rank, folder):
+    for name, case in CASES.items():
+        for sharded in (False, True):
+            tiny_trainer(folder / f"{name} {sharded}", sharded, **case).fit()
+
+
+def test_losses_and_gradients_are_those_of_ddp(tmp_path):
+    in_processes(2, train_both_ways, tmp_path)
+    for name in CASES:
+        ddp, sharded = (read_log(tmp_path / f"{name} {way}") for way in (False, True))
+        assert len(ddp) == len(sharded) == 2
+        for part in ("loss", "vtm", "vtg", "grad_norm"):
+            expected = [record[part] for record in ddp]
+            assert [record[part] for record in sharded] == pytest.approx(expected, rel=1e-6), (name, part)
+
+
+def held(tensors):
+    """The number of values that this process holds of some tensors."""
+    return sum(t.to_local().numel() if isinstance(t, DTensor) else t.numel() for t in tensors)
+
+
+def measure_memory(rank, out):
+    trainer = tiny_trainer(out, sharded=True, open_blocks=1)
+    model, whole = trainer.model, sum(p.numel() for p in trainer.model.parameters())
+    share = held(model.parameters())
+    # A tensor whose rows cannot be halved gives one process one row more.
+    assert abs(share - whole / 2) <= sum(p[:1].numel() for p in tiny_model().parameters() if p.ndim) / 2 + 1
+    with trainer.sharded.gathered():  # before the first step, and with other numbers of forwards in the processes
+        assert held(model.parameters()) == whole
+        for _ in range(rank):
+            model.encode_video(tiny_batch()["video"])
+    assert held(model.parameters()) == share
+    most = defaultdict(int)
+
+    def gathered(module, *_):
+        plain = sum(p.numel() for p in model.parameters() if not isinstance(p, DTensor))
+        most["step"] = max(most["step"], plain)
+
+    layers = [*model.vision.tower.blocks, *model.graph.blocks, *model.qformer.bert.encoder["layer"]]
+    for layer in layers:
+        layer.register_forward_hook(gathered)
+        layer.register_full_backward_hook(gathered)
+    trainer.fit()
+    blocks = [sum(p.numel() for p in layer.parameters()) for layer in layers]
+    # Beside what is outside the blocks, the running block is gathered, and the next one is fetched for its backward.
+    assert most["step"] <= whole - sum(blocks) + 2 * max(blocks) < whole
+    moments = [state["exp_avg"] for state in trainer.optimizer.state.values()]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert held(moments) == held(trained) < 0.6 * sum(p.numel() for p in trained)
+
+
+def test_a_process_holds_half_of_everything_and_gathers_a_block_at_a_time(tmp_path):
+    in_processes(2, measure_memory, tmp_path)
+
+
+def change_and_fill_the_disk(rank, folder):
+    world = start_world("cpu")
+
+    def train(name, epochs, sharded):
+        fields = dict(epochs=epochs, batch_size=5, save_every=2, keep=9, log_every=1, sharded=sharded)
+        standin.trainer(standin.config(folder / name, **fields), world).fit()
+
+    for name, sharded in (("changed", True), ("whole", False)):
+        train(name, 1, sharded=False)
+        train(name, 2, sharded)
+    train("changed", 3, sharded=False)
+    if rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    message = r"process 1 could not write its share of model: (.|\n)*step-00000006 is intact"
+    with pytest.raises(ckpt.CheckpointError, match=message):
+        train("changed", 4, sharded=True)
+
+
+def test_a_run_changes_to_shards_and_back_and_a_full_disk_of_one_process_ends_all(tmp_path):
+    in_processes(2, change_and_fill_the_disk, tmp_path)
+    changed, whole = ([r["loss"] for r in read_log(tmp_path / name)] for name in ("changed", "whole"))
+    assert len(whole) == 4 and changed[:4] == pytest.approx(whole, rel=1e-6)
+    found = {path.name: (path / "model").is_dir() for path in (tmp_path / "changed/checkpoints").iterdir()}
+    assert found == {f"step-{step:08d}": step == 4 for step in (0, 2, 4, 6)}
+    names = standin.StandIn().state_dict().keys() - {"head.weight"}  # it is tied to the embeddings
+    assert standin.weights(tmp_path / "changed").keys() == names
+
+
+def test_compile_and_sharded_exclude_each_other():
+    with pytest.raises(ValueError, match="TrainConfig.compile is True, expected False with sharded=True"):
+        TrainConfig(compile=True, sharded=True)
