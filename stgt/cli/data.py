@@ -79,8 +79,8 @@ def merge(
 
     Args:
         annotations: Annotations such as data/webvid/train.json, each with its videos or images in the folder `videos`
-            beside it.
-        out: Annotation to write.
+            beside it. Shards may lie beside their manifest.
+        out: Annotation to write: JSON, or a manifest if it ends in .parquet, as it has to if one of them is a manifest.
         videos: Folder that contains all of these folders; it is given to training as --data.videos.
     """
     from stgt.data.merge import merge
@@ -204,7 +204,10 @@ def features(
     data, vision = recipe.data, recipe.model.vision
     for path in (data.train, data.val):
         if path is not None and is_manifest(path):
-            raise ValueError(f"{path}: a manifest, expected an annotation in JSON, because a cache holds few videos")
+            raise ValueError(
+                f"{path}: a manifest, expected an annotation in JSON whose videos are files; train without "
+                "--data.features, or unpack the shards with tar -xf, and name the files in JSON"
+            )
     if vision.open_blocks != 0:
         raise ValueError(f"vision.open_blocks is {vision.open_blocks}, expected 0: only a frozen tower can be cached")
     names = [video for path in (data.train, data.val) if path is not None for video in load_videos(path)]

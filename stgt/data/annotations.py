@@ -170,7 +170,10 @@ def require_disjoint(splits: dict[str, Sequence[str]], where: str) -> None:
 
 def _entries(path: str | Path) -> list[dict]:
     if is_manifest(path):
-        raise ValueError(f"{path}: a manifest in Parquet, which holds captions, expected questions in JSON")
+        raise ValueError(
+            f"{path}: a manifest in Parquet, which holds captions, expected questions in JSON, about videos in files; "
+            "`stgt data convert` writes them"
+        )
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path}: holds {shown(entries)}, expected a list of entries")

@@ -15,19 +15,37 @@ from stgt.terminal import say
 def merge(annotations: Sequence[Path], out: Path, root: Path) -> None:
     """Write the clips of several caption annotations as one, whose names are relative to `root`.
 
-    The videos of each annotation are in the folder `videos` beside it, which may be a link. Raises ValueError, before
-    anything is written, for annotations that are malformed, whose videos are not below `root`, or that are given twice.
+    The videos of each annotation are in the folder `videos` beside it, which may be a link, or those of a manifest in
+    its own folder if there is no such folder. If `out` is a manifest, the annotations may be manifests, too. Raises
+    ValueError, before anything is written, for annotations that are malformed, whose videos are not below `root`, or
+    that are given twice.
     """
     if not 1 < len(annotations) == len(set(map(os.path.abspath, annotations))):
         raise ValueError(f"annotations are {', '.join(map(str, annotations)) or 'none'}, expected several, each once")
-    for path in (*annotations, out):
-        if is_manifest(path):
-            raise ValueError(f"{path}: a manifest in Parquet, expected JSON; pandas, pyarrow and duckdb join manifests")
-    clips: list[Clip] = []
-    for annotation in annotations:
-        folder = Path(os.path.relpath(annotation.parent / "videos", root))
-        if ".." in folder.parts:
-            raise ValueError(f"{annotation}: its folder videos is not below {root}, expected it there")
-        clips += [Clip((folder / clip.video).as_posix(), clip.captions) for clip in load_captions(annotation)]
-    save_captions(clips, out)
-    say("{}: {} videos, {} captions, below {}".format(out, *count(clips), root))
+    parts = [(annotation, _folder(annotation, root)) for annotation in annotations]
+    if is_manifest(out):
+        from stgt.data.manifest.join import join_manifests
+
+        found = join_manifests(parts, out)
+    else:
+        if manifests := [path for path in annotations if is_manifest(path)]:
+            raise ValueError(f"out is {out}, expected a name that ends in .parquet: {manifests[0]} is a manifest")
+        clips = [
+            Clip((folder / clip.video).as_posix(), clip.captions)
+            for annotation, folder in parts
+            for clip in load_captions(annotation)
+        ]
+        save_captions(clips, out)
+        found = count(clips)
+    say("{}: {} videos, {} captions, below {}".format(out, *found, root))
+
+
+def _folder(annotation: Path, root: Path) -> Path:
+    """The folder, relative to `root`, that the names in an annotation are relative to."""
+    videos = annotation.parent / "videos"
+    if is_manifest(annotation) and not videos.is_dir():
+        videos = annotation.parent
+    folder = Path(os.path.relpath(videos, root))
+    if ".." in folder.parts:
+        raise ValueError(f"{annotation}: its folder {videos.name} is not below {root}, expected it there")
+    return folder

@@ -351,7 +351,8 @@ def collate(items: list[dict]) -> dict:
 def _require_usable(manifest: Manifest, train: bool, features: FeatureStore | None) -> None:
     if features is not None:
         raise ValueError(
-            f"{features.folder}: a feature cache is given, expected none, because {manifest.annotation} is a manifest"
+            f"{features.folder}: a feature cache is given, expected none, because {manifest.annotation} is a manifest: "
+            "train without --data.features, or name the videos in JSON"
         )
     if not train and (twice := [video for video, count in Counter(manifest.identities()).items() if count > 1]):
         raise ValueError(

@@ -21,7 +21,6 @@ from stgt.data.loader import read_batches
 from stgt.data.manifest.cache import open_manifest
 from stgt.data.manifest.columns import BATCH
 from stgt.data.manifest.write import write_manifest, writing_manifest
-from stgt.data.merge import merge
 from stgt.data.names import is_image
 from stgt.data.samples import RetrievalDataset, collate
 from stgt.data.text import Tokenizer
@@ -325,8 +324,6 @@ def test_uses_that_a_manifest_is_not_for_are_refused(make, tmp_path):
         make(tmp_path / "mixed.parquet", train=False)
     with pytest.raises(ValueError, match="mixed.parquet: a manifest in Parquet, .*expected questions in JSON"):
         load_questions(tmp_path / "mixed.parquet")
-    with pytest.raises(ValueError, match="mixed.parquet: a manifest in Parquet, expected JSON"):
-        merge([tmp_path / "mixed.parquet", tmp_path / "twice.parquet"], tmp_path / "out.json", tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["json", "parquet"])

@@ -47,10 +47,11 @@ class Manifest(Sequence[str]):
         reader = pa.ipc.open_file(pa.memory_map(file))
         with suppress(OSError):  # another user's file
             os.utime(file)  # files that nobody has used for long are removed
-        self._batches: list[pa.RecordBatch] = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        self._offsets = [batch.column("captions").offsets.to_numpy() for batch in self._batches]
+        self.batches: list[pa.RecordBatch] = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        """The rows in parts, in the form of `stgt.data.manifest.columns.SCHEMA`"""
+        self._offsets = [batch.column("captions").offsets.to_numpy() for batch in self.batches]
         """Where the captions of each row begin, int32 (rows + 1,) for each batch"""
-        self._rows = np.cumsum([0, *map(len, self._batches)])
+        self._rows = np.cumsum([0, *map(len, self.batches)])
         self._pairs = np.cumsum([0, *(offsets[-1] - offsets[0] for offsets in self._offsets)])
         self.whole = int(reader.schema.metadata[b"rows"])
         """Number of rows of the Parquet file"""
@@ -68,7 +69,7 @@ class Manifest(Sequence[str]):
         return self.row(number).name
 
     def __iter__(self) -> Iterator[str]:
-        for batch in self._batches:
+        for batch in self.batches:
             yield from names_of(batch.column("video"), batch.column("shard")).to_pylist()
 
     def row(self, number: int) -> Row:
@@ -89,7 +90,7 @@ class Manifest(Sequence[str]):
         """`identity` of each row."""
         import pyarrow.compute as pc
 
-        for batch in self._batches:
+        for batch in self.batches:
             names = names_of(batch.column("video"), batch.column("shard"))
             yield from pc.coalesce(batch.column("packed_from"), names).to_pylist()
 
@@ -109,13 +110,13 @@ class Manifest(Sequence[str]):
     def shards(self) -> list[str]:
         """The distinct shards, in alphabetical order."""
         found = set()
-        for batch in self._batches:
+        for batch in self.batches:
             found.update(batch.column("shard").unique().to_pylist())
         return sorted(found - {None})
 
     def single_files(self) -> Iterator[str]:
         """The videos that are not in a shard."""
-        for batch in self._batches:
+        for batch in self.batches:
             yield from batch.column("video").filter(batch.column("shard").is_null()).to_pylist()
 
     @property
@@ -133,18 +134,18 @@ class Manifest(Sequence[str]):
         """For each pair, whether it is about an image of one frame: bool (pairs,)."""
         kinds = [
             np.repeat(batch.column("image").to_numpy(zero_copy_only=False), np.diff(offsets))
-            for batch, offsets in zip(self._batches, self._offsets, strict=True)
+            for batch, offsets in zip(self.batches, self._offsets, strict=True)
         ]
         return torch.from_numpy(np.concatenate(kinds))
 
     def captions(self) -> Iterator[list[str]]:
         """The captions of each row."""
-        for batch in self._batches:
+        for batch in self.batches:
             yield from batch.column("captions").to_pylist()
 
     def _place(self, number: int) -> tuple[pa.RecordBatch, int]:
         batch = _batch_of(number, self._rows)
-        return self._batches[batch], int(number - self._rows[batch])
+        return self.batches[batch], int(number - self._rows[batch])
 
     def count_pairs(self) -> int:
         return int(self._pairs[-1])
@@ -155,7 +156,7 @@ class Manifest(Sequence[str]):
         offsets = self._offsets[batch]
         place = int(number - self._pairs[batch] + offsets[0])
         row = int(self._rows[batch] + np.searchsorted(offsets, place, side="right") - 1)
-        return row, self._batches[batch].column("captions").values[place].as_py()
+        return row, self.batches[batch].column("captions").values[place].as_py()
 
 
 class Pairs(Sequence[tuple[int, str]]):

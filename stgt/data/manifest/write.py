@@ -60,6 +60,12 @@ class ManifestWriter:
         if len(self._rows) == BATCH:
             self.flush()
 
+    def add_rows(self, rows: pa.RecordBatch) -> None:
+        """Add rows of the form SCHEMA."""
+        self.flush()
+        self._writer.write_batch(rows)
+        self.count += len(rows)
+
     def flush(self) -> None:
         if self._rows:
             self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, SCHEMA))
