@@ -151,6 +151,7 @@ def test_hashes(tmp_path):
     assert files.tensors_hash(load_file(tmp_path / "a.safetensors")) == files.tensors_hash(a)
 
 
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="only Linux keeps files in memory at /dev/shm")
 def test_a_scratch_file_is_on_the_disk_if_memory_has_no_room_and_is_gone_afterwards(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     for free, below in ((2**40, "/dev/shm"), (19, str(tmp_path))):
@@ -199,6 +200,7 @@ def test_old_scratch_files_of_other_containers_are_removed(scratch):
         assert not old.exists() and new.exists()
 
 
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="only Linux keeps files in memory at /dev/shm")
 def test_a_scratch_file_goes_to_the_disk_if_memory_fills_up_meanwhile(scratch, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**40))
 

@@ -8,25 +8,28 @@ import sys
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers.clips import grey, write_video
+from helpers.items import make_items, same
 from PIL import Image
 
 from stgt.data.annotations import load_captions, load_questions, load_videos
 from stgt.data.loader import read_batches
 from stgt.data.manifest.cache import open_manifest
-from stgt.data.manifest.columns import BATCH
-from stgt.data.manifest.write import write_manifest, writing_manifest
 from stgt.data.names import is_image
 from stgt.data.samples import RetrievalDataset, collate
 from stgt.data.text import Tokenizer
-from stgt.data.transforms import eval_transform, train_transform
+from stgt.data.transforms import eval_transform
 from stgt.data.video import VideoError
 from stgt.randomness import SeededItems
+
+pd = pytest.importorskip("pandas", reason="pip install pandas")
+pa = pytest.importorskip("pyarrow", reason="pip install pyarrow")
+pq = pytest.importorskip("pyarrow.parquet", reason="pip install pyarrow")
+
+from stgt.data.manifest.columns import BATCH  # noqa: E402
+from stgt.data.manifest.write import write_manifest, writing_manifest  # noqa: E402
 
 ROWS = [
     {"video": "a.mp4", "caption": ["the first clip gets lighter", "one more caption"]},
@@ -51,18 +54,7 @@ def tokenizer():
 
 @pytest.fixture
 def make(root, tokenizer):
-    def make(annotation, train=True, **options):
-        transform = train_transform(16) if train else eval_transform(16)
-        options = {"frames": 4, "transform": transform, "tokenizer": tokenizer, "max_length": 12, **options}
-        return RetrievalDataset(annotation, root, train=train, **options)
-
-    return make
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(
-        torch.equal(value, other[key]) if torch.is_tensor(value) else value == other[key] for key, value in one.items()
-    )
+    return lambda annotation, **options: make_items(annotation, root, **{"tokenizer": tokenizer} | options)
 
 
 def write_json(path, value):
@@ -345,5 +337,6 @@ def test_reading_does_not_need_more_memory_with_each_epoch(kind, tokenizer, tmp_
         gc.collect()
         return sys.getallocatedblocks()
 
-    objects = [objects_after(epoch) for epoch in range(4)]  # the first epochs fill caches of libraries
-    assert objects[3] - objects[1] < count
+    objects = [objects_after(epoch) for epoch in range(6)]
+    # What is kept of each pair adds twice their number in any two epochs. Caches of libraries grow in some epochs only.
+    assert min(later - earlier for earlier, later in zip(objects, objects[2:], strict=False)) < count

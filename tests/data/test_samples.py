@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from helpers.clips import grey, write_video
+from helpers.items import make_items, same
 
 from stgt.data.annotations import (
     load_answers,
@@ -15,9 +16,9 @@ from stgt.data.annotations import (
     save_questions,
 )
 from stgt.data.loader import read_batches
-from stgt.data.samples import QuestionDataset, RetrievalDataset, collate
+from stgt.data.samples import QuestionDataset, collate
 from stgt.data.text import Tokenizer
-from stgt.data.transforms import eval_transform, train_transform
+from stgt.data.transforms import eval_transform
 from stgt.data.video import VideoError, read_clip
 from stgt.randomness import SeededItems
 
@@ -53,18 +54,10 @@ def write_json(path, value):
 
 @pytest.fixture
 def make(root, tokenizer, tmp_path):
-    def make(entries=PAIRS, train=True, **options):
-        transform = train_transform(16) if train else eval_transform(16)
-        options = {"frames": 4, "transform": transform, "tokenizer": tokenizer, "max_length": 12, **options}
-        return RetrievalDataset(write_json(tmp_path / "pairs.json", entries), root, train=train, **options)
+    def make(entries=PAIRS, **options):
+        return make_items(write_json(tmp_path / "pairs.json", entries), root, **{"tokenizer": tokenizer} | options)
 
     return make
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(
-        torch.equal(value, other[key]) if torch.is_tensor(value) else value == other[key] for key, value in one.items()
-    )
 
 
 def test_a_training_item_is_a_pair(make, root, tokenizer):

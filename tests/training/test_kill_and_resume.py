@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from helpers import standin
 from helpers.forks import Fork
+from helpers.runs import differing
 from helpers.standin import weights
 
 from stgt import checkpoint as ckpt
@@ -44,14 +45,6 @@ def run_two(store, out, *settings):
     return ended
 
 
-def assert_same_run(a, b):
-    for group in ("model", "optimizer", "random"):
-        one, other = (ckpt.read_tensors(ckpt.latest_checkpoint(r), group) for r in (a, b))
-        assert one.keys() == other.keys()
-        assert [name for name in one if not torch.equal(one[name], other[name])] == []
-    assert ckpt.read_state(ckpt.latest_checkpoint(a))["step"] == ckpt.read_state(ckpt.latest_checkpoint(b))["step"]
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "whole"
@@ -68,7 +61,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(place, whole, tmp_path
     run(tmp_path, f"kill={place}", expect=-signal.SIGKILL)
     assert len(ckpt.checkpoints(tmp_path)) <= 2
     run(tmp_path)
-    assert_same_run(whole, tmp_path)
+    assert differing(whole, tmp_path) == []
     assert not list(tmp_path.glob("**/.partial-*"))
     assert [r["step"] for r in read_log(tmp_path)][-6:] == [6, 9, 12, 15, 18, 20]
 
@@ -77,14 +70,14 @@ def test_a_run_that_is_killed_many_times_ends_with_the_same_bits(whole, tmp_path
     for place in ("write:4", "step:9", "write:11"):
         run(tmp_path, f"kill={place}", expect=-signal.SIGKILL)
     run(tmp_path)
-    assert_same_run(whole, tmp_path)
+    assert differing(whole, tmp_path) == []
 
 
 def test_workers_and_accumulation_change_nothing_about_resuming(tmp_path):
     run(tmp_path / "whole", "workers=0", "accumulate=2", "precision=fp16")
     run(tmp_path / "killed", "workers=2", "accumulate=2", "precision=fp16", "kill=step:7", expect=-signal.SIGKILL)
     run(tmp_path / "killed", "workers=1", "accumulate=2", "precision=fp16")
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert differing(tmp_path / "whole", tmp_path / "killed") == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -129,7 +122,7 @@ def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(whole, tmp_pa
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path).items())
     assert not list(tmp_path.glob("**/.partial-*"))
     run(tmp_path)
-    assert_same_run(whole, tmp_path)
+    assert differing(whole, tmp_path) == []
 
 
 def test_two_processes_are_killed_and_resumed_too(tmp_path):
@@ -139,6 +132,6 @@ def test_two_processes_are_killed_and_resumed_too(tmp_path):
     output = run(tmp_path / "killed", "epochs=2", expect=1)
     assert "was written by 2 processes, but now there are 1" in output and "go on with --global-batch 10" in output
     assert run_two(next(stores), tmp_path / "killed", "epochs=2")[0] == 0
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert differing(tmp_path / "whole", tmp_path / "killed") == []
     random = ckpt.read_tensors(ckpt.latest_checkpoint(tmp_path / "whole"), "random")
     assert {name.split(".")[0] for name in random} == {"0", "1"}

@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers.commands import run_cli, train_retrieval
 from helpers.forks import Fork, command
+from helpers.runs import differing
 from helpers.standin import kill_in
 
 from stgt import checkpoint as ckpt
@@ -227,10 +228,7 @@ def test_a_killed_run_of_the_real_model_ends_with_the_same_bits(run, clips, tmp_
     assert code == -signal.SIGKILL, output
     code, output = Fork(command, *words).finish()
     assert code == 0, output
-    for group in ("model", "optimizer"):
-        one, other = (ckpt.read_tensors(ckpt.latest_checkpoint(r), group) for r in (run, tmp_path / "killed"))
-        assert one.keys() == other.keys()
-        assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    assert differing(run, tmp_path / "killed", ("model", "optimizer")) == []
 
 
 def test_two_processes_train_the_real_model(clips, tmp_path):

@@ -5,23 +5,15 @@ import os
 import signal
 
 import pytest
-import torch
 from helpers.commands import FINSTA
 from helpers.forks import Fork, command
+from helpers.runs import differing
 
 from stgt import checkpoint as ckpt
 from stgt.finsta.training.trainer import PostTrainer
 from stgt.training.log import read_log
 
-
-def differing(one, other):
-    """The tensors of the last checkpoints of two folders that differ."""
-    found = []
-    for group in ("model", "objective", "optimizer", "random"):
-        ours, theirs = (ckpt.read_tensors(ckpt.latest_checkpoint(folder), group) for folder in (one, other))
-        assert ours.keys() == theirs.keys()
-        found += [f"{group} {name}" for name in ours if not torch.equal(ours[name], theirs[name])]
-    return found
+GROUPS = ("model", "objective", "optimizer", "random")
 
 
 def before_step(monkeypatch, step, act):
@@ -47,7 +39,7 @@ def test_a_post_training_that_died_ends_with_the_same_bits(post_train, trained, 
     assert ckpt.read_state(ckpt.latest_checkpoint(tmp_path / "out"))["step"] == step // 3 * 3
     assert not (tmp_path / "out/finsta.safetensors").exists()
     assert post_train(tmp_path / "out")[0] == 0
-    assert differing(tmp_path / "out", trained) == []
+    assert differing(tmp_path / "out", trained, GROUPS) == []
     steps = [record["step"] for record in read_log(tmp_path / "out")]
     assert steps == [2, 4, 6, 8]
 
@@ -58,7 +50,7 @@ def test_a_signal_ends_it_after_a_step_with_a_checkpoint(post_train, trained, tm
         status, printed = post_train(tmp_path / "out")
     assert status == 128 + signal.SIGTERM and "stopped after step 5 of 8" in printed
     assert post_train(tmp_path / "out", "--keep", 5)[0] == 0
-    assert differing(tmp_path / "out", trained) == []
+    assert differing(tmp_path / "out", trained, GROUPS) == []
 
 
 def test_a_killed_process_leaves_a_folder_that_goes_on(post_train, trained, tmp_path, run, graphs, monkeypatch):
@@ -69,14 +61,14 @@ def test_a_killed_process_leaves_a_folder_that_goes_on(post_train, trained, tmp_
     assert code == -signal.SIGKILL, output
     assert ckpt.read_state(ckpt.latest_checkpoint(tmp_path / "out"))["step"] == 6
     assert post_train(tmp_path / "out")[0] == 0
-    assert differing(tmp_path / "out", trained) == []
+    assert differing(tmp_path / "out", trained, GROUPS) == []
 
 
 def test_another_seed_gives_other_bits_and_a_cache_of_frames_does_not(post_train, trained, tmp_path):
     assert post_train(tmp_path / "cached", "--cache")[0] == 0
-    assert differing(tmp_path / "cached", trained) == []
+    assert differing(tmp_path / "cached", trained, GROUPS) == []
     assert post_train(tmp_path / "seed", "--seed", 1)[0] == 0
-    assert differing(tmp_path / "seed", trained)
+    assert differing(tmp_path / "seed", trained, GROUPS)
 
 
 def test_a_finished_folder_is_left_as_it_is(post_train, trained, tmp_path):
@@ -88,7 +80,7 @@ def test_a_finished_folder_is_left_as_it_is(post_train, trained, tmp_path):
     path.write_text(json.dumps(settings))
     assert post_train(tmp_path / "out")[0] == 0
     assert (tmp_path / "out/finsta.safetensors").read_bytes() == before
-    assert differing(tmp_path / "out", trained) == []
+    assert differing(tmp_path / "out", trained, GROUPS) == []
 
 
 def test_other_settings_and_other_data_are_refused(post_train, clips, graphs, tmp_path):
