@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from stgt.distributed import World
 from stgt.models.bert import Layer
@@ -53,6 +54,23 @@ class ShardedModel(nn.Module):
         if gradients:
             for name, mean in self.world.mean(gradients).items():
                 self.scalars[name].grad.copy_(mean)
+
+    def clip_gradients(self, largest: float) -> Tensor:
+        """Scale the gradients so that the norm of the whole gradient is at most `largest`. All must call this.
+
+        Returns the norm before that, a scalar.
+        """
+        from torch.distributed.tensor import DTensor
+
+        trained = [p for p in self.model.parameters() if p.grad is not None]
+        # torch refuses some operations on a list of cut and whole tensors.
+        parts = [part for part in ([p for p in trained if p.ndim > 0], [p for p in trained if p.ndim == 0]) if part]
+        norms = [nn.utils.get_total_norm([p.grad for p in part]) for part in parts]
+        norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+        for part in parts:
+            nn.utils.clip_grads_with_norm_(part, largest, norm)
+        return norm
 
     @contextmanager
     def gathered(self) -> Iterator[None]:

@@ -253,8 +253,11 @@ class Trainer:
         if self.sharded:
             self.sharded.average_scalars()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm or math.inf)
-        norm = norm.full_tensor() if self.sharded else norm
+        largest = config.optim.clip_norm or math.inf
+        if self.sharded:
+            norm = self.sharded.clip_gradients(largest)
+        else:
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), largest)
         if not self.scaler.is_enabled():  # in fp16 infinities are normal: the scaler skips these steps
             self.finite.note("gradient norm", norm, self.step + 1, paths)
         self.scaler.step(self.optimizer)
