@@ -219,6 +219,7 @@ def test_several_processes_write_one_cache_even_if_one_of_them_is_killed(videos,
     killed, *others = started
     while str(killed.pid) not in said.read_text().split():
         assert killed.is_alive()
+        time.sleep(0.01)
     killed.kill()
     for process in started:
         process.join()
