@@ -17,7 +17,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 _PATIENCE = {"nccl": timedelta(minutes=10), "gloo": timedelta(minutes=30)}
-"""How long processes wait for each other, as torch's defaults are. A store that is handed to torch would wait for 5."""
+"""How long processes wait for each other. These are torch's own defaults. Without a timeout, a store that is handed to
+torch waits for 5 minutes only"""
 
 
 @dataclass(frozen=True)
