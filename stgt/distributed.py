@@ -92,8 +92,9 @@ class World:
     def agreed(self, kind: type[Exception]) -> Iterator[None]:
         """Run a block that fails in all processes if it fails in one. Every process must run it.
 
-        The other processes raise `kind` with the message of the first one that failed. Inside the block, processes may
-        wait for each other only where none can fail alone, such as in another block of this kind.
+        The other processes raise `kind` with the message of the first one that failed. A process that fails inside
+        the block does not come to the calls after it. So a call there in which processes wait for each other has to
+        stand in another block of this kind, or after code that cannot fail in one process alone.
         """
         own = None
         try:

@@ -10,7 +10,10 @@ from stgt.randomness import random_state, restore_random_state
 
 
 def load_random(checkpoint: Path, rank: int, world: int) -> None:
-    """Restore process `rank`'s generators of `world` processes. Raises CheckpointError for states that do not fit."""
+    """Restore the generators of process `rank` from a checkpoint that `world` processes wrote.
+
+    Raises CheckpointError for states that do not fit.
+    """
     tensors = read_tensors(checkpoint, "random")
     expected, path = random_state(), checkpoint / "random.safetensors"
     names = {f"{process}.{name}" for process in range(world) for name in expected}

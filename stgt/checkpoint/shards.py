@@ -77,7 +77,7 @@ class StoredTensors:
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def read_rows_of(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """The rows of a stored tensor that this process holds of `tensor`, which has the same shape. On the CPU."""
+        """Those rows of a stored tensor that this process holds of `tensor`, on the CPU. Both have the same shape."""
         if not is_cut(tensor):
             return self.read(name)
         share = -(-tensor.shape[0] // tensor.device_mesh.size())  # rows are cut as by torch.chunk

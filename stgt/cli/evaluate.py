@@ -14,7 +14,8 @@ def evaluate(options: Annotated[Evaluation, tyro.conf.arg(name="")]) -> None:
     """Measure a model: retrieval in both directions, or the answers to questions.
 
     If retrieval was killed, the same command goes on with it. All processes that torchrun starts share the work:
-    `torchrun --nproc-per-node 8 -m -- stgt evaluate …`. The -- is needed because --model is also an option of torchrun.
+    `torchrun --nproc-per-node 8 -m stgt evaluate …`. With the older name --run for --model, write `-m -- stgt`, because
+    torchrun takes --run for an option of its own.
     """
     from functools import partial
 

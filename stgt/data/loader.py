@@ -27,7 +27,7 @@ def read_batches(
     collate: Callable[[list], object] = default_collate,
     pin_memory: bool = False,
 ) -> Iterator:
-    """Read batches with `workers` processes (0: in this process); yield `collate` of each one's items, in order.
+    """Read the items of batches with `workers` processes, or in this one if it is 0, and yield collate(items) in order.
 
     items: a data set that can be pickled. batches: the keys of each batch's items. If one of the processes is killed,
     the log says so, and all of them are started again with the batches that were not yielded yet. Raises LoaderError if

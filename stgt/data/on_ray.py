@@ -50,9 +50,10 @@ def encode_on_ray(
     units: they are taken one after the other, when there is room for them. read: it runs on CPUs, in a process that is
     killed after `timeout` seconds. encode: it runs on each GPU of the cluster, or on half of the CPUs if there is none;
     if it has a `network`, that module is sent from the CPU and moved to the GPU there. All are pickled.
-    A unit fails if `read` does, or if the processes that work on it are lost again when they work on it alone. Raises
-    any error of `encode`; OSError if a machine of the cluster cannot load it, if all processes die while they load it,
-    and if other jobs leave no room for it; and ModuleNotFoundError if Ray is not installed.
+    A unit fails if `read` fails. If the processes that work on a unit are lost, it is tried once more while no other
+    unit is worked on, and it fails if they are lost again. Raises any error of `encode`;
+    OSError if a machine of the cluster cannot load it, if all processes die while they load it, and if other jobs leave
+    no room for it; and ModuleNotFoundError if Ray is not installed.
     """
     with naming_the_extra():
         import ray

@@ -13,7 +13,7 @@ from stgt.models.bert import Layer
 
 
 class ShardedModel(nn.Module):
-    """Runs a model of which each process holds its share: the same part of the rows of every tensor.
+    """Runs a model of which each process holds a share: the first process the first rows of every tensor, and so on.
 
     A block is gathered while it is run, and again for its backward pass. The tensors outside the blocks, such as
     embeddings and heads, are gathered for a whole step. The parameters of `model` become DTensors, so an optimizer that

@@ -194,8 +194,8 @@ def delta_from_out(case: Call, p: Tensor) -> Tensor:
     """The squared error of delta = sum(dout * out) that comes from out, in units of the dtype's floor.
 
     out is a sum over the edges of a row, and each of its partial sums is rounded. They are at most the sum of the
-    absolute terms. n independent errors come to the root of n, each half an eps, of which the floor is eight; twice
-    that is allowed, as everywhere.
+    absolute terms. Each of the n errors is half an eps of this sum. They are independent, so together they are sqrt(n)
+    times this. The floor is eight times half an eps, so they are sqrt(n)/8 floors. Twice as much is allowed.
     """
     source, target = case.graph.to_edge_index()
     nodes, v = case.graph.nodes, case.tensors["v"].double()

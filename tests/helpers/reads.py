@@ -7,7 +7,7 @@ WAIT = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"
 
 
 class HostReads(TorchDispatchMode):
-    """Lists the operators that read a value. An index of booleans counts, since its result has as many rows as it."""
+    """Lists the operators that read a value. An index of booleans counts, since its values decide the result's size."""
 
     def __init__(self):
         super().__init__()

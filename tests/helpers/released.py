@@ -54,7 +54,7 @@ class GraphAttention(nn.Module):
 
 
 class Block(Residual):
-    """Its frames of the mask are those that it was built for: clips of other lengths fail."""
+    """The released block. Its mask is made for one number of frames, so a clip of another length fails."""
 
     def __init__(self, width: int, heads: int, frames: int, patches: int, sim_th: float, dropout: float, window: int):
         super().__init__(width, heads)

@@ -87,9 +87,9 @@ def weights(run):
 
 
 def kill_in(place):
-    """Kill this process by SIGKILL in the n-th step, or in the n-th call that brings a checkpoint to the disk.
+    """Kill this process by SIGKILL in the step after n steps, or in the call after n calls that write a checkpoint.
 
-    With "worker", only the second process of a run is killed, in the n-th step after its start.
+    With "worker", only the second process of a run is killed, in the step after n steps since its start.
     """
     kind, count = place.split(":")
     if kind == "worker" and os.environ["RANK"] != "1":

@@ -2,7 +2,8 @@
 
 The Arrow file is a hidden file beside the manifest, or in the user's cache folder if that folder cannot be written. Its
 name holds a digest of the manifest's size and time of change, and of the rows that are left out. Its time of change is
-that of its last use. A file of another digest is removed some days after it, unless a living run uses it.
+that of its last use. When a new Arrow file is made, those of other digests are removed if nobody has opened them for
+seven days and no run uses them.
 """
 
 from __future__ import annotations

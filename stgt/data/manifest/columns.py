@@ -53,7 +53,9 @@ class ManifestFile:
         self._types = self._column_types()
 
     def _column_types(self) -> dict[str, pa.DataType]:
-        """The type of each column that is used. A column of nulls counts as absent: pandas writes it for no values."""
+        """The type of each column that is used. A column of nulls, which pandas writes
+        if no row has a value, counts as absent.
+        """
         schema = self._file.schema_arrow
         for name in (*SCHEMA.names, "caption", "bad"):
             if schema.names.count(name) > 1:

@@ -36,7 +36,7 @@ def join_manifests(parts: Sequence[tuple[Path, Path]], out: Path) -> tuple[int, 
 
 
 def _moved(batch: pa.RecordBatch, prefix: str) -> pa.RecordBatch:
-    """Rows with names that begin with `prefix`. The name of a member of a shard stays, as the shard's name changes."""
+    """The rows with `prefix` before their names. For a member of a shard, it is put before the name of the shard."""
     columns = {name: batch.column(name) for name in SCHEMA.names}
     in_shard = pc.is_valid(columns["shard"])
     columns["video"] = pc.if_else(in_shard, columns["video"], _below(columns["video"], prefix))

@@ -146,7 +146,8 @@ def _remote(member: Member, start: int) -> bytes:
             if isinstance(error, FileNotFoundError):
                 raise VideoError(f"{member}: no such file") from error
             cause = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):  # as of HTTP
+            # An error of HTTP has a status.
+            if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
                 raise PermissionError(f"{member}: {cause}") from error
             if attempt == ATTEMPTS:
                 if _ends_before(member.offset, system, path):

@@ -63,7 +63,7 @@ def pack(annotation: Path, videos: Path, out: Path, *, shard_size: int) -> tuple
         if there and not unfinished.exists():
             raise ValueError(f"{out} holds {there[0].name} already, expected a folder without shards of {name}")
         sources = _sources(annotation, videos)
-        _discard(out, name, unfinished)  # of a command that was killed
+        _discard(out, name, unfinished)  # what a killed command has left
         unfinished.mkdir()
         try:
             with writing_manifest(place) as manifest:

@@ -47,8 +47,8 @@ def scan_shards(folder: str, out: Path) -> tuple[int, int]:
     """Write the manifest of all .tar files in a folder or at an address of fsspec; returns the rows and the shards.
 
     folder: it may be a single .tar file, too. A row names its shard by its path relative to the folder, or by its whole
-    address. Samples that are empty or without a caption, and those that a truncated shard has lost, are left out, and
-    the log counts them.
+    address. Samples that are empty or have no caption are left out, and the log counts them. If a shard was cut short,
+    the log says so, and the samples before the cut are used.
     Raises ValueError if there is no shard or none with a sample, and for an address that fsspec cannot read here.
     """
     system, root = file_system(folder)
