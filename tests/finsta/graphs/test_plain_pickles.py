@@ -93,6 +93,9 @@ def test_arrays_and_numbers_of_any_pickle_protocol_are_read(protocol, tmp_path):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(value, protocol))
     found = unpickle_plain(tmp_path / "a.pkl", dict)
     assert found == {"a": [[0, 3], [1, 4], [2, 5]], "b": 3, "c": [0, 1, 2], "d": []}
+    for dtype in (bool, np.uint8, np.float32, np.float64):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": np.zeros(5000, dtype)}, protocol))
+        assert unpickle_plain(tmp_path / "a.pkl", dict) == {"a": [0] * 5000}
 
 
 def test_a_damaged_pickle_is_named(tmp_path):

@@ -47,12 +47,16 @@ class _Unpickler(pickle._Unpickler):
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         super().__init__(file)
-        self._left = size  # A file can name the same bytes many times, but each number of a real array has its own.
+        self._size, self._values, self._bytes = size, 0, 0
 
     def _count(self, made: object) -> None:
-        """Refuse a file whose arrays and bytes have more values than the file has bytes."""
-        self._left -= made.count if isinstance(made, _Array) else len(made) if isinstance(made, bytes) else 0
-        if self._left < 0:
+        """Refuse a file whose arrays have more values than the file has bytes, or whose texts make more bytes.
+
+        Such a file names the same bytes many times, while each number of a real array has bytes of its own.
+        """
+        self._values += made.count if isinstance(made, _Array) else 0
+        self._bytes += len(made) if isinstance(made, bytes) else 0
+        if max(self._values, self._bytes) > self._size:
             raise _RefusedError("its arrays hold more values than the file has bytes")
 
     def load_reduce(self) -> None:
