@@ -100,7 +100,7 @@ class PathUse:
     """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._descriptor = _opened(path)
         weakref.finalize(self, os.close, self._descriptor)
 
     def alone(self) -> bool:
@@ -115,6 +115,14 @@ class PathUse:
         """Share the lock with other commands. This waits while another command has it alone."""
         with suppress(OSError):
             fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
+
+def _opened(path: Path) -> int:
+    """A descriptor of a file or folder. NFS lets only those have a file alone who may write it."""
+    try:
+        return os.open(path, os.O_RDWR)
+    except OSError:
+        return os.open(path, os.O_RDONLY)
 
 
 @functools.cache

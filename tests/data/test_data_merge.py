@@ -32,7 +32,7 @@ def test_manifests_of_files_and_shards_are_merged_with_annotations(tmp_path):
     data = tmp_path / "data"
     for name in ("files/videos", "shards", "json"):
         (data / name).mkdir(parents=True)
-    loose = [{"video": "a.mp4", "caption": "a"}, {"video": "/disk/b.mp4", "caption": "b"}]
+    loose = [{"video": name, "caption": name[-5]} for name in ("x::a.mp4", "/disk/b.mp4")]
     pd.DataFrame(loose).to_parquet(data / "files" / "train.parquet")
     place = {"caption": "c", "offset": 512, "size": 9, "packed_from": "a.mp4"}
     shards = [{"video": "0.mp4", "shard": shard, **place} for shard in ("0.tar", "s3://bucket/0.tar")]
@@ -42,7 +42,7 @@ def test_manifests_of_files_and_shards_are_merged_with_annotations(tmp_path):
     merge(annotations, data / "all.parquet", data)
     found = open_manifest(data / "all.parquet")
     assert [*found] == [
-        "files/videos/a.mp4", "/disk/b.mp4", "shards/0.tar/0.mp4", "s3://bucket/0.tar/0.mp4", "json/videos/d.mp4",
+        "files/videos/x::a.mp4", "/disk/b.mp4", "shards/0.tar/0.mp4", "s3://bucket/0.tar/0.mp4", "json/videos/d.mp4",
     ]  # fmt: skip
     assert [*found.identities()][2:4] == ["shards/a.mp4"] * 2 and found.row(2).offset == 512
     assert [caption for _, caption in found.pairs] == ["a", "b", "c", "c", "d", "e"]

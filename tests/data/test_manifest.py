@@ -256,6 +256,14 @@ def test_arrow_files_that_nobody_uses_any_more_are_removed_when_another_one_is_m
     assert list(pickle.loads(pickle.dumps(held))) == ["a.mp4", "b.mp4"]  # as a reader does that starts late
 
 
+def test_a_blank_former_name_counts_as_none(tmp_path):
+    blanks = {"a.mp4": "", "b.mp4": " ", "c.mp4": None}
+    rows = [{"video": video, "caption": "a", "packed_from": blank} for video, blank in blanks.items()]
+    pd.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
+    manifest = open_manifest(tmp_path / "rows.parquet")
+    assert [*manifest.identities()] == [*map(manifest.identity, range(3))] == [*blanks]
+
+
 def test_rows_about_one_video_have_one_number_and_rows_of_a_json_file_have_the_same(make, tmp_path):
     rows = [{"video": row["video"], "caption": text} for row in ROWS for text in np.atleast_1d(row["caption"])]
     pd.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")

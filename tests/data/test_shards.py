@@ -92,7 +92,7 @@ def test_packed_shards_are_webdatasets_and_can_be_packed_again(data, packed, stg
     for number, (name, sample) in enumerate(zip(names, samples, strict=True)):
         assert sample["__key__"] == f"{number:09}"
         assert sample[Path(name).suffix[1:]] == (data / "videos" / name).read_bytes()
-        assert json.loads(sample["json"]) == {"video": name, "caption": CAPTIONS[name]}
+        assert json.loads(sample["json"]) == {"packed_from": name, "caption": CAPTIONS[name]}
     assert stgt("data", "pack", packed / "train.parquet", "--videos", packed, "--out", data / "again")[0] == 0
     (shard,) = (data / "again").glob("*.tar")
     again = open_manifest(data / "again" / "train.parquet")
@@ -116,6 +116,16 @@ def test_a_clip_that_was_packed_for_training_and_for_validation_is_found(data, p
         with pytest.raises(ValueError, match=f"data.val: {name} is in val and in train, expected it in one of them"):
             require_disjoint({"val": load_videos(tmp_path / val)} | train, "data.val")
     require_disjoint({"val": [f"other-{name}"]} | train, "data.val")
+
+
+def test_a_json_member_of_another_program_gives_no_former_name(data, tmp_path):
+    with webdataset.TarWriter(str(tmp_path / "0.tar")) as writer:
+        for number in range(2):
+            about = {"video": "the film of both clips", "start": number, "caption": "a"}
+            clip = (data / "videos" / "a.mp4").read_bytes()
+            writer.write({"__key__": f"{number}", "mp4": clip, "json": about})
+    scan_shards(str(tmp_path), tmp_path / "all.parquet")
+    assert [*open_manifest(tmp_path / "all.parquet").identities()] == ["0.tar/0.mp4", "0.tar/1.mp4"]
 
 
 @pytest.mark.parametrize("records", [{}, {"comment": "long " * 200}])

@@ -121,7 +121,9 @@ class _Rows:
         places = [self._place(name, in_shard, least) for name, least in (("offset", tarfile.BLOCKSIZE), ("size", 1))]
         image = self._bool("image", None)
         image = pc.coalesce(image, pc.match_substring_regex(video, _IS_IMAGE))
-        columns = [video, shard, *places, self._captions(), image, self._text("packed_from")]
+        packed_from = self._text("packed_from")
+        packed_from = pc.if_else(_is_blank(packed_from), None, packed_from)
+        columns = [video, shard, *places, self._captions(), image, packed_from]
         return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
     def _keep(self, kept: pa.BooleanArray) -> None:

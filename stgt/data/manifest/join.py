@@ -39,12 +39,12 @@ def _moved(batch: pa.RecordBatch, prefix: str) -> pa.RecordBatch:
     """The rows with `prefix` before their names. For a member of a shard, it is put before the name of the shard."""
     columns = {name: batch.column(name) for name in SCHEMA.names}
     in_shard = pc.is_valid(columns["shard"])
-    columns["video"] = pc.if_else(in_shard, columns["video"], _below(columns["video"], prefix))
-    for name in ("shard", "packed_from"):
-        columns[name] = _below(columns[name], prefix)
+    columns["video"] = pc.if_else(in_shard, columns["video"], _below(columns["video"], prefix, "^/"))
+    columns["packed_from"] = _below(columns["packed_from"], prefix, "^/")
+    columns["shard"] = _below(columns["shard"], prefix, "^/|://|::")  # it may be an address
     return pa.RecordBatch.from_arrays([*columns.values()], schema=SCHEMA)
 
 
-def _below(names: pa.StringArray, prefix: str) -> pa.StringArray:
-    whole = pc.match_substring_regex(names, "^/|://|::")
-    return pc.if_else(whole, names, pc.binary_join_element_wise(prefix, names, ""))
+def _below(names: pa.StringArray, prefix: str, whole: str) -> pa.StringArray:
+    """The names with `prefix` before those that the regular expression `whole` does not match."""
+    return pc.if_else(pc.match_substring_regex(names, whole), names, pc.binary_join_element_wise(prefix, names, ""))

@@ -120,7 +120,7 @@ def _write_shard(
                 require_file(path)
                 contents, image = path.stat().st_size, source.image
                 image = stills([path])[0] if image is None else image
-                fields = {"video": source.name, "caption": list(source.captions)}
+                fields = {"packed_from": source.name, "caption": list(source.captions)}
                 text = json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace")
                 end = shard.offset + _blocks(contents) + _blocks(len(text)) + 2 * tarfile.BLOCKSIZE
                 if shard.offset and -(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE > shard_size:

@@ -176,7 +176,7 @@ class _Shard:
 def packed_from(sample: Sample) -> str | None:
     """The name that `stgt data pack` has written into the .json member of a sample."""
     try:
-        found = _entry(sample).get("video") if "json" in sample.texts else None
+        found = _entry(sample).get("packed_from") if "json" in sample.texts else None
     except (ValueError, RecursionError):
         return None
     return whole(found) if isinstance(found, str) and found else None
