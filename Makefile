@@ -53,7 +53,8 @@ test-quick: setup
 
 # The tests that compare numbers, with other rounding, other inputs and other threads than in `make test`. Each setting
 # can be given: make test-numerics ATEN_CPU_CAPABILITY=avx2 STGT_CPU_ISA=avx2 STGT_TEST_SEED=7
-NUMERIC := tests/test_losses.py tests/training/test_trainer.py tests/benchmarks/test_agreement.py \
+NUMERIC := tests/test_losses.py tests/data/test_transforms.py tests/benchmarks/test_agreement.py \
+  $(addprefix tests/training/test_, $(addsuffix .py, sharding trainer)) \
   $(addprefix tests/kernels/test_, $(addsuffix .py, edge_attention edge_attention_dropout edge_attention_fuzz \
     float32_weights fuzz golden graph graph_attention graph_attention_dropout graph_attention_rows limits released_stgt spatio_temporal_graph)) \
   $(addprefix tests/models/test_, $(addsuffix .py, chunks cross_frame golden_blocks golden_model graph_transformer qformer stgt \

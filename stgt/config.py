@@ -265,7 +265,7 @@ class TrainConfig:
     compile: bool = False
     sharded: bool = False
     """Whether weights, gradients and the optimizer's state are shared out among the processes (FSDP2), so that each
-    holds only its share; it changes no result, and nothing in a single process"""
+    holds only its share; results change by rounding alone, and nothing changes in a single process"""
     deterministic: bool = True
     """Whether training uses torch's deterministic algorithms; without them the same command may give other bits"""
     seed: int = 0

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stgt.checkpoint.names import MODEL
 from stgt.checkpoint.shards import own_rows
 from stgt.checkpoint.state import CheckpointError, read_state
 from stgt.checkpoint.tensors import listed, misfits, open_tensors, require_finite
@@ -77,7 +76,7 @@ def load_model(
         _require_same_language(checkpoint, theirs["language"], here, model.config.language.model)
     with world.agreed(CheckpointError):
         tensors = {name: stored.read_rows_of(name, tensor) for name, tensor in expected.items()}
-        require_finite(checkpoint / MODEL, tensors)
+        require_finite(stored.place, tensors)
     for name, tensor in expected.items():
         own_rows(tensor).copy_(tensors[name])
 

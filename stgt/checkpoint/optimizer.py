@@ -48,9 +48,8 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoin
         logger.warning("%s has no optimizer state for %s; it starts again there", checkpoint, ", ".join(absent))
     for name in found.keys() & trained.keys():
         problems += _wrong_entries(name, found[name], trained[name])
-    path = checkpoint / "optimizer.safetensors"
     if problems:
-        raise CheckpointError(f"{path}: does not fit the optimizer:\n  {listed([], problems)}")
+        raise CheckpointError(f"{stored.place}: does not fit the optimizer:\n  {listed([], problems)}")
     kept = {name: parameter for name, parameter in trained.items() if _IDLE not in found.get(name, {_IDLE})}
     with world.agreed(CheckpointError):
         steps = {f"{name}:step": stored.read(f"{name}:step") for name in kept}
@@ -59,7 +58,7 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoin
             for name, parameter in kept.items()
             for full in (f"{name}:{key}" for key in _MOMENTS)
         }
-        require_finite(path, steps | moments)
+        require_finite(stored.place, steps | moments)
     for name, parameter in kept.items():
         # The kernels of fused AdamW read the step count on the parameter's device, and do not check where it is.
         state = {"step": steps[f"{name}:step"].to(parameter.device)}

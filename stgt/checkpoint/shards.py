@@ -48,7 +48,9 @@ class StoredTensors:
     Raises DamagedError if the first rows of a tensor, or rows between its pieces, are in none of the files.
     """
 
-    def __init__(self, files: Iterable[Path]) -> None:
+    def __init__(self, place: Path, files: Iterable[Path]) -> None:
+        """place: the only file, or the folder of all files, which messages name."""
+        self.place = place
         self._pieces: dict[str, list[tuple[int, safe_open]]] = {}
         for path in files:
             file = safe_open(path, framework="pt")

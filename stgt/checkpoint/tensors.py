@@ -34,10 +34,11 @@ def open_tensors(checkpoint: Path, group: str, world: World = ALONE) -> StoredTe
                 require_hash(path, hashes[path.relative_to(checkpoint).as_posix()])
         except (OSError, KeyError, DamagedError) as error:
             raise unreadable(path, error) from error
+    place = checkpoint / group if shards else path
     try:
-        return StoredTensors(files)
+        return StoredTensors(place, files)
     except (OSError, SafetensorError, DamagedError) as error:
-        raise unreadable(checkpoint / group if shards else path, error) from error
+        raise unreadable(place, error) from error
 
 
 def misfits(name: str, found: torch.Tensor, expected: torch.Tensor, *, convert: bool = False) -> list[str]:

@@ -43,7 +43,7 @@ def write_checkpoint(
             for name, tensors in groups.items():
                 if any(map(is_cut, tensors.values())):
                     write_shards(partial / name, tensors)
-                    hashes |= _shared_hashes(partial, name, world)
+                    hashes |= _shared_hashes(partial, name, run, world)
                 else:
                     whole[f"{name}.safetensors"] = tensors
             if world.is_main:
@@ -57,11 +57,17 @@ def write_checkpoint(
     return final
 
 
-def _shared_hashes(folder: Path, group: str, world: World) -> dict[str, str]:
-    """The SHA-256 of the shards of a group, by their names in `folder`. The processes share the work."""
-    with world.agreed(CheckpointError):
-        files = sorted((folder / group).iterdir())[world.rank :: world.size]
-        own = {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
+def _shared_hashes(folder: Path, group: str, run: Path, world: World) -> dict[str, str]:
+    """The SHA-256 of the shards of a group, by their names in `folder`. The processes share the work.
+
+    Raises CheckpointError in all processes if one cannot read, or if they do not see the same shards.
+    """
+    with world.agreed(CheckpointError), _intact(run):
+        names = sorted(f"{group}/{path.name}" for path in (folder / group).iterdir())
+    if any(others != names for others in world.collect(names)):
+        raise CheckpointError(f"{run}: its processes see other files, expected a file system that all of them share")
+    with world.agreed(CheckpointError), _intact(run):
+        own = {name: file_hash(folder / name) for name in names[world.rank :: world.size]}
     return {name: value for hashes in world.collect(own) for name, value in hashes.items()}
 
 

@@ -152,7 +152,7 @@ class _Crew:
     def _free(self) -> str:
         free = self._ray.available_resources()
         counts = [f"{free.get(kind, 0):g} of {count} {kind}s" for kind, count in self._whole.items() if count]
-        return f"{' and '.join(counts)} are free; other jobs may hold the rest"
+        return f"{' and '.join(counts)} are free; this job and others hold the rest"
 
     def result(self, given: _Given, others: Iterable[_Given]) -> object:
         """Wait for the result of a unit.

@@ -277,6 +277,7 @@ class Trainer:
         state = {
             "step": self.step,
             "world": self.world.size,
+            "sharded": self.sharded is not None,
             "global_batch": self.sampler.whole,
             "threads": torch.get_num_threads(),
             "replaced": self.world.sum(self.replaced),
@@ -321,6 +322,8 @@ class Trainer:
             )
         if state["world"] != self.world.size:
             logger.warning("%s was written by %s; sums are rounded differently, and dropout differs", path, processes)
+        if state.get("sharded", False) != (self.sharded is not None):
+            logger.warning("%s was written with another value of --sharded; sums are rounded differently", path)
 
 
 def own_batch(config: TrainConfig, processes: int) -> int:

@@ -1,5 +1,6 @@
 """Runs functions like commands of a shell, in forks of this process: a new process would import torch for seconds."""
 
+import atexit
 import multiprocessing
 import os
 import random
@@ -26,6 +27,7 @@ class Fork:
         self._process.start()
         os.close(writer)
         self.pid = self._process.pid
+        atexit.register(self._process.kill)  # multiprocessing would wait for it at the end, if a test has failed
 
     def is_running(self) -> bool:
         return self._process.is_alive()

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,14 +23,16 @@ def in_processes(count: int, function: Callable[..., None], *arguments: object) 
             context.Process(target=_joined, args=(rank, count, Path(folder), function, arguments))
             for rank in range(count)
         ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(300)
-        codes = [process.exitcode for process in processes]
-        for process in processes:
-            process.kill()
-        assert codes == [0] * count
+        try:
+            for process in processes:
+                process.start()
+            end = time.monotonic() + 500  # less than a test may take
+            for process in processes:
+                process.join(max(0.0, end - time.monotonic()))
+            assert [process.exitcode for process in processes] == [0] * count
+        finally:
+            for process in processes:
+                process.kill()
 
 
 def _joined(rank: int, count: int, folder: Path, function: Callable[..., None], arguments: tuple) -> None:

@@ -1,8 +1,10 @@
 """Processes that share out the weights train as with DDP, and each of them holds only its share."""
 
+import errno
 import resource
 import shutil
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from helpers.tiny import tiny_batch, tiny_model
 from torch.distributed.tensor import DTensor
 
 from stgt import checkpoint as ckpt
+from stgt.checkpoint import write
 from stgt.config import LossConfig, TrainConfig
 from stgt.distributed import start_world
 from stgt.training.log import read_log
@@ -21,6 +24,7 @@ CASES = {
     "whole": dict(loss=LossConfig("csal"), open_blocks=1),
     "parts": dict(loss=LossConfig("csal", chunk=1), accumulate=2, open_blocks=0, epochs=2),
     "bf16": dict(precision="bf16", open_blocks=-1),
+    "fp16": dict(precision="fp16", open_blocks=1),
 }
 
 
@@ -132,6 +136,18 @@ def change_and_fail(rank, folder):
         with pytest.raises(ckpt.CheckpointError, match=message):
             train(name, 4, sharded)
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    for patched, name, changed, message in (
+        (write, "file_hash", unreadable, r"disk is gone(.|\n)*step-00000006 is intact"),
+        (Path, "iterdir", lambda path: iter(()), "its processes see other files, expected a file system that all of"),
+    ):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(ckpt.CheckpointError, match=message):
+            if rank == 1:
+                patch.setattr(patched, name, changed)
+            train("changed", 4, sharded=True)
+
+
+def unreadable(path):
+    raise OSError(errno.EIO, "the disk is gone")
 
 
 def test_a_run_changes_to_shards_and_back_and_a_failure_of_one_process_ends_all(tmp_path):

@@ -20,7 +20,9 @@ def test_an_item_is_a_clip_with_its_graphs_and_times(clips, graphs):
     batch = collate([items[3], items[5]])
     assert batch["graphs"] == [found[3], found[5]] and batch["times"].shape == (2, 4)
     assert batch["times"].dtype == torch.float64 and (batch["times"].diff() > 0).all()
-    assert batch["video"].shape == (2, 4, 3, 16, 16) and batch["video_index"].tolist() == [3, 5]
+    assert batch["video"].shape == (2, 4, 3, 16, 16)
+    assert batch["video_index"].tolist() == [items[3]["video_index"], items[5]["video_index"]]
+    assert len({items[place]["video_index"] for place in range(19)}) == 19
 
 
 @pytest.mark.parametrize("missing", [dict(text="", tsg=None), dict(tsg=None), dict(dsg=None)])
