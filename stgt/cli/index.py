@@ -49,14 +49,14 @@ def index(
     """
     from stgt.data.processes import start_server
 
+    require_positive(workers=workers, exact_up_to=exact_up_to)
+    if not timeout > 0:
+        raise ValueError(f"--timeout is {timeout}, expected a positive number of seconds")
     if not ray:
         start_server()  # it imports its modules while this process loads the model
     from stgt.search.index import Index
     from stgt.terminal import say
 
-    require_positive(workers=workers, exact_up_to=exact_up_to)
-    if not timeout > 0:
-        raise ValueError(f"--timeout is {timeout}, expected a positive number of seconds")
     opened = Index(out, model, device=device, tokenizer=tokenizer)
     settings = {
         "window": window,
