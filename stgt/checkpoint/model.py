@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stgt.checkpoint.shards import own_rows
+from stgt.checkpoint.shards import local_rows
 from stgt.checkpoint.state import CheckpointError, read_state
 from stgt.checkpoint.tensors import listed, misfits, open_tensors, require_finite
 from stgt.config import ModelConfig, differences, from_dict, to_dict
@@ -78,7 +78,7 @@ def load_model(
         tensors = {name: stored.read_rows_of(name, tensor) for name, tensor in expected.items()}
         require_finite(stored.place, tensors)
     for name, tensor in expected.items():
-        own_rows(tensor).copy_(tensors[name])
+        local_rows(tensor).copy_(tensors[name])
 
 
 def _require_same_tower(checkpoint: Path, theirs: dict, here: str) -> None:

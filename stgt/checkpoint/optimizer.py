@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stgt.checkpoint.shards import own_rows
+from stgt.checkpoint.shards import local_rows
 from stgt.checkpoint.state import CheckpointError, has_checksums
 from stgt.checkpoint.tensors import listed, misfits, open_tensors, require_finite
 from stgt.distributed import ALONE, World
@@ -64,7 +64,7 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoin
         state = {"step": steps[f"{name}:step"].to(parameter.device)}
         for key in _MOMENTS:
             state[key] = torch.empty_like(parameter.detach())
-            own_rows(state[key]).copy_(moments[f"{name}:{key}"])
+            local_rows(state[key]).copy_(moments[f"{name}:{key}"])
         optimizer.state[parameter] = state
 
 

@@ -18,14 +18,14 @@ from stgt.integrity import DamagedError
 _CUTS = "DCP_SHARDING_INFO"
 
 
-def is_cut(tensor: torch.Tensor) -> bool:
+def is_sharded(tensor: torch.Tensor) -> bool:
     """Whether each process holds only some rows of this tensor, which is a DTensor then, as after `fully_shard`."""
     return hasattr(tensor, "to_local")  # importing DTensor would take time in every command
 
 
-def own_rows(tensor: torch.Tensor) -> torch.Tensor:
+def local_rows(tensor: torch.Tensor) -> torch.Tensor:
     """The rows of a tensor that this process holds, in the same memory."""
-    return tensor.detach().to_local() if is_cut(tensor) else tensor.detach()
+    return tensor.detach().to_local() if is_sharded(tensor) else tensor.detach()
 
 
 def write_shards(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -80,18 +80,18 @@ class StoredTensors:
 
     def read_rows_of(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """Those rows of a stored tensor that this process holds of `tensor`, on the CPU. Both have the same shape."""
-        if not is_cut(tensor):
+        if not is_sharded(tensor):
             return self.read(name)
         share = -(-tensor.shape[0] // tensor.device_mesh.size())  # rows are cut as by torch.chunk
         first = min(tensor.device_mesh.get_local_rank() * share, tensor.shape[0])
-        last = first + len(own_rows(tensor))
+        last = first + len(local_rows(tensor))
         rows = []
         for begin, file in self._pieces[name]:
             part = file.get_slice(name)
             end = begin + part.get_shape()[0]
             if max(begin, first) < min(end, last):
                 rows.append(part[max(begin, first) - begin : min(end, last) - begin])
-        return torch.cat(rows) if rows else torch.empty_like(own_rows(tensor), device="cpu")
+        return torch.cat(rows) if rows else torch.empty_like(local_rows(tensor), device="cpu")
 
 
 def _require_all_rows(name: str, pieces: list[tuple[int, safe_open]]) -> None:

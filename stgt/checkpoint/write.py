@@ -10,7 +10,7 @@ import torch
 
 from stgt.checkpoint.folders import checkpoints, rotate
 from stgt.checkpoint.names import STATE, name_of
-from stgt.checkpoint.shards import is_cut, write_shards
+from stgt.checkpoint.shards import is_sharded, write_shards
 from stgt.checkpoint.state import FORMAT, CheckpointError, read_state
 from stgt.distributed import ALONE, World
 from stgt.files import atomic_folder, file_hash, save_tensors
@@ -41,7 +41,7 @@ def write_checkpoint(
                 return final
             whole, hashes = {}, {}
             for name, tensors in groups.items():
-                if any(map(is_cut, tensors.values())):
+                if any(map(is_sharded, tensors.values())):
                     write_shards(partial / name, tensors)
                     hashes |= _shared_hashes(partial, name, run, world)
                 else:
