@@ -9,7 +9,7 @@ import signal
 import matplotlib.image
 import pytest
 import torch
-import torch.distributed as dist
+from helpers.processes import in_processes
 
 from stgt.data.store import Store
 from stgt.data.text import Tokenizer
@@ -43,21 +43,14 @@ def alone(run, tmp_path_factory):
     )
 
 
-def one_of(rank, size, port, run, out):
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(size)}
-    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+def one_of(rank, run, out):
     result = evaluate(Evaluation(run, features=out / "features", out=out / "evaluation.json", **OPTIONS))
     (out / f"{rank}.json").write_text(json.dumps(result))
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_several_processes_give_the_same_bits_as_one(size, run, alone, tmp_path):
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True)  # as torchrun has one, so that nobody else can take the port
-    processes = [in_process(one_of, rank, size, store.port, run, tmp_path) for rank in range(size)]
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
+    in_processes(size, one_of, run, tmp_path)
     result, kept = alone
     assert files(tmp_path / "features") == kept and len(kept) > 12
     for name in [*(f"{rank}.json" for rank in range(size)), "evaluation.json"]:
