@@ -123,7 +123,7 @@ CROP = v2.RandomResizedCrop(32, scale=(0.5, 1.0), interpolation=BICUBIC)
 
 
 def described(transform):
-    """What `describe` wrote when the steps were torchvision's."""
+    """The texts are those that `describe` wrote when the steps were torchvision's."""
 
     def text(step):
         shown = {name: value for name, value in vars(step).items() if not name.startswith("_") and name != "training"}
