@@ -19,8 +19,8 @@ BEGIN = 0.08
 """The time in the track at which the first frame is shown: two B-frames of 1/25 s come before it in decoding"""
 EMPTY, DWELL = None, 0.0
 
-# What ffmpeg 5.1 wrote with `-fps_mode passthrough` for each list, as ranges of frames. FFmpeg shows the frames of a
-# dwell at normal speed, and shows something in an empty entry unless the list begins with it.
+# Each list has the ranges of frames that ffmpeg 5.1 wrote for it with `-fps_mode passthrough`. FFmpeg shows the frames
+# of a dwell at normal speed, and shows something in an empty entry unless the list begins with it.
 LISTS = {
     "an empty entry first": ([Edit(0.48, EMPTY), Edit(1.2, 0.8)], [(20, 50)]),
     "two empty entries first": ([Edit(0.2, EMPTY), Edit(0.2, EMPTY), Edit(2.4, 0)], [(0, 60)]),

@@ -346,5 +346,5 @@ def test_reading_does_not_need_more_memory_with_each_epoch(kind, tokenizer, tmp_
         return sys.getallocatedblocks()
 
     objects = [objects_after(epoch) for epoch in range(6)]
-    # What is kept of each pair adds twice their number in any two epochs. Caches of libraries grow in some epochs only.
+    # If an object were kept for each pair, any two epochs would add twice `count`. Caches grow in some only.
     assert min(later - earlier for earlier, later in zip(objects, objects[2:], strict=False)) < count

@@ -107,3 +107,12 @@ def test_a_single_shard_is_scanned_as_if_it_were_alone_in_its_folder(tmp_path):
     write_shard(tmp_path / "0.tar", {"a.jpg": b"x", "a.txt": b"a"})
     (tmp_path / "1.tar").write_bytes(b"no shard")
     assert rows_of(tmp_path / "0.tar", tmp_path / "m.parquet") == {"0.tar/a.jpg": ["a"]}
+
+
+def test_a_json_member_of_another_program_gives_no_former_name(tmp_path):
+    with webdataset.TarWriter(str(tmp_path / "0.tar")) as writer:
+        for number in range(2):
+            about = {"video": "the film of both clips", "start": number, "caption": "a"}
+            writer.write({"__key__": f"{number}", "mp4": b"a clip", "json": about})
+    scan_shards(str(tmp_path), tmp_path / "all.parquet")
+    assert [*open_manifest(tmp_path / "all.parquet").identities()] == ["0.tar/0.mp4", "0.tar/1.mp4"]

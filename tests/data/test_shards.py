@@ -100,11 +100,7 @@ def test_packed_shards_are_webdatasets_and_can_be_packed_again(data, packed, stg
     row = again.row(2)
     assert read_member(Member(str(shard), row.offset, row.size, "")) == (data / "videos" / names[2]).read_bytes()
     status, printed = stgt("data", "pack", data / "train.json", "--out", packed)
-    assert (
-        status == 2
-        and "holds train.parquet already" in printed
-        and "expected a folder without shards of train" in printed
-    )
+    assert status == 2 and "holds train.parquet already, expected a folder without shards of train" in printed
 
 
 def test_a_clip_that_was_packed_for_training_and_for_validation_is_found(data, packed, tmp_path):
@@ -116,16 +112,6 @@ def test_a_clip_that_was_packed_for_training_and_for_validation_is_found(data, p
         with pytest.raises(ValueError, match=f"data.val: {name} is in val and in train, expected it in one of them"):
             require_disjoint({"val": load_videos(tmp_path / val)} | train, "data.val")
     require_disjoint({"val": [f"other-{name}"]} | train, "data.val")
-
-
-def test_a_json_member_of_another_program_gives_no_former_name(data, tmp_path):
-    with webdataset.TarWriter(str(tmp_path / "0.tar")) as writer:
-        for number in range(2):
-            about = {"video": "the film of both clips", "start": number, "caption": "a"}
-            clip = (data / "videos" / "a.mp4").read_bytes()
-            writer.write({"__key__": f"{number}", "mp4": clip, "json": about})
-    scan_shards(str(tmp_path), tmp_path / "all.parquet")
-    assert [*open_manifest(tmp_path / "all.parquet").identities()] == ["0.tar/0.mp4", "0.tar/1.mp4"]
 
 
 @pytest.mark.parametrize("records", [{}, {"comment": "long " * 200}])

@@ -250,7 +250,7 @@ def test_the_measured_table_holds_keys_that_are_asked_for():
 
 
 def test_the_ops_ask_for_different_classes_of_sizes(monkeypatch):
-    """What was measured for one op says nothing about another."""
+    """A measurement of one op says nothing about another."""
     asked = []
     graph, dense = RaggedGraph.from_edge_index(torch.zeros(2, 1, dtype=torch.int64), 1), video_graph(1, 1, 1)
     monkeypatch.setattr(dispatch, "choose", lambda *arguments: asked.append(arguments[3:]) or "reference")
@@ -335,7 +335,7 @@ NEEDS["avx512_bf16"] = (*NEEDS["avx512"], "avx512_bf16")
 
 
 COMPILED = os.uname().machine == "x86_64" and "clang" not in _C.build_info()["compiler"]
-# What CPUID says: Sapphire and Emerald Rapids, Ice Lake, Haswell; Zen 5 and Zen 4, Zen 3; a maker that nobody measured.
+# These are the answers of CPUID on Sapphire Rapids, Ice Lake and Haswell, on Zen 4 and Zen 3, and of an unknown maker.
 PROCESSORS = [
     ("GenuineIntel", "avx2 avx512 avx512_bf16", "avx512"),
     ("GenuineIntel", "avx2 avx512", "avx512"),

@@ -148,7 +148,7 @@ def test_clips_of_any_length():
 
 @pytest.mark.parametrize("frames, window", [(1, 1), (2, 1), (3, 2), (4, 3)])
 def test_a_mask_that_joins_all(frames, window):
-    """Such a mask only tells the smallest window that it can have been made with."""
+    """Several windows give a mask that joins all tokens, and the smallest of them is taken."""
     model, x = build(frames=frames, window=window), clip(frames=frames)
     expected = model(x)
     with accelerate(model):

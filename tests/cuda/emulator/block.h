@@ -9,7 +9,7 @@
 // possible if `emulator::eager` is set. A missing wait gives wrong numbers in one of the two. Shared memory starts as
 // NaN, and instructions that access it may not reach beyond it.
 //
-// What cannot be seen here:
+// The emulator cannot show these things:
 // - Races between warps. A thread gives way to another one only at an instruction that waits, in a fixed order, and
 //   blocks run one after the other. Code that is right only in that order passes.
 // - Registers: how many a kernel takes, and whether they spill. tests/cuda/test_compile.py looks at that.

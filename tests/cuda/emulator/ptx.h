@@ -1,6 +1,6 @@
 // Takes the place of csrc/cuda/common/ptx.cuh for the emulator (block.h).
 //
-// What cannot be seen here: the order in which the hardware adds the products of a matrix product, and how it rounds or
+// The emulator cannot show in which order the hardware adds the products of a matrix product, and how it rounds or
 // truncates the sums. Here they are added in float32, in the order of their index.
 #pragma once
 #define STGT_CUDA_PTX_CUH

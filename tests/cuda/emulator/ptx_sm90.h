@@ -1,6 +1,6 @@
 // Takes the place of csrc/cuda/common/ptx_sm90.cuh for the emulator (block.h).
 //
-// What cannot be seen here:
+// The emulator cannot show these things:
 // - Missing proxy fences. barrier_init_fence, fence_shared and tma_store_wait do nothing, since all memory is written
 // at
 //   once for every reader.
