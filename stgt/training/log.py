@@ -21,8 +21,7 @@ from stgt.training.trackers import Tracker
 logger = logging.getLogger(__name__)
 
 LOSSES = ("loss", "vtc", "csal", "vtm", "vtg", "host", "osc", "ptc", "distillation", "labels")
-SHOWN = (*LOSSES, "edges_per_token", "clips_per_s", "memory_gib")
-SHORT = {"edges_per_token": "edges", "clips_per_s": "clips/s", "memory_gib": "GiB"}
+UNITS = {"edges_per_token": "edges", "clips_per_s": "clips/s", "memory_gib": "GiB"}
 
 
 class RunLog:
@@ -54,7 +53,7 @@ class RunLog:
         values |= facts | {"clips_per_s": self._clips / (now - self._since), "memory_gib": memory_gib(device)}
         self.lines.write({"step": step, **values})
         self.tracker.write({f"train/{name}": value for name, value in values.items()}, step)
-        self.bar.set_postfix_str(" ".join(f"{SHORT.get(n, n)} {values[n]:.3g}" for n in SHOWN if n in values))
+        self.bar.set_postfix_str(shown(values))
         self._values, self._clips, self._since = {}, 0, now
 
     def validated(self, step: int, figures: dict[str, float], seconds: float) -> None:
@@ -68,6 +67,13 @@ class RunLog:
     def close(self) -> None:
         self.bar.close()
         self.tracker.close()
+
+
+def shown(values: dict[str, float]) -> str:
+    """The losses of a record, and then its quantities with their units."""
+    losses = [f"{name} {values[name]:.3g}" for name in LOSSES if name in values]
+    quantities = [f"{values[name]:.3g} {unit}" for name, unit in UNITS.items() if name in values]
+    return ", ".join([" ".join(losses), *quantities])
 
 
 class _Terminal:

@@ -7,7 +7,7 @@ from helpers import standin
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stgt import checkpoint as ckpt
-from stgt.training.log import read_log
+from stgt.training.log import read_log, shown
 from stgt.training.records import JsonLines, Scalars
 
 
@@ -58,3 +58,8 @@ def test_a_full_disk_under_log_and_tensorboard_does_not_stop_a_run(tmp_path, cap
     assert read_log(tmp_path) == []
     assert f"{tmp_path / 'log.jsonl'}: could not be written" in caplog.text
     assert f"{tmp_path / 'tensorboard'}" in caplog.text and caplog.text.count("could not be written") == 2
+
+
+def test_the_progress_of_a_run_names_the_unit_after_each_quantity():
+    record = {"step": 3, "vtm": 0.5, "loss": 2.25, "lr": 0.1, "edges_per_token": 144.2, "clips_per_s": 45.76}
+    assert shown(record | {"memory_gib": 1.642}) == "loss 2.25 vtm 0.5, 144 edges, 45.8 clips/s, 1.64 GiB"
