@@ -1,6 +1,8 @@
 """Files of records hold only whole records, and a full disk gives a warning."""
 
+import itertools
 import resource
+import time
 from contextlib import contextmanager
 
 from helpers import standin
@@ -32,12 +34,12 @@ def test_a_record_that_does_not_fit_is_lost_as_a_whole_with_one_warning(tmp_path
     assert caplog.text.count(f"{tmp_path / 'log.jsonl'}: could not be written (File too large)") == 1
 
 
-def test_tensorboard_reads_the_curves_and_hides_those_of_lost_steps(tmp_path):
+def test_tensorboard_reads_the_curves_and_hides_those_of_lost_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", map(float, itertools.count(10**9)).__next__)  # each file begins in a later second
     first = Scalars(tmp_path, 1)
     for step in (2, 4, 6):
         first.write({"train/loss": step / 2, "train/lr": 0.1}, step)
     second = Scalars(tmp_path, 5)
-    second.path = second.path.with_name(f"{first.path.name}.1")
     second.write({"train/loss": 10.0}, 6)
     events = EventAccumulator(str(tmp_path)).Reload()
     assert events.Tags()["scalars"] == ["train/loss", "train/lr"]
