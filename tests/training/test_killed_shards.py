@@ -1,4 +1,4 @@
-"""A run whose processes are killed while they write the shards of a checkpoint goes on from the checkpoint before it."""
+"""A run whose processes are killed while they write shards of a checkpoint goes on from the checkpoint before it."""
 
 import logging
 import os
