@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.commands import run_cli, train_retrieval
+from helpers.commands import run_cli, train_retrieval, words
 from helpers.processes import stgt_in_processes
 from helpers.runs import differing
 from helpers.tiny_clip import tiny_clip
@@ -13,10 +13,10 @@ from stgt.training.log import read_log
 
 import open_clip  # isort: skip
 
-# Without clipping, the norm of the gradient changes nothing: it is a sum, which has another order in each run. Shares of
-# a multiple of 16 values are updated by the same instructions as whole tensors.
-OPTIONS = """--optim.clip-norm None --model.vision.width 32 --model.vision.open-blocks 0 --model.qformer.hidden 32
-    --model.qformer.embed-dim 32 --data.tokenizer-size 128 --batch-size 2 --data.workers 0 --log-every 1""".split()
+# Without clipping, the norm of the gradient changes nothing: it is a sum, which has another order with shares. And shares
+# of a multiple of 16 values are updated by the same instructions as whole tensors.
+OPTIONS = words("""--optim.clip-norm None --model.vision.width 32 --model.vision.open-blocks 0 --model.qformer.hidden 32
+    --model.qformer.embed-dim 32 --data.tokenizer-size 128 --batch-size 2 --data.workers 0 --log-every 1""")
 
 
 @pytest.fixture(params=["stored", "referenced"])
