@@ -13,8 +13,8 @@ from stgt.training.log import read_log
 
 import open_clip  # isort: skip
 
-# Without clipping, the norm of the gradient changes nothing: it is a sum, which has another order with shares. And shares
-# of a multiple of 16 values are updated by the same instructions as whole tensors.
+# Without clipping, the norm of the gradient changes nothing. It is a sum, which has another order with shares. The
+# optimizer updates shares of a multiple of 16 values by the same instructions as whole tensors.
 OPTIONS = words("""--optim.clip-norm None --model.vision.width 32 --model.vision.open-blocks 0 --model.qformer.hidden 32
     --model.qformer.embed-dim 32 --data.tokenizer-size 128 --batch-size 2 --data.workers 0 --log-every 1""")
 
