@@ -16,8 +16,8 @@ from stgt.training.log import read_log
 # Without clipping, the norm of the gradient changes nothing. It is a sum, which has another order with shares. The
 # optimizer updates shares of a multiple of 16 values by the same instructions as whole tensors.
 OPTIONS = words("""--optim.clip-norm None --model.language.tune lora --model.language.lora-rank 2
-    --model.qformer.hidden 32 --model.qformer.dropout 0 --model.graph.dropout 0 --epochs 1 --global-batch 4 --data.workers 0
-    --log-every 1 --save-every 3""")
+    --model.qformer.hidden 32 --model.qformer.dropout 0 --model.graph.dropout 0 --epochs 1 --global-batch 4
+    --data.workers 0 --log-every 1 --save-every 3""")
 
 
 def losses(run):
