@@ -21,6 +21,7 @@ from stgt.config import TrainConfig, to_dict
 from stgt.data.loader import LoaderError, read_batches
 from stgt.distributed import World, data_parallel
 from stgt.models.precision import DTYPES
+from stgt.ownership import clear_up
 from stgt.randomness import Items, SeededItems, random_state, restore_random_state, seed_everything
 from stgt.signals import Interrupted, StoppedError, StopSignals
 from stgt.training.determinism import deterministic, warn_of_threads
@@ -114,6 +115,8 @@ class Trainer:
             with self.world.agreed(ckpt.CheckpointError):
                 self._load(resumed)
             logger.info("going on from %s, step %d of %d", resumed, self.step, self.total)
+            if self.world.is_main:  # a run that is complete writes no further checkpoint, which would remove them
+                clear_up(resumed.parent)
         ckpt.require_free_names(self.run, self.step, self.total)
         if resumed is None:
             self._save()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.commands import run_cli, train_questions
 from helpers.processes import stgt_in_processes
+from helpers.runs import differing
 
 from stgt import checkpoint as ckpt
 from stgt.data.annotations import load_questions, save_questions
@@ -33,6 +34,9 @@ def clips(tmp_path_factory):
 def words(clips, out, *more):
     tuned = ["--model.language.tune", "all", "--model.language.dtype", "float32", "--model.graph.dropout", 0]
     tuned += ["--model.qformer.dropout", 0, "--loss.alignment", "vtc", "--vtc-epochs", 0]
+    # Without clipping, the norm of the gradient changes nothing. It is a sum, which has another order with shares. The
+    # optimizer updates shares of a multiple of 16 values by the same instructions as whole tensors.
+    tuned += ["--optim.clip-norm", "None", "--model.qformer.hidden", 32, "--model.language.hidden", 32]
     sizes = ["--global-batch", 4, "--log-every", 1, "--save-every", 2, "--data.workers", 0]
     return train_questions(clips, out, *tuned, *sizes, "--data.val", clips / "qa_val.json", *more)
 
@@ -64,6 +68,7 @@ def stopped(sharded, tmp_path):
 
 
 def assert_same_losses(run, other):
+    """The losses agree to 1e-6, which docs/training.md promises for any number of processes."""
     records, others = ([record for record in read_log(out) if "loss" in record] for out in (run, other))
     assert [record["step"] for record in records] == [record["step"] for record in others] and len(records) > 4
     for part in ("loss", "grad_norm"):
@@ -72,11 +77,14 @@ def assert_same_losses(run, other):
     assert figures[0] == figures[1] != []
 
 
-def test_two_processes_that_share_out_a_language_model_have_the_losses_of_ddp(whole, sharded):
+def test_two_processes_that_share_out_a_language_model_have_the_bits_of_ddp(whole, sharded):
     assert_same_losses(sharded, whole)
-    one, other = (load_run(out, "cpu") for out in (whole, sharded))  # in one process, without a process group
-    for a, b in zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    losses, others = ([record.get("loss") for record in read_log(out)] for out in (whole, sharded))
+    assert losses == others and differing(whole, sharded) == []
+    one, other = (load_run(out, "cpu").model.state_dict() for out in (whole, sharded))  # without a process group
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    tied = [name for name in one if one[name].data_ptr() == one["language.lm_head.weight"].data_ptr()]
+    assert len(tied) == 2
 
 
 def test_a_sharded_checkpoint_is_safetensors_and_json_only(sharded):
@@ -94,10 +102,7 @@ def test_a_sharded_checkpoint_is_safetensors_and_json_only(sharded):
 
 def test_the_same_number_of_processes_goes_on_with_the_same_bits(stopped, sharded, clips):
     stgt_in_processes(2, *words(clips, stopped, "--sharded"))
-    for group in ("model", "optimizer", "random"):
-        one, other = (ckpt.read_tensors(ckpt.latest_checkpoint(out), group) for out in (sharded, stopped))
-        assert one.keys() == other.keys()
-        assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    assert differing(sharded, stopped) == []
 
 
 def test_a_checkpoint_of_two_processes_is_loaded_by_one(stopped, sharded, clips, monkeypatch):

@@ -20,6 +20,7 @@ from stgt.finsta.training.data import Clips, GraphDataset
 from stgt.finsta.training.objective import Objective
 from stgt.integrity import NonFiniteError
 from stgt.models.precision import DTYPES
+from stgt.ownership import clear_up
 from stgt.randomness import SeededItems, random_state, restore_random_state, seed_everything
 from stgt.signals import StoppedError, StopSignals
 from stgt.training.determinism import deterministic, warn_of_threads
@@ -79,6 +80,7 @@ class PostTrainer:
         if (resumed := ckpt.newest_checkpoint(out)) is not None:
             self._load(resumed)
             logger.info("going on from %s, step %d of %d", resumed, self.step, self.total)
+            clear_up(resumed.parent)  # a run that is complete writes no further checkpoint, which would remove them
         ckpt.require_free_names(out, self.step, self.total)
         if resumed is None:
             self._save()

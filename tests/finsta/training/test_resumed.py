@@ -11,6 +11,7 @@ from helpers.forks import Fork, command
 from helpers.runs import differing
 
 from stgt import checkpoint as ckpt
+from stgt import files
 from stgt.finsta.training.trainer import PostTrainer
 from stgt.training.log import read_log
 
@@ -80,7 +81,12 @@ def test_a_finished_folder_is_left_as_it_is(post_train, trained, tmp_path):
     settings = json.loads(path.read_text())
     del settings["finsta"]["labels"]  # as written by a version without this setting
     path.write_text(json.dumps(settings))
+    ended = Fork(os.getpid)
+    ended.finish()
+    leftover = tmp_path / f"out/checkpoints/.partial-{ended.pid}-0@{files._host()}@step-00000003"
+    leftover.mkdir()  # as after a process that was killed while it removed an old checkpoint
     assert post_train(tmp_path / "out")[0] == 0
+    assert not leftover.exists()
     assert (tmp_path / "out/finsta.safetensors").read_bytes() == before
     assert differing(tmp_path / "out", trained, GROUPS) == []
 
