@@ -30,6 +30,8 @@ class GraphConfig:
     form: Literal["released", "residual"] = "released"
     """"released": a linear map changes the patches, and graph attention replaces them (released model and paper);
     "residual": the result of graph attention is added to the patches"""
+    motion: bool = False
+    """Whether each patch also gets the velocity and the growth of the patches that its edges lead to"""
     layers: int = 1
     heads: int = 16
     frames: int = 8

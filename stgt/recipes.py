@@ -33,7 +33,7 @@ def quickstart() -> TrainConfig:
             vision=VisionConfig(
                 tower="vit", image_size=64, patch_size=8, width=64, layers=2, heads=4, open_blocks=-1, dtype="float32"
             ),
-            graph=GraphConfig(form="residual", heads=4, dropout=0.0),
+            graph=GraphConfig(form="residual", motion=True, heads=4, dropout=0.0),
             qformer=QFormerConfig(
                 hidden=128,
                 layers=2,

@@ -69,7 +69,7 @@ def test_only_the_recipes_of_simulated_clips_leave_the_numerics_of_the_released_
     for name, recipe in RECIPES.items():
         model = recipe().model
         simulated = name in ("quickstart", "vqa_shapes")
-        assert model.graph.form == ("residual" if simulated else "released")
+        assert model.graph.form == ("residual" if simulated else "released") and model.graph.motion == simulated
         assert model.qformer.rerank == ("odds" if simulated else "softmax")
 
 

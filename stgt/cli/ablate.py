@@ -9,7 +9,7 @@ import tyro
 
 
 def ablate(
-    studies: tyro.conf.Positional[tuple[Literal["table2", "table3", "fig7"], ...]] = (),
+    studies: tyro.conf.Positional[tuple[Literal["table2", "table3", "fig7", "forms"], ...]] = (),
     seeds: int = 3,
     epochs: int = 10,
     clips: int = 1500,
@@ -21,7 +21,8 @@ def ablate(
     """Repeat the paper's ablations on simulated clips. The same command goes on after an interruption.
 
     Args:
-        studies: The paper's Table 2 (graph, weights), Table 3 (CSAL) or Fig. 7 (h, gamma); all if none is given.
+        studies: The paper's Table 2 (graph, weights), Table 3 (CSAL) or Fig. 7 (h, gamma), or the forms of the graph
+            layer; all if none is given.
         seeds: Number of runs of each variant.
         epochs: Number of epochs of each run.
         clips: Simulated clips to train on.

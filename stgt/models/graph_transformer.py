@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stgt.config import GraphConfig
 from stgt.models.cross_frame import CrossFrameBlock
+from stgt.models.motion import EdgeMotion
 from stgt.models.position import Position
 from stgt.models.precision import Float32Module
 from stgt.models.transformer import LayerNorm, ResidualAttentionBlock
@@ -38,6 +39,7 @@ class GraphBlock(nn.Module):
 
     In the released form, a linear map first changes all tokens, and the result of graph attention then replaces the
     patches. In the residual form there is no such map, and the result of graph attention is added to the patches.
+    With `config.motion`, the motion along the edges is added to the result of graph attention.
     """
 
     def __init__(self, config: GraphConfig, width: int, drop_path: float) -> None:
@@ -49,6 +51,7 @@ class GraphBlock(nn.Module):
             self.graph_attention = DenseGraphAttention(width, config.heads, dropout=config.dropout)
         else:
             self.graph_attention = GraphAttention(width, config.heads, dropout=config.dropout, backend=config.backend)
+        self.motion = EdgeMotion(width) if config.motion else None
         self.residual_block = ResidualAttentionBlock(width, config.heads, drop_path)
 
     def build_graph(self, local: Tensor) -> SpatioTemporalGraph | Tensor:
@@ -81,6 +84,9 @@ class GraphBlock(nn.Module):
         dense = isinstance(graph, Tensor)
         degree = torch.count_nonzero(graph.detach()) / local.shape[:3].numel() if dense else graph.mean_degree()
         attended = self.graph_attention(local.flatten(1, 2), graph).view(local.shape)
+        if self.motion is not None:
+            banded = SpatioTemporalGraph.from_dense(graph, len(local[0]), self.config.window) if dense else graph
+            attended = attended + self.motion(banded).to(attended.dtype)
         local = local + attended if self.config.form == "residual" else attended
         x = torch.cat([cls[:, :, None].to(local.dtype), local], 2)
         if self.config.scope == "frame":

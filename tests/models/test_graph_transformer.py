@@ -1,5 +1,7 @@
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -63,6 +65,9 @@ def oracle(model, x):
             z = (q @ k.transpose(1, 2) / math.sqrt(D) * W).masked_fill(~edge, -math.inf)
             heads.append(z.softmax(-1) @ v)
         attended = attention.out_proj(torch.cat(heads, -1)).view(B, T, S - 1, C)
+        if c.motion:
+            weight = W.masked_fill(~edge, 0).view(B, T, S - 1, T, S - 1)
+            attended = attended + block.motion.proj(fitted_motion(weight, c.window))
         local = local.view(attended.shape) + attended if c.form == "residual" else attended
         x = torch.cat([cls[:, :, None], local], 2)
         if c.scope == "frame":
@@ -73,6 +78,27 @@ def oracle(model, x):
     columns = [x[:, :, 1 + c :: GRID].amax(2) for c in range(GRID)]
     pooled = torch.stack([x[:, :, 0], *columns, *rows], 2).flatten(1, 2)
     return model.ln_post(pooled) @ model.proj
+
+
+def fitted_motion(weight, window):
+    """The motion of each patch by weighted least squares, solved patch by patch. weight: (B, T, P, T, P)."""
+    B, T, P = weight.shape[:3]
+    grid = round(P**0.5)
+    motion = torch.zeros(B, T, P, 3, dtype=torch.float64)
+    for b, t, i in itertools.product(range(B), range(T), range(P)):
+        w = weight[b, t, i].double().clamp_min(0)  # (T, P)
+        frames = [u for u in range(T) if abs(u - t) <= window]
+        pairs = [(u - t, j) for u in frames for j in range(P)]
+        known = torch.stack([w[t + o, j] for o, j in pairs])
+        offset = torch.tensor([float(o) for o, _ in pairs], dtype=torch.float64)
+        place = torch.tensor([[j % grid, j // grid] for _, j in pairs], dtype=torch.float64)
+        share = known / known.sum()
+        late = offset - share @ offset
+        motion[b, t, i, :2] = (share * late) @ (place - share @ place) / (share @ late**2 + 0.01)
+        if len(frames) > 1:
+            mass = np.array([w[u].sum() for u in frames])
+            motion[b, t, i, 2] = np.polyfit(frames, mass, 1)[0] / mass.mean()
+    return motion.float()
 
 
 def residual(block, x):
@@ -97,6 +123,9 @@ def residual(block, x):
         {"layers": 3},
         {"form": "residual"},
         {"form": "residual", "layers": 2, "scope": "clip"},
+        {"form": "residual", "motion": True},
+        {"motion": True, "window": 2, "threshold": 0.5},
+        {"motion": True, "edges": False},
     ],
     ids=str,
 )
@@ -118,6 +147,7 @@ def test_switches_change_the_result():
             {"weights": False},
             {"window": 2},
             {"form": "residual"},
+            {"motion": True},
         )
     ]
     for i, a in enumerate(results):

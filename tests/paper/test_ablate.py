@@ -68,6 +68,8 @@ def test_studies_change_the_settings_in_their_titles_and_share_runs():
     graphs = {title: config.model.graph for title, config in configs.items()}
     assert graphs["CCT+MIT baseline"].kind == "cross_frame" and graphs["A and W_s"] == base.model.graph
     assert graphs["A and W_s"].form == "residual" and graphs["A and W_s, the released form"].form == "released"
+    assert graphs["A and W_s"].motion and not graphs["A and W_s, the released form"].motion
+    assert graphs["A and W_s, without motion along the edges"] == replace(graphs["A and W_s"], motion=False)
     assert not graphs["W_s without A: every pair of the band"].edges
     assert not graphs["A without W_s: every edge weighs 1"].weights
     assert configs["γ = 3"].loss.gamma == 3 and configs["γ = 3"].vtc_epochs == 6

@@ -29,7 +29,8 @@ class Variant:
         graph = replace(base.model.graph, **self.graph)
         if graph.kind == "graph":
             words = [f"h{graph.threshold:g}" if graph.edges else "band"]
-            words += ([] if graph.weights else ["unweighted"]) + (["released"] if graph.form == "released" else [])
+            words += ([] if graph.weights else ["unweighted"]) + ([] if graph.motion else ["still"])
+            words += ["released"] if graph.form == "released" else []
         else:
             words = [graph.kind]
         csal = {}
@@ -56,7 +57,8 @@ class Study:
 
 BASELINE = Variant("CCT+MIT baseline", {"kind": "cross_frame"}, paper=45.57)
 GRAPH = Variant("A and W_s", paper=49.67)
-RELEASED = Variant("A and W_s, the released form", {"form": "released"}, paper=49.67)
+STILL = Variant("A and W_s, without motion along the edges", {"motion": False})
+RELEASED = Variant("A and W_s, the released form", {"form": "released", "motion": False}, paper=49.67)
 CSAL = Variant("A and W_s, CSAL", gamma=5.0, paper=51.27)
 
 STUDIES: dict[str, tuple[Study, ...]] = {
@@ -68,11 +70,13 @@ STUDIES: dict[str, tuple[Study, ...]] = {
                 Variant("W_s without A: every pair of the band", {"edges": False}),
                 Variant("A without W_s: every edge weighs 1", {"weights": False}, paper=48.86),
                 GRAPH,
+                STILL,
                 RELEASED,
                 CSAL,
             ),
         ),
     ),
+    "forms": (Study("The forms of the graph layer", (BASELINE, RELEASED, STILL, GRAPH)),),
     "table3": (
         Study(
             "Table 3: CSAL, with the graph and with the baseline",
