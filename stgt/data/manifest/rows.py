@@ -33,6 +33,11 @@ class Row(NamedTuple):
         """The name that reports and lists of bad videos use."""
         return self.video if self.shard is None else f"{self.shard}/{self.video}"
 
+    @property
+    def place(self) -> str:
+        """The name of the file, or the shard with the place in it: two members may have the same name."""
+        return self.video if self.shard is None else f"{self.shard}\0{self.offset}\0{self.size}"
+
 
 class Manifest(Sequence[str]):
     """The rows of a manifest as a sequence of the videos' names. It is pickled as two paths."""
@@ -80,6 +85,16 @@ class Manifest(Sequence[str]):
         """Whether a row is about an image of one frame."""
         batch, place = self._place(number)
         return batch.column("image")[place].as_py()
+
+    def kinds(self) -> set[bool]:
+        """Whether there are images of one frame (True), and whether there are videos (False)."""
+        return {kind for batch in self.batches for kind in batch.column("image").unique().to_pylist()}
+
+    def places(self) -> Iterator[str]:
+        """`Row.place` of each row."""
+        for batch in self.batches:
+            for row in zip(*(batch.column(name).to_pylist() for name in Row._fields), strict=True):
+                yield Row(*row).place
 
     def identity(self, number: int) -> str:
         """The name by which a row's video is compared with others: the one that it had before it was packed."""
