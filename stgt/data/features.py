@@ -184,7 +184,8 @@ class FeatureStore:
             raise DamagedError(f"{error}; it holds view {view} of {name}") from None
         readable, recorded, *file = state.tolist()
         if not readable:
-            raise VideoError(f"{name}: it could not be read when its tokens were computed for {self.folder}")
+            file = self.tokens.path(self.tokens.names.holding(*number))
+            raise VideoError(f"{name}: it could not be read when its tokens were computed for {file}")
         if recorded and root is not None:
             self._require_unchanged(place, np.array(file), root)
         return tokens

@@ -27,7 +27,7 @@ from stgt.data.errors import StoreError
 from stgt.data.features import FeatureStore
 from stgt.data.images import stills
 from stgt.data.manifest.cache import is_manifest, open_manifest
-from stgt.data.manifest.rows import Manifest
+from stgt.data.manifest.rows import Kind, Manifest
 from stgt.data.names import is_image
 from stgt.data.pixels import to_pixels
 from stgt.data.shared_list import SharedList
@@ -287,11 +287,7 @@ class RetrievalDataset(PairDataset):
         if options.get("train") and tokenizer is None:
             raise ValueError("tokenizer is None, expected one: training pairs hold the caption's token ids")
         self.tokenizer, self.max_length = tokenizer, max_length
-        if is_manifest(annotation):
-            bad_list = options.get("bad_list")
-            entries = open_manifest(annotation, {} if bad_list is None else load_bad_list(bad_list))
-        else:
-            entries = load_captions(annotation)
+        entries = _rows(annotation, "captions", options) if is_manifest(annotation) else load_captions(annotation)
         super().__init__(annotation, entries, root, **options)
 
     @property
@@ -308,16 +304,23 @@ class QuestionDataset(PairDataset):
     """A question annotation: pairs of a video and a `Question`, in training with question, answer and question_id.
 
     answers: an ans2label.json that holds all answers; not checked if None. options: further arguments of PairDataset.
-    Raises ValueError for a malformed annotation, naming the entry, and for an answer that `answers` lacks.
+    The annotation is JSON, or a manifest in Parquet. Raises ValueError for a malformed one, naming the entry or row,
+    and for an answer that `answers` lacks.
     """
 
     def __init__(
         self, annotation: str | Path, root: str | Path, *, answers: str | Path | None = None, **options: object
     ) -> None:
-        questions = load_questions(annotation)
+        if is_manifest(annotation):
+            entries = _rows(annotation, "questions", options)
+            given = entries.answers()
+        else:
+            questions = load_questions(annotation)
+            entries = [(question.video, [question]) for question in questions]
+            given = (question.answer for question in questions)
         if answers is not None:
-            require_answers(annotation, questions, answers)
-        super().__init__(annotation, [(question.video, [question]) for question in questions], root, **options)
+            require_answers(annotation, given, answers)
+        super().__init__(annotation, entries, root, **options)
 
     @property
     def questions(self) -> Sequence[tuple[int, Question]]:
@@ -364,11 +367,17 @@ def collate(items: list[dict]) -> dict:
     return batch
 
 
+def _rows(annotation: str | Path, kind: Kind, options: Mapping[str, object]) -> Manifest:
+    """The rows of a manifest without those of the bad list in `options`."""
+    bad_list = options.get("bad_list")
+    return open_manifest(annotation, {} if bad_list is None else load_bad_list(bad_list), kind=kind)
+
+
 def _require_single_rows(manifest: Manifest) -> None:
     if twice := [video for video, count in Counter(manifest.identities()).items() if count > 1]:
         raise ValueError(
-            f"{manifest.annotation}: {twice[0]} is in several rows, expected one row with all of its captions, because "
-            "evaluation counts videos"
+            f"{manifest.annotation}: {twice[0]} is in several rows, expected one row with all of its captions or "
+            "questions, because evaluation counts videos"
         )
 
 

@@ -47,7 +47,7 @@ class VideoTable:
 
     def row(self, place: str) -> int:
         """The row of a video, or −1 if the table lacks it."""
-        return int(self.find(_digests([place]))[0])
+        return int(self.find(digests_of([place]))[0])
 
     def first_absent(self, places: Iterable[str]) -> int | None:
         """The number of the first place that the table lacks, or None. Only a part of the places is in memory."""
@@ -87,9 +87,10 @@ def write_table(path: Path, contents: np.ndarray) -> None:
 def _parts(places: Iterable[str]) -> Iterator[np.ndarray]:
     rest = iter(places)
     while part := list(itertools.islice(rest, _PART)):
-        yield _digests(part)
+        yield digests_of(part)
 
 
-def _digests(places: Iterable[str]) -> np.ndarray:
+def digests_of(places: Iterable[str]) -> np.ndarray:
+    """The digest of each text: S16 (n,)."""
     hashes = (hashlib.blake2b(place.encode("utf-8", "surrogateescape"), digest_size=_WIDTH) for place in places)
     return np.frombuffer(b"".join(each.digest() for each in hashes), f"S{_WIDTH}")
