@@ -92,8 +92,9 @@ def manifest(source: Annotated[str, tyro.conf.Positional], out: Path) -> None:
     """Write a manifest in Parquet: of an annotation in JSON, or of a folder of tar shards in WebDataset's form.
 
     Args:
-        source: Annotation such as data/webvid/train.json; or a folder of .tar files, or one such file, or an address of
-            them that fsspec reads, such as s3://bucket/cc3m, as WebDataset, video2dataset and img2dataset write them.
+        source: Annotation of captions or questions, such as data/webvid/train.json; or a folder of .tar files, or one
+            such file, or an address of them that fsspec reads, such as s3://bucket/cc3m, as WebDataset, video2dataset
+            and img2dataset write them.
         out: Parquet file to write. Training reads it as --data.train; the names in it are relative to --data.videos.
     """
     from stgt.data.manifest.write import write_manifest
@@ -112,7 +113,7 @@ def pack(
     """Pack the videos or images of an annotation into tar shards in WebDataset's form, with a manifest of them.
 
     Args:
-        annotation: Annotation in JSON, or a manifest.
+        annotation: Annotation of captions or questions in JSON, or a manifest.
         out: Folder to write. Of train.json, it gets train-000000.tar and so on, and the manifest train.parquet. Several
             annotations may be packed into one folder, which is given to training as --data.videos.
         videos: Folder that the names in the annotation are relative to; the folder `videos` beside it if not given.
