@@ -190,7 +190,7 @@ class _Rows:
         values = column.type.value_type if lists else column.type
         mark, expected = ("t", "texts") if _is_text(values) else ("n", "whole numbers")
         text = pa.list_(pa.string()) if lists else pa.string()
-        column = self._valid(name, column.cast(pa.list_(values) if lists else values).cast(text))
+        column = self._valid(name, column.cast(text))
         if not lists:
             self._refuse(name, column.is_null(), expected)
             column = pa.ListArray.from_arrays(pa.array(range(len(column) + 1), pa.int32()), column)
