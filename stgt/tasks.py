@@ -15,7 +15,7 @@ from typing import ClassVar
 from torch import nn
 
 from stgt.config import DataConfig, ModelConfig, TrainConfig
-from stgt.data.annotations import load_questions, load_texts
+from stgt.data.annotations import each_question, load_texts
 from stgt.data.features import FeatureStore
 from stgt.data.prompts import LanguageTokenizer
 from stgt.data.samples import PairDataset, QuestionDataset, RetrievalDataset, collate
@@ -130,7 +130,7 @@ class Questions(Task):
 
     def make_tokenizer(self, data: DataConfig, model: ModelConfig) -> LanguageTokenizer:
         if model.language.model == "opt":
-            return LanguageTokenizer.train(load_questions(data.train), data.tokenizer_size)
+            return LanguageTokenizer.train(each_question(data.train, data.bad_list), data.tokenizer_size)
         return LanguageTokenizer.from_pretrained(model.language.model)
 
     def _read_tokenizer(self, folder: Path) -> LanguageTokenizer:

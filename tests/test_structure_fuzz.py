@@ -56,7 +56,7 @@ STATE = {
     "config": RUN,
 }
 KEY = {"tower": "ab", "transform": "test", "frames": 2, "sampling": "uniform", "views": 1, "seed": 0, "decoder": "pyav"}
-INDEX = {"key": KEY, "batch": 2, "fingerprint": "ab", "videos": ["a.mp4", "b.mp4"], "format": 3}
+INDEX = {"key": KEY, "batch": 2, "videos": 2, "table": "cd", "fingerprint": "ab", "format": 4}
 SCENES = {"settings": {"train": 1, "test": 0, "seed": 0, "size": 32, "frames": 2}, "clips": []}
 VOCABULARY = {"model": {"type": "WordPiece", "vocab": {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4}}}
 MSRVTT = {

@@ -92,8 +92,9 @@ def manifest(source: Annotated[str, tyro.conf.Positional], out: Path) -> None:
     """Write a manifest in Parquet: of an annotation in JSON, or of a folder of tar shards in WebDataset's form.
 
     Args:
-        source: Annotation such as data/webvid/train.json; or a folder of .tar files, or one such file, or an address of
-            them that fsspec reads, such as s3://bucket/cc3m, as WebDataset, video2dataset and img2dataset write them.
+        source: Annotation of captions or questions, such as data/webvid/train.json; or a folder of .tar files, or one
+            such file, or an address of them that fsspec reads, such as s3://bucket/cc3m, as WebDataset, video2dataset
+            and img2dataset write them.
         out: Parquet file to write. Training reads it as --data.train; the names in it are relative to --data.videos.
     """
     from stgt.data.manifest.write import write_manifest
@@ -112,7 +113,7 @@ def pack(
     """Pack the videos or images of an annotation into tar shards in WebDataset's form, with a manifest of them.
 
     Args:
-        annotation: Annotation in JSON, or a manifest.
+        annotation: Annotation of captions or questions in JSON, or a manifest.
         out: Folder to write. Of train.json, it gets train-000000.tar and so on, and the manifest train.parquet. Several
             annotations may be packed into one folder, which is given to training as --data.videos.
         videos: Folder that the names in the annotation are relative to; the folder `videos` beside it if not given.
@@ -192,7 +193,7 @@ def features(
         device: "auto" is a GPU where there is one. Each process that torchrun starts takes its own.
     """
     from stgt.data.annotations import load_bad_list, load_videos
-    from stgt.data.manifest.cache import is_manifest
+    from stgt.data.manifest.rows import Manifest
     from stgt.data.samples import VideoDataset
     from stgt.data.transforms import eval_transform, train_transform
     from stgt.data.write_features import write_features
@@ -202,39 +203,32 @@ def features(
     from stgt.weights.tower import tower_hash
 
     data, vision = recipe.data, recipe.model.vision
-    for path in (data.train, data.val):
-        if path is not None and is_manifest(path):
-            raise ValueError(
-                f"{path}: a manifest, expected an annotation in JSON whose videos are files; train without "
-                "--data.features, or unpack the shards with tar -xf, and name the files in JSON"
-            )
     if vision.open_blocks != 0:
         raise ValueError(f"vision.open_blocks is {vision.open_blocks}, expected 0: only a frozen tower can be cached")
-    names = [video for path in (data.train, data.val) if path is not None for video in load_videos(path)]
     bad = {} if data.bad_list is None else load_bad_list(data.bad_list)
-    names = [video for video in dict.fromkeys(names) if video not in bad]
+    found = [load_videos(path) for path in (data.train, data.val) if path is not None]
+    splits = [names if isinstance(names, Manifest) else [name for name in names if name not in bad] for names in found]
     seed_everything(recipe.seed)  # a tower that is not pretrained gets the same weights as in the run
     tower = VisionTower(vision)
     digest = tower_hash(tower.state_dict(), vision)
     chosen = choose_device(device)
     tower = tower.to(chosen).eval()
     size = vision.sizes.image_size
-    videos = VideoDataset(
-        names,
-        data.videos,
+    views_of = dict(
         frames=data.frames,
         decoding=data.decoding,
         transform=train_transform(size, flip=data.flip) if data.augment else eval_transform(size),
         sampling=data.sampling,
         random=True,
     )
-    if len(videos.stills.unique()) > 1:
+    videos = [VideoDataset(names, data.videos, **views_of) for names in splits]
+    if len(set.union(*(part.kinds() for part in videos))) > 1:
         raise ValueError(
             f"{data.train}: holds videos and images, expected one kind, because a cache has one number of frames"
         )
     store = write_features(
         out, videos, tower, tower_hash=digest, views=views, seed=recipe.seed,
         batch_size=batch_size, workers=data.workers, ray=ray, device=chosen,
-        contents=data.check_contents, accept_changed=recipe.accept_changed_data,
+        contents=data.check_contents, accept_changed=recipe.accept_changed_data, bad=bad,
     )  # fmt: skip
-    say(f"{out}: {len(videos)} videos × {store.views} views, tokens {store.shape[2:]}, bfloat16")
+    say(f"{out}: {store.shape[0]} videos × {store.views} views, tokens {store.shape[2:]}, bfloat16")

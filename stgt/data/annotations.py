@@ -1,8 +1,8 @@
 """The two annotation formats of this package: captions of videos, and questions about them.
 
-Retrieval: [{"video": "a.mp4", "caption": "…"}], or with a list of captions; or a manifest in Parquet
-(`stgt.data.manifest`). Questions: [{"video", "question", "answer", "question_id"}] beside ans2label.json, {"answer":
-label}. Other keys are left alone.
+Retrieval: [{"video": "a.mp4", "caption": "…"}], or with a list of captions. Questions: [{"video", "question", "answer",
+"question_id"}] beside ans2label.json, {"answer": label}. Other keys are left alone. In place of JSON, both may be a
+manifest in Parquet (`stgt.data.manifest`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import os
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+from stgt.data.entries import Clip, Question
 from stgt.data.folders import describe_special
 from stgt.data.manifest.cache import is_manifest, open_manifest
 from stgt.data.manifest.rows import Manifest
@@ -24,27 +24,11 @@ from stgt.structure import read_json, shown
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(,[^:/]*)?:")
 
 
-class Clip(NamedTuple):
-    """A video's file name, relative to the folder of videos, and its captions."""
-
-    video: str
-    captions: tuple[str, ...]
-
-
-class Question(NamedTuple):
-    """A question about a video, with its answer. `video` is as in `Clip`; no two questions have the same id."""
-
-    video: str
-    question: str
-    answer: str
-    question_id: int | str
-
-
 def load_captions(path: str | Path) -> list[Clip]:
     """Read a retrieval annotation. Raises a ValueError that names the entry, its value and what was expected."""
     if is_manifest(path):
-        manifest = open_manifest(path)
-        return [Clip(video, tuple(captions)) for video, captions in zip(manifest, manifest.captions(), strict=True)]
+        manifest = open_manifest(path, kind="captions")
+        return [Clip(video, tuple(captions)) for video, captions in zip(manifest, manifest.said(), strict=True)]
     entries = _entries(path)
     return [Clip(_text(path, i, e, "video"), _captions(path, i, e)) for i, e in enumerate(entries)]
 
@@ -52,7 +36,7 @@ def load_captions(path: str | Path) -> list[Clip]:
 def load_texts(path: str | Path, bad_list: str | Path | None = None) -> Iterator[str]:
     """All captions of a retrieval annotation. Those of a manifest's videos that `bad_list` lists are left out."""
     if is_manifest(path):
-        captions = load_videos(path, bad_list).captions()
+        captions = open_manifest(path, _bad_names(bad_list), kind="captions").said()
     else:
         captions = (clip.captions for clip in load_captions(path))
     return itertools.chain.from_iterable(captions)
@@ -71,6 +55,8 @@ def save_questions(questions: Iterable[Question], path: str | Path) -> None:
 
 def load_questions(path: str | Path) -> list[Question]:
     """Read a question annotation. Raises a ValueError that names the entry, its value and what was expected."""
+    if is_manifest(path):
+        return [*each_question(path)]
     questions = []
     seen: set[int | str] = set()
     for number, entry in enumerate(_entries(path)):
@@ -83,6 +69,22 @@ def load_questions(path: str | Path) -> list[Question]:
         seen.add(identity)
         questions.append(Question(*texts, identity))
     return questions
+
+
+def each_question(path: str | Path, bad_list: str | Path | None = None) -> Iterator[Question]:
+    """The questions of an annotation. Those about a manifest's videos that `bad_list` lists are left out."""
+    if is_manifest(path):
+        manifest = open_manifest(path, _bad_names(bad_list), kind="questions")
+        return itertools.chain.from_iterable(manifest.said())
+    return iter(load_questions(path))
+
+
+def holds_questions(path: str | Path) -> bool:
+    """Whether an annotation is one of questions. One that has both kinds of columns or keys counts as captions."""
+    if is_manifest(path):
+        return open_manifest(path).asks
+    first = _entries(path)[0]
+    return "question" in first and "caption" not in first
 
 
 def load_answers(path: str | Path) -> dict[str, int]:
@@ -106,25 +108,37 @@ def load_bad_list(path: str | Path) -> dict[str, str]:
     return bad
 
 
+def _bad_names(bad_list: str | Path | None) -> Container[str]:
+    return frozenset() if bad_list is None else load_bad_list(bad_list)
+
+
 def load_videos(path: str | Path, bad_list: str | Path | None = None) -> Sequence[str]:
     """The distinct videos of a retrieval or question annotation, in its order, or the rows of a manifest.
 
     bad_list: a manifest's videos that it lists are left out.
     """
     if is_manifest(path):
-        return open_manifest(path, {} if bad_list is None else load_bad_list(bad_list))
+        return open_manifest(path, _bad_names(bad_list))
     return list(dict.fromkeys(_text(path, i, entry, "video") for i, entry in enumerate(_entries(path))))
 
 
-def require_answers(annotation: str | Path, questions: Sequence[Question], answers: str | Path) -> None:
-    """Raise ValueError if an answer is missing in `answers`, an ans2label.json. It names annotation, entry, answer."""
-    known = load_answers(answers)
-    outside = [(number, question.answer) for number, question in enumerate(questions) if question.answer not in known]
+def require_answers(annotation: str | Path, given: Iterable[str], answers: str | Path) -> None:
+    """Raise ValueError if an answer is missing in `answers`, an ans2label.json. It names annotation, question, answer.
+
+    given: the answers of all questions.
+    """
+    known, count = load_answers(answers), 0
+    outside = []
+    for number, answer in enumerate(given):
+        count = number + 1
+        if answer not in known:
+            outside.append((number, answer))
     if outside:
         number, answer = outside[0]
-        more = f" ({len(outside)} of {len(questions)} entries have others)" if len(outside) > 1 else ""
+        more = f" ({len(outside)} of {count} entries have others)" if len(outside) > 1 else ""
+        what = "question" if is_manifest(annotation) else "entry"
         raise ValueError(
-            f"{annotation}: in entry {number} 'answer' is {shown(answer)}, "
+            f"{annotation}: in {what} {number} 'answer' is {shown(answer)}, "
             f"expected one of the {len(known)} answers in {answers}{more}"
         )
 
@@ -169,11 +183,6 @@ def require_disjoint(splits: dict[str, Sequence[str]], where: str) -> None:
 
 
 def _entries(path: str | Path) -> list[dict]:
-    if is_manifest(path):
-        raise ValueError(
-            f"{path}: a manifest in Parquet, which holds captions, expected questions in JSON, about videos in files; "
-            "`stgt data convert` writes them"
-        )
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path}: holds {shown(entries)}, expected a list of entries")

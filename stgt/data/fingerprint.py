@@ -87,6 +87,16 @@ class Fingerprint:
             np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32),
         )
 
+    @classmethod
+    def of_row(cls, name: str, row: np.ndarray, *, decoder: str) -> Fingerprint:
+        """The fingerprint of one video from the row that `row` returned."""
+        hashes = row[2:].astype("<i8").view(np.uint8).reshape(1, 32)
+        return cls({}, decoder, [name], row[:1], row[1:2], hashes)
+
+    def row(self) -> np.ndarray:
+        """The only video's size, time of change and hash of its contents: int64 (6,)."""
+        return np.concatenate([self.sizes, self.times, self.hashes.reshape(-1).view("<i8")])
+
     def summary(self) -> dict:
         """The fingerprint in short, as JSON values: hashes of files, the decoder, the number of videos, one hash."""
         return {"files": dict(self.files), "decoder": self.decoder, "videos": len(self.names), "sha256": self.sha256()}

@@ -27,7 +27,7 @@ from stgt.data.errors import StoreError
 from stgt.data.features import FeatureStore
 from stgt.data.images import stills
 from stgt.data.manifest.cache import is_manifest, open_manifest
-from stgt.data.manifest.rows import Manifest
+from stgt.data.manifest.rows import Kind, Manifest
 from stgt.data.names import is_image
 from stgt.data.pixels import to_pixels
 from stgt.data.shared_list import SharedList
@@ -91,6 +91,18 @@ class VideoDataset(Dataset):
         """Whether a video is an image of one frame. A manifest says it; `stgt.data.images.stills` does for files."""
         return self.videos.still(index) if isinstance(self.videos, Manifest) else bool(self.stills[index])
 
+    def kinds(self) -> set[bool]:
+        """The distinct values of `still`."""
+        return self.videos.kinds() if isinstance(self.videos, Manifest) else {*self.stills.tolist()}
+
+    def place(self, index: int) -> str:
+        """The place by which a feature cache knows a video (`stgt.data.manifest.rows.Row.place`)."""
+        return self.videos.row(index).place if isinstance(self.videos, Manifest) else self.videos[index]
+
+    def places(self) -> Iterator[str]:
+        """`place` of each video."""
+        return self.videos.places() if isinstance(self.videos, Manifest) else iter(self.videos)
+
     @contextmanager
     def opened(self, index: int) -> Iterator[Path]:
         """The file of a video, which is a temporary one if the video is in a shard."""
@@ -108,7 +120,8 @@ class VideoDataset(Dataset):
         place = {"index": index, "path": str(self.root / self.videos[index])}
         if self.features is not None:
             view = int(torch.randint(self.features.views, ())) if self.random else 0
-            return {"tokens": self.features.read(self.videos[index], view), **place}
+            names = dict(name=self.videos[index], root=self.root)
+            return {"tokens": self.features.read(self.place(index), view, **names), **place}
         frames, times = self._frames(index)
         return {"video": to_pixels(frames, self.transform), "times": times, **place}
 
@@ -163,9 +176,9 @@ class PairDataset(VideoDataset):
     entries: (video, texts) of each entry of the annotation, or a manifest without the videos of the bad list. No file
     of a manifest is looked up at the start; a missing one is a video that cannot be read. bad_list: the file that `stgt
     data check` wrote; entries about its videos are left out, and the log tells how many.
-    Raises ValueError for an annotation whose video is missing, naming entry and path; for a manifest with a feature
-    cache; and, for evaluation, for an annotation that mixes images and videos and for a manifest that names a video
-    twice.
+    Raises ValueError for an annotation whose video is missing, naming entry and path; for a video that the feature
+    cache lacks; and, for evaluation, for an annotation that mixes images and videos and for a manifest that names a
+    video twice.
     """
 
     def __init__(
@@ -186,7 +199,8 @@ class PairDataset(VideoDataset):
     ) -> None:
         self.train, self.max_replacements = train, max_replacements
         if isinstance(entries, Manifest):
-            _require_usable(entries, train, features)
+            if not train:
+                _require_single_rows(entries)
             videos, self.pairs, left_out, count = entries, entries.pairs, entries.left_out, entries.whole
         else:
             bad = {} if bad_list is None else load_bad_list(bad_list)
@@ -205,9 +219,11 @@ class PairDataset(VideoDataset):
             frames=frames, transform=transform, sampling=sampling, random=train, cache=cache, features=features,
             decoding=decoding,
         )  # fmt: skip
-        if not isinstance(entries, Manifest):
+        if isinstance(entries, Manifest):
+            _require_tokens(annotation, self)
+        else:
             self._images = self.stills[[number for number, _ in self.pairs]]
-        if not train and len({self.still(number) for number in range(len(videos))}) > 1:
+        if not train and len(self.kinds()) > 1:
             image, video = (
                 next(videos[number] for number in range(len(videos)) if self.still(number) is kind)
                 for kind in (True, False)
@@ -271,11 +287,7 @@ class RetrievalDataset(PairDataset):
         if options.get("train") and tokenizer is None:
             raise ValueError("tokenizer is None, expected one: training pairs hold the caption's token ids")
         self.tokenizer, self.max_length = tokenizer, max_length
-        if is_manifest(annotation):
-            bad_list = options.get("bad_list")
-            entries = open_manifest(annotation, {} if bad_list is None else load_bad_list(bad_list))
-        else:
-            entries = load_captions(annotation)
+        entries = _rows(annotation, "captions", options) if is_manifest(annotation) else load_captions(annotation)
         super().__init__(annotation, entries, root, **options)
 
     @property
@@ -292,16 +304,23 @@ class QuestionDataset(PairDataset):
     """A question annotation: pairs of a video and a `Question`, in training with question, answer and question_id.
 
     answers: an ans2label.json that holds all answers; not checked if None. options: further arguments of PairDataset.
-    Raises ValueError for a malformed annotation, naming the entry, and for an answer that `answers` lacks.
+    The annotation is JSON, or a manifest in Parquet. Raises ValueError for a malformed one, naming the entry or row,
+    and for an answer that `answers` lacks.
     """
 
     def __init__(
         self, annotation: str | Path, root: str | Path, *, answers: str | Path | None = None, **options: object
     ) -> None:
-        questions = load_questions(annotation)
+        if is_manifest(annotation):
+            entries = _rows(annotation, "questions", options)
+            given = entries.answers()
+        else:
+            questions = load_questions(annotation)
+            entries = [(question.video, [question]) for question in questions]
+            given = (question.answer for question in questions)
         if answers is not None:
-            require_answers(annotation, questions, answers)
-        super().__init__(annotation, [(question.video, [question]) for question in questions], root, **options)
+            require_answers(annotation, given, answers)
+        super().__init__(annotation, entries, root, **options)
 
     @property
     def questions(self) -> Sequence[tuple[int, Question]]:
@@ -348,17 +367,23 @@ def collate(items: list[dict]) -> dict:
     return batch
 
 
-def _require_usable(manifest: Manifest, train: bool, features: FeatureStore | None) -> None:
-    if features is not None:
+def _rows(annotation: str | Path, kind: Kind, options: Mapping[str, object]) -> Manifest:
+    """The rows of a manifest without those of the bad list in `options`."""
+    bad_list = options.get("bad_list")
+    return open_manifest(annotation, {} if bad_list is None else load_bad_list(bad_list), kind=kind)
+
+
+def _require_single_rows(manifest: Manifest) -> None:
+    if twice := [video for video, count in Counter(manifest.identities()).items() if count > 1]:
         raise ValueError(
-            f"{features.folder}: a feature cache is given, expected none, because {manifest.annotation} is a manifest: "
-            "train without --data.features, or name the videos in JSON"
+            f"{manifest.annotation}: {twice[0]} is in several rows, expected one row with all of its captions or "
+            "questions, because evaluation counts videos"
         )
-    if not train and (twice := [video for video, count in Counter(manifest.identities()).items() if count > 1]):
-        raise ValueError(
-            f"{manifest.annotation}: {twice[0]} is in several rows, expected one row with all of its captions, because "
-            "evaluation counts videos"
-        )
+
+
+def _require_tokens(annotation: str | Path, items: VideoDataset) -> None:
+    if items.features is not None and (absent := items.features.first_absent(items.places())) is not None:
+        raise ValueError(f"{annotation}: {items.videos[absent]} has no tokens in {items.features.folder}")
 
 
 def _require_readable(
@@ -366,6 +391,7 @@ def _require_readable(
 ) -> None:
     if features is None:
         return require_videos(annotation, videos, root, bad)
-    for number, video in enumerate(videos):
-        if video not in features and video not in bad:
-            raise ValueError(f"{annotation}: entry {number} is about {video}, whose tokens {features.folder} lacks")
+    used = [(number, video) for number, video in enumerate(videos) if video not in bad]
+    if (absent := features.first_absent(video for _, video in used)) is not None:
+        number, video = used[absent]
+        raise ValueError(f"{annotation}: entry {number} is about {video}, whose tokens {features.folder} lacks")

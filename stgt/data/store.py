@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -23,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
+from stgt.data.batch_names import ListedBatches, NumberedBatches
 from stgt.distributed import World
 from stgt.files import write_tensors
 from stgt.integrity import DamagedError, damaged_row, require_finite_rows, row_digests
@@ -50,23 +50,23 @@ def digest(*parts: object) -> str:
     return sha.hexdigest()[:16]
 
 
-def batches(items: int, size: int) -> dict[str, int]:
-    """The names and sizes of the batches of `items` items. They do not depend on the number of processes."""
-    return {f"{start // size:06}": min(size, items - start) for start in range(0, items, size)}
+def batches(items: int, size: int) -> NumberedBatches:
+    """The batches of `items` items. They do not depend on the number of processes."""
+    return NumberedBatches(items, size)
 
 
 class Store:
     """A folder of batches. Its name should be a `digest` of everything that its tensors depend on."""
 
-    def __init__(self, folder: Path, files: Mapping[str, int]) -> None:
+    def __init__(self, folder: Path, files: Mapping[str, int] | NumberedBatches) -> None:
         """files: the names of the batches and their numbers of items, in the order of the items."""
-        self.folder, self._names = folder, list(files)
+        self.folder = folder
+        self.names = files if isinstance(files, NumberedBatches) else ListedBatches(files)
+        """The names of the batches, each with the numbers of its items"""
         self._use: PathUse | None = None
-        self._starts = list(itertools.accumulate(files.values(), initial=0))
-        self._items = {name: range(*ends) for name, ends in zip(files, itertools.pairwise(self._starts), strict=True)}
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return self.names.items_in_all
 
     def path(self, name: str) -> Path:
         """The file of a batch."""
@@ -74,11 +74,11 @@ class Store:
 
     def items(self, name: str) -> range:
         """The numbers of the items in a batch."""
-        return self._items[name]
+        return self.names[name]
 
     def missing(self, world: World | None = None) -> list[str]:
         """The batches that are absent or damaged. Each of several processes gets its own share of them."""
-        mine = self._names[world.rank :: world.size] if world else self._names
+        mine = itertools.islice(self.names, world.rank, None, world.size) if world else self.names
         return [name for name in mine if self.fault(name)]
 
     def fault(self, name: str) -> str | None:
@@ -171,8 +171,8 @@ class Store:
         Raises ValueError for a row that is not finite, and OSError if the disk cannot be written. Nothing of the batch
         is then written.
         """
-        assert all(len(tensor) == len(self._items[name]) for tensor in tensors.values())
-        items = [f"{self.folder.name}, item {item}" for item in self._items[name]]
+        assert all(len(tensor) == len(self.names[name]) for tensor in tensors.values())
+        items = [f"{self.folder.name}, item {item}" for item in self.names[name]]
         for key, tensor in tensors.items():
             require_finite_rows(tensor, items, f"its {key}")
         checksums = {f"{key}{_CHECKSUMS}": row_digests(tensor) for key, tensor in tensors.items()}
@@ -187,13 +187,13 @@ class Store:
         self._use = PathUse(self.folder)
         if self._use.alone():
             for path in self.folder.glob("[!.]*.safetensors"):
-                if path.stem not in self._items:
+                if path.stem not in self.names:
                     path.unlink(missing_ok=True)
         self._use.share()
 
     def part(self, names: Sequence[str]) -> Store:
         """A store of some of the batches."""
-        part = Store(self.folder, {name: len(self._items[name]) for name in names})
+        part = Store(self.folder, {name: len(self.names[name]) for name in names})
         part._use = self._use
         return part
 
@@ -203,22 +203,20 @@ class Store:
         Raises DamagedError if a row has changed since it was written.
         """
         parts = []
-        for name, group in itertools.groupby(items, lambda item: self._names[bisect_right(self._starts, item) - 1]):
+        for name, group in itertools.groupby(items, self.names.holding):
             first = self.items(name).start
             parts += self._read(name, key, [slice(item - first, item - first + 1) for item in group])
         return torch.cat(parts)
 
     def all(self, key: str) -> Tensor:
         """All rows of a tensor that fits into memory. Raises DamagedError if a row has changed since it was written."""
-        return torch.cat([part for name in self._names for part in self._read(name, key, [slice(None)])])
+        return torch.cat([part for name in self.names for part in self._read(name, key, [slice(None)])])
 
-    def checksums(self, key: str) -> Tensor:
-        """The checksums of all rows of a tensor, as they were written: uint8 (items, 32)."""
-        parts = []
-        for name in self._names:
+    def checksums(self, key: str) -> Iterator[Tensor]:
+        """The checksums of the rows of a tensor, as they were written, in a part for each batch: uint8 (rows, 32)."""
+        for name in self.names:
             with safe_open(self.path(name), "pt") as file:
-                parts.append(file.get_tensor(key + _CHECKSUMS))
-        return torch.cat(parts)
+                yield file.get_tensor(key + _CHECKSUMS)
 
     def _read(self, name: str, key: str, parts: Sequence[slice]) -> list[Tensor]:
         path, read = self.path(name), []
@@ -229,6 +227,8 @@ class Store:
                     read.append(rows[part])
                     if damaged_row(read[-1], checksums[part]) is not None:
                         raise DamagedError(f"{path}: {key} was changed or damaged after it was written")
+        except FileNotFoundError:
+            raise DamagedError(f"{path}: {_ABSENT}; the command that wrote it computes it again") from None
         except (SafetensorError, DamagedError) as error:
             reason = str(error).removeprefix(f"{path}: ")
             raise DamagedError(

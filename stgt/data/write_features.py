@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from stgt.data.features import FORMAT, INDEX, FeatureKey, FeatureStore
+from stgt.data.features import FORMAT, INDEX, TABLE, FeatureKey, FeatureStore
 from stgt.data.fingerprint import FINGERPRINT, Fingerprint, require_same
 from stgt.data.isolated import Failure
 from stgt.data.loader import read_batches
@@ -22,16 +22,19 @@ from stgt.data.samples import VideoDataset
 from stgt.data.store import Batches
 from stgt.data.transforms import describe
 from stgt.data.video import DEADLINE, VideoError
+from stgt.data.video_table import VideoTable, columns, distinct, write_table
+from stgt.data.views import Views
 from stgt.files import file_hash, write_text
 from stgt.integrity import require_finite_rows, sealed
 from stgt.ownership import claimed, remove_dead_lock
-from stgt.randomness import seeded
+
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
 def write_features(
     folder: str | Path,
-    videos: VideoDataset,
+    videos: VideoDataset | Sequence[VideoDataset],
     tower: Callable[[Tensor], Tensor],
     *,
     tower_hash: str,
@@ -43,76 +46,120 @@ def write_features(
     device: torch.device | str = "cpu",
     contents: bool = False,
     accept_changed: bool = False,
+    bad: Container[str] = frozenset(),
 ) -> FeatureStore:
     """Write the tokens that `tower` gives for every view of `videos`, unless `folder` holds them already.
 
-    tower: (B, T, 3, S, S) → (B, T, 1+P, C), on `device`. View v of video i is read with torch's generator seeded by
-    (seed, v, i). contents: whether to record the SHA-256 of each video, and to compare it where an existing cache has
-    one. ray: whether the machines of a Ray cluster read and compute; then `tower` is pickled, and moved to their GPUs
-    if it is a module, and `workers` and `device` do not matter. accept_changed: whether an existing cache is used, with
-    a warning, if its videos have changed.
+    videos: one data set, or several of the same folder, which read in the same way, such as those of training and of
+    validation. A video that is in several of them is read once. tower: (B, T, 3, S, S) → (B, T, 1+P, C), on `device`.
+    View v of the i-th video is read with torch's generator seeded by (seed, v, i). contents: whether to record the
+    SHA-256 of each video, and to compare it where an existing cache has one. ray: whether the machines of a Ray cluster
+    read and compute; then `tower` is pickled, and moved to their GPUs if it is a module, and `workers` and `device` do
+    not matter. accept_changed: whether an existing cache is used, with a warning, if its videos have changed. bad: the
+    names of videos of manifests that are not opened, and count as videos that cannot be read.
     What was written before an error or a kill is kept, and a repeated call computes the rest. Several processes may
-    make the same call at the same time, and then share the work.
+    make the same call at the same time, and then share the work. A video of a manifest that cannot be read is marked,
+    so that training replaces its pairs.
     Raises ValueError if `folder` holds another cache or one of other videos, if there are several views but `videos`
-    draws nothing at random, if batch_size is below 1, and if tokens are not finite; VideoError for a file that cannot
-    be read; OSError if the disk has no room.
+    draws nothing at random, if batch_size is below 1, and if tokens are not finite; VideoError for a file of another
+    annotation that cannot be read, and for a store that does not answer; OSError if the disk has no room.
     """
-    if views < 1 or (views > 1 and not videos.random):
+    parts = [videos] if isinstance(videos, VideoDataset) else [*videos]
+    first = parts[0]
+    if not any(map(len, parts)):
+        raise ValueError("videos is empty, expected at least one video")
+    if views < 1 or (views > 1 and not first.random):
         raise ValueError(f"views is {views}, expected 1, or more for a data set that draws frames and augmentation")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected at least 1")
     folder = Path(folder)
     key = FeatureKey(
-        tower_hash, describe(videos.transform), videos.frames, videos.sampling, views, seed, videos.decoder_version
+        tower_hash, describe(first.transform), first.frames, first.sampling, views, seed, first.decoder_version
     )
-    if not (folder / INDEX).is_file():
-        with claimed(folder / INDEX, wait=True):
-            _begin(folder, videos, key, batch_size, contents)
-    remove_dead_lock(folder / INDEX)
-    cache = FeatureStore(folder, whole=False)
-    cache.require(**dataclasses.asdict(key))
-    if missing := [video for video in videos.videos if video not in cache]:
-        raise ValueError(f"{folder} lacks {len(missing)} videos, the first is {missing[0]}: remove it first")
-    changes = cache.changed_videos(videos.root, contents=contents)
+    items, cache, absent = _opened(folder, parts, key, batch_size, contents=contents, bad=bad)
+    changes = cache.changed_videos(first.root, contents=contents)
     require_same(f"{folder} was made of other videos", changes, accept=accept_changed)
-    store, items = cache.tokens, _Views(videos, views, seed)
-    if store.missing() and cache.videos != list(videos.videos):
-        raise ValueError(
-            f"{folder} is not complete, and was begun for other videos: give the same videos, or remove it first"
-        )
-
-    encode = _TowerTokens(tower, batch_size, device)
+    if not absent and cache.complete.is_file():
+        return cache
+    cache.complete.unlink(missing_ok=True)
+    store = cache.tokens
+    encode, unread = _TowerTokens(tower, batch_size, device), set()
 
     def compute(names: Iterator[str]) -> Batches:
         missing = [len(store.items(name)) for name in store.missing()]  # other processes may have written some
         room_is_known = False
         units, asked = itertools.tee(map(store.items, names))
         found = _on_ray(items, units, encode, max(missing)) if ray else _here(items, units, encode, workers)
-        for tokens, unit in zip(found, asked, strict=False):
-            require_finite_rows(tokens, [items.name(number) for number in unit], "the tower's tokens")
+        for rows, unit in zip(found, asked, strict=False):
+            names_of_rows = [items.name(number) for number in unit]
+            require_finite_rows(rows["tokens"], names_of_rows, "the tower's tokens")
+            unread.update(name for name, state in zip(names_of_rows, rows["state"], strict=True) if not state[0])
             if not room_is_known:
-                _require_room(folder, sum(missing) * tokens[0].nbytes)
+                _require_room(folder, sum(missing) * rows["tokens"][0].nbytes)
                 room_is_known = True
-            yield {"tokens": tokens}
+            yield rows
 
     store.fill(compute, what="features")
+    if unread:
+        what = f"{len(unread)} of the {len(cache.table)} videos could not be read"
+        logger.warning("%s: %s, the first is %s; training replaces their pairs", folder, what, min(unread))
+    cache.finish()
     return cache
 
 
-def _begin(folder: Path, videos: VideoDataset, key: FeatureKey, batch_size: int, contents: bool) -> None:
+def _opened(
+    folder: Path,
+    parts: Sequence[VideoDataset],
+    key: FeatureKey,
+    batch_size: int,
+    *,
+    contents: bool,
+    bad: Container[str],
+) -> tuple[Views, FeatureStore, list[str]]:
+    """The rows that a cache has to hold, the cache, which is begun if there is none, and the files that it lacks.
+
+    Raises ValueError if it is one of other videos or of another key.
+    """
+    table, chosen = distinct(itertools.chain.from_iterable(part.places() for part in parts))
+    items = Views(parts, chosen, key.views, key.seed, contents=contents, bad=bad)
+    if not (folder / INDEX).is_file():
+        with claimed(folder / INDEX, wait=True):
+            _begin(folder, parts, table, key, batch_size, contents)
+    remove_dead_lock(folder / INDEX)
+    cache = FeatureStore(folder, whole=False)
+    cache.require(**dataclasses.asdict(key))
+    digests, rows = columns(table)
+    if (lacking := rows[cache.table.find(digests) < 0]).size:
+        name = items.name(int(lacking.min()) * key.views)
+        raise ValueError(f"{folder} lacks {lacking.size} videos, the first is {name}: remove it first")
+    absent = cache.tokens.missing()
+    if absent and not np.array_equal(cache.table.contents, table):
+        raise ValueError(
+            f"{folder} is not complete, and was begun for other videos: give the same videos, or remove it first"
+        )
+    return items, cache, absent
+
+
+def _begin(
+    folder: Path, parts: Sequence[VideoDataset], table: np.ndarray, key: FeatureKey, batch_size: int, contents: bool
+) -> None:
     """Write the files of a cache other than the tokens, unless another process has written them."""
     if (folder / INDEX).is_file():
         return
-    if others := sorted(path.name for path in folder.glob("[!.]*") if path.name != FINGERPRINT):
+    ours = (FINGERPRINT, TABLE)
+    if others := sorted(path.name for path in folder.glob("[!.]*") if path.name not in ours):
         raise ValueError(
             f"{folder} is no folder that `stgt data features` wrote: it holds {others[0]} and no {INDEX}; expected an "
             "empty folder, or a name that does not exist"
         )
     # This is taken before the videos are read, so that a change in the meantime is noticed later.
-    fingerprint = Fingerprint.take({}, videos.videos, videos.root, decoder=key.decoder, contents=contents)
+    files = itertools.chain.from_iterable(part.files for part in parts)
+    fingerprint = Fingerprint.take({}, files, parts[0].root, decoder=key.decoder, contents=contents)
     fingerprint.save(folder / FINGERPRINT)
-    facts = {"key": dataclasses.asdict(key), "batch": batch_size, "fingerprint": file_hash(folder / FINGERPRINT)}
-    write_text(folder / INDEX, sealed({"format": FORMAT, **facts, "videos": list(videos.videos)}))
+    write_table(folder / TABLE, table)
+    facts = {"key": dataclasses.asdict(key), "batch": batch_size, "videos": len(VideoTable(folder / TABLE))}
+    hashes = {"table": file_hash(folder / TABLE), "fingerprint": file_hash(folder / FINGERPRINT)}
+    write_text(folder / INDEX, sealed({"format": FORMAT, **facts, **hashes}))
 
 
 def _require_room(folder: Path, needed: int) -> None:
@@ -130,48 +177,25 @@ class _TowerTokens:
         self._tower, self._batch_size, self._device = tower, batch_size, device
 
     @torch.no_grad()
-    def __call__(self, pixels: Tensor | np.ndarray) -> Tensor:
-        """float32 (B, T, 3, S, S) → bfloat16 (B, T, 1+P, C), on the CPU."""
+    def __call__(self, pixels: Tensor | np.ndarray, state: Tensor | np.ndarray) -> dict[str, Tensor]:
+        """Pixels, float32 (B, T, 3, S, S) → tokens, bfloat16 (B, T, 1+P, C), on the CPU, beside the state."""
         device = self._device if self.network is None else next(self.network.parameters()).device
         parts = torch.as_tensor(pixels).split(self._batch_size)
-        return torch.cat([self._tower(part.to(device)).to(torch.bfloat16).cpu() for part in parts])
+        tokens = torch.cat([self._tower(part.to(device)).to(torch.bfloat16).cpu() for part in parts])
+        return {"tokens": tokens, "state": torch.as_tensor(state)}
 
 
-def _here(items: _Views, units: Iterator[range], encode: _TowerTokens, workers: int) -> Iterator[Tensor]:
-    return map(encode, read_batches(items, units, workers=workers))
+def _here(items: Views, units: Iterator[range], encode: _TowerTokens, workers: int) -> Iterator[dict[str, Tensor]]:
+    return itertools.starmap(encode, read_batches(items, units, workers=workers))
 
 
-def _on_ray(items: _Views, units: Iterator[range], encode: _TowerTokens, largest: int) -> Iterator[Tensor]:
-    """The tokens of units of at most `largest` rows. Raises VideoError for the first that cannot be read."""
-    timeout = largest * (items.videos.decoding.get("deadline") or DEADLINE)
+def _on_ray(items: Views, units: Iterator[range], encode: _TowerTokens, largest: int) -> Iterator[dict[str, Tensor]]:
+    """The rows of units, of at most `largest` rows each. Raises VideoError for the first that cannot be read."""
+    timeout = largest * (items.decoding.get("deadline") or DEADLINE)
     units, asked = itertools.tee(units)
-    for tokens, unit in zip(encode_on_ray(units, items.read, encode, timeout=timeout), asked, strict=False):
-        if isinstance(tokens, Failure):
+    for rows, unit in zip(encode_on_ray(units, items.read, encode, timeout=timeout), asked, strict=False):
+        if isinstance(rows, Failure):
             names = list(dict.fromkeys(map(items.name, unit)))
-            known = any(name in tokens.cause for name in names)
-            raise VideoError(tokens.cause if known else f"one of {', '.join(names)}: {tokens.cause}")
-        yield tokens
-
-
-class _Views(Dataset):
-    """The pixels of each row of a cache, float32 (T, 3, S, S)."""
-
-    def __init__(self, videos: VideoDataset, views: int, seed: int) -> None:
-        self.videos, self.views, self.seed = videos, views, seed
-
-    def __len__(self) -> int:
-        return len(self.videos.videos) * self.views
-
-    def __getitem__(self, number: int) -> Tensor:
-        index, view = divmod(number, self.views)
-        with seeded(self.seed, view, index):
-            return self.videos.clip(index)["video"]
-
-    def name(self, number: int) -> str:
-        """The name of a row's video."""
-        return self.videos.videos[number // self.views]
-
-    def read(self, numbers: range) -> tuple[np.ndarray]:
-        """The pixels of some rows, float32 (B, T, 3, S, S), computed by one thread."""
-        torch.set_num_threads(1)
-        return (torch.stack([self[number] for number in numbers]).numpy(),)
+            known = any(name in rows.cause for name in names)
+            raise VideoError(rows.cause if known else f"one of {', '.join(names)}: {rows.cause}")
+        yield rows

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from stgt.config import DataConfig
-from stgt.data.annotations import Question, load_questions
+from stgt.data.annotations import Question, each_question
 from stgt.data.loader import parts, read_batches
 from stgt.data.prompts import LanguageTokenizer
 from stgt.data.samples import collate
@@ -53,7 +53,7 @@ def evaluate_answers(run: Run, data: DataConfig, out: Path, *, beams: int = 5, b
     batches = tqdm(read, "videos", len(numbers), unit="batch", disable=len(numbers) < 8)
     answers = predict(run.model, run.tokenizer, batches, videos.questions, beams=beams, batch_size=batch_size)
     figures = answer_figures(questions, answers)
-    guesses = frequent_answers(load_questions(data.train), questions) if data.train.is_file() else {}
+    guesses = frequent_answers(each_question(data.train), questions) if data.train.is_file() else {}
     baselines = {name: answer_figures(questions, guess)["all"]["accuracy"] for name, guess in guesses.items()}
     print(format_answers(figures, baselines))
     entries = [question._asdict() | {"predicted": answer} for question, answer in zip(questions, answers, strict=True)]
@@ -121,7 +121,7 @@ def is_right(question: Question, answer: str) -> bool:
     return normalise(answer) == normalise(question.answer)
 
 
-def frequent_answers(train: Sequence[Question], test: Sequence[Question]) -> dict[str, list[str]]:
+def frequent_answers(train: Iterable[Question], test: Sequence[Question]) -> dict[str, list[str]]:
     """Answers to the test questions by three baselines that see no video.
 
     Each answers with the most frequent training answer: that of all questions, of questions with the same question

@@ -30,6 +30,7 @@ class VideoQA(VideoEncoder):
         self.language = load_language_model(config.language)
         self.language_proj = nn.Linear(config.qformer.hidden, self.language.get_input_embeddings().embedding_dim)
         self.graph.requires_grad_(config.language.train_graph)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> VideoQA:
         super().train(mode)

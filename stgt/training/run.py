@@ -53,7 +53,9 @@ def _train(config: TrainConfig, world: World) -> None:
     require_same_run(config)
     if config.data.workers:
         start_server()
-    features = None if config.data.features is None else FeatureStore(config.data.features)
+    features = None
+    if config.data.features is not None:
+        features = FeatureStore(config.data.features, accept_changed=config.accept_changed_data)
     items = task.training_items(config, tokenizer, features)
     seed_everything(config.seed)
     model = task.make_model(config.model)

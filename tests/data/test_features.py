@@ -19,6 +19,7 @@ from stgt.data.text import Tokenizer
 from stgt.data.transforms import describe, eval_transform, train_transform
 from stgt.data.video import VideoError
 from stgt.data.write_features import write_features
+from stgt.integrity import DamagedError
 from stgt.ownership import claimed
 from stgt.weights.tower import tower_hash
 
@@ -248,6 +249,10 @@ def test_a_folder_that_is_no_cache_is_refused(store, videos, tmp_path):
     assert os.listdir(tmp_path) == ["features"]
     tokens = store.tokens.path("000001")
     tokens.write_bytes(tokens.read_bytes()[:-2])
+    cut = FeatureStore(store.folder)  # a complete cache is not looked through, so that its size does not matter
+    with pytest.raises(DamagedError, match="000001.safetensors: .*; it holds view 0 of b.mp4"):
+        cut.read("b.mp4")
+    (store.complete).unlink()
     with pytest.raises(ValueError, match="features is not complete.*000001.safetensors: it is damaged: "):
         FeatureStore(store.folder)
 

@@ -322,7 +322,7 @@ def test_uses_that_a_manifest_is_not_for_are_refused(make, tmp_path):
     pd.DataFrame({"video": ["a.mp4", "b.jpg"], "caption": ["a", "b"]}).to_parquet(tmp_path / "mixed.parquet")
     with pytest.raises(ValueError, match="b.jpg is an image and a.mp4 is a video"):
         make(tmp_path / "mixed.parquet", train=False)
-    with pytest.raises(ValueError, match="mixed.parquet: a manifest in Parquet, .*expected questions in JSON"):
+    with pytest.raises(ValueError, match="mixed.parquet: there is no column 'questions' with values, only video, cap"):
         load_questions(tmp_path / "mixed.parquet")
 
 

@@ -17,7 +17,7 @@ from stgt.data.shards.scan import scan_shards  # noqa: E402
 def rows_of(folder, out):
     scan_shards(str(folder), out)
     manifest = open_manifest(out)
-    return dict(zip(manifest, manifest.captions(), strict=True))
+    return dict(zip(manifest, manifest.said(), strict=True))
 
 
 def test_captions_come_from_the_table_beside_a_shard_where_it_has_none(tmp_path, caplog):

@@ -96,7 +96,7 @@ def test_packed_shards_are_webdatasets_and_can_be_packed_again(data, packed, stg
     assert stgt("data", "pack", packed / "train.parquet", "--videos", packed, "--out", data / "again")[0] == 0
     (shard,) = (data / "again").glob("*.tar")
     again = open_manifest(data / "again" / "train.parquet")
-    assert [texts for texts in again.captions()] == [*CAPTIONS.values()]
+    assert [texts for texts in again.said()] == [*CAPTIONS.values()]
     row = again.row(2)
     assert read_member(Member(str(shard), row.offset, row.size, "")) == (data / "videos" / names[2]).read_bytes()
     status, printed = stgt("data", "pack", data / "train.json", "--out", packed)

@@ -157,6 +157,13 @@ def test_exactly_the_trained_parameters_get_gradients(folder, tune, train_graph)
     assert model.qformer.training and not model.eval().qformer.training
 
 
+def test_frozen_parts_are_in_evaluation_mode_from_the_start(folders):
+    """A validation calls `train` afterwards, which must change nothing, or a run that went on would have other bits."""
+    model = make(folders[KINDS[0]], tune="frozen", train_graph=False)
+    modes = {name: module.training for name, module in model.named_modules()}
+    assert {name: module.training for name, module in model.train().named_modules()} == modes
+
+
 @pytest.mark.parametrize("tune", ["frozen", "lora"])
 def test_half_precision_end_to_end(folder, tune):
     if tune == "lora":

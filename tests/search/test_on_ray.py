@@ -29,6 +29,7 @@ from stgt.data import on_ray
 from stgt.data.errors import VideoError
 from stgt.data.features import FeatureStore
 from stgt.data.isolated import Failure
+from stgt.data.manifest.cache import open_manifest
 from stgt.data.on_ray import _connect, encode_on_ray
 from stgt.data.samples import VideoDataset
 from stgt.data.transforms import train_transform
@@ -168,6 +169,21 @@ def test_a_feature_cache_is_the_same_to_the_bit_and_a_video_that_cannot_be_read_
     for name in names:
         for view in range(3):
             assert torch.equal(found.read(name, view), here.read(name, view))
+
+
+def test_a_feature_cache_of_a_manifest_is_the_same_to_the_bit_and_marks_what_cannot_be_read(clips, stgt, tmp_path):
+    assert stgt("data", "pack", clips / "train.json", "--out", tmp_path, "--shard-size", "20KB")[0] == 0
+    (tmp_path / "train-000000.tar").write_bytes((tmp_path / "train-000000.tar").read_bytes()[:3000])
+    options = dict(frames=4, transform=train_transform(16, flip=False), sampling="headtail", random=True)
+    videos = VideoDataset(open_manifest(tmp_path / "train.parquet"), tmp_path, **options)
+    settings = dict(tower_hash="abc", views=2, batch_size=6)
+    here, there = (
+        write_features(tmp_path / name, videos, patches, **settings, ray=name == "ray") for name in ("here", "ray")
+    )
+    for key in ("tokens", "state"):
+        assert torch.equal(here.tokens.all(key), there.tokens.all(key))
+    readable = here.tokens.all("state")[:, 0]
+    assert 0 < readable.sum() < len(readable)
 
 
 def test_the_advice_for_a_missing_ray_names_its_extra(monkeypatch):

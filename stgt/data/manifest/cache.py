@@ -17,13 +17,13 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from stgt.data.manifest.rows import Manifest
+from stgt.data.manifest.rows import Kind, Manifest
 from stgt.files import atomic_file
 from stgt.ownership import PathUse, claimed
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Version of the Arrow file"""
 KEPT = 7 * 24 * 3600
 """Seconds for which an Arrow file is kept after its last use"""
@@ -34,9 +34,10 @@ def is_manifest(annotation: str | Path) -> bool:
     return Path(annotation).suffix.lower() in (".parquet", ".pq")
 
 
-def open_manifest(path: str | Path, left_out: Collection[str] = frozenset()) -> Manifest:
+def open_manifest(path: str | Path, left_out: Collection[str] = frozenset(), *, kind: Kind | None = None) -> Manifest:
     """The rows of a manifest, without those that it marks as bad, and without the videos of the given names.
 
+    kind: whether its captions or its questions are wanted; by default the captions, unless it has only questions.
     The first call converts the manifest. Other processes that open it meanwhile wait for the result.
     Raises ValueError, which names the file, the row and the column, for a malformed manifest, and for one without rows.
     """
@@ -44,18 +45,25 @@ def open_manifest(path: str | Path, left_out: Collection[str] = frozenset()) -> 
         status = os.stat(path)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    state = _digest(status.st_size, status.st_mtime_ns, FORMAT)
+    kind = kind or _kind_of(path)
+    state = _digest(status.st_size, status.st_mtime_ns, FORMAT, kind)
     begin = _place(Path(path))
     file = Path(f"{begin}{state}-{_digest(*sorted(left_out))}.arrow")
     if not file.exists():
         with claimed(file, wait=True):
             if not file.exists():
-                _convert(path, left_out, file)
+                _convert(path, left_out, file, kind)
         for other in glob.glob(f"{glob.escape(begin)}*.arrow"):
             with suppress(OSError):
                 if time.time() - os.stat(other).st_mtime > KEPT and PathUse(Path(other)).alone():
                     os.unlink(other)
     return Manifest(str(path), str(file))
+
+
+def _kind_of(path: str | Path) -> Kind:
+    from stgt.data.manifest.columns import ManifestFile
+
+    return ManifestFile(path).kind
 
 
 def _place(path: Path) -> str:
@@ -71,14 +79,14 @@ def _digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
-def _convert(path: str | Path, left_out: Collection[str], file: Path) -> None:
+def _convert(path: str | Path, left_out: Collection[str], file: Path, kind: Kind) -> None:
     import pyarrow as pa
 
-    from stgt.data.manifest.columns import SCHEMA, ManifestFile
+    from stgt.data.manifest.columns import SCHEMAS, ManifestFile
 
-    manifest, count = ManifestFile(path), 0
+    manifest, count = ManifestFile(path, kind), 0
     logger.info("%s: its %d rows are converted into %s", path, manifest.rows, file)
-    schema = SCHEMA.with_metadata({"rows": str(manifest.rows)})
+    schema = SCHEMAS[kind].with_metadata({"rows": str(manifest.rows)})
     with atomic_file(file) as partial:
         with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for batch in manifest.batches(left_out):

@@ -2,7 +2,9 @@
 
 A row is a video. Its columns are video (text), captions (list of texts) or caption (text), and, if the video lies in a
 tar shard, shard (text), offset and size (whole numbers, in bytes). The columns image and bad (true or false) and
-packed_from (text) may be there as well. Further columns are left alone. This module needs the extra [scale].
+packed_from (text) may be there as well. In place of captions there may be questions, answers and question_ids (lists of
+the same lengths; ids are texts or whole numbers), or question, answer and question_id for one question. Further columns
+are left alone. This module needs the extra [scale].
 """
 
 from __future__ import annotations
@@ -12,25 +14,27 @@ import tarfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stgt.data.manifest.rows import names_of
+from stgt.data.manifest.ids import QuestionIds
+from stgt.data.manifest.rows import Kind, names_of
 from stgt.data.names import IMAGES
 from stgt.structure import shown
 
-SCHEMA = pa.schema(
-    {
-        "video": pa.string(),
-        "shard": pa.string(),
-        "offset": pa.int64(),
-        "size": pa.int64(),
-        "captions": pa.list_(pa.string()),
-        "image": pa.bool_(),
-        "packed_from": pa.string(),
-    }
-)
+_PLACE = {"video": pa.string(), "shard": pa.string(), "offset": pa.int64(), "size": pa.int64()}
+_ABOUT = {"image": pa.bool_(), "packed_from": pa.string()}
+TEXTS: dict[Kind, dict[str, str]] = {
+    "captions": {"captions": "caption"},
+    "questions": {"questions": "question", "answers": "answer", "question_ids": "question_id"},
+}
+"""The columns of texts of each kind, with the names that they have in a file with one text for each row"""
+SCHEMAS = {
+    kind: pa.schema(_PLACE | dict.fromkeys(names, pa.list_(pa.string())) | _ABOUT) for kind, names in TEXTS.items()
+}
+"""The columns of an Arrow file. Ids of questions have the form that `stgt.data.manifest.rows.decoded_id` reads."""
 BATCH = 1 << 16
 """The most rows that are in memory at a time"""
 _ENDINGS = "|".join(re.escape(ending) for ending in IMAGES)
@@ -40,8 +44,11 @@ _IS_IMAGE = rf"(?i)(?:{_ENDINGS}|\.|(?:^|/)\.?[^./]*)$"  # the same as `stgt.dat
 class ManifestFile:
     """A Parquet file that is read as a manifest, a part at a time."""
 
-    def __init__(self, path: str | Path) -> None:
-        """Open a file. Raises ValueError that names the file, and the column if one is missing or has another type."""
+    def __init__(self, path: str | Path, kind: Kind | None = None) -> None:
+        """Open a file. Raises ValueError that names the file, and the column if one is missing or has another type.
+
+        kind: what is wanted of it; by default captions, unless there are none and there are questions.
+        """
         self.path = path
         try:
             self._file = pq.ParquetFile(path, pre_buffer=False)
@@ -50,21 +57,22 @@ class ManifestFile:
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
         self.rows = self._file.metadata.num_rows
+        self.kind = kind or self._found_kind()
         self._types = self._column_types()
 
     def _column_types(self) -> dict[str, pa.DataType]:
         """The type of each column that is used. A column of nulls, which pandas writes
         if no row has a value, counts as absent.
         """
-        schema = self._file.schema_arrow
-        for name in (*SCHEMA.names, "caption", "bad"):
+        schema, plural = self._file.schema_arrow, TEXTS[self.kind]
+        for name in (*SCHEMAS[self.kind].names, *plural.values(), "bad"):
             if schema.names.count(name) > 1:
                 raise ValueError(f"{self.path}: there are several columns {name!r}, expected one")
         types = {field.name: field.type for field in schema if not pa.types.is_null(field.type)}
-        captions = "captions" if "captions" in types else "caption"
+        texts = [*plural] if next(iter(plural)) in types else [*plural.values()]
         expected = {
             "video": (_is_text, "texts"),
-            captions: (_is_captions, "texts or lists of texts"),
+            **dict.fromkeys(texts, (_is_captions, "texts or lists of texts")),
             "shard": (_is_text, "texts"),
             "offset": (_is_number, "whole numbers"),
             "size": (_is_number, "whole numbers"),
@@ -72,29 +80,41 @@ class ManifestFile:
             "bad": (pa.types.is_boolean, "true or false"),
             "packed_from": (_is_text, "texts"),
         }
-        needed = ["video", captions, *(["offset", "size"] if "shard" in types else [])]
+        if texts[-1].startswith("question_id"):
+            expected[texts[-1]] = (_is_ids, "texts or whole numbers, or lists of them")
+        needed = ["video", *texts, *(["offset", "size"] if "shard" in types else [])]
+        plural_of = {"caption": "captions", "question": "questions"}
         for name in needed:
             if name not in types:
                 there = ", ".join(schema.names)
-                name = "captions" if name == "caption" else name
+                name = plural_of.get(name, name)
                 raise ValueError(f"{self.path}: there is no column {name!r} with values, only {there}")
         for name, (fits, described) in expected.items():
             if name in types and not fits(types[name]):
                 raise ValueError(f"{self.path}: column {name!r} holds {types[name]}, expected {described}")
         return {name: types[name] for name in expected if name in types}
 
+    def _found_kind(self) -> Kind:
+        there = {field.name for field in self._file.schema_arrow if not pa.types.is_null(field.type)}
+        captions, questions = ({*names, *names.values()} & there for names in TEXTS.values())
+        return "questions" if questions and not captions else "captions"
+
     def batches(self, left_out: Collection[str] = frozenset()) -> Iterator[pa.RecordBatch]:
-        """The rows in parts of the form SCHEMA, without nulls in image.
+        """The rows in parts of the form SCHEMAS[kind], without nulls in image.
 
         Rows that are marked as bad are left out, and those whose name is in `left_out`: "shard/video", or "video" for a
         video in a file of its own. Raises ValueError that names the file, the row and the column of a wrong value.
         """
-        start = 0
+        start, ids = 0, QuestionIds(self.path)
         try:
             for batch in self._file.iter_batches(BATCH, columns=[*self._types], use_threads=False):
-                rows = _Rows(self.path, start, batch)
+                rows = _Rows(self.path, self.kind, start, batch)
                 start += len(batch)
-                yield rows.checked(left_out)
+                checked = rows.checked(left_out)
+                if self.kind == "questions" and len(checked):
+                    ids.add(checked.column("question_ids"), rows.numbers)
+                yield checked
+            ids.require_distinct()
         except (pa.ArrowException, OSError) as error:
             cause = str(error).splitlines()[0]
             raise ValueError(f"{self.path}: the file is damaged near row {start} ({cause})") from None
@@ -103,7 +123,8 @@ class ManifestFile:
 class _Rows:
     """Some rows of a file."""
 
-    def __init__(self, path: str | Path, start: int, batch: pa.RecordBatch) -> None:
+    def __init__(self, path: str | Path, kind: Kind, start: int, batch: pa.RecordBatch) -> None:
+        self.kind = kind
         self.path, self.numbers = path, pa.array(range(start, start + len(batch)), pa.int64())
         self.columns = {name: batch.column(name) for name in batch.schema.names}
 
@@ -123,8 +144,8 @@ class _Rows:
         image = pc.coalesce(image, pc.match_substring_regex(video, _IS_IMAGE))
         packed_from = self._text("packed_from")
         packed_from = pc.if_else(_is_blank(packed_from), None, packed_from)
-        columns = [video, shard, *places, self._captions(), image, packed_from]
-        return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+        columns = [video, shard, *places, *self._said(), image, packed_from]
+        return pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[self.kind])
 
     def _keep(self, kept: pa.BooleanArray) -> None:
         if kept.true_count < len(kept):
@@ -153,19 +174,48 @@ class _Rows:
         self._refuse(name, wrong, f"a whole number of at least {least}, because the row names a shard")
         return column.cast(pa.int64())
 
-    def _captions(self) -> pa.ListArray:
-        name = "captions" if "captions" in self.columns else "caption"
-        column, expected = self.columns[name], "a text" if name == "caption" else "a list of texts"
+    def _said(self) -> list[pa.ListArray]:
+        """The captions, or the questions with as many answers and ids."""
+        names = [name if name in self.columns else one for name, one in TEXTS[self.kind].items()]
+        lists = [self._ids(name) if name.startswith("question_id") else self._texts(name) for name in names]
+        for name, column in zip(names[1:], lists[1:], strict=True):
+            same = pc.equal(pc.list_value_length(column), pc.list_value_length(lists[0]))
+            self._refuse(name, pc.invert(same), f"as many as there are {names[0]}")
+        return lists
+
+    def _ids(self, name: str) -> pa.ListArray:
+        """Lists of ids in the form that the Arrow file has."""
+        column = self.columns[name]
+        lists = _is_list(column.type)
+        values = column.type.value_type if lists else column.type
+        mark, expected = ("t", "texts") if _is_text(values) else ("n", "whole numbers")
+        text = pa.list_(pa.string()) if lists else pa.string()
+        column = self._valid(name, column.cast(text))
+        if not lists:
+            self._refuse(name, column.is_null(), expected)
+            column = pa.ListArray.from_arrays(pa.array(range(len(column) + 1), pa.int32()), column)
+        self._refuse(name, pc.fill_null(pc.equal(pc.list_value_length(column), 0), True), f"a list of {expected}")
+        self._refuse_within(name, column, column.flatten().is_null(), f"a list of {expected}")
+        marked = pc.binary_join_element_wise(mark, column.flatten(), "")
+        ends = np.concatenate([[0], np.cumsum(pc.list_value_length(column).to_numpy())])
+        return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), marked)
+
+    def _refuse_within(self, name: str, lists: pa.ListArray, wrong: pa.BooleanArray, expected: str) -> None:
+        """Refuse a row of which some value is wrong; `wrong` has an element for each value of all lists."""
+        if wrong.true_count:
+            parents = pc.list_parent_indices(lists).filter(wrong)
+            self._refuse(name, pc.is_in(pa.array(range(len(lists)), pa.int64()), parents), expected)
+
+    def _texts(self, name: str) -> pa.ListArray:
+        column = self.columns[name]
+        expected = "a list of texts" if name in TEXTS[self.kind] else "a text"
         if _is_text(column.type):
             text = self._text(name)
             self._refuse(name, pc.fill_null(_is_blank(text), True), expected)
             return pa.ListArray.from_arrays(pa.array(range(len(text) + 1), pa.int32()), text)
         self._refuse(name, pc.fill_null(pc.equal(pc.list_value_length(column), 0), True), expected)
-        lists = self._valid(name, column.cast(SCHEMA.field("captions").type))
-        blank = pc.fill_null(_is_blank(lists.flatten()), True)
-        if blank.true_count:
-            parents = pc.list_parent_indices(lists).filter(blank)
-            self._refuse(name, pc.is_in(pa.array(range(len(lists)), pa.int64()), parents), expected)
+        lists = self._valid(name, column.cast(pa.list_(pa.string())))
+        self._refuse_within(name, lists, pc.fill_null(_is_blank(lists.flatten()), True), expected)
         return lists
 
     def _valid(self, name: str, column: pa.Array) -> pa.Array:
@@ -200,9 +250,17 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return any(is_list(kind) for is_list in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
 def _is_captions(kind: pa.DataType) -> bool:
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return _is_text(kind) or (any(is_list(kind) for is_list in lists) and _is_text(kind.value_type))
+    return _is_text(kind) or (_is_list(kind) and _is_text(kind.value_type))
+
+
+def _is_ids(kind: pa.DataType) -> bool:
+    value = kind.value_type if _is_list(kind) else kind
+    return _is_text(value) or pa.types.is_integer(value)
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -7,17 +7,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stgt.data.entries import Question
 from stgt.data.shards.member import Member, locate, opened
 from stgt.ownership import PathUse
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+Kind = Literal["captions", "questions"]
+"""What a manifest says about its videos"""
+_ASKED = ("questions", "answers", "question_ids")
 
 
 class Row(NamedTuple):
@@ -32,6 +38,11 @@ class Row(NamedTuple):
     def name(self) -> str:
         """The name that reports and lists of bad videos use."""
         return self.video if self.shard is None else f"{self.shard}/{self.video}"
+
+    @property
+    def place(self) -> str:
+        """The name of the file, or the shard with the place in it: two members may have the same name."""
+        return self.video if self.shard is None else f"{self.shard}\0{self.offset}\0{self.size}"
 
 
 class Manifest(Sequence[str]):
@@ -48,9 +59,11 @@ class Manifest(Sequence[str]):
         with suppress(OSError):  # another user's file
             os.utime(file)  # files that nobody has used for long are removed
         self.batches: list[pa.RecordBatch] = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        """The rows in parts, in the form of `stgt.data.manifest.columns.SCHEMA`"""
-        self._offsets = [batch.column("captions").offsets.to_numpy() for batch in self.batches]
-        """Where the captions of each row begin, int32 (rows + 1,) for each batch"""
+        """The rows in parts, in the form of one of `stgt.data.manifest.columns.SCHEMAS`"""
+        self.asks = "questions" in reader.schema.names
+        """Whether it holds questions in place of captions"""
+        self._offsets = [batch.column(self._texts).offsets.to_numpy() for batch in self.batches]
+        """Where the captions or questions of each row begin, int32 (rows + 1,) for each batch"""
         self._rows = np.cumsum([0, *map(len, self.batches)])
         self._pairs = np.cumsum([0, *(offsets[-1] - offsets[0] for offsets in self._offsets)])
         self.whole = int(reader.schema.metadata[b"rows"])
@@ -80,6 +93,16 @@ class Manifest(Sequence[str]):
         """Whether a row is about an image of one frame."""
         batch, place = self._place(number)
         return batch.column("image")[place].as_py()
+
+    def kinds(self) -> set[bool]:
+        """Whether there are images of one frame (True), and whether there are videos (False)."""
+        return {kind for batch in self.batches for kind in batch.column("image").unique().to_pylist()}
+
+    def places(self) -> Iterator[str]:
+        """`Row.place` of each row."""
+        for batch in self.batches:
+            for row in zip(*(batch.column(name).to_pylist() for name in Row._fields), strict=True):
+                yield Row(*row).place
 
     def identity(self, number: int) -> str:
         """The name by which a row's video is compared with others: the one that it had before it was packed."""
@@ -126,7 +149,7 @@ class Manifest(Sequence[str]):
 
     @property
     def pairs(self) -> Pairs:
-        """Pairs of a row's number and one of its captions."""
+        """Pairs of a row's number and one of its captions or questions."""
         return Pairs(self)
 
     @cached_property
@@ -138,10 +161,27 @@ class Manifest(Sequence[str]):
         ]
         return torch.from_numpy(np.concatenate(kinds))
 
-    def captions(self) -> Iterator[list[str]]:
-        """The captions of each row."""
+    @property
+    def _texts(self) -> Kind:
+        return "questions" if self.asks else "captions"
+
+    def said(self) -> Iterator[list[str]] | Iterator[list[Question]]:
+        """The captions of each row, or its questions."""
+        if not self.asks:
+            for batch in self.batches:
+                yield from batch.column("captions").to_pylist()
+            return
+        videos = self.identities()
         for batch in self.batches:
-            yield from batch.column("captions").to_pylist()
+            for row in zip(*(batch.column(name).to_pylist() for name in _ASKED), strict=True):
+                video = next(videos)
+                questions, answers, ids = row
+                yield [Question(video, *one) for one in zip(questions, answers, map(decoded_id, ids), strict=True)]
+
+    def answers(self) -> Iterator[str]:
+        """The answer to each question."""
+        for batch in self.batches:
+            yield from batch.column("answers").flatten().to_pylist()
 
     def _place(self, number: int) -> tuple[pa.RecordBatch, int]:
         batch = _batch_of(number, self._rows)
@@ -150,17 +190,21 @@ class Manifest(Sequence[str]):
     def count_pairs(self) -> int:
         return int(self._pairs[-1])
 
-    def pair(self, number: int) -> tuple[int, str]:
-        """The row and the caption of a pair."""
+    def pair(self, number: int) -> tuple[int, str | Question]:
+        """The row and the caption, or the question, of a pair. The video of a question has its name before packing."""
         batch = _batch_of(number, self._pairs)
         offsets = self._offsets[batch]
         place = int(number - self._pairs[batch] + offsets[0])
         row = int(self._rows[batch] + np.searchsorted(offsets, place, side="right") - 1)
-        return row, self.batches[batch].column("captions").values[place].as_py()
+        if not self.asks:
+            return row, self.batches[batch].column("captions").values[place].as_py()
+        place = int(number - self._pairs[batch])
+        question, answer, identity = (self.batches[batch].column(name).flatten()[place].as_py() for name in _ASKED)
+        return row, Question(self.identity(row), question, answer, decoded_id(identity))
 
 
-class Pairs(Sequence[tuple[int, str]]):
-    """Every caption of a manifest with the number of its row."""
+class Pairs(Sequence[tuple[int, str | Question]]):
+    """Every caption or question of a manifest with the number of its row."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -168,15 +212,20 @@ class Pairs(Sequence[tuple[int, str]]):
     def __len__(self) -> int:
         return self.manifest.count_pairs()
 
-    def __getitem__(self, number: int | slice) -> tuple[int, str] | list[tuple[int, str]]:
+    def __getitem__(self, number: int | slice) -> tuple[int, str | Question] | list[tuple[int, str | Question]]:
         if isinstance(number, slice):
             return [self.manifest.pair(each) for each in range(*number.indices(len(self)))]
         return self.manifest.pair(number)
 
-    def __iter__(self) -> Iterator[tuple[int, str]]:
-        for row, captions in enumerate(self.manifest.captions()):
-            for caption in captions:
-                yield row, caption
+    def __iter__(self) -> Iterator[tuple[int, str | Question]]:
+        for row, texts in enumerate(self.manifest.said()):
+            for text in texts:
+                yield row, text
+
+
+def decoded_id(text: str) -> int | str:
+    """The id of a question from its form in an Arrow file, "n7" for the number 7 and "t7" for the text."""
+    return int(text[1:]) if text[0] == "n" else text[1:]
 
 
 def names_of(video: pa.StringArray, shard: pa.StringArray) -> pa.StringArray:

@@ -9,20 +9,32 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stgt.data.annotations import load_captions
-from stgt.data.manifest.columns import BATCH, SCHEMA
+from stgt.data.annotations import holds_questions, load_captions, load_questions
+from stgt.data.entries import Question
+from stgt.data.manifest.columns import BATCH, SCHEMAS
 from stgt.files import atomic_file
+
+Texts = Sequence[str] | Sequence[Question]
 
 
 def write_manifest(annotation: str | Path, out: str | Path) -> int:
-    """Write a retrieval annotation in JSON as a manifest; returns its number of rows, one for each distinct video."""
-    captions: dict[str, list[str]] = {}
-    for clip in load_captions(annotation):
-        captions.setdefault(clip.video, []).extend(clip.captions)
+    """Write an annotation in JSON as a manifest; returns its number of rows, one for each distinct video."""
     with writing_manifest(out) as manifest:
-        for video, texts in captions.items():
+        for video, texts in said_of_videos(annotation).items():
             manifest.add(video, texts)
     return manifest.count
+
+
+def said_of_videos(annotation: str | Path) -> dict[str, list[str]] | dict[str, list[Question]]:
+    """The captions, or the questions, of each video of an annotation in JSON."""
+    said: dict[str, list] = {}
+    if holds_questions(annotation):
+        for question in load_questions(annotation):
+            said.setdefault(question.video, []).append(question)
+    else:
+        for clip in load_captions(annotation):
+            said.setdefault(clip.video, []).extend(clip.captions)
+    return said
 
 
 def whole(text: str) -> str:
@@ -31,17 +43,18 @@ def whole(text: str) -> str:
 
 
 class ManifestWriter:
-    """Takes rows one after the other, and writes them in groups."""
+    """Takes rows one after the other, and writes them in groups. The first rows decide the columns of the file."""
 
-    def __init__(self, writer: pq.ParquetWriter) -> None:
-        self._writer, self._rows = writer, []
+    def __init__(self, path: Path) -> None:
+        self._path, self._rows = path, []
+        self._writer: pq.ParquetWriter | None = None
         self.count = 0
         """Number of rows that were added"""
 
     def add(
         self,
         video: str,
-        captions: Sequence[str],
+        texts: Texts,
         *,
         shard: str | None = None,
         offset: int | None = None,
@@ -51,31 +64,60 @@ class ManifestWriter:
     ) -> None:
         """Add a row: a file, or a member of a shard whose bytes begin at `offset`.
 
-        image: whether it is an image of one frame; if None, the ending of its name says it. packed_from: the name of
-        the video before it was packed.
+        texts: its captions or its questions. image: whether it is an image of one frame; if None, the ending of its
+        name says it. packed_from: the name of the video before it was packed.
         """
-        row = (video, shard, offset, size, list(captions), image, packed_from)
-        self._rows.append(dict(zip(SCHEMA.names, row, strict=True)))
+        row = dict(video=video, shard=shard, offset=offset, size=size, image=image, packed_from=packed_from)
+        self._rows.append(row | _columns_of(texts))
         self.count += 1
         if len(self._rows) == BATCH:
             self.flush()
 
     def add_rows(self, rows: pa.RecordBatch) -> None:
-        """Add rows of the form SCHEMA."""
+        """Add rows of captions, of the form of their schema."""
         self.flush()
-        self._writer.write_batch(rows)
+        self._written(rows.schema).write_batch(rows)
         self.count += len(rows)
 
     def flush(self) -> None:
-        if self._rows:
-            self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, SCHEMA))
-            self._rows = []
+        """Write the rows that wait. Raises ValueError if some ids of questions are numbers and some are texts."""
+        if not self._rows:
+            return
+        schema = SCHEMAS["questions" if "questions" in self._rows[0] else "captions"]
+        if "question_ids" in schema.names and all(isinstance(each, int) for each in self._rows[0]["question_ids"]):
+            place = schema.get_field_index("question_ids")
+            schema = schema.set(place, pa.field("question_ids", pa.list_(pa.int64())))
+        try:
+            rows = pa.RecordBatch.from_pylist(self._rows, schema)
+        except (pa.ArrowException, TypeError, OverflowError) as error:
+            raise ValueError(
+                f"question_id: {error}, expected all to be texts, or all whole numbers below 2⁶³"
+            ) from None
+        self._written(schema).write_batch(rows)
+        self._rows = []
+
+    def close(self) -> None:
+        """Write what is left. A manifest without rows is one of captions."""
+        self.flush()
+        self._written(SCHEMAS["captions"]).close()
+
+    def _written(self, schema: pa.Schema) -> pq.ParquetWriter:
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, schema, compression="zstd")
+        return self._writer
+
+
+def _columns_of(texts: Texts) -> dict[str, list]:
+    if not isinstance(texts[0], Question):
+        return {"captions": list(texts)}
+    _, questions, answers, ids = (list(column) for column in zip(*texts, strict=True))
+    return {"questions": questions, "answers": answers, "question_ids": ids}
 
 
 @contextmanager
 def writing_manifest(path: str | Path) -> Iterator[ManifestWriter]:
     """Yields a writer of a manifest, which is complete when the block ends, or absent if the block fails."""
-    with atomic_file(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as file:
-        writer = ManifestWriter(file)
+    with atomic_file(path) as partial:
+        writer = ManifestWriter(partial)
         yield writer
-        writer.flush()
+        writer.close()

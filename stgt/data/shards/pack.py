@@ -1,7 +1,7 @@
 """Packs the videos or images of an annotation into tar shards in WebDataset's form, with a manifest of them.
 
-A sample is two members: KEY.mp4, or another ending, and KEY.json with the video's name and its captions. KEY is the
-number of the video. This module needs the extra [scale].
+A sample is two members: KEY.mp4, or another ending, and KEY.json with the video's name and its captions or questions.
+KEY is the number of the video. This module needs the extra [scale].
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ import json
 import re
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from stgt.data.annotations import load_captions, require_videos
+from stgt.data.annotations import require_videos
+from stgt.data.entries import Question
 from stgt.data.errors import require_file
 from stgt.data.images import image_format, stills
 from stgt.data.manifest.cache import is_manifest, open_manifest
-from stgt.data.manifest.write import ManifestWriter, whole, writing_manifest
+from stgt.data.manifest.write import ManifestWriter, Texts, said_of_videos, whole, writing_manifest
 from stgt.files import atomic_file
 from stgt.ownership import owned
 
@@ -34,7 +35,7 @@ class Source(NamedTuple):
     """A video or image to pack."""
 
     name: str
-    captions: Sequence[str]
+    texts: Texts
     opened: Callable[[], AbstractContextManager[Path]]
     """Gives its file for the length of a block"""
     image: bool | None = None
@@ -101,13 +102,11 @@ def _discard(out: Path, name: str, unfinished: Path) -> None:
 def _sources(annotation: Path, videos: Path) -> Iterator[Source]:
     if is_manifest(annotation):
         rows = open_manifest(annotation)
-        numbered = enumerate(zip(rows.identities(), rows.captions(), strict=True))
+        numbered = enumerate(zip(rows.identities(), rows.said(), strict=True))
         return (Source(*row, partial(rows.opened, number, videos), rows.still(number)) for number, row in numbered)
-    captions: dict[str, list[str]] = {}
-    for clip in load_captions(annotation):
-        captions.setdefault(clip.video, []).extend(clip.captions)
-    require_videos(annotation, [*captions], videos)
-    return (Source(name, texts, partial(nullcontext, videos / name)) for name, texts in captions.items())
+    said = said_of_videos(annotation)
+    require_videos(annotation, [*said], videos)
+    return (Source(name, texts, partial(nullcontext, videos / name)) for name, texts in said.items())
 
 
 def _write_shard(
@@ -120,7 +119,7 @@ def _write_shard(
                 require_file(path)
                 contents, image = path.stat().st_size, source.image
                 image = stills([path])[0] if image is None else image
-                fields = {"packed_from": source.name, "caption": list(source.captions)}
+                fields = {"packed_from": source.name} | _fields(source.texts)
                 text = json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace")
                 end = shard.offset + _blocks(contents) + _blocks(len(text)) + 2 * tarfile.BLOCKSIZE
                 if shard.offset and -(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE > shard_size:
@@ -131,11 +130,18 @@ def _write_shard(
                 place = dict(shard=name, offset=shard.offset + tarfile.BLOCKSIZE, size=contents)
                 with open(path, "rb") as file:
                     shard.addfile(member, file)
-                manifest.add(member.name, source.captions, **place, image=image, packed_from=whole(source.name))
+                manifest.add(member.name, source.texts, **place, image=image, packed_from=whole(source.name))
                 member = tarfile.TarInfo(f"{key}.json")
                 member.size = len(text)
                 shard.addfile(member, io.BytesIO(text))
     return None
+
+
+def _fields(texts: Texts) -> dict[str, list]:
+    """The values about a video in its .json member."""
+    if not isinstance(texts[0], Question):
+        return {"caption": list(texts)}
+    return {"questions": [{key: value for key, value in each._asdict().items() if key != "video"} for each in texts]}
 
 
 def _blocks(size: int) -> int:

@@ -1,0 +1,98 @@
+"""The pixels of every view of the videos that a feature cache is made of, and what becomes known when they are read."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from bisect import bisect_right
+from collections.abc import Container, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from stgt.data.errors import StoreError, VideoError
+from stgt.data.fingerprint import Fingerprint
+from stgt.data.manifest.rows import Manifest
+from stgt.data.pixels import to_pixels
+from stgt.data.samples import VideoDataset
+from stgt.randomness import seeded
+
+logger = logging.getLogger(__name__)
+
+
+class Views(Dataset):
+    """The rows of a cache, each one view of a video: its pixels, float32 (T, 3, S, S), and its state, int64 (8,).
+
+    The state is whether the video could be read, whether the file is recorded here because the fingerprint of the cache
+    does not have it, and then the file (`Fingerprint.row`). A video of a manifest that cannot be read has grey pixels.
+    Raises VideoError for one of another annotation, and for a store that does not answer.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[VideoDataset],
+        chosen: np.ndarray,
+        views: int,
+        seed: int,
+        *,
+        contents: bool = False,
+        bad: Container[str] = frozenset(),
+    ) -> None:
+        """chosen: the number of each distinct video, counted over all parts, int64 (videos,).
+
+        contents: whether the hash of a file is a part of its state. bad: names of videos of manifests that count as
+        videos that cannot be read, and are not opened.
+        """
+        self.parts, self.views, self.seed, self.contents, self.bad = parts, views, seed, contents, bad
+        self._chosen = torch.from_numpy(chosen)  # torch shares it with the processes that read
+        self._starts = [*itertools.accumulate(map(len, parts), initial=0)]
+
+    def __len__(self) -> int:
+        return len(self._chosen) * self.views
+
+    @property
+    def decoding(self) -> dict[str, object]:
+        return self.parts[0].decoding
+
+    def _find(self, row: int) -> tuple[VideoDataset, int]:
+        """The data set of a video, and its number there."""
+        number = int(self._chosen[row])
+        part = bisect_right(self._starts, number) - 1
+        return self.parts[part], number - self._starts[part]
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        row, view = divmod(number, self.views)
+        videos, index = self._find(row)
+        file = _file_state(videos, index, self.contents)
+        with seeded(self.seed, view, row):
+            try:
+                if isinstance(videos.videos, Manifest) and videos.videos[index] in self.bad:
+                    raise VideoError(f"{videos.videos[index]}: it is listed as bad")
+                return videos.clip(index)["video"], torch.tensor([1, *file])
+            except VideoError as error:
+                if isinstance(error, StoreError) or not isinstance(videos.videos, Manifest):
+                    raise
+                logger.warning("%s; its pairs are replaced in training", error)
+                grey = torch.full((1 if videos.still(index) else videos.frames, 32, 32, 3), 127, dtype=torch.uint8)
+                return to_pixels(grey, videos.transform), torch.tensor([0, *file])
+
+    def name(self, number: int) -> str:
+        """The name of a row's video."""
+        videos, index = self._find(number // self.views)
+        return videos.videos[index]
+
+    def read(self, numbers: range) -> tuple[np.ndarray, np.ndarray]:
+        """The pixels and states of some rows, (B, …), computed by one thread."""
+        torch.set_num_threads(1)
+        pixels, states = zip(*(self[number] for number in numbers), strict=True)
+        return torch.stack(pixels).numpy(), torch.stack(states).numpy()
+
+
+def _file_state(videos: VideoDataset, index: int, contents: bool) -> list[int]:
+    """1 and the file of a row of a manifest, or zeros for a video that the fingerprint of the cache has."""
+    if not isinstance(videos.videos, Manifest) or videos.videos.row(index).shard is not None:
+        return [0] * 7
+    taken = Fingerprint.take({}, [videos.videos[index]], videos.root, decoder="", contents=contents)
+    return [1, *taken.row().tolist()]
