@@ -52,6 +52,7 @@ RELEASED = Naming(
             ("graph_attention.k_proj.", "graphattn.W_K."),
             ("graph_attention.v_proj.", "graphattn.W_V."),
             ("graph_attention.out_proj.", "graphattn.W_O."),
+            ("motion.", "motion."),
             ("residual_block.", ""),
         ),
         ("graph.", "graph_cross_model."),

@@ -218,9 +218,15 @@ def test_contradicting_options_are_refused(tmp_path):
         convert_files([tmp_path / "other.pth"], tiny_config())
 
 
+def test_the_motion_along_edges_has_a_name_beside_the_other_parts_of_its_block():
+    name = "graph.blocks.1.motion.proj.bias"
+    assert RELEASED.theirs(name) == "graph_cross_model.resblocks.1.motion.proj.bias"
+    assert RELEASED.ours(RELEASED.theirs(name)) == name
+
+
 @pytest.mark.parametrize("naming", [RELEASED, HUGGING_FACE, OURS], ids=lambda naming: naming.title)
 def test_every_name_is_mapped_there_and_back(naming):
-    names = list(tiny_model().state_dict())
+    names = list(tiny_model(graph=dict(motion=True)).state_dict())
     theirs = [naming.theirs(name) for name in names]
     assert len(set(theirs)) == len(names)
     lacking = ("graph.", "temp", "qformer.word_head.") if naming is HUGGING_FACE else ("-",)
