@@ -1,5 +1,9 @@
+import numpy as np
+import pytest
 import torch
 
+from stgt.data.shapes.render import render
+from stgt.data.shapes.scene import DIRECTIONS, Object, Scene, simulate
 from stgt.models.motion import PRIOR, edge_motion
 from stgt_kernels import SpatioTemporalGraph, spatio_temporal_graph
 
@@ -90,3 +94,29 @@ def test_gradients_reach_the_weights_of_edges():
 
     numeric = (moved(1e-2) - moved(-1e-2)) / 2e-2
     torch.testing.assert_close((weight.grad * step).double().sum(), numeric, rtol=1e-2, atol=1e-3)
+
+
+def measured_and_true(motion, size="small"):
+    """The mean motion of an object's patches, whose tokens are colours, and its true velocity in patches per frame."""
+    rng = np.random.default_rng(0)
+    scene = Scene((Object("white", "circle", size, motion),))
+    (track,) = simulate(scene, 8, rng)
+    frames = torch.from_numpy(render(scene, [track], "plain", 64, rng).frames).float()
+    colours = frames.unfold(1, 8, 8).unfold(2, 8, 8).flatten(1, 2).mean((-1, -2))  # (T, P, 3)
+    tokens = colours - colours.flatten(0, 1).median(0).values  # the background becomes 0
+    shown = tokens.norm(dim=-1) > 0.3 * tokens.norm(dim=-1).max()
+    measured = edge_motion(spatio_temporal_graph(tokens[None].contiguous(), threshold=0.5, window=1))[0][shown].mean(0)
+    return measured, torch.from_numpy(track.centre[-1] - track.centre[0]).float() / 7 * GRID
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_the_velocity_in_a_rendered_clip_is_that_of_the_object(direction, size):
+    measured, true = measured_and_true(f"moves {direction}", size)
+    assert true.norm() > 0.4 and (measured[:2] - true).norm() < 0.1
+
+
+def test_the_growth_in_a_rendered_clip_has_the_sign_of_the_object_s():
+    growing, shrinking, staying = (measured_and_true(motion)[0] for motion in ("grows", "shrinks", "stays"))
+    assert growing[2] > 0.1 and shrinking[2] < -0.1 and abs(staying[2]) < 0.02
+    assert max(motion[:2].norm() for motion in (growing, shrinking, staying)) < 0.1
