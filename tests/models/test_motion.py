@@ -80,6 +80,15 @@ def test_negative_weights_count_as_none_and_half_precision_as_float32():
     )
 
 
+def test_compiled_code_measures_the_same_motion(assert_near):
+    def measure(tokens):
+        return edge_motion(spatio_temporal_graph(tokens, threshold=0.5, window=1))
+
+    tokens = clip([(t, 2, 2) for t in range(FRAMES)])
+    compiled = torch.compile(measure, backend="aot_eager", fullgraph=True)
+    assert_near(compiled(tokens), measure(tokens), "motion")
+
+
 def test_gradients_reach_the_weights_of_edges():
     weight = torch.rand(1, 3, 4, 3, 4, generator=torch.Generator().manual_seed(1)) + 0.1
     weight[:, 0, :, 0] = weight[:, -1, :, 2] = 0
