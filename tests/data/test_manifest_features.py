@@ -17,6 +17,7 @@ from helpers.shards import write_shard
 from torch import nn
 
 from stgt.data import store as store_module
+from stgt.data.batch_names import NumberedBatches
 from stgt.data.errors import StoreError
 from stgt.data.features import FeatureStore
 from stgt.data.manifest.cache import open_manifest
@@ -311,10 +312,10 @@ def test_opening_a_complete_cache_looks_at_no_video_and_no_file_of_tokens(root, 
 
 
 def test_names_that_are_in_memory_do_not_grow_with_the_cache():
-    few, many = (store_module.Store(None, store_module.batches(count, 16)) for count in (32, 10**7))
+    few, many = (store_module.Store(None, NumberedBatches(count, 16)) for count in (32, 10**7))
     assert len(pickle.dumps(many)) < len(pickle.dumps(few)) + 20
     assert len(many.names) == 625_000 and many.items("624999") == range(9_999_984, 10**7)
     assert many.names.holding(9_999_983) == "624998" and "625000" not in many.names and "7" not in many.names
-    assert list(store_module.batches(33, 16).items()) == [
+    assert list(NumberedBatches(33, 16).items()) == [
         ("000000", range(16)), ("000001", range(16, 32)), ("000002", range(32, 33))
     ]  # fmt: skip
