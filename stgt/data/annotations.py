@@ -33,11 +33,10 @@ def load_captions(path: str | Path) -> list[Clip]:
 
 
 def load_said(path: str | Path) -> list[Clip] | list[Question]:
-    """Read an annotation in JSON, whichever kind it has. One whose entries have both kinds of keys is one of captions."""
+    """Read an annotation in JSON of either kind. One whose entries have both kinds of keys is one of captions."""
     entries = _entries(path)
-    return (
-        _questions(path, entries) if "question" in entries[0] and "caption" not in entries[0] else _clips(path, entries)
-    )
+    asks = "question" in entries[0] and "caption" not in entries[0]
+    return _questions(path, entries) if asks else _clips(path, entries)
 
 
 def _clips(path: str | Path, entries: list[dict]) -> list[Clip]:

@@ -159,7 +159,7 @@ class FeatureStore:
         return digest.hexdigest(), unread
 
     def finish(self, name: Callable[[int], str]) -> None:
-        """Write down that all tokens are there. It reads their checksums and states. name: the name of a row's video."""
+        """Write down that all tokens are there, whose checksums and states are read. name: gives a row's video."""
         tokens, unread = self._computed()
         summary = Summary(tokens, len(unread), name(unread[0] * self.views) if unread else "")
         write_text(self.complete, sealed(summary._asdict()))
@@ -245,7 +245,7 @@ class FeatureStore:
 
 
 def _read_index(path: Path) -> Index:
-    """What features.json says. Raises ValueError for an index that contradicts itself, or that another version wrote."""
+    """What features.json holds. Raises ValueError if it contradicts itself, or if another version wrote it."""
     index, has_checksum = read_sealed(path)
     if not has_checksum and "format" in index:
         raise DamagedError(f"{path}: its own checksum is missing: {_AGAIN}")

@@ -215,7 +215,8 @@ class Store:
         """The row of one item in each of several tensors. Raises DamagedError as `rows` does."""
         name = self.names.holding(item)
         place = item - self.items(name).start
-        return [part[0] for part in self._read(name, [(key, slice(place, place + 1)) for key in keys])]
+        read = self._read(name, [(key, slice(place, place + 1)) for key in keys])
+        return [part[0].clone() for part in read]  # a copy, because the file may be written again
 
     def all(self, key: str) -> Tensor:
         """All rows of a tensor that fits into memory. Raises DamagedError if a row has changed since it was written."""

@@ -92,12 +92,13 @@ def write_features(
     elif cache.complete.is_file():
         _tell_of_unread(cache)
         return cache
-    encode, lengths = _TowerTokens(tower, batch_size, device), [len(store.items(name)) for name in absent]
+    encode, left = _TowerTokens(tower, batch_size, device), absent
     streak = Streak(store, len(cache.table), views, max_replacements)
-    room_is_known = False
 
     def compute(names: Iterator[str]) -> Batches:
-        nonlocal room_is_known
+        nonlocal left
+        lengths = [len(store.items(name)) for name in left or store.missing()]
+        left, room_is_known = [], False  # another call has to look which ones other processes have written
         names, asked = itertools.tee(names)
         units = map(store.items, names)
         found = _on_ray(items, units, encode, max(lengths)) if ray else _here(items, units, encode, workers)

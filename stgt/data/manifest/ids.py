@@ -12,7 +12,7 @@ from stgt.data.video_table import digests_of
 
 
 class QuestionIds:
-    """The ids of the questions that were added. They take 24 bytes each, and 112 at the peak, while they are compared."""
+    """The ids of the questions that were added. Each takes 24 bytes, and 112 while they are compared."""
 
     def __init__(self, path: str | Path, column: str) -> None:
         """path, column: the manifest and the name of its column of ids, for the error."""
