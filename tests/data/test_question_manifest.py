@@ -168,10 +168,10 @@ def test_the_first_rows_decide_the_kind_of_all_ids_also_beyond_the_first_group(t
         (tmp_path / "qa.json").write_text(json.dumps([*entries[:2], entries[2] | {"question_id": late}]))
         with pytest.raises(ValueError, match="qa.json: in entry 2 'question_id' is .*, and 0 in entry 0; expected all"):
             write_module.write_manifest(tmp_path / "qa.json", tmp_path / "qa.parquet")
-    with pytest.raises(ValueError, match="question_id: .*expected all to be texts"):
-        with write_module.writing_manifest(tmp_path / "qa.parquet") as manifest:
-            for entry in (entries[0], entries[1] | {"question_id": "one"}):
-                manifest.add(entry["video"], [Question(*entry.values())])
+    texts = pytest.raises(ValueError, match="question_id: .*expected all to be texts")
+    with texts, write_module.writing_manifest(tmp_path / "qa.parquet") as manifest:
+        for entry in (entries[0], entries[1] | {"question_id": "one"}):
+            manifest.add(entry["video"], [Question(*entry.values())])
     pd.DataFrame(entries).assign(question_id=5).to_parquet(tmp_path / "same.parquet")
     with pytest.raises(ValueError, match="row 1: 'question_id' holds the id of an earlier question"):
         load_questions(tmp_path / "same.parquet")
