@@ -38,28 +38,31 @@ class Streak:
         self._videos: set[int] = set()
         self._files: list[str] = []
 
-    def add(self, file: str, readable: Sequence[bool | None], name: str) -> None:
+    def add(self, file: str, readable: Sequence[bool | None], names: Sequence[str]) -> None:
         """Take the next file, before it is written.
 
         readable: for each of its rows, whether it could be read, or None for a video that is listed as bad and does not
-        count. name: the name of its last video, for the error.
+        count. names: the names of their videos, for the error.
         Raises VideoError for too many videos in a row. The files that only they have filled are removed first, so that
         a repeated command tries them again.
         """
-        for row, fine in zip(self._store.items(file), readable, strict=True):
+        for row, fine, name in zip(self._store.items(file), readable, names, strict=True):
             if fine:
                 self._videos.clear()
                 self._files.clear()
             elif fine is not None:
                 self._videos.add(row // self._views)
-        if len(self._videos) > self._most:
-            for written in self._files:
-                self._store.path(written).unlink(missing_ok=True)
-            raise VideoError(
-                f"{name}: it and the {len(self._videos) - 1} videos before it could not be read, expected at most "
-                f"{self._most} in a row, because a missing folder, disk or server would look the same. The log tells "
-                "each cause. Repeat the command when the videos are there; for videos that are broken, list them with "
-                "`stgt data check` in --data.bad-list, or raise --data.max-replacements"
-            )
+                if len(self._videos) > self._most:
+                    self._refuse(name)
         if self._videos:
             self._files.append(file)
+
+    def _refuse(self, name: str) -> None:
+        for written in self._files:
+            self._store.path(written).unlink(missing_ok=True)
+        raise VideoError(
+            f"{name}: it and the {len(self._videos) - 1} videos before it could not be read, expected at most "
+            f"{self._most} in a row, because a missing folder, disk or server would look the same. The log tells each "
+            "cause. Repeat the command when the videos are there; for videos that are broken, list them with "
+            "`stgt data check` in --data.bad-list, or raise --data.max-replacements"
+        )

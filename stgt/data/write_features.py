@@ -107,7 +107,7 @@ def write_features(
             names_of_rows = [items.name(number) for number in unit]
             require_finite_rows(rows["tokens"], names_of_rows, "the tower's tokens")
             states = zip(unit, rows["state"][:, 0].tolist(), strict=True)
-            streak.add(name, [None if items.is_bad(n) else bool(fine) for n, fine in states], names_of_rows[-1])
+            streak.add(name, [None if items.is_bad(n) else bool(fine) for n, fine in states], names_of_rows)
             if not room_is_known:
                 _require_room(folder, sum(lengths) * rows["tokens"][0].nbytes)
                 room_is_known = True

@@ -338,6 +338,9 @@ def test_an_outage_ends_the_command_and_a_repeated_one_tries_again(root, tmp_pat
         (root / name).write_bytes(contents)
     store = write(folder, dataset(manifest, root), tower, batch_size=1, accept_changed=True)
     assert store.unread() == (0, "") and store.tokens.all("state")[:, 0].all()
+    broken(root, NAMES[:3])
+    with pytest.raises(VideoError, match="c.mp4: it and the 2 videos before"):  # the fourth, in the same file, is fine
+        write(tmp_path / "within", dataset(manifest, root), tower, batch_size=4, max_replacements=2)
     broken(root)
     with pytest.raises(VideoError, match="expected at most 3 in a row"):  # all that there are, although ten are allowed
         write(tmp_path / "all", dataset(manifest, root), tower)
