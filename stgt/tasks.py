@@ -17,6 +17,7 @@ from torch import nn
 from stgt.config import DataConfig, ModelConfig, TrainConfig
 from stgt.data.annotations import each_question, load_texts
 from stgt.data.features import FeatureStore
+from stgt.data.manifest.rows import Kind
 from stgt.data.prompts import LanguageTokenizer
 from stgt.data.samples import PairDataset, QuestionDataset, RetrievalDataset, collate
 from stgt.data.text import Tokenizer
@@ -33,6 +34,8 @@ class Task(ABC):
     described: ClassVar[str]
     model_class: ClassVar[type[nn.Module]]
     items_class: ClassVar[type[PairDataset]]
+    kind: ClassVar[Kind]
+    """What it needs of an annotation"""
 
     def make_model(self, config: ModelConfig) -> nn.Module:
         """A model before any training.
@@ -100,6 +103,7 @@ class Retrieval(Task):
     described = "a retrieval run, e.g. of recipe quickstart"
     model_class = STGT
     items_class = RetrievalDataset
+    kind = "captions"
 
     def make_tokenizer(self, data: DataConfig, model: ModelConfig) -> Tokenizer:
         if data.tokenizer == "train":
@@ -127,6 +131,7 @@ class Questions(Task):
     described = "a question answering run, e.g. of recipe vqa_shapes"
     model_class = VideoQA
     items_class = QuestionDataset
+    kind = "questions"
 
     def make_tokenizer(self, data: DataConfig, model: ModelConfig) -> LanguageTokenizer:
         if model.language.model == "opt":

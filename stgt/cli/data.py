@@ -192,7 +192,7 @@ def features(
             RAY_ADDRESS names or that runs here. If there is none, this machine works with all its GPUs.
         device: "auto" is a GPU where there is one. Each process that torchrun starts takes its own.
     """
-    from stgt.data.annotations import load_bad_list, load_videos
+    from stgt.data.annotations import load_bad_names, load_videos
     from stgt.data.manifest.rows import Manifest
     from stgt.data.samples import VideoDataset
     from stgt.data.transforms import eval_transform, train_transform
@@ -200,13 +200,15 @@ def features(
     from stgt.distributed import choose_device
     from stgt.models.vision import VisionTower
     from stgt.randomness import seed_everything
+    from stgt.tasks import task_of
     from stgt.weights.tower import tower_hash
 
     data, vision = recipe.data, recipe.model.vision
     if vision.open_blocks != 0:
         raise ValueError(f"vision.open_blocks is {vision.open_blocks}, expected 0: only a frozen tower can be cached")
-    bad = {} if data.bad_list is None else load_bad_list(data.bad_list)
-    found = [load_videos(path) for path in (data.train, data.val) if path is not None]
+    bad, kind = load_bad_names(data.bad_list), task_of(recipe.model).kind
+    annotations = [path for path in (data.train, data.val) if path is not None]
+    found = [load_videos(path, kind=kind) for path in annotations]
     splits = [names if isinstance(names, Manifest) else [name for name in names if name not in bad] for names in found]
     seed_everything(recipe.seed)  # a tower that is not pretrained gets the same weights as in the run
     tower = VisionTower(vision)
@@ -224,11 +226,14 @@ def features(
     videos = [VideoDataset(names, data.videos, **views_of) for names in splits]
     if len(set.union(*(part.kinds() for part in videos))) > 1:
         raise ValueError(
-            f"{data.train}: holds videos and images, expected one kind, because a cache has one number of frames"
+            f"{' and '.join(map(str, annotations))}: there are videos and images, expected one kind, because a cache "
+            "has one number of frames; a row of a manifest that --data.bad-list lists counts, too, unless its column "
+            "bad says so as well"
         )
     store = write_features(
         out, videos, tower, tower_hash=digest, views=views, seed=recipe.seed,
         batch_size=batch_size, workers=data.workers, ray=ray, device=chosen,
         contents=data.check_contents, accept_changed=recipe.accept_changed_data, bad=bad,
+        max_replacements=data.max_replacements,
     )  # fmt: skip
     say(f"{out}: {store.shape[0]} videos × {store.views} views, tokens {store.shape[2:]}, bfloat16")

@@ -10,13 +10,13 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stgt.data.entries import Clip, Question
 from stgt.data.folders import describe_special
 from stgt.data.manifest.cache import is_manifest, open_manifest
-from stgt.data.manifest.rows import Manifest
+from stgt.data.manifest.rows import Kind, Manifest
 from stgt.files import write_json
 from stgt.structure import read_json, shown
 
@@ -29,14 +29,24 @@ def load_captions(path: str | Path) -> list[Clip]:
     if is_manifest(path):
         manifest = open_manifest(path, kind="captions")
         return [Clip(video, tuple(captions)) for video, captions in zip(manifest, manifest.said(), strict=True)]
+    return _clips(path, _entries(path))
+
+
+def load_said(path: str | Path) -> list[Clip] | list[Question]:
+    """Read an annotation in JSON of either kind. One whose entries have both kinds of keys is one of captions."""
     entries = _entries(path)
+    asks = "question" in entries[0] and "caption" not in entries[0]
+    return _questions(path, entries) if asks else _clips(path, entries)
+
+
+def _clips(path: str | Path, entries: list[dict]) -> list[Clip]:
     return [Clip(_text(path, i, e, "video"), _captions(path, i, e)) for i, e in enumerate(entries)]
 
 
 def load_texts(path: str | Path, bad_list: str | Path | None = None) -> Iterator[str]:
     """All captions of a retrieval annotation. Those of a manifest's videos that `bad_list` lists are left out."""
     if is_manifest(path):
-        captions = open_manifest(path, _bad_names(bad_list), kind="captions").said()
+        captions = open_manifest(path, load_bad_names(bad_list), kind="captions").said()
     else:
         captions = (clip.captions for clip in load_captions(path))
     return itertools.chain.from_iterable(captions)
@@ -57,9 +67,13 @@ def load_questions(path: str | Path) -> list[Question]:
     """Read a question annotation. Raises a ValueError that names the entry, its value and what was expected."""
     if is_manifest(path):
         return [*each_question(path)]
+    return _questions(path, _entries(path))
+
+
+def _questions(path: str | Path, entries: list[dict]) -> list[Question]:
     questions = []
     seen: set[int | str] = set()
-    for number, entry in enumerate(_entries(path)):
+    for number, entry in enumerate(entries):
         texts = [_text(path, number, entry, key) for key in ("video", "question", "answer")]
         identity = entry.get("question_id")
         if isinstance(identity, bool) or not isinstance(identity, int | str):
@@ -72,19 +86,11 @@ def load_questions(path: str | Path) -> list[Question]:
 
 
 def each_question(path: str | Path, bad_list: str | Path | None = None) -> Iterator[Question]:
-    """The questions of an annotation. Those about a manifest's videos that `bad_list` lists are left out."""
+    """The questions of an annotation. Those about videos that `bad_list` lists are left out."""
+    bad = load_bad_names(bad_list)
     if is_manifest(path):
-        manifest = open_manifest(path, _bad_names(bad_list), kind="questions")
-        return itertools.chain.from_iterable(manifest.said())
-    return iter(load_questions(path))
-
-
-def holds_questions(path: str | Path) -> bool:
-    """Whether an annotation is one of questions. One that has both kinds of columns or keys counts as captions."""
-    if is_manifest(path):
-        return open_manifest(path).asks
-    first = _entries(path)[0]
-    return "question" in first and "caption" not in first
+        return itertools.chain.from_iterable(open_manifest(path, bad, kind="questions").said())
+    return (question for question in load_questions(path) if question.video not in bad)
 
 
 def load_answers(path: str | Path) -> dict[str, int]:
@@ -108,37 +114,43 @@ def load_bad_list(path: str | Path) -> dict[str, str]:
     return bad
 
 
-def _bad_names(bad_list: str | Path | None) -> Container[str]:
-    return frozenset() if bad_list is None else load_bad_list(bad_list)
+def load_bad_names(bad_list: str | Path | None) -> Mapping[str, str]:
+    """The same, or nothing if there is no list."""
+    return {} if bad_list is None else load_bad_list(bad_list)
 
 
-def load_videos(path: str | Path, bad_list: str | Path | None = None) -> Sequence[str]:
+def load_videos(path: str | Path, bad_list: str | Path | None = None, *, kind: Kind | None = None) -> Sequence[str]:
     """The distinct videos of a retrieval or question annotation, in its order, or the rows of a manifest.
 
-    bad_list: a manifest's videos that it lists are left out.
+    bad_list: a manifest's videos that it lists are left out. kind: what is wanted of a manifest that holds captions and
+    questions; columns of the other kind are then not looked at.
     """
     if is_manifest(path):
-        return open_manifest(path, _bad_names(bad_list))
+        return open_manifest(path, load_bad_names(bad_list), kind=kind)
     return list(dict.fromkeys(_text(path, i, entry, "video") for i, entry in enumerate(_entries(path))))
 
 
-def require_answers(annotation: str | Path, given: Iterable[str], answers: str | Path) -> None:
-    """Raise ValueError if an answer is missing in `answers`, an ans2label.json. It names annotation, question, answer.
+def require_answers(
+    annotation: str | Path, given: Iterable[str], answers: str | Path, rows: Manifest | None = None
+) -> None:
+    """Raise ValueError if an answer is missing in `answers`, an ans2label.json. It names the annotation and the answer.
 
-    given: the answers of all questions.
+    given: the answers of all questions. rows: the manifest that they are from, whose video is then named in place of
+    the number of the entry.
     """
-    known, count = load_answers(answers), 0
-    outside = []
+    known, count, outside = load_answers(answers), 0, 0
+    first: tuple[int, str] = (0, "")
     for number, answer in enumerate(given):
         count = number + 1
         if answer not in known:
-            outside.append((number, answer))
+            first = first if outside else (number, answer)
+            outside += 1
     if outside:
-        number, answer = outside[0]
-        more = f" ({len(outside)} of {count} entries have others)" if len(outside) > 1 else ""
-        what = "question" if is_manifest(annotation) else "entry"
+        number, answer = first
+        more = f" ({outside} of {count} entries have others)" if outside > 1 else ""
+        where = f"entry {number}" if rows is None else f"a question about {rows[rows.pair(number)[0]]}"
         raise ValueError(
-            f"{annotation}: in {what} {number} 'answer' is {shown(answer)}, "
+            f"{annotation}: in {where} 'answer' is {shown(answer)}, "
             f"expected one of the {len(known)} answers in {answers}{more}"
         )
 

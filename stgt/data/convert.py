@@ -7,9 +7,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from stgt.data.annotations import Clip, Question, require_disjoint, save_captions, save_questions
+from stgt.data.annotations import require_disjoint, save_captions, save_questions
 from stgt.data.datasets import DATA_SETS
 from stgt.data.datasets.dataset import Size, count
+from stgt.data.entries import Clip, Question
 from stgt.data.names import name_of
 from stgt.data.video_folder import VideoFolder
 from stgt.ownership import owned

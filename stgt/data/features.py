@@ -13,17 +13,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from stgt.data.batch_names import NumberedBatches
 from stgt.data.errors import VideoError
 from stgt.data.fingerprint import FINGERPRINT, Fingerprint, data_differences, require_same
-from stgt.data.store import Store, batches
-from stgt.data.video_table import VideoTable
+from stgt.data.store import Store
+from stgt.data.video_table import VideoTable, digests_of
 from stgt.fields import COUNT, from_dict, require_counts, require_types
 from stgt.files import file_hash, write_text
 from stgt.integrity import DamagedError, read_sealed, require_hash, sealed
@@ -70,19 +71,35 @@ class Index(NamedTuple):
     """SHA-256 of data.fingerprint"""
 
 
+class Summary(NamedTuple):
+    """What complete.json holds."""
+
+    tokens: str
+    """The hash of the key, the videos and all tokens"""
+    unread: int
+    """Number of videos with a view that was not read"""
+    first_unread: str
+    """The name of the first of them, or nothing"""
+
+
 class FeatureStore:
-    """Reads a feature cache. `place in store` tells whether the cache has tokens of the video at a place.
+    """Reads a feature cache.
 
     The place of a video is the name of its file or, in a shard, `stgt.data.manifest.rows.Row.place`.
     """
 
-    def __init__(self, folder: str | Path, *, whole: bool = True, accept_changed: bool = False) -> None:
+    def __init__(
+        self, folder: str | Path, *, whole: bool = True, contents: bool = False, accept_changed: bool = False
+    ) -> None:
         """Open a cache. Raises ValueError if `folder` holds none, or one of an earlier version, or a damaged one.
 
         whole: whether a cache that is not complete is refused, too. Its files of tokens are not looked at.
-        accept_changed: whether `read` only warns of a changed video.
+        contents: whether `read` compares the contents of files of manifests, where the cache has their hashes.
+        accept_changed: whether `read` only warns of the first changed video, and then compares no other.
         """
-        self.folder, self.accept_changed = Path(folder), accept_changed
+        self.folder, self.contents, self.accept_changed = Path(folder), contents, accept_changed
+        self._equal: set[tuple[int, int, int]] = set()  # rows whose contents were equal, with their size and time
+        self._warned = False
         index = self.folder / INDEX
         if not index.is_file():
             raise ValueError(f"{folder} is no folder that `stgt data features` wrote: it has no {index}")
@@ -94,7 +111,7 @@ class FeatureStore:
             raise DamagedError(f"{index}: 'videos' is {videos}, expected the {len(self.table)} of {TABLE}: {_AGAIN}")
         self._settings = json.dumps([dataclasses.asdict(self.key), table])
         place = self.folder / f"tokens-{file_hash(index)[:16]}"
-        self.tokens = Store(place, batches(videos * self.views, batch))
+        self.tokens = Store(place, NumberedBatches(videos * self.views, batch))
         """A row for each view of each video. The views of one video follow each other."""
         self.complete = place / COMPLETE
         """The file that says that all tokens are there, and holds one checksum of them"""
@@ -118,32 +135,52 @@ class FeatureStore:
 
     def sha256(self) -> str:
         """One hash of the key, the videos and all tokens. If the cache is complete, complete.json holds it."""
-        return self._recorded() or self._computed()
+        recorded = self._recorded()
+        return self._computed()[0] if recorded is None else recorded.tokens
 
-    def _recorded(self) -> str | None:
-        if not self.complete.is_file():
+    def _recorded(self) -> Summary | None:
+        try:
+            values, has_checksum = read_sealed(self.complete)
+        except FileNotFoundError:
             return None
-        values, has_checksum = read_sealed(self.complete)
         if not has_checksum:
             raise DamagedError(f"{self.complete}: its own checksum is missing; remove it, and repeat the command")
-        return field(values, "tokens", str, str(self.complete))
+        parts = (("tokens", str), ("unread", int), ("first_unread", str))
+        return Summary(*(field(values, *part, str(self.complete)) for part in parts))
 
-    def _computed(self) -> str:
-        digest = hashlib.sha256(self._settings.encode())
-        for part in self.tokens.checksums("tokens"):
-            digest.update(part.numpy().data)
-        return digest.hexdigest()
+    def _computed(self) -> tuple[str, list[int]]:
+        """The hash, and the numbers of the videos with a view that was not read."""
+        digest, unread, start = hashlib.sha256(self._settings.encode()), [], 0
+        for checksums, states in self.tokens.summaries("tokens", "state"):
+            digest.update(checksums.numpy().data)
+            rows = {(start + row) // self.views for row in np.flatnonzero(states[:, 0].numpy() == 0).tolist()}
+            unread += sorted(rows - {*unread[-1:]})
+            start += len(states)
+        return digest.hexdigest(), unread
 
-    def finish(self) -> None:
-        """Write down that all tokens are there. It reads their checksums."""
-        write_text(self.complete, sealed({"tokens": self._computed()}))
+    def finish(self, name: Callable[[int], str]) -> None:
+        """Write down that all tokens are there, whose checksums and states are read. name: gives a row's video."""
+        tokens, unread = self._computed()
+        summary = Summary(tokens, len(unread), name(unread[0] * self.views) if unread else "")
+        write_text(self.complete, sealed(summary._asdict()))
 
-    def __contains__(self, place: str) -> bool:
-        return self.table.row(place) >= 0
+    def unread(self) -> tuple[int, str]:
+        """How many videos of a complete cache have a view that was not read, and the name of the first one."""
+        return self._recorded()[1:]
 
-    def first_absent(self, places: Iterable[str]) -> int | None:
-        """The number of the first video without tokens, or None. It takes no memory for all places."""
-        return self.table.first_absent(places)
+    def unread_among(self, places: Iterable[str]) -> list[int]:
+        """The numbers of those videos, of some that the cache has, whose first view was not read."""
+        rows = self.table.find(digests_of(places)) * self.views
+        order = np.argsort(rows, kind="stable")  # each file is opened once
+        states = self.tokens.rows("state", rows[order].tolist())
+        return sorted(order[(states[:, 0] == 0).numpy()].tolist())
+
+    def lacks(self, name: str) -> str:
+        """The message for a video without tokens."""
+        return (
+            f"{name} has no tokens in {self.folder}: write them with `stgt data features`, for these annotations and "
+            "into a new folder"
+        )
 
     def require(self, **expected: object) -> None:
         """Raise ValueError, naming each key that differs and both its values, unless the cache was made with these."""
@@ -176,30 +213,39 @@ class FeatureStore:
         name = name or place
         row = self.table.row(place)
         if row < 0:
-            raise ValueError(f"{name}: {self.folder} lacks its tokens")
-        number = [row * self.views + view]
+            raise ValueError(self.lacks(name))
+        number = row * self.views + view
         try:
-            state, tokens = (self.tokens.rows(key, number)[0] for key in ("state", "tokens"))
+            state, tokens = self.tokens.row(["state", "tokens"], number)
         except DamagedError as error:
             raise DamagedError(f"{error}; it holds view {view} of {name}") from None
         readable, recorded, *file = state.tolist()
         if not readable:
-            file = self.tokens.path(self.tokens.names.holding(*number))
-            raise VideoError(f"{name}: it could not be read when its tokens were computed for {file}")
-        if recorded and root is not None:
-            self._require_unchanged(place, np.array(file), root)
+            file = self.tokens.path(self.tokens.names.holding(number))
+            raise VideoError(f"{name}: it was listed as bad, or could not be read, when {file} was computed")
+        if recorded and root is not None and not self._warned:
+            self._require_unchanged(row, Fingerprint.of_row(place, np.array(file), decoder=self.key.decoder), root)
         return tokens
 
-    def _require_unchanged(self, name: str, file: np.ndarray, root: str | Path) -> None:
-        decoder = self.key.decoder
-        then = Fingerprint.of_row(name, file, decoder=decoder)
-        now = Fingerprint.take({}, [name], root, decoder=decoder).completed(then, root)
+    def _require_unchanged(self, row: int, then: Fingerprint, root: str | Path) -> None:
+        """Compare a file with what it was. Its contents are read only if they decide, and once for each state of it."""
+        now = Fingerprint.take({}, then.names, root, decoder=then.decoder)
+        state = (row, int(now.sizes[0]), int(now.times[0]))
+        if state in self._equal:
+            return
         changes = data_differences(now, then, absent_is_same=True)
-        require_same(f"{self.folder} was made of other data", changes, accept=self.accept_changed)
+        if then.hashes.any() and state[1] == then.sizes[0] and (changes or self.contents):
+            now = Fingerprint.take({}, then.names, root, decoder=then.decoder, contents=True)
+            changes = data_differences(now, then, absent_is_same=True)
+            if not changes:
+                self._equal.add(state)
+        what = " (other videos may have changed, too)" if self.accept_changed else ""
+        require_same(f"{self.folder} was made of other data{what}", changes, accept=self.accept_changed)
+        self._warned = bool(changes)
 
 
 def _read_index(path: Path) -> Index:
-    """Raises ValueError for an index that contradicts itself, or that another version wrote."""
+    """What features.json holds. Raises ValueError if it contradicts itself, or if another version wrote it."""
     index, has_checksum = read_sealed(path)
     if not has_checksum and "format" in index:
         raise DamagedError(f"{path}: its own checksum is missing: {_AGAIN}")

@@ -67,16 +67,8 @@ class Fingerprint:
         """
         names = sorted(set(videos))
 
-        def measure(name: str) -> tuple[int, int, bytes]:
-            path = Path(root) / name
-            try:
-                status = os.stat(path)
-                return status.st_size, status.st_mtime_ns, bytes.fromhex(file_hash(path)) if contents else _NO_HASH
-            except (OSError, ValueError):  # the latter for a name that no file can have
-                return -1, 0, _NO_HASH
-
         with ThreadPoolExecutor(_THREADS) as threads:
-            measured = list(threads.map(measure, names))
+            measured = list(threads.map(lambda name: _measured(Path(root) / name, contents), names))
         sizes, times, hashes = zip(*measured, strict=True) if measured else ((), (), ())
         return cls(
             {label: file_hash(path) for label, path in files.items()},
@@ -140,16 +132,26 @@ class Fingerprint:
         """This fingerprint with hashes of contents where `other` has them and this one lacks them.
 
         A video of the same size and time gets the hash that `other` has. A video whose time alone differs is read below
-        `root` and hashed, so that a copy counts as the same video.
+        `root` and hashed, so that a copy counts as the same video, and counts as missing if it has vanished meanwhile.
         """
         ours, theirs = _rows_in_common(self, other)
         known = (self.sizes[ours] == other.sizes[theirs]) & other.hashes[theirs].any(1) & ~self.hashes[ours].any(1)
         same = known & _same_time(self.times[ours], other.times[theirs])
-        hashes = self.hashes.copy()
+        sizes, times, hashes = self.sizes.copy(), self.times.copy(), self.hashes.copy()
         hashes[ours[same]] = other.hashes[theirs[same]]
         for row in ours[known & ~same]:
-            hashes[row] = np.frombuffer(bytes.fromhex(file_hash(Path(root) / self.names[row])), np.uint8)
-        return replace(self, hashes=hashes)
+            sizes[row], times[row], contents = _measured(Path(root) / self.names[row], True)
+            hashes[row] = np.frombuffer(contents, np.uint8)
+        return replace(self, sizes=sizes, times=times, hashes=hashes)
+
+
+def _measured(path: Path, contents: bool) -> tuple[int, int, bytes]:
+    """Size, time of change and, on request, the hash of a file; (−1, 0, no hash) if there is none."""
+    try:
+        status = os.stat(path)
+        return status.st_size, status.st_mtime_ns, bytes.fromhex(file_hash(path)) if contents else _NO_HASH
+    except (OSError, ValueError):  # the latter for a name that no file can have
+        return -1, 0, _NO_HASH
 
 
 def require_same(what: str, changes: list[str], *, accept: bool) -> None:

@@ -6,8 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from stgt.data.annotations import Clip, load_captions, save_captions
+from stgt.data.annotations import load_captions, save_captions
 from stgt.data.datasets.dataset import count
+from stgt.data.entries import Clip
 from stgt.data.manifest.cache import is_manifest
 from stgt.terminal import say
 

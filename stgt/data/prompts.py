@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import stgt._torchvision  # noqa: F401  (transformers imports torchvision)
-from stgt.data.annotations import Question
+from stgt.data.entries import Question
 from stgt.data.samples import collate
 from stgt.data.text import clean_text
 from stgt.data.words import IGNORED, labelled_places

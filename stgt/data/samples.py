@@ -15,19 +15,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from stgt.data.annotations import (
-    Question,
-    load_bad_list,
-    load_captions,
-    load_questions,
-    require_answers,
-    require_videos,
-)
+from stgt.data.annotations import load_bad_names, load_captions, load_questions, require_answers, require_videos
+from stgt.data.entries import Question
 from stgt.data.errors import StoreError
 from stgt.data.features import FeatureStore
 from stgt.data.images import stills
 from stgt.data.manifest.cache import is_manifest, open_manifest
-from stgt.data.manifest.rows import Kind, Manifest
+from stgt.data.manifest.rows import Manifest
 from stgt.data.names import is_image
 from stgt.data.pixels import to_pixels
 from stgt.data.shared_list import SharedList
@@ -99,6 +93,10 @@ class VideoDataset(Dataset):
         """The place by which a feature cache knows a video (`stgt.data.manifest.rows.Row.place`)."""
         return self.videos.row(index).place if isinstance(self.videos, Manifest) else self.videos[index]
 
+    def described(self, index: int) -> str:
+        """A video's name in errors; that of a member of a shard with its offset, since several may have one name."""
+        return self.videos.row(index).described if isinstance(self.videos, Manifest) else self.videos[index]
+
     def places(self) -> Iterator[str]:
         """`place` of each video."""
         return self.videos.places() if isinstance(self.videos, Manifest) else iter(self.videos)
@@ -120,7 +118,7 @@ class VideoDataset(Dataset):
         place = {"index": index, "path": str(self.root / self.videos[index])}
         if self.features is not None:
             view = int(torch.randint(self.features.views, ())) if self.random else 0
-            names = dict(name=self.videos[index], root=self.root)
+            names = dict(name=self.described(index), root=self.root)
             return {"tokens": self.features.read(self.place(index), view, **names), **place}
         frames, times = self._frames(index)
         return {"video": to_pixels(frames, self.transform), "times": times, **place}
@@ -177,8 +175,8 @@ class PairDataset(VideoDataset):
     of a manifest is looked up at the start; a missing one is a video that cannot be read. bad_list: the file that `stgt
     data check` wrote; entries about its videos are left out, and the log tells how many.
     Raises ValueError for an annotation whose video is missing, naming entry and path; for a video that the feature
-    cache lacks; and, for evaluation, for an annotation that mixes images and videos and for a manifest that names a
-    video twice.
+    cache lacks; and, for evaluation, for an annotation that mixes images and videos, for a manifest that names a video
+    twice, and for a video that could not be read when the feature cache was written.
     """
 
     def __init__(
@@ -203,8 +201,9 @@ class PairDataset(VideoDataset):
                 _require_single_rows(entries)
             videos, self.pairs, left_out, count = entries, entries.pairs, entries.left_out, entries.whole
         else:
-            bad = {} if bad_list is None else load_bad_list(bad_list)
-            _require_readable(annotation, [video for video, _ in entries], root, features, bad)
+            bad = load_bad_names(bad_list)
+            if features is None:
+                require_videos(annotation, [video for video, _ in entries], root, bad)
             numbers: dict[str, int] = {}
             kept = [(video, text) for video, texts in entries if video not in bad for text in texts]
             self.pairs = SharedList((numbers.setdefault(video, len(numbers)), text) for video, text in kept)
@@ -219,9 +218,9 @@ class PairDataset(VideoDataset):
             frames=frames, transform=transform, sampling=sampling, random=train, cache=cache, features=features,
             decoding=decoding,
         )  # fmt: skip
-        if isinstance(entries, Manifest):
-            _require_tokens(annotation, self)
-        else:
+        if features is not None:
+            _require_tokens(annotation, self, features)
+        if not isinstance(entries, Manifest):
             self._images = self.stills[[number for number, _ in self.pairs]]
         if not train and len(self.kinds()) > 1:
             image, video = (
@@ -287,7 +286,10 @@ class RetrievalDataset(PairDataset):
         if options.get("train") and tokenizer is None:
             raise ValueError("tokenizer is None, expected one: training pairs hold the caption's token ids")
         self.tokenizer, self.max_length = tokenizer, max_length
-        entries = _rows(annotation, "captions", options) if is_manifest(annotation) else load_captions(annotation)
+        if is_manifest(annotation):
+            entries = open_manifest(annotation, load_bad_names(options.get("bad_list")), kind="captions")
+        else:
+            entries = load_captions(annotation)
         super().__init__(annotation, entries, root, **options)
 
     @property
@@ -312,14 +314,14 @@ class QuestionDataset(PairDataset):
         self, annotation: str | Path, root: str | Path, *, answers: str | Path | None = None, **options: object
     ) -> None:
         if is_manifest(annotation):
-            entries = _rows(annotation, "questions", options)
+            rows = entries = open_manifest(annotation, load_bad_names(options.get("bad_list")), kind="questions")
             given = entries.answers()
         else:
-            questions = load_questions(annotation)
+            rows, questions = None, load_questions(annotation)
             entries = [(question.video, [question]) for question in questions]
             given = (question.answer for question in questions)
         if answers is not None:
-            require_answers(annotation, given, answers)
+            require_answers(annotation, given, answers, rows)
         super().__init__(annotation, entries, root, **options)
 
     @property
@@ -367,12 +369,6 @@ def collate(items: list[dict]) -> dict:
     return batch
 
 
-def _rows(annotation: str | Path, kind: Kind, options: Mapping[str, object]) -> Manifest:
-    """The rows of a manifest without those of the bad list in `options`."""
-    bad_list = options.get("bad_list")
-    return open_manifest(annotation, {} if bad_list is None else load_bad_list(bad_list), kind=kind)
-
-
 def _require_single_rows(manifest: Manifest) -> None:
     if twice := [video for video, count in Counter(manifest.identities()).items() if count > 1]:
         raise ValueError(
@@ -381,17 +377,12 @@ def _require_single_rows(manifest: Manifest) -> None:
         )
 
 
-def _require_tokens(annotation: str | Path, items: VideoDataset) -> None:
-    if items.features is not None and (absent := items.features.first_absent(items.places())) is not None:
-        raise ValueError(f"{annotation}: {items.videos[absent]} has no tokens in {items.features.folder}")
-
-
-def _require_readable(
-    annotation: str | Path, videos: list[str], root: str | Path, features: FeatureStore | None, bad: dict[str, str]
-) -> None:
-    if features is None:
-        return require_videos(annotation, videos, root, bad)
-    used = [(number, video) for number, video in enumerate(videos) if video not in bad]
-    if (absent := features.first_absent(video for _, video in used)) is not None:
-        number, video = used[absent]
-        raise ValueError(f"{annotation}: entry {number} is about {video}, whose tokens {features.folder} lacks")
+def _require_tokens(annotation: str | Path, items: PairDataset, features: FeatureStore) -> None:
+    if (absent := features.table.first_absent(items.places())) is not None:
+        raise ValueError(f"{annotation}: {features.lacks(items.described(absent))}")
+    if not items.train and (unread := features.unread_among(items.places())):
+        more = f" ({len(unread)} of {len(items.videos)} videos are)" if len(unread) > 1 else ""
+        raise ValueError(
+            f"{annotation}: {items.described(unread[0])} was listed as bad or could not be read when its tokens in "
+            f"{features.folder} were computed{more}, and validation replaces no video: list it in --data.bad-list"
+        )

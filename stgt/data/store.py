@@ -50,11 +50,6 @@ def digest(*parts: object) -> str:
     return sha.hexdigest()[:16]
 
 
-def batches(items: int, size: int) -> NumberedBatches:
-    """The batches of `items` items. They do not depend on the number of processes."""
-    return NumberedBatches(items, size)
-
-
 class Store:
     """A folder of batches. Its name should be a `digest` of everything that its tensors depend on."""
 
@@ -95,7 +90,14 @@ class Store:
             return None
         return "it is damaged, or an earlier version wrote it without checksums"
 
-    def fill(self, compute: Callable[[Iterator[str]], Batches], world: World | None = None, *, what: str = "") -> None:
+    def fill(
+        self,
+        compute: Callable[[Iterator[str]], Batches],
+        world: World | None = None,
+        *,
+        missing: list[str] | None = None,
+        what: str = "",
+    ) -> None:
         """Compute the missing batches, and write each one as soon as it is computed.
 
         compute: a function from names of batches to their tensors, in the same order. It is called again if batches are
@@ -103,12 +105,13 @@ class Store:
             written, so it should take a name only when it needs it. Other commands compute the batches that are not
             locked, and each batch is computed only once.
         world: the processes of this command, each of which computes its share.
+        missing: what `missing` has just returned, if the caller knows it.
         what: the title of the progress bar.
         Returns when every batch that can be computed is there, also those of other commands. Raises the errors of
         `compute` and `write`, and OSError if this process does not see the batches of the others. Batches that were
         written before an error are kept.
         """
-        missing = self.missing(world)
+        missing = self.missing(world) if missing is None else missing
         quiet = len(missing) < 8 or not (world is None or world.is_main)
         with tqdm(desc=what, total=len(missing), unit="file", disable=quiet) as bar:
             while missing:
@@ -205,27 +208,37 @@ class Store:
         parts = []
         for name, group in itertools.groupby(items, self.names.holding):
             first = self.items(name).start
-            parts += self._read(name, key, [slice(item - first, item - first + 1) for item in group])
+            parts += self._read(name, [(key, slice(item - first, item - first + 1)) for item in group])
         return torch.cat(parts)
+
+    def row(self, keys: Sequence[str], item: int) -> list[Tensor]:
+        """The row of one item in each of several tensors. Raises DamagedError as `rows` does."""
+        name = self.names.holding(item)
+        place = item - self.items(name).start
+        read = self._read(name, [(key, slice(place, place + 1)) for key in keys])
+        return [part[0].clone() for part in read]  # a copy, because the file may be written again
 
     def all(self, key: str) -> Tensor:
         """All rows of a tensor that fits into memory. Raises DamagedError if a row has changed since it was written."""
-        return torch.cat([part for name in self.names for part in self._read(name, key, [slice(None)])])
+        return torch.cat([part for name in self.names for part in self._read(name, [(key, slice(None))])])
 
-    def checksums(self, key: str) -> Iterator[Tensor]:
-        """The checksums of the rows of a tensor, as they were written, in a part for each batch: uint8 (rows, 32)."""
+    def summaries(self, key: str, whole: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """The checksums of the rows of the tensor `key`, uint8 (rows, 32), and the tensor `whole`, for each batch.
+
+        Both are returned as they were written, and nothing is compared.
+        """
         for name in self.names:
             with safe_open(self.path(name), "pt") as file:
-                yield file.get_tensor(key + _CHECKSUMS)
+                yield file.get_tensor(key + _CHECKSUMS), file.get_tensor(whole)
 
-    def _read(self, name: str, key: str, parts: Sequence[slice]) -> list[Tensor]:
+    def _read(self, name: str, parts: Sequence[tuple[str, slice]]) -> list[Tensor]:
+        """Parts of a batch, each given by the name of its tensor and by its rows."""
         path, read = self.path(name), []
         try:
             with safe_open(path, "pt") as file:
-                rows, checksums = file.get_slice(key), file.get_slice(key + _CHECKSUMS)
-                for part in parts:
-                    read.append(rows[part])
-                    if damaged_row(read[-1], checksums[part]) is not None:
+                for key, part in parts:
+                    read.append(file.get_slice(key)[part])
+                    if damaged_row(read[-1], file.get_slice(key + _CHECKSUMS)[part]) is not None:
                         raise DamagedError(f"{path}: {key} was changed or damaged after it was written")
         except FileNotFoundError:
             raise DamagedError(f"{path}: {_ABSENT}; the command that wrote it computes it again") from None

@@ -37,17 +37,20 @@ class Views(Dataset):
         views: int,
         seed: int,
         *,
+        compared: Container[str] = frozenset(),
         contents: bool = False,
         bad: Container[str] = frozenset(),
     ) -> None:
         """chosen: the number of each distinct video, counted over all parts, int64 (videos,).
 
-        contents: whether the hash of a file is a part of its state. bad: names of videos of manifests that count as
-        videos that cannot be read, and are not opened.
+        compared: the names in the fingerprint of the cache. contents: whether the hash of a file is a part of its
+        state. bad: names of videos of manifests that count as videos that cannot be read, and are not opened.
         """
         self.parts, self.views, self.seed, self.contents, self.bad = parts, views, seed, contents, bad
         self._chosen = torch.from_numpy(chosen)  # torch shares it with the processes that read
         self._starts = [*itertools.accumulate(map(len, parts), initial=0)]
+        self._recorded = [_recorded(part, compared) for part in parts]
+        self._last: tuple[int, list[int]] = (-1, [])  # the row of a video and its file, for its next view
 
     def __len__(self) -> int:
         return len(self._chosen) * self.views
@@ -56,19 +59,22 @@ class Views(Dataset):
     def decoding(self) -> dict[str, object]:
         return self.parts[0].decoding
 
-    def _find(self, row: int) -> tuple[VideoDataset, int]:
-        """The data set of a video, and its number there."""
+    def _find(self, row: int) -> tuple[int, int]:
+        """The number of a video's data set, and the video's number there."""
         number = int(self._chosen[row])
         part = bisect_right(self._starts, number) - 1
-        return self.parts[part], number - self._starts[part]
+        return part, number - self._starts[part]
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         row, view = divmod(number, self.views)
-        videos, index = self._find(row)
-        file = _file_state(videos, index, self.contents)
+        part, index = self._find(row)
+        videos = self.parts[part]
+        if self._last[0] != row:
+            self._last = row, self._file(part, index)
+        file = self._last[1]
         with seeded(self.seed, view, row):
             try:
-                if isinstance(videos.videos, Manifest) and videos.videos[index] in self.bad:
+                if self.is_bad(number):
                     raise VideoError(f"{videos.videos[index]}: it is listed as bad")
                 return videos.clip(index)["video"], torch.tensor([1, *file])
             except VideoError as error:
@@ -78,10 +84,24 @@ class Views(Dataset):
                 grey = torch.full((1 if videos.still(index) else videos.frames, 32, 32, 3), 127, dtype=torch.uint8)
                 return to_pixels(grey, videos.transform), torch.tensor([0, *file])
 
+    def _file(self, part: int, index: int) -> list[int]:
+        """1 and the file of a video, or zeros for one that the fingerprint of the cache has, itself or by its shard."""
+        videos, recorded = self.parts[part], self._recorded[part]
+        if not (videos.videos.row(index).shard is None if recorded is None else recorded[index]):
+            return [0] * 7
+        taken = Fingerprint.take({}, [videos.videos[index]], videos.root, decoder="", contents=self.contents)
+        return [1, *taken.row().tolist()]
+
     def name(self, number: int) -> str:
         """The name of a row's video."""
-        videos, index = self._find(number // self.views)
-        return videos.videos[index]
+        part, index = self._find(number // self.views)
+        return self.parts[part].videos[index]
+
+    def is_bad(self, number: int) -> bool:
+        """Whether a row's video is listed as bad and therefore not opened."""
+        part, index = self._find(number // self.views)
+        videos = self.parts[part].videos
+        return isinstance(videos, Manifest) and videos[index] in self.bad
 
     def read(self, numbers: range) -> tuple[np.ndarray, np.ndarray]:
         """The pixels and states of some rows, (B, …), computed by one thread."""
@@ -90,9 +110,8 @@ class Views(Dataset):
         return torch.stack(pixels).numpy(), torch.stack(states).numpy()
 
 
-def _file_state(videos: VideoDataset, index: int, contents: bool) -> list[int]:
-    """1 and the file of a row of a manifest, or zeros for a video that the fingerprint of the cache has."""
-    if not isinstance(videos.videos, Manifest) or videos.videos.row(index).shard is not None:
-        return [0] * 7
-    taken = Fingerprint.take({}, [videos.videos[index]], videos.root, decoder="", contents=contents)
-    return [1, *taken.row().tolist()]
+def _recorded(videos: VideoDataset, compared: Container[str]) -> Tensor | None:
+    """Whether each file is recorded here, bool (videos,); None for a manifest, whose rows tell it."""
+    if isinstance(videos.videos, Manifest):
+        return None
+    return torch.tensor([name not in compared for name in videos.videos], dtype=torch.bool)

@@ -18,6 +18,7 @@ from stgt.data.fingerprint import FINGERPRINT, Fingerprint, require_same
 from stgt.data.isolated import Failure
 from stgt.data.loader import read_batches
 from stgt.data.on_ray import encode_on_ray
+from stgt.data.outage import Streak, require_places
 from stgt.data.samples import VideoDataset
 from stgt.data.store import Batches
 from stgt.data.transforms import describe
@@ -47,6 +48,7 @@ def write_features(
     contents: bool = False,
     accept_changed: bool = False,
     bad: Container[str] = frozenset(),
+    max_replacements: int = 10,
 ) -> FeatureStore:
     """Write the tokens that `tower` gives for every view of `videos`, unless `folder` holds them already.
 
@@ -56,13 +58,15 @@ def write_features(
     SHA-256 of each video, and to compare it where an existing cache has one. ray: whether the machines of a Ray cluster
     read and compute; then `tower` is pickled, and moved to their GPUs if it is a module, and `workers` and `device` do
     not matter. accept_changed: whether an existing cache is used, with a warning, if its videos have changed. bad: the
-    names of videos of manifests that are not opened, and count as videos that cannot be read.
+    names of videos of manifests that are not opened, and count as videos that cannot be read. max_replacements: the
+    largest number of videos of manifests in a row that may be unreadable.
     What was written before an error or a kill is kept, and a repeated call computes the rest. Several processes may
     make the same call at the same time, and then share the work. A video of a manifest that cannot be read is marked,
     so that training replaces its pairs.
     Raises ValueError if `folder` holds another cache or one of other videos, if there are several views but `videos`
     draws nothing at random, if batch_size is below 1, and if tokens are not finite; VideoError for a file of another
-    annotation that cannot be read, and for a store that does not answer; OSError if the disk has no room.
+    annotation that cannot be read, for a store that does not answer, for a shard on this machine or a folder that is
+    missing, and for too many videos of manifests in a row that cannot be read; OSError if the disk has no room.
     """
     parts = [videos] if isinstance(videos, VideoDataset) else [*videos]
     first = parts[0]
@@ -79,32 +83,51 @@ def write_features(
     items, cache, absent = _opened(folder, parts, key, batch_size, contents=contents, bad=bad)
     changes = cache.changed_videos(first.root, contents=contents)
     require_same(f"{folder} was made of other videos", changes, accept=accept_changed)
-    if not absent and cache.complete.is_file():
-        return cache
-    cache.complete.unlink(missing_ok=True)
     store = cache.tokens
-    encode, unread = _TowerTokens(tower, batch_size, device), set()
+    if absent and cache.complete.is_file():
+        absent = store.missing()  # another process may have ended since the first look
+    if absent:
+        cache.complete.unlink(missing_ok=True)
+        require_places(parts)
+    elif cache.complete.is_file():
+        _tell_of_unread(cache)
+        return cache
+    encode, left = _TowerTokens(tower, batch_size, device), absent
+    streak = Streak(store, len(cache.table), views, max_replacements)
 
     def compute(names: Iterator[str]) -> Batches:
-        missing = [len(store.items(name)) for name in store.missing()]  # other processes may have written some
-        room_is_known = False
-        units, asked = itertools.tee(map(store.items, names))
-        found = _on_ray(items, units, encode, max(missing)) if ray else _here(items, units, encode, workers)
-        for rows, unit in zip(found, asked, strict=False):
+        nonlocal left
+        lengths = [len(store.items(name)) for name in left or store.missing()]
+        left, room_is_known = [], False  # another call has to look which ones other processes have written
+        names, asked = itertools.tee(names)
+        units = map(store.items, names)
+        found = _on_ray(items, units, encode, max(lengths)) if ray else _here(items, units, encode, workers)
+        for rows, name in zip(found, asked, strict=False):
+            unit = store.items(name)
             names_of_rows = [items.name(number) for number in unit]
             require_finite_rows(rows["tokens"], names_of_rows, "the tower's tokens")
-            unread.update(name for name, state in zip(names_of_rows, rows["state"], strict=True) if not state[0])
+            states = zip(unit, rows["state"][:, 0].tolist(), strict=True)
+            streak.add(name, [None if items.is_bad(n) else bool(fine) for n, fine in states], names_of_rows)
             if not room_is_known:
-                _require_room(folder, sum(missing) * rows["tokens"][0].nbytes)
+                _require_room(folder, sum(lengths) * rows["tokens"][0].nbytes)
                 room_is_known = True
             yield rows
 
-    store.fill(compute, what="features")
-    if unread:
-        what = f"{len(unread)} of the {len(cache.table)} videos could not be read"
-        logger.warning("%s: %s, the first is %s; training replaces their pairs", folder, what, min(unread))
-    cache.finish()
+    store.fill(compute, missing=absent, what="features")
+    cache.finish(items.name)
+    _tell_of_unread(cache)
     return cache
+
+
+def _tell_of_unread(cache: FeatureStore) -> None:
+    """Warn of the videos that training will replace."""
+    count, first = cache.unread()
+    if count:
+        logger.warning(
+            "%s: %d of the %d videos were listed as bad or could not be read, the first is %s; training replaces their "
+            "pairs, and validation refuses them: list those of --data.val in --data.bad-list",
+            cache.folder, count, len(cache.table), first,
+        )  # fmt: skip
 
 
 def _opened(
@@ -121,19 +144,20 @@ def _opened(
     Raises ValueError if it is one of other videos or of another key.
     """
     table, chosen = distinct(itertools.chain.from_iterable(part.places() for part in parts))
-    items = Views(parts, chosen, key.views, key.seed, contents=contents, bad=bad)
     if not (folder / INDEX).is_file():
         with claimed(folder / INDEX, wait=True):
             _begin(folder, parts, table, key, batch_size, contents)
     remove_dead_lock(folder / INDEX)
     cache = FeatureStore(folder, whole=False)
     cache.require(**dataclasses.asdict(key))
+    compared = frozenset(Fingerprint.load(folder / FINGERPRINT).names)
+    items = Views(parts, chosen, key.views, key.seed, compared=compared, contents=contents, bad=bad)
     digests, rows = columns(table)
     if (lacking := rows[cache.table.find(digests) < 0]).size:
         name = items.name(int(lacking.min()) * key.views)
         raise ValueError(f"{folder} lacks {lacking.size} videos, the first is {name}: remove it first")
     absent = cache.tokens.missing()
-    if absent and not np.array_equal(cache.table.contents, table):
+    if (absent or not cache.complete.is_file()) and not np.array_equal(cache.table.contents, table):
         raise ValueError(
             f"{folder} is not complete, and was begun for other videos: give the same videos, or remove it first"
         )
@@ -196,6 +220,7 @@ def _on_ray(items: Views, units: Iterator[range], encode: _TowerTokens, largest:
     for rows, unit in zip(encode_on_ray(units, items.read, encode, timeout=timeout), asked, strict=False):
         if isinstance(rows, Failure):
             names = list(dict.fromkeys(map(items.name, unit)))
-            known = any(name in rows.cause for name in names)
+            # The name of a member stands behind its shard and offset there, so that its last part is looked for.
+            known = any(name.rpartition("/")[2] in rows.cause for name in names)
             raise VideoError(rows.cause if known else f"one of {', '.join(names)}: {rows.cause}")
         yield rows

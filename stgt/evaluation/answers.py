@@ -11,7 +11,8 @@ import torch
 from tqdm import tqdm
 
 from stgt.config import DataConfig
-from stgt.data.annotations import Question, each_question
+from stgt.data.annotations import each_question
+from stgt.data.entries import Question
 from stgt.data.loader import parts, read_batches
 from stgt.data.prompts import LanguageTokenizer
 from stgt.data.samples import collate
@@ -53,7 +54,8 @@ def evaluate_answers(run: Run, data: DataConfig, out: Path, *, beams: int = 5, b
     batches = tqdm(read, "videos", len(numbers), unit="batch", disable=len(numbers) < 8)
     answers = predict(run.model, run.tokenizer, batches, videos.questions, beams=beams, batch_size=batch_size)
     figures = answer_figures(questions, answers)
-    guesses = frequent_answers(each_question(data.train), questions) if data.train.is_file() else {}
+    trained = each_question(data.train, data.bad_list) if data.train.is_file() else None
+    guesses = {} if trained is None else frequent_answers(trained, questions)
     baselines = {name: answer_figures(questions, guess)["all"]["accuracy"] for name, guess in guesses.items()}
     print(format_answers(figures, baselines))
     entries = [question._asdict() | {"predicted": answer} for question, answer in zip(questions, answers, strict=True)]

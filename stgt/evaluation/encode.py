@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from stgt.config import to_dict
+from stgt.data.batch_names import NumberedBatches
 from stgt.data.fingerprint import FINGERPRINT, Fingerprint, data_differences
 from stgt.data.loader import read_batches
 from stgt.data.manifest.rows import Manifest
 from stgt.data.samples import VideoDataset, collate
-from stgt.data.store import Batches, Store, batches, digest
+from stgt.data.store import Batches, Store, digest
 from stgt.data.transforms import describe
 from stgt.distributed import World
 from stgt.files import tensors_hash
@@ -90,7 +91,7 @@ def encode_videos(
     if world.is_main and not (place / FINGERPRINT).exists():
         _warn_of_others(folder, fingerprint)
         fingerprint.save(place / FINGERPRINT)
-    store = Store(place, batches(len(clips.videos), batch_size))
+    store = Store(place, NumberedBatches(len(clips.videos), batch_size))
 
     def compute(names: Iterator[str]) -> Batches:
         for batch in read_batches(clips, map(store.items, names), workers=workers, collate=collate):
@@ -119,7 +120,7 @@ def _warn_of_others(folder: Path, fingerprint: Fingerprint) -> None:
 def encode_texts(model: nn.Module, texts: Texts, folder: Path, world: World, *, batch_size: int = 32) -> Store:
     """Encode every caption to features (M, E), unit vectors."""
     size = TEXTS * batch_size
-    store = Store(folder / f"texts-{digest(*texts)}-{size}", batches(len(texts.input_ids), size))
+    store = Store(folder / f"texts-{digest(*texts)}-{size}", NumberedBatches(len(texts.input_ids), size))
 
     def compute(names: Iterator[str]) -> Batches:
         for items in map(store.items, names):
@@ -136,7 +137,7 @@ def caption_ids(
 ) -> Tensor:
     """The token ids of a caption for each video, by beam search: int64 (V, LONGEST_CAPTION), filled up with `end`."""
     key = digest(videos.folder.name, end, beams, LONGEST_CAPTION)
-    store = Store(folder / f"captions-{key}", batches(len(videos), batch_size))
+    store = Store(folder / f"captions-{key}", NumberedBatches(len(videos), batch_size))
 
     def compute(names: Iterator[str]) -> Batches:
         for items in map(store.items, names):
@@ -154,7 +155,7 @@ def similarities(
 ) -> Tensor:
     """The similarity of all videos with all captions: float32 (V, M), which has to fit into memory."""
     key = digest(videos.folder.name, texts.folder.name)
-    store = Store(folder / f"similarity-{key}", batches(len(videos), batch_size))
+    store = Store(folder / f"similarity-{key}", NumberedBatches(len(videos), batch_size))
     features = texts.all("features").split(TEXTS * batch_size)
 
     def compute(names: Iterator[str]) -> Batches:
@@ -184,7 +185,7 @@ def match_logits(
     device hold the embeds of one batch of 4·batch_size pairs at a time.
     """
     key = digest(videos.folder.name, *texts, pairs)
-    store = Store(folder / f"matches-{key}-{batch_size}", batches(len(pairs), 8 * PAIRS * batch_size))
+    store = Store(folder / f"matches-{key}-{batch_size}", NumberedBatches(len(pairs), 8 * PAIRS * batch_size))
 
     def compute(names: Iterator[str]) -> Batches:
         for items in map(store.items, names):

@@ -44,10 +44,11 @@ class Validation(ABC):
         world: World,
     ) -> None:
         data, size = config.data, config.model.vision.sizes.image_size
-        splits = {str(path): load_videos(path, data.bad_list) for path in (data.val, data.train)}
+        task = task_of(config.model)
+        splits = {str(path): load_videos(path, data.bad_list, kind=task.kind) for path in (data.val, data.train)}
         require_disjoint(splits, "data.val")
         self.config, self.tokenizer, self.world = config, tokenizer, world
-        self.clips = task_of(config.model).items(data.val, data, size, features=features, bad_list=data.bad_list)
+        self.clips = task.items(data.val, data, size, features=features, bad_list=data.bad_list)
 
     def __call__(self, model: nn.Module, stop: StopSignals) -> dict[str, float]:
         """Measure a model during its training. The model and all random generators are not changed.

@@ -55,12 +55,12 @@ def _train(config: TrainConfig, world: World) -> None:
         start_server()
     features = None
     if config.data.features is not None:
-        features = FeatureStore(config.data.features, accept_changed=config.accept_changed_data)
+        changed = dict(contents=config.data.check_contents, accept_changed=config.accept_changed_data)
+        features = FeatureStore(config.data.features, **changed)
     items = task.training_items(config, tokenizer, features)
     seed_everything(config.seed)
     model = task.make_model(config.model)
     if features is not None:
-        changed = dict(contents=config.data.check_contents, accept_changed=config.accept_changed_data)
         require_features(features, items, model, **changed)
     if not ckpt.checkpoints(config.out) and config.init is not None:
         start_from(model, config.init)

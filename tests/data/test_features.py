@@ -91,7 +91,7 @@ def test_a_reader_picks_a_view_with_torchs_generator(store, root, tmp_path):
 def test_an_annotation_of_videos_without_tokens_is_refused(store, root, tmp_path):
     annotation = tmp_path / "pairs.json"
     annotation.write_text(json.dumps([{"video": "d.mp4", "caption": "a grey clip"}]))
-    with pytest.raises(ValueError, match="entry 0 is about d.mp4, whose tokens .*features lacks"):
+    with pytest.raises(ValueError, match="d.mp4 has no tokens in .*features: write them with"):
         RetrievalDataset(annotation, root, frames=4, transform=None, features=store)
 
 

@@ -16,7 +16,9 @@ from helpers.ranges import serving_ranges
 from helpers.shards import write_shard
 from torch import nn
 
+from stgt.data import fingerprint as fingerprint_module
 from stgt.data import store as store_module
+from stgt.data.batch_names import NumberedBatches
 from stgt.data.errors import StoreError
 from stgt.data.features import FeatureStore
 from stgt.data.manifest.cache import open_manifest
@@ -115,14 +117,14 @@ def test_a_video_of_several_rows_and_annotations_is_computed_once(root, tmp_path
     store = write(tmp_path / "cache", [*parts, dataset(["a.mp4", "b.mp4"], root)], counting)
     assert sum(shown) == 5 and store.shape == (5, 1, 4, 5, 3)
     assert len(pairs(tmp_path / "train.parquet", root, store)) == 5
-    other = frame.iloc[[3]].assign(video="another name", caption="another caption")
+    other = frame.iloc[[3]].assign(video="another.mp4", caption="another caption")
     other.to_parquet(tmp_path / "other.parquet")  # the same bytes of the same shard are the same video
     (item,) = pairs(tmp_path / "other.parquet", root, store, train=False)
     assert torch.equal(item["tokens"], store.read(open_manifest(tmp_path / "val.parquet").row(0).place))
-    with pytest.raises(ValueError, match=r"packed.parquet: 1.tar/x.mp4 has no tokens in .*cache"):
+    with pytest.raises(ValueError, match=r"packed.parquet: 1.tar/x.mp4 at offset 512 has no tokens in .*cache: write"):
         pairs(tmp_path / "packed.parquet", root, store)
     frame.assign(size=frame["size"] + 1).to_parquet(tmp_path / "sizes.parquet")
-    with pytest.raises(ValueError, match=r"sizes.parquet: 0.tar/x.mp4 has no tokens"):
+    with pytest.raises(ValueError, match=r"sizes.parquet: 0.tar/x.mp4 at offset 512 has no tokens"):
         pairs(tmp_path / "sizes.parquet", root, store)
 
 
@@ -144,14 +146,14 @@ def test_the_pair_of_a_video_that_cannot_be_read_is_replaced(damage, root, tmp_p
         (root / "b.mp4").write_bytes(b"no video")
     for workers in (0, 1):
         store = write(tmp_path / f"cache{workers}", dataset(manifest, root), tower, workers=workers)
-    assert "1 of the 4 videos could not be read, the first is b.mp4" in caplog.text
+    assert "1 of the 4 videos were listed as bad or could not be read, the first is b.mp4" in caplog.text
     assert FeatureStore(store.folder).shape == (4, 1, 4, 5, 3)
     items = pairs(manifest, root, store)
     torch.manual_seed(0)
     found = items[1]
     assert found["replaced"] >= 1 and not found["path"].endswith("b.mp4")
     with pytest.raises(
-        VideoError, match="b.mp4: it could not be read when its tokens were computed for .*000000.safetens"
+        VideoError, match="b.mp4: it was listed as bad, or could not be read, when .*000000.safetensors was c"
     ):
         items.clip(1)
     assert [items[index]["replaced"] for index in (0, 2, 3)] == [0, 0, 0]
@@ -287,7 +289,7 @@ def test_two_processes_share_the_work(root, tmp_path):
     for process in started:
         process.start()
     for process in started:
-        process.join()
+        process.join(timeout=120)
     assert [process.exitcode for process in started] == [0, 0]
     computed = said.read_text().split()
     assert len(computed) == 24 and set(computed) == {str(process.pid) for process in started}
@@ -311,10 +313,132 @@ def test_opening_a_complete_cache_looks_at_no_video_and_no_file_of_tokens(root, 
 
 
 def test_names_that_are_in_memory_do_not_grow_with_the_cache():
-    few, many = (store_module.Store(None, store_module.batches(count, 16)) for count in (32, 10**7))
+    few, many = (store_module.Store(None, NumberedBatches(count, 16)) for count in (32, 10**7))
     assert len(pickle.dumps(many)) < len(pickle.dumps(few)) + 20
     assert len(many.names) == 625_000 and many.items("624999") == range(9_999_984, 10**7)
     assert many.names.holding(9_999_983) == "624998" and "625000" not in many.names and "7" not in many.names
-    assert list(store_module.batches(33, 16).items()) == [
+    assert list(NumberedBatches(33, 16).items()) == [
         ("000000", range(16)), ("000001", range(16, 32)), ("000002", range(32, 33))
     ]  # fmt: skip
+
+
+def broken(root, names=NAMES):
+    for name in names:
+        (root / name).write_bytes(b"no video")
+
+
+def test_an_outage_ends_the_command_and_a_repeated_one_tries_again(root, tmp_path):
+    manifest, folder = tmp_path / "loose.parquet", tmp_path / "cache"
+    good = {name: (root / name).read_bytes() for name in NAMES}
+    broken(root, NAMES[1:])
+    with pytest.raises(VideoError, match="d.mp4: it and the 2 videos before it could not be read, expected at most 2 "):
+        write(folder, dataset(manifest, root), tower, batch_size=1, max_replacements=2)
+    assert [path.name for path in folder.rglob("0*.safetensors")] == ["000000.safetensors"]  # no grey tokens are left
+    for name, contents in good.items():
+        (root / name).write_bytes(contents)
+    store = write(folder, dataset(manifest, root), tower, batch_size=1, accept_changed=True)
+    assert store.unread() == (0, "") and store.tokens.all("state")[:, 0].all()
+    broken(root, NAMES[:3])
+    with pytest.raises(VideoError, match="c.mp4: it and the 2 videos before"):  # the fourth, in the same file, is fine
+        write(tmp_path / "within", dataset(manifest, root), tower, batch_size=4, max_replacements=2)
+    broken(root)
+    with pytest.raises(VideoError, match="expected at most 3 in a row"):  # all that there are, although ten are allowed
+        write(tmp_path / "all", dataset(manifest, root), tower)
+    bad = dict.fromkeys(NAMES)  # videos that are listed on purpose are no outage
+    assert write(tmp_path / "listed", dataset(manifest, root), tower, bad=bad).unread() == (4, "a.mp4")
+
+
+def test_a_folder_and_a_shard_that_are_missing_are_refused_at_once(root, tmp_path):
+    with pytest.raises(VideoError, match="nowhere: there is no such folder, expected the videos of .*loose.parquet"):
+        write(tmp_path / "one", dataset(tmp_path / "loose.parquet", tmp_path / "nowhere"), tower)
+    (root / "1.tar").unlink()
+    with pytest.raises(VideoError, match="1.tar: no such file"):
+        write(tmp_path / "two", dataset(tmp_path / "packed.parquet", root), tower)
+    assert not [*tmp_path.rglob("0*.safetensors")]
+
+
+def test_videos_that_were_not_read_are_counted_after_a_resume_and_told_again(root, tmp_path, caplog):
+    folder, videos = tmp_path / "cache", dataset(tmp_path / "packed.parquet", root)
+    for shard in ("0.tar", "1.tar"):  # a member of each shard, under the one name x.mp4
+        with open(root / shard, "r+b") as file:
+            file.seek(512)
+            file.write(bytes(200))
+    killed = Fork(write, folder, videos, partial(deadly, [1]))
+    assert killed.finish()[0] == -signal.SIGKILL and len([*folder.rglob("0*.safetensors")]) == 1
+    told = "2 of the 4 videos were listed as bad or could not be read, the first is 0.tar/x.mp4; training replaces"
+    for _ in range(2):
+        caplog.clear()
+        assert write(folder, videos, tower).unread() == (2, "0.tar/x.mp4") and told in caplog.text
+
+
+def test_validation_refuses_a_video_that_was_not_read(root, tmp_path):
+    manifest = tmp_path / "loose.parquet"
+    broken(root, ["b.mp4"])
+    store = write(tmp_path / "cache", dataset(manifest, root), tower)
+    with pytest.raises(ValueError, match=r"loose.parquet: b.mp4 was listed as bad or could not be .* --data.bad-list"):
+        pairs(manifest, root, store, train=False)
+    (tmp_path / "bad.json").write_text(json.dumps({"b.mp4": "no video"}))
+    assert len(pairs(manifest, root, store, train=False, bad_list=tmp_path / "bad.json")) == 3
+
+
+def test_accepted_changes_are_told_once(root, tmp_path, caplog):
+    store = write(tmp_path / "cache", dataset(tmp_path / "loose.parquet", root), tower)
+    for name in NAMES:
+        write_video(root / name, grey(9))
+    caplog.clear()
+    accepting = FeatureStore(store.folder, accept_changed=True)
+    for name in NAMES * 2:
+        assert torch.equal(accepting.read(name, root=root), store.read(name))
+    assert caplog.text.count("was made of other data") == 1 and "a.mp4: " in caplog.text
+
+
+def test_files_that_a_cache_of_a_manifest_got_from_names_are_compared_too(root, tmp_path):
+    manifest, folder = dataset(tmp_path / "loose.parquet", root), tmp_path / "cache"
+    write(folder, manifest, tower)
+    next(folder.rglob("000000.safetensors")).unlink()
+    store = write(folder, dataset(NAMES, root), tower)  # the same videos by their names
+    write_video(root / "b.mp4", grey(9))
+    with pytest.raises(ValueError, match="was made of other data:\n  b.mp4: "):
+        store.read("b.mp4", root=root)
+
+
+def test_contents_are_compared_on_request_and_read_once_for_each_state(root, tmp_path, monkeypatch):
+    write(tmp_path / "cache", dataset(tmp_path / "loose.parquet", root), tower, contents=True, views=3)
+    hashed, file_hash = [], fingerprint_module.file_hash
+    monkeypatch.setattr(fingerprint_module, "file_hash", lambda path: hashed.append(str(path)) or file_hash(path))
+    write(tmp_path / "again", dataset(tmp_path / "loose.parquet", root), tower, contents=True, views=3, batch_size=16)
+    assert sorted(path[-5:] for path in hashed if path.endswith(".mp4")) == NAMES  # once, not for each view
+    hashed.clear()
+    store = FeatureStore(tmp_path / "cache", contents=True)
+    for view in range(3):
+        store.read("a.mp4", view, root=root)
+    assert [path[-5:] for path in hashed if path.endswith(".mp4")] == ["a.mp4"]
+    status, contents = (root / "a.mp4").stat(), bytearray((root / "a.mp4").read_bytes())
+    contents[-1] ^= 1
+    (root / "a.mp4").write_bytes(contents)
+    os.utime(root / "a.mp4", ns=(status.st_atime_ns, status.st_mtime_ns))  # the same size and time
+    with pytest.raises(ValueError, match="a.mp4: SHA-256"):
+        FeatureStore(store.folder, contents=True).read("a.mp4", root=root)
+
+
+def test_rows_that_call_the_same_bytes_an_image_have_other_tokens(root, tmp_path):
+    store = write(tmp_path / "cache", dataset(tmp_path / "packed.parquet", root), tower)
+    for name in ("packed", "loose"):
+        pd.read_parquet(tmp_path / f"{name}.parquet").assign(image=True).to_parquet(tmp_path / f"{name}-images.parquet")
+        with pytest.raises(ValueError, match="has no tokens in"):
+            pairs(tmp_path / f"{name}-images.parquet", root, store)
+
+
+def test_a_process_whose_first_look_is_old_leaves_a_complete_cache_alone(root, tmp_path, monkeypatch):
+    videos = dataset(tmp_path / "loose.parquet", root)
+    store = write(tmp_path / "cache", videos, tower)
+    missing, looks = store_module.Store.missing, []
+
+    def late(self, world=None):
+        looks.append(self)
+        return ["000000"] if len(looks) == 1 else missing(self, world)
+
+    monkeypatch.setattr(store_module.Store, "missing", late)
+    before = store.complete.stat().st_ino
+    write(tmp_path / "cache", videos, tower)
+    assert store.complete.stat().st_ino == before

@@ -8,7 +8,8 @@ import pytest
 from helpers.clips import grey, write_video
 from helpers.items import same
 
-from stgt.data.annotations import load_captions, load_questions, load_videos
+from stgt.data.annotations import each_question, load_captions, load_questions, load_videos
+from stgt.data.entries import Question
 from stgt.data.manifest.cache import open_manifest
 from stgt.data.samples import QuestionDataset
 from stgt.data.transforms import train_transform
@@ -17,6 +18,7 @@ from stgt.randomness import SeededItems
 pd = pytest.importorskip("pandas", reason="pip install pandas")
 pytest.importorskip("pyarrow", reason="pip install pyarrow")
 
+from stgt.data.manifest import write as write_module  # noqa: E402
 from stgt.data.manifest.columns import BATCH  # noqa: E402
 
 QUESTIONS = [
@@ -118,6 +120,8 @@ def test_one_file_may_hold_captions_and_questions(root, tmp_path):
     assert [clip.captions for clip in load_captions(both)] == [("a clip",), ("another",)]
     assert len(load_questions(both)) == len(items(both, root)) == 3
     assert list(load_videos(both)) == ["a.mp4", "b.mp4"]
+    wrong = written(tmp_path / "wrong.parquet", caption=[1, 2])  # questions do not need this column
+    assert list(load_videos(wrong, kind="questions")) == ["a.mp4", "b.mp4"]
 
 
 @pytest.mark.parametrize(
@@ -150,16 +154,39 @@ def test_wrong_columns_and_rows_are_named(columns, message, tmp_path):
 def test_numbers_and_texts_are_different_ids_and_one_file_holds_one_kind(annotation, tmp_path, stgt):
     annotation.write_text(json.dumps([QUESTIONS[0], QUESTIONS[1] | {"question_id": "7"}]))
     status, printed = stgt("data", "manifest", annotation, "--out", tmp_path / "qa.parquet")
-    assert status == 2 and "question_id: " in printed and "expected all to be texts, or all whole numbers" in printed
+    assert status == 2 and "qa.json: in entry 1 'question_id' is \"7\", and 7 in entry 0; expected all" in printed
+    assert "expected all to be texts, or all whole numbers" in printed
     assert not (tmp_path / "qa.parquet").exists()
     texts = written(tmp_path / "texts.parquet", question_ids=[["07", "7"], ["n7"]])
     assert [question.question_id for question in load_questions(texts)] == ["07", "7", "n7"]
 
 
+def test_the_first_rows_decide_the_kind_of_all_ids_also_beyond_the_first_group(tmp_path, monkeypatch):
+    monkeypatch.setattr(write_module, "BATCH", 1)
+    entries = [{"video": f"{i}.mp4", "question": "who?", "answer": "nobody", "question_id": i} for i in range(3)]
+    for late in ("two", 2**63):
+        (tmp_path / "qa.json").write_text(json.dumps([*entries[:2], entries[2] | {"question_id": late}]))
+        with pytest.raises(ValueError, match="qa.json: in entry 2 'question_id' is .*, and 0 in entry 0; expected all"):
+            write_module.write_manifest(tmp_path / "qa.json", tmp_path / "qa.parquet")
+    texts = pytest.raises(ValueError, match="question_id: .*expected all to be texts")
+    with texts, write_module.writing_manifest(tmp_path / "qa.parquet") as manifest:
+        for entry in (entries[0], entries[1] | {"question_id": "one"}):
+            manifest.add(entry["video"], [Question(*entry.values())])
+    pd.DataFrame(entries).assign(question_id=5).to_parquet(tmp_path / "same.parquet")
+    with pytest.raises(ValueError, match="row 1: 'question_id' holds the id of an earlier question"):
+        load_questions(tmp_path / "same.parquet")
+
+
+def test_questions_about_listed_videos_are_left_out_of_both_kinds_of_annotations(annotation, tmp_path):
+    (tmp_path / "bad.json").write_text(json.dumps({"a.mp4": "broken"}))
+    for path in (annotation, written(tmp_path / "qa.parquet")):
+        assert [question.question_id for question in each_question(path, tmp_path / "bad.json")] == [3]
+
+
 def test_an_answer_outside_the_list_is_named(annotation, root, tmp_path):
-    rows = written(tmp_path / "rows.parquet", answers=[["a clip", "octarine"], ["nobody"]])
+    rows = written(tmp_path / "rows.parquet", answers=[["a clip", "octarine"], ["octarine"]], bad=[True, False])
     with pytest.raises(
-        ValueError, match="rows.parquet: in question 1 'answer' is \"octarine\", expected one of the 3 ans"
+        ValueError, match="rows.parquet: in a question about b.mp4 'answer' is \"octarine\", expected one of the 3 an"
     ):
         items(rows, root, answers=tmp_path / "ans2label.json")
 

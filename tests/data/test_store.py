@@ -16,7 +16,8 @@ import torch
 from helpers.forks import Fork
 from safetensors.torch import save_file
 
-from stgt.data.store import Store, batches, digest
+from stgt.data.batch_names import NumberedBatches
+from stgt.data.store import Store, digest
 from stgt.distributed import World
 from stgt.files import atomic_file
 from stgt.integrity import DamagedError
@@ -25,7 +26,7 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 
 def filled(folder, table, size):
-    store = Store(folder, batches(len(table), size))
+    store = Store(folder, NumberedBatches(len(table), size))
     for name in store.missing():
         items = store.items(name)
         store.write(name, table=table[items.start : items.stop])
@@ -43,10 +44,13 @@ def test_rows_come_back_in_the_order_of_the_items(size, tmp_path):
 
 
 def test_all_processes_together_have_each_batch_once(tmp_path):
-    store = Store(tmp_path, batches(23, 2))
+    store = Store(tmp_path, NumberedBatches(23, 2))
     for size in (1, 2, 3, 5, 13):
         shares = [store.missing(World(rank, size, ALONE.device)) for rank in range(size)]
-        assert sorted(sum(shares, [])) == list(batches(23, 2)) and max(map(len, shares)) - min(map(len, shares)) <= 1
+        assert (
+            sorted(sum(shares, [])) == list(NumberedBatches(23, 2))
+            and max(map(len, shares)) - min(map(len, shares)) <= 1
+        )
 
 
 def test_only_damaged_and_missing_batches_are_computed_again(tmp_path):
@@ -60,7 +64,7 @@ def test_only_damaged_and_missing_batches_are_computed_again(tmp_path):
 
 def test_a_flipped_byte_is_refused_or_computed_again_and_never_read(tmp_path):
     table, other = torch.randn(6, 4), torch.randn(6, 2, 3).bfloat16()
-    store, draw = Store(tmp_path, batches(6, 3)), random.Random(0)
+    store, draw = Store(tmp_path, NumberedBatches(6, 3)), random.Random(0)
     for name in store.missing():
         items = store.items(name)
         store.write(name, table=table[items.start : items.stop], other=other[items.start : items.stop])
@@ -68,7 +72,7 @@ def test_a_flipped_byte_is_refused_or_computed_again_and_never_read(tmp_path):
     whole, refused = path.read_bytes(), 0
     for place in [*range(8), *draw.sample(range(8, len(whole)), 120)]:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << draw.randrange(8))]) + whole[place + 1 :])
-        again = Store(tmp_path, batches(6, 3))
+        again = Store(tmp_path, NumberedBatches(6, 3))
         if again.missing() == ["000001"]:
             continue
         for key, rows in {"table": table, "other": other}.items():
@@ -82,7 +86,7 @@ def test_a_flipped_byte_is_refused_or_computed_again_and_never_read(tmp_path):
 
 
 def test_batches_without_checksums_are_computed_again(tmp_path, caplog):
-    store = Store(tmp_path, batches(2, 2))
+    store = Store(tmp_path, NumberedBatches(2, 2))
     save_file({"table": torch.zeros(2)}, tmp_path / "000000.safetensors")
     store.fill(lambda names: ({"table": torch.ones(2)} for _ in names))
     assert "000000.safetensors is computed again: it is damaged, or an earlier version wrote it" in caplog.text
@@ -90,14 +94,14 @@ def test_batches_without_checksums_are_computed_again(tmp_path, caplog):
 
 
 def test_rows_that_are_not_finite_are_not_written(tmp_path):
-    store = Store(tmp_path / "videos", batches(4, 2))
+    store = Store(tmp_path / "videos", NumberedBatches(4, 2))
     with pytest.raises(ValueError, match="videos, item 3: its table hold NaN or infinite numbers"):
         store.write("000001", table=torch.tensor([1.0, float("inf")]))
     assert not (tmp_path / "videos").exists()
 
 
 def test_a_process_that_writes_into_another_folder_is_an_error(tmp_path):
-    store = Store(tmp_path, batches(4, 2))
+    store = Store(tmp_path, NumberedBatches(4, 2))
     first_of_two = SimpleNamespace(rank=0, size=2, is_main=True, barrier=lambda: None)
     with pytest.raises(OSError, match="000001.safetensors: there is no such file, expected it from another process"):
         store.fill(lambda names: ({"table": torch.zeros(2)} for _ in names), first_of_two)
@@ -149,7 +153,7 @@ def write_on_a_full_disk(store, said):
 
 
 def test_a_full_disk_is_named_and_nothing_half_written_stays(tmp_path):
-    store = Store(tmp_path, batches(6, 3))
+    store = Store(tmp_path, NumberedBatches(6, 3))
     store.write("000000", table=torch.zeros(3, 10))
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("fork").Process(target=write_on_a_full_disk, args=(store, theirs))
@@ -167,7 +171,7 @@ def test_a_digest_distinguishes_values_shapes_and_types():
 
 
 def test_what_was_written_before_an_error_is_kept_and_not_computed_again(tmp_path):
-    store, asked = Store(tmp_path / "new", batches(8, 2)), []
+    store, asked = Store(tmp_path / "new", NumberedBatches(8, 2)), []
 
     def compute(names, last="000001"):
         for name in names:
@@ -185,7 +189,7 @@ def test_what_was_written_before_an_error_is_kept_and_not_computed_again(tmp_pat
 
 
 def test_a_batch_without_tensors_is_passed_over_and_tried_again_the_next_time(tmp_path):
-    store, asked = Store(tmp_path / "new", batches(3, 1)), []
+    store, asked = Store(tmp_path / "new", NumberedBatches(3, 1)), []
 
     def compute(names):
         for name in names:
@@ -198,12 +202,12 @@ def test_a_batch_without_tensors_is_passed_over_and_tried_again_the_next_time(tm
     assert sorted(os.listdir(store.folder)) == ["000000.safetensors", "000002.safetensors"]
 
 
-FILES = [f"{name}.safetensors" for name in batches(40, 1)]
+FILES = [f"{name}.safetensors" for name in NumberedBatches(40, 1)]
 
 
 def fill_and_say(folder, *, together, ahead, last, hangs):
     """Fill a store of 40 batches, and note each computation with the number of this process."""
-    store, said = Store(folder / "store", batches(40, 1)), folder / "said"
+    store, said = Store(folder / "store", NumberedBatches(40, 1)), folder / "said"
 
     def compute(names):
         asked = []  # like a data loader, this asks for some names ahead
@@ -253,7 +257,7 @@ def computed(folder):
 def test_processes_share_the_work_and_compute_each_batch_once(fill, tmp_path):
     processes = fill(3)
     assert [process.finish()[0] for process in processes] == [0, 0, 0]
-    assert sorted(name for _, name in computed(tmp_path)) == list(batches(40, 1))
+    assert sorted(name for _, name in computed(tmp_path)) == list(NumberedBatches(40, 1))
     assert {int(number) for number, _ in computed(tmp_path)} == {process.pid for process in processes}
     assert sorted(os.listdir(tmp_path / "store")) == FILES
 
@@ -267,7 +271,9 @@ def test_the_batches_of_a_killed_process_are_computed_by_another_that_is_running
     killed.kill()
     assert killed.finish()[0] == -signal.SIGKILL and other.finish()[0] == 0
     names = [name for _, name in computed(tmp_path)]
-    assert set(names) == set(batches(40, 1)) and len(names) == 41  # the killed process was computing one of them
+    assert (
+        set(names) == set(NumberedBatches(40, 1)) and len(names) == 41
+    )  # the killed process was computing one of them
     assert sorted(os.listdir(tmp_path / "store")) == FILES
 
 
@@ -279,7 +285,7 @@ def test_after_all_processes_were_killed_only_the_missing_batches_are_computed(f
     for process in processes:
         process.kill()
         process.finish()
-    missing = Store(tmp_path / "store", batches(40, 1)).missing()
+    missing = Store(tmp_path / "store", NumberedBatches(40, 1)).missing()
     assert 20 <= len(missing) <= 22
     before = len(computed(tmp_path))
     (again,) = fill(1)
@@ -293,6 +299,6 @@ def test_without_locks_a_store_is_filled_with_one_warning(tmp_path, monkeypatch,
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    store = Store(tmp_path, batches(8, 2))
+    store = Store(tmp_path, NumberedBatches(8, 2))
     store.fill(lambda names: ({"table": torch.ones(2)} for _ in names))
     assert len(os.listdir(tmp_path)) == 4 and caplog.text.count("the file system has no locks") == 1

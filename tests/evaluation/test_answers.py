@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stgt.data.annotations import Question
+from stgt.data.entries import Question
 from stgt.evaluation.answers import answer_figures, format_answers, frequent_answers, normalise, predict, question_word
 
 

@@ -13,8 +13,9 @@ from helpers.shards import write_shard
 from torch import nn
 
 from stgt.config import to_dict
+from stgt.data.batch_names import NumberedBatches
 from stgt.data.manifest.write import writing_manifest
-from stgt.data.store import Store, batches
+from stgt.data.store import Store
 from stgt.distributed import World
 from stgt.evaluation import encode
 from stgt.evaluation.encode import Texts, encode_texts, encode_videos, match_logits, model_digest, similarities
@@ -135,7 +136,7 @@ class Heavy(nn.Module):
 
 def heavy_task(folder, videos, megabytes):
     """A store with this number of MB for each video, as many texts as videos, and two pairs for each video."""
-    store = Store(folder / f"videos-{videos}", batches(videos, 4))
+    store = Store(folder / f"videos-{videos}", NumberedBatches(videos, 4))
     for name in store.missing():
         items = torch.tensor(store.items(name), dtype=torch.float32)
         store.write(name, embeds=items[:, None, None].expand(-1, 256, megabytes * 1024))

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from stgt.config import GraphConfig, ModelConfig, QFormerConfig, VisionConfig
-from stgt.data.annotations import Clip, save_captions
+from stgt.data.annotations import save_captions
+from stgt.data.entries import Clip
 from stgt.data.samples import VideoDataset
 from stgt.data.shapes import render_shapes
 from stgt.data.shards.pack import pack

@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import stgt._torchvision  # noqa: F401  (before transformers)
-from stgt.data.annotations import Question
+from stgt.data.entries import Question
 from stgt.data.prompts import LanguageTokenizer, prompt
 from stgt.data.shapes.language import questions
 from stgt.data.shapes.scene import draw_scene

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from stgt.data.annotations import Clip
+from stgt.data.entries import Clip
 from stgt.data.lines import read_lines
 from stgt.data.names import name_of
 

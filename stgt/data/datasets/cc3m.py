@@ -12,10 +12,10 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from stgt.data.annotations import Clip
 from stgt.data.datasets.captions import group, without_empty
 from stgt.data.datasets.dataset import DataSet
 from stgt.data.datasets.tables import split_files
+from stgt.data.entries import Clip
 from stgt.data.lines import read_lines
 from stgt.data.names import IMAGES
 from stgt.data.video_folder import nameable_files

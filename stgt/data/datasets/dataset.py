@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from stgt.data.annotations import Clip, Question
+from stgt.data.entries import Clip, Question
 
 SPLITS = ("train", "val", "test")
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from stgt.data.annotations import Clip
 from stgt.data.datasets.captions import group, listed
 from stgt.data.datasets.dataset import SPLITS, DataSet, Size
 from stgt.data.datasets.tables import text_of
+from stgt.data.entries import Clip
 from stgt.data.names import name_of
 from stgt.structure import read_json
 

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from stgt.data.annotations import Clip
 from stgt.data.datasets.captions import group
 from stgt.data.datasets.dataset import DataSet, Size
+from stgt.data.entries import Clip
 from stgt.data.lines import read_lines
 
 

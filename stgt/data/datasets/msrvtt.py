@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stgt.data.annotations import Clip
 from stgt.data.datasets.captions import group
 from stgt.data.datasets.dataset import DataSet, Size
 from stgt.data.datasets.tables import rows, text_of
+from stgt.data.entries import Clip
 from stgt.data.names import name_of
 from stgt.structure import read_json
 

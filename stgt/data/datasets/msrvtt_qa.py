@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stgt.data.annotations import Question
 from stgt.data.datasets.dataset import SPLITS, DataSet, Size
 from stgt.data.datasets.questions import read_questions
+from stgt.data.entries import Question
 
 
 def read_msrvtt_qa(source: Path) -> dict[str, list[Question]]:

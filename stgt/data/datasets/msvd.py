@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from stgt.data.annotations import Clip
 from stgt.data.datasets.captions import group, listed
 from stgt.data.datasets.dataset import SPLITS, DataSet, Size
+from stgt.data.entries import Clip
 from stgt.data.lines import read_lines
 from stgt.structure import read_json, shown
 

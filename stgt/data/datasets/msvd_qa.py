@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from stgt.data.annotations import Question
 from stgt.data.datasets.dataset import SPLITS, DataSet, Size
 from stgt.data.datasets.questions import read_questions
+from stgt.data.entries import Question
 from stgt.data.lines import read_lines
 
 

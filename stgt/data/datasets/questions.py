@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from stgt.data.annotations import Question
 from stgt.data.datasets.tables import text_of
+from stgt.data.entries import Question
 from stgt.structure import read_json
 
 

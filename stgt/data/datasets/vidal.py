@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from stgt.data.annotations import Clip
 from stgt.data.datasets.captions import group, without_empty
 from stgt.data.datasets.dataset import DataSet
 from stgt.data.datasets.tables import split_files
+from stgt.data.entries import Clip
 from stgt.structure import read_json
 
 

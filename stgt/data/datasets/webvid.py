@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stgt.data.annotations import Clip
 from stgt.data.datasets.captions import group, without_empty
 from stgt.data.datasets.dataset import DataSet
 from stgt.data.datasets.tables import rows, split_files
+from stgt.data.entries import Clip
 
 
 def read_webvid(source: Path) -> dict[str, list[Clip]]:

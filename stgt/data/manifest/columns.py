@@ -61,8 +61,9 @@ class ManifestFile:
         self._types = self._column_types()
 
     def _column_types(self) -> dict[str, pa.DataType]:
-        """The type of each column that is used. A column of nulls, which pandas writes
-        if no row has a value, counts as absent.
+        """The type of each column that is used.
+
+        A column of nulls, which pandas writes if no row has a value, counts as absent.
         """
         schema, plural = self._file.schema_arrow, TEXTS[self.kind]
         for name in (*SCHEMAS[self.kind].names, *plural.values(), "bad"):
@@ -105,7 +106,8 @@ class ManifestFile:
         Rows that are marked as bad are left out, and those whose name is in `left_out`: "shard/video", or "video" for a
         video in a file of its own. Raises ValueError that names the file, the row and the column of a wrong value.
         """
-        start, ids = 0, QuestionIds(self.path)
+        column = "question_ids" if "question_ids" in self._types else "question_id"
+        start, ids = 0, QuestionIds(self.path, column)
         try:
             for batch in self._file.iter_batches(BATCH, columns=[*self._types], use_threads=False):
                 rows = _Rows(self.path, self.kind, start, batch)

@@ -12,10 +12,11 @@ from stgt.data.video_table import digests_of
 
 
 class QuestionIds:
-    """The ids of the questions that were added, 24 bytes for each."""
+    """The ids of the questions that were added. Each takes 24 bytes, and 112 while they are compared."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path, column: str) -> None:
+        """path, column: the manifest and the name of its column of ids, for the error."""
+        self.path, self.column = path, column
         self._digests: list[np.ndarray] = []
         self._rows: list[np.ndarray] = []
 
@@ -32,4 +33,4 @@ class QuestionIds:
         _, first = np.unique(digests, return_index=True)
         if len(first) < len(digests):
             row = int(rows[np.setdiff1d(np.arange(len(digests)), first)[0]])
-            raise ValueError(f"{self.path}: row {row}: 'question_ids' holds the id of an earlier question")
+            raise ValueError(f"{self.path}: row {row}: {self.column!r} holds the id of an earlier question")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stgt.data.entries import Question
+from stgt.data.names import is_image
 from stgt.data.shards.member import Member, locate, opened
 from stgt.ownership import PathUse
 
@@ -33,6 +34,7 @@ class Row(NamedTuple):
     shard: str | None
     offset: int | None
     size: int | None
+    image: bool
 
     @property
     def name(self) -> str:
@@ -41,8 +43,19 @@ class Row(NamedTuple):
 
     @property
     def place(self) -> str:
-        """The name of the file, or the shard with the place in it: two members may have the same name."""
-        return self.video if self.shard is None else f"{self.shard}\0{self.offset}\0{self.size}"
+        """What a feature cache knows the video by: the file's name, or the shard with the member's offset and size.
+
+        Two members may have the same name. A kind, image or video, that the place does not imply is a part of it.
+        """
+        place, kind = self.video, is_image(self.video)
+        if self.shard is not None:
+            place, kind = f"{self.shard}\0{self.offset}\0{self.size}", False
+        return place if self.image == kind else f"{place}\0{'image' if self.image else 'video'}"
+
+    @property
+    def described(self) -> str:
+        """The name, with the offset of a member of a shard."""
+        return self.name if self.shard is None else f"{self.name} at offset {self.offset}"
 
 
 class Manifest(Sequence[str]):

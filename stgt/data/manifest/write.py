@@ -9,10 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stgt.data.annotations import holds_questions, load_captions, load_questions
+from stgt.data.annotations import load_said
 from stgt.data.entries import Question
 from stgt.data.manifest.columns import BATCH, SCHEMAS
 from stgt.files import atomic_file
+from stgt.structure import shown
 
 Texts = Sequence[str] | Sequence[Question]
 
@@ -26,15 +27,24 @@ def write_manifest(annotation: str | Path, out: str | Path) -> int:
 
 
 def said_of_videos(annotation: str | Path) -> dict[str, list[str]] | dict[str, list[Question]]:
-    """The captions, or the questions, of each video of an annotation in JSON."""
+    """The captions, or the questions, of each video of an annotation in JSON.
+
+    Raises ValueError that names the entry if some ids of questions are numbers and some are texts, or one has no room.
+    """
     said: dict[str, list] = {}
-    if holds_questions(annotation):
-        for question in load_questions(annotation):
-            said.setdefault(question.video, []).append(question)
-    else:
-        for clip in load_captions(annotation):
-            said.setdefault(clip.video, []).extend(clip.captions)
+    for number, entry in enumerate(entries := load_said(annotation)):
+        if isinstance(entry, Question):
+            _require_id(annotation, number, entry.question_id, entries[0].question_id)
+        said.setdefault(entry.video, []).extend([entry] if isinstance(entry, Question) else entry.captions)
     return said
+
+
+def _require_id(annotation: str | Path, number: int, found: int | str, first: int | str) -> None:
+    if isinstance(found, str) != isinstance(first, str) or not (isinstance(found, str) or -(2**63) <= found < 2**63):
+        raise ValueError(
+            f"{annotation}: in entry {number} 'question_id' is {shown(found)}, and {shown(first)} in entry 0; expected "
+            "all to be texts, or all whole numbers below 2⁶³"
+        )
 
 
 def whole(text: str) -> str:
@@ -74,26 +84,23 @@ class ManifestWriter:
             self.flush()
 
     def add_rows(self, rows: pa.RecordBatch) -> None:
-        """Add rows of captions, of the form of their schema."""
+        """Add rows of captions whose columns are those of SCHEMAS["captions"]."""
         self.flush()
         self._written(rows.schema).write_batch(rows)
         self.count += len(rows)
 
     def flush(self) -> None:
-        """Write the rows that wait. Raises ValueError if some ids of questions are numbers and some are texts."""
+        """Write the rows that wait. Raises ValueError for ids of questions that differ in kind from the first ones."""
         if not self._rows:
             return
-        schema = SCHEMAS["questions" if "questions" in self._rows[0] else "captions"]
-        if "question_ids" in schema.names and all(isinstance(each, int) for each in self._rows[0]["question_ids"]):
-            place = schema.get_field_index("question_ids")
-            schema = schema.set(place, pa.field("question_ids", pa.list_(pa.int64())))
+        writer = self._written(_schema_of(self._rows[0]))
         try:
-            rows = pa.RecordBatch.from_pylist(self._rows, schema)
+            rows = pa.RecordBatch.from_pylist(self._rows, writer.schema)
         except (pa.ArrowException, TypeError, OverflowError) as error:
             raise ValueError(
                 f"question_id: {error}, expected all to be texts, or all whole numbers below 2⁶³"
             ) from None
-        self._written(schema).write_batch(rows)
+        writer.write_batch(rows)
         self._rows = []
 
     def close(self) -> None:
@@ -105,6 +112,15 @@ class ManifestWriter:
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, schema, compression="zstd")
         return self._writer
+
+
+def _schema_of(row: dict) -> pa.Schema:
+    """The columns of a file whose first row is this one."""
+    schema = SCHEMAS["questions" if "questions" in row else "captions"]
+    if "questions" in row and all(isinstance(each, int) for each in row["question_ids"]):
+        place = schema.get_field_index("question_ids")
+        schema = schema.set(place, pa.field("question_ids", pa.list_(pa.int64())))
+    return schema
 
 
 def _columns_of(texts: Texts) -> dict[str, list]:
