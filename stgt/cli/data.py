@@ -187,7 +187,7 @@ def features(
         recipe: The recipe that will read the tokens. It decides the tower, the transform, the frames and the sampling.
         out: Folder to write. A folder that holds the same tokens already is not changed.
         views: Number of times that each video is read, each time with another augmentation and other frames.
-        batch_size: Number of videos that the tower sees at a time.
+        batch_size: Number of views that the tower sees at a time, and that a file of tokens holds.
         ray: Read and compute on all machines of a Ray cluster, which see the videos under the same paths: the one that
             RAY_ADDRESS names or that runs here. If there is none, this machine works with all its GPUs.
         device: "auto" is a GPU where there is one. Each process that torchrun starts takes its own.

@@ -1,11 +1,11 @@
 """A feature cache: a frozen tower's tokens, computed once, so that training runs without the tower.
 
-A cache is a folder. features.json holds the key, that is, everything else that decides the tokens, the number of
-videos, and the checksums of two files: videos.npy, a `VideoTable` with the row of each video, and data.fingerprint, the
-fingerprint of the videos, or of the shards of a manifest. The folder tokens-… is a `Store` with a row for each view of
-each video: its tokens, bfloat16 (T, 1+P, C), and its state. The folder's name is a digest of features.json, so tokens
-of other videos or of another key are never read. When all rows are there, it also holds complete.json, so that nobody
-has to look for each of them. `stgt.data.write_features` writes a cache.
+A cache is a folder. features.json holds the key, that is, everything besides the videos that decides the tokens, the
+number of videos, and the checksums of two files: videos.npy, a `VideoTable` with the row of each video, and
+data.fingerprint, the fingerprint of the videos, or of the shards of a manifest. The folder tokens-… is a `Store` with a
+row for each view of each video: its tokens, bfloat16 (T, 1+P, C), and its state. The folder's name is a digest of
+features.json, so tokens of other videos or of another key are never read. When all rows are there, it also holds
+complete.json, so that a reader need not look for every file. `stgt.data.write_features` writes a cache.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class FeatureStore:
     ) -> None:
         """Open a cache. Raises ValueError if `folder` holds none, or one of an earlier version, or a damaged one.
 
-        whole: whether a cache that is not complete is refused, too. Its files of tokens are not looked at.
+        whole: whether a cache that is not complete is refused, too. The files of a complete one are not looked at.
         contents: whether `read` compares the contents of files of manifests, where the cache has their hashes.
         accept_changed: whether `read` only warns of the first changed video, and then compares no other.
         """
@@ -159,7 +159,7 @@ class FeatureStore:
         return digest.hexdigest(), unread
 
     def finish(self, name: Callable[[int], str]) -> None:
-        """Write down that all tokens are there, whose checksums and states are read. name: gives a row's video."""
+        """Write complete.json, from the checksums and states of all tokens. name: gives the name of a row's video."""
         tokens, unread = self._computed()
         summary = Summary(tokens, len(unread), name(unread[0] * self.views) if unread else "")
         write_text(self.complete, sealed(summary._asdict()))
@@ -169,7 +169,7 @@ class FeatureStore:
         return self._recorded()[1:]
 
     def unread_among(self, places: Iterable[str]) -> list[int]:
-        """The numbers of those videos, of some that the cache has, whose first view was not read."""
+        """The numbers, ascending, of the places whose first view was not read. The cache has to hold them all."""
         rows = self.table.find(digests_of(places)) * self.views
         order = np.argsort(rows, kind="stable")  # each file is opened once
         states = self.tokens.rows("state", rows[order].tolist())

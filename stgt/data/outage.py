@@ -1,7 +1,7 @@
-"""Tells clips that cannot be read from an outage: a folder that is missing, a disk or a server that has gone.
+"""Ends the writing of a feature cache when so many clips cannot be read that an outage is likely.
 
-A feature cache holds grey frames in place of a clip of a manifest that cannot be read. Without these checks, an outage
-would fill it with them.
+In place of a clip of a manifest that cannot be read, a feature cache holds the tokens of grey frames, and a mark.
+Without these checks, a missing folder, disk or server would fill it with them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Streak:
     """Counts the videos in a row that were not read, and refuses too many of them."""
 
     def __init__(self, store: Store, videos: int, views: int, most: int) -> None:
-        """most: the largest number in a row. Fewer are refused if they are all `videos` that there are."""
+        """most: the largest number in a row that is allowed; if there are no more `videos` than this, all but one."""
         self._store, self._views, self._most = store, views, min(most, videos - 1)
         self._videos: set[int] = set()
         self._files: list[str] = []
@@ -43,8 +43,8 @@ class Streak:
 
         readable: for each of its rows, whether it could be read, or None for a video that is listed as bad and does not
         count. names: the names of their videos, for the error.
-        Raises VideoError for too many videos in a row. The files that only they have filled are removed first, so that
-        a repeated command tries them again.
+        Raises VideoError for too many videos in a row. The files that hold them are removed first, so that a repeated
+        command tries them again.
         """
         for row, fine, name in zip(self._store.items(file), readable, names, strict=True):
             if fine:

@@ -1,7 +1,7 @@
 """Which row of a feature cache each video has: a file that is mapped into memory, with 24 bytes for a video.
 
 A video is known by its place: the name of its file or, in a tar shard, the shard with the offset and size of its bytes.
-The table holds a digest of each place, so that ten million names take no process's memory, and is sorted by them.
+The table holds a digest of each place and is sorted by it, so no process that reads has to hold ten million names.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def columns(contents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def distinct(places: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The places without repetitions: the contents of a table, uint8 (n,), and the number of each row's first place.
+    """The places without repetitions, in the order in which they first appear.
 
-    The rows, int64 (videos,), are in the order of the places.
+    Returns the bytes of a table, uint8 (n,), and the number of the first place of each of its rows, int64 (videos,).
     """
     digests = np.concatenate([*_parts(places)])
     digests, first = np.unique(digests, return_index=True)

@@ -25,8 +25,9 @@ logger = logging.getLogger(__name__)
 class Views(Dataset):
     """The rows of a cache, each one view of a video: its pixels, float32 (T, 3, S, S), and its state, int64 (8,).
 
-    The state is whether the video could be read, whether the file is recorded here because the fingerprint of the cache
-    does not have it, and then the file (`Fingerprint.row`). A video of a manifest that cannot be read has grey pixels.
+    The state is 1 if the video could be read; 1 if the numbers behind it describe its file; and these six numbers
+    (`Fingerprint.row`). They are 0 if the fingerprint of the cache covers the file or its shard. A video of a manifest
+    that cannot be read has grey pixels.
     Raises VideoError for one of another annotation, and for a store that does not answer.
     """
 
@@ -85,7 +86,7 @@ class Views(Dataset):
                 return to_pixels(grey, videos.transform), torch.tensor([0, *file])
 
     def _file(self, part: int, index: int) -> list[int]:
-        """1 and the file of a video, or zeros for one that the fingerprint of the cache has, itself or by its shard."""
+        """1 and the numbers of a video's file, or seven zeros if the fingerprint covers it or its shard."""
         videos, recorded = self.parts[part], self._recorded[part]
         if not (videos.videos.row(index).shard is None if recorded is None else recorded[index]):
             return [0] * 7

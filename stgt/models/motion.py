@@ -1,7 +1,7 @@
 """The motion of what a patch shows, measured along the edges of the graph.
 
-The edges of a patch lead to the patches that look like it, so their places in each frame follow the object that it
-belongs to.
+The edges of a patch lead to the patches that look like it. Where these are the patches of one object, the places of the
+edges in each frame follow the object.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def edge_motion(graph: SpatioTemporalGraph) -> Tensor:
     """The velocity and the growth of the neighbours of each patch. It has gradients where the edge weights have some.
 
     For patch i, edge j leads to the place x_j, o_j frames later, with the weight w_j, or 0 if w_j is negative. The
-    velocity is the slope of the line through all x_j over o_j that weighted least squares gives. The growth is the
-    slope of the line through the frames' sums of weights, divided by the mean of these sums.
+    velocity is the slope of the line through all x_j over o_j that weighted least squares gives, made smaller by PRIOR.
+    The growth is the slope of the line through the frames' sums of weights, divided by the mean of these sums.
 
     graph: of B clips of T frames with P patches, in a square grid. Returns float32 (B, T, P, 3): the velocity to the
     right and down, in patches per frame, and the growth per frame, as a fraction. All three are 0 for images.
