@@ -39,6 +39,14 @@ def frame_pairs(frames: int, window: int) -> Iterator[tuple[int, slice]]:
         yield o, slice(max(-o, 0), frames - max(o, 0))
 
 
+def band_of(dense: Tensor, window: int) -> Tensor:
+    """The blocks (B, T, P, 2*window+1, P) of a matrix (B, T, P, T, P) near its diagonal. Others are not looked at."""
+    banded = dense.new_zeros(*dense.shape[:3], 2 * window + 1, dense.shape[4])
+    for o, rows in frame_pairs(dense.shape[1], window):
+        banded[:, rows, :, o + window] = dense.diagonal(o, 1, 3).permute(0, 3, 1, 2)
+    return banded
+
+
 def clamped_window(op: str, window: int, frames: int) -> int:
     """The part of a window, in frames, that a clip of this length can use. Raises ValueError for a window below 0."""
     if isinstance(window, bool) or not isinstance(window, int) or window < 0:
@@ -118,9 +126,7 @@ class SpatioTemporalGraph:
         P = N // frames
         keeps = weight.dtype in WEIGHT_DTYPES and not (weight.dtype == torch.float16 and weight.requires_grad)
         dense = (weight if keeps else weight.float()).reshape(B, frames, P, frames, P)
-        banded = dense.new_zeros(B, frames, P, 2 * window + 1, P)
-        for o, rows in frame_pairs(frames, window):
-            banded[:, rows, :, o + window] = dense.diagonal(o, 1, 3).permute(0, 3, 1, 2)
+        banded = band_of(dense, window)
         if not torch.compiler.is_compiling() and not weight.is_meta and window < frames - 1:
             outside = int(torch.count_nonzero(dense.detach()) - torch.count_nonzero(banded.detach()))
             if outside:

@@ -67,7 +67,8 @@ template <class T, int G, int S = lanes<T> / 2> STGT_INLINE vec<T> sums_of(vec<T
 }
 
 // dots[s * width + h] = left[h] . right(node[s], h) for s < count. width: H padded to whole vectors, whose padding is
-// written, too. left: (H, vectors.count()).
+// written, too. left: (H, vectors.count()). G: lanes<A>, or less but at least H. With fewer, the second group of heads
+// would be written beyond the padding, and so beyond `dots` for the last s.
 template <int G, class S, class A, int DIM>
 inline void neighbour_dots(const HeadVectors<S, A, DIM>& vectors, int64_t H, const vec<A>* left, const NodeHeads& right,
                            const int32_t* node, int64_t count, A* dots, int64_t width) {
@@ -96,6 +97,8 @@ inline void neighbour_dots(const HeadVectors<S, A, DIM>& vectors, int64_t H, con
     if (H > most / 4) return neighbour_dots<most / 2>(vectors, H, left, right, node, count, dots, width);
   if constexpr (most >= 8)
     if (H > most / 8) return neighbour_dots<most / 4>(vectors, H, left, right, node, count, dots, width);
+  if constexpr (most >= 16)
+    if (H > most / 16) return neighbour_dots<most / 8>(vectors, H, left, right, node, count, dots, width);
   neighbour_dots<1>(vectors, H, left, right, node, count, dots, width);
 }
 

@@ -13,6 +13,7 @@ from stgt.models.position import Position
 from stgt.models.precision import Float32Module
 from stgt.models.transformer import LayerNorm, ResidualAttentionBlock
 from stgt_kernels import GraphAttention, SpatioTemporalGraph, spatio_temporal_graph, token_similarity
+from stgt_kernels.graph import band_of
 from stgt_kernels.modules import AttentionProjections
 from stgt_kernels.ops.graph_attention.reference import graph_attention_dense
 from stgt_kernels.ops.spatio_temporal_graph.reference import spatio_temporal_graph_dense
@@ -74,6 +75,12 @@ class GraphBlock(nn.Module):
             graph = spatio_temporal_graph(local, threshold=threshold, **options)
         return graph if c.weights else graph.unweighted()
 
+    def _banded(self, weight: Tensor, local: Tensor) -> SpatioTemporalGraph:
+        """The graph of a dense matrix (B, T·P, T·P)."""
+        frames, patches = local.shape[1:3]
+        blocks = weight.unflatten(2, (frames, patches)).unflatten(1, (frames, patches))
+        return SpatioTemporalGraph(band_of(blocks, min(self.config.window, frames - 1)))
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, T, 1+P, C), [CLS] first. Returns the same shape and the mean number of edges per patch, a scalar."""
         x = self.proj(x)
@@ -85,8 +92,7 @@ class GraphBlock(nn.Module):
         degree = torch.count_nonzero(graph.detach()) / local.shape[:3].numel() if dense else graph.mean_degree()
         attended = self.graph_attention(local.flatten(1, 2), graph).view(local.shape)
         if self.motion is not None:
-            banded = SpatioTemporalGraph.from_dense(graph, len(local[0]), self.config.window) if dense else graph
-            attended = attended + self.motion(banded).to(attended.dtype)
+            attended = attended + self.motion(self._banded(graph, local) if dense else graph).to(attended.dtype)
         local = local + attended if self.config.form == "residual" else attended
         x = torch.cat([cls[:, :, None].to(local.dtype), local], 2)
         if self.config.scope == "frame":

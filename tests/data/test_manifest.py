@@ -118,7 +118,8 @@ def test_files_of_other_programs_are_read(kind, tmp_path):
         pq.write_table(table.cast(pa.schema(types)), path)
     manifest = open_manifest(path)
     assert list(manifest) == [manifest[i] for i in range(3)] == ["x.mp4", "s/0.tar/y.mp4", "s/0.tar/z.mp4"]
-    assert manifest.row(0) == ("x.mp4", None, None, None) and manifest.row(2) == ("z.mp4", "s/0.tar", 2048, 9)
+    assert manifest.row(0) == ("x.mp4", None, None, None, False)
+    assert manifest.row(2) == ("z.mp4", "s/0.tar", 2048, 9, False)
     pairs = [(0, "a"), (1, "c"), (2, "d")] if kind == "caption" else [(0, "a"), (0, "b"), (1, "c"), (2, "d")]
     assert list(manifest.pairs) == [manifest.pairs[i] for i in range(len(pairs))] == pairs
     assert manifest.pairs[1:3] == pairs[1:3] and manifest.shards() == ["s/0.tar"]

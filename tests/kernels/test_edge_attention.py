@@ -102,13 +102,24 @@ def test_clamp_and_scale(clamp, scale, dtype, backend):
 @all_dtypes
 @pytest.mark.parametrize("edges", [60, 64, 65, 128, 700])
 def test_rows_and_columns_with_many_edges(edges, dtype, backend):
-    """More edges than a kernel takes at a time, and a maximum that comes late."""
+    """More edges than a kernel takes at a time, and a maximum that comes late or early."""
     other = torch.arange(edges) % 9
     ends = torch.stack([other, torch.zeros_like(other)])
     for edge_index in (ends, ends.flip(0)):
-        case = call(RaggedGraph.from_edge_index(edge_index, 9), 2, 24, dtype=dtype)
-        case.tensors["edge_bias"] += torch.linspace(-20, 20, edges)[:, None]
-        assert_close_to_definition(case, backend)
+        for late in (20, -20):
+            case = call(RaggedGraph.from_edge_index(edge_index, 9), 2, 24, dtype=dtype)
+            case.tensors["edge_bias"] += torch.linspace(-late, late, edges)[:, None]
+            assert_close_to_definition(case, backend)
+
+
+@each_kernel
+@all_dtypes
+@pytest.mark.parametrize("heads", [1, 2, 3, 4, 5, 8, 9, 16, 17])
+def test_a_full_chunk_of_edges_keeps_to_its_memory_for_any_number_of_heads(heads, dtype, backend):
+    """A row has as many edges as a kernel takes at a time, and no factors that would hide what was overwritten."""
+    ends = torch.stack([torch.arange(64) % 9, torch.zeros(64, dtype=torch.int64)])
+    case = call(RaggedGraph.from_edge_index(ends, 9), heads, 8, dtype=dtype, edge_scale="none", edge_bias="none")
+    assert_close_to_definition(case, backend)
 
 
 @each_kernel
