@@ -35,7 +35,7 @@ class Task(ABC):
     model_class: ClassVar[type[nn.Module]]
     items_class: ClassVar[type[PairDataset]]
     kind: ClassVar[Kind]
-    """What it needs of an annotation"""
+    """The columns that it reads from an annotation"""
 
     def make_model(self, config: ModelConfig) -> nn.Module:
         """A model before any training.

@@ -59,7 +59,7 @@ class FeatureKey:
 
 
 class Index(NamedTuple):
-    """What features.json holds."""
+    """The contents of features.json."""
 
     key: FeatureKey
     videos: int
@@ -72,7 +72,7 @@ class Index(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What complete.json holds."""
+    """The contents of complete.json."""
 
     tokens: str
     """The hash of the key, the videos and all tokens"""
@@ -245,7 +245,7 @@ class FeatureStore:
 
 
 def _read_index(path: Path) -> Index:
-    """What features.json holds. Raises ValueError if it contradicts itself, or if another version wrote it."""
+    """Read features.json. Raises ValueError if it contradicts itself, or if another version wrote it."""
     index, has_checksum = read_sealed(path)
     if not has_checksum and "format" in index:
         raise DamagedError(f"{path}: its own checksum is missing: {_AGAIN}")

@@ -1,4 +1,4 @@
-"""Which row of a feature cache each video has: a file that is mapped into memory, with 24 bytes for a video.
+"""The table of the videos of a feature cache and their rows. Its file is mapped into memory and has 24 bytes a video.
 
 A video is known by its place: the name of its file or, in a tar shard, the shard with the offset and size of its bytes.
 The table holds a digest of each place and is sorted by it, so no process that reads has to hold ten million names.

@@ -1,6 +1,7 @@
 """Files of many encoders in many containers: every way of reading gives the frames that a player shows."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,10 @@ def test_clips_whose_container_does_not_tell_their_length(name):
     whole = read_frames(CLIPS / name, None)
     assert len(whole) == RECORDED[name]["length"]
     assert torch.equal(read_frames(CLIPS / name, 4), whole[sample_indices(len(whole), 4)])
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no scheduling policies")
+def test_an_encoder_does_not_change_the_priority_of_the_tests(tmp_path):
+    before = os.sched_getscheduler(0)
+    write_numbered(tmp_path / "clip.mkv", next(kind for kind in KINDS if kind.codec == "libsvtav1"), 2)
+    assert os.sched_getscheduler(0) == before

@@ -1,5 +1,6 @@
 """Videos whose frames show their own numbers, made by many encoders in many containers."""
 
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -97,9 +98,18 @@ def number_in(frame: np.ndarray, bits: int = BITS) -> int:
 
 
 def write_numbered(path, kind: Kind, count: int = 60, bits: int = BITS):
-    """Encode frames 0 to count-1, and return the path."""
+    """Encode frames 0 to count-1, and return the path.
+
+    A thread of its own does it, because SVT-AV1 gives the thread that calls it a real-time priority for good if the
+    user is root. Processes that such a thread forks later have this priority too, and starve all others.
+    """
     if kind.codec not in av.codecs_available:
         pytest.skip(f"this FFmpeg has no encoder {kind.codec}")
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_write, path, kind, count, bits).result()
+
+
+def _write(path, kind: Kind, count: int, bits: int):
     width, height = kind.size
     with av.open(str(path), "w", options=dict(kind.container_options)) as container:
         stream = container.add_stream(kind.codec, rate=kind.rate, options=dict(kind.codec_options))

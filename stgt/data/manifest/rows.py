@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 Kind = Literal["captions", "questions"]
-"""What a manifest says about its videos"""
+"""The columns of a manifest that are read: captions of its videos, or questions about them"""
 _ASKED = ("questions", "answers", "question_ids")
 
 
@@ -43,7 +43,7 @@ class Row(NamedTuple):
 
     @property
     def place(self) -> str:
-        """What a feature cache knows the video by: the file's name, or the shard with the member's offset and size.
+        """The text by which a feature cache knows the video: its file's name, or shard, offset and size of a member.
 
         Two members may have the same name. A kind, image or video, that the place does not imply is a part of it.
         """
