@@ -16,9 +16,11 @@ from stgt.config import ModelConfig
 from stgt.data.words import predicted_places
 from stgt.models.bert import Bert
 from stgt.models.graph_transformer import GraphBlock, GraphTransformer
+from stgt.models.motion import EdgeMotion
 from stgt.models.qformer import WordHead
 from stgt.models.stgt import STGT
-from stgt_kernels import GraphAttention
+from stgt_kernels import GraphAttention, SpatioTemporalGraph
+from stgt_kernels.graph import band_of
 
 from transformers import Blip2QFormerConfig, Blip2QFormerModel  # isort: skip  (after stgt._torchvision)
 
@@ -107,6 +109,19 @@ class ReleasedAttention(nn.Module):
         return own.merge(out)
 
 
+class DenseMotion(nn.Module):
+    """The motion along the edges of a dense weight matrix, which is the same as that along the edges of a graph."""
+
+    def __init__(self, motion: EdgeMotion, frames: int, window: int) -> None:
+        super().__init__()
+        self.motion, self.frames, self.window = motion, frames, window
+
+    def forward(self, graph: DenseGraph) -> Tensor:
+        """Returns (B, T, P, C)."""
+        blocks = graph.weight.unflatten(2, (self.frames, -1)).unflatten(1, (self.frames, -1))
+        return self.motion(SpatioTemporalGraph(band_of(blocks, min(self.window, self.frames - 1))))
+
+
 def released_graph(block: GraphBlock, mask: Tensor) -> Callable[[Tensor], DenseGraph]:
     """A function that builds a block's graph as the released model does. mask: (N, N), which is made only once."""
     return lambda local: DenseGraph(dense_graph(local.detach(), mask, block.config.threshold))
@@ -115,17 +130,19 @@ def released_graph(block: GraphBlock, mask: Tensor) -> Callable[[Tensor], DenseG
 @contextmanager
 def as_released(graph: GraphTransformer, frames: int, device: torch.device) -> Iterator[None]:
     """Within the block, the graph layer computes as the released model does, with the same weights."""
-    own = [block.graph_attention for block in graph.blocks]
+    own = [(block.graph_attention, block.motion) for block in graph.blocks]
     patches = len(graph.position.spatial) - 1
     mask = frame_mask(frames, patches, graph.config.window, device)
     for block in graph.blocks:
         block.graph_attention = ReleasedAttention(block.graph_attention)
         block.build_graph = released_graph(block, mask)
+        if block.motion is not None:
+            block.motion = DenseMotion(block.motion, frames, graph.config.window)
     try:
         yield
     finally:
-        for block, attention in zip(graph.blocks, own, strict=True):
-            block.graph_attention = attention
+        for block, (attention, motion) in zip(graph.blocks, own, strict=True):
+            block.graph_attention, block.motion = attention, motion
             del block.build_graph
 
 

@@ -1,6 +1,7 @@
 """Every question runs at a tiny size, and every claim finds its rows."""
 
 import gc
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,9 +13,10 @@ from benchmarks.inputs import Problem
 from benchmarks.questions import QUESTIONS, decoding, edge_attention, module
 from benchmarks.questions.training_step import DENSE, KERNELS, RELEASED, Training
 from benchmarks.rows import Row
-from stgt.config import GraphConfig, ModelConfig, QFormerConfig, VisionConfig
+from stgt.config import ModelConfig, QFormerConfig, VisionConfig
 from stgt.models.bert import Bert
 from stgt.models.qformer import WordHead
+from stgt.recipes import quickstart
 
 TINY = Problem(T=2, P=16, C=32, H=2, D=8)
 
@@ -26,7 +28,7 @@ def tiny_config(size="tiny", open_blocks=0):
     qformer = QFormerConfig(
         hidden=16, layers=1, heads=2, intermediate=32, queries=2, embed_dim=8, vocab_size=20, bos_token_id=19
     )
-    return ModelConfig(vision, GraphConfig(heads=2), qformer)
+    return ModelConfig(vision, replace(quickstart().model.graph, heads=2), qformer)
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
