@@ -12,10 +12,13 @@ from pathlib import Path
 
 import torch
 
+from stgt_kernels import _C
+
 # These multiply-adds use no memory, and enough of them are in flight that none waits for another.
 PROBE = r"""
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
+#include <cstdint>
 #endif
 typedef float vec __attribute__((vector_size(64)));
 constexpr int CHAINS = 16;
@@ -39,6 +42,24 @@ extern "C" double bf16(long n, float* seed) {
   for (int i = 1; i < CHAINS; ++i) a[0] = _mm512_add_ps(a[0], a[i]);
   seed[0] = a[0][0];
   return 2.0 * 32 * CHAINS * n;
+}
+#endif
+#if defined(__AMX_BF16__)
+extern "C" double bf16_tiles(long n, float* seed) {
+  struct alignas(64) { uint8_t palette = 1, other[15] = {}; uint16_t bytes[16] = {}; uint8_t rows[16] = {}; } shape;
+  for (int i = 0; i < 8; ++i) shape.bytes[i] = 64, shape.rows[i] = 16;
+  asm volatile("" :: "r"(&shape) : "memory");
+  _tile_loadconfig(&shape);
+  for (long k = 0; k < n; k += 16) {
+    _tile_dpbf16ps(0, 6, 7);
+    _tile_dpbf16ps(1, 6, 7);
+    _tile_dpbf16ps(2, 6, 7);
+    _tile_dpbf16ps(3, 6, 7);
+    _tile_dpbf16ps(4, 6, 7);
+    _tile_dpbf16ps(5, 6, 7);
+  }
+  _tile_release();
+  return 2.0 * 16 * 16 * 32 * 6 * ((n + 15) / 16);
 }
 #endif
 """
@@ -89,7 +110,7 @@ def _best(function: Callable[[], object], device: torch.device, repeats: int) ->
 
 
 def _multiply_adds() -> dict[str, float]:
-    """FLOP/s of all of torch's threads together. bf16 has the rate of fp32 if the CPU has no instruction for it."""
+    """FLOP/s of all of torch's threads together, for bf16 of the CPU's fastest unit, or that of fp32 if it has none."""
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder) / "probe.cpp", Path(folder) / "probe.so"
@@ -108,5 +129,9 @@ def _multiply_adds() -> dict[str, float]:
                 best = max(best, done / (time.perf_counter() - begin))
         return best
 
-    fp32 = rate(probe.fp32)
-    return {"fp32": fp32, "bf16": rate(probe.bf16) if hasattr(probe, "bf16") else fp32}
+    fp32, units = rate(probe.fp32), []
+    if hasattr(probe, "bf16"):
+        units.append(probe.bf16)
+    if _C.build_info()["cpu_isa"] == "amx":  # the kernels have asked the system for the matrix unit
+        units.append(probe.bf16_tiles)
+    return {"fp32": fp32, "bf16": max(map(rate, units), default=fp32)}

@@ -46,11 +46,11 @@ PYBIND11_MODULE(_C, m) {
       "instruction set in use.");
   m.def(
       "cpu_isa",
-      [](const std::string& vendor, bool avx2, bool avx512, bool avx512_bf16, const std::string& asked) {
-        return stgt::isa_of({vendor, avx2, avx512, avx512_bf16}, asked);
+      [](const std::string& vendor, bool avx2, bool avx512, bool avx512_bf16, bool amx, const std::string& asked) {
+        return stgt::isa_of({vendor, avx2, avx512, avx512_bf16, amx}, asked);
       },
       pybind11::arg("vendor"), pybind11::kw_only(), pybind11::arg("avx2"), pybind11::arg("avx512"),
-      pybind11::arg("avx512_bf16"), pybind11::arg("asked") = "",
+      pybind11::arg("avx512_bf16"), pybind11::arg("amx"), pybind11::arg("asked") = "",
       "The CPU instruction set that is chosen on a processor with these features if STGT_CPU_ISA is `asked`.");
   m.def("graph_attention_bwd_segments", &stgt::graph_attention_bwd_segments, pybind11::arg("heads"),
         pybind11::arg("frames"), pybind11::arg("window"), pybind11::arg("threads"),

@@ -43,7 +43,7 @@ def test_build_info():
     assert "-march=native" not in info["flags"]  # a wheel has to run on other machines
     assert info["torch_target"] == "2.10"
     assert f"TORCH_TARGET_VERSION=0x{2:02x}{10:02x}{0:012x}" in info["flags"]
-    assert info["cpu_isa"] in ("portable", "avx2", "avx512", "avx512_bf16")
+    assert info["cpu_isa"] in ("portable", "avx2", "avx512", "avx512_bf16", "amx")
     assert info["cuda_architectures"] == "" or torch.version.cuda is not None
 
 

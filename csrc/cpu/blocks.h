@@ -24,9 +24,20 @@ template <class S, class A> struct Operand { typedef A type; };
 #ifdef STGT_BF16_PAIRS
 template <> struct Operand<bfloat16, float> { typedef bfloat16x2 type; };
 #endif
+// A matrix unit sums in an order of its own, and the similarity of equal tokens is 1 only if all its sums have the same
+// order. So similarities are not computed with it.
+#ifdef STGT_MATRIX_UNIT
+template <class S, class A> struct SimilarityOperand { typedef A type; };
+#else
+template <class S, class A> using SimilarityOperand = Operand<S, A>;
+#endif
 template <class E> inline constexpr int64_t reach = 1;
 template <> inline constexpr int64_t reach<bfloat16x2> = 2;
-template <class E> constexpr int64_t steps(int64_t K) { return (K + reach<E> - 1) / reach<E>; }
+// The elements along K that hold so many values: whole blocks of them, where the machine multiplies blocks. The packed
+// values behind the last one are 0.
+template <class E> constexpr int64_t steps(int64_t K) {
+  return round_up((K + reach<E> - 1) / reach<E>, reach<E> == 1 ? 1 : PAIRS_AT_A_TIME);
+}
 
 // Packs a left operand that is contracted along D: dst (rows, steps(D)).
 template <class E, class S>
@@ -35,7 +46,7 @@ inline void pack_left(const S* src, int64_t stride, int64_t rows, int64_t D, E* 
     if constexpr (reach<E> == 1) {
       for (int64_t c = 0; c < D; ++c) dst[c] = E(widen(src[c]));
     } else {
-      if (D % 2) dst[D / 2] = {};
+      for (int64_t k = D / 2; k < steps<E>(D); ++k) dst[k] = {};
       memcpy(dst, src, D * sizeof(S));
     }
   }
@@ -57,7 +68,7 @@ inline void pack_steps(const S* src, int64_t stride, int64_t rows, int64_t D, E*
       if constexpr (reach<E> == 1)
         dst[k * TILE + r] = E(widen(*s));
       else
-        dst[k * TILE + r] = {s[0], 2 * k + 1 < D ? s[1] : S{}};
+        dst[k * TILE + r] = {2 * k < D ? s[0] : S{}, 2 * k + 1 < D ? s[1] : S{}};
     }
 }
 
@@ -90,7 +101,7 @@ inline void pack_right_transposed(const S* src, int64_t stride, int64_t rows, in
 // there was such an element; add_nonfinite then adds its products.
 template <class E, class S>
 inline bool pack_right(const S* src, int64_t stride, int64_t rows, int64_t D, E* dst, int64_t ld) {
-  for (int64_t r = 0; r < rows; r += reach<E>)
+  for (int64_t r = 0; r < steps<E>(rows) * reach<E>; r += reach<E>)
     for (int64_t c = 0; c < ld; ++c) {
       E& e = dst[r / reach<E> * ld + c];
       const S* s = src + r * stride + c;
@@ -99,7 +110,7 @@ inline bool pack_right(const S* src, int64_t stride, int64_t rows, int64_t D, E*
       else if constexpr (reach<E> == 1)
         e = E(widen(*s));
       else
-        e = {s[0], r + 1 < rows ? s[stride] : S{}};
+        e = {r < rows ? s[0] : S{}, r + 1 < rows ? s[stride] : S{}};
     }
   bool clean = true;
   if constexpr (reach<E> == 1) {
@@ -133,17 +144,33 @@ template <class E, class A> inline const E* as_left(const A* block, int64_t rows
   }
 }
 
-// Does the same for a product that is contracted along its rows: element (column, step of rows) lies at [step * TILE +
-// column].
+// Does the same for a product that is contracted along its rows. `transposed` has the strides of the result along the
+// columns of the block, and along the steps of its rows.
+struct Strides { int64_t column, step; };
+template <class E>
+inline constexpr Strides transposed =
+    PAIRS_AT_A_TIME > 1 && reach<E> > 1 ? Strides{steps<E>(TILE), 1} : Strides{1, TILE};
 template <class E, class A> inline const E* as_left_transposed(const A* block, int64_t rows, E* buffer) {
   if constexpr (reach<E> == 1) {
     return block;
   } else {
 #ifdef STGT_BF16_PAIRS
-    for (int64_t r = 0; r < rows; r += 2)
-      for (int64_t c = 0; c < TILE; c += lanes<A>) {
-        const vec<A> high = r + 1 < rows ? load(block + (r + 1) * TILE + c) : vec<A>{};
-        store(buffer + r / 2 * TILE + c, interleave(load(block + r * TILE + c), high));
+    const auto pairs = [&](int64_t step, int64_t c) {
+      const auto row = [&](int64_t r) { return r < rows ? load(block + r * TILE + c) : vec<A>{}; };
+      return interleave(row(2 * step), row(2 * step + 1));
+    };
+    for (int64_t c = 0; c < TILE; c += lanes<A>)
+      if constexpr (transposed<E>.step == 1) {
+        for (int64_t k = 0; k < steps<E>(rows); k += lanes<E>) {
+          vec<E> square[lanes<E>];
+#pragma GCC unroll 16
+          for (int i = 0; i < lanes<E>; ++i) square[i] = pairs(k + i, c);
+          transpose<E>(square);
+#pragma GCC unroll 16
+          for (int i = 0; i < lanes<E>; ++i) store(buffer + (c + i) * transposed<E>.column + k, square[i]);
+        }
+      } else {
+        for (int64_t k = 0; k < steps<E>(rows); ++k) store(buffer + k * TILE + c, pairs(k, c));
       }
 #endif
     return buffer;

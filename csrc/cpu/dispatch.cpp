@@ -9,13 +9,17 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define STGT_X86_KERNELS
 #include <cpuid.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 namespace stgt {
 
 extern const Kernels kernels_portable;
 #ifdef STGT_X86_KERNELS
-extern const Kernels kernels_avx2, kernels_avx512, kernels_avx512_bf16;
+extern const Kernels kernels_avx2, kernels_avx512, kernels_avx512_bf16, kernels_amx;
 #endif
 
 namespace {
@@ -29,11 +33,12 @@ struct InstructionSet {
 const Kernels& choose(const Processor& processor, const std::string& asked) {
 #ifdef STGT_X86_KERNELS
   // The instruction that multiplies pairs of bfloat16 is fast on AMD's Zen 4 and Zen 5. On Intel's Sapphire and Emerald
-  // Rapids it is so slow that the kernels are faster if they widen bfloat16 to float32. So pairs are multiplied only
-  // where that is known to be fast. The choice follows from the maker and never from a timing, since pairs are rounded
-  // differently.
+  // Rapids it is so slow that the kernels are faster if they widen bfloat16 to float32, unless their matrix unit (AMX)
+  // may be used. So pairs are multiplied only where that is known to be fast. The choice follows from the maker and
+  // never from a timing, since pairs are rounded differently.
   const bool fast_pairs = processor.vendor == "AuthenticAMD";
-  const InstructionSet sets[] = {{kernels_avx512_bf16, processor.avx512_bf16, fast_pairs},
+  const InstructionSet sets[] = {{kernels_amx, processor.amx, true},
+                                 {kernels_avx512_bf16, processor.avx512_bf16, fast_pairs},
                                  {kernels_avx512, processor.avx512, true},
                                  {kernels_avx2, processor.avx2, true},
                                  {kernels_portable, true, true}};
@@ -51,6 +56,22 @@ const Kernels& choose(const Processor& processor, const std::string& asked) {
   return kernels_portable;
 }
 
+#ifdef STGT_X86_KERNELS
+// Whether the processor has a matrix unit, and the system lets this process and its threads use it. Linux has to be
+// asked, because the unit's registers make the state of a thread 8 KiB larger.
+bool matrix_unit_granted() {
+#ifdef __linux__
+  constexpr unsigned BF16 = 1u << 22, TILES = 1u << 24;
+  constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18;
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & BF16) == 0 || (d & TILES) == 0) return false;
+  return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
 Processor this_processor() {
   Processor processor;
 #ifdef STGT_X86_KERNELS
@@ -59,6 +80,7 @@ Processor this_processor() {
   processor.avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   processor.avx512_bf16 = processor.avx512 && __builtin_cpu_supports("avx512bf16");
+  processor.amx = processor.avx512_bf16 && matrix_unit_granted();
   unsigned most, name[3];
   if (__get_cpuid(0, &most, &name[0], &name[2], &name[1])) processor.vendor.assign((const char*)name, sizeof(name));
 #endif

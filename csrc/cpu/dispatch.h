@@ -6,7 +6,7 @@ namespace stgt {
 
 struct Processor {
   std::string vendor;  // 12 letters of CPUID, such as "AuthenticAMD"
-  bool avx2 = false, avx512 = false, avx512_bf16 = false;
+  bool avx2 = false, avx512 = false, avx512_bf16 = false, amx = false;
 };
 
 // The name of the instruction set for a processor. `asked` is the value of STGT_CPU_ISA, or empty.

@@ -112,7 +112,7 @@ template <class A> void sum_types(const char* op, const EdgeAttentionArgs& args,
   constexpr int64_t BLOCK = 4096;
   const int64_t blocks = ceil_div(args.E, BLOCK), size = sums.size(0) * args.H;
   Tensor partial = new_tensor(op, "sums of types", sums, {blocks, sums.size(0), args.H}, sums.scalar_type());
-  run_tasks(op, blocks, 0, [&](int64_t begin, int64_t end, char*) {
+  run_tasks(op, blocks, double(args.E * args.H), 0, [&](int64_t begin, int64_t end, char*) {
     for (int64_t block = begin; block < end; ++block) {
       A* const own = static_cast<A*>(partial.data_ptr()) + block * size;
       std::memset(own, 0, size * sizeof(A));
@@ -159,7 +159,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, MaybeTe
   args.q = node_heads(q), args.k = node_heads(k), args.v = node_heads(v), args.out = node_heads(out);
   args.scores = scores.data_ptr(), args.softmax = softmax.data_ptr();
   const Kernels& cpu = kernels();
-  run_tasks(op, args.tasks(), cpu.edge_attention_workspace(args),
+  run_tasks(op, args.tasks(), 2 * args.product(), cpu.edge_attention_workspace(args),
             [&](int64_t begin, int64_t end, char* workspace) { cpu.edge_attention_fwd(args, begin, end, workspace); });
   return {out, scores, softmax};
 }
@@ -203,10 +203,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   args.dscale = need_dscale ? dscale.data_ptr() : nullptr, args.dbias = need_dbias ? dbias.data_ptr() : nullptr;
   const Kernels& cpu = kernels();
   const int64_t workspace_bytes = cpu.edge_attention_workspace(args);
-  run_tasks(op, args.tasks(), workspace_bytes, [&](int64_t begin, int64_t end, char* workspace) {
+  run_tasks(op, args.tasks(), 3 * args.product(), workspace_bytes, [&](int64_t begin, int64_t end, char* workspace) {
     cpu.edge_attention_bwd_rows(args, begin, end, workspace);
   });
-  run_tasks(op, args.tasks(), workspace_bytes, [&](int64_t begin, int64_t end, char* workspace) {
+  run_tasks(op, args.tasks(), 3 * args.product(), workspace_bytes, [&](int64_t begin, int64_t end, char* workspace) {
     cpu.edge_attention_bwd_columns(args, begin, end, workspace);
   });
   return {dq, dk, dv, gradient_of(op, args, need_dscale, edge_scale, scale_type, dscale),

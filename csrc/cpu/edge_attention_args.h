@@ -50,6 +50,7 @@ struct EdgeAttentionArgs {
 
   // A task is a run of nodes with about this many edges and nodes together.
   static constexpr int64_t TASK = 256;
+  double product() const { return double(E) * double(H * D); }  // multiply-adds
   int64_t tasks() const { return (E + N + TASK - 1) / TASK; }
   // The first node of a task; of tasks(), N.
   int64_t first_node(const SortedEdges& edges, int64_t task) const {

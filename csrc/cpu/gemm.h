@@ -69,4 +69,75 @@ inline void gemm(int64_t rows, int64_t columns, int64_t K, const E* A, int64_t a
   }
 }
 
+#ifdef STGT_MATRIX_UNIT
+inline constexpr int64_t ROWS_AT_A_TIME = 16, PAIRS_AT_A_TIME = 16;
+
+// Holds Intel's matrix unit (AMX) for the length of a block: eight tiles of 16 rows of 64 bytes.
+struct MatrixUnit {
+  MatrixUnit() {
+    struct alignas(64) {
+      uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      uint16_t row_bytes[16] = {};
+      uint8_t rows[16] = {};
+    } shape;
+    for (int tile = 0; tile < 8; ++tile) shape.row_bytes[tile] = 64, shape.rows[tile] = 16;
+    asm volatile("" ::"r"(&shape) : "memory");  // the intrinsic tells the compiler about 8 of the 64 bytes only
+    _tile_loadconfig(&shape);
+  }
+  ~MatrixUnit() { _tile_release(); }
+  MatrixUnit(const MatrixUnit&) = delete;
+  MatrixUnit& operator=(const MatrixUnit&) = delete;
+};
+
+// The product of pairs on the matrix unit. A is row-major, and K counts pairs, a multiple of PAIRS_AT_A_TIME. Rows of A
+// and C are read and written up to a multiple of ROWS_AT_A_TIME; those behind the last row hold nothing of use.
+inline void gemm(int64_t rows, int64_t columns, int64_t K, const bfloat16x2* A, int64_t a_row, int64_t /*a_col*/,
+                 const bfloat16x2* B, int64_t b_row, float* C, int64_t c_row, bool accumulate) {
+  alignas(64) float product[32 * 32];
+  for (int64_t n = 0; n < columns; n += 32)
+    for (int64_t m = 0; m < rows; m += 32) {
+      const bool below = rows - m > 16, right = columns - n > 16;
+      float* const c = C + m * c_row + n;
+      float* const to = accumulate ? product : c;
+      const int64_t to_row = accumulate ? 32 : c_row;
+      asm volatile("" ::: "memory");  // the intrinsics do not tell the compiler that they read memory
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+      for (int64_t k = 0; k < K; k += PAIRS_AT_A_TIME) {
+        const bfloat16x2 *const a = A + m * a_row + k, *const b = B + k * b_row + n;
+        _tile_loadd(4, a, a_row * 4);
+        _tile_loadd(6, b, b_row * 4);
+        _tile_dpbf16ps(0, 4, 6);
+        if (right) {
+          _tile_loadd(7, b + 16, b_row * 4);
+          _tile_dpbf16ps(1, 4, 7);
+        }
+        if (below) {
+          _tile_loadd(5, a + 16 * a_row, a_row * 4);
+          _tile_dpbf16ps(2, 5, 6);
+          if (right) _tile_dpbf16ps(3, 5, 7);
+        }
+      }
+      _tile_stored(0, to, to_row * 4);
+      if (right) _tile_stored(1, to + 16, to_row * 4);
+      if (below) _tile_stored(2, to + 16 * to_row, to_row * 4);
+      if (below && right) _tile_stored(3, to + 16 * to_row + 16, to_row * 4);
+      asm volatile("" ::: "memory");
+      if (!accumulate) continue;
+      for (int64_t i = 0; i < (below ? 32 : 16); ++i)
+        for (int64_t j = 0; j < (right ? 32 : 16); j += lanes<float>) {
+          float* const at = c + i * c_row + j;  // C is added last, as by the other instruction sets
+          store(at, load(at) + load(product + i * 32 + j));
+        }
+    }
+}
+#else
+inline constexpr int64_t ROWS_AT_A_TIME = 1, PAIRS_AT_A_TIME = 1;
+struct MatrixUnit {
+  MatrixUnit() {}  // so that a variable of this type does not count as unused
+};
+#endif
+
 }  // namespace stgt::STGT_ISA

@@ -17,11 +17,11 @@ void write_rows(S* dst, int64_t stride, int64_t rows, int64_t D, A scale, const 
 
 // The numbers that are kept for one border, for dk or for dv. The frames are those at most W before or after it.
 template <class A> struct Border {
-  int64_t frames, tiles, numbers;  // numbers: those of one frame
+  int64_t frames, tiles, numbers;  // numbers: those of one frame, with the rows that a product writes behind its last
   A* base;
 
   Border(const GraphAttentionArgs& args, int64_t columns)
-      : frames(2 * args.W), tiles(args.tiles()), numbers(args.P * columns), base(nullptr) {}
+      : frames(2 * args.W), tiles(args.tiles()), numbers(round_up(args.P, ROWS_AT_A_TIME) * columns), base(nullptr) {}
 
   int64_t size() const { return (frames + frames * (frames + 1) / 2 * tiles) * numbers; }
 

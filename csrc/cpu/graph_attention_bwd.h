@@ -168,10 +168,10 @@ void graph_attention_bwd_tasks(const GraphAttentionArgs& args, int64_t begin, in
             gemm(rows, wide, depth, block.dout_left, depth, 1, values_t, TILE, block.dp, TILE, false);
             softmax_backward<A, WT>(args, head, row, frame, j0, rows, weight, lse, delta, block.scores, block.dp,
                                     nullptr);
-            gemm(columns, width, steps<E>(rows), as_left_transposed(block.scores, rows, block.left), 1, TILE,
-                 block.dout_right, width, dvalues, width, frame >= own);
-            gemm(columns, width, steps<E>(rows), as_left_transposed(block.dp, rows, block.left), 1, TILE, block.q_right,
-                 width, dkeys, width, frame >= own);
+            gemm(columns, width, steps<E>(rows), as_left_transposed(block.scores, rows, block.left),
+                 transposed<E>.column, transposed<E>.step, block.dout_right, width, dvalues, width, frame >= own);
+            gemm(columns, width, steps<E>(rows), as_left_transposed(block.dp, rows, block.left), transposed<E>.column,
+                 transposed<E>.step, block.q_right, width, dkeys, width, frame >= own);
             gemm(rows, width, steps<E>(columns), as_left(block.dp, rows, block.left), steps<E>(TILE), 1,
                  frames.keys + frames.natural(slot, tile), width, block.dq, width, true);
             if (dout_nonfinite)
@@ -249,6 +249,7 @@ inline int64_t graph_attention_bwd_workspace(const GraphAttentionArgs& args) {
   return arena.used;
 }
 inline void graph_attention_bwd(const GraphAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
+  const MatrixUnit unit;
   by_dtypes(args,
             [&]<class S, class A, class WT>() { graph_attention_bwd_tasks<S, A, WT>(args, begin, end, workspace); });
 }
@@ -258,6 +259,7 @@ inline int64_t graph_attention_bwd_dweight_workspace(const GraphAttentionArgs& a
   return arena.used;
 }
 inline void graph_attention_bwd_dweight(const GraphAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
+  const MatrixUnit unit;
   by_dtype(args.dtype,
            [&]<class S, class A>() { graph_attention_bwd_dweight_tasks<S, A>(args, begin, end, workspace); });
 }

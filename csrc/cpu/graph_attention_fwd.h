@@ -145,6 +145,7 @@ inline int64_t graph_attention_fwd_workspace(const GraphAttentionArgs& args) {
   return arena.used;
 }
 inline void graph_attention_fwd(const GraphAttentionArgs& args, int64_t begin, int64_t end, char* workspace) {
+  const MatrixUnit unit;
   by_dtypes(args,
             [&]<class S, class A, class WT>() { graph_attention_fwd_tasks<S, A, WT>(args, begin, end, workspace); });
 }

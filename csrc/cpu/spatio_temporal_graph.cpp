@@ -31,13 +31,14 @@ SpatioTemporalGraphArgs checked(const char* op, const Tensor& x, int64_t window)
 void forward_in_range(const char* op, SpatioTemporalGraphArgs args, const Tensor& x) {
   const Kernels& cpu = kernels();
   const auto run = [&] {
-    run_tasks(op, args.B * args.T, cpu.spatio_temporal_graph_fwd_workspace(args),
+    run_tasks(op, args.B * args.T, args.product() / 2, cpu.spatio_temporal_graph_fwd_workspace(args),
               [&](int64_t begin, int64_t end, char* workspace) {
                 cpu.spatio_temporal_graph_fwd(args, begin, end, workspace);
               });
   };
   const auto run_tokens = [&](auto f) {
-    run_tasks(op, args.B * args.T, 0, [&](int64_t begin, int64_t end, char*) { f(begin * args.P, end * args.P); });
+    run_tasks(op, args.B * args.T, double(args.B * args.T) * double(args.P * args.C), 0,
+              [&](int64_t begin, int64_t end, char*) { f(begin * args.P, end * args.P); });
   };
   bool out_of_range = false;
   args.out_of_range = &out_of_range;
@@ -84,7 +85,7 @@ Tensor backward(Tensor dweight, Tensor x, Tensor weight, Tensor inv_norm) {
   args.inv_norm = inv_norm.data_ptr(), args.dx = dx.data_ptr();
   const Kernels& cpu = kernels();
   run_tasks(
-      op, args.B * args.T * args.tiles(), cpu.spatio_temporal_graph_bwd_workspace(args),
+      op, args.B * args.T * args.tiles(), args.product(), cpu.spatio_temporal_graph_bwd_workspace(args),
       [&](int64_t begin, int64_t end, char* workspace) { cpu.spatio_temporal_graph_bwd(args, begin, end, workspace); });
   return dx;
 }

@@ -148,7 +148,7 @@ inline bool write_tile(WT* weight, int64_t stride, int64_t rows, int64_t columns
 // The tasks are (b, frame): the pairs of this frame with itself and with the W frames that follow.
 template <class S, class A, class WT>
 void spatio_temporal_graph_fwd_tasks(const SpatioTemporalGraphArgs& args, int64_t begin, int64_t end, char* workspace) {
-  typedef typename Operand<S, A>::type E;
+  typedef typename SimilarityOperand<S, A>::type E;
   Arena arena{workspace};
   GraphForwardBlocks<E, A> block(arena, args);
   const int64_t P = args.P, C = args.C, W = args.W, tiles = args.tiles(), band = args.band(), stride = band * P;
@@ -270,7 +270,8 @@ void spatio_temporal_graph_bwd_tasks(const SpatioTemporalGraphArgs& args, int64_
 
 inline int64_t spatio_temporal_graph_fwd_workspace(const SpatioTemporalGraphArgs& args) {
   Arena arena{nullptr};
-  by_dtype(args.dtype, [&]<class S, class A>() { GraphForwardBlocks<typename Operand<S, A>::type, A>(arena, args); });
+  by_dtype(args.dtype,
+           [&]<class S, class A>() { GraphForwardBlocks<typename SimilarityOperand<S, A>::type, A>(arena, args); });
   return arena.used;
 }
 inline void spatio_temporal_graph_fwd(const SpatioTemporalGraphArgs& args, int64_t begin, int64_t end,

@@ -2,15 +2,21 @@
 #pragma once
 #include "../checks.h"
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <new>
 
 namespace stgt {
 
-inline void run_tasks(const char* op, int64_t tasks, int64_t workspace_bytes, auto&& run) {
+// The multiply-adds that are worth a thread of their own. Waking one takes about as long.
+inline constexpr double LEAST_WORK = 2e6;
+
+// work: the multiply-adds of all tasks together, at most.
+inline void run_tasks(const char* op, int64_t tasks, double work, int64_t workspace_bytes, auto&& run) {
+  const int64_t least_tasks = int64_t(std::max(1.0, LEAST_WORK * double(tasks) / std::max(1.0, work)));
   std::atomic<bool> lacks_memory = false;
-  torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, tasks, least_tasks, [&](int64_t begin, int64_t end) {
     constexpr std::align_val_t alignment{64};
     const auto free = [](char* p) { ::operator delete(p, alignment); };
     void* const memory = ::operator new(workspace_bytes + 64, alignment, std::nothrow);

@@ -332,11 +332,14 @@ def test_importing_loads_neither_kernels_nor_other_packages():
 
 NEEDS = {"portable": (), "avx2": ("avx2", "fma", "f16c"), "avx512": ("avx512bw", "avx512dq", "avx512vl")}
 NEEDS["avx512_bf16"] = (*NEEDS["avx512"], "avx512_bf16")
+NEEDS["amx"] = (*NEEDS["avx512_bf16"], "amx_tile", "amx_bf16")
 
 
 COMPILED = os.uname().machine == "x86_64" and "clang" not in _C.build_info()["compiler"]
-# These are the answers of CPUID on Sapphire Rapids, Ice Lake and Haswell, on Zen 4 and Zen 3, and of an unknown maker.
+# These are the answers of CPUID on Sapphire Rapids, on one whose matrix unit may not be used, on Ice Lake and Haswell, on
+# Zen 4 and Zen 3, and of an unknown maker.
 PROCESSORS = [
+    ("GenuineIntel", "avx2 avx512 avx512_bf16 amx", "amx"),
     ("GenuineIntel", "avx2 avx512 avx512_bf16", "avx512"),
     ("GenuineIntel", "avx2 avx512", "avx512"),
     ("GenuineIntel", "avx2", "avx2"),
@@ -348,7 +351,7 @@ PROCESSORS = [
 
 
 def isa_of(vendor, features, asked=""):
-    has = {name: name in features.split() for name in ("avx2", "avx512", "avx512_bf16")}
+    has = {name: name in features.split() for name in ("avx2", "avx512", "avx512_bf16", "amx")}
     return _C.cpu_isa(vendor, **has, asked=asked)
 
 
@@ -361,7 +364,7 @@ def test_the_instruction_set_follows_from_the_processor(vendor, features, expect
 def test_any_instruction_set_that_runs_can_be_asked_for(vendor, features, _):
     runs = ["portable", *(features.split() if COMPILED else [])]
     assert [isa_of(vendor, features, asked=name) for name in runs] == runs
-    for name in {"avx2", "avx512", "avx512_bf16", "avx1024"}.difference(runs):
+    for name in {"avx2", "avx512", "avx512_bf16", "amx", "avx1024"}.difference(runs):
         with pytest.raises(RuntimeError, match=f"this machine runs .*portable, got {name}"):
             isa_of(vendor, features, asked=name)
 
