@@ -336,8 +336,8 @@ NEEDS["amx"] = (*NEEDS["avx512_bf16"], "amx_tile", "amx_bf16")
 
 
 COMPILED = os.uname().machine == "x86_64" and "clang" not in _C.build_info()["compiler"]
-# These are the answers of CPUID on Sapphire Rapids, on one whose matrix unit may not be used, on Ice Lake and Haswell, on
-# Zen 4 and Zen 3, and of an unknown maker.
+# These are the answers of CPUID on Sapphire Rapids, where the matrix unit may and may not be used, on Ice Lake and
+# Haswell, on Zen 4 and Zen 3, and of an unknown maker.
 PROCESSORS = [
     ("GenuineIntel", "avx2 avx512 avx512_bf16 amx", "amx"),
     ("GenuineIntel", "avx2 avx512 avx512_bf16", "avx512"),
