@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-# OpenMP reads this variable when torch is loaded, so it is set first. Waiting threads that spin would starve each other
-# on a busy machine. `stgt` sets the same policy.
+# OpenMP reads these when torch is loaded, so they are set first, as `stgt` sets them (stgt/openmp.py).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 import torch
 

@@ -37,6 +37,7 @@ def _cpu() -> dict[str, object]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "waiting": os.environ.get("OMP_WAIT_POLICY", "default").lower(),
+        "spins": os.environ.get("GOMP_SPINCOUNT", "default"),
     }
 
 

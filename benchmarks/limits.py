@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import importlib
 import subprocess
 import tempfile
 import time
@@ -11,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-
-from stgt_kernels import _C
 
 # These multiply-adds use no memory, and enough of them are in flight that none waits for another.
 PROBE = r"""
@@ -132,6 +131,8 @@ def _multiply_adds() -> dict[str, float]:
     fp32, units = rate(probe.fp32), []
     if hasattr(probe, "bf16"):
         units.append(probe.bf16)
-    if _C.build_info()["cpu_isa"] == "amx":  # the kernels have asked the system for the matrix unit
+    if (
+        importlib.import_module("stgt_kernels._C").build_info()["cpu_isa"] == "amx"
+    ):  # the kernels have asked the system for the matrix unit
         units.append(probe.bf16_tiles)
     return {"fp32": fp32, "bf16": max(map(rate, units), default=fp32)}

@@ -32,6 +32,7 @@ from stgt.cli import (
     train,
     visualize,
 )  # fmt: skip
+from stgt.openmp import wait_briefly
 from stgt.signals import interruption_of
 
 app = tyro.extras.SubcommandApp()
@@ -56,9 +57,7 @@ REPORT = (
 
 
 def main() -> None:
-    # The variable is read when torch is loaded. Threads that spin while they wait slow each other down as soon as the
-    # machine does anything else: a step of a small model then took 6 s instead of 0.5 s.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_briefly()
     terminal.prepare()
     for package in ("stgt", "stgt_kernels"):
         logging.getLogger(package).setLevel(logging.INFO)

@@ -84,7 +84,7 @@ class GraphBlock(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, T, 1+P, C), [CLS] first. Returns the same shape and the mean number of edges per patch, a scalar."""
         x = self.proj(x)
-        cls, local = x.tensor_split([1], 2)  # the backward pass of two slices would add two padded tensors
+        cls, local = x.split([1, x.shape[2] - 1], 2)  # the backward pass of two slices would add two padded tensors
         cls = cls.squeeze(2)
         for _ in range(self.config.cls_repeats):
             cls = self.cls_block(cls)
@@ -111,7 +111,7 @@ def max_pool_sampling(x: Tensor) -> Tensor:
     if x.shape[1] == 1:
         return x[:, 0]
     side = round((x.shape[2] - 1) ** 0.5)
-    cls, patches = x.tensor_split([1], 2)
+    cls, patches = x.split([1, x.shape[2] - 1], 2)
     grid = patches.unflatten(2, (side, side))
     return torch.cat([cls, grid.amax(2), grid.amax(3)], 2).flatten(1, 2)
 
