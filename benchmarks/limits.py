@@ -131,8 +131,7 @@ def _multiply_adds() -> dict[str, float]:
     fp32, units = rate(probe.fp32), []
     if hasattr(probe, "bf16"):
         units.append(probe.bf16)
-    if (
-        importlib.import_module("stgt_kernels._C").build_info()["cpu_isa"] == "amx"
-    ):  # the kernels have asked the system for the matrix unit
+    kernels = importlib.import_module("stgt_kernels._C").build_info()
+    if kernels["cpu_isa"] == "amx":  # the system has granted the matrix unit
         units.append(probe.bf16_tiles)
     return {"fp32": fp32, "bf16": max(map(rate, units), default=fp32)}

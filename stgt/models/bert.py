@@ -102,9 +102,8 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, queries: int, bias: Tensor | None, video: Tensor | None) -> Tensor:
         """x: (B, Q+L, hidden). The first `queries` positions are queries. Returns the same shape."""
         x = self.attention(x, self.attention.attention.keys_values(x), bias)
-        asked, words = x.split(
-            [queries, x.shape[1] - queries], 1
-        )  # the backward pass of two slices would add two padded tensors
+        # The backward pass of two slices would add two padded tensors.
+        asked, words = x.split([queries, x.shape[1] - queries], 1)
         parts = []
         if queries:
             if self.crossattention is not None:
