@@ -371,7 +371,7 @@ def test_any_instruction_set_that_runs_can_be_asked_for(vendor, features, _):
 
 
 def may_run(isa, flags):
-    """Whether a processor with these flags has an instruction set, and Linux grants the matrix unit if it needs that."""
+    """Whether a processor with these flags has an instruction set, and Linux grants the matrix unit to "amx"."""
     ask_for_tiles = (158, 0x1023, 18)  # the number of arch_prctl, ARCH_REQ_XCOMP_PERM and XFEATURE_XTILEDATA
     return flags.issuperset(NEEDS[isa]) and (isa != "amx" or ctypes.CDLL(None).syscall(*ask_for_tiles) == 0)
 
