@@ -8,9 +8,10 @@ functions for two operators that are not defined. We need only its transforms, s
 schemas. If the library can be loaded, nothing is defined.
 """
 
-import importlib.machinery
 import importlib.util
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 
 import torch
 
@@ -21,18 +22,23 @@ SCHEMAS = (
 
 
 def _loads_its_operators() -> bool:
-    """Whether torchvision's compiled library can be loaded. Torchvision itself tries the same first."""
+    """Whether torchvision's compiled library can be loaded. Torchvision itself tries the same first.
+
+    The library is `_C.so` up to torchvision 0.28, and `_C_stable.so` since 0.29.
+    """
     package = importlib.util.find_spec("torchvision")
     if package is None:
         return True  # `import torchvision` will say that it is not installed
-    library = importlib.machinery.PathFinder.find_spec("_C", package.submodule_search_locations)
-    if library is None:
-        return False
-    try:
-        torch.ops.load_library(library.origin)
-    except OSError:
-        return False
-    return True
+    for folder in package.submodule_search_locations or ():
+        for library in sorted(Path(folder).glob("_C*")):
+            if library.name.endswith(tuple(EXTENSION_SUFFIXES)):
+                try:
+                    torch.ops.load_library(library)
+                except OSError:
+                    continue
+                if hasattr(torch.ops.torchvision, "nms"):
+                    return True
+    return False
 
 
 if "torchvision" not in sys.modules and not _loads_its_operators():

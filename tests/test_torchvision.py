@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -24,6 +26,25 @@ def test_transforms_import_and_work():
 def test_importing_it_twice_or_late_changes_nothing():
     done = run("import importlib, stgt._torchvision as m, torchvision\nimportlib.reload(m)\nimport torchvision.ops\n")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["_C.so", "_C_stable.so"])
+def test_operators_of_a_library_that_loads_are_not_defined_again(name, tmp_path):
+    """PyPI's torchvision 0.29 has another name for its library, and defining its operators twice ends the process."""
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").touch()
+    (tmp_path / "torchvision" / name).touch()
+    done = run(
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import torch\n"
+        "def load(path):\n"
+        "    torch.library.define('torchvision::nms', '(Tensor x) -> Tensor')\n"
+        "    print(path)\n"
+        "torch.ops.load_library = load\n"
+        "import stgt._torchvision\n"
+        "assert not hasattr(stgt._torchvision, '_definitions')\n"
+    )
+    assert done.returncode == 0 and done.stdout.strip() == str(tmp_path / "torchvision" / name), done.stderr
 
 
 def test_processes_that_read_and_commands_that_begin_load_no_slow_package():
