@@ -39,7 +39,7 @@ def test_the_report_names_versions_build_and_instruction_sets():
     assert text.startswith(f"stgt_kernels {stgt_kernels.__version__}, Python 3.")
     assert f"torch {torch.__version__}" in text
     assert torch.backends.cpu.get_cpu_capability() in text
-    assert re.search(r"^_C: compiler .+, flags .*-O3.+, cpu_isa (portable|avx)", text, re.MULTILINE)
+    assert re.search(r"^_C: compiler .+, flags .*-O3.+, cpu_isa (portable|avx|amx)", text, re.MULTILINE)
 
 
 def test_each_backend_runs_here_or_has_a_reason(monkeypatch):
