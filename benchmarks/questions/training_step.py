@@ -23,6 +23,7 @@ from benchmarks.rows import Row
 from stgt.config import LossConfig, OptimConfig
 from stgt.models.stgt import STGT
 from stgt.paper.sizes import model_config
+from stgt.training.memory import keep_freed_memory
 from stgt.training.optim import make_optimizer, set_learning_rate
 
 FEWEST = 2
@@ -70,6 +71,8 @@ def compare(
 ) -> list[Row]:
     """Times variants at their largest batches that fit in memory, of B, B/2, B/4, ... The tower computes in dtype."""
     config, device = model_config(size), bench.device
+    if device.type == "cpu":
+        keep_freed_memory()  # as the trainer does; the process is the same for all variants
     config = replace(config, vision=replace(config.vision, dtype="float32" if dtype == "fp32" else "bfloat16"))
     training = Training(make_model(config, device, cached), T, dtype, device)
     batch = make_batch(config, B, T, cached, device)
