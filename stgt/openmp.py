@@ -11,5 +11,6 @@ def wait_briefly() -> None:
     model then took 6 s instead of 0.5 s.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # of libraries that do not know the next variable
+        # Libraries that do not know the second variable follow the first one.
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")

@@ -72,7 +72,7 @@ def compare(
     """Times variants at their largest batches that fit in memory, of B, B/2, B/4, ... The tower computes in dtype."""
     config, device = model_config(size), bench.device
     if device.type == "cpu":
-        keep_freed_memory()  # as the trainer does; the process is the same for all variants
+        keep_freed_memory()  # The trainer does this. It holds for the whole process, so for all variants.
     config = replace(config, vision=replace(config.vision, dtype="float32" if dtype == "fp32" else "bfloat16"))
     training = Training(make_model(config, device, cached), T, dtype, device)
     batch = make_batch(config, B, T, cached, device)
