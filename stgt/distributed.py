@@ -13,6 +13,11 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+# The functions of this module keep the process group that exists when the module is first imported, and DDP imports it.
+# It is imported before any group exists, so that `World.close` ends gloo's threads. A thread that outlives the
+# interpreter can abort the process after its last step.
+import torch.distributed.nn
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
