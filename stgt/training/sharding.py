@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from stgt.distributed import World
 from stgt.models.bert import Layer
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
 
 
 class ShardedModel(nn.Module):
@@ -38,9 +42,12 @@ class ShardedModel(nn.Module):
             "ignored_params": outside | set(self.scalars.values()),
         }
         for block in blocks(model):
-            if not settings["ignored_params"].issuperset(block.parameters()):
-                fully_shard(block, **settings)
+            if settings["ignored_params"].issuperset(block.parameters()):
+                continue
+            fully_shard(block, **settings)
+            _gather_before(block, "forward")
             if isinstance(block, Layer):
+                _gather_before(block, "keys")
                 register_fsdp_forward_method(block, "keys")
         fully_shard(self, **settings)
 
@@ -91,6 +98,21 @@ class ShardedModel(nn.Module):
             self.set_reshard_after_forward(False, recurse=False)
             for part in parts:
                 part.reshard()
+
+
+def _gather_before(block: FSDPModule, name: str) -> None:
+    """Gather the block's parameters before each call of a method, if they are not there yet.
+
+    torch 2.10 does not gather them if the backward pass computes a block again that it has already been through, as
+    happens with `--loss.chunk`.
+    """
+    method = getattr(block, name)
+
+    def gathered(*arguments: object, **options: object) -> object:
+        block.unshard()
+        return method(*arguments, **options)
+
+    setattr(block, name, gathered)
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
