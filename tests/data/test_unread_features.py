@@ -1,4 +1,4 @@
-"""What a feature cache of a manifest does about videos that cannot be read, and about an outage."""
+"""A feature cache of a manifest marks single videos that cannot be read, and an outage ends the command."""
 
 import json
 import signal

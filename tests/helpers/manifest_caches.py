@@ -78,6 +78,6 @@ def deadly(left, video):
 
 
 def broken(root, names=NAMES):
-    """Write what is no video in place of the clips."""
+    """Overwrite the clips with bytes that are no video."""
     for name in names:
         (root / name).write_bytes(b"no video")
