@@ -203,7 +203,8 @@ def test_differentiable_graphs_agree_between_attentions():
     gradients = []
     for attention in ("kernels", "dense"):
         x = tokens().requires_grad_()
-        build(attention=attention, differentiable=True)(x)[0].square().sum().backward()
+        # With seed 0, torch 2.10 draws weights with which two patches have the same maximum, to rounding.
+        build(seed=1, attention=attention, differentiable=True)(x)[0].square().sum().backward()
         gradients.append(x.grad)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
