@@ -11,21 +11,24 @@ import pytest
 
 from stgt import checkpoint as ckpt
 from stgt import cli
+from stgt.data.shapes.motion import GROUP
 from stgt.paper.ablation import grid, run
 from stgt.paper.ablation.grid import Measured
+from stgt.paper.ablation.hits import Hits
 from stgt.paper.ablation.plot import draw
 from stgt.paper.ablation.run import Size, ablate
 from stgt.paper.ablation.studies import BASELINE, GRAPH, STUDIES, Study, Variant, base_run
-from stgt.paper.ablation.table import Spread, chance, study_table
+from stgt.paper.ablation.table import Spread, chance, difference_table, study_table
 from stgt.recipes import quickstart
 from stgt.signals import StoppedError
 
 TWO = Study("Two", (BASELINE, GRAPH))
 SWEEP = Study("Sweep", (Variant("at 0.1", {"threshold": 0.1}),), axis="h", values=(0.1, 0.9), tested=True)
+ONE_IN_FIVE = Hits([True], [True, False, False, False, False])
 SMALL = Size(seeds=1, epochs=1, clips=32, test_clips=6)
 
 
-def measured(seed, *means, edges=12.0):
+def measured(seed, *means, edges=12.0, hits=None):
     def figures(mean):
         recalls = {"R@1": mean - 1, "R@5": mean, "R@10": mean + 1, "mean": mean}
         return {
@@ -34,7 +37,13 @@ def measured(seed, *means, edges=12.0):
             "video_to_text": {"reranked": {"mean": mean + 10}},
         }
 
-    return Measured(seed, Path("run"), edges, [figures(mean) for mean in means], means[0] + 20)
+    return Measured(
+        seed,
+        Path("run"),
+        edges,
+        [figures(mean) for mean in means],
+        hits or Hits([True], [True, False, False, False, False]),
+    )
 
 
 def cells(line):
@@ -49,12 +58,28 @@ def test_mean_and_spread_are_those_of_the_seeds():
     head, _, baseline, graph = map(cells, study_table(TWO, runs).splitlines())
     assert head[1:4] == ["R@1 by similarity", "R@1", "R@5"] and head[4:7] == ["R@10", "R-mean", "R-mean, video to text"]
     assert head[7:9] == ["motion", "edges per token"] and "other data" in head[-1]
-    values = ["10.0 ± 2.8", "11.0 ± 2.8", "12.0 ± 2.8", "13.0 ± 2.8", "12.0 ± 2.8", "22.0 ± 2.8", "32.0 ± 2.8"]
+    values = ["10.0 ± 2.8", "11.0 ± 2.8", "12.0 ± 2.8", "13.0 ± 2.8", "12.0 ± 2.8", "22.0 ± 2.8", "20.0 ± 0.0"]
     assert baseline == ["CCT+MIT baseline", *values, "none", "45.57"]
     std = f"{statistics.stdev((1, 2, 6)):.1f}"
     assert std == "2.6" and graph[5] == f"3.0 ± {std}" and graph[8] == "12.0 ± 0.0" and graph[9] == "49.67"
     assert str(Spread.of([7.0])) == "7.0"
     assert chance(100) == pytest.approx(16 / 3) and chance(5) == pytest.approx((20 + 100 + 100) / 3)
+
+
+def test_differences_are_those_of_the_same_clips_over_all_seeds():
+    def hits(clips, *groups):
+        """clips: a digit for each clip; groups: the number of captions of each group that find their clip."""
+        return Hits([digit == "1" for digit in clips], [number < found for found in groups for number in range(GROUP)])
+
+    base = [measured(0, 1.0, hits=hits("1000", 2, 4)), measured(1, 1.0, hits=hits("1100", 0, 2))]
+    better = [measured(0, 1.0, hits=hits("1101", 6, 8)), measured(1, 1.0, hits=hits("1101", 4, 6))]
+    _, _, row = map(cells, difference_table(TWO, [base, better]).splitlines())
+    # By clip, over the seeds: 0, +1/2, 0 and +1, which makes +37.5. Both groups gain 4 of 8: an interval without width.
+    assert row[0] == "A and W_s" and row[1].startswith("+37.5 [") and row[2] == "+50.0 [50.0, 50.0] *"
+    low, high = map(float, row[1].removeprefix("+37.5 [").removesuffix("]").split(", "))
+    assert low == 0.0 and 75.0 <= high <= 100.0
+    _, _, same = map(cells, difference_table(TWO, [base, base]).splitlines())
+    assert same[1:] == ["+0.0 [0.0, 0.0]"] * 2
 
 
 def test_a_sweep_has_a_column_for_each_tested_threshold():
@@ -116,6 +141,8 @@ def test_a_stopped_grid_resumes(tmp_path, monkeypatch, capsys):
     assert figures["split"]["videos"] == 6 and figures["threshold"] == 0.5
     assert f"{figures['text_to_video']['reranked']['mean']:.1f}" in table
     assert [each["threshold"] for each in sweep[0]["runs"][0]["figures"]] == [0.1, 0.9]
+    first, second = (variant["runs"][0]["motion"] for variant in two)
+    assert f"| {second - first:+.1f} [" in table and "The rows minus the row of CCT+MIT baseline" in table
     assert two[0]["runs"][0]["edges"] is None and 1 <= two[1]["runs"][0]["edges"] <= 3 * 16
     assert (tmp_path / "grid" / "ablations.png").stat().st_size > 10_000
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from stgt.evaluation.intervals import paired_difference
 from stgt.finsta.evaluation.grounding import OVERLAP
-from stgt.finsta.evaluation.intervals import paired_difference
 from stgt.finsta.evaluation.matching import KINDS
 from stgt.finsta.evaluation.measured import Figures, Measured
 from stgt.finsta.evaluation.probe import UNSEEN

@@ -9,10 +9,9 @@ from typing import NamedTuple
 from stgt.config import TrainConfig
 from stgt.evaluation.options import Evaluation
 from stgt.evaluation.run import evaluate
-from stgt.files import write_json
-from stgt.paper.ablation.motion import motion_accuracy
+from stgt.paper.ablation.hits import Hits, hits
 from stgt.paper.ablation.studies import Study, Variant
-from stgt.structure import field, read_json
+from stgt.structure import read_json
 from stgt.training.log import read_log
 from stgt.training.run import train
 
@@ -29,8 +28,7 @@ class Measured(NamedTuple):
     """Edges per token at the end of training; None without a graph"""
     figures: list[dict]
     """The results of `stgt evaluate` for each threshold that was tested"""
-    motion: float
-    """The percentage of captions that find their clip among those with the same objects and other motions"""
+    hits: Hits
 
 
 def measure(study: Study, base: TrainConfig, seeds: Sequence[int]) -> list[list[Measured]]:
@@ -50,15 +48,8 @@ def _run(variant: Variant, base: TrainConfig, seed: int, thresholds: Sequence[fl
     config = variant.config(base, seed)
     train(config)  # only checks the settings if the run has ended
     figures = [_evaluated(config.out, threshold, config.device) for threshold in thresholds]
-    motion = _motion(config.out, base.out / MOTIONS, config.device)
-    return Measured(seed, config.out, read_log(config.out)[-1].get("edges_per_token"), figures, motion)
-
-
-def _motion(run: Path, clips: Path, device: str) -> float:
-    path = run / "motion.json"
-    if not path.exists():
-        write_json(path, {"accuracy": motion_accuracy(run, clips, device)})
-    return field(read_json(path, dict), "accuracy", float, str(path))
+    found = hits(config.out, base.out / MOTIONS, config.device)
+    return Measured(seed, config.out, read_log(config.out)[-1].get("edges_per_token"), figures, found)
 
 
 def _evaluated(run: Path, threshold: float | None, device: str) -> dict:

@@ -17,10 +17,10 @@ from stgt.figures.attempt import try_to_draw
 from stgt.files import write_json, write_text
 from stgt.ownership import owned
 from stgt.paper.ablation.grid import MOTIONS, Measured, measure
-from stgt.paper.ablation.motion import CHANCE
+from stgt.paper.ablation.hits import CHANCE
 from stgt.paper.ablation.plot import Results, draw
 from stgt.paper.ablation.studies import STUDIES, base_run
-from stgt.paper.ablation.table import chance, study_table
+from stgt.paper.ablation.table import chance, difference_table, study_table
 from stgt.terminal import say
 
 
@@ -95,6 +95,13 @@ def _page(results: Results, names: Sequence[str], size: Size, base: TrainConfig)
         )
     for study, runs in results:
         parts.append(f"## {study.title}\n\n{study_table(study, runs)}")
+        if not study.tested and len(runs) > 1:
+            parts.append(
+                f"The rows minus the row of {study.variants[0].title}, in points, with the 95% interval of a paired "
+                "bootstrap over the test clips. The results of a clip are averaged over the seeds first, so the "
+                "intervals say nothing about other seeds. A star marks an interval that leaves 0 out.\n\n"
+                + difference_table(study, runs)
+            )
     return "\n\n".join(parts) + "\n"
 
 
@@ -113,4 +120,6 @@ def _record(results: Results, size: Size, base: TrainConfig) -> dict:
 
 
 def _run(run: Measured) -> dict:
-    return run._asdict() | {"folder": str(run.folder)}
+    values = run._asdict()
+    del values["hits"]
+    return values | {"folder": str(run.folder), "motion": run.hits.motion}

@@ -1,13 +1,18 @@
-"""Markdown tables of the mean and the spread over seeds."""
+"""Markdown tables of the mean and the spread over seeds, and of differences on the same clips."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from stgt.data.shapes.motion import GROUP
+from stgt.evaluation.intervals import Difference, paired_difference
 from stgt.markdown import table
 from stgt.paper.ablation.grid import Measured
+from stgt.paper.ablation.hits import Hits
 from stgt.paper.ablation.studies import Study
 
 TEXT_TO_VIDEO, VIDEO_TO_TEXT = "text_to_video", "video_to_text"
@@ -56,7 +61,7 @@ def _compared(study: Study, runs: Sequence[Sequence[Measured]]) -> list[list[str
         values = [recalls(measured, TEXT_TO_VIDEO, "R@1", kind="vtc")]
         values += [recalls(measured, TEXT_TO_VIDEO, name) for name in RECALLS]
         values.append(recalls(measured, VIDEO_TO_TEXT, "mean"))
-        values.append([run.motion for run in measured])
+        values.append([run.hits.motion for run in measured])
         edges = [run.edges for run in measured if run.edges is not None]
         cells = [variant.title, *(str(Spread.of(each)) for each in values), str(Spread.of(edges)) if edges else "none"]
         rows.append(cells + ([f"{variant.paper:.2f}" if variant.paper else ""] if papers else []))
@@ -69,3 +74,28 @@ def _tested(study: Study, runs: Sequence[Sequence[Measured]]) -> list[list[str]]
         places = range(len(study.values))
         rows.append([variant.title, *(str(Spread.of(r_mean(measured, place))) for place in places)])
     return rows
+
+
+def difference_table(study: Study, runs: Sequence[Sequence[Measured]]) -> str:
+    """The differences of each variant from the first one, in points, with their 95% intervals.
+
+    Each clip, and in the test of motion each group of clips, counts with its mean over the seeds.
+    """
+    base, *others = runs
+    rows = [
+        [variant.title, str(_difference(each, base, _found)), str(_difference(each, base, _told_apart))]
+        for variant, each in zip(study.variants[1:], others, strict=True)
+    ]
+    return table(["", "R@1 by similarity", "motion"], rows)
+
+
+def _difference(one: Sequence[Measured], other: Sequence[Measured], values: Callable[[Hits], np.ndarray]) -> Difference:
+    return paired_difference(*(np.mean([values(run.hits) for run in runs], 0) for runs in (one, other)))
+
+
+def _found(hits: Hits) -> np.ndarray:
+    return 100.0 * np.array(hits.clips)
+
+
+def _told_apart(hits: Hits) -> np.ndarray:
+    return 100.0 * np.array(hits.motions).reshape(-1, GROUP).mean(1)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from stgt.evaluation.intervals import Difference, paired_difference, rank_correlation
 from stgt.finsta.evaluation.ablation.rows import FINSTA, Row
-from stgt.finsta.evaluation.intervals import Difference, paired_difference, rank_correlation
 from stgt.finsta.evaluation.measured import Measured
 
 Results = Mapping[Row, Sequence[Measured]]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from stgt.finsta.evaluation.intervals import paired_difference, rank_correlation
+from stgt.evaluation.intervals import paired_difference, rank_correlation
 
 
 def test_the_interval_is_that_of_a_mean_of_independent_clips():
