@@ -1,25 +1,19 @@
-"""The choice of the backend, the errors when none can run, and the instruction sets of the CPU."""
+"""The choice of the backend, and the errors when none can run."""
 
-import ctypes
 import logging
-import os
-import subprocess
 import sys
 import types
-from pathlib import Path
 
 import pytest
 import torch
 from helpers.cases import heads, same_bits, video_graph
 
 import stgt_kernels
-from stgt_kernels import _C, RaggedGraph, dispatch, edge_attention, graph_attention, spatio_temporal_graph
+from stgt_kernels import RaggedGraph, dispatch, edge_attention, graph_attention, spatio_temporal_graph
 from stgt_kernels.measured import FASTER_IN_TRITON, size_class
 from stgt_kernels.ops.graph_attention import function as attention_function
 from stgt_kernels.ops.graph_attention import reference as attention_reference
 from stgt_kernels.testing import video_like_tokens
-
-TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -284,121 +278,3 @@ def test_auto_says_its_choice_once(attend, caplog, monkeypatch):
 def test_backends_agree(attend):
     torch.testing.assert_close(attend(backend="cpu"), attend(backend="reference"))
     assert same_bits(attend(), attend(backend="cpu"))
-
-
-def python(code: str, **environment: str) -> subprocess.CompletedProcess:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, sys.path)]), **environment}
-    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=500)
-
-
-TORCH_ALONE = """
-import importlib.machinery, sys
-
-class TorchAlone(importlib.machinery.PathFinder):
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        if name.partition(".")[0] in {"triton", "transformers", "numpy", "einops", "open_clip", "stgt"}:
-            return None
-        return super().find_spec(name, path, target)
-
-sys.meta_path = [TorchAlone if finder is importlib.machinery.PathFinder else finder for finder in sys.meta_path]
-import torch
-from stgt_kernels import dispatch, graph_attention, spatio_temporal_graph
-
-x = torch.randn(1, 2, 20, 16, requires_grad=True)
-graph = spatio_temporal_graph(x, threshold=-0.5, differentiable=True)
-q = x.view(1, 40, 2, 8).transpose(1, 2)
-for backend in ("auto", "cpu", "reference"):
-    graph_attention(q, q, q, graph, dropout_p=0.1, backend=backend).sum().backward(retain_graph=True)
-assert x.grad.isfinite().all()
-assert dispatch.why_not("triton", "cuda") == "triton is not installed; install it with: pip install triton"
-assert not {"triton", "transformers", "numpy"} & set(sys.modules)
-"""
-
-
-def test_torch_alone_is_enough():
-    result = python(TORCH_ALONE)
-    assert result.returncode == 0, result.stderr
-
-
-def test_importing_loads_neither_kernels_nor_other_packages():
-    code = "import torch, sys; before = set(sys.modules); import stgt_kernels; print(*set(sys.modules) - before)"
-    result = python(code)
-    assert result.returncode == 0, result.stderr
-    loaded = set(result.stdout.split())
-    assert "stgt_kernels.functional" in loaded and "stgt_kernels._C" not in loaded
-    packages = {name.partition(".")[0] for name in loaded} - {"stgt_kernels"}
-    assert packages <= {*sys.stdlib_module_names, "torch"}
-
-
-NEEDS = {"portable": (), "avx2": ("avx2", "fma", "f16c"), "avx512": ("avx512bw", "avx512dq", "avx512vl")}
-NEEDS["avx512_bf16"] = (*NEEDS["avx512"], "avx512_bf16")
-NEEDS["amx"] = (*NEEDS["avx512_bf16"], "amx_tile", "amx_bf16")
-
-
-COMPILED = os.uname().machine == "x86_64" and "clang" not in _C.build_info()["compiler"]
-# These are the answers of CPUID on Sapphire Rapids, where the matrix unit may and may not be used, on Ice Lake and
-# Haswell, on Zen 4 and Zen 3, and of an unknown maker.
-PROCESSORS = [
-    ("GenuineIntel", "avx2 avx512 avx512_bf16 amx", "amx"),
-    ("GenuineIntel", "avx2 avx512 avx512_bf16", "avx512"),
-    ("GenuineIntel", "avx2 avx512", "avx512"),
-    ("GenuineIntel", "avx2", "avx2"),
-    ("AuthenticAMD", "avx2 avx512 avx512_bf16", "avx512_bf16"),
-    ("AuthenticAMD", "avx2", "avx2"),
-    ("CentaurHauls", "avx2 avx512 avx512_bf16", "avx512"),
-    ("", "", "portable"),
-]
-
-
-def isa_of(vendor, features, asked=""):
-    has = {name: name in features.split() for name in ("avx2", "avx512", "avx512_bf16", "amx")}
-    return _C.cpu_isa(vendor, **has, asked=asked)
-
-
-@pytest.mark.parametrize(("vendor", "features", "expected"), PROCESSORS)
-def test_the_instruction_set_follows_from_the_processor(vendor, features, expected):
-    assert isa_of(vendor, features) == (expected if COMPILED else "portable")
-
-
-@pytest.mark.parametrize(("vendor", "features", "_"), PROCESSORS)
-def test_any_instruction_set_that_runs_can_be_asked_for(vendor, features, _):
-    runs = ["portable", *(features.split() if COMPILED else [])]
-    assert [isa_of(vendor, features, asked=name) for name in runs] == runs
-    for name in {"avx2", "avx512", "avx512_bf16", "amx", "avx1024"}.difference(runs):
-        with pytest.raises(RuntimeError, match=f"this machine runs .*portable, got {name}"):
-            isa_of(vendor, features, asked=name)
-
-
-def may_run(isa, flags):
-    """Whether a processor with these flags has an instruction set, and Linux grants the matrix unit to "amx"."""
-    ask_for_tiles = (158, 0x1023, 18)  # the number of arch_prctl, ARCH_REQ_XCOMP_PERM and XFEATURE_XTILEDATA
-    return flags.issuperset(NEEDS[isa]) and (isa != "amx" or ctypes.CDLL(None).syscall(*ask_for_tiles) == 0)
-
-
-@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="asks Linux for the CPU's instruction sets")
-def test_this_processor_is_recognised():
-    fields = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-    fields = {name.strip(): value.strip() for name, value in fields.items()}
-    flags = set(fields.get("flags", "").split())
-    features = " ".join(isa for isa in NEEDS if isa != "portable" and may_run(isa, flags))
-    found = python("import stgt_kernels._C as native; print(native.build_info()['cpu_isa'])", STGT_CPU_ISA="")
-    assert found.stdout.strip() == isa_of(fields.get("vendor_id", ""), features), found.stderr
-
-
-@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="asks Linux for the CPU's instruction sets")
-@pytest.mark.parametrize("isa", NEEDS)
-def test_instruction_sets(isa):
-    """Each compiled variant of the kernels passes the fuzz tests, or is refused where the CPU or the build lacks it."""
-    flags = set(Path("/proc/cpuinfo").read_text().split())
-    if isa != "portable" and not (COMPILED and may_run(isa, flags)):
-        refused = python("import stgt_kernels._C as native; native.build_info()", STGT_CPU_ISA=isa)
-        assert refused.returncode != 0 and "STGT_CPU_ISA must be one of" in refused.stderr
-        return
-    code = f"""
-import pytest, stgt_kernels._C as native
-assert native.build_info()["cpu_isa"] == {isa!r}, native.build_info()
-raise SystemExit(pytest.main(["-q", "-p", "no:cacheprovider", {str(TESTS / "kernels" / "test_fuzz.py")!r}]))
-"""
-    result = python(code, STGT_CPU_ISA=isa)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
