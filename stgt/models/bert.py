@@ -16,6 +16,15 @@ from stgt.models.rows import select_rows
 _EPS = 1e-12
 
 
+def initial_std(width: int) -> float:
+    """The standard deviation of the weights of a new linear layer: BERT's 0.02 at BERT's width of 768.
+
+    With 0.02 at a width of 128, each layer would add hardly anything to its residual, and training would lose its first
+    hundreds of steps. With this value, a layer's output has the same size at every width.
+    """
+    return 0.02 * (768 / width) ** 0.5
+
+
 VideoKeys = tuple[Tensor, ...]
 """Keys and values of videos: (B, S, 2·hidden) for each layer with a cross-attention, first the keys, then the values.
 
@@ -140,7 +149,7 @@ class Bert(nn.Module):
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(layers)})
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=initial_std(config.hidden))
                 nn.init.zeros_(module.bias)
 
     def keys(self, embeds: Tensor) -> VideoKeys:

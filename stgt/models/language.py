@@ -11,6 +11,7 @@ import torch
 
 from stgt.config import LanguageConfig
 from stgt.data.prompts import language_errors
+from stgt.models.bert import initial_std
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,6 +52,7 @@ def _small_opt(config: LanguageConfig) -> PreTrainedModel:
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
         max_position_embeddings=config.max_positions,
+        init_std=initial_std(config.hidden),
         dropout=0.0,
     )
     return OPTForCausalLM(sizes).to(getattr(torch, config.dtype))

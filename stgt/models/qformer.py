@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stgt.config import QFormerConfig
-from stgt.models.bert import Bert, VideoKeys, WordEmbeddings
+from stgt.models.bert import Bert, VideoKeys, WordEmbeddings, initial_std
 from stgt.models.precision import Float32Module
 
 # This number is added to the score of a pair that must not attend. BERT uses it too. It gives 0 after softmax, and it
@@ -60,8 +60,9 @@ class QFormer(Float32Module):
         self.word_head = WordHead(config.hidden, config.vocab_size) if text else None
         nn.init.normal_(self.query_tokens, std=0.02)
         if text:
-            for weight in (*self.embeddings.parameters(), self.word_head.dense.weight):
+            for weight in self.embeddings.parameters():
                 nn.init.normal_(weight, std=0.02)
+            nn.init.normal_(self.word_head.dense.weight, std=initial_std(config.hidden))
             nn.init.zeros_(self.word_head.dense.bias)
 
     def keys(self, embeds: Tensor) -> VideoKeys:
