@@ -5,9 +5,14 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import stgt
+from stgt.config import VisionConfig
 from stgt.data.shapes import render_shapes
+from stgt.data.transforms import CLIP_MEAN, CLIP_STD
+from stgt.models.vision import VisionTower
 from stgt.search.search import find_videos
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -68,3 +73,28 @@ def test_sentence_transformers_finds_and_ranks_the_clips(trained, videos, tmp_pa
     assert [path for path, _ in found] == [hit.found for hit in hits]
     assert [score for _, score in found] == pytest.approx([hit.score for hit in hits], abs=1e-5)
     assert capsys.readouterr().out.count(".mp4") == 3
+
+
+def test_the_tower_with_the_weights_of_dinov2_computes_what_dinov2_computes(tmp_path):
+    from transformers import Dinov2Config, Dinov2Model
+
+    names, side, patch = example("frozen_dinov2"), 3, 4
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=5 * patch, patch_size=patch)
+    dino = Dinov2Model(Dinov2Config(**sizes, layerscale_value=0.7)).eval()
+    for parameter in dino.parameters():  # biases would be 0, and norms 1
+        torch.nn.init.normal_(parameter, std=0.3)
+    dino.save_pretrained(tmp_path)  # its file has the published names, as the one of ONNX has
+    save_file(names["tower_weights"](load_file(tmp_path / "model.safetensors"), side), tmp_path / "tower.safetensors")
+    config = dict(image_size=side * patch, patch_size=patch, width=32, layers=2, heads=2, mlp_ratio=4.0)
+    weights = str(tmp_path / "tower.safetensors")
+    tower = VisionTower(VisionConfig(tower="vit", pretrained=weights, **config, dtype="float32")).eval()
+
+    frames = torch.rand(2, 3, side * patch, side * patch)
+    ours, theirs = (
+        (frames - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+        for mean, std in ((CLIP_MEAN, CLIP_STD), (names["IMAGENET_MEAN"], names["IMAGENET_STD"]))
+    )
+    with torch.no_grad():
+        expected = dino(theirs, output_hidden_states=True).hidden_states[-1]
+        torch.testing.assert_close(tower(ours[None])[0], expected, rtol=1e-4, atol=1e-4)
