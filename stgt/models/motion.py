@@ -15,6 +15,10 @@ PRIOR = 0.01
 """The weight, relative to that of all edges, of the assumption that nothing moves. It keeps a patch that has hardly any
 edges to other frames from having a large velocity"""
 
+GAIN = 30
+"""The factor by which new weights of `EdgeMotion` are larger than those of another linear layer. An object moves by some
+tenths of a patch per frame. With small weights, the other channels hide this, and training does not find it"""
+
 
 def edge_motion(graph: SpatioTemporalGraph) -> Tensor:
     """The velocity and the growth of the neighbours of each patch. It has gradients where the edge weights have some.
@@ -60,6 +64,8 @@ class EdgeMotion(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.proj = nn.Linear(3, width)
+        with torch.no_grad():
+            self.proj.weight *= GAIN
 
     def forward(self, graph: SpatioTemporalGraph) -> Tensor:
         """Returns (B, T, P, C)."""
