@@ -16,8 +16,8 @@ PRIOR = 0.01
 edges to other frames from having a large velocity"""
 
 GAIN = 30
-"""The factor by which new weights of `EdgeMotion` are larger than those of another linear layer. An object moves by some
-tenths of a patch per frame. With small weights, the other channels hide this, and training does not find it"""
+"""The factor by which new weights of `EdgeMotion` are larger than those of another linear layer. An object moves by
+some tenths of a patch per frame. With small weights, the other channels hide this, and training does not find it"""
 
 
 def edge_motion(graph: SpatioTemporalGraph) -> Tensor:
