@@ -14,6 +14,7 @@ from stgt.data.shapes import render_shapes, scene
 from stgt.data.shapes.scene import Scene
 from stgt.files import file_hash
 from stgt.runs import load_run
+from stgt.terminal import printable
 from stgt.training.log import read_log
 from stgt.training.trainer import Trainer
 from stgt.weights.load import export_released
@@ -100,7 +101,7 @@ def test_evaluate_and_ask_answer_from_the_folder_alone(answering, clips, monkeyp
     entry = answers[0]
     video = clips / "videos" / entry["video"]
     assert run_cli(monkeypatch, "ask", video, entry["question"], "--run", answering, "--beams", 2) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == entry["predicted"]
+    assert capsys.readouterr().out.splitlines()[-1] == printable(entry["predicted"])
 
 
 def test_captions_come_from_a_retrieval_run(run, answering, clips, monkeypatch, capsys):
