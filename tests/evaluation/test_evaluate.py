@@ -10,7 +10,6 @@ import matplotlib.image
 import pytest
 import torch
 from helpers.processes import in_processes
-from helpers.runs import copy_in_bf16
 
 from stgt.data.store import Store
 from stgt.data.text import Tokenizer
@@ -181,10 +180,11 @@ def test_values_that_do_not_fit_are_refused_by_name(words, expected, run, clips,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_converted_folder_has_the_figures_of_its_run(run, clips, stgt, tmp_path):
-    folder, same = tmp_path / "converted", copy_in_bf16(run, tmp_path / "same")
-    assert stgt("evaluate", "--run", same, "--batch-size", 2, "--device", "cpu")[0] == 0
-    expected = json.loads((same / "evaluation.json").read_text())
+def test_a_converted_folder_has_the_figures_of_its_run(run_of_8_frames, clips, stgt, tmp_path):
+    folder, run = tmp_path / "converted", run_of_8_frames
+    own = ["--out", tmp_path / "own.json", "--features", tmp_path / "features", "--batch-size", 2, "--device", "cpu"]
+    assert stgt("evaluate", "--run", run, *own)[0] == 0
+    expected = json.loads((tmp_path / "own.json").read_text())
     assert stgt("convert", run, "--out", folder)[0] == 0
     words = ["--annotation", clips / "test.json", "--videos", clips / "videos", "--batch-size", 2, "--device", "cpu"]
     for tokenizer in ([], ["--tokenizer", run / "tokenizer"]):

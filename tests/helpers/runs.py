@@ -1,7 +1,5 @@
-"""Compares the last checkpoints of two runs, and copies a run with another precision."""
+"""Compares the last checkpoints of two runs."""
 
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,11 +18,3 @@ def differing(one: Path, other: Path, groups: Sequence[str] = ("model", "optimiz
         assert ours.keys() == theirs.keys()
         found += [f"{group} {name}" for name in ours if not torch.equal(ours[name], theirs[name])]
     return found
-
-
-def copy_in_bf16(run: Path, folder: Path) -> Path:
-    """A copy of a run that computes in bf16, as folders of a model do, which name no precision. Returns `folder`."""
-    shutil.copytree(run, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"precision": "bf16"}))
-    return folder
