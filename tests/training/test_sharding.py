@@ -95,8 +95,8 @@ def test_losses_and_gradients_are_those_of_ddp(tmp_path):
     first. Then a value of the gradient g differs by up to 3·2⁻²⁴ of the sum of its four absolute summands. The first
     loss is still the same. The first update of AdamW is lr·g/(|g| + ε). It differs by up to 2·lr·|Δg|/|g|, as the sign
     of g may change, and by 4·2⁻²⁴·lr from AdamW's own roundings. To first order, the second loss differs by up to
-    16·2⁻²⁴·lr·|g|₁. Here lr is 1e-4, and |g|₁ is at most 50·√130,000 = 18,030, if the gradient of a batch has twice the
-    largest norm of a step. These are 3.5e-7 of the loss, which is above 5. Clipping scales the two gradients by numbers
+    16·2⁻²⁴·lr·|g|₁. Here lr is 1e-4, and |g|₁ is at most 60·√130,000 = 21,600, if the gradient of a batch has twice the
+    largest norm of a step. These are 4.1e-7 of the loss, which is above 5. Clipping scales the two gradients by numbers
     that differ by up to 1e-6, which adds lr·1e-6·|g|₁/4, or 1e-7 of the loss.
 
     The norms of the gradients are roots of sums of the same squares. The largest tensor has 6144 values, of which at
@@ -114,7 +114,7 @@ def test_losses_and_gradients_are_those_of_ddp(tmp_path):
     assert sum(sizes) < 130_000 and max(sizes) <= 6144
     for name in (*EXACT, "rounded"):
         norms, others = ([r["grad_norm"] for r in read_log(tmp_path / f"{name} {way}")] for way in (False, True))
-        assert norms == pytest.approx(others, rel=1e-6) and max(norms) < 25, name
+        assert norms == pytest.approx(others, rel=1e-6) and max(norms) < 30, name
 
 
 def held(tensors):
