@@ -49,8 +49,8 @@ def quickstart() -> TrainConfig:
         data=_data("shapes", tokenizer="train", augment=False, cache=True, workers=0),
         optim=OptimConfig(lr=1e-3, min_lr=1e-5, warmup_steps=50),
         out=Path("runs/quickstart"),
-        # There is no second stage: an epoch with CSAL lowered R@1 from 32% to 20%. Its soft targets suit captions that
-        # overlap in meaning, but here two scenes may differ in a single important word.
+        # There is no second stage: in an earlier version, an epoch with CSAL lowered R@1 from 32% to 20%. Its soft
+        # targets suit captions that overlap in meaning, but here two scenes may differ in a single important word.
         epochs=6,
         batch_size=32,
         precision="fp32",

@@ -1,4 +1,4 @@
-"""Which captions find their clip, one by one, so that the rows of a study can be compared on the same clips."""
+"""Tests for each caption whether it finds its clip, so that the rows of a study can be compared on the same clips."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHANCE = 100 / GROUP
 
 @dataclass(frozen=True)
 class Hits:
-    """What a model found in the two tests of the ablations, by similarity alone. A tie counts as wrong."""
+    """The results of a model in the two tests of the ablations, by its similarities alone. A tie counts as wrong."""
 
     clips: list[bool]
     """For each caption of the test clips, whether a clip with this caption is the most similar one of all"""
