@@ -8,6 +8,8 @@ from typing import Literal
 
 from stgt.fields import COUNT, LONGEST, WORDS, require, require_counts, require_types
 
+Decoder = Literal["auto", "pyav", "decord"]
+
 
 @dataclass
 class DataConfig:
@@ -35,7 +37,7 @@ class DataConfig:
     For questions, the tokenizer of the language model is used instead"""
     tokenizer_size: int = 512
     """Largest number of words of a trained tokenizer"""
-    decoder: Literal["auto", "pyav", "decord"] = "auto"
+    decoder: Decoder = "auto"
     """The reader of videos: "pyav" (the same as "auto"), or "decord", which gives the frames of the released code"""
     max_pixels: int = 50_000_000
     """A video or image whose frames have more pixels is refused before it is decoded"""

@@ -95,7 +95,11 @@ def _fits(value: object, hint: object) -> bool:
         return any(type(value) is type(choice) and value == choice for choice in get_args(hint))
     if get_origin(hint) is tuple:
         parts = get_args(hint)
-        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_fits, value, parts))
+        if not isinstance(value, tuple):
+            return False
+        if parts[-1] is Ellipsis:
+            return all(_fits(part, parts[0]) for part in value)
+        return len(value) == len(parts) and all(map(_fits, value, parts))
     if hint in (int, float):
         return isinstance(value, int | float if hint is float else int) and not isinstance(value, bool)
     if hint is Path:
@@ -110,5 +114,8 @@ def _described(hint: object) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(repr, get_args(hint)))
     if get_origin(hint) is tuple:
-        return f"a list of {len(get_args(hint))}: " + ", ".join(map(_described, get_args(hint)))
+        parts = get_args(hint)
+        if parts[-1] is Ellipsis:
+            return f"a list in which each entry is {_described(parts[0])}"
+        return f"a list of {len(parts)}: " + ", ".join(map(_described, parts))
     return _NAMES.get(hint) or f"the fields of {hint.__name__}"

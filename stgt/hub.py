@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from stgt.files import write_text
-from stgt.runs import Run, save_tokenizer
+from stgt.runs import Run, save_model
 from stgt.structure import read_json
 from stgt.tasks import RETRIEVAL
 from stgt.weights import pretrained
@@ -49,8 +49,7 @@ def write_folder(run: Run, folder: Path, title: str) -> None:
     """
     if run.task is not RETRIEVAL:
         raise ValueError(f"the model is {run.task.described}, expected {RETRIEVAL.described}")
-    run.model.save_pretrained(folder, untrained=run.untrained)
-    save_tokenizer(run.tokenizer, folder / "tokenizer")
+    save_model(run, folder)
     write_text(folder / "README.md", _card(run, title))
 
 

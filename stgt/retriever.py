@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stgt import hub
 from stgt.data.pixels import read_pixels
-from stgt.runs import find_model, open_retrieval, precision
+from stgt.runs import find_model, open_retrieval, precision, save_model
 
 
 class Retriever:
@@ -33,6 +33,13 @@ class Retriever:
         """Move the model to another device."""
         self.run.model.to(device)
         return self
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model, its tokenizer and its number of frames to a folder that `stgt.load` opens.
+
+        Existing files are replaced. `stgt convert` writes the same folder from a run.
+        """
+        save_model(self.run, Path(folder))
 
     def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the model, its tokenizer and a generated card to the Hugging Face hub; see `stgt.hub.push`.

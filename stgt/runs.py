@@ -25,7 +25,7 @@ from stgt.models.precision import DTYPES
 from stgt.models.stgt import STGT
 from stgt.models.vqa import VideoQA
 from stgt.tasks import RETRIEVAL, Task, task_of
-from stgt.weights.pretrained import CONFIG, HEADS, download, is_pretrained, read_untrained
+from stgt.weights.pretrained import CONFIG, HEADS, Training, download, is_pretrained, read_training
 
 
 class Run(NamedTuple):
@@ -47,13 +47,14 @@ class Run(NamedTuple):
         return next(self.model.parameters()).device
 
     @property
-    def untrained(self) -> list[str]:
-        """The heads that the training left out, "matching" and "generation" (`stgt.weights.pretrained.HEADS`)."""
-        return [head for head, weight in HEADS.items() if getattr(self.config.loss, weight) == 0]
+    def training(self) -> Training:
+        """The facts about the training that a folder of the model alone has to tell."""
+        untrained = tuple(head for head, weight in HEADS.items() if getattr(self.config.loss, weight) == 0)
+        return Training(untrained, self.config.data.frames, self.config.data.decoder)
 
     def require_trained(self, head: str, use: str) -> None:
         """Raise ValueError, which names the `use`, if the training left this head out."""
-        if head in self.untrained:
+        if head in self.training.untrained:
             raise ValueError(
                 f"{use}: {self.checkpoint} was trained with loss.{HEADS[head]}=0, expected a model with a trained "
                 f"{head} head"
@@ -114,9 +115,9 @@ def saved_config(checkpoint: Path) -> TrainConfig:
 def open_run(folder: Path, device: str = "auto", tokenizer: str | None = None, *, words: bool = True) -> Run:
     """The model of a folder, ready to evaluate. The folder is a run, or `save_pretrained` or `stgt convert` wrote it.
 
-    A model that is not a run computes in float32, and its checkpoint is the folder itself. Its tokenizer is `tokenizer`
-    (a folder, or a name on the hub), or else the one in the folder, or else BERT's. words=False leaves the tokenizer
-    out.
+    A model that is not a run computes in float32, and its checkpoint is the folder itself. It reads as many frames as
+    the folder says, or else as many as it has temporal embeddings. Its tokenizer is `tokenizer` (a folder, or a name on
+    the hub), or else the one in the folder, or else BERT's. words=False leaves the tokenizer out.
     Raises ValueError if the tokenizer does not fit the model, and CheckpointError for a folder that holds no model.
     """
     if not is_pretrained(folder):
@@ -125,8 +126,10 @@ def open_run(folder: Path, device: str = "auto", tokenizer: str | None = None, *
         return load_run(folder, device)
     model = STGT.from_pretrained(folder).to(choose_device(device))
     found = _tokenizer(folder, tokenizer, model.config.qformer.vocab_size) if words else None
-    data = DataConfig(frames=model.config.graph.frames, workers=min(DataConfig.workers, os.cpu_count() or 1))
-    loss = LossConfig(**{HEADS[head]: 0.0 for head in read_untrained(folder / CONFIG)})
+    training, workers = read_training(folder / CONFIG), min(DataConfig.workers, os.cpu_count() or 1)
+    frames = training.frames or model.config.graph.frames
+    data = DataConfig(frames=frames, decoder=training.decoder, workers=workers)
+    loss = LossConfig(**{HEADS[head]: 0.0 for head in training.untrained})
     return Run(TrainConfig(model=model.config, loss=loss, data=data, precision="fp32"), model, found, folder)
 
 
@@ -156,11 +159,8 @@ def _tokenizer(folder: Path, name: str | None, expected: int) -> Tokenizer:
 def _find_tokenizer(folder: Path, name: str | None) -> Tokenizer:
     if name is not None:
         return Tokenizer.from_pretrained(name)
-    for place in (folder / "tokenizer", folder):
-        if any((place / file).is_file() for file in ("vocab.txt", "tokenizer.json")):
-            if has_checksums(place):
-                verify_checksums(place)
-            return Tokenizer.load(place)
+    if (stored := stored_tokenizer(folder)) is not None:
+        return stored
     try:
         return Tokenizer.from_pretrained("bert-base-uncased")
     except OSError as error:
@@ -168,6 +168,22 @@ def _find_tokenizer(folder: Path, name: str | None) -> Tokenizer:
             f"{folder} holds no tokenizer, and the Hugging Face hub did not give 'bert-base-uncased': expected "
             "--tokenizer with the folder of the tokenizer that the model was trained with (vocab.txt or tokenizer.json)"
         ) from error
+
+
+def stored_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer in the folder of a model alone, or None if it has none. Raises ValueError if it is damaged."""
+    for place in (folder / "tokenizer", folder):
+        if any((place / file).is_file() for file in ("vocab.txt", "tokenizer.json")):
+            if has_checksums(place):
+                verify_checksums(place)
+            return Tokenizer.load(place)
+    return None
+
+
+def save_model(run: Run, folder: Path) -> None:
+    """Write a retrieval model, its tokenizer and the way in which it reads videos as a folder for `open_run`."""
+    run.model.save_pretrained(folder, training=run.training)
+    save_tokenizer(run.tokenizer, folder / "tokenizer")
 
 
 def save_tokenizer(tokenizer: Tokenizer | LanguageTokenizer, folder: Path) -> None:

@@ -94,25 +94,16 @@ def clips(tmp_path_factory) -> Path:
     return render_shapes(tmp_path_factory.mktemp("data") / "shapes", train=8, test=11, size=32, frames=6)
 
 
-def _train(clips: Path, out: Path, *more: object) -> Path:
-    from helpers.commands import TINY, run_cli
-
-    data = ["--data.train", clips / "train.json", "--data.test", clips / "test.json", "--data.videos", clips / "videos"]
-    with pytest.MonkeyPatch.context() as patch:
-        assert run_cli(patch, "train", "quickstart", *TINY, "--epochs", 1, *data, *more, "--out", out) == 0
-    return out
-
-
 @pytest.fixture(scope="session")
 def run(clips, tmp_path_factory) -> Path:
     """The folder of a tiny run that was trained on the clips. Tests do not write into it."""
-    return _train(clips, tmp_path_factory.mktemp("runs") / "tiny")
+    from helpers.commands import TINY, run_cli
 
-
-@pytest.fixture(scope="session")
-def run_of_8_frames(clips, tmp_path_factory) -> Path:
-    """The same with 8 frames, as many temporal embeddings as the model has. A folder of the model alone reads 8."""
-    return _train(clips, tmp_path_factory.mktemp("runs") / "tiny", "--data.frames", 8)
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    data = ["--data.train", clips / "train.json", "--data.test", clips / "test.json", "--data.videos", clips / "videos"]
+    with pytest.MonkeyPatch.context() as patch:
+        assert run_cli(patch, "train", "quickstart", *TINY, "--epochs", 1, *data, "--out", out) == 0
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def test_importing_the_package_loads_nothing_else():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 
-def test_a_model_on_the_hub_is_the_model_that_was_pushed(run_of_8_frames, clips, tmp_path, monkeypatch):
+def test_a_model_on_the_hub_is_the_model_that_was_pushed(run, clips, tmp_path, monkeypatch):
     """A folder takes the place of the hub. Uploads are copied into it, and downloads are read from it."""
     hub = tmp_path / "hub"
 
@@ -67,7 +67,7 @@ def test_a_model_on_the_hub_is_the_model_that_was_pushed(run_of_8_frames, clips,
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file, revision=None: hub / name / file)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: hub / name)
     monkeypatch.chdir(tmp_path)
-    ours = stgt.load(run_of_8_frames, device="cpu")
+    ours = stgt.load(run, device="cpu")
     assert ours.push_to_hub("somebody/shapes") == "https://hub/somebody/shapes"
     theirs = stgt.load("somebody/shapes", device="cpu")
     sentences = ["a green triangle grows", "a small red square"]

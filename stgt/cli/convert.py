@@ -14,6 +14,7 @@ from stgt.recipes import RECIPES
 if TYPE_CHECKING:
     from stgt.data.text import Tokenizer
     from stgt.models.stgt import STGT
+    from stgt.weights.pretrained import Training
 
 RELEASED = RECIPES["finetune_msrvtt"]().model
 
@@ -47,6 +48,7 @@ def convert(
     from stgt.terminal import say
     from stgt.weights.files import WEIGHT_FILES
     from stgt.weights.load import export_released
+    from stgt.weights.pretrained import Training
 
     if not inputs:
         raise ValueError("no file to convert is given, expected at least one")
@@ -54,12 +56,12 @@ def convert(
         raise ValueError(f"{out} exists already, expected the name of a new file or folder; remove it first")
     seed_everything(seed)
     own = _own(inputs, fresh, drop)
-    converted, tokenizer, untrained = own or (convert_files(inputs, model, fresh=fresh, drop=drop), None, [])
+    converted, tokenizer, training = own or (convert_files(inputs, model, fresh=fresh, drop=drop), None, Training())
     if out.suffix in WEIGHT_FILES:
         export_released(converted, out)
     else:
         with owned(out, beside=True), atomic_folder(out) as partial:
-            converted.save_pretrained(partial, untrained=untrained)
+            converted.save_pretrained(partial, training=training)
             if tokenizer is not None:
                 save_tokenizer(tokenizer, partial / "tokenizer")
     numbers = sum(tensor.numel() for tensor in converted.state_dict().values())
@@ -68,26 +70,26 @@ def convert(
 
 def _own(
     inputs: Sequence[Path], fresh: Sequence[str], drop: Sequence[str]
-) -> tuple[STGT, Tokenizer | None, list[str]] | None:
-    """The model of a folder that this package wrote, the tokenizer of a run, and the heads that were not trained.
+) -> tuple[STGT, Tokenizer | None, Training] | None:
+    """The model of a folder that this package wrote, its tokenizer if it has one, and the facts about its training.
 
     Returns None for other inputs.
     """
     from stgt.models.stgt import STGT
-    from stgt.runs import load_run
+    from stgt.runs import load_run, stored_tokenizer
     from stgt.weights import pretrained
 
-    folder, tokenizer = inputs[0], None
+    folder = inputs[0]
     if pretrained.is_pretrained(folder):
         model = STGT.from_pretrained(folder, tower=pretrained.has_tower(folder))
-        untrained = pretrained.read_untrained(folder / pretrained.CONFIG)
+        tokenizer, training = stored_tokenizer(folder), pretrained.read_training(folder / pretrained.CONFIG)
     elif (folder / "checkpoints").is_dir():
         run = load_run(folder, "cpu")
-        model, tokenizer, untrained = run.model, run.tokenizer, run.untrained
+        model, tokenizer, training = run.model, run.tokenizer, run.training
         if not isinstance(model, STGT):
             raise ValueError(f"{folder} holds a {type(model).__name__}, expected a retrieval model")
     else:
         return None
     if len(inputs) > 1 or fresh or drop:
         raise ValueError(f"{folder} holds a whole model, expected no other file, and neither --fresh nor --drop")
-    return model, tokenizer, untrained
+    return model, tokenizer, training

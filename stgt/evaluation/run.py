@@ -110,7 +110,7 @@ def _evaluate_retrieval(
     k_test, candidates = options.k_test, options.candidates
     if k_test or any(candidates):
         run.require_trained("matching", f"{'k_test' if k_test else 'candidates'} is given")
-    if k_test is None and "matching" in run.untrained:
+    if k_test is None and "matching" in run.training.untrained:
         k_test = 0
         say("nothing is re-ranked, because the matching head was not trained (loss.vtm_weight=0)")
     rerank = options.rerank or run.model.config.qformer.rerank

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,12 +68,13 @@ class STGT(VideoEncoder):
         """
         return pretrained.load(cls, name, tower, revision)
 
-    def save_pretrained(self, folder: str | Path, *, untrained: Collection[str] = ()) -> None:
+    def save_pretrained(self, folder: str | Path, *, training: pretrained.Training | None = None) -> None:
         """Write `config.json` and `model.safetensors`, which `from_pretrained` loads. Existing files are replaced.
 
-        untrained: heads that the training left out, "matching" or "generation", which commands then do not use.
+        The folder tells commands the facts about the training, such as the number of frames of a video, and has no
+        tokenizer. `Retriever.save_pretrained` writes all of it.
         """
-        pretrained.save(self, folder, untrained)
+        pretrained.save(self, folder, training or pretrained.Training())
 
     def encode_video(self, video: Tensor | None = None, *, tokens: Tensor | None = None) -> VideoFeatures:
         """Video tokens and query vectors of videos, or of tokens that the tower made before.

@@ -117,7 +117,7 @@ def read_sentences(path: Path) -> list[str]:
 
 def _k_test(run: Run) -> int:
     """The number of results that are re-ranked: none if the matching head was not trained."""
-    return 0 if "matching" in run.untrained else K_TEST
+    return 0 if "matching" in run.training.untrained else K_TEST
 
 
 def _kept(run: Run, features: Path) -> Path:

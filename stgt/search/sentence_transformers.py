@@ -40,7 +40,7 @@ class _Module(InputModule):
 
     def save(self, output_path: str, *args: object, **kwargs: object) -> NoReturn:
         raise ValueError(
-            f"{output_path}: an adapter is not saved, expected Retriever.push_to_hub or save_pretrained of the model, "
+            f"{output_path}: an adapter is not saved, expected Retriever.push_to_hub or Retriever.save_pretrained, "
             "from which the adapter can be made again"
         )
 

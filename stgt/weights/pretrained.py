@@ -7,17 +7,19 @@ the configuration was changed, that may be on purpose, so it is read with a warn
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import safetensors.torch
 from torch import nn
 
+from stgt import fields
 from stgt.config import ModelConfig, from_dict, to_dict
+from stgt.data_config import Decoder
 from stgt.files import atomic_file, file_hash, save_tensors
 from stgt.integrity import require_finite, require_hash, seal_of, sealed
-from stgt.structure import read_json, shown
+from stgt.structure import read_json
 from stgt.weights.files import read_weights
 from stgt.weights.load import TOWER, load_weights
 
@@ -27,6 +29,23 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _KIND = {"model_type": "stgt"}
 HEADS = {"matching": "vtm_weight", "generation": "vtg_weight"}
 """The heads that a training can leave out, and the weight in `LossConfig` that is then 0"""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a folder tells about the training of its model, beside the weights."""
+
+    untrained: tuple[Literal["matching", "generation"], ...] = ()
+    """The heads that the training left out, which commands then do not use"""
+    frames: int | None = None
+    """The number of frames that were read of each video. None stands for the number of temporal embeddings"""
+    decoder: Decoder = "auto"
+    """The reader of videos, as in `DataConfig`"""
+
+    def __post_init__(self) -> None:
+        fields.require_types(self)
+        if self.frames is not None:
+            fields.require_counts(self, frames=fields.LONGEST)
 
 
 def is_pretrained(folder: Path) -> bool:
@@ -40,10 +59,10 @@ def is_pretrained(folder: Path) -> bool:
     return isinstance(content, dict) and _KIND.items() <= content.items()
 
 
-def save(model: nn.Module, folder: str | Path, untrained: Collection[str] = ()) -> None:
+def save(model: nn.Module, folder: str | Path, training: Training) -> None:
     """Write a model's configuration and all its tensors, including those of its tower, which is then not fetched again.
 
-    untrained: the names in HEADS that the training left out, which the configuration then lists.
+    training: the facts about its training that the configuration then has as well.
     Raises ValueError for weights that are not finite.
     """
     folder, config = Path(folder), model.config
@@ -54,8 +73,7 @@ def save(model: nn.Module, folder: str | Path, untrained: Collection[str] = ()) 
     with atomic_file(folder / CONFIG) as described, atomic_file(folder / WEIGHTS) as weights:
         save_tensors(weights, model.state_dict(), metadata={"format": "pt"})
         files = {WEIGHTS: file_hash(weights)}
-        left_out = {"untrained": sorted(untrained)} if untrained else {}
-        described.write_text(sealed(_KIND | {"files": files} | left_out | to_dict(config)), "utf-8")
+        described.write_text(sealed(_KIND | {"files": files} | asdict(training) | to_dict(config)), "utf-8")
 
 
 def has_tower(folder: Path) -> bool:
@@ -70,7 +88,7 @@ def has_tower(folder: Path) -> bool:
 def load(cls: type[nn.Module], name: str | Path, tower: bool, revision: str | None) -> nn.Module:
     """The model of class `cls` in a folder or on the hub; see `STGT.from_pretrained`."""
     config_file, weights_file = find(name, revision)
-    config, files, _ = _read(config_file)
+    config, _, files = _read(config_file)
     weights = read_weights([weights_file])
     stored = any(tensor.startswith(TOWER) for tensor in weights.sources)
     if tower and not stored and config.vision.pretrained is None:
@@ -134,18 +152,13 @@ def read_config(file: Path) -> ModelConfig:
     return _read(file)[0]
 
 
-def read_untrained(file: Path) -> list[str]:
-    """The names in HEADS of a configuration's file whose heads the training left out. Raises ValueError as above."""
-    untrained = _read(file)[2]
-    if not isinstance(untrained, list) or not all(name in HEADS for name in untrained):
-        raise ValueError(
-            f"{file}: 'untrained' is {shown(untrained)}, expected a list of names among {', '.join(HEADS)}"
-        )
-    return untrained
+def read_training(file: Path) -> Training:
+    """The facts about the training in a configuration's file. Raises ValueError as above."""
+    return _read(file)[1]
 
 
-def _read(file: Path) -> tuple[ModelConfig, object, object]:
-    """The configuration of a folder, the checksums of its files, and the list of heads that were not trained.
+def _read(file: Path) -> tuple[ModelConfig, Training, object]:
+    """The configuration of a folder, the facts about its training, and the checksums of its files.
 
     Folders that version 0.1.0 wrote have None in place of the checksums.
     """
@@ -153,11 +166,12 @@ def _read(file: Path) -> tuple[ModelConfig, object, object]:
     kind = values.pop("model_type", None)
     if kind != _KIND["model_type"]:
         raise ValueError(f"{file} describes a model of type {kind!r}, expected 'stgt'")
-    files, own, untrained = values.pop("files", None), values.pop("sha256", None), values.pop("untrained", [])
+    files, own = values.pop("files", None), values.pop("sha256", None)
+    facts = {name: values.pop(name) for name in fields.hints(Training) if name in values}
     if own is not None and not seal_of(file.read_bytes()):
         logger.warning("%s was changed after it was written; remove its value sha256 if you did so on purpose", file)
     try:
-        return from_dict(ModelConfig, values), files, untrained
+        return from_dict(ModelConfig, values), fields.from_dict(Training, facts), files
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 

@@ -1,5 +1,6 @@
 """`stgt evaluate` gives the same bits for any number of processes and kills, and refuses bad arguments."""
 
+import filecmp
 import json
 import multiprocessing
 import os
@@ -180,12 +181,14 @@ def test_values_that_do_not_fit_are_refused_by_name(words, expected, run, clips,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_converted_folder_has_the_figures_of_its_run(run_of_8_frames, clips, stgt, tmp_path):
-    folder, run = tmp_path / "converted", run_of_8_frames
+def test_a_converted_folder_has_the_figures_of_its_run(run, clips, stgt, tmp_path):
+    folder = tmp_path / "converted"
     own = ["--out", tmp_path / "own.json", "--features", tmp_path / "features", "--batch-size", 2, "--device", "cpu"]
     assert stgt("evaluate", "--run", run, *own)[0] == 0
     expected = json.loads((tmp_path / "own.json").read_text())
     assert stgt("convert", run, "--out", folder)[0] == 0
+    assert stgt("convert", folder, "--out", tmp_path / "again")[0] == 0
+    assert not filecmp.dircmp(folder, tmp_path / "again").left_only
     words = ["--annotation", clips / "test.json", "--videos", clips / "videos", "--batch-size", 2, "--device", "cpu"]
     for tokenizer in ([], ["--tokenizer", run / "tokenizer"]):
         assert stgt("evaluate", "--run", folder, *words, *tokenizer)[0] == 0

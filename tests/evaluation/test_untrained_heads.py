@@ -32,9 +32,9 @@ def evaluation(exported, trained, out, **options):
 
 
 def test_the_folder_says_which_heads_were_not_trained(exported, trained, tmp_path):
-    assert open_run(exported, "cpu").untrained == ["matching", "generation"]
+    assert open_run(exported, "cpu").training.untrained == ("matching", "generation")
     hub.write_folder(trained, tmp_path / "whole", "toy")
-    assert open_run(tmp_path / "whole", "cpu").untrained == [] == trained.untrained
+    assert open_run(tmp_path / "whole", "cpu").training == trained.training and trained.training.untrained == ()
 
 
 def test_nothing_is_ranked_again(exported, trained, tmp_path, capsys, monkeypatch):
@@ -76,5 +76,5 @@ def test_stgt_caption_refuses_it(exported, trained, stgt):
 def test_a_list_of_unknown_heads_is_refused(exported, tmp_path):
     config = tmp_path / "config.json"
     config.write_text('{"model_type": "stgt", "untrained": ["counting"]}')
-    with pytest.raises(ValueError, match=r"'untrained' is .*counting.*expected a list of names among matching, gen"):
-        pretrained.read_untrained(config)
+    with pytest.raises(ValueError, match="config.json: Training.untrained is .*counting.*expected a list .*'matching'"):
+        pretrained.read_training(config)

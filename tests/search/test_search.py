@@ -14,6 +14,7 @@ from helpers.clips import grey, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stgt import load
 from stgt.cli.search import _draw
 from stgt.data.shards.pack import pack
 from stgt.evaluation.options import Evaluation
@@ -263,18 +264,16 @@ def test_the_command_finds_sentences_for_a_video(run, videos, clips, stgt, tmp_p
     assert status == 0 and {line.split("  ")[-1] for line in printed.splitlines()} < own
 
 
-def test_a_folder_of_save_pretrained_searches_any_videos(run_of_8_frames, videos, stgt, tmp_path, monkeypatch):
+def test_a_folder_of_save_pretrained_searches_any_videos(run, videos, stgt, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    opened = open_run(run_of_8_frames, "cpu")
-    opened.model.save_pretrained(tmp_path / "pretrained")
-    opened.tokenizer.save(tmp_path / "pretrained")
+    load(run, device="cpu").save_pretrained(tmp_path / "pretrained")
     words = ["search", "a green triangle grows", "--run", "pretrained"]
     assert stgt(*words, "--videos", videos)[0] == 0
     assert {"features", "search.png"} <= {path.name for path in (tmp_path / "pretrained").iterdir()}
     assert "names no videos, expected --videos" in stgt(*words)[1]
     words = ["search", "--run", "pretrained", "--video", videos / "b.mp4"]
     assert "names no captions, expected --captions" in stgt(*words)[1]
-    folders = ["pretrained", run_of_8_frames]
+    folders = ["pretrained", run]
     written, expected = (stgt("caption", videos / "b.mp4", "--run", folder) for folder in folders)
     assert written == expected
 

@@ -32,6 +32,31 @@ def test_a_saved_model_loads_again(folder):
     assert pretrained.is_pretrained(folder) and not pretrained.is_pretrained(folder.parent)
 
 
+def test_the_facts_about_the_training_are_read_again(folder):
+    assert pretrained.read_training(folder / "config.json") == pretrained.Training()
+    assert open_run(folder, "cpu", words=False).config.data.frames == tiny_model().config.graph.frames
+    training = pretrained.Training(("generation",), tiny_model().config.graph.frames + 3, "decord")
+    tiny_model().save_pretrained(folder, training=training)
+    assert pretrained.read_training(folder / "config.json") == training
+    opened = open_run(folder, "cpu", words=False)
+    assert opened.training == training and opened.config.data.decoder == "decord"
+
+
+@pytest.mark.parametrize(
+    "facts, message",
+    [
+        ({"frames": 0}, "Training.frames is 0, expected at least 1 and at most 10000"),
+        ({"frames": 8.0}, "Training.frames is 8.0, expected a whole number or None"),
+        ({"decoder": "opencv"}, "Training.decoder is 'opencv', expected one of 'auto', 'pyav', 'decord'"),
+        ({"untrained": "matching"}, "Training.untrained is 'matching', expected a list in which each entry is one of"),
+    ],
+)
+def test_facts_that_make_no_sense(facts, message, folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "stgt"} | facts))
+    with pytest.raises(ValueError, match=f"config.json: {message}"):
+        open_run(folder, "cpu")
+
+
 def test_saving_again_replaces(folder):
     tiny_model(seed=1, graph={"frames": 3}).save_pretrained(str(folder))
     loaded = STGT.from_pretrained(str(folder))
