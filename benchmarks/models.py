@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
 
 import torch
@@ -17,7 +18,7 @@ from stgt.data.words import predicted_places
 from stgt.models.bert import Bert
 from stgt.models.graph_transformer import GraphBlock, GraphTransformer
 from stgt.models.motion import EdgeMotion
-from stgt.models.qformer import WordHead
+from stgt.models.qformer import QFormer, WordHead
 from stgt.models.stgt import STGT
 from stgt_kernels import GraphAttention, SpatioTemporalGraph
 from stgt_kernels.graph import band_of
@@ -194,11 +195,15 @@ class ReleasedBert(nn.Module):
         bias: Tensor | None = None,
         video: Tensor | tuple = (),
         rows: Tensor | None = None,
+        outputs: int | None = None,
     ) -> Tensor:
-        """The arguments are those of `stgt.models.bert.Bert`, but video is always tokens."""
+        """The arguments are those of `stgt.models.bert.Bert`, but video is always tokens.
+
+        The last layer computes all positions, whatever `outputs` is.
+        """
         embeds = video if isinstance(video, Tensor) else None
         embeds = embeds if rows is None else embeds[rows]
-        return self.layers(x, queries, bias, encoder_hidden_states=embeds).last_hidden_state
+        return self.layers(x, queries, bias, encoder_hidden_states=embeds).last_hidden_state[:, :outputs]
 
 
 class ReleasedWordHead(nn.Module):
@@ -214,14 +219,24 @@ class ReleasedWordHead(nn.Module):
         return self.head(F.pad(x, (0, 0, 0, self.rows - len(x))), word_embeddings)[: len(x)]
 
 
+def released_read(
+    qformer: QFormer, video: Tensor, written_ids: Tensor, input_ids: Tensor, attention_mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The released model's two passes in place of `QFormer.read`, which makes one of them."""
+    queries, written = qformer.causal(video, written_ids, attention_mask).tensor_split([qformer.config.queries], 1)
+    return queries, written, qformer.text(input_ids, attention_mask)[:, 0]
+
+
 @contextmanager
 def released_qformer(model: STGT, texts: int) -> Iterator[None]:
     """Within the block, the Q-Former computes as in the released model, with the same weights, for so many texts."""
     qformer, config = model.qformer, model.config
     own = qformer.bert, qformer.word_head
     qformer.bert = ReleasedBert(qformer.bert, config).train(model.training)
+    qformer.read = partial(released_read, qformer)
     qformer.word_head = ReleasedWordHead(qformer.word_head, texts * (config.qformer.max_text_length - 1))
     try:
         yield
     finally:
         qformer.bert, qformer.word_head = own
+        del qformer.read

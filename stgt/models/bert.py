@@ -108,9 +108,14 @@ class Layer(nn.Module):
         """The keys and values of video tokens (B, S, width) for the cross-attention: (B, S, 2·hidden)."""
         return self.crossattention.attention.keys_values(embeds)
 
-    def forward(self, x: Tensor, queries: int, bias: Tensor | None, video: Tensor | None) -> Tensor:
-        """x: (B, Q+L, hidden). The first `queries` positions are queries. Returns the same shape."""
-        x = self.attention(x, self.attention.attention.keys_values(x), bias)
+    def forward(
+        self, x: Tensor, queries: int, bias: Tensor | None, video: Tensor | None, outputs: int | None = None
+    ) -> Tensor:
+        """x: (B, S, hidden). The first `queries` positions are queries. outputs: see `Bert.forward`."""
+        keys_values = self.attention.attention.keys_values(x)
+        if outputs is not None:
+            x, bias = x[:, :outputs], None if bias is None else bias[:, :, :outputs]
+        x = self.attention(x, keys_values, bias)
         # The backward pass of two slices would add two padded tensors.
         asked, words = x.split([queries, x.shape[1] - queries], 1)
         parts = []
@@ -132,8 +137,8 @@ class WordEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_positions, config.hidden)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """input_ids: (B, L). Returns (B, L, hidden)."""
-        return self.word_embeddings(input_ids) + self.position_embeddings.weight[: input_ids.shape[1]]
+        """input_ids: (…, L). Returns (…, L, hidden)."""
+        return self.word_embeddings(input_ids) + self.position_embeddings.weight[: input_ids.shape[-1]]
 
 
 class Bert(nn.Module):
@@ -163,20 +168,23 @@ class Bert(nn.Module):
         bias: Tensor | None = None,
         video: Tensor | VideoKeys = (),
         rows: Tensor | None = None,
+        outputs: int | None = None,
     ) -> Tensor:
-        """x: (B, Q+L, hidden), whose first `queries` positions are queries; bias: float32 (B, 1, Q+L, Q+L).
+        """x: (B, S, hidden), whose first `queries` positions are queries; bias: float32 (B, 1, S, S).
 
         video: tokens that the queries attend to, or the result of `keys` for them; rows: int64 (B,), the number of the
-        video of each sequence, where None means that sequence i has video i. Returns the same shape as x.
+        video of each sequence, where None means that sequence i has video i.
+        outputs: the number of positions that are needed, at least `queries`. Only these go through the last layer.
+        Returns (B, outputs, hidden), the first positions, or the shape of x if outputs is None.
         """
         x = self.dropout(self.layernorm(x))
-        crossed = 0
-        for layer in self.encoder["layer"]:
+        crossed, layers = 0, self.encoder["layer"]
+        for number, layer in enumerate(layers, 1):
             keys = None
             if queries and layer.crossattention is not None:
                 whole = isinstance(video, Tensor)
                 keys = layer.keys(video) if whole else video[crossed]
                 keys = keys if rows is None else select_rows(keys, rows)
                 crossed += 1
-            x = layer(x, queries, bias, keys)
+            x = layer(x, queries, bias, keys, outputs if number == len(layers) else None)
         return x

@@ -22,12 +22,21 @@ def attention_bias(attention_mask: Tensor, queries: int = 0, causal: bool = Fals
     the queries, and a word sees the queries and the words up to itself.
     attention_mask: (B, L), 0 at padding. Returns float32 (B, 1, Q+L, Q+L), 0 where attention is allowed.
     """
+    return _bias(_allowed(attention_mask, queries, causal))
+
+
+def _allowed(attention_mask: Tensor, queries: int = 0, causal: bool = False) -> Tensor:
+    """The pairs (i, j) of positions of which i may attend to j: bool (B, Q+L, Q+L)."""
     B, L = attention_mask.shape
     allowed = F.pad(attention_mask != 0, (queries, 0), value=True)[:, None, :].expand(B, queries + L, queries + L)
     if causal:
         # The queries share position 0.
         place = torch.arange(queries + L, device=attention_mask.device).sub(queries - 1).clamp(min=0)
         allowed = allowed & (place[None, :] <= place[:, None])
+    return allowed
+
+
+def _bias(allowed: Tensor) -> Tensor:
     return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, _HIDDEN)[:, None]
 
 
@@ -77,20 +86,30 @@ class QFormer(Float32Module):
         count = len(video if isinstance(video, Tensor) else video[0])
         return self.bert(self.query_tokens.expand(count, -1, -1), self.config.queries, video=video)
 
-    def text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Runs the words alone; each sees all words. input_ids, attention_mask: (B, L). Returns (B, L, hidden)."""
+    def text(self, input_ids: Tensor, attention_mask: Tensor, outputs: int | None = None) -> Tensor:
+        """Runs the words alone; each sees all words.
+
+        input_ids, attention_mask: (B, L); outputs: the number of words of a text whose output is needed, from the first
+        one on, where None stands for all. Returns (B, outputs, hidden).
+        """
         _check_text(input_ids, attention_mask, self.config)
-        return self.bert(self.embeddings(input_ids), 0, attention_bias(attention_mask))
+        return self.bert(self.embeddings(input_ids), 0, attention_bias(attention_mask), outputs=outputs)
 
     def fused(
-        self, video: Tensor | VideoKeys, input_ids: Tensor, attention_mask: Tensor, rows: Tensor | None = None
+        self,
+        video: Tensor | VideoKeys,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        rows: Tensor | None = None,
+        outputs: int | None = None,
     ) -> Tensor:
-        """Runs queries and words, which all see each other (for matching). Returns (B, Q+L, hidden).
+        """Runs queries and words, which all see each other (for matching).
 
         video: tokens (N, S, C), or their keys; rows: int64 (B,), the number of the video of each text, where None means
-        that text i has video i.
+        that text i has video i; outputs: the number of positions whose output is needed, at least Q, where None stands
+        for all. Returns (B, outputs, hidden), the queries first.
         """
-        return self._both(video, input_ids, attention_mask, rows, causal=False)
+        return self._both(video, input_ids, attention_mask, rows, outputs, causal=False)
 
     def causal(
         self, video: Tensor | VideoKeys, input_ids: Tensor, attention_mask: Tensor, rows: Tensor | None = None
@@ -99,10 +118,35 @@ class QFormer(Float32Module):
 
         video and rows are those of `fused`. The queries do not see words, so their output is the same as from `video`.
         """
-        return self._both(video, input_ids, attention_mask, rows, causal=True)
+        return self._both(video, input_ids, attention_mask, rows, None, causal=True)
+
+    def read(
+        self, video: Tensor | VideoKeys, written_ids: Tensor, input_ids: Tensor, attention_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Runs `causal` for the texts written_ids and `text` for input_ids in a single pass, for training.
+
+        All weights are then read once, and each has one gradient. The words of input_ids neither see the other
+        positions nor are seen by them. written_ids, input_ids and attention_mask: (B, L).
+        Returns the outputs of the queries (B, Q, hidden), of written_ids (B, L, hidden), and of the first word of each
+        text in input_ids (B, hidden).
+        """
+        _check_text(input_ids, attention_mask, self.config)
+        (B, L), Q = input_ids.shape, self.config.queries
+        words = self.embeddings(torch.stack([written_ids, input_ids], 1)).flatten(1, 2)
+        x = torch.cat([self.query_tokens.expand(B, -1, -1), words], 1)
+        causal, text = _allowed(attention_mask, Q, causal=True), _allowed(attention_mask)
+        bias = _bias(F.pad(causal, (0, L, 0, L)) | F.pad(text, (Q + L, 0, Q + L, 0)))
+        queries, written, first = self.bert(x, Q, bias, video, outputs=Q + L + 1).split([Q, L, 1], 1)
+        return queries, written, first[:, 0]
 
     def _both(
-        self, video: Tensor | VideoKeys, input_ids: Tensor, attention_mask: Tensor, rows: Tensor | None, causal: bool
+        self,
+        video: Tensor | VideoKeys,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        rows: Tensor | None,
+        outputs: int | None,
+        causal: bool,
     ) -> Tensor:
         _check_text(input_ids, attention_mask, self.config)
         videos = len(video if isinstance(video, Tensor) else video[0])
@@ -111,7 +155,7 @@ class QFormer(Float32Module):
             raise ValueError(f"input_ids has {len(input_ids)} texts for {given}, expected one each")
         queries, count = self.query_tokens.expand(len(input_ids), -1, -1), self.config.queries
         x = torch.cat([queries, self.embeddings(input_ids)], 1)
-        return self.bert(x, count, attention_bias(attention_mask, count, causal), video, rows)
+        return self.bert(x, count, attention_bias(attention_mask, count, causal), video, rows, outputs=outputs)
 
     def word_logits(self, hidden: Tensor) -> Tensor:
         """Logits of words. hidden: (B, L, hidden); position i predicts word i+1. Returns (B, L, V)."""

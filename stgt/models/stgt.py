@@ -86,8 +86,7 @@ class STGT(VideoEncoder):
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Unit vectors of texts. input_ids, attention_mask: (B, L) int64. Returns (B, E) float32."""
-        hidden = self.qformer.text(input_ids, attention_mask)
-        return F.normalize(self.text_proj(hidden[:, 0]).float(), dim=-1)
+        return self._text(self.qformer.text(input_ids, attention_mask, outputs=1)[:, 0])
 
     def similarity(self, queries: Tensor, texts: Tensor) -> Tensor:
         """Largest cosine over queries (Eq. 16), not divided by `temp`. (Bv, Q, E), (Bt, E). Returns (Bv, Bt)."""
@@ -101,8 +100,8 @@ class STGT(VideoEncoder):
         video: embeds (N, S, C), or their keys from `qformer.keys`; input_ids, attention_mask: (B, L); rows: int64 (B,),
         the number of the video of each text, where None means that text i has video i. Returns (B, 2).
         """
-        hidden = self.qformer.fused(video, input_ids, attention_mask, rows)
-        return self.itm_head(hidden[:, : self.config.qformer.queries]).mean(1)
+        hidden = self.qformer.fused(video, input_ids, attention_mask, rows, outputs=self.config.qformer.queries)
+        return self.itm_head(hidden).mean(1)
 
     def generate_logits(
         self, video: Tensor | VideoKeys, input_ids: Tensor, attention_mask: Tensor, rows: Tensor | None = None
@@ -111,7 +110,7 @@ class STGT(VideoEncoder):
 
         The arguments are those of `match`.
         """
-        hidden = self._joint(video, input_ids, attention_mask, rows)
+        hidden = self.qformer.causal(video, self._begun(input_ids), attention_mask, rows)
         return self.qformer.word_logits(hidden[:, self.config.qformer.queries :])
 
     def forward(
@@ -173,16 +172,16 @@ class STGT(VideoEncoder):
         if len(ids) != len(embeds):
             raise ValueError(f"input_ids has {len(ids)} texts for {len(embeds)} videos, expected one each")
         keys = self.qformer.keys(embeds)
+        if not loss.vtg_weight:
+            queries, texts = self._queries(self.qformer.video(keys)), self.encode_text(ids, mask)
+            return Read(embeds, keys, queries, texts, None, stats)
         # The queries do not see words in this pass, so it serves both contrast and generation.
-        hidden = self._joint(keys, ids, mask) if loss.vtg_weight else self.qformer.video(keys)
-        count = self.config.qformer.queries
-        queries, texts, written = self._queries(hidden[:, :count]), self.encode_text(ids, mask), None
-        if loss.vtg_weight:
-            predicted = batch["predicted"] if "predicted" in batch else predicted_places(mask)
-            logits = self.qformer.word_logits(select_places(hidden[:, count:-1], predicted))
-            target = select_places(ids[:, 1:], predicted)
-            written = losses.next_word_loss(logits, target, words, smoothing=loss.vtg_smoothing)
-        return Read(embeds, keys, queries, texts, written, stats)
+        queries, hidden, text = self.qformer.read(keys, self._begun(ids), ids, mask)
+        predicted = batch["predicted"] if "predicted" in batch else predicted_places(mask)
+        logits = self.qformer.word_logits(select_places(hidden[:, :-1], predicted))
+        target = select_places(ids[:, 1:], predicted)
+        written = losses.next_word_loss(logits, target, words, smoothing=loss.vtg_smoothing)
+        return Read(embeds, keys, self._queries(queries), self._text(text), written, stats)
 
     def _read_in_chunks(self, batch: dict[str, Tensor], words: Tensor | None, loss: LossConfig) -> Read:
         """The same, but the activations of a chunk are freed at once, and computed again in its backward pass."""
@@ -207,15 +206,16 @@ class STGT(VideoEncoder):
         embeds, queries, texts = (torch.cat(each) for each in (parts.embeds, parts.queries, parts.texts))
         return Read(embeds, None, queries, texts, written, stats)
 
-    def _joint(
-        self, video: Tensor | VideoKeys, input_ids: Tensor, attention_mask: Tensor, rows: Tensor | None = None
-    ) -> Tensor:
-        """Output for the queries, and for [DEC] and the words after it with a causal mask: (B, Q+L, hidden)."""
+    def _begun(self, input_ids: Tensor) -> Tensor:
+        """The texts (B, L) with [DEC] as the first token, from which generation begins."""
         begin = torch.full_like(input_ids[:, :1], self.config.qformer.bos_token_id)
-        return self.qformer.causal(video, torch.cat([begin, input_ids[:, 1:]], 1), attention_mask, rows)
+        return torch.cat([begin, input_ids[:, 1:]], 1)
 
     def _queries(self, hidden: Tensor) -> Tensor:
         return F.normalize(self.vision_proj(hidden).float(), dim=-1)
+
+    def _text(self, hidden: Tensor) -> Tensor:
+        return F.normalize(self.text_proj(hidden).float(), dim=-1)
 
     def _match_with_negatives(self, embeds: Tensor, keys: VideoKeys, pairs: Pairs) -> Tensor:
         """Matching logits (3, n, 2) of true pairs, of wrong videos with the texts, and of videos with wrong texts.

@@ -61,6 +61,32 @@ def test_queries_see_the_words_in_matching(qformer, pair):
     assert not torch.allclose(qformer.fused(embeds, ids, mask)[:, :3], qformer.video(embeds), atol=1e-4)
 
 
+def test_the_pass_of_training_gives_what_two_passes_give(qformer, pair):
+    embeds, ids, mask = pair
+    begun = ids.clone()
+    begun[:, 0] = 18
+    queries, written, first = qformer.read(embeds, begun, ids, mask)
+    torch.testing.assert_close(torch.cat([queries, written], 1), qformer.causal(embeds, begun, mask))
+    torch.testing.assert_close(first, qformer.text(ids, mask)[:, 0])
+    (queries.sum() + (written * mask[..., None]).sum() + first.sum()).backward()
+    gradients = {name: weight.grad for name, weight in qformer.named_parameters() if weight.grad is not None}
+    qformer.zero_grad()
+    both = qformer.causal(embeds, begun, mask)
+    (both[:, :3].sum() + (both[:, 3:] * mask[..., None]).sum() + qformer.text(ids, mask)[:, 0].sum()).backward()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(qformer.get_parameter(name).grad, gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_only_the_needed_positions_go_through_the_last_layer(qformer, pair):
+    embeds, ids, mask = pair
+    last, rows = qformer.bert.encoder["layer"][-1], []
+    last.attention.register_forward_hook(lambda _, __, out: rows.append(out.shape[1]))
+    torch.testing.assert_close(qformer.fused(embeds, ids, mask, outputs=3), qformer.fused(embeds, ids, mask)[:, :3])
+    torch.testing.assert_close(qformer.text(ids, mask, outputs=1), qformer.text(ids, mask)[:, :1])
+    qformer.read(embeds, ids, ids, mask)
+    assert rows == [3, 3 + 5, 1, 5, 3 + 5 + 1]
+
+
 @pytest.mark.parametrize("name", ["text", "fused", "causal"])
 def test_padding_changes_nothing(qformer, pair, name):
     embeds, ids, mask = pair

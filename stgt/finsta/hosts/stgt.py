@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from stgt.data.text import Tokenizer
 from stgt.finsta.hosts.calls import Call, calls_of
 from stgt.finsta.hosts.host import HostStates, Widths
 from stgt.finsta.hosts.words import Words
+from stgt.models.bert import Bert
 from stgt.models.stgt import STGT
 
 
@@ -42,13 +44,15 @@ class STGTHost:
             calls_of(self._frames) as frames,
             calls_of(model.ln_vision) as embeds,
             calls_of(model.qformer.bert) as bert,
+            _all_positions(model.qformer.bert),
         ):
             loss = model(batch, self.loss)["loss"]
-        text = next(call.output for call in bert if call.arguments["queries"] == 0)
-        if self.loss.vtm_weight:
-            # Only the matching pass names the video of each text, and its first B rows are the true pairs.
-            matching = next(call.output for call in bert if call.arguments.get("rows") is not None)
-            cross = matching[: len(words.ids), model.config.qformer.queries :]
+        # Only the matching pass names the video of each text. The texts alone are the end of the pass before it.
+        reading = [call.output for call in bert if call.arguments.get("rows") is None]
+        matching = [call.output for call in bert if call.arguments.get("rows") is not None]
+        text = reading[-1][:, -words.ids.shape[1] :]
+        if matching:
+            cross = matching[0][: len(words.ids), model.config.qformer.queries :]  # the first B rows are the true pairs
         else:
             cross = self._cross(embeds[0].output, words)
         return loss, HostStates(text, words.offsets, _patches(frames), self.grid, times, cross)
@@ -69,6 +73,26 @@ class STGTHost:
 
     def _cross(self, embeds: Tensor, words: Words) -> Tensor:
         return self.model.qformer.fused(embeds, words.ids, words.mask)[:, self.model.config.qformer.queries :]
+
+
+@contextmanager
+def _all_positions(bert: Bert) -> Iterator[None]:
+    """Within the block, the last layer computes all positions, and hooks that were there before see all of them."""
+    needed = []
+
+    def ask(module: Bert, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        needed.append(kwargs.get("outputs"))
+        return args, kwargs | {"outputs": None}
+
+    handles = [
+        bert.register_forward_pre_hook(ask, with_kwargs=True),
+        bert.register_forward_hook(lambda module, args, output: output[:, : needed.pop()]),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _patches(frames: list[Call]) -> Tensor:

@@ -50,10 +50,11 @@ def test_the_offsets_are_the_characters_of_the_words(host):
 def test_one_step_gives_the_states_of_a_pass_without_the_loss(host):
     videos, texts, times, numbers = clips()
     states, (_, stepped) = host.states(videos, texts, times), host.step(videos, texts, times, numbers)
-    for name in ("text", "offsets", "video", "times"):
+    for name in ("offsets", "video", "times"):
         assert torch.equal(getattr(states, name), getattr(stepped, name)), name
-    if states.cross is not None:
-        assert (states.cross - stepped.cross).abs().max() <= 1e-5 * states.cross.abs().max()  # batches round otherwise
+    for name in ("text", "cross"):  # passes over larger batches and longer sequences round otherwise
+        if (expected := getattr(states, name)) is not None:
+            assert (expected - getattr(stepped, name)).abs().max() <= 1e-5 * expected.abs().max(), name
 
 
 def test_gradients_of_the_states_reach_the_model(host):
