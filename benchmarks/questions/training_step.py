@@ -21,11 +21,13 @@ from benchmarks.memory import OutOfMemoryError, out_of_memory_is_an_error, peak_
 from benchmarks.models import as_released, collated, eager_tower, make_batch, make_model, released_qformer
 from benchmarks.rows import Row
 from stgt.config import LossConfig, OptimConfig
+from stgt.memory import keep_freed_memory
 from stgt.models.stgt import STGT
 from stgt.paper.sizes import model_config
-from stgt.training.memory import keep_freed_memory
 from stgt.training.optim import make_optimizer, set_learning_rate
 
+LARGEST = 32 << 20
+"""Bytes of the largest blocks that glibc does not return after each use by itself"""
 FEWEST = 2
 """The smallest batch: matching needs a wrong clip for each text"""
 
@@ -52,27 +54,39 @@ def cases(device: str, quick: bool) -> list[Case]:
     # A CPU without AVX-512 would take minutes for each variant of eight frames.
     T = 8 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 4
     large = [case("ViT-B", "fp32", B=2, T=T, cached=cached, variants=(KERNELS, RELEASED)) for cached in (False, True)]
-    return [case("quickstart", "fp32", B=32, T=8, cached=False), *large]
+    small = [case("quickstart", "fp32", B=32, T=8, cached=False, kept=kept) for kept in (False, True)]
+    return [small[0], *large, small[1]]
 
 
 def case(
-    size: str, dtype: str, *, B: int, T: int, cached: bool, variants: tuple[Variant, ...] = (KERNELS, DENSE, RELEASED)
+    size: str,
+    dtype: str,
+    *,
+    B: int,
+    T: int,
+    cached: bool,
+    kept: bool = False,
+    variants: tuple[Variant, ...] = (KERNELS, DENSE, RELEASED),
 ) -> Case:
-    compute = partial(compare, size=size, dtype=dtype, B=B, T=T, cached=cached, variants=variants)
-    return Case(name_of(size, dtype, T, cached), compute)
+    compute = partial(compare, size=size, dtype=dtype, B=B, T=T, cached=cached, kept=kept, variants=variants)
+    return Case(name_of(size, dtype, T, cached, kept), compute)
 
 
-def name_of(size: str, dtype: str, T: int, cached: bool) -> str:
-    return f"{size} T={T} {dtype}, {'cached features' if cached else 'tower in the loop'}"
+def name_of(size: str, dtype: str, T: int, cached: bool, kept: bool = False) -> str:
+    name = f"{size} T={T} {dtype}, {'cached features' if cached else 'tower in the loop'}"
+    return f"{name}, all memory kept" if kept else name
 
 
 def compare(
-    bench: Bench, *, size: str, dtype: str, B: int, T: int, cached: bool, variants: tuple[Variant, ...]
+    bench: Bench, *, size: str, dtype: str, B: int, T: int, cached: bool, kept: bool, variants: tuple[Variant, ...]
 ) -> list[Row]:
-    """Times variants at their largest batches that fit in memory, of B, B/2, B/4, ... The tower computes in dtype."""
+    """Times variants at their largest batches that fit in memory, of B, B/2, B/4, ... The tower computes in dtype.
+
+    kept: whether the process keeps all freed memory, as in our trainer, or only blocks up to LARGEST.
+    """
     config, device = model_config(size), bench.device
     if device.type == "cpu":
-        keep_freed_memory()  # The trainer does this. It holds for the whole process, so for all variants.
+        keep_freed_memory(None if kept else LARGEST)  # This holds for the whole process, so for all variants.
     config = replace(config, vision=replace(config.vision, dtype="float32" if dtype == "fp32" else "bfloat16"))
     training = Training(make_model(config, device, cached), T, dtype, device)
     batch = make_batch(config, B, T, cached, device)

@@ -32,6 +32,7 @@ from stgt.cli import (
     train,
     visualize,
 )  # fmt: skip
+from stgt.memory import keep_freed_memory
 from stgt.openmp import wait_briefly
 from stgt.signals import interruption_of
 
@@ -58,6 +59,7 @@ REPORT = (
 
 def main() -> None:
     wait_briefly()
+    keep_freed_memory()
     terminal.prepare()
     for package in ("stgt", "stgt_kernels"):
         logging.getLogger(package).setLevel(logging.INFO)

@@ -20,6 +20,7 @@ from stgt import checkpoint as ckpt
 from stgt.config import TrainConfig, to_dict
 from stgt.data.loader import LoaderError, read_batches
 from stgt.distributed import World, data_parallel
+from stgt.memory import keep_freed_memory
 from stgt.models.precision import DTYPES
 from stgt.ownership import clear_up
 from stgt.randomness import Items, SeededItems, random_state, restore_random_state, seed_everything
@@ -27,7 +28,6 @@ from stgt.signals import Interrupted, StoppedError, StopSignals
 from stgt.training.determinism import deterministic, warn_of_threads
 from stgt.training.finite import FiniteValues
 from stgt.training.log import RunLog
-from stgt.training.memory import keep_freed_memory
 from stgt.training.optim import learning_rate, make_optimizer, set_learning_rate
 from stgt.training.sampler import BatchSampler
 from stgt.training.sharding import ShardedModel
