@@ -159,8 +159,9 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, MaybeTe
   args.q = node_heads(q), args.k = node_heads(k), args.v = node_heads(v), args.out = node_heads(out);
   args.scores = scores.data_ptr(), args.softmax = softmax.data_ptr();
   const Kernels& cpu = kernels();
-  run_tasks(op, args.tasks(), 2 * args.product(), cpu.edge_attention_workspace(args),
-            [&](int64_t begin, int64_t end, char* workspace) { cpu.edge_attention_fwd(args, begin, end, workspace); });
+  run_attention_tasks(
+      op, args.tasks(), 2 * args.product(), cpu.edge_attention_workspace(args),
+      [&](int64_t begin, int64_t end, char* workspace) { cpu.edge_attention_fwd(args, begin, end, workspace); });
   return {out, scores, softmax};
 }
 
@@ -203,12 +204,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   args.dscale = need_dscale ? dscale.data_ptr() : nullptr, args.dbias = need_dbias ? dbias.data_ptr() : nullptr;
   const Kernels& cpu = kernels();
   const int64_t workspace_bytes = cpu.edge_attention_workspace(args);
-  run_tasks(op, args.tasks(), 3 * args.product(), workspace_bytes, [&](int64_t begin, int64_t end, char* workspace) {
-    cpu.edge_attention_bwd_rows(args, begin, end, workspace);
-  });
-  run_tasks(op, args.tasks(), 3 * args.product(), workspace_bytes, [&](int64_t begin, int64_t end, char* workspace) {
-    cpu.edge_attention_bwd_columns(args, begin, end, workspace);
-  });
+  run_attention_tasks(
+      op, args.tasks(), 3 * args.product(), workspace_bytes,
+      [&](int64_t begin, int64_t end, char* workspace) { cpu.edge_attention_bwd_rows(args, begin, end, workspace); });
+  run_attention_tasks(op, args.tasks(), 3 * args.product(), workspace_bytes,
+                      [&](int64_t begin, int64_t end, char* workspace) {
+                        cpu.edge_attention_bwd_columns(args, begin, end, workspace);
+                      });
   return {dq, dk, dv, gradient_of(op, args, need_dscale, edge_scale, scale_type, dscale),
           gradient_of(op, args, need_dbias, edge_bias, bias_type, dbias)};
 }

@@ -79,9 +79,9 @@ std::tuple<Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, Tensor weight, 
   args.q = heads(q), args.k = heads(k), args.v = heads(v), args.out = heads(out);
   args.weight = weight.data_ptr(), args.live = static_cast<const bool*>(live.data_ptr()), args.lse = lse.data_ptr();
   const Kernels& cpu = kernels();
-  run_tasks(op, args.B * args.H * args.T * args.row_blocks(), 2 * args.product(),
-            cpu.graph_attention_fwd_workspace(args),
-            [&](int64_t begin, int64_t end, char* workspace) { cpu.graph_attention_fwd(args, begin, end, workspace); });
+  run_attention_tasks(
+      op, args.B * args.H * args.T * args.row_blocks(), 2 * args.product(), cpu.graph_attention_fwd_workspace(args),
+      [&](int64_t begin, int64_t end, char* workspace) { cpu.graph_attention_fwd(args, begin, end, workspace); });
   return {out, lse};
 }
 
@@ -118,20 +118,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tenso
   Tensor shared = new_tensor(op, "sums of segments", lse, {cpu.graph_attention_bwd_shared(args)}, lse.scalar_type());
   if (args.segments > 1) shared = torch::stable::zero_(shared);
   args.shared = shared.data_ptr();
-  run_tasks(op, args.B * args.H * args.segments, 5 * args.product(), cpu.graph_attention_bwd_workspace(args),
-            [&](int64_t begin, int64_t end, char* workspace) { cpu.graph_attention_bwd(args, begin, end, workspace); });
-  run_tasks(op, args.B * args.H * (args.segments - 1) * 2 * args.W, args.product(), 0,
-            [&](int64_t begin, int64_t end, char*) { cpu.graph_attention_bwd_join(args, begin, end); });
+  run_attention_tasks(
+      op, args.B * args.H * args.segments, 5 * args.product(), cpu.graph_attention_bwd_workspace(args),
+      [&](int64_t begin, int64_t end, char* workspace) { cpu.graph_attention_bwd(args, begin, end, workspace); });
+  run_attention_tasks(op, args.B * args.H * (args.segments - 1) * 2 * args.W, args.product(), 0,
+                      [&](int64_t begin, int64_t end, char*) { cpu.graph_attention_bwd_join(args, begin, end); });
   Tensor dweight = torch::stable::new_zeros(weight, {0});
   if (need_dweight) {
     STGT_CHECK(op, !args.half_weight, "gradients of weights need weights in float32, got float16");
     dweight = new_tensor(op, "dweight", weight, {args.B, args.T, args.P, args.band(), args.P}, weight.scalar_type());
     dweight = torch::stable::zero_(dweight);
     args.dweight = dweight.data_ptr();
-    run_tasks(op, args.B * args.T * args.tiles(), 2 * args.product(), cpu.graph_attention_bwd_dweight_workspace(args),
-              [&](int64_t begin, int64_t end, char* workspace) {
-                cpu.graph_attention_bwd_dweight(args, begin, end, workspace);
-              });
+    run_attention_tasks(op, args.B * args.T * args.tiles(), 2 * args.product(),
+                        cpu.graph_attention_bwd_dweight_workspace(args),
+                        [&](int64_t begin, int64_t end, char* workspace) {
+                          cpu.graph_attention_bwd_dweight(args, begin, end, workspace);
+                        });
   }
   return {dq, dk, dv, dweight};
 }

@@ -1,6 +1,7 @@
 // Runs tasks on torch's threads, each range with a workspace of its own.
 #pragma once
 #include "../checks.h"
+#include "denormals.h"
 
 #include <algorithm>
 #include <atomic>
@@ -24,6 +25,14 @@ inline void run_tasks(const char* op, int64_t tasks, double work, int64_t worksp
     memory ? run(begin, end, workspace.get()) : lacks_memory.store(true);
   });
   STGT_CHECK(op, !lacks_memory, "out of memory: a thread's workspace needs ", workspace_bytes, " bytes");
+}
+
+// The same, for the tasks of attention.
+inline void run_attention_tasks(const char* op, int64_t tasks, double work, int64_t workspace_bytes, auto&& run) {
+  run_tasks(op, tasks, work, workspace_bytes, [&](int64_t begin, int64_t end, char* workspace) {
+    [[maybe_unused]] const WithoutDenormals guard;
+    run(begin, end, workspace);
+  });
 }
 
 }  // namespace stgt

@@ -1,0 +1,61 @@
+"""On a CPU, attention gives 0 in place of denormal numbers, which would slow down all arithmetic that reads them."""
+
+import platform
+
+import pytest
+import torch
+from torch import Tensor
+
+from stgt_kernels import RaggedGraph, edge_attention, graph_attention, spatio_temporal_graph
+
+SIZE, D = 96, 16
+TINY = torch.finfo(torch.float32).tiny
+x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors are not slowed down by such numbers")
+
+
+def attended(op: str, backend: str) -> dict[str, Tensor]:
+    """Results and gradients of attention in which every second key has a probability of about exp(-90)."""
+    torch.manual_seed(0)
+    scores = torch.where(torch.arange(SIZE) % 2 == 0, 0.0, torch.linspace(-80, -100, SIZE))
+    q, k, v = torch.zeros(1, 1, SIZE, D), torch.zeros(1, 1, SIZE, D), torch.randn(1, 1, SIZE, D)
+    q[..., 0], k[..., 0] = 1.0, scores
+    if op == "graph_attention":
+        graph = spatio_temporal_graph(torch.ones(1, 1, SIZE, 4), threshold=0.5).unweighted()
+    else:
+        q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (q, k, v))
+        graph = RaggedGraph.from_edge_index(torch.cartesian_prod(torch.arange(SIZE), torch.arange(SIZE)).T, SIZE)
+    leaves = [tensor.requires_grad_() for tensor in (q, k, v)]
+    function = graph_attention if op == "graph_attention" else edge_attention
+    out = function(*leaves, graph, scale=1.0, backend=backend)
+    gradients = torch.autograd.grad(out, leaves, torch.randn(out.shape))
+    return dict(zip(("out", "dq", "dk", "dv"), (out.detach(), *gradients), strict=True))
+
+
+def denormals(x: Tensor) -> int:
+    return int(((x != 0) & (x.abs() < TINY)).sum())
+
+
+@x86
+@pytest.mark.parametrize("op", ["graph_attention", "edge_attention"])
+def test_there_is_no_denormal_result(op):
+    found, plain = attended(op, "cpu"), attended(op, "reference")
+    assert {name: denormals(x) for name, x in found.items()} == dict.fromkeys(found, 0)
+    assert denormals(plain["dv"]) > SIZE and denormals(plain["dk"]) > SIZE // 4
+    for name, expected in plain.items():
+        torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@x86
+def test_other_arithmetic_of_the_process_has_denormal_results_afterwards():
+    attended("graph_attention", "cpu")
+    halves = torch.full((10**6,), TINY) * 0.5  # enough numbers for all threads
+    assert denormals(halves) == len(halves)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_denormal_weight_is_an_edge(backend):
+    graph = spatio_temporal_graph(torch.ones(1, 1, 4, 4), threshold=0.5)
+    graph = type(graph)(graph.weight * (TINY / 4))
+    v = torch.eye(4)[None, None]
+    out = graph_attention(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 4, 4), v, graph, backend=backend)
+    torch.testing.assert_close(out, torch.full((1, 1, 4, 4), 0.25))
