@@ -33,7 +33,7 @@ HEADS = {"matching": "vtm_weight", "generation": "vtg_weight"}
 
 @dataclass(frozen=True)
 class Training:
-    """What a folder tells about the training of its model, beside the weights."""
+    """Facts about the training of a model, which its folder holds beside the weights."""
 
     untrained: tuple[Literal["matching", "generation"], ...] = ()
     """The heads that the training left out, which commands then do not use"""
