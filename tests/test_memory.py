@@ -1,7 +1,6 @@
 """Commands, and training on a CPU, keep the memory of a batch for the next one."""
 
 import platform
-import resource
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -41,7 +40,8 @@ def test_a_block_of_any_size_is_used_again_without_page_faults():
         command = [sys.executable, "-c", FAULTS.format(kept=kept)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
         found[kept] = [int(number) for number in done.stdout.split()]
-    assert max(found[True]) < 100 and found[False][1] >= 2**26 // resource.getpagesize() // 2
+    # A page may be as large as 2 MiB.
+    assert max(found[True]) < 10 <= found[False][1], found
 
 
 def test_what_the_library_is_told(monkeypatch):
