@@ -24,13 +24,6 @@ template <class S, class A> struct Operand { typedef A type; };
 #ifdef STGT_BF16_PAIRS
 template <> struct Operand<bfloat16, float> { typedef bfloat16x2 type; };
 #endif
-// A matrix unit sums in an order of its own, and the similarity of equal tokens is 1 only if all its sums have the same
-// order. So similarities are not computed with it.
-#ifdef STGT_MATRIX_UNIT
-template <class S, class A> struct SimilarityOperand { typedef A type; };
-#else
-template <class S, class A> using SimilarityOperand = Operand<S, A>;
-#endif
 template <class E> inline constexpr int64_t reach = 1;
 template <> inline constexpr int64_t reach<bfloat16x2> = 2;
 // The elements along K that hold so many values: whole blocks of them, where the machine multiplies blocks. The packed

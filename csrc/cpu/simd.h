@@ -99,6 +99,21 @@ template <class A, class S> STGT_INLINE vec<A> load_wide(const S* p) {
   }
 }
 
+// Stores lanes<A> consecutive elements of accumulator type A in A itself or, rounded to nearest even, in float16.
+template <class A, class S> STGT_INLINE void store_rounded(S* p, vec<A> v) {
+  if constexpr (sizeof(S) == sizeof(A)) {
+    store<A>(p, v);
+  } else {
+#if defined(STGT_X86) && STGT_VECTOR_BYTES == 64
+    _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(STGT_X86)
+    _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+    for (int i = 0; i < lanes<A>; ++i) p[i] = S(v[i]);
+#endif
+  }
+}
+
 // c + a * b, lane by lane.
 STGT_INLINE vec<float> multiply_add(vec<float> c, vec<float> a, vec<float> b) { return c + a * b; }
 STGT_INLINE vec<double> multiply_add(vec<double> c, vec<double> a, vec<double> b) { return c + a * b; }

@@ -7,21 +7,32 @@ namespace stgt::STGT_ISA {
 
 inline constexpr int64_t DEPTH = 256;  // channels per pass over a tile, so that the packed operand stays in the cache
 
-// Computes |x|^2 of the TILE tokens that are packed as columns. It adds in the order of gemm and of the sums of its
-// results, so two identical tokens have exactly this number as their product. Only the last three roundings can then
-// keep their similarity from being 1.
-template <class E, class A> inline void sums_of_squares(const E* packed, int64_t C, A* squares) {
+// Computes |x|^2 of up to TILE tokens, which are also packed as columns. It adds in the order of gemm, so two identical
+// tokens have exactly this number as their product. Only the last three roundings can then keep their similarity from
+// being 1. left: room for TILE rows of DEPTH channels.
+template <class S, class E, class A>
+inline void sums_of_squares(const S* x, int64_t rows, int64_t C, const E* packed, E* left, A* squares) {
   memset(squares, 0, TILE * sizeof(A));
   for (int64_t c0 = 0; c0 < C; c0 += DEPTH, packed += steps<E>(DEPTH) * TILE) {
-    vec<A> sums[TILE / lanes<A>] = {};
-    for (int64_t k = 0; k < steps<E>(least(DEPTH, C - c0)); ++k)
-#pragma GCC unroll 32
-      for (int n = 0; n < TILE / lanes<A>; ++n) {
-        const vec<E> x = load(packed + k * TILE + n * lanes<E>);
-        sums[n] = multiply_add(sums[n], x, x);
+    const int64_t depth = least(DEPTH, C - c0), K = steps<E>(depth);
+    if constexpr (PAIRS_AT_A_TIME > 1 && reach<E> > 1) {  // the order of a matrix unit is known to itself alone
+      A products[ROWS_AT_A_TIME * ROWS_AT_A_TIME];
+      for (int64_t r0 = 0; r0 < rows; r0 += ROWS_AT_A_TIME) {
+        const int64_t some = least(ROWS_AT_A_TIME, rows - r0);
+        pack_left(x + r0 * C + c0, C, some, depth, left);
+        gemm(some, ROWS_AT_A_TIME, K, left, K, 1, packed + r0, TILE, products, ROWS_AT_A_TIME, false);
+        for (int64_t r = 0; r < some; ++r) squares[r0 + r] += products[r * ROWS_AT_A_TIME + r];
       }
-    for (int n = 0; n < TILE / lanes<A>; ++n)
-      store(squares + n * lanes<A>, c0 ? load(squares + n * lanes<A>) + sums[n] : sums[n]);
+    } else {
+      vec<A> sums[TILE / lanes<A>] = {};
+      for (int64_t k = 0; k < K; ++k)
+#pragma GCC unroll 32
+        for (int n = 0; n < TILE / lanes<A>; ++n) {
+          const vec<E> token = load(packed + k * TILE + n * lanes<E>);
+          sums[n] = multiply_add(sums[n], token, token);
+        }
+      for (int n = 0; n < TILE / lanes<A>; ++n) store(squares + n * lanes<A>, load(squares + n * lanes<A>) + sums[n]);
+    }
   }
 }
 
@@ -98,7 +109,8 @@ template <class E, class A> struct TransposedFrames {
       for (int64_t s = 0; s < slots; ++s) held[s] = -1;
   }
 
-  template <class S> int64_t slot(const SpatioTemporalGraphArgs& args, int64_t b, int64_t frame) {
+  // The slot of a frame, which is packed if it is not held yet. left: room for TILE rows of DEPTH channels.
+  template <class S> int64_t slot(const SpatioTemporalGraphArgs& args, int64_t b, int64_t frame, E* left) {
     const int64_t s = frame % slots, id = b * args.T + frame;
     if (held[s] == id) return s;
     held[s] = id;
@@ -108,7 +120,7 @@ template <class E, class A> struct TransposedFrames {
       A* inverse = inv_norm + (s * tiles + tile) * TILE;
       E* packed = tokens + (s * tiles + tile) * steps<E>(C) * TILE;
       pack_right_transposed(x + j0 * C, C, rows, C, packed);
-      sums_of_squares(packed, C, inverse);
+      sums_of_squares(x + j0 * C, rows, C, packed, left, inverse);
       for (int64_t j = 0; j < TILE; ++j) {
         const A square = inverse[j];
         const bool in_range = square >= LEAST_SQUARE<A> && square <= LARGEST_SQUARE<A>;
@@ -124,38 +136,65 @@ template <class E, class A> struct TransposedFrames {
 template <class E, class A> struct GraphForwardBlocks {
   TransposedFrames<E, A> frames;
   E* rows;
-  A *similarity, *partial;
+  A *similarity, *transposed;
   GraphForwardBlocks(Arena& arena, const SpatioTemporalGraphArgs& args)
       : frames(arena, args),
         rows(arena.take<E>(TILE * DEPTH)),
         similarity(arena.take<A>(TILE * TILE)),
-        partial(arena.take<A>(TILE * TILE)) {}
+        transposed(arena.take<A>(TILE * TILE)) {}
 };
 
+// The largest number that is rounded to 0 when it is stored as WT.
+template <class WT> inline constexpr float ROUNDED_TO_ZERO = sizeof(WT) == 2 ? 0x1p-25f : 0;
+
+// Turns a tile of products into weights: they are divided by both norms, and those below the threshold become 0, as do
+// those that WT cannot hold. Returns whether there is an edge. Rows and columns beyond the last token give no edges.
 template <class WT, class A>
-inline bool write_tile(WT* weight, int64_t stride, int64_t rows, int64_t columns, const A* tile, int64_t row,
-                       int64_t column) {
-  bool edge = false;
+inline bool products_to_weights(A* tile, int64_t rows, const A* row_norms, const A* column_norms, A threshold) {
+  vec<A> largest{};
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < columns; ++c) {
-      const WT w = narrow<WT>(tile[r * row + c * column]);
-      weight[r * stride + c] = w;
-      edge |= w != 0;
+    for (int64_t c = 0; c < TILE; c += lanes<A>) {
+      const vec<A> s = load(tile + r * TILE + c) * (row_norms[r] * load(column_norms + c));
+      const vec<A> size = s < A(0) ? -s : s;
+      const auto kept = (s >= threshold) & (size > A(ROUNDED_TO_ZERO<WT>));  // false for NaN
+      largest = vmax<A>(largest, kept ? size : vec<A>{});
+      store(tile + r * TILE + c, kept ? s : vec<A>{});
     }
-  return edge;
+  return horizontal_max<A>(largest) > 0;
+}
+
+template <class A> inline void transpose_tile(const A* from, A* to) {
+  for (int64_t r = 0; r < TILE; r += lanes<A>)
+    for (int64_t c = 0; c < TILE; c += lanes<A>) {
+      vec<A> square[lanes<A>];
+#pragma GCC unroll 16
+      for (int i = 0; i < lanes<A>; ++i) square[i] = load(from + (r + i) * TILE + c);
+      transpose<A>(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < lanes<A>; ++i) store(to + (c + i) * TILE + r, square[i]);
+    }
+}
+
+template <class WT, class A>
+inline void write_tile(WT* weight, int64_t stride, int64_t rows, int64_t columns, const A* tile) {
+  for (int64_t r = 0; r < rows; ++r) {
+    int64_t c = 0;
+    for (; c + lanes<A> <= columns; c += lanes<A>) store_rounded<A>(weight + r * stride + c, load(tile + r * TILE + c));
+    for (; c < columns; ++c) weight[r * stride + c] = WT(tile[r * TILE + c]);
+  }
 }
 
 // The tasks are (b, frame): the pairs of this frame with itself and with the W frames that follow.
 template <class S, class A, class WT>
 void spatio_temporal_graph_fwd_tasks(const SpatioTemporalGraphArgs& args, int64_t begin, int64_t end, char* workspace) {
-  typedef typename SimilarityOperand<S, A>::type E;
+  typedef typename Operand<S, A>::type E;
   Arena arena{workspace};
   GraphForwardBlocks<E, A> block(arena, args);
   const int64_t P = args.P, C = args.C, W = args.W, tiles = args.tiles(), band = args.band(), stride = band * P;
   const A threshold = A(args.threshold);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t t = task % args.T, b = task / args.T;
-    const int64_t own = block.frames.template slot<S>(args, b, t);
+    const int64_t own = block.frames.template slot<S>(args, b, t, block.rows);
     const A* own_norm = block.frames.inv_norm + own * tiles * TILE;
     memcpy((A*)args.inv_norm + task * P, own_norm, P * sizeof(A));
     WT* weight = (WT*)args.weight + task * P * stride;
@@ -167,7 +206,7 @@ void spatio_temporal_graph_fwd_tasks(const SpatioTemporalGraphArgs& args, int64_
     }
     const S* x = (const S*)args.x + task * P * C;
     for (int64_t ahead = 0; ahead <= W && t + ahead < args.T; ++ahead) {
-      const int64_t slot = block.frames.template slot<S>(args, b, t + ahead);
+      const int64_t slot = block.frames.template slot<S>(args, b, t + ahead, block.rows);
       WT* mirrored = (WT*)args.weight + (task + ahead) * P * stride + (W - ahead) * P;
       bool* mirrored_live = args.live + (task + ahead) * tiles * band * tiles + (W - ahead) * tiles;
       for (int64_t ti = 0, i0 = 0; ti < tiles; ++ti, i0 += TILE)
@@ -178,22 +217,15 @@ void spatio_temporal_graph_fwd_tasks(const SpatioTemporalGraphArgs& args, int64_
           for (int64_t c0 = 0; c0 < C; c0 += DEPTH) {
             const int64_t depth = least(DEPTH, C - c0);
             pack_left(x + i0 * C + c0, C, rows, depth, block.rows);
-            gemm(rows, vector_columns<A>(columns), steps<E>(depth), block.rows, steps<E>(depth), 1,
-                 packed + steps<E>(c0) * TILE, TILE, c0 ? block.partial : block.similarity, TILE, false);
             // The error of one running sum over all channels would grow with their number, so sums of DEPTH channels
             // are added up instead.
-            for (int64_t r = 0; c0 && r < rows; ++r)
-              for (int64_t c = 0; c < columns; ++c) block.similarity[r * TILE + c] += block.partial[r * TILE + c];
+            gemm(rows, vector_columns<A>(columns), steps<E>(depth), block.rows, steps<E>(depth), 1,
+                 packed + steps<E>(c0) * TILE, TILE, block.similarity, TILE, c0 > 0);
           }
-          for (int64_t r = 0; r < rows; ++r)
-            for (int64_t c = 0; c < columns; ++c) {
-              A& s = block.similarity[r * TILE + c];
-              s *= own_norm[i0 + r] * norm[c];
-              s = s >= threshold ? s : A(0);
-            }
-          bool edge =
-              write_tile(weight + i0 * stride + (W + ahead) * P + j0, stride, rows, columns, block.similarity, TILE, 1);
-          write_tile(mirrored + j0 * stride + i0, stride, columns, rows, block.similarity, 1, TILE);
+          const bool edge = products_to_weights<WT>(block.similarity, rows, own_norm + i0, norm, threshold);
+          transpose_tile(block.similarity, block.transposed);
+          write_tile(weight + i0 * stride + (W + ahead) * P + j0, stride, rows, columns, block.similarity);
+          write_tile(mirrored + j0 * stride + i0, stride, columns, rows, block.transposed);
           live[(ti * band + W + ahead) * tiles + tj] = edge;
           mirrored_live[tj * band * tiles + ti] = edge;
         }
@@ -270,12 +302,12 @@ void spatio_temporal_graph_bwd_tasks(const SpatioTemporalGraphArgs& args, int64_
 
 inline int64_t spatio_temporal_graph_fwd_workspace(const SpatioTemporalGraphArgs& args) {
   Arena arena{nullptr};
-  by_dtype(args.dtype,
-           [&]<class S, class A>() { GraphForwardBlocks<typename SimilarityOperand<S, A>::type, A>(arena, args); });
+  by_dtype(args.dtype, [&]<class S, class A>() { GraphForwardBlocks<typename Operand<S, A>::type, A>(arena, args); });
   return arena.used;
 }
 inline void spatio_temporal_graph_fwd(const SpatioTemporalGraphArgs& args, int64_t begin, int64_t end,
                                       char* workspace) {
+  const MatrixUnit unit;
   by_dtypes(args, [&]<class S, class A, class WT>() {
     spatio_temporal_graph_fwd_tasks<S, A, WT>(args, begin, end, workspace);
   });

@@ -45,6 +45,19 @@ def test_a_threshold_of_one_keeps_identical_tokens_alone(dtype, backend):
 
 
 @each_backend
+def test_a_similarity_that_float16_rounds_to_zero_is_no_edge(backend):
+    x = torch.zeros(1, 1, 130, 4, dtype=torch.bfloat16)
+    x[..., 0] = 1
+    x[0, 0, 64:128] = torch.tensor([2**-25, 1, 0, 0])  # rounded to 0, halfway to the smallest number of float16
+    x[0, 0, 128:] = torch.tensor([1.0078125 * 2**-25, 0, 1, 0])  # rounded to that number
+    graph = spatio_temporal_graph(on(backend, x), threshold=0.0, window=0, backend=backend)
+    weight, live = graph.weight[0, 0, :, 0].float().cpu(), graph.live[0, 0, :, 0].cpu()
+    assert (weight[:64, 64:128] == 0).all() and (weight[64:128, :64] == 0).all()
+    assert (weight[:64, 128:] == 2**-24).all() and (weight[128:, :64] == 2**-24).all()
+    assert live.tolist() == [[True, False, True], [False, True, False], [True, False, True]]
+
+
+@each_backend
 @all_dtypes
 def test_a_threshold_of_minus_one_keeps_opposite_tokens(dtype, backend):
     x = torch.randn(40, 257)
