@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
-from stgt_kernels.measured import FASTER_IN_TRITON
+from stgt_kernels.measured import FASTER_IN_TRITON, size_class
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 MAX_HEAD_DIM = 128
@@ -135,11 +135,11 @@ def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch
 why_not._dynamo_marked_constant = True
 
 
-def choose(backend: str, device: torch.device, dtype: torch.dtype, op: str, size: str) -> str:
+def choose(backend: str, device: torch.device, dtype: torch.dtype, op: str, letter: str, size: int) -> str:
     """The backend that runs an op: the one that was asked for, or with ``auto`` the fastest that can run.
 
-    The argument asks for a backend. If it is ``auto``, ``use_backend`` may ask for one, and then STGT_BACKEND. size:
-    the class of sizes of the op's arguments, as ``measured.size_class`` names it. Raises ValueError if the backend that
+    The argument asks for a backend. If it is ``auto``, ``use_backend`` may ask for one, and then STGT_BACKEND.
+    letter, size: the size that ``measured.size_class`` sorts into a class. Raises ValueError if the backend that
     was asked for cannot run.
     """
     check_name(backend)
@@ -149,7 +149,8 @@ def choose(backend: str, device: torch.device, dtype: torch.dtype, op: str, size
     if backend == "auto":
         backend, source = environment_backend(), "STGT_BACKEND"
     if backend == "auto":
-        return fastest(device, dtype, op, size)
+        # Without measurements, sizes are not compared: torch.export would limit its programs to one of the classes.
+        return fastest(device, dtype, op, size_class(letter, size) if FASTER_IN_TRITON else letter)
     if reason := why_not(backend, device, dtype):
         raise ValueError(f"{op}: {source}={backend!r} cannot run: {reason}")
     return backend

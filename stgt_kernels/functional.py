@@ -8,7 +8,8 @@ from torch import Tensor
 
 from stgt_kernels import dispatch
 from stgt_kernels.graph import SpatioTemporalGraph, clamped_window, storage_dtype
-from stgt_kernels.measured import size_class
+from stgt_kernels.ops import numbers
+from stgt_kernels.ops.autograd import own_views
 from stgt_kernels.ops.edge_attention.functional import edge_attention as edge_attention
 from stgt_kernels.ops.graph_attention import reference as graph_attention_reference
 from stgt_kernels.ops.graph_attention.function import GraphAttentionFunction
@@ -131,21 +132,17 @@ def graph_attention(
     """
     q, k, v = _autocast_attention(q, k, v, graph)
     _check_attention(q, k, v, graph)
-    factor: float = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    if not -math.inf < factor < math.inf:  # torch.compile cannot trace math.isfinite of a symbol
-        raise ValueError(f"graph_attention: scale must be finite, got {factor}")
-    if not 0 <= dropout_p < 1:
-        raise ValueError(f"graph_attention: dropout_p must satisfy 0 <= dropout_p < 1, got {dropout_p}")
+    factor = numbers.finite_scale("graph_attention", scale, q.shape[-1])
+    dropout_p = numbers.dropout_probability("graph_attention", dropout_p)
     seed = torch.randint(2**63 - 1, (1,), device=q.device) if dropout_p > 0 else None
-    backend = dispatch.choose(backend, q.device, q.dtype, "graph_attention", size_class("D", q.shape[-1]))
+    backend = dispatch.choose(backend, q.device, q.dtype, "graph_attention", "D", q.shape[-1])
     if backend == "reference":
         with dispatch.without_autocast(q.device):  # q, k and v have autocast's dtype already
             out, lse = graph_attention_reference.graph_attention(q, k, v, graph, factor, dropout_p, seed)
     else:
-        if torch.compiler.is_compiling():  # q and k may be one tensor, which torch.compile refuses in two places
-            k, v = k.view_as(k), v.view_as(v)
         weight, live = graph.weight, graph.live
-        out, lse = GraphAttentionFunction.apply(q, k, v, weight, live, seed, factor, float(dropout_p), backend)
+        q, k, v, weight = own_views(q, k, v, weight)
+        out, lse = GraphAttentionFunction.apply(q, k, v, weight, live, seed, factor, dropout_p, backend)
     return (out, lse) if return_lse else out
 
 
@@ -164,10 +161,11 @@ def _build(
         x = x.detach()
     if threshold is not None:
         threshold = compared_threshold(threshold, x.shape[-1], x.dtype)
-    backend = dispatch.choose(backend, x.device, x.dtype, op, size_class("P", x.shape[2]))
+    backend = dispatch.choose(backend, x.device, x.dtype, op, "P", x.shape[2])
     if backend == "reference":
         with dispatch.without_autocast(x.device):  # the reference computes similarities in float32 at least
             return spatio_temporal_graph_reference.spatio_temporal_graph(x, threshold, window, differentiable)
+    (x,) = own_views(x)
     weight, live, _ = SpatioTemporalGraphFunction.apply(x, threshold, window, differentiable, backend)
     return SpatioTemporalGraph._with_live(weight, live)
 

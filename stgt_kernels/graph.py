@@ -36,7 +36,7 @@ def live_tiles(weight: Tensor) -> Tensor:
 def frame_pairs(frames: int, window: int) -> Iterator[tuple[int, slice]]:
     """Yields each offset o from -window to window, with the frames t for which t + o lies in the clip."""
     for o in range(-window, window + 1):
-        yield o, slice(max(-o, 0), frames - max(o, 0))
+        yield o, slice(min(max(-o, 0), frames), max(frames - max(o, 0), 0))
 
 
 def band_of(dense: Tensor, window: int) -> Tensor:
@@ -49,7 +49,7 @@ def band_of(dense: Tensor, window: int) -> Tensor:
 
 def clamped_window(op: str, window: int, frames: int) -> int:
     """The part of a window, in frames, that a clip of this length can use. Raises ValueError for a window below 0."""
-    if isinstance(window, bool) or not isinstance(window, int) or window < 0:
+    if isinstance(window, bool) or not isinstance(window, (int, torch.SymInt)) or window < 0:
         raise ValueError(f"{op}: window must be an integer of at least 0, got {window!r}")
     return min(window, frames - 1)
 
@@ -57,6 +57,11 @@ def clamped_window(op: str, window: int, frames: int) -> int:
 def _version(x: Tensor) -> int | None:
     """How often x was changed in place. None for a tensor made in inference mode, where PyTorch does not count."""
     return None if x.is_inference() else x._version
+
+
+def _is_parameter(x: Tensor) -> bool:
+    """Whether x may be changed by an optimizer. Fused ones do so without PyTorch's count of changes."""
+    return x.requires_grad and x.is_leaf
 
 
 class SpatioTemporalGraph:
@@ -71,8 +76,9 @@ class SpatioTemporalGraph:
             those gradients, and so does ``graph.weight.grad`` after ``graph.weight.retain_grad()``.
     live:   (B, T, ceil(P/64), 2*window+1, ceil(P/64)) bool, True for the 64x64 tiles that hold an edge; attention skips
             the others. It is derived from ``weight`` when it is first read, and anew after ``weight`` was changed in
-            place. PyTorch does not report such changes inside ``torch.inference_mode`` and to code that
-            ``torch.compile`` has compiled. In both cases, make a new graph instead of changing the weights of one.
+            place. Of a parameter, which an optimizer changes, it is derived at each call. Otherwise PyTorch does not
+            report changes inside ``torch.inference_mode``, through ``weight.data`` or a NumPy array, and to code that
+            ``torch.compile`` has compiled. In these cases, make a new graph instead of changing the weights of one.
     """
 
     def __init__(self, weight: Tensor):
@@ -97,10 +103,15 @@ class SpatioTemporalGraph:
     def live(self) -> Tensor:
         if torch.compiler.is_compiling():
             return live_tiles(self._weight.detach()) if self._live is None else self._live
-        version = _version(self._weight)
-        if self._live is None or self._live_version != version:
-            self._live, self._live_version = live_tiles(self._weight.detach()), version
-        return self._live
+        weight, version = self._weight, _version(self._weight)
+        if self._live is not None and self._live_version == version and not _is_parameter(weight):
+            return self._live
+        with torch.inference_mode(False):  # a later call may need the tiles for its backward pass
+            live = live_tiles(weight.detach())
+        # A tensor of torch.func or of fake tensors is of no use to calls outside.
+        if type(live) is type(weight) and not torch._C._are_functorch_transforms_active():
+            self._live, self._live_version = live, version
+        return live
 
     def __reduce__(self):
         return SpatioTemporalGraph, (self._weight,)
@@ -115,13 +126,16 @@ class SpatioTemporalGraph:
         default is ``frames - 1``, which joins all frames, and a larger one is taken as that. Raises ValueError if N is
         not a multiple of frames, or if an edge lies outside the window (not under torch.compile).
         """
-        if weight.ndim != 3 or weight.shape[1] != weight.shape[2]:
-            raise ValueError(f"from_dense: weight must be (B, N, N), got {tuple(weight.shape)}")
+        if not isinstance(weight, Tensor) or weight.ndim != 3 or weight.shape[1] != weight.shape[2]:
+            got = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+            raise ValueError(f"from_dense: weight must be a tensor (B, N, N), got {got}")
         if not weight.is_floating_point():
             raise ValueError(f"from_dense: weight must be a floating-point tensor, got {weight.dtype}")
         B, N, _ = weight.shape
-        if frames < 1 or N % frames:
-            raise ValueError(f"from_dense: frames must divide the number of tokens N={N}, got frames={frames}")
+        if not isinstance(frames, (int, torch.SymInt)) or frames < 1 or N % frames:
+            raise ValueError(
+                f"from_dense: frames must be an integer that divides the number of tokens N={N}, got {frames!r}"
+            )
         window = frames - 1 if window is None else clamped_window("from_dense", window, frames)
         P = N // frames
         keeps = weight.dtype in WEIGHT_DTYPES and not (weight.dtype == torch.float16 and weight.requires_grad)
@@ -183,6 +197,8 @@ class SpatioTemporalGraph:
         if not isinstance(index, Tensor) or index.ndim != 1 or index.is_floating_point() or index.is_complex():
             got = f"{tuple(index.shape)} {index.dtype}" if isinstance(index, Tensor) else repr(index)
             raise ValueError(f"graph: an index must be an integer, a slice or a tensor (n,) of integers, got {got}")
+        if index.dtype != torch.bool:
+            index = index.long()  # PyTorch takes uint8 for bool
         if self.device.type == "cpu" and index.dtype != torch.bool:
             # The threads of a CPU add the gradients of weight[index] in no fixed order.
             place = index.where(index >= 0, index + self.batch_size)
@@ -219,11 +235,11 @@ class SpatioTemporalGraph:
 
     def mean_degree(self) -> Tensor:
         """The mean number of edges of a token, a float32 scalar tensor. It is faster than the mean of ``degree()``."""
-        return torch.count_nonzero(self.weight.detach()) / (self.batch_size * self.nodes)
+        return (torch.count_nonzero(self.weight.detach()) / (self.batch_size * self.nodes)).float()
 
     def density(self) -> Tensor:
         """The share of the pairs within the window and the clip that are edges, a scalar tensor."""
-        pairs = sum(self.frames - abs(o) for o in range(-self.window, self.window + 1)) * self.patches**2
+        pairs = sum(max(self.frames - abs(o), 0) for o in range(-self.window, self.window + 1)) * self.patches**2
         return torch.count_nonzero(self.weight.detach()) / (self.batch_size * pairs)
 
     def to(self, *args, **kwargs) -> "SpatioTemporalGraph":

@@ -111,7 +111,8 @@ class RaggedGraph:
         return self.row_ptr.diff().long()
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "RaggedGraph":
-        """The graph on another device."""
+        """The graph on another device. Raises TypeError or RuntimeError if that is no device."""
+        device = torch.device(device)
         tensors, rest = _flatten(self)
         return _unflatten([None if t is None else t.to(device, non_blocking=non_blocking) for t in tensors], rest)
 
@@ -147,7 +148,7 @@ def _check_edge_type(edge_type: Tensor, edge_index: Tensor, types: int | None) -
         )
     if types is not None and (isinstance(types, bool) or not isinstance(types, int) or not 1 <= types <= MOST_TYPES):
         raise ValueError(f"from_edge_index: types must be an integer, 1 <= types <= {MOST_TYPES}, got {types!r}")
-    low, high = (int(x) for x in torch.aminmax(edge_type)) if edges else (0, 0)
+    low, high = (int(x) for x in torch.aminmax(edge_type.long())) if edges else (0, 0)
     most = (MOST_TYPES if types is None else types) - 1
     if low < 0 or high > most:
         raise ValueError(f"from_edge_index: edge_type must lie between 0 and {most}, got {low} to {high}")

@@ -16,11 +16,14 @@ inline void softmax_backward(const GraphAttentionArgs& args, int64_t head, int64
   A kept[TILE];
   for (int64_t r = 0; r < rows; ++r) {
     const vec<A> row_lse = broadcast(lse[r]), row_delta = broadcast(delta[r]);
+    const bool empty = lse[r] == A(-INFINITY);  // there may be edges, whose scores all overflow
     for (int64_t c = 0; c < TILE; ++c) kept[c] = inverse_keep_prob<A>(args);
     if (args.drop_threshold) drop_row(args, head, row0 + r, frame, column0, kept);
     for (int64_t c = 0; c < TILE; c += lanes<A>) {
-      const vec<A> w = load_wide<A>(weight.data + r * weight.row + c), score = load(scores + r * TILE + c);
-      const vec<A> p = w != A(0) ? exp_nonpositive(score * (w * scale) - row_lse) : vec<A>{};
+      const vec<A> w = empty ? vec<A>{} : load_wide<A>(weight.data + r * weight.row + c);
+      const vec<A> score = load(scores + r * TILE + c);
+      // Large scores have to be rounded as they were for lse. The difference would be above 0 otherwise, and p above 1.
+      const vec<A> p = w != A(0) ? exp_nonpositive(rounded(score * (w * scale)) - row_lse) : vec<A>{};
       const vec<A> keep = load(kept + c);
       // These are selected and not multiplied, since a NaN of dP or delta must not pass where there is no edge.
       const vec<A> dz = w != A(0) ? p * (load(dp + r * TILE + c) * keep - row_delta) : vec<A>{};

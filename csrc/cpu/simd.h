@@ -114,6 +114,18 @@ template <class A, class S> STGT_INLINE void store_rounded(S* p, vec<A> v) {
   }
 }
 
+// Returns x. The compiler may not fuse the product that x is with a later sum, which would leave out its rounding.
+template <class V> STGT_INLINE V rounded(V x) {
+#ifdef __x86_64__
+  asm("" : "+v"(x));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x));
+#else
+  asm("" : "+m"(x));
+#endif
+  return x;
+}
+
 // c + a * b, lane by lane.
 STGT_INLINE vec<float> multiply_add(vec<float> c, vec<float> a, vec<float> b) { return c + a * b; }
 STGT_INLINE vec<double> multiply_add(vec<double> c, vec<double> a, vec<double> b) { return c + a * b; }

@@ -1,8 +1,8 @@
 """Our kernels inside the released STGT (``CrossGraphTransformer``). One call puts them there, and can be undone."""
 
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
-from types import MethodType
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,9 @@ class Acceleration:
         for name, block in blocks.items():
             self._set(block, _SETTINGS, settings[name])
             self._set(block.graphattn, _SETTINGS, settings[name])
-            self._set(block, "build_graph", MethodType(_build_graph, block))
-            self._set(block.graphattn, "forward", MethodType(_attend, block.graphattn))
+            # These are no bound methods, which pickle would look for in the class of the module.
+            self._set(block, "build_graph", partial(_build_graph, block))
+            self._set(block.graphattn, "forward", partial(_attend, block.graphattn))
 
     def _set(self, module: nn.Module, name: str, value: object) -> None:
         # The attribute of the instance hides the method of the class. An attribute that was there is restored later.
@@ -72,7 +73,8 @@ def accelerate(model: nn.Module, *, backend: str = "auto") -> Acceleration:
 
     Three things differ. Clips of any number of frames work. A token without an edge gives 0 instead of NaN. No
     (T*P, T*P) matrix is made, so the graph that a block passes on is a ``SpatioTemporalGraph``. The threshold
-    (``sim_th``) and dropout are read at every call. A deep copy of the model stays accelerated.
+    (``sim_th``) and dropout are read at every call. A deep copy of the model stays accelerated, and so does a model that
+    ``torch.save`` wrote whole. Replicas of ``nn.DataParallel`` would use the parameters of the first device; use DDP.
 
     Args:
         model: a model on any device, in float32, bfloat16 or float16, under autocast, or in float64 on the CPU. Compile

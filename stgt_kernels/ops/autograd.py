@@ -28,6 +28,17 @@ class KernelFunction(torch.autograd.Function):
         return super(torch.autograd.Function, cls).apply(*args)
 
 
+def own_views(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Under torch.compile, a view of each tensor for its own argument of a function; otherwise the tensors themselves.
+
+    torch.compile refuses one tensor as two arguments, as q and k may be. And it takes a tensor that torch.func.grad
+    hands over for one without a gradient.
+    """
+    if not torch.compiler.is_compiling():
+        return tensors
+    return tuple(None if t is None else t.view_as(t) for t in tensors)
+
+
 def _recorded(args: tuple) -> bool:
     """Whether a derivative may be asked for, backward or forward (which apply refuses)."""
     if torch.autograd.forward_ad._current_level >= 0:

@@ -29,7 +29,7 @@ def fold_into_batch(op: Callable) -> Callable:
         results = op(*folded)
         several = isinstance(results, tuple)
         unfolded = tuple(
-            r.unflatten(0, (info.batch_size, -1)) if r.numel() else r.expand(info.batch_size, *r.shape)
+            r.unflatten(0, (info.batch_size, -1)) if len(r) else r.expand(info.batch_size, *r.shape)
             for r in (results if several else (results,))
         )
         return (unfolded, (0,) * len(unfolded)) if several else (unfolded[0], 0)

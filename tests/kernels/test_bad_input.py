@@ -169,6 +169,15 @@ class TestAttention:
         with raises("graph_attention", "scale must be finite", str(scale)):
             self.attend(backend, scale=scale)
 
+    @pytest.mark.parametrize("dropout_p", [None, "a", torch.ones(2)], ids=["none", "text", "tensor"])
+    def test_dropout_of_another_type(self, backend, dropout_p):
+        with raises("graph_attention", "dropout_p must be a number, got"):
+            self.attend(backend, dropout_p=dropout_p)
+
+    def test_a_scale_that_requires_gradients(self, backend):
+        with raises("graph_attention", "scale gets no gradient, so it must not require one"):
+            self.attend(backend, scale=torch.tensor(0.5, requires_grad=True))
+
     @pytest.mark.parametrize("dropout_p", [-0.1, 1.0, 1.5, nan, inf])
     def test_dropout(self, backend, dropout_p):
         with raises("graph_attention", "0 <= dropout_p < 1", str(dropout_p)):
@@ -178,11 +187,13 @@ class TestAttention:
 def test_from_dense():
     weight = torch.ones(2, 12, 12)
     cases = [
-        ((weight[0],), "weight must be (B, N, N)", "(12, 12)"),
-        ((weight[:, :5],), "weight must be (B, N, N)", "(2, 5, 12)"),
+        ((weight[0],), "weight must be a tensor (B, N, N)", "(12, 12)"),
+        (([1.0],), "weight must be a tensor (B, N, N)", "list"),
+        ((weight[:, :5],), "weight must be a tensor (B, N, N)", "(2, 5, 12)"),
         ((weight.long(),), "floating-point", "torch.int64"),
-        ((weight, 5), "frames must divide the number of tokens N=12", "frames=5"),
-        ((weight, 0), "frames must divide", "frames=0"),
+        ((weight, 5), "frames must be an integer that divides the number of tokens N=12", "got 5"),
+        ((weight, 2.0), "frames must be an integer", "got 2.0"),
+        ((weight, 0), "frames must be an integer", "got 0"),
         ((weight, 3, 1.0), "window must be an integer of at least 0", "1.0"),
         ((weight, 3, -1), "window must be an integer of at least 0", "-1"),
         ((weight, 3, 1), "64 edges", "window=1"),

@@ -193,10 +193,10 @@ def test_why_not_of_cuda_without_a_gpu(gpu):
     assert dispatch.why_not("cuda", "cuda") == "no CUDA device is available"
 
 
-def choice(dtype=torch.bfloat16, size="D>64"):
+def choice(dtype=torch.bfloat16, letter="D", size=88):
     """Returns the backend that auto chooses when it has not chosen before."""
     dispatch._fastest.clear()
-    return dispatch.choose("auto", torch.device("cuda", 0), dtype, "graph_attention", size)
+    return dispatch.choose("auto", torch.device("cuda", 0), dtype, "graph_attention", letter, size)
 
 
 def test_kernels_built_for_other_gpus_are_refused_and_auto_takes_triton(gpu):
@@ -204,7 +204,7 @@ def test_kernels_built_for_other_gpus_are_refused_and_auto_takes_triton(gpu):
     reason = dispatch.why_not("cuda", "cuda:0")
     assert "built for 8.0 10.0a, this GPU is 9.0; rebuild with TORCH_CUDA_ARCH_LIST=9.0" in reason
     with pytest.raises(ValueError, match="graph_attention: backend='cuda' cannot run: .*this GPU is 9.0"):
-        dispatch.choose("cuda", torch.device("cuda", 0), torch.bfloat16, "graph_attention", "D>64")
+        dispatch.choose("cuda", torch.device("cuda", 0), torch.bfloat16, "graph_attention", "D", 88)
     assert choice() == "triton"
 
 
@@ -213,7 +213,7 @@ def test_auto_takes_cuda_unless_triton_was_measured_to_be_faster(gpu, monkeypatc
     assert choice() == "cuda"
     monkeypatch.setattr(dispatch, "FASTER_IN_TRITON", frozenset({("9.0", torch.bfloat16, "D>64")}))
     assert choice() == "triton"
-    assert choice(torch.float16) == choice(size="D<=64") == choice(size="P>64") == "cuda"
+    assert choice(torch.float16) == choice(size=64) == choice(letter="P") == "cuda"
     monkeypatch.setattr(dispatch, "triton_error", lambda: "triton is not installed")
     assert choice() == "cuda"
     monkeypatch.setattr(dispatch, "triton_error", lambda: None)
@@ -227,8 +227,7 @@ def test_torch_compile_asks_for_the_choice_once(gpu, monkeypatch):
 
     @torch.compile(fullgraph=True, backend="eager")
     def widened(x):
-        size = size_class("D", x.shape[-1])
-        chosen = dispatch.choose("auto", torch.device("cuda", 0), torch.bfloat16, "graph_attention", size)
+        chosen = dispatch.choose("auto", torch.device("cuda", 0), torch.bfloat16, "graph_attention", "D", x.shape[-1])
         return x + 1 if chosen == "triton" else x
 
     torch._dynamo.reset()
@@ -254,8 +253,8 @@ def test_the_ops_ask_for_different_classes_of_sizes(monkeypatch):
         edge_attention(q[0], q[0], q[0], graph)
         graph_attention(q, q, q, dense)
     edges, attention = asked[::2], asked[1::2]
-    assert edges == [("edge_attention", "edge D<=64"), ("edge_attention", "edge D>64")]
-    assert attention == [("graph_attention", "D<=64"), ("graph_attention", "D>64")]
+    assert edges == [("edge_attention", "edge D", 64), ("edge_attention", "edge D", 65)]
+    assert attention == [("graph_attention", "D", 64), ("graph_attention", "D", 65)]
 
 
 def test_auto_never_takes_the_interpreter(attend, ran, monkeypatch):

@@ -144,6 +144,13 @@ def test_clamp(backend, clamp):
 
 
 @each_choice
+@pytest.mark.parametrize("name", ["scale", "clamp", "dropout_p"])
+def test_numbers_of_another_type(name, backend):
+    with raises(f"{name} must be a number, got 'a'"):
+        attend(backend, **{name: "a"})
+
+
+@each_choice
 @pytest.mark.parametrize("dropout_p", [-0.1, 1.0, 1.5, nan, inf])
 def test_dropout(backend, dropout_p):
     with raises("0 <= dropout_p < 1", str(dropout_p)):

@@ -153,6 +153,18 @@ class Attend(torch.nn.Module):
         return self.attention(x, graph), graph.unweighted()
 
 
+def test_programs_are_exported_for_any_number_of_frames_and_patches():
+    class Layer(torch.nn.Module):
+        def forward(self, x):
+            q = x.flatten(1, 2)[:, None]
+            return graph_attention(q, q, q, spatio_temporal_graph(x, threshold=0.5))
+
+    T, P = torch.export.Dim("T", min=2, max=30), torch.export.Dim("P", min=65, max=300)
+    program = torch.export.export(Layer(), (video_like_tokens(1, 4, 70, 8),), dynamic_shapes={"x": {1: T, 2: P}})
+    x = video_like_tokens(1, 5, 130, 8)
+    assert same_bits(program.module()(x), Layer()(x))
+
+
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=dtype_name)
 def test_export_takes_and_gives_graphs(dtype, strict):
@@ -163,3 +175,53 @@ def test_export_takes_and_gives_graphs(dtype, strict):
     (expected, ones), (actual, exported_ones) = module(x, other), exported(x, other)
     torch.testing.assert_close(actual, expected)
     assert isinstance(exported_ones, SpatioTemporalGraph) and torch.equal(exported_ones.weight, ones.weight)
+
+
+def test_a_graph_that_was_first_used_in_inference_mode_can_be_trained_on():
+    graph = SpatioTemporalGraph.from_dense(torch.rand(1, 8, 8))
+    q = torch.randn(1, 1, 8, 4)
+    with torch.inference_mode():
+        expected = graph_attention(q, q, q, graph)
+    out = graph_attention(q.requires_grad_(), q, q, graph)
+    assert same_bits(out.detach(), expected)
+    out.sum().backward()
+    assert q.grad.isfinite().all()
+
+
+def test_the_map_holds_no_tensor_of_a_transform():
+    graph, q = SpatioTemporalGraph.from_dense(torch.rand(1, 8, 8)), torch.randn(1, 1, 8, 4)
+    torch.func.grad(lambda q: graph_attention(q, q, q, graph).sum())(q)
+    assert torch.equal(pickle.loads(pickle.dumps(graph.live)), torch.ones(1, 1, 1, 1, 1, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_map_follows_an_optimizer(fused):
+    """A fused optimizer changes parameters without PyTorch's count of changes."""
+    weight = torch.zeros(1, 1, 8, 1, 8, requires_grad=True)
+    graph = SpatioTemporalGraph(weight)
+    assert not graph.live.any()
+    weight.grad = -torch.ones_like(weight)
+    torch.optim.Adam([weight], lr=0.1, fused=fused).step()
+    assert graph.live.all()
+    q = torch.randn(1, 1, 8, 4)
+    assert same_bits(graph_attention(q, q, q, graph), graph_attention(q, q, q, SpatioTemporalGraph(weight)))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_window_may_be_longer_than_the_clip(backend):
+    own = video_graph(1, 2, 5)
+    wide = torch.zeros(1, 2, 5, 9, 5)
+    wide[:, :, :, 3:6] = own.weight
+    graph = SpatioTemporalGraph(on(backend, wide))
+    assert torch.equal(graph.to_dense().cpu(), own.to_dense()) and graph.density().cpu() == own.density()
+    q = heads(1, 2, 10, 8)
+    expected = graph_attention(q, q, q, own, backend="reference")
+    q = on(backend, q)
+    actual = graph_attention(q, q, q, graph, backend=backend)
+    torch.testing.assert_close(actual.cpu(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64], ids=dtype_name)
+def test_an_index_may_be_of_any_integer_type(dtype):
+    graph = video_graph(3, 2, 5)
+    assert torch.equal(graph[torch.tensor([2, 0, 0], dtype=dtype)].weight, graph.weight[[2, 0, 0]])

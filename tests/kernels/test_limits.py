@@ -1,5 +1,6 @@
 """The kernels at their limits: thresholds at the ends, sizes of tokens, memory, instruction sets, meta tensors."""
 
+import math
 import os
 import resource
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 import torch
 from helpers.cases import DTYPES, dtype_name, each_backend, each_kernel, heads, on
 
-from stgt_kernels import GraphAttention, graph_attention, spatio_temporal_graph, token_similarity
+from stgt_kernels import GraphAttention, SpatioTemporalGraph, graph_attention, spatio_temporal_graph, token_similarity
 from stgt_kernels.rounding import compared_threshold, similarity_error
 from stgt_kernels.testing import assert_graph_close, video_like_tokens
 
@@ -55,6 +56,30 @@ def test_a_similarity_that_float16_rounds_to_zero_is_no_edge(backend):
     assert (weight[:64, 64:128] == 0).all() and (weight[64:128, :64] == 0).all()
     assert (weight[:64, 128:] == 2**-24).all() and (weight[128:, :64] == 2**-24).all()
     assert live.tolist() == [[True, False, True], [False, True, False], [True, False, True]]
+
+
+@each_backend
+@pytest.mark.parametrize("size", [1e2, 1e3, 3e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_name)
+def test_the_only_edge_of_a_row_has_all_of_its_attention(dtype, size, backend):
+    """Scores reach 3e10, whose rounding alone is a thousand times as large as the numbers between which exp differs."""
+    generator = torch.Generator().manual_seed(0)
+    weight = (0.7 * torch.eye(16))[None, None, :, None, :]
+    graph = SpatioTemporalGraph(on(backend, weight))
+    q, k = ((size * (1 + 0.3 * torch.randn(1, 1, 16, 48, generator=generator))).to(dtype) for _ in range(2))
+    q, k, v = (on(backend, t).requires_grad_() for t in (q, k, torch.randn(1, 1, 16, 48).to(dtype)))
+    dq, dk, dv = torch.autograd.grad(graph_attention(q, k, v, graph, backend=backend).sum(), (q, k, v))
+    torch.testing.assert_close(dv.cpu(), torch.ones(1, 1, 16, 48, dtype=dtype))
+    assert dq.isfinite().all() and dk.isfinite().all()
+
+
+@each_backend
+def test_a_row_whose_scores_all_overflow_has_no_gradients(backend):
+    graph = SpatioTemporalGraph(on(backend, torch.ones(1, 1, 1, 1, 1)))
+    q, k, v = (on(backend, torch.full((1, 1, 1, 1), x)).requires_grad_() for x in (1e20, -1e20, 1.0))
+    out, lse = graph_attention(q, k, v, graph, return_lse=True, backend=backend)
+    assert out.item() == 0 and lse.item() == -math.inf
+    assert all(gradient.item() == 0 for gradient in torch.autograd.grad(out.sum(), (q, k, v)))
 
 
 @each_backend

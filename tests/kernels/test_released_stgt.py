@@ -4,10 +4,11 @@ It is a stand-in here (released.py), which itself gives the numbers recorded fro
 """
 
 import copy
+import io
 
 import pytest
 import torch
-from helpers.cases import KERNELS, device_of, each_kernel
+from helpers.cases import KERNELS, device_of, each_kernel, same_bits
 from helpers.golden import recorded
 from helpers.released import CrossGraphTransformer
 from helpers.settled import exact_graphs, recorded_model, settled
@@ -335,9 +336,20 @@ def test_a_copy_is_accelerated_and_its_own():
         with torch.no_grad():
             for parameter in twin.parameters():
                 parameter.mul_(1.1)
-        assert twin.resblocks[0].build_graph.__self__ is twin.resblocks[0]
+        assert twin.resblocks[0].build_graph.args == (twin.resblocks[0],)
         assert not torch.allclose(twin(x), model(x))
-        assert twin.resblocks[0].graphattn.forward.__self__ is twin.resblocks[0].graphattn
+        assert twin.resblocks[0].graphattn.forward.args == (twin.resblocks[0].graphattn,)
+
+
+def test_an_accelerated_model_that_was_saved_whole_can_be_loaded():
+    model, x = build(), clip()
+    with accelerate(model):
+        expected = model(x)
+        file = io.BytesIO()
+        torch.save(model, file)
+    loaded = torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+    assert same_bits(loaded(x), expected)
+    assert isinstance(loaded.resblocks[0].build_graph(x[:, :, 1:].flatten(1, 2), 4), SpatioTemporalGraph)
 
 
 def test_attention_takes_dense_weights():

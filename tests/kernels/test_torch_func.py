@@ -5,7 +5,14 @@ import torch
 from helpers.cases import each_backend, each_kernel, heads, on, same_bits, video_graph
 from torch.func import grad, jacrev, vjp, vmap
 
-from stgt_kernels import GraphAttention, SpatioTemporalGraph, graph_attention, spatio_temporal_graph
+from stgt_kernels import (
+    GraphAttention,
+    RaggedGraph,
+    SpatioTemporalGraph,
+    edge_attention,
+    graph_attention,
+    spatio_temporal_graph,
+)
 from stgt_kernels.testing import video_like_tokens
 
 B, H, T, P, D = 2, 2, 3, 20, 8
@@ -140,6 +147,43 @@ class TestVmap:
 
         with pytest.raises(ValueError, match="graph_attention: torch.func.vmap cannot map dropout"):
             vmap(attend, randomness=randomness)(samples(backend)[1])
+
+
+def compiled_alike(gradients, *arguments):
+    expected, actual = gradients(*arguments), torch.compile(gradients, fullgraph=True, backend="aot_eager")(*arguments)
+    assert all(same_bits(a, e) and e.any() for a, e in zip(actual, expected, strict=True))
+
+
+@each_kernel
+class TestCompiledTransforms:
+    def test_graph_construction(self, backend):
+        compiled_alike(lambda x: (grad(lambda x: build(backend, x).weight.square().sum())(x),), samples(backend)[0][0])
+
+    def test_graph_attention(self, backend):
+        compiled_alike(grad(attention_loss(backend), (0, 1, 2, 3)), *inputs(backend))
+
+    def test_edge_attention(self, backend):
+        generator = torch.Generator().manual_seed(0)
+        edge_index = torch.randint(10, (2, 30), generator=generator)
+        graph = RaggedGraph.from_edge_index(on(backend, edge_index), 10)
+
+        def loss(q, k, v, edge_scale, edge_bias):
+            out, scores = edge_attention(
+                q, k, v, graph, edge_scale=edge_scale, edge_bias=edge_bias, return_scores=True, backend=backend
+            )
+            return out.square().sum() + scores.square().sum()
+
+        sizes = ((10, H, D), (10, H, D), (10, H, D), (30, H), (30, H))
+        compiled_alike(grad(loss, (0, 1, 2, 3, 4)), *on(backend, *(torch.randn(size) for size in sizes)))
+
+
+@each_backend
+def test_heads_may_be_missing(backend):
+    graph = on(backend, torch.ones(1, 1, 6, 1, 6))
+    out = vmap(lambda q: graph_attention(q, q, q, SpatioTemporalGraph(graph), backend=backend))(
+        on(backend, torch.randn(3, 1, 0, 6, 8))
+    )
+    assert out.shape == (3, 1, 0, 6, 8)
 
 
 @each_kernel

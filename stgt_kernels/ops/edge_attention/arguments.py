@@ -1,7 +1,5 @@
 """The checks of the arguments of edge_attention. Each error names the argument, what came and what was expected."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -63,18 +61,3 @@ def _check_rows(name: str, rows: int, graph: RaggedGraph) -> None:
     types = f", or for each of its {graph.types} edge types" if graph.edge_type is not None else ", which have no types"
     raise ValueError(f"{OP}: {name} must have a row for each of the graph's {graph.edges} edges{types}, got {rows}")
 
-
-def finite_scale(scale: float | None, D: int) -> float:
-    factor: float = D**-0.5 if scale is None else float(scale)
-    if not -math.inf < factor < math.inf:  # written so that torch.compile can ask it of a symbol, too
-        raise ValueError(f"{OP}: scale must be finite, got {factor}")
-    return factor
-
-
-def clamp_limit(clamp: float | None) -> float:
-    """inf where nothing is clamped."""
-    if clamp is None:
-        return math.inf
-    if not 0 < clamp < math.inf:
-        raise ValueError(f"{OP}: clamp must be positive and finite, or None, got {clamp}")
-    return float(clamp)

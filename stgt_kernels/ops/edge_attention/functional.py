@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from stgt_kernels import dispatch
-from stgt_kernels.measured import size_class
+from stgt_kernels.ops import numbers
+from stgt_kernels.ops.autograd import own_views
 from stgt_kernels.ops.edge_attention import arguments, reference
 from stgt_kernels.ops.edge_attention.function import EdgeAttentionFunction
 from stgt_kernels.ragged_graph import RaggedGraph
@@ -103,11 +104,11 @@ def edge_attention(
     arguments.check(q, k, v, graph)
     edge_scale = arguments.edge_values("edge_scale", edge_scale, q, graph)
     edge_bias = arguments.edge_values("edge_bias", edge_bias, q, graph)
-    factor, limit = arguments.finite_scale(scale, q.shape[-1]), arguments.clamp_limit(clamp)
-    if not 0 <= dropout_p < 1:
-        raise ValueError(f"edge_attention: dropout_p must satisfy 0 <= dropout_p < 1, got {dropout_p}")
+    factor = numbers.finite_scale(arguments.OP, scale, q.shape[-1])
+    limit = numbers.clamp_limit(arguments.OP, clamp)
+    dropout_p = numbers.dropout_probability(arguments.OP, dropout_p)
     seed = torch.randint(2**63 - 1, (1,), device=q.device) if dropout_p > 0 else None
-    backend = dispatch.choose(backend, q.device, q.dtype, "edge_attention", size_class("edge D", q.shape[-1]))
+    backend = dispatch.choose(backend, q.device, q.dtype, "edge_attention", "edge D", q.shape[-1])
     if backend == "reference":
         with dispatch.without_autocast(q.device):
             out, scores = reference.edge_attention(
@@ -115,10 +116,8 @@ def edge_attention(
             )
     else:
         scale_type, bias_type = (None if t is None else reference.types_of(t, graph) for t in (edge_scale, edge_bias))
-        if torch.compiler.is_compiling():  # torch.compile refuses one tensor in two places, as q and k may be
-            k, v = k.view_as(k), v.view_as(v)
-            edge_bias, bias_type = (None if t is None else t.view_as(t) for t in (edge_bias, bias_type))
+        q, k, v, edge_scale, edge_bias, bias_type = own_views(q, k, v, edge_scale, edge_bias, bias_type)
         rows, columns = (graph.row_ptr, graph.source, graph.row_edge), (graph.col_ptr, graph.target, graph.col_edge)
         tensors = (q, k, v, edge_scale, edge_bias, *rows, *columns, scale_type, bias_type, seed)
-        out, scores, _ = EdgeAttentionFunction.apply(*tensors, limit, factor, float(dropout_p), backend)
+        out, scores, _ = EdgeAttentionFunction.apply(*tensors, limit, factor, dropout_p, backend)
     return (out, scores) if return_scores else out

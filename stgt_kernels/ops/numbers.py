@@ -1,0 +1,41 @@
+"""The checks of the attention ops' arguments that are numbers. Each error names the op, the argument and its value."""
+
+import math
+
+import torch
+
+
+def finite_scale(op: str, scale: float | None, D: int) -> float:
+    """The factor of the scores, ``D ** -0.5`` if none is given."""
+    if scale is None:
+        return D**-0.5
+    if isinstance(scale, torch.Tensor) and scale.requires_grad:
+        raise ValueError(f"{op}: scale gets no gradient, so it must not require one; multiply q by it instead")
+    factor = _number(op, "scale", scale)
+    if not -math.inf < factor < math.inf:  # torch.compile cannot trace math.isfinite of a symbol
+        raise ValueError(f"{op}: scale must be finite, got {factor}")
+    return factor
+
+
+def dropout_probability(op: str, dropout_p: float) -> float:
+    probability = _number(op, "dropout_p", dropout_p)
+    if not 0 <= probability < 1:
+        raise ValueError(f"{op}: dropout_p must satisfy 0 <= dropout_p < 1, got {dropout_p}")
+    return probability
+
+
+def clamp_limit(op: str, clamp: float | None) -> float:
+    """The largest size of a score, inf where nothing is clamped."""
+    if clamp is None:
+        return math.inf
+    limit = _number(op, "clamp", clamp)
+    if not 0 < limit < math.inf:
+        raise ValueError(f"{op}: clamp must be positive and finite, or None, got {clamp}")
+    return limit
+
+
+def _number(op: str, name: str, value: float) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{op}: {name} must be a number, got {value!r}") from None
