@@ -62,6 +62,16 @@ STGT_DEVICE float exp2(float x) {  // 9.7.3.21: the error is 2 ulp, and 2^-inf i
   return y;
 }
 
+STGT_DEVICE float product(float a, float b) { return __fmul_rn(a, b); }  // which is never fused with a sum
+
+// 2^x for the logarithm x of a probability, which is at most 0. Where scores are large, rounding brings x above 0, and
+// the result must not exceed 1 even so. NaN stays NaN.
+STGT_DEVICE float exp2_at_most_one(float x) {
+  float least;
+  asm("min.NaN.f32 %0, %1, 0f00000000;" : "=f"(least) : "f"(x));
+  return exp2(least);
+}
+
 // Makes the compiler compute x here. Otherwise it might do so later, and keep all that x is computed from in registers.
 STGT_DEVICE void settle(uint32_t& x) { asm volatile("" : "+r"(x)); }
 

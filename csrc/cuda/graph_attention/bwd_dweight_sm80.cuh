@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(DWEIGHT_THREADS, 2)
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             const float score = s[m][block][2 * r + e];
-            const float x = w[e] != 0 ? ptx::exp2(fmaf(score * w[e], scale_2, -log_sum)) : 0.0f;
+            const float x = w[e] != 0 ? ptx::exp2_at_most_one(fmaf(score * w[e], scale_2, -log_sum)) : 0.0f;
             float m_dp = dp[m][block][2 * r + e];
             if (DROPOUT) m_dp = is_kept(words[block][r], e, p.drop_threshold) ? m_dp * p.inverse_keep : 0.0f;
             sum[m][block][2 * r + e] += x * (m_dp - delta[m][r]) * score;

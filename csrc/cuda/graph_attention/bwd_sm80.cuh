@@ -175,7 +175,8 @@ STGT_DEVICE void backward(const AttentionParams& p) {
           float kept_p[2], dz_w[2];
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
-            const float x = w[e] != 0 ? ptx::exp2(fmaf(s[block][2 * r + e] * w[e], scale_2, -off[e])) : 0.0f;
+            const float z = s[block][2 * r + e] * w[e];
+            const float x = w[e] != 0 ? ptx::exp2_at_most_one(fmaf(z, scale_2, -off[e])) : 0.0f;
             float m_dp = dp[block][2 * r + e];
             kept_p[e] = x;
             if (DROPOUT) {

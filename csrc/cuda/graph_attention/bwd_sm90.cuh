@@ -128,8 +128,8 @@ __global__ void __launch_bounds__(BackwardRows<N, WIDE>::THREADS, 1)
         for (int i = 0; i < 4; ++i) {
           const float2 w = values(pairs[i]);
           float &first = s[8 * block + 2 * i], &second = s[8 * block + 2 * i + 1];
-          first = w.x * ptx::exp2(fmaf(first * w.x, c, -offset[i % 2]));
-          second = w.y * ptx::exp2(fmaf(second * w.y, c, -offset[i % 2]));
+          first = w.x * ptx::exp2_at_most_one(fmaf(first * w.x, c, -offset[i % 2]));
+          second = w.y * ptx::exp2_at_most_one(fmaf(second * w.y, c, -offset[i % 2]));
           edges[block][i] = edge_mask(pairs[i]);
         }
       }
@@ -262,7 +262,7 @@ __global__ void __launch_bounds__(BackwardColumns<N, WIDE>::THREADS, 1)
             const float2 pair = values(pairs[2 * part + i / 2]);
             const float w = i % 2 ? pair.y : pair.x;
             const int at = 4 * rows8 + i;
-            const float p_ij = ptx::exp2(fmaf(s[at] * w, c, i % 2 ? -offset.y : -offset.x));
+            const float p_ij = ptx::exp2_at_most_one(fmaf(s[at] * w, c, i % 2 ? -offset.y : -offset.x));
             dropped[i] = p_ij;
             if (DROPOUT) {
               dropped[i] = drop >> at & 1 ? 0 : p_ij * p.inverse_keep;

@@ -246,11 +246,14 @@ STGT_DEVICE void softmax_backward(float (&s)[M][8], float (&dp)[M][8], const flo
     const int row = t * p.P + i0 + own_row(m);
     const bool inside = i0 + own_row(m) < p.P;
     const int64_t at = int64_t(sample_head) * p.T * p.P + row;
-    const float lse = inside ? p.lse[at] : 0, delta = inside ? p.delta[at] : 0;
+    const float found = inside ? p.lse[at] : 0, delta = inside ? p.delta[at] : 0;
+    const float lse = found == -INFINITY ? 0 : found;  // there may be edges, whose scores all overflow
     const uint32_t kept = DROPOUT ? kept_columns(p, sample_head, row, frame, j0) : ~0u;
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
-      const float x = w[m][n] != 0 ? ptx::exp2((s[m][n] * w[m][n] * p.scale - lse) * LOG2E) : 0;
+      // The product is rounded as it was for lse, and not fused with the difference.
+      const float z = ptx::product(s[m][n] * w[m][n], p.scale);
+      const float x = w[m][n] != 0 ? ptx::exp2_at_most_one((z - lse) * LOG2E) : 0;
       dp[m][n] = x * ((kept >> n & 1 ? dp[m][n] * p.inverse_keep : 0) - delta);
       s[m][n] = kept >> n & 1 ? x : 0;
     }

@@ -151,6 +151,8 @@ def probabilities(score, w, log_sum, scale, EXACT: tl.constexpr):
     # EXACT costs one more product. The two terms may be nearly equal, and are not rounded before they are subtracted.
     if EXACT:
         exponent = (score * w * scale - log_sum) * LOG2E
+    # Where scores are large, rounding brings the exponent above 0, but a probability is at most 1.
+    exponent = tl.minimum(exponent, 0.0, propagate_nan=tl.PropagateNan.ALL)
     return tl.where(w != 0, tl.exp2(exponent), 0.0)
 
 

@@ -50,6 +50,8 @@ inline void where_nonzero(uint32_t pair, float& first, float& second, float othe
 }
 
 inline float exp2(float x) { return std::exp2(x); }
+inline float product(float a, float b) { return a * b; }
+inline float exp2_at_most_one(float x) { return std::exp2(x > 0 ? 0 : x); }
 inline void settle(uint32_t&) {}
 
 inline char* shared_memory() { return e::shared; }
