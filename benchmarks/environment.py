@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from stgt_kernels import _C as native
+from stgt_kernels import _C
 from stgt_kernels.report import hardware
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +36,7 @@ def _cpu() -> dict[str, object]:
     return {
         "hardware": hardware(torch.device("cpu")),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "instructions": native.build_info()["cpu_isa"],
+        "instructions": _C.build_info()["cpu_isa"],
         "threads": torch.get_num_threads(),
         "waiting": os.environ.get("OMP_WAIT_POLICY", "default").lower(),
         "spins": os.environ.get("GOMP_SPINCOUNT", "default"),
