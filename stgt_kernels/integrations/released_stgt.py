@@ -74,7 +74,8 @@ def accelerate(model: nn.Module, *, backend: str = "auto") -> Acceleration:
     Three things differ. Clips of any number of frames work. A token without an edge gives 0 instead of NaN. No
     (T*P, T*P) matrix is made, so the graph that a block passes on is a ``SpatioTemporalGraph``. The threshold
     (``sim_th``) and dropout are read at every call. A deep copy of the model stays accelerated, and so does a model
-    that ``torch.save`` wrote whole. Replicas of ``nn.DataParallel`` would use the parameters of the first device; use DDP.
+    that ``torch.save`` wrote whole. Use DDP, since replicas of ``nn.DataParallel`` would compute with the parameters of
+    the first device.
 
     Args:
         model: a model on any device, in float32, bfloat16 or float16, under autocast, or in float64 on the CPU. Compile

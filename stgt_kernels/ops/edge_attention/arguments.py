@@ -60,4 +60,3 @@ def _check_rows(name: str, rows: int, graph: RaggedGraph) -> None:
         return
     types = f", or for each of its {graph.types} edge types" if graph.edge_type is not None else ", which have no types"
     raise ValueError(f"{OP}: {name} must have a row for each of the graph's {graph.edges} edges{types}, got {rows}")
-
