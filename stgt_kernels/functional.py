@@ -9,7 +9,7 @@ from torch import Tensor
 from stgt_kernels import dispatch
 from stgt_kernels.graph import SpatioTemporalGraph, clamped_window, storage_dtype
 from stgt_kernels.ops import numbers
-from stgt_kernels.ops.autograd import own_views
+from stgt_kernels.ops.autograd import own_view
 from stgt_kernels.ops.edge_attention.functional import edge_attention as edge_attention
 from stgt_kernels.ops.graph_attention import reference as graph_attention_reference
 from stgt_kernels.ops.graph_attention.function import GraphAttentionFunction
@@ -141,7 +141,7 @@ def graph_attention(
             out, lse = graph_attention_reference.graph_attention(q, k, v, graph, factor, dropout_p, seed)
     else:
         weight, live = graph.weight, graph.live
-        q, k, v, weight = own_views(q, k, v, weight)
+        q, k, v, weight = (own_view(t) for t in (q, k, v, weight))
         out, lse = GraphAttentionFunction.apply(q, k, v, weight, live, seed, factor, dropout_p, backend)
     return (out, lse) if return_lse else out
 
@@ -165,8 +165,7 @@ def _build(
     if backend == "reference":
         with dispatch.without_autocast(x.device):  # the reference computes similarities in float32 at least
             return spatio_temporal_graph_reference.spatio_temporal_graph(x, threshold, window, differentiable)
-    (x,) = own_views(x)
-    weight, live, _ = SpatioTemporalGraphFunction.apply(x, threshold, window, differentiable, backend)
+    weight, live, _ = SpatioTemporalGraphFunction.apply(own_view(x), threshold, window, differentiable, backend)
     return SpatioTemporalGraph._with_live(weight, live)
 
 

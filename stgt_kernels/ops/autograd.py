@@ -1,7 +1,11 @@
 """The base of the autograd functions of all ops."""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
+
+T = TypeVar("T", Tensor, Tensor | None)
 
 
 class KernelFunction(torch.autograd.Function):
@@ -28,15 +32,13 @@ class KernelFunction(torch.autograd.Function):
         return super(torch.autograd.Function, cls).apply(*args)
 
 
-def own_views(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Under torch.compile, a view of each tensor for its own argument of a function; otherwise the tensors themselves.
+def own_view(x: T) -> T:
+    """Under torch.compile, a view of an argument of a function; otherwise the argument itself, which may be None.
 
     torch.compile refuses one tensor as two arguments, as q and k may be. And it takes a tensor that torch.func.grad
     hands over for one without a gradient.
     """
-    if not torch.compiler.is_compiling():
-        return tensors
-    return tuple(None if t is None else t.view_as(t) for t in tensors)
+    return x.view_as(x) if x is not None and torch.compiler.is_compiling() else x
 
 
 def _recorded(args: tuple) -> bool:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stgt_kernels import dispatch
 from stgt_kernels.ops import numbers
-from stgt_kernels.ops.autograd import own_views
+from stgt_kernels.ops.autograd import own_view
 from stgt_kernels.ops.edge_attention import arguments, reference
 from stgt_kernels.ops.edge_attention.function import EdgeAttentionFunction
 from stgt_kernels.ragged_graph import RaggedGraph
@@ -116,7 +116,8 @@ def edge_attention(
             )
     else:
         scale_type, bias_type = (None if t is None else reference.types_of(t, graph) for t in (edge_scale, edge_bias))
-        q, k, v, edge_scale, edge_bias, bias_type = own_views(q, k, v, edge_scale, edge_bias, bias_type)
+        q, k, v = (own_view(t) for t in (q, k, v))
+        edge_scale, edge_bias, bias_type = (own_view(t) for t in (edge_scale, edge_bias, bias_type))
         rows, columns = (graph.row_ptr, graph.source, graph.row_edge), (graph.col_ptr, graph.target, graph.col_edge)
         tensors = (q, k, v, edge_scale, edge_bias, *rows, *columns, scale_type, bias_type, seed)
         out, scores, _ = EdgeAttentionFunction.apply(*tensors, limit, factor, dropout_p, backend)
