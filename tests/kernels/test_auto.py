@@ -50,7 +50,7 @@ def attend(backend="auto"):
 
 
 def chosen():
-    return dispatch.choose("auto", torch.device("cpu"), torch.float32, "graph_attention", "D<=64")
+    return dispatch.choose("auto", torch.device("cpu"), torch.float32, "graph_attention", "D", 64)
 
 
 def warned(call) -> list[str]:
@@ -108,7 +108,7 @@ def test_a_filter_can_make_an_error_of_every_fall_to_the_reference(no_kernels):
 def test_float64_on_a_gpu_is_warned_of(monkeypatch):
     monkeypatch.setattr(dispatch, "triton_error", lambda: None)
     (message,) = warned(
-        lambda: dispatch.choose("auto", torch.device("cuda"), torch.float64, "graph_attention", "D<=64")
+        lambda: dispatch.choose("auto", torch.device("cuda"), torch.float64, "graph_attention", "D", 64)
     )
     for name in ("cuda", "triton"):
         assert f"{name}: it computes in float32, bfloat16 and float16, not torch.float64" in message
@@ -125,7 +125,7 @@ def test_stgt_backend_takes_the_place_of_auto(name, set_backend, caplog):
 
 def test_stgt_backend_gives_way_to_a_backend_named_in_code(set_backend):
     set_backend("reference")
-    assert dispatch.choose("cpu", torch.device("cpu"), torch.float32, "graph_attention", "D<=64") == "cpu"
+    assert dispatch.choose("cpu", torch.device("cpu"), torch.float32, "graph_attention", "D", 64) == "cpu"
     with dispatch.use_backend("cpu"):
         assert chosen() == "cpu"
     assert chosen() == "reference"
