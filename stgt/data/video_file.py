@@ -6,7 +6,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from stgt.data.errors import VideoError, require_file
-from stgt.data.frame_index import Keyframe, PacketTimes
+from stgt.data.frame_index import Keyframe, PacketTimes, UnusableTimesError
 
 # Formats that open other files or addresses, read from devices, or draw text as a picture.
 _REFUSED = {
@@ -29,6 +29,10 @@ _REFUSED = {
     "v4l2", "vapoursynth", "video4linux2,v4l2", "vobsub", "webm_dash_manifest", "x11grab", "xbin", "xcbgrab",
 }  # fmt: skip
 _OPTIONS = {"format_whitelist": ",".join(sorted(av.formats_available - _REFUSED)), "protocol_whitelist": "file"}
+# What a packet may carry beside its own frame for the decoding of all later packets.
+_LASTING = ("palette", "new_extradata", "param_change")
+# Decoders raise one of these for a packet that they cannot decode.
+UNDECODABLE = (av.error.InvalidDataError, av.error.ArgumentError, av.error.PermissionError)
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"[playlist]")
 
 
@@ -45,6 +49,8 @@ class VideoFile:
         require_file(path)
         self.path, self.max_pixels, self._seconds = path, max_pixels, deadline
         self._end = None if deadline is None else time.monotonic() + deadline
+        self.is_cut_short = False
+        """Whether the last packet is incomplete, as far as the container tells. It is known at the end of `packets`"""
         self.container: InputContainer
         self.stream: VideoStream
         self._open()
@@ -90,6 +96,8 @@ class VideoFile:
         chosen = best if best in videos else videos[0]
         if chosen.codec_context is None:
             raise VideoError(f"{self.path}: this FFmpeg has no decoder for the codec of the video track")
+        if chosen.frames == 1 and any(stream.disposition & Disposition.dependent for stream in videos):
+            raise VideoError(f"{self.path}: a picture that is made of tiles, which are not put together here")
         for stream in self.container.streams:
             if stream is not chosen:
                 stream.discard = Discard.all
@@ -134,32 +142,75 @@ class VideoFile:
         return (key.pts, key.dts) if by_pts else (key.dts, key.pts)
 
     def packets(self) -> Iterator[Packet]:
-        """The packets from here on. The last one is empty, and makes the decoder give the frames that it has kept."""
-        for packet in self.container.demux(self.stream):
+        """The packets from here on. The last one is empty, and makes the decoder give the frames that it has kept.
+
+        Other empty packets are left out. They mean that the frame before them is shown for longer.
+        """
+        packets = self.container.demux(self.stream)
+        self.is_cut_short = False
+        while True:
+            try:
+                packet = next(packets, None)
+            except IndexError:
+                packet = None  # PyAV ends like this if a stream appeared that was unknown when the file was opened.
+            except av.error.InvalidDataError:
+                if self._goes_on():
+                    raise
+                packet, self.is_cut_short = None, True
             self._require_time()
-            yield packet
+            if packet is None:
+                break
+            if packet.size:
+                self.is_cut_short = packet.is_corrupt
+                yield packet
+        end = Packet()
+        end.stream = self.stream
+        yield end
+
+    def _goes_on(self) -> bool:
+        """Whether packets follow a place that cannot be read. If not, then it is the end of a file that is cut short.
+
+        One packet may follow, which is what is left of the last one.
+        """
+        left = 0
+        for _ in range(4):
+            with suppress(av.error.InvalidDataError, IndexError):
+                for packet in self.container.demux(self.stream):
+                    left += packet.size > 0
+                    if left > 1:
+                        return True
+                return False
+        return True
 
     def frames(self, packets: Iterator[Packet]) -> Iterator[VideoFrame]:
         """Decode packets. The frames come in the order in which they are shown.
 
-        A stream that was cut out of a longer one may begin with packets that cannot be decoded. They are passed over.
+        A stream that was cut out of a longer one may begin with packets that cannot be decoded. They are passed over,
+        and so is the last packet of a file, which may be cut short.
         """
         unreadable, begun = None, False
         for packet in packets:
+            if unreadable is not None and begun and packet.size:
+                raise unreadable  # this packet shows that the broken one was not the last
             try:
                 frames = packet.decode()
-            except av.error.InvalidDataError as error:
-                if begun:
-                    raise
+            except UNDECODABLE as error:
                 unreadable = error
                 continue
-            begun = begun or bool(frames)
+            if frames and not begun:
+                unreadable, begun = None, True
             yield from frames
         if unreadable is not None and not begun:
             raise unreadable
 
     def times(self, packet: Packet) -> PacketTimes:
-        """The facts about a packet that are known without decoding it."""
+        """The facts about a packet that are known without decoding it.
+
+        Raises UnusableTimesError if the packet tells the decoder something that all later packets need, such as a
+        palette. Seeking would pass over it.
+        """
+        if any(map(packet.has_sidedata, _LASTING)):
+            raise UnusableTimesError("a packet changes the state of the decoder")
         hidden = packet.is_discard or (self.stream.codec_context.name == "vp8" and _is_hidden(packet))
         return PacketTimes(packet.pts, packet.dts, packet.is_keyframe, hidden)
 
@@ -174,6 +225,8 @@ class VideoFile:
             yield
         except av.error.InvalidDataError as error:
             raise VideoError(f"{self.path}: broken video: {error.strerror}") from error
+        except UNDECODABLE as error:  # its own text would be "Operation not permitted" or "Invalid argument"
+            raise VideoError(f"{self.path}: broken video: there is a packet that cannot be decoded") from error
         except (av.error.FFmpegError, OSError, ValueError, MemoryError, ArithmeticError, struct.error) as error:
             cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise VideoError(f"{self.path}: broken video: {cause.splitlines()[0][:200]}") from error
