@@ -209,7 +209,8 @@ class VideoFile:
         Raises UnusableTimesError if the packet tells the decoder something that all later packets need, such as a
         palette. Seeking would pass over it.
         """
-        if any(map(packet.has_sidedata, _LASTING)):
+        # Most packets carry nothing. Asking for that first takes a third of the time.
+        if next(packet.iter_sidedata(), None) is not None and any(map(packet.has_sidedata, _LASTING)):
             raise UnusableTimesError("a packet changes the state of the decoder")
         hidden = packet.is_discard or (self.stream.codec_context.name == "vp8" and _is_hidden(packet))
         return PacketTimes(packet.pts, packet.dts, packet.is_keyframe, hidden)
