@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import time
@@ -33,6 +34,8 @@ _OPTIONS = {"format_whitelist": ",".join(sorted(av.formats_available - _REFUSED)
 _LASTING = ("palette", "new_extradata", "param_change")
 # Decoders raise one of these for a packet that they cannot decode.
 UNDECODABLE = (av.error.InvalidDataError, av.error.ArgumentError, av.error.PermissionError)
+# FFmpeg's own texts for these would be "Operation not permitted" and "Invalid argument".
+_CAUSES = dict.fromkeys((errno.EPERM, errno.EINVAL), "there is a packet that cannot be decoded")
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"[playlist]")
 
 
@@ -75,7 +78,7 @@ class VideoFile:
         with self.complaints():
             try:
                 self.container = av.open(path, options=dict(_OPTIONS), metadata_errors="replace")
-            except (av.error.InvalidDataError, av.error.ArgumentError) as error:
+            except (av.error.InvalidDataError, av.error.ArgumentError, av.error.EOFError) as error:
                 raise VideoError(f"{self.path}: {_what_it_is(path)}") from error
             try:
                 self.stream = self._video_stream()
@@ -96,7 +99,12 @@ class VideoFile:
         chosen = best if best in videos else videos[0]
         if chosen.codec_context is None:
             raise VideoError(f"{self.path}: this FFmpeg has no decoder for the codec of the video track")
-        if chosen.frames == 1 and any(stream.disposition & Disposition.dependent for stream in videos):
+        is_primary = chosen.disposition & Disposition.default
+        if (
+            chosen.frames == 1
+            and not is_primary
+            and any(stream.disposition & Disposition.dependent for stream in videos)
+        ):
             raise VideoError(f"{self.path}: a picture that is made of tiles, which are not put together here")
         for stream in self.container.streams:
             if stream is not chosen:
@@ -195,6 +203,8 @@ class VideoFile:
             try:
                 frames = packet.decode()
             except UNDECODABLE as error:
+                if not begun and not isinstance(error, av.error.InvalidDataError):
+                    raise  # the packet may be whole, and its frame too large
                 unreadable = error
                 continue
             if frames and not begun:
@@ -226,10 +236,9 @@ class VideoFile:
             yield
         except av.error.InvalidDataError as error:
             raise VideoError(f"{self.path}: broken video: {error.strerror}") from error
-        except UNDECODABLE as error:  # its own text would be "Operation not permitted" or "Invalid argument"
-            raise VideoError(f"{self.path}: broken video: there is a packet that cannot be decoded") from error
         except (av.error.FFmpegError, OSError, ValueError, MemoryError, ArithmeticError, struct.error) as error:
-            cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            cause = _CAUSES.get(getattr(error, "errno", None), getattr(error, "strerror", None) or str(error))
+            cause = cause or type(error).__name__
             raise VideoError(f"{self.path}: broken video: {cause.splitlines()[0][:200]}") from error
 
 

@@ -118,11 +118,13 @@ def test_a_file_whose_decoder_gives_no_frame_is_a_broken_video(kind, frames, tmp
 def test_sound_that_nothing_announced_does_no_harm(tmp_path):
     """FFmpeg looks for streams in the first 90 seconds of an FLV file."""
     part = write_numbered(tmp_path / "part.flv", Kind(".flv", "libx264", codec_options={"bf": "0"}), 30)
-    path = flv.join(tmp_path / "live.flv", [part, part], [0, 100_000])
-    path.write_bytes(path.read_bytes() + flv.sound(101_200) + flv.sound(101_226))
-    for _ in range(8):
-        assert numbers(read_frames(path, None)) == [*range(30), *range(30)]
-        assert numbers(read_frames(path, 4)) == [0, 15, 0, 15]
+    path = flv.join(tmp_path / "live.flv", [part] * 7, range(0, 140_000, 20_000))
+    with open(path, "ab") as file:
+        file.write(flv.sound(121_200) + flv.sound(121_226))
+    with av.open(str(path)) as container:
+        assert len(container.streams) == 1
+    assert numbers(read_frames(path, None)) == [*range(30)] * 7
+    assert numbers(read_frames(path, 4)) == [number % 30 for number in sample_indices(210, 4)]
 
 
 def test_frames_that_are_stored_as_empty_packets_are_shown_for_longer(tmp_path):
@@ -194,3 +196,13 @@ def test_an_avi_file_whose_video_begins_after_its_sound(tmp_path):
         times = read_clip(path, None).times
         assert len(times) == 30 and abs(times[0].item() - late / 25) < 0.05
         assert (times.diff() - 0.04).abs().max() < 1e-6
+
+
+def test_a_file_that_may_not_be_read_is_named_with_that_cause(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise av.error.PermissionError(13, "Permission denied")
+
+    path = write_video(tmp_path / "clip.mp4", grey(4))
+    monkeypatch.setattr(av, "open", refuse)
+    with pytest.raises(VideoError, match="clip.mp4: broken video: Permission denied"):
+        read_frames(path, 2)
