@@ -8,6 +8,16 @@ import numpy as np
 from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 
+
+def _unknown(_: type[Type], value: int) -> Type:
+    """A member for a type that this PyAV does not know. Without it, one such type hides all side data of a frame."""
+    member = object.__new__(Type)
+    member._name_, member._value_ = f"UNKNOWN_{value}", value
+    return member
+
+
+Type._missing_ = classmethod(_unknown)
+
 _Matrix = tuple[int, int, int, int]
 _AS_STORED: _Matrix = (1, 0, 0, 1)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.packet import Packet
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 
 from stgt.data.errors import VideoError, require_memory
 from stgt.data.frame_index import (
@@ -24,7 +24,7 @@ from stgt.data.frame_index import (
     stores_times,
 )
 from stgt.data.orientation import turns_sideways, upright
-from stgt.data.video_file import VideoFile
+from stgt.data.video_file import UNDECODABLE, VideoFile
 
 # Decoding this many frames without need costs less than a seek, after which the decoder starts anew.
 NEAR = 16
@@ -54,11 +54,10 @@ class PyAVReader:
         max_pixels: pixels of the largest frame that may be decoded. deadline: seconds that all work on it may take.
         """
         self._file = VideoFile(path, max_pixels=max_pixels, deadline=deadline)
-        context = self._file.stream.codec_context
-        self._declared = context.width, context.height
-        self._shown_size: tuple[int, int] | None = None
+        self._shown_size = (0, 0)
         self._index: FrameIndex | PacketTable | None = None
         self._counted: list[tuple[VideoFrame | None, float]] = []
+        self._tells_keyframes = True
         self._start = self._file.start or 0.0
         try:
             with self._file.complaints():
@@ -118,7 +117,9 @@ class PyAVReader:
     def every_frame(self) -> Iterator[np.ndarray]:
         """All frames in order, uint8 (H, W, 3), decoded from the first to the last without the index."""
         with self._file.complaints():
-            for frame in self._all_frames():
+            for number, frame in enumerate(self._all_frames()):
+                if number == 0:
+                    self._take_size_of(frame)
                 yield self._picture(frame)
 
     def between(self, start: float, end: float) -> tuple[int, int]:
@@ -137,9 +138,13 @@ class PyAVReader:
         frames, pts, kept = [], [], 0
         with self._file.complaints():
             for frame in self._all_frames():
+                if not pts:
+                    self._take_size_of(frame)
                 pts.append(frame.pts)
                 kept += sum(plane.buffer_size for plane in frame.planes)
                 frames = [*frames, frame] if kept <= KEPT_BYTES else []
+        if not pts:
+            raise VideoError(f"{self._file.path}: broken video: the decoder finds no frames in it")
         if None in pts or len(set(pts)) < len(pts) or _longest_move(pts) > REORDERED:
             times = [number / self._rate for number in range(len(pts))]
         else:
@@ -147,6 +152,8 @@ class PyAVReader:
             pts.sort()
             known = self._file.start is not None and stores_times(self._file.container.format.name)
             late = 0.0 if known else self._seconds(pts[0])
+            if self._file.start is not None and late > REORDERED / self._rate:
+                late = 0.0  # so late is no decoder: the video begins after the sound
             times = [self._seconds(value) - late for value in pts]
         self._counted = list(zip(frames or [None] * len(times), times, strict=True))
         self._index = None
@@ -173,9 +180,13 @@ class PyAVReader:
         if table is not None and table[-1].pos + table[-1].size > file.bytes:
             raise VideoError(f"{file.path}: broken video: the file is cut short")
         if table is not None and len(table) > LONG:
+            file.times(next(file.packets()))  # a seek to the start may no longer give what the first packet carries
             return PacketTable(lambda: file.stream.index_entries, self._scan, file.is_one_part())
         # The packet at the end of a file is empty: it only tells the decoder that the end is reached.
-        return index_of((file.times(packet) for packet in file.packets() if packet.size), file.container.format.name)
+        packets = [file.times(packet) for packet in file.packets() if packet.size]
+        if file.is_cut_short:
+            raise UnusableTimesError("the last packet is cut short, so that it may give no frame")
+        return index_of(packets, file.container.format.name)
 
     def _scan(self, near: int, dts: int, count: int) -> list[PacketTimes]:
         """`count` packets from the one that is decoded at `dts` on. A seek to `near` arrives before it, or at it."""
@@ -200,6 +211,8 @@ class PyAVReader:
                 run = self._run_from(index, key)
             for last, frame in run:  # noqa: B007
                 if last == number:
+                    if number == 0:
+                        self._take_size_of(frame)
                     if number >= numbers[0]:
                         yield frame, self._seconds(pts)
                     break
@@ -210,13 +223,29 @@ class PyAVReader:
         """Every frame from a keyframe on, with its number. Raises FramesDisagreeError if the index has another one."""
         start = index.keyframes[key].pts
         expected = index.first_rank_from(start)
-        for frame in self._file.frames(self._packets_from(index, key)):
-            if frame.pts is not None and frame.pts < start:
-                continue  # a frame of the group before, whose reference frames the decoder does not have
-            if index.rank_of(frame.pts) != expected:
-                raise FramesDisagreeError
-            yield expected, frame
-            expected += 1
+        packets = self._packets_from(index, key)
+        first = next(packets)
+        try:
+            for frame in self._file.frames(itertools.chain([first], packets)):
+                if frame.pts is not None and frame.pts == first.pts and not self._can_begin_with(frame, index):
+                    raise FramesDisagreeError
+                if frame.pts is not None and frame.pts < start:
+                    continue  # a frame of the group before, whose reference frames the decoder does not have
+                if index.rank_of(frame.pts) != expected:
+                    raise FramesDisagreeError
+                yield expected, frame
+                expected += 1
+        except UNDECODABLE as error:
+            raise FramesDisagreeError from error  # decoding from the start tells whether the file is broken
+
+    def _can_begin_with(self, frame: VideoFrame, index: FrameIndex) -> bool:
+        """Whether decoding may begin at a frame. Some files mark every packet as a keyframe, and the decoder knows."""
+        is_key = frame.key_frame or frame.pict_type == PictureType.I
+        if frame.pts == index.keyframes[0].pts:
+            self._tells_keyframes = is_key
+            return True
+        # A few decoders never tell. Then the file is believed, unless all of its packets are marked.
+        return is_key if self._tells_keyframes else len(index.keyframes) < len(index.ranks)
 
     def _packets_from(self, index: FrameIndex, key: int) -> Iterator[Packet]:
         """Packets from a keyframe on, or from one before it. If a seek arrives too late, another time is tried."""
@@ -252,8 +281,6 @@ class PyAVReader:
 
     def _picture(self, frame: VideoFrame) -> np.ndarray:
         """A frame as it is shown: uint8 (H, W, 3)."""
-        if self._shown_size is None:
-            self._shown_size = self._first_size(frame)
         width, height = self._shown_size[::-1] if turns_sideways(frame) else self._shown_size
         if self._file.container.format.name == "gif":  # transparent parts are shown on white
             rgba = frame.to_ndarray(format="rgba", width=width, height=height, threads=1).astype(np.uint16)
@@ -261,14 +288,10 @@ class PyAVReader:
             return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
         return upright(frame.to_ndarray(format="rgb24", width=width, height=height, threads=1), frame)
 
-    def _first_size(self, frame: VideoFrame) -> tuple[int, int]:
-        """Width and height, as shown, of the file's first frame, which `frame` need not be."""
+    def _take_size_of(self, frame: VideoFrame) -> None:
+        """All frames are shown with the width and height of the file's first one, which this is."""
         size = frame.width, frame.height
-        if size != self._declared:
-            with VideoFile(self._file.path, max_pixels=self._file.max_pixels, deadline=None) as file:
-                frame = next(file.frames(file.packets()))
-                size = frame.width, frame.height
-        return size[::-1] if turns_sideways(frame) else size
+        self._shown_size = size[::-1] if turns_sideways(frame) else size
 
     def _seconds(self, pts: int) -> float:
         """A presentation time in seconds on a player's clock, which starts with the file."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +20,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from stgt.data.errors import VideoError, require_file
-from stgt.data.frame_index import Keyframe, PacketTimes
+from stgt.data.frame_index import Keyframe, PacketTimes, UnusableTimesError
 
 # Formats that open other files or addresses, read from devices, or draw text as a picture.
 _REFUSED = {
@@ -29,6 +30,12 @@ _REFUSED = {
     "v4l2", "vapoursynth", "video4linux2,v4l2", "vobsub", "webm_dash_manifest", "x11grab", "xbin", "xcbgrab",
 }  # fmt: skip
 _OPTIONS = {"format_whitelist": ",".join(sorted(av.formats_available - _REFUSED)), "protocol_whitelist": "file"}
+# What a packet may carry beside its own frame for the decoding of all later packets.
+_LASTING = ("palette", "new_extradata", "param_change")
+# Decoders raise one of these for a packet that they cannot decode.
+UNDECODABLE = (av.error.InvalidDataError, av.error.ArgumentError, av.error.PermissionError)
+# FFmpeg's own texts for these would be "Operation not permitted" and "Invalid argument".
+_CAUSES = dict.fromkeys((errno.EPERM, errno.EINVAL), "there is a packet that cannot be decoded")
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"[playlist]")
 
 
@@ -45,6 +52,8 @@ class VideoFile:
         require_file(path)
         self.path, self.max_pixels, self._seconds = path, max_pixels, deadline
         self._end = None if deadline is None else time.monotonic() + deadline
+        self.is_cut_short = False
+        """Whether the last packet is incomplete, as far as the container tells. It is known at the end of `packets`"""
         self.container: InputContainer
         self.stream: VideoStream
         self._open()
@@ -69,7 +78,7 @@ class VideoFile:
         with self.complaints():
             try:
                 self.container = av.open(path, options=dict(_OPTIONS), metadata_errors="replace")
-            except (av.error.InvalidDataError, av.error.ArgumentError) as error:
+            except (av.error.InvalidDataError, av.error.ArgumentError, av.error.EOFError) as error:
                 raise VideoError(f"{self.path}: {_what_it_is(path)}") from error
             try:
                 self.stream = self._video_stream()
@@ -90,6 +99,13 @@ class VideoFile:
         chosen = best if best in videos else videos[0]
         if chosen.codec_context is None:
             raise VideoError(f"{self.path}: this FFmpeg has no decoder for the codec of the video track")
+        is_primary = chosen.disposition & Disposition.default
+        if (
+            chosen.frames == 1
+            and not is_primary
+            and any(stream.disposition & Disposition.dependent for stream in videos)
+        ):
+            raise VideoError(f"{self.path}: a picture that is made of tiles, which are not put together here")
         for stream in self.container.streams:
             if stream is not chosen:
                 stream.discard = Discard.all
@@ -134,32 +150,78 @@ class VideoFile:
         return (key.pts, key.dts) if by_pts else (key.dts, key.pts)
 
     def packets(self) -> Iterator[Packet]:
-        """The packets from here on. The last one is empty, and makes the decoder give the frames that it has kept."""
-        for packet in self.container.demux(self.stream):
+        """The packets from here on. The last one is empty, and makes the decoder give the frames that it has kept.
+
+        Other empty packets are left out. They mean that the frame before them is shown for longer.
+        """
+        packets = self.container.demux(self.stream)
+        self.is_cut_short = False
+        while True:
+            try:
+                packet = next(packets, None)
+            except IndexError:
+                packet = None  # PyAV ends like this if a stream appeared that was unknown when the file was opened.
+            except av.error.InvalidDataError:
+                if self._goes_on():
+                    raise
+                packet, self.is_cut_short = None, True
             self._require_time()
-            yield packet
+            if packet is None:
+                break
+            if packet.size:
+                self.is_cut_short = packet.is_corrupt
+                yield packet
+        end = Packet()
+        end.stream = self.stream
+        yield end
+
+    def _goes_on(self) -> bool:
+        """Whether packets follow a place that cannot be read. If not, then it is the end of a file that is cut short.
+
+        One packet may follow, which is what is left of the last one.
+        """
+        left = 0
+        for _ in range(4):
+            with suppress(av.error.InvalidDataError, IndexError):
+                for packet in self.container.demux(self.stream):
+                    left += packet.size > 0
+                    if left > 1:
+                        return True
+                return False
+        return True
 
     def frames(self, packets: Iterator[Packet]) -> Iterator[VideoFrame]:
         """Decode packets. The frames come in the order in which they are shown.
 
-        A stream that was cut out of a longer one may begin with packets that cannot be decoded. They are passed over.
+        A stream that was cut out of a longer one may begin with packets that cannot be decoded. They are passed over,
+        and so is the last packet of a file, which may be cut short.
         """
         unreadable, begun = None, False
         for packet in packets:
+            if unreadable is not None and begun and packet.size:
+                raise unreadable  # this packet shows that the broken one was not the last
             try:
                 frames = packet.decode()
-            except av.error.InvalidDataError as error:
-                if begun:
-                    raise
+            except UNDECODABLE as error:
+                if not begun and not isinstance(error, av.error.InvalidDataError):
+                    raise  # the packet may be whole, and its frame too large
                 unreadable = error
                 continue
-            begun = begun or bool(frames)
+            if frames and not begun:
+                unreadable, begun = None, True
             yield from frames
         if unreadable is not None and not begun:
             raise unreadable
 
     def times(self, packet: Packet) -> PacketTimes:
-        """The facts about a packet that are known without decoding it."""
+        """The facts about a packet that are known without decoding it.
+
+        Raises UnusableTimesError if the packet tells the decoder something that all later packets need, such as a
+        palette. Seeking would pass over it.
+        """
+        # Most packets carry nothing. Asking for that first takes a third of the time.
+        if next(packet.iter_sidedata(), None) is not None and any(map(packet.has_sidedata, _LASTING)):
+            raise UnusableTimesError("a packet changes the state of the decoder")
         hidden = packet.is_discard or (self.stream.codec_context.name == "vp8" and _is_hidden(packet))
         return PacketTimes(packet.pts, packet.dts, packet.is_keyframe, hidden)
 
@@ -175,7 +237,8 @@ class VideoFile:
         except av.error.InvalidDataError as error:
             raise VideoError(f"{self.path}: broken video: {error.strerror}") from error
         except (av.error.FFmpegError, OSError, ValueError, MemoryError, ArithmeticError, struct.error) as error:
-            cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            cause = _CAUSES.get(getattr(error, "errno", None), getattr(error, "strerror", None) or str(error))
+            cause = cause or type(error).__name__
             raise VideoError(f"{self.path}: broken video: {cause.splitlines()[0][:200]}") from error
 
 

@@ -75,6 +75,9 @@ KINDS = [
     Kind(".avi", "huffyuv", pix_fmt="rgb24"),
     Kind(".mov", "png", pix_fmt="rgb24"),
     Kind(".mov", "qtrle", pix_fmt="rgb24"),
+    Kind(".mov", "qtrle", pix_fmt="gray"),  # the first packet has the palette
+    Kind(".mov", "rawvideo", pix_fmt="gray"),
+    Kind(".mov", "rpza", pix_fmt="rgb555le"),  # all packets are marked as keyframes
     Kind(".gif", "gif", pix_fmt="rgb8", rate=20),
     Kind(".mkv", "libsvtav1", codec_options={"svtav1-params": "lp=1", "preset": "12"}),
     Kind(".y4m", "rawvideo"),
