@@ -137,6 +137,11 @@ class Tokenizer:
         write_text(Path(folder) / "vocab.txt", "\n".join(pieces) + "\n")
 
     @property
+    def vocabulary(self) -> dict[str, int]:
+        """{word piece: id}"""
+        return {**self._vocabulary}
+
+    @property
     def vocab_size(self) -> int:
         return len(self._vocabulary)
 

@@ -22,7 +22,7 @@ from stgt.runs import save_tokenizer
 from stgt.structure import read_json
 from stgt.tasks import task_of
 from stgt.training.inputs import fingerprint_file, require_same_data
-from stgt.training.start import start_from
+from stgt.training.start import start_from, starting_tokenizer
 from stgt.training.trackers import require_service
 from stgt.training.trainer import Trainer
 from stgt.weights.tower import tower_hash
@@ -48,7 +48,7 @@ def _train(config: TrainConfig, world: World) -> None:
         require_service(config.log_to)
     started = (config.out / "config.json").exists()  # it is written last, so the tokenizer is complete
     place = config.out / "tokenizer"
-    tokenizer = task.load_tokenizer(place) if started else task.make_tokenizer(config.data, config.model)
+    tokenizer = task.load_tokenizer(place) if started else starting_tokenizer(config)
     config = replace(config, model=task.fit_to_tokenizer(config.model, tokenizer))
     require_same_run(config)
     if config.data.workers:
@@ -60,10 +60,13 @@ def _train(config: TrainConfig, world: World) -> None:
     items = task.training_items(config, tokenizer, features)
     seed_everything(config.seed)
     model = task.make_model(config.model)
+    if written := ckpt.checkpoints(config.out):
+        if features is not None:  # the trainer reads the rest of the checkpoint
+            ckpt.load_tower(model.vision, written[-1])
+    elif config.init is not None:
+        start_from(model, config.init)
     if features is not None:
         require_features(features, items, model, **changed)
-    if not ckpt.checkpoints(config.out) and config.init is not None:
-        start_from(model, config.init)
     validation = None if config.data.val is None else make_validation(config, tokenizer, features, world)
     data = require_same_data(config, items, validation) if world.is_main else None
     trainer = Trainer(config, model, items, task.collate(tokenizer), world, validation, data and data.summary())
