@@ -67,6 +67,33 @@ def require_same_data(config: TrainConfig, items: PairDataset, validation: Valid
     return now
 
 
+def forget_best_of_other_data(run: Path, now: Fingerprint, validation: Validation | None, steps: int) -> None:
+    """Remove the best checkpoint so far from the newest checkpoint's state if other data chose it than are there now.
+
+    Its figure cannot be compared with those to come. The best checkpoint of a run of `steps` steps that has made all of
+    them stays. This has to be called before `now` replaces the fingerprint of the run.
+    """
+    newest = ckpt.newest_checkpoint(run)
+    if validation is None or newest is None:
+        return
+    state = ckpt.read_state(newest)
+    if state.get("best") is None or state["step"] >= steps:
+        return
+    try:
+        then = Fingerprint.load(fingerprint_file(run))
+    except FileNotFoundError:
+        changes = []  # version 0.1.0 wrote none, which require_same_data has told
+    except DamagedError as error:
+        changes = [str(error)]
+    else:
+        read = ("data.val", "data.bad_list", "data.features"), validation.clips.files
+        changes = data_differences(now.part(*read), then.part(*read), count_names=False)
+    if changes:
+        best = state["best"]["step"]
+        logger.warning("the checkpoint of step %d was the best on other validation data, so it counts no more", best)
+        ckpt.update_state(newest, best=None)
+
+
 def _require_old_run(config: TrainConfig, error: Exception) -> None:
     """Raise ValueError for a run whose fingerprint cannot be read. Version 0.1.0 wrote none, which is a warning."""
     newest = ckpt.newest_checkpoint(config.out)

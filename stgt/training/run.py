@@ -21,7 +21,7 @@ from stgt.randomness import seed_everything
 from stgt.runs import save_tokenizer
 from stgt.structure import read_json
 from stgt.tasks import task_of
-from stgt.training.inputs import fingerprint_file, require_same_data
+from stgt.training.inputs import fingerprint_file, forget_best_of_other_data, require_same_data
 from stgt.training.start import start_from, starting_tokenizer
 from stgt.training.trackers import require_service
 from stgt.training.trainer import Trainer
@@ -73,6 +73,7 @@ def _train(config: TrainConfig, world: World) -> None:
     if world.is_main:
         if not started:
             save_tokenizer(tokenizer, place)
+        forget_best_of_other_data(config.out, data, validation, trainer.total)
         data.save(fingerprint_file(config.out))
         write_json(config.out / "config.json", to_dict(config))
     trainer.fit()
