@@ -35,9 +35,10 @@ class Retriever:
         return self
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model, its tokenizer and its number of frames to a folder that `stgt.load` opens.
+        """Write the model, its tokenizer, its precision and its number of frames to a folder that `stgt.load` opens.
 
-        Existing files are replaced. `stgt convert` writes the same folder from a run.
+        A model that this wrote before is replaced. `stgt convert` writes the same folder from a run.
+        Raises ValueError for a folder that holds a run or files of another model.
         """
         save_model(self.run, Path(folder))
 

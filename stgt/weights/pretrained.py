@@ -15,7 +15,7 @@ import safetensors.torch
 from torch import nn
 
 from stgt import fields
-from stgt.config import ModelConfig, from_dict, to_dict
+from stgt.config import ModelConfig, Precision, from_dict, to_dict
 from stgt.data_config import Decoder
 from stgt.files import atomic_file, file_hash, save_tensors
 from stgt.integrity import require_finite, require_hash, seal_of, sealed
@@ -41,6 +41,8 @@ class Training:
     """The number of frames that were read of each video. None stands for the number of temporal embeddings"""
     decoder: Decoder = "auto"
     """The reader of videos, as in `DataConfig`"""
+    precision: Precision = "fp32"
+    """The dtype of the computation, as in `TrainConfig`"""
 
     def __post_init__(self) -> None:
         fields.require_types(self)
@@ -63,9 +65,10 @@ def save(model: nn.Module, folder: str | Path, training: Training) -> None:
     """Write a model's configuration and all its tensors, including those of its tower, which is then not fetched again.
 
     training: the facts about its training that the configuration then has as well.
-    Raises ValueError for weights that are not finite.
+    Raises ValueError for weights that are not finite, and for a folder that holds a run or files of another model.
     """
     folder, config = Path(folder), model.config
+    require_replaceable(folder)
     if model.vision is not None:
         config = replace(config, vision=replace(config.vision, pretrained=None))
     require_finite(model.state_dict(), f"the model to write to {folder}")
@@ -74,6 +77,14 @@ def save(model: nn.Module, folder: str | Path, training: Training) -> None:
         save_tensors(weights, model.state_dict(), metadata={"format": "pt"})
         files = {WEIGHTS: file_hash(weights)}
         described.write_text(sealed(_KIND | {"files": files} | asdict(training) | to_dict(config)), "utf-8")
+
+
+def require_replaceable(folder: Path) -> None:
+    """Raise ValueError if saving a model would replace files in a folder that are not those of such a model."""
+    foreign = ("checkpoints",) if is_pretrained(folder) else ("checkpoints", CONFIG, WEIGHTS, "tokenizer")
+    if found := [name for name in foreign if (folder / name).exists()]:
+        what = "holds a run" if "checkpoints" in found else "is not the folder of a model that save_pretrained wrote"
+        raise ValueError(f"{folder} {what} ({found[0]}), expected a new folder, or one that save_pretrained wrote")
 
 
 def has_tower(folder: Path) -> bool:
