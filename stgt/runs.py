@@ -81,6 +81,8 @@ def find_model(name: str | Path) -> Place:
     path on this machine is one on the hub if it has the form OWNER/NAME, and there is no folder OWNER here.
     Raises ValueError for any other name, and OSError if the hub does not have the model.
     """
+    if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
+        raise ValueError(f"name is {name!r}, expected the folder of a model, or OWNER/NAME of one on the hub")
     folder = Path(name)
     if folder.exists():
         return Place(folder, folder)

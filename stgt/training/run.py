@@ -16,12 +16,18 @@ from stgt.distributed import World, start_world
 from stgt.evaluation.validation import make_validation
 from stgt.files import write_json
 from stgt.models.encoder import VideoEncoder
+from stgt.models.vqa import VideoQA
 from stgt.ownership import owned
 from stgt.randomness import seed_everything
 from stgt.runs import save_tokenizer
 from stgt.structure import read_json
 from stgt.tasks import task_of
-from stgt.training.inputs import fingerprint_file, forget_best_of_other_data, require_same_data
+from stgt.training.inputs import (
+    fingerprint_file,
+    forget_best_of_other_data,
+    require_room_for_questions,
+    require_same_data,
+)
 from stgt.training.start import start_from, starting_tokenizer
 from stgt.training.trackers import require_service
 from stgt.training.trainer import Trainer
@@ -60,6 +66,8 @@ def _train(config: TrainConfig, world: World) -> None:
     items = task.training_items(config, tokenizer, features)
     seed_everything(config.seed)
     model = task.make_model(config.model)
+    if isinstance(model, VideoQA):
+        require_room_for_questions(config, tokenizer, model)
     if written := ckpt.checkpoints(config.out):
         if features is not None:  # the trainer reads the rest of the checkpoint
             ckpt.load_tower(model.vision, written[-1])
