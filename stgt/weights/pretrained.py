@@ -15,6 +15,7 @@ import safetensors.torch
 from torch import nn
 
 from stgt import fields
+from stgt.checkpoint.names import STATE
 from stgt.config import ModelConfig, Precision, from_dict, to_dict
 from stgt.data_config import Decoder
 from stgt.files import atomic_file, file_hash, save_tensors
@@ -80,11 +81,15 @@ def save(model: nn.Module, folder: str | Path, training: Training) -> None:
 
 
 def require_replaceable(folder: Path) -> None:
-    """Raise ValueError if saving a model would replace files in a folder that are not those of such a model."""
-    foreign = ("checkpoints",) if is_pretrained(folder) else ("checkpoints", CONFIG, WEIGHTS, "tokenizer")
+    """Raise ValueError if saving a model would spoil a run, a checkpoint, or files of another model in this folder.
+
+    Weights alone are no reason, because a call of `save` that was killed may have left them.
+    """
+    foreign = ("checkpoints", STATE) if is_pretrained(folder) else ("checkpoints", STATE, CONFIG, "tokenizer")
     if found := [name for name in foreign if (folder / name).exists()]:
-        what = "holds a run" if "checkpoints" in found else "is not the folder of a model that save_pretrained wrote"
-        raise ValueError(f"{folder} {what} ({found[0]}), expected a new folder, or one that save_pretrained wrote")
+        raise ValueError(
+            f"{folder} holds a run or other files ({found[0]}), expected a new folder or one that save_pretrained wrote"
+        )
 
 
 def has_tower(folder: Path) -> bool:

@@ -41,16 +41,18 @@ def contents(folder):
 def test_a_model_is_not_saved_over_a_run(run, tmp_path):
     before, model = contents(run), package.load(run, device="cpu")
     for save in (model.save_pretrained, model.run.model.save_pretrained):
-        with pytest.raises(ValueError, match=r"holds a run \(checkpoints\), expected a new folder"):
+        with pytest.raises(ValueError, match=r"holds a run or other files \(checkpoints\), expected a new folder"):
             save(run)
     assert contents(run) == before
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer/vocab.txt"])
+@pytest.mark.parametrize("name", ["config.json", "state.json", "tokenizer/vocab.txt"])
 def test_a_model_is_not_saved_over_other_files(name, run, tmp_path):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("{}")
-    with pytest.raises(ValueError, match=f"wrote \\({name.partition('/')[0]}\\), expected a new folder"):
+    with pytest.raises(
+        ValueError, match=f"holds a run or other files \\({name.partition('/')[0]}\\), expected a new folder"
+    ):
         package.load(run, device="cpu").save_pretrained(tmp_path)
     assert [path.read_text() for path in contents(tmp_path)] == ["{}"]
 
