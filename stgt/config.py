@@ -18,6 +18,9 @@ from stgt.vision_config import VisionConfig
 
 PARAMETERS = 10**11  # the most for one part of the model
 
+K_TEST = 32
+"""The default number of candidates that the matching head re-ranks, as in the paper"""
+Precision = Literal["fp32", "bf16", "fp16"]
 Rerank = Literal["softmax", "logit", "odds"]
 """The score that re-ranking adds to a pair's similarity, see `stgt.evaluation.retrieval.matching_scores`"""
 
@@ -262,7 +265,7 @@ class TrainConfig:
     """Number of pairs in a batch of one process; with `global_batch`, only validation uses it"""
     global_batch: int | None = None
     """Number of pairs in a batch of all processes together, whose number may then change when the run goes on"""
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    precision: Precision = "bf16"
     """The dtype of the computation, by autocast; weights stay in float32. fp16 also scales the loss"""
     compile: bool = False
     sharded: bool = False

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 
+from stgt.config import K_TEST
 from stgt.files import write_text
 from stgt.runs import Run, save_model
 from stgt.structure import read_json
 from stgt.tasks import RETRIEVAL
 from stgt.weights import pretrained
+
+logger = logging.getLogger(__name__)
 
 CARD = """---
 library_name: stgt-kernels
@@ -44,8 +48,9 @@ print(model.similarity(videos, texts))
 def write_folder(run: Run, folder: Path, title: str) -> None:
     """Write a model, its tokenizer and a model card, README.md, into a folder.
 
-    The card has the recalls of the run's evaluation.json, if there is one. Raises ValueError for a model that answers
-    questions, which `stgt.load` cannot open.
+    The card has the recalls of the run's evaluation.json, if this model was measured there on the run's own test
+    annotation, and with the settings that it has without options. Raises ValueError for a model that answers questions,
+    which `stgt.load` cannot open.
     """
     if run.task is not RETRIEVAL:
         raise ValueError(f"the model is {run.task.described}, expected {RETRIEVAL.described}")
@@ -88,11 +93,32 @@ def _card(run: Run, title: str) -> str:
     )
 
 
+def _other_measurement(run: Run, result: dict) -> list[str]:
+    """What the result of an evaluation was measured with, where it differs from the run's own test without options."""
+    config, split = run.config, result["split"]
+    untrained = "matching" in run.training.untrained
+    most = max(split["videos"], split["captions"])
+    pairs = {
+        "the checkpoint": (Path(result["checkpoint"]).name, run.checkpoint.name),
+        "the annotation": (split["annotation"], str(config.data.test)),
+        "threshold": (result["threshold"], config.model.graph.threshold),
+        "rerank": (result["rerank"], config.model.qformer.rerank),
+        "k_test": (result["k_test"], 0 if untrained else min(K_TEST, most)),
+    }
+    return [f"{name} is {theirs}, here {ours}" for name, (theirs, ours) in pairs.items() if theirs != ours]
+
+
 def _figures(run: Run) -> str:
-    """The recalls in the evaluation.json of a run's folder as a table, or an empty text if there are none."""
+    """The recalls in the evaluation.json of a run's folder as a table, or an empty text if there are none.
+
+    Recalls of another checkpoint, of another annotation or with other settings are left out, with a warning.
+    """
     path = run.checkpoint.parents[1] / "evaluation.json"
     try:
         result = read_json(path, dict)
+        if others := _other_measurement(run, result):
+            logger.warning("%s is not in the model card: %s", path, "; ".join(others))
+            return ""
         rows = [(way.replace("_", " "), result[way]) for way in ("text_to_video", "video_to_text")]
         split = result["split"]
         lines = [
@@ -100,7 +126,8 @@ def _figures(run: Run) -> str:
             for way, kinds in rows
             for kind, values in kinds.items()
         ]
-        title = f"Measured on {split['videos']} videos and {split['captions']} captions, in percent:"
+        name, videos, captions = Path(split["annotation"]).name, split["videos"], split["captions"]
+        title = f"Measured on `{name}`, {videos} videos and {captions} captions, in percent:"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
     head = "| direction | ranked by | R@1 | R@5 | R@10 |\n|---|---|---:|---:|---:|\n"

@@ -50,7 +50,8 @@ class Run(NamedTuple):
     def training(self) -> Training:
         """The facts about the training that a folder of the model alone has to tell."""
         untrained = tuple(head for head, weight in HEADS.items() if getattr(self.config.loss, weight) == 0)
-        return Training(untrained, self.config.data.frames, self.config.data.decoder)
+        data = self.config.data
+        return Training(untrained, data.frames, data.decoder, self.config.precision)
 
     def require_trained(self, head: str, use: str) -> None:
         """Raise ValueError, which names the `use`, if the training left this head out."""
@@ -80,6 +81,8 @@ def find_model(name: str | Path) -> Place:
     path on this machine is one on the hub if it has the form OWNER/NAME, and there is no folder OWNER here.
     Raises ValueError for any other name, and OSError if the hub does not have the model.
     """
+    if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
+        raise ValueError(f"name is {name!r}, expected the folder of a model, or OWNER/NAME of one on the hub")
     folder = Path(name)
     if folder.exists():
         return Place(folder, folder)
@@ -115,9 +118,10 @@ def saved_config(checkpoint: Path) -> TrainConfig:
 def open_run(folder: Path, device: str = "auto", tokenizer: str | None = None, *, words: bool = True) -> Run:
     """The model of a folder, ready to evaluate. The folder is a run, or `save_pretrained` or `stgt convert` wrote it.
 
-    A model that is not a run computes in float32, and its checkpoint is the folder itself. It reads as many frames as
-    the folder says, or else as many as it has temporal embeddings. Its tokenizer is `tokenizer` (a folder, or a name on
-    the hub), or else the one in the folder, or else BERT's. words=False leaves the tokenizer out.
+    The checkpoint of a model that is not a run is the folder itself. It computes in the precision that the folder says,
+    or else in float32, and reads as many frames as the folder says, or else as many as it has temporal embeddings. Its
+    tokenizer is `tokenizer` (a folder, or a name on the hub), or else the one in the folder, or else BERT's.
+    words=False leaves the tokenizer out.
     Raises ValueError if the tokenizer does not fit the model, and CheckpointError for a folder that holds no model.
     """
     if not is_pretrained(folder):
@@ -130,7 +134,8 @@ def open_run(folder: Path, device: str = "auto", tokenizer: str | None = None, *
     frames = training.frames or model.config.graph.frames
     data = DataConfig(frames=frames, decoder=training.decoder, workers=workers)
     loss = LossConfig(**{HEADS[head]: 0.0 for head in training.untrained})
-    return Run(TrainConfig(model=model.config, loss=loss, data=data, precision="fp32"), model, found, folder)
+    config = TrainConfig(model=model.config, loss=loss, data=data, precision=training.precision)
+    return Run(config, model, found, folder)
 
 
 def open_retrieval(folder: Path, device: str = "auto", tokenizer: str | None = None) -> Run:

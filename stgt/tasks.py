@@ -50,6 +50,10 @@ class Task(ABC):
     def make_tokenizer(self, data: DataConfig, model: ModelConfig) -> Tokenizer | LanguageTokenizer:
         """The tokenizer of a new run: a published one, or one that is trained on the run's own sentences."""
 
+    @abstractmethod
+    def tokenizer_name(self, data: DataConfig, model: ModelConfig) -> str | None:
+        """The setting that names the tokenizer of a new run, with its value, or None if it is trained."""
+
     def load_tokenizer(self, folder: Path) -> Tokenizer | LanguageTokenizer:
         """The tokenizer that a run has saved. Raises DamagedError if one of its files has changed since."""
         if has_checksums(folder):  # runs of version 0.1.0 have no checksums
@@ -106,9 +110,12 @@ class Retrieval(Task):
     kind = "captions"
 
     def make_tokenizer(self, data: DataConfig, model: ModelConfig) -> Tokenizer:
-        if data.tokenizer == "train":
+        if self.tokenizer_name(data, model) is None:
             return Tokenizer.train(load_texts(data.train, data.bad_list), data.tokenizer_size)
         return Tokenizer.from_pretrained(data.tokenizer)
+
+    def tokenizer_name(self, data: DataConfig, model: ModelConfig) -> str | None:
+        return None if data.tokenizer == "train" else f"data.tokenizer is {data.tokenizer!r}"
 
     def _read_tokenizer(self, folder: Path) -> Tokenizer:
         return Tokenizer.load(folder)
@@ -134,9 +141,12 @@ class Questions(Task):
     kind = "questions"
 
     def make_tokenizer(self, data: DataConfig, model: ModelConfig) -> LanguageTokenizer:
-        if model.language.model == "opt":
+        if self.tokenizer_name(data, model) is None:
             return LanguageTokenizer.train(each_question(data.train, data.bad_list), data.tokenizer_size)
         return LanguageTokenizer.from_pretrained(model.language.model)
+
+    def tokenizer_name(self, data: DataConfig, model: ModelConfig) -> str | None:
+        return None if model.language.model == "opt" else f"model.language.model is {model.language.model!r}"
 
     def _read_tokenizer(self, folder: Path) -> LanguageTokenizer:
         return LanguageTokenizer.from_pretrained(folder)

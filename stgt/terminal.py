@@ -6,12 +6,16 @@ import logging
 import os
 import re
 import select
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TextIO
+
+NARROWEST = 40
+"""The fewest columns that help is laid out for"""
 
 # Control characters, marks that turn the writing direction around, line and paragraph separators, and surrogates,
 # which stand for the bytes of file names that are not UTF-8.
@@ -43,7 +47,12 @@ def say(*lines: object) -> None:
 
 
 def prepare() -> None:
-    """Set up standard output, standard error and the log so that every text can be printed in any encoding."""
+    """Set up standard output, standard error and the log so that every text can be printed in any encoding.
+
+    Help is laid out for at least NARROWEST columns, because its layout does not end in a few columns.
+    """
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     for stream in _streams():
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -1,6 +1,7 @@
 """Printed text does not control the terminal, works in any encoding, and ends without a message if nobody reads it."""
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -115,3 +116,13 @@ def test_a_closed_pipe_ends_the_command_without_a_message():
     process.stdin.write(b"\n")
     process.stdin.close()
     assert process.stderr.read() == b"" and process.wait(120) == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("words", [["evaluate", "--help"], ["evaluate", "--nonsense"], ["data", "features", "--help"]])
+def test_help_ends_in_a_terminal_of_one_column(words):
+    command = [sys.executable, "-m", "stgt", *words]
+    environment = os.environ | {"COLUMNS": "1", "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=120)
+    assert done.returncode == (0 if words[-1] == "--help" else 2)
+    frames = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("╭")]
+    assert frames and {len(line) for line in frames} == {terminal.NARROWEST}

@@ -20,7 +20,14 @@ from stgt.checkpoint.folders import (
     require_free_names,
 )
 from stgt.checkpoint.generators import load_random
-from stgt.checkpoint.model import TOWER, language_reference, load_model, model_tensors, tower_reference
+from stgt.checkpoint.model import (
+    TOWER,
+    language_reference,
+    load_model,
+    load_tower,
+    model_tensors,
+    tower_reference,
+)
 from stgt.checkpoint.names import STATE
 from stgt.checkpoint.optimizer import load_optimizer, optimizer_tensors
 from stgt.checkpoint.state import CheckpointError, read_state, update_state
@@ -38,6 +45,7 @@ __all__ = [
     "load_model",
     "load_optimizer",
     "load_random",
+    "load_tower",
     "model_tensors",
     "newest_checkpoint",
     "optimizer_tensors",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from stgt.checkpoint.shards import local_rows
+from stgt.checkpoint.shards import StoredTensors, local_rows
 from stgt.checkpoint.state import CheckpointError, read_state
 from stgt.checkpoint.tensors import listed, misfits, open_tensors, require_finite
 from stgt.config import ModelConfig, differences, from_dict, to_dict
@@ -60,11 +61,7 @@ def load_model(
     stored = open_tensors(checkpoint, "model", world)
     outside = {f"without_{name}": reference is not None for name, reference in theirs.items()}
     expected = model_tensors(model, **outside)
-    problems = [f"{name} is missing" for name in expected.keys() - stored.names]
-    problems += [f"{name} is unknown to this model" for name in stored.names - expected.keys()]
-    for name in expected.keys() & stored.names:
-        problems += misfits(name, stored.described(name), expected[name], convert=convert)
-    if problems:
+    if problems := _problems(stored, stored.names, expected, convert):
         config = from_dict(ModelConfig, state["config"]["model"])
         settings = differences(to_dict(model.config), to_dict(config), "model.")
         raise CheckpointError(f"{checkpoint}: is a checkpoint of another model:\n  {listed(settings, problems)}")
@@ -79,6 +76,34 @@ def load_model(
         require_finite(stored.place, tensors)
     for name, tensor in expected.items():
         local_rows(tensor).copy_(tensors[name])
+
+
+def load_tower(tower: nn.Module, checkpoint: Path) -> None:
+    """Copy the weights that a checkpoint has for the vision tower. They are converted to the tower's dtypes.
+
+    The errors are those of `load_model`.
+    """
+    if (theirs := read_state(checkpoint).get("tower")) is not None:
+        _require_same_tower(checkpoint, theirs, tower_hash(tower.state_dict(), tower.config))
+        return
+    stored = open_tensors(checkpoint, "model")
+    expected = {f"{TOWER}{name}": tensor for name, tensor in tower.state_dict().items()}
+    names = {name for name in stored.names if name.startswith(TOWER)}
+    if problems := _problems(stored, names, expected, convert=True):
+        raise CheckpointError(f"{checkpoint}: has another vision tower:\n  {listed([], problems)}")
+    tensors = {name: stored.read(name) for name in expected}
+    require_finite(stored.place, tensors)
+    for name, tensor in expected.items():
+        tensor.copy_(tensors[name])
+
+
+def _problems(stored: StoredTensors, names: Set[str], expected: dict[str, torch.Tensor], convert: bool) -> list[str]:
+    """How the stored tensors of these names differ from the expected ones in names, shapes and dtypes."""
+    problems = [f"{name} is missing" for name in expected.keys() - names]
+    problems += [f"{name} is unknown to this model" for name in names - expected.keys()]
+    for name in expected.keys() & names:
+        problems += misfits(name, stored.described(name), expected[name], convert=convert)
+    return problems
 
 
 def _require_same_tower(checkpoint: Path, theirs: dict, here: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from stgt.cli.options import given
 from stgt.config import ModelConfig
 from stgt.recipes import RECIPES
 
@@ -25,7 +26,7 @@ def convert(
     model: ModelConfig = RELEASED,
     fresh: tuple[str, ...] = (),
     drop: tuple[str, ...] = (),
-    seed: int = 0,
+    seed: int | None = None,
 ) -> None:
     """Convert weights of other kinds to a folder for STGT.from_pretrained and --init, or to a released file.
 
@@ -35,10 +36,10 @@ def convert(
         out: File or folder to write. A name that ends in .pth or .safetensors is a file with the released names, and
             any other name is a folder.
         model: Settings that the tensors do not show, such as heads and threshold. The numbers of frames, layers,
-            queries and words come from the files.
+            queries and words come from the files. A folder has all settings, and none can be given with it.
         fresh: Beginnings of names that the files lack. These tensors keep their initial values. E.g. graph_cross_model.
         drop: Beginnings of names in the files to leave out.
-        seed: Seed of the initial values of --fresh.
+        seed: Seed of the initial values of --fresh, 0 if not given.
     """
     from stgt.convert import convert_files
     from stgt.files import atomic_folder
@@ -54,8 +55,17 @@ def convert(
         raise ValueError("no file to convert is given, expected at least one")
     if out.exists():
         raise ValueError(f"{out} exists already, expected the name of a new file or folder; remove it first")
-    seed_everything(seed)
-    own = _own(inputs, fresh, drop)
+    seed_everything(seed or 0)
+    own = _own(inputs)
+    if own is not None:
+        options = given("--model.") or (["--model"] if model != RELEASED else [])
+        options += [f"--{name}" for name, value in (("fresh", fresh), ("drop", drop)) if value]
+        options += [] if seed is None else ["--seed"]
+        if extra := [*map(str, inputs[1:]), *options]:
+            raise ValueError(
+                f"{inputs[0]} holds a whole model, expected no other file, and no option for settings or tensors: "
+                f"{', '.join(extra)}"
+            )
     converted, tokenizer, training = own or (convert_files(inputs, model, fresh=fresh, drop=drop), None, Training())
     if out.suffix in WEIGHT_FILES:
         export_released(converted, out)
@@ -68,9 +78,7 @@ def convert(
     say(f"{out}: {numbers:,} numbers, {'with the' if converted.vision is not None else 'without a'} vision tower")
 
 
-def _own(
-    inputs: Sequence[Path], fresh: Sequence[str], drop: Sequence[str]
-) -> tuple[STGT, Tokenizer | None, Training] | None:
+def _own(inputs: Sequence[Path]) -> tuple[STGT, Tokenizer | None, Training] | None:
     """The model of a folder that this package wrote, its tokenizer if it has one, and the facts about its training.
 
     Returns None for other inputs.
@@ -90,6 +98,4 @@ def _own(
             raise ValueError(f"{folder} holds a {type(model).__name__}, expected a retrieval model")
     else:
         return None
-    if len(inputs) > 1 or fresh or drop:
-        raise ValueError(f"{folder} holds a whole model, expected no other file, and neither --fresh nor --drop")
     return model, tokenizer, training

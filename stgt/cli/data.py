@@ -201,6 +201,7 @@ def features(
     from stgt.models.vision import VisionTower
     from stgt.randomness import seed_everything
     from stgt.tasks import task_of
+    from stgt.training.start import start_tower
     from stgt.weights.tower import tower_hash
 
     data, vision = recipe.data, recipe.model.vision
@@ -212,6 +213,8 @@ def features(
     splits = [names if isinstance(names, Manifest) else [name for name in names if name not in bad] for names in found]
     seed_everything(recipe.seed)  # a tower that is not pretrained gets the same weights as in the run
     tower = VisionTower(vision)
+    if recipe.init is not None:
+        start_tower(tower, recipe.init)
     digest = tower_hash(tower.state_dict(), vision)
     chosen = choose_device(device)
     tower = tower.to(chosen).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 from stgt.evaluation.options import MODEL
@@ -14,6 +15,11 @@ def refuse(expected: str, **given: object) -> None:
     for name, value in given.items():
         if value is not None and value != ():
             raise ValueError(f"--{name.replace('_', '-')} is given, expected it {expected}")
+
+
+def given(beginning: str) -> list[str]:
+    """The options in the words of this command that have this beginning, also those with the default value."""
+    return [word.partition("=")[0] for word in sys.argv[1:] if word.startswith(beginning)]
 
 
 def require_positive(**counts: int | None) -> None:

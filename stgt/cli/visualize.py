@@ -38,7 +38,7 @@ def visualize(
         out: Folder for all figures, MODEL/figures/VIDEO if not given. A name that ends in .png is a file for the
             picture of the edges alone.
     """
-    from stgt.evaluation.retrieval import K_TEST
+    from stgt.config import K_TEST
     from stgt.figures.clip import draw_retrieved, folder_name, look_at, settings_of
     from stgt.figures.maps import draw_edges
     from stgt.figures.page import write_page

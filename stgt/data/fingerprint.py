@@ -122,6 +122,19 @@ class Fingerprint:
         arrays = {name: tensors[name].numpy() for name in ("sizes", "times", "hashes")}
         return cls(values["files"], values["decoder"], json.loads(bytes(tensors["names"].numpy())), **arrays)
 
+    def part(self, labels: Iterable[str], names: Iterable[str]) -> Fingerprint:
+        """The fingerprint of some of the files and of some of the videos, as far as they are in this one."""
+        wanted, labels = set(names), set(labels)
+        rows = [row for row, name in enumerate(self.names) if name in wanted]
+        return replace(
+            self,
+            files={label: sha256 for label, sha256 in self.files.items() if label in labels},
+            names=[self.names[row] for row in rows],
+            sizes=self.sizes[rows],
+            times=self.times[rows],
+            hashes=self.hashes[rows],
+        )
+
     def _parts(self) -> tuple[str, dict[str, torch.Tensor]]:
         names = np.frombuffer(json.dumps(self.names).encode(), np.uint8)
         arrays = {"names": names, "sizes": self.sizes, "times": self.times}

@@ -81,6 +81,11 @@ class LanguageTokenizer:
             self._tokenizer.save_pretrained(partial)
 
     @property
+    def vocabulary(self) -> dict[str, int]:
+        """{token: id}"""
+        return self._tokenizer.get_vocab()
+
+    @property
     def vocab_size(self) -> int:
         return len(self._tokenizer)
 

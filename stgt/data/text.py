@@ -137,6 +137,11 @@ class Tokenizer:
         write_text(Path(folder) / "vocab.txt", "\n".join(pieces) + "\n")
 
     @property
+    def vocabulary(self) -> dict[str, int]:
+        """{word piece: id}"""
+        return {**self._vocabulary}
+
+    @property
     def vocab_size(self) -> int:
         return len(self._vocabulary)
 
@@ -156,7 +161,7 @@ class Tokenizer:
         """Token ids of each cleaned text, [CLS] pieces [SEP], cut at `max_length` and padded to the longest text.
 
         Returns input_ids and attention_mask, int64 (len(texts), L) with L of at most max_length. Raises ValueError for
-        a single string and for a length without room for the two ends.
+        a single string, for values that are no texts, and for a length without room for the two ends.
         """
         encoded = self._encodings(texts, max_length)
         length = len(encoded[0].ids) if encoded else 0
@@ -180,6 +185,9 @@ class Tokenizer:
     def _encodings(self, texts: Sequence[str], max_length: int) -> list[tokenizers.Encoding]:
         if isinstance(texts, str):
             raise ValueError(f"texts is the string {texts!r}, expected a list of strings")
+        for text in texts:
+            if not isinstance(text, str) or not _has_utf8(text):
+                raise ValueError(f"texts holds {text!r}, expected strings that UTF-8 can encode")
         if max_length < 2:
             raise ValueError(f"max_length is {max_length}, expected at least 2: [CLS] and [SEP]")
         self._tokenizer.enable_truncation(max_length)
@@ -190,6 +198,15 @@ class Tokenizer:
         """The text of token ids, without special tokens."""
         pieces = (self._tokenizer.id_to_token(int(number)) for number in ids)
         return self._tokenizer.decoder.decode([p for p in pieces if p not in (*SPECIAL, BEGIN)])
+
+
+def _has_utf8(text: str) -> bool:
+    """Whether a text has no lone surrogates, which stand for bytes that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _bert(model: models.Model) -> tokenizers.Tokenizer:

@@ -26,13 +26,11 @@ from stgt.data.transforms import describe
 from stgt.distributed import World
 from stgt.files import tensors_hash
 from stgt.integrity import DamagedError, require_finite_rows
-from stgt.models.captioning import beam_captions
+from stgt.models.captioning import beam_captions, longest_caption
 from stgt.runs import Run
 
 logger = logging.getLogger(__name__)
 
-LONGEST_CAPTION = 30
-"""The most tokens of a caption that the model writes"""
 TEXTS, PAIRS = 8, 4
 """A batch of texts is 8 times as large as a batch of videos, and a batch of pairs for the matching head 4 times"""
 
@@ -135,15 +133,16 @@ def encode_texts(model: nn.Module, texts: Texts, folder: Path, world: World, *, 
 def caption_ids(
     model: nn.Module, videos: Store, folder: Path, world: World, *, end: int, beams: int = 3, batch_size: int = 32
 ) -> Tensor:
-    """The token ids of a caption for each video, by beam search: int64 (V, LONGEST_CAPTION), filled up with `end`."""
-    key = digest(videos.folder.name, end, beams, LONGEST_CAPTION)
+    """The token ids of a caption for each video, by beam search: int64 (V, `longest_caption`), filled up with `end`."""
+    length = longest_caption(model.config.qformer)
+    key = digest(videos.folder.name, end, beams, length)
     store = Store(folder / f"captions-{key}", NumberedBatches(len(videos), batch_size))
 
     def compute(names: Iterator[str]) -> Batches:
         for items in map(store.items, names):
             embeds = videos.rows("embeds", items).to(_device(model))
-            ids = beam_captions(model, embeds, end=end, beams=beams, max_length=LONGEST_CAPTION)
-            yield {"ids": nn.functional.pad(ids, (0, LONGEST_CAPTION - ids.shape[1]), value=end)}
+            ids = beam_captions(model, embeds, end=end, beams=beams, max_length=length)
+            yield {"ids": nn.functional.pad(ids, (0, length - ids.shape[1]), value=end)}
 
     store.fill(compute, world, what="captions of videos")
     return store.all("ids")

@@ -14,8 +14,6 @@ from stgt.models.stgt import STGT
 Figures = dict[str, float]
 """R@1, R@5, R@10, mean, MedR, MeanR"""
 RECALLS = ("R@1", "R@5", "R@10")
-K_TEST = 32
-"""The default number of candidates that are re-ranked, as in the paper"""
 
 # The number of queries that are ranked at a time. Ranking takes several times the memory of the similarities.
 _ROWS = 1024

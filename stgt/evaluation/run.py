@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from stgt.checkpoint import read_state
-from stgt.config import DataConfig
+from stgt.config import K_TEST, DataConfig
 from stgt.data.text import wordings
 from stgt.distributed import World, start_world
 from stgt.evaluation.answers import evaluate_answers
@@ -27,7 +27,6 @@ from stgt.evaluation.encode import (
 from stgt.evaluation.metrics import said_of
 from stgt.evaluation.options import Evaluation
 from stgt.evaluation.retrieval import (
-    K_TEST,
     dual_softmax_figures,
     format_candidates,
     format_figures,
@@ -115,7 +114,7 @@ def _evaluate_retrieval(
         say("nothing is re-ranked, because the matching head was not trained (loss.vtm_weight=0)")
     rerank = options.rerank or run.model.config.qformer.rerank
     clips = run.test_items(data)
-    _require_candidates(k_test, candidates, data, len(clips.videos))
+    _require_candidates(k_test, candidates, data, len(clips.videos), len(clips.captions))
     owner = torch.tensor([video for video, _ in clips.captions])
     wording = torch.tensor(wordings(caption for _, caption in clips.captions))
     shared = said_of(owner, wording, len(clips.videos)).sum(0)[wording] > 1
@@ -174,12 +173,15 @@ def _evaluate_retrieval(
     return result
 
 
-def _require_candidates(k_test: int | None, candidates: Sequence[int], data: DataConfig, videos: int) -> None:
+def _require_candidates(
+    k_test: int | None, candidates: Sequence[int], data: DataConfig, videos: int, captions: int
+) -> None:
+    most = max(videos, captions)
     given = [("k_test", k_test)] if k_test is not None else []
     for name, count in [*given, *(("candidates", count) for count in candidates)]:
-        if not 0 <= count <= videos:
-            verb = "is" if name == "k_test" else "holds"
-            raise ValueError(f"{name} {verb} {count}, expected 0 to {videos}, because {data.test} has {videos} videos")
+        if not 0 <= count <= most:
+            verb, texts = "is" if name == "k_test" else "holds", f"{videos} videos and {captions} captions"
+            raise ValueError(f"{name} {verb} {count}, expected 0 to {most}, because {data.test} has {texts}")
 
 
 def _set_threshold(model: nn.Module, threshold: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stgt.config import QFormerConfig
 from stgt.models.bert import VideoKeys
 from stgt.models.stgt import STGT
 
@@ -19,18 +20,20 @@ def beam_captions(
     *,
     end: int,
     beams: int = 3,
-    max_length: int = 30,
+    max_length: int | None = None,
     min_length: int = 1,
     length_penalty: float = 1.0,
 ) -> Tensor:
     """The best caption that beam search finds for each video. With one beam the search is greedy.
 
     Texts are compared by log-probability / length ** length_penalty. A text that has ended stays among the beams, and
-    its log-probability no longer changes. embeds: (B, S, C) from `encode_video`; end: the last token of a text, [SEP].
+    its log-probability no longer changes. embeds: (B, S, C) from `encode_video`; end: the last token of a text, [SEP];
+    max_length: the most tokens, `longest_caption` of the model if not given.
     Returns token ids int64 (B, at most max_length), without the begin token, filled up with `end`.
-    Raises ValueError for beams or a length below 1.
+    Raises ValueError for beams or a length below 1, and for a length above the model's number of positions.
     """
-    _require(beams=beams, max_length=max_length)
+    _require(beams=beams)
+    max_length = _length(model, max_length)
     B = len(embeds)
     keys, rows = model.qformer.keys(embeds), torch.arange(B, device=embeds.device).repeat_interleave(beams)
     ids = torch.full((B * beams, 1), end, device=embeds.device)  # the model replaces the first token by [DEC]
@@ -62,16 +65,16 @@ def sample_captions(
     *,
     end: int,
     top_p: float = 0.9,
-    max_length: int = 30,
+    max_length: int | None = None,
     min_length: int = 1,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """One caption for each video. Each word is drawn from the fewest words whose total probability is `top_p` or more.
 
-    embeds, end and the result are as in `beam_captions`; generator: a generator on the device of embeds.
-    Raises ValueError for a top_p outside (0, 1] or a length below 1.
+    embeds, end, max_length and the result are as in `beam_captions`; generator: a generator on the device of embeds.
+    Raises ValueError for a top_p outside (0, 1], and for a length below 1 or above the model's number of positions.
     """
-    _require(max_length=max_length)
+    max_length = _length(model, max_length)
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}, expected a probability in (0, 1]")
     keys, rows = model.qformer.keys(embeds), torch.arange(len(embeds), device=embeds.device)
@@ -99,6 +102,22 @@ def _next_word(model: STGT, keys: VideoKeys, rows: Tensor, ids: Tensor, end: int
     if not ended:
         logits[:, end] = -torch.inf
     return logits.log_softmax(-1)
+
+
+def longest_caption(config: QFormerConfig) -> int:
+    """The most tokens of a caption without the begin token: 30, or fewer if the model was trained on shorter texts."""
+    return max(1, min(30, config.max_text_length - 1))
+
+
+def _length(model: STGT, given: int | None) -> int:
+    """The length that is given, or else the default one. Raises ValueError if the model cannot write so many tokens."""
+    config = model.config.qformer
+    if given is None:
+        return longest_caption(config)
+    _require(max_length=given)
+    if given > config.max_positions:
+        raise ValueError(f"max_length is {given}, expected at most max_positions={config.max_positions} of the model")
+    return given
 
 
 def _require(**numbers: int) -> None:

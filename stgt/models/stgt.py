@@ -69,10 +69,11 @@ class STGT(VideoEncoder):
         return pretrained.load(cls, name, tower, revision)
 
     def save_pretrained(self, folder: str | Path, *, training: pretrained.Training | None = None) -> None:
-        """Write `config.json` and `model.safetensors`, which `from_pretrained` loads. Existing files are replaced.
+        """Write `config.json` and `model.safetensors`, which `from_pretrained` loads.
 
-        The folder tells commands the facts about the training, such as the number of frames of a video, and has no
-        tokenizer. `Retriever.save_pretrained` writes all of it.
+        A model that this wrote before is replaced. The folder tells commands the facts about the training, such as the
+        number of frames of a video, and has no tokenizer. `Retriever.save_pretrained` writes all of it.
+        Raises ValueError for a folder that holds a run or files of another model.
         """
         pretrained.save(self, folder, training or pretrained.Training())
 

@@ -14,6 +14,9 @@ from stgt.models.language import load_language_model
 from stgt.models.qformer import QFormer
 from stgt.models.rows import select_places
 
+LONGEST_ANSWER = 10
+"""The default number of tokens that an answer has at most, which is that of BLIP-2"""
+
 
 class VideoQA(VideoEncoder):
     """STGT's video encoder and Q-Former, followed by a linear projection to the words of a causal language model.
@@ -78,7 +81,7 @@ class VideoQA(VideoEncoder):
         *,
         end: int,
         beams: int = 5,
-        max_tokens: int = 10,
+        max_tokens: int = LONGEST_ANSWER,
         length_penalty: float = 0.0,
     ) -> Tensor:
         """Answers by beam search. With one beam the search is greedy.

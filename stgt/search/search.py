@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from stgt.config import K_TEST
 from stgt.data.annotations import load_captions
 from stgt.data.lines import read_lines
 from stgt.data.manifest.cache import is_manifest
@@ -18,7 +19,7 @@ from stgt.data.store import Store
 from stgt.distributed import World
 from stgt.evaluation.encode import encode_texts, encode_videos, match_pairs, model_digest, tokenize
 from stgt.evaluation.metrics import shortlist
-from stgt.evaluation.retrieval import K_TEST, own_scores
+from stgt.evaluation.retrieval import own_scores
 from stgt.runs import Run, data_of, precision, read_video_pixels
 from stgt.search.folder import index_folder
 from stgt.terminal import say

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING
 
 from stgt import checkpoint as ckpt
 from stgt.config import TrainConfig
+from stgt.data.annotations import each_question
+from stgt.data.entries import Question
 from stgt.data.fingerprint import FINGERPRINT, Fingerprint, data_differences, require_same
+from stgt.data.prompts import LanguageTokenizer
 from stgt.data.samples import PairDataset
 from stgt.integrity import DamagedError, has_checksums, verify_checksums
+from stgt.models.vqa import LONGEST_ANSWER, VideoQA
 
 if TYPE_CHECKING:
     from stgt.evaluation.validation import Validation
@@ -65,6 +69,61 @@ def require_same_data(config: TrainConfig, items: PairDataset, validation: Valid
         accept=config.accept_changed_data,
     )
     return now
+
+
+def require_room_for_questions(config: TrainConfig, tokenizer: LanguageTokenizer, model: VideoQA) -> None:
+    """Raise ValueError if the question with the most characters has too many tokens for the language model.
+
+    Training reads its answer as well, and validation writes an answer of up to LONGEST_ANSWER tokens.
+    """
+    most = getattr(model.language.config, "max_position_embeddings", None)
+    if most is None:  # some models count positions without a limit
+        return
+    queries, data = config.model.qformer.queries, config.data
+    for label, path in {"data.train": data.train, "data.val": data.val}.items():
+        if path is None:
+            continue
+        longest = max(each_question(path, data.bad_list), key=_characters, default=None)
+        if longest is None:  # the list of bad videos has all of them, which is told when they are read
+            continue
+        text, prompt = tokenizer.encode(longest.question, longest.answer)
+        words = len(text) if label == "data.train" else prompt + LONGEST_ANSWER
+        if queries + words > most:
+            raise ValueError(
+                f"{label}: {longest.question!r} with its answer has {words} tokens, which are {queries + words} "
+                f"positions with the {queries} queries, expected at most the language model's {most}"
+            )
+
+
+def forget_best_of_other_data(run: Path, now: Fingerprint, validation: Validation | None, steps: int) -> None:
+    """Remove the best checkpoint so far from the newest checkpoint's state if other data chose it than are there now.
+
+    Its figure cannot be compared with those to come. The best checkpoint of a run of `steps` steps that has made all of
+    them stays. This has to be called before `now` replaces the fingerprint of the run.
+    """
+    newest = ckpt.newest_checkpoint(run)
+    if validation is None or newest is None:
+        return
+    state = ckpt.read_state(newest)
+    if state.get("best") is None or state["step"] >= steps:
+        return
+    try:
+        then = Fingerprint.load(fingerprint_file(run))
+    except FileNotFoundError:
+        changes = []  # version 0.1.0 wrote none, which require_same_data has told
+    except DamagedError as error:
+        changes = [str(error)]
+    else:
+        read = ("data.val", "data.bad_list", "data.features"), validation.clips.files
+        changes = data_differences(now.part(*read), then.part(*read), count_names=False)
+    if changes:
+        best = state["best"]["step"]
+        logger.warning("the checkpoint of step %d was the best on other validation data, so it counts no more", best)
+        ckpt.update_state(newest, best=None)
+
+
+def _characters(question: Question) -> int:
+    return len(question.question) + len(question.answer)
 
 
 def _require_old_run(config: TrainConfig, error: Exception) -> None:

@@ -16,13 +16,19 @@ from stgt.distributed import World, start_world
 from stgt.evaluation.validation import make_validation
 from stgt.files import write_json
 from stgt.models.encoder import VideoEncoder
+from stgt.models.vqa import VideoQA
 from stgt.ownership import owned
 from stgt.randomness import seed_everything
 from stgt.runs import save_tokenizer
 from stgt.structure import read_json
 from stgt.tasks import task_of
-from stgt.training.inputs import fingerprint_file, require_same_data
-from stgt.training.start import start_from
+from stgt.training.inputs import (
+    fingerprint_file,
+    forget_best_of_other_data,
+    require_room_for_questions,
+    require_same_data,
+)
+from stgt.training.start import start_from, starting_tokenizer
 from stgt.training.trackers import require_service
 from stgt.training.trainer import Trainer
 from stgt.weights.tower import tower_hash
@@ -48,7 +54,7 @@ def _train(config: TrainConfig, world: World) -> None:
         require_service(config.log_to)
     started = (config.out / "config.json").exists()  # it is written last, so the tokenizer is complete
     place = config.out / "tokenizer"
-    tokenizer = task.load_tokenizer(place) if started else task.make_tokenizer(config.data, config.model)
+    tokenizer = task.load_tokenizer(place) if started else starting_tokenizer(config)
     config = replace(config, model=task.fit_to_tokenizer(config.model, tokenizer))
     require_same_run(config)
     if config.data.workers:
@@ -60,16 +66,22 @@ def _train(config: TrainConfig, world: World) -> None:
     items = task.training_items(config, tokenizer, features)
     seed_everything(config.seed)
     model = task.make_model(config.model)
+    if isinstance(model, VideoQA):
+        require_room_for_questions(config, tokenizer, model)
+    if written := ckpt.checkpoints(config.out):
+        if features is not None:  # the trainer reads the rest of the checkpoint
+            ckpt.load_tower(model.vision, written[-1])
+    elif config.init is not None:
+        start_from(model, config.init)
     if features is not None:
         require_features(features, items, model, **changed)
-    if not ckpt.checkpoints(config.out) and config.init is not None:
-        start_from(model, config.init)
     validation = None if config.data.val is None else make_validation(config, tokenizer, features, world)
     data = require_same_data(config, items, validation) if world.is_main else None
     trainer = Trainer(config, model, items, task.collate(tokenizer), world, validation, data and data.summary())
     if world.is_main:
         if not started:
             save_tokenizer(tokenizer, place)
+        forget_best_of_other_data(config.out, data, validation, trainer.total)
         data.save(fingerprint_file(config.out))
         write_json(config.out / "config.json", to_dict(config))
     trainer.fit()

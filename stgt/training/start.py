@@ -1,4 +1,4 @@
-"""Loads the weights that a new run begins with, from another run, a folder, or a released checkpoint."""
+"""Loads the weights and the tokenizer that a new run begins with, from another run, a folder, or released weights."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from stgt import checkpoint as ckpt
-from stgt.config import differences, to_dict
+from stgt.config import ModelConfig, TrainConfig, differences, to_dict
+from stgt.data.prompts import LanguageTokenizer
+from stgt.data.text import Tokenizer
 from stgt.models.stgt import STGT
+from stgt.models.vision import VisionTower
 from stgt.models.vqa import VideoQA
-from stgt.runs import load_run, saved_config
-from stgt.tasks import RETRIEVAL
-from stgt.weights.load import load_released
+from stgt.runs import load_run, saved_config, stored_tokenizer
+from stgt.tasks import RETRIEVAL, Task, task_of
+from stgt.weights.files import read_weights
+from stgt.weights.load import TOWER, load_released, load_tower
 from stgt.weights.pretrained import CONFIG, is_pretrained, read_config
 
 logger = logging.getLogger(__name__)
@@ -22,23 +26,98 @@ def start_from(model: STGT | VideoQA, init: Path) -> None:
     """Load the weights of a run's chosen checkpoint, a folder of `save_pretrained`, or a released checkpoint.
 
     A question answering model can start from the weights of a retrieval model.
+    Raises ValueError or CheckpointError if they do not fit the model, and ValueError if checkpoints would name a
+    pretrained tower in place of the tower that was loaded.
     """
+    named = ckpt.tower_reference(model)
     if isinstance(model, VideoQA):
         _answer_from(model, init)
-        return
-    if is_pretrained(init) or not init.is_dir():
+    elif _is_run(init):
+        ckpt.load_model(model, ckpt.chosen_checkpoint(init), convert=True)
+    else:
         load_released(model, init)
+    _tell_differences(model.config, init)
+    if ckpt.tower_reference(model) != named:
+        raise ValueError(
+            f"{init}: its vision tower is not model.vision.pretrained={named['pretrained']!r}, which checkpoints of "
+            "this run would name in place of the weights: give --model.vision.pretrained None as well, and they hold "
+            "the tower"
+        )
+
+
+def start_tower(tower: VisionTower, init: Path) -> None:
+    """Load the weights into a tower that `start_from` loads into the tower of a model.
+
+    Raises ValueError or CheckpointError if they do not fit the tower.
+    """
+    if _is_run(init):
+        ckpt.load_tower(tower, ckpt.chosen_checkpoint(init))
+    elif any(name.startswith(TOWER) for name in read_weights([init]).sources):
+        load_tower(tower.tower, init)
+    else:
+        logger.warning("%s has no vision tower: the tower keeps its own weights", init)
+
+
+def starting_tokenizer(config: TrainConfig) -> Tokenizer | LanguageTokenizer:
+    """The tokenizer of a new run. A run that starts from weights for words has the tokenizer of these weights.
+
+    Raises ValueError if the configuration names another tokenizer, or if the tokenizer of the weights is not known and
+    a new one would be trained.
+    """
+    task, data = task_of(config.model), config.data
+    named = task.tokenizer_name(data, config.model)
+    theirs = None if config.init is None else _tokenizer_of(task, config.init)
+    if theirs is None:
+        if config.init is not None and named is None and task is RETRIEVAL:
+            raise ValueError(
+                f"{config.init} has no tokenizer, and data.tokenizer='train' would give its words other numbers: "
+                "expected --data.tokenizer with the tokenizer that these weights were trained with, such as "
+                "bert-base-uncased for released weights"
+            )
+        return task.make_tokenizer(data, config.model)
+    if named is None:
+        logger.info("the tokenizer is that of %s, and no new one is trained", config.init)
+        return theirs
+    ours = task.make_tokenizer(data, config.model)
+    if ours.vocabulary != theirs.vocabulary:
+        same = "--data.tokenizer train, which takes that tokenizer" if task is RETRIEVAL else "the same language model"
+        raise ValueError(
+            f"{named}, whose vocabulary differs from that of the tokenizer of {config.init}, so words would get the "
+            f"weights of other words: expected {same}, or other weights for --init"
+        )
+    return ours
+
+
+def _tokenizer_of(task: Task, init: Path) -> Tokenizer | LanguageTokenizer | None:
+    """The tokenizer of weights of this task, or None if they come without one or are of the other task."""
+    if _is_run(init):
+        if task_of(saved_config(ckpt.chosen_checkpoint(init)).model) is not task:
+            return None
+        return task.load_tokenizer(init / "tokenizer")
+    return stored_tokenizer(init) if task is RETRIEVAL and is_pretrained(init) else None
+
+
+def _is_run(init: Path) -> bool:
+    return init.is_dir() and not is_pretrained(init)
+
+
+def _tell_differences(ours: ModelConfig, init: Path) -> None:
+    """Log the settings of the model that had other values in the training of the weights, as far as they are known."""
+    if _is_run(init):
+        theirs = saved_config(ckpt.chosen_checkpoint(init)).model
+    elif is_pretrained(init):
+        theirs = read_config(init / CONFIG)
+    else:
         return
-    checkpoint = ckpt.chosen_checkpoint(init)
-    theirs = saved_config(checkpoint).model
-    ckpt.load_model(model, checkpoint, convert=True)
-    for line in differences(to_dict(model.config), to_dict(theirs), "model."):
-        logger.info("starting from %s, which was trained with another value of %s", checkpoint, line)
+    if theirs.language is None:
+        theirs = replace(theirs, language=ours.language)
+    for line in differences(to_dict(ours), to_dict(theirs), "model."):
+        logger.info("starting from %s, which was trained with another value of %s", init, line)
 
 
 def _answer_from(model: VideoQA, init: Path) -> None:
     """Copy all weights of a retrieval or question answering model. Only the language model's part may be new."""
-    if init.is_dir() and not is_pretrained(init):
+    if _is_run(init):
         source = load_run(init, "cpu").model
     else:
         retrieval = replace(model.config, language=None)

@@ -15,7 +15,8 @@ import safetensors.torch
 from torch import nn
 
 from stgt import fields
-from stgt.config import ModelConfig, from_dict, to_dict
+from stgt.checkpoint.names import STATE
+from stgt.config import ModelConfig, Precision, from_dict, to_dict
 from stgt.data_config import Decoder
 from stgt.files import atomic_file, file_hash, save_tensors
 from stgt.integrity import require_finite, require_hash, seal_of, sealed
@@ -41,6 +42,8 @@ class Training:
     """The number of frames that were read of each video. None stands for the number of temporal embeddings"""
     decoder: Decoder = "auto"
     """The reader of videos, as in `DataConfig`"""
+    precision: Precision = "fp32"
+    """The dtype of the computation, as in `TrainConfig`"""
 
     def __post_init__(self) -> None:
         fields.require_types(self)
@@ -63,9 +66,10 @@ def save(model: nn.Module, folder: str | Path, training: Training) -> None:
     """Write a model's configuration and all its tensors, including those of its tower, which is then not fetched again.
 
     training: the facts about its training that the configuration then has as well.
-    Raises ValueError for weights that are not finite.
+    Raises ValueError for weights that are not finite, and for a folder that holds a run or files of another model.
     """
     folder, config = Path(folder), model.config
+    require_replaceable(folder)
     if model.vision is not None:
         config = replace(config, vision=replace(config.vision, pretrained=None))
     require_finite(model.state_dict(), f"the model to write to {folder}")
@@ -74,6 +78,18 @@ def save(model: nn.Module, folder: str | Path, training: Training) -> None:
         save_tensors(weights, model.state_dict(), metadata={"format": "pt"})
         files = {WEIGHTS: file_hash(weights)}
         described.write_text(sealed(_KIND | {"files": files} | asdict(training) | to_dict(config)), "utf-8")
+
+
+def require_replaceable(folder: Path) -> None:
+    """Raise ValueError if saving a model would spoil a run, a checkpoint, or files of another model in this folder.
+
+    Weights alone are no reason, because a call of `save` that was killed may have left them.
+    """
+    foreign = ("checkpoints", STATE) if is_pretrained(folder) else ("checkpoints", STATE, CONFIG, "tokenizer")
+    if found := [name for name in foreign if (folder / name).exists()]:
+        raise ValueError(
+            f"{folder} holds a run or other files ({found[0]}), expected a new folder or one that save_pretrained wrote"
+        )
 
 
 def has_tower(folder: Path) -> bool:

@@ -162,7 +162,7 @@ def test_a_caption_of_several_videos_is_right_for_each_of_them(run, clips, stgt,
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--k-test", 12], "k_test is 12, expected 0 to 11, because {test} has 11 videos"),
+        (["--k-test", 12], "k_test is 12, expected 0 to 11, because {test} has 11 videos and 11 captions"),
         (["--k-test", -1], "k_test is -1, expected 0 to 11"),
         (["--candidates", 4, 64], "candidates holds 64, expected 0 to 11, because {test} has 11 videos"),
         (["--batch-size", 0], "batch_size is 0, expected at least 1"),
@@ -212,3 +212,22 @@ def test_a_converted_folder_needs_data_and_the_tokenizer_of_its_training(run, cl
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     status, printed = stgt(*words)
     assert status == 2 and f"{folder} holds no tokenizer" in printed and "expected --tokenizer" in printed
+
+
+def test_the_default_number_of_candidates_may_be_given(run, clips, stgt, tmp_path):
+    """Videos are ranked for each caption, and captions for each video. Here there are more captions than videos."""
+    pairs = json.loads((clips / "test.json").read_text())[:3]
+    more = [pair | {"caption": f"{pair['caption']} {word}"} for pair in pairs for word in ("fast", "slowly", "again")]
+    (tmp_path / "more.json").write_text(json.dumps(more))
+    words = ["evaluate", "--run", run, "--annotation", tmp_path / "more.json", "--features", tmp_path / "features"]
+    results = []
+    for number, options in enumerate([[], ["--k-test", 9], ["--k-test", 9, "--candidates", 9]]):
+        out = tmp_path / f"{number}.json"
+        status, printed = stgt(*words, *options, "--out", out)
+        assert status == 0, printed
+        result = json.loads(out.read_text())
+        result.pop("candidates", None)
+        results.append(result)
+    assert results[0]["k_test"] == 9 and results[0] == results[1] == results[2]
+    status, printed = stgt(*words, "--k-test", 10)
+    assert status == 2 and "k_test is 10, expected 0 to 9" in printed and "3 videos and 9 captions" in printed

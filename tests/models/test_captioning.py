@@ -91,6 +91,17 @@ def test_lengths_stay_within_their_limits(model, embeds):
     assert all(len(stripped(row)) >= 3 for row in sample_captions(model, embeds, end=END, max_length=5, min_length=3))
 
 
+@pytest.mark.parametrize(("longest", "expected"), [(8, 7), (16, 15), (1, 1), (64, 30)])
+def test_by_default_a_caption_reads_no_position_that_training_does_not_reach(longest, expected):
+    """A text of training has at most `longest` tokens, and the first of them is the begin token."""
+    model = make(max_text_length=longest, max_positions=max(longest, 16)).eval()
+    embeds = model.encode_video(tokens=tokens_of()).embeds
+    without_end = dict(end=END, min_length=100)
+    assert beam_captions(model, embeds, **without_end).shape[1] == expected
+    assert sample_captions(model, embeds, **without_end).shape[1] == expected
+    assert beam_captions(model, embeds, **without_end, max_length=16).shape[1] == 16
+
+
 def test_nucleus_sampling_draws_with_the_models_probabilities_inside_the_nucleus(model, embeds):
     one, n, top_p = embeds[:1], 4000, 0.8
     ids = torch.tensor([[END]])
@@ -138,9 +149,12 @@ def test_errors_name_the_bad_argument(model, embeds):
     for options, message in [
         (dict(beams=0), "beams is 0, expected at least 1"),
         (dict(max_length=0), "max_length is 0, expected at least 1"),
+        (dict(max_length=17), "max_length is 17, expected at most max_positions=16 of the model"),
     ]:
         with pytest.raises(ValueError, match=message):
             beam_captions(model, embeds, end=END, **options)
+    with pytest.raises(ValueError, match="max_length is 17, expected at most max_positions=16"):
+        sample_captions(model, embeds, end=END, max_length=17)
     for top_p in (0.0, 1.5, float("nan")):
         with pytest.raises(ValueError, match="top_p is .*, expected a probability"):
             sample_captions(model, embeds, end=END, top_p=top_p)

@@ -214,3 +214,49 @@ def test_a_feature_cache_of_replaced_videos_is_refused(data, run, monkeypatch, c
     error = capsys.readouterr().err
     assert f"{cache} was made of other data:\n  train_00000.mp4: " in error
     assert train(monkeypatch, data, out, *cached, "--accept-changed-data") == 0
+
+
+def other_validation_captions(data):
+    pairs = json.loads((data / "test.json").read_text())
+    pairs[0]["caption"] += " again"
+    (data / "test.json").write_text(json.dumps(pairs))
+
+
+def exchange_validation_videos(data):
+    exchange(data / "videos" / "test_00000.mp4", data / "videos" / "test_00001.mp4")
+
+
+class StoppedForTest(BaseException):
+    pass
+
+
+def stop_after(step):
+    def stop(trainer, _):
+        if trainer.step == step:
+            raise StoppedForTest
+
+    return stop
+
+
+@pytest.mark.parametrize(
+    ("change", "forgotten"),
+    [(other_validation_captions, True), (exchange_validation_videos, True), (replace_captions, False)],
+)
+def test_figures_of_two_validation_sets_are_not_compared(change, forgotten, data, monkeypatch, caplog, tmp_path):
+    """The first epoch gets a figure that no later epoch can reach. It counts for the data that it was measured on."""
+    with monkeypatch.context() as patch:
+        patch.setattr("stgt.training.trainer.Trainer._stop_if_asked", stop_after(2))
+        with pytest.raises(StoppedForTest):
+            train(patch, data, tmp_path / "run", "--epochs", 2)
+    newest = ckpt.newest_checkpoint(tmp_path / "run")
+    best = ckpt.read_state(newest)["best"]
+    assert best["step"] == 2
+    ckpt.update_state(newest, best=best | {"value": 101.0})
+    change(data)
+    assert train(monkeypatch, data, tmp_path / "run", "--epochs", 2, "--accept-changed-data") == 0
+    found = ckpt.read_state(ckpt.latest_checkpoint(tmp_path / "run"))["best"]
+    assert (found["value"] <= 100) == forgotten == ("best on other validation data" in caplog.text)
+    complete = ckpt.read_state(ckpt.latest_checkpoint(tmp_path / "run"))
+    other_validation_captions(data)
+    assert train(monkeypatch, data, tmp_path / "run", "--epochs", 2, "--accept-changed-data") == 0
+    assert ckpt.read_state(ckpt.latest_checkpoint(tmp_path / "run")) == complete  # the run was complete

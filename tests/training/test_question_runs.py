@@ -184,6 +184,8 @@ def test_mistakes_are_reported_before_anything_is_done(clips, run, monkeypatch, 
     pairs = json.loads((clips / "qa_train.json").read_text())
     (tmp_path / "odd.json").write_text(json.dumps([*pairs, pairs[0] | {"answer": "octarine", "question_id": "odd"}]))
     (tmp_path / "bare.json").write_text(json.dumps([{key: pairs[0][key] for key in ("video", "question")}]))
+    asked = json.loads((clips / "qa_test.json").read_text())
+    (tmp_path / "long.json").write_text(json.dumps([asked[0] | {"question": "zqxjkv" * 60}]))
     cases = [
         (
             ["--model.language.model", "/nowhere/vicuna"],
@@ -198,6 +200,8 @@ def test_mistakes_are_reported_before_anything_is_done(clips, run, monkeypatch, 
         (["--data.train", clips / "train.json"], "train.json: in entry 0 there is no 'question', expected a text"),
         (["--init", run, "--model.qformer.hidden", "32"], "qformer.hidden: 32, there 16"),
         (["--data.tokenizer-size", "100"], "size is 100, expected at least 259"),
+        (["--model.language.max-positions", "12"], "expected at most the language model's 12"),
+        (["--data.val", tmp_path / "long.json"], "data.val: 'zqxjkvzqxjkv"),
         (["--model.language.dtype", "bfloat16"], "LanguageConfig.dtype is 'bfloat16', expected 'float32'"),
     ]
     for words, message in cases:

@@ -60,7 +60,7 @@ def test_a_converted_model_gives_the_recorded_numbers(alignment, released, tmp_p
 def test_converting_back_gives_the_same_bits(name, released, tmp_path):
     tensors, path, config = released
     convert([path], tmp_path / "folder", config, (), (), seed=0)
-    convert([tmp_path / "folder"], tmp_path / name, config, (), (), seed=0)
+    convert([tmp_path / "folder"], tmp_path / name)
     file = tmp_path / name
     again = load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)["model"]
     original = recorded_weights(tensors)
@@ -270,3 +270,26 @@ def test_the_command_line_converts_files(tmp_path, monkeypatch, capsys):
         assert not (tmp_path / "new").exists()
     status, _ = run(save(tmp_path, drop=("temp",)), "--fresh", "temp", "--out", tmp_path / "new")
     assert status == 0 and (tmp_path / "new/config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--model.graph.threshold", "0.7"],
+        ["--model.graph.heads=16"],  # the default value, which another model need not have
+        ["--attention", "dense"],
+        ["--seed", "0"],
+        ["--drop", "temp"],
+        ["--fresh", "temp"],
+    ],
+)
+@pytest.mark.parametrize("kind", ["run", "folder"])
+def test_a_whole_model_takes_no_options(option, kind, run, stgt, tmp_path):
+    source = run
+    if kind == "folder":
+        assert stgt("convert", run, "--out", tmp_path / "folder")[0] == 0
+        source = tmp_path / "folder"
+    status, printed = stgt("convert", source, "--out", tmp_path / "new", *option)
+    name = "--model" if option[0] == "--attention" else option[0].partition("=")[0]
+    assert status == 2 and f"no option for settings or tensors: {name}" in printed
+    assert not (tmp_path / "new").exists()
