@@ -8,8 +8,9 @@ from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
+from stgt.data.cuts import Window
 from stgt.data.video import DEADLINE
-from stgt.data.windows import WHOLE, Window, read_windows, windows_of
+from stgt.data.windows import WHOLE, read_windows, windows_of
 from stgt.retriever import Retriever
 from stgt.search import build
 from stgt.search.approximate import EXACT_UP_TO
