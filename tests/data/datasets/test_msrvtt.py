@@ -55,6 +55,7 @@ def test_msrvtt_in_the_two_files_of_its_authors(msrvtt):
         ("MSRVTT_data.json", MSRVTT | {"videos": MSRVTT["videos"][1:]}, "'video0' has captions, expected it among"),
         ("MSRVTT_data.json", MSRVTT | {"videos": MSRVTT["videos"] * 2}, "video0 is there twice, expected it once"),
         ("MSRVTT_data.json", MSRVTT | {"videos": [{"video_id": "a", "split": "dev"}]}, "a is of the split 'dev'"),
+        ("MSRVTT_JSFUSION_test.csv", "video_id,sentence\nvideo9,a\n", "video_id in line 2 is 'video9'"),
         ("MSRVTT_JSFUSION_test.csv", "video_id\nvideo7\n", "no column sentence"),
         (
             "MSRVTT_JSFUSION_test.csv",
