@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stgt.files import collect_leftovers, errors_named
+from stgt.rerun import end_if_rerun
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ def owned(path: str | Path, *, beside: bool = False) -> Iterator[None]:
     OSError if the lock file cannot be written. On a file system without locks a warning is logged, and a second command
     is not kept away.
     """
+    end_if_rerun()
     path = Path(path)
     lock = _beside(path) if beside else path / LOCK
     with _locked(lock, path):

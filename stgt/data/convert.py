@@ -11,7 +11,7 @@ from stgt.data.annotations import require_disjoint, save_captions, save_question
 from stgt.data.datasets import DATA_SETS
 from stgt.data.datasets.dataset import Size, count
 from stgt.data.entries import Clip, Question
-from stgt.data.names import name_of
+from stgt.data.names import name_of, without_ending
 from stgt.data.video_folder import VideoFolder
 from stgt.ownership import owned
 from stgt.terminal import say
@@ -54,7 +54,9 @@ def convert(
         splits, published["train"] = _hold_out(name, splits, hold_out), None
     kind, prefix = ("questions", "qa_") if dataset.questions else ("captions", "")
     paths = {split: out / f"{prefix}{split}.json" for split in splits}
-    require_disjoint({split: [entry.video for entry in entries] for split, entries in splits.items()}, str(source))
+    # Files whose names differ only in their ending are one video, as x.mov and x.mp4 in DiDeMo.
+    names = {split: [without_ending(entry.video) for entry in entries] for split, entries in splits.items()}
+    require_disjoint(names, str(source))
     with owned(out):
         for split, entries in splits.items():
             (save_questions if dataset.questions else save_captions)(entries, paths[split])

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Generic, NamedTuple, TypeVar
 
 from stgt.data.errors import VideoError
-from stgt.data.processes import ReaderContext
+from stgt.data.processes import ReaderContext, ReaderProcess
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -36,7 +36,7 @@ def call_each(
 
     items: they are taken one after the other, each as soon as a process is free. timeout: seconds that one item may
     take. jobs: how many items are worked on at a time. An item fails if the function raises an exception, takes too
-    long, or crashes its process. Function, items and results are pickled.
+    long, or crashes its process. Function, items and results are pickled. Raises UnguardedError, see `stgt.rerun`.
     """
     workers = [Worker(function, timeout) for _ in range(jobs)]
     results: dict[int, Result | Failure] = {}
@@ -89,7 +89,10 @@ class Worker(Generic[Item, Result]):
         return self.result()
 
     def give(self, number: int, item: Item) -> None:
-        """Send an item. If the process dies before it has the item, `result` tells that it crashed."""
+        """Send an item. If the process dies before it has the item, `result` tells that it crashed.
+
+        Raises UnguardedError if the main script starts processes where it is imported.
+        """
         if self._process is None or not self._process.is_alive():
             self.stop()
             self._start()
@@ -115,8 +118,11 @@ class Worker(Generic[Item, Result]):
         self._process = _processes.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
-        with suppress(EOFError, OSError):
+        try:
             self.pipe.recv()  # the process is ready: its start does not count against the first item
+        except (EOFError, OSError):
+            self._process.join()
+            ReaderProcess.require_guard()
 
     def stop(self) -> None:
         if self._process is not None:

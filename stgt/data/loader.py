@@ -10,7 +10,7 @@ from itertools import chain
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from stgt.data.processes import reader_context
+from stgt.data.processes import ReaderProcess, reader_context
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def read_batches(
 
     items: a data set that can be pickled. batches: the keys of each batch's items. If one of the processes is killed,
     the log says so, and all of them are started again with the batches that were not yielded yet. Raises LoaderError if
-    that happens again before the next batch, and any error that the data set raises.
+    that happens again before the next batch, UnguardedError (see `stgt.rerun`), and any error that the data set raises.
     """
     asked, rest, failed = deque(), iter(batches), False
     while True:
@@ -55,6 +55,7 @@ def read_batches(
         except (RuntimeError, ConnectionError, EOFError) as error:
             if not (workers and _tells_of_a_death(error)):
                 raise
+            ReaderProcess.require_guard()
             if failed:
                 raise LoaderError(f"{_KILLED}, and so was one of those that replaced it. {_ADVICE}") from error
             failed = True

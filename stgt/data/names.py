@@ -16,8 +16,13 @@ _ENDING = re.compile(f"({'|'.join(map(re.escape, (*VIDEOS, *IMAGES, '.')))})$", 
 
 
 def name_of(video: str) -> str:
-    """A file's name without folder and ending. Only known endings are cut off: LSMDC's names have dots of their own."""
-    return _ENDING.sub("", video.rpartition("/")[2])
+    """A file's name without folder and ending, see `without_ending`."""
+    return without_ending(video.rpartition("/")[2])
+
+
+def without_ending(video: str) -> str:
+    """A file's path without its ending. Only known endings are cut off: LSMDC's names have dots of their own."""
+    return _ENDING.sub("", video)
 
 
 def is_image(video: str) -> bool:

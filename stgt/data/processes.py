@@ -6,11 +6,14 @@ import multiprocessing
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import ClassVar
 
+from stgt.rerun import EXIT_CODE, READER, UnguardedError, end_if_rerun
 from stgt.signals import STOPPING
 
 
@@ -21,10 +24,20 @@ class ReaderProcess(ForkServerProcess):
     answers them, and until then it still needs what is read here.
     """
 
+    _started: ClassVar[weakref.WeakSet[ReaderProcess]] = weakref.WeakSet()
+
     def start(self) -> None:
         start_server()
+        self.name = f"{READER} {self.name}"
+        self._started.add(self)
         with _signals_held():
             super().start()
+
+    @classmethod
+    def require_guard(cls) -> None:
+        """Raise UnguardedError if one of these processes ended because the main script would have started more."""
+        if any(process.exitcode == EXIT_CODE for process in cls._started):
+            raise UnguardedError from None
 
     def run(self) -> None:
         threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -50,6 +63,7 @@ def reader_context() -> ReaderContext:
 
     They start multiprocessing's resource tracker, which must not die of a signal before the processes end.
     """
+    end_if_rerun()
     with _signals_held():
         return ReaderContext()
 
@@ -59,6 +73,7 @@ def start_server() -> None:
 
     This returns at once. The server imports its modules while this process does other things, such as to make a model.
     """
+    end_if_rerun()
     with _signals_held():
         forkserver.set_forkserver_preload(["stgt.data.samples", "stgt.data.windows"])
         forkserver.ensure_running()

@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from stgt.data.cuts import Cut, Window, cut, joined, numbers_with_frames
 from stgt.data.images import holds_image
 from stgt.data.pyav_reader import PyAVReader
-from stgt.data.windows import Window, agreed, cut
+from stgt.data.video import open_video
+from stgt.data.windows import Pixels, agreed
 
 LEAST = {0.25: 20.0, 1.0: 16.0}
 """{seconds of a side: smallest ratio of the squared distance of the sides' means to the variance within the sides}"""
@@ -40,12 +42,20 @@ class Span(NamedTuple):
     end: float
 
 
-def spans_of(path: str, duration: float) -> list[Span]:
-    """The parts of a video for `boundaries`. An image has none."""
+def spans_of(path: str, pixels: Pixels) -> list[Span]:
+    """The parts of a video for `boundaries`: of about SPAN seconds, and such that frames begin in them.
+
+    An image has none. Raises VideoError for a file that cannot be opened.
+    """
     if holds_image(path):
         return []
-    borders = np.linspace(0, duration, 1 + max(1, round(duration / SPAN))).tolist()
-    return [Span(path, start, end) for start, end in itertools.pairwise(borders)]
+    with open_video(path, **pixels.decoding) as reader:
+        end = reader.duration
+        count = max(1, round(end / SPAN))
+        parts = Cut(0.0, end, end / count, end / count, count)
+        numbers = numbers_with_frames(reader, parts)
+    # Rounding may leave a gap between the end of a part and the start of the next one, so that only starts are used.
+    return [Span(path, parts[i].start, parts[i + 1].start if i + 1 < count else end) for i in numbers]
 
 
 def boundaries(span: Span, decoding: Mapping[str, object]) -> list[float]:
@@ -70,21 +80,24 @@ def boundaries(span: Span, decoding: Mapping[str, object]) -> list[float]:
     return [float(seconds) for seconds in found if span.start <= seconds < span.end and seconds > 0]
 
 
-def cut_at(starts: Sequence[float], duration: float, length: float, stride: float) -> list[Window]:
+def windows_at(path: str, starts: Sequence[float], length: float, stride: float, pixels: Pixels) -> list[Window]:
     """The windows of a video whose shots begin at 0 and at `starts`, in seconds, ascending.
 
-    A shot that is longer than `length` is cut like a whole video. Starts that would make a shot shorter than SHORTEST
-    are passed over.
+    A shot that is longer than `length` is cut like a whole video. Raises VideoError for a file that cannot be opened.
     """
-    cuts = [0.0]
+    with open_video(path, **pixels.decoding) as reader:
+        borders = [0.0, *_lasting(starts, reader.duration), reader.duration]
+        cuts = [cut(end, length, stride, start=start) for start, end in itertools.pairwise(borders)]
+        return [window for shot in cuts for window in joined(reader, shot)]
+
+
+def _lasting(starts: Sequence[float], duration: float) -> list[float]:
+    """The starts without those that would make a shot shorter than SHORTEST."""
+    found: list[float] = []
     for seconds in starts:
-        if seconds - cuts[-1] >= SHORTEST and duration - seconds >= SHORTEST:
-            cuts.append(seconds)
-    return [
-        Window(start + window.start, min(start + window.end, end))
-        for start, end in itertools.pairwise([*cuts, duration])
-        for window in cut(end - start, length, stride)
-    ]
+        if seconds - (found or [0.0])[-1] >= SHORTEST and duration - seconds >= SHORTEST:
+            found.append(seconds)
+    return found
 
 
 def _boundaries(pictures: np.ndarray, times: np.ndarray) -> list[int]:

@@ -1,8 +1,7 @@
-"""Cuts videos into windows of time, and reads frames of many windows with one pass through the file."""
+"""The windows of video files, and the frames of many windows with one pass through the file."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stgt.data.cuts import Window, cut, joined
 from stgt.data.decord_reader import DecordReader
 from stgt.data.errors import VideoError
 from stgt.data.images import holds_image
@@ -22,7 +22,7 @@ from stgt.data.video import DEADLINE, MAX_PIXELS, frame_window, open_video, read
 
 Result = TypeVar("Result")
 
-WHOLE = 1e9
+WHOLE = 1e18
 """A window that is longer than any video, in seconds"""
 DECODING = {"decoder": "auto", "max_pixels": MAX_PIXELS, "deadline": DEADLINE}
 
@@ -47,13 +47,6 @@ class Pixels:
         return eval_transform(self.size, crop=self.crop, mean=self.mean, std=self.std)
 
 
-class Window(NamedTuple):
-    """A part of a video, in seconds from its beginning."""
-
-    start: float
-    end: float
-
-
 class WindowPixels(NamedTuple):
     """Frames of several windows of one video. A frame that lies in two windows is there once."""
 
@@ -63,21 +56,8 @@ class WindowPixels(NamedTuple):
     """int64 (W, T): for each window, the rows of its frames in `pixels`"""
 
 
-def cut(duration: float, length: float, stride: float) -> list[Window]:
-    """The windows of a video: one begins every `stride` seconds and lasts `length`, and the last one may be shorter.
-
-    The last window is the first one that reaches the end. Raises ValueError unless 0 < stride <= length.
-    """
-    if not 0 < length < math.inf:
-        raise ValueError(f"window is {length}, expected a positive number of seconds")
-    if not 0 < stride <= length:
-        raise ValueError(f"stride is {stride}, expected a positive number of seconds, at most the window of {length}")
-    count = 1 + max(0, math.ceil((duration - length) / stride))
-    return [Window(i * stride, min(i * stride + length, duration)) for i in range(count)]
-
-
 def windows_of(path: str | Path, length: float, stride: float, pixels: Pixels) -> list[Window]:
-    """The windows of a video file, see `cut`. An image, also an animated one, is one window.
+    """The windows of a video file, see `stgt.data.cuts`. An image, also an animated one, is one window.
 
     Raises VideoError for a file that cannot be opened.
     """
@@ -85,7 +65,7 @@ def windows_of(path: str | Path, length: float, stride: float, pixels: Pixels) -
         last = read_clip(path, 1, start=1e9, max_pixels=pixels.decoding["max_pixels"]).times[-1]
         return [Window(0.0, float(last))]
     with open_video(path, **pixels.decoding) as reader:
-        return cut(reader.duration, length, stride)
+        return joined(reader, cut(reader.duration, length, stride))
 
 
 def read_windows(path: str | Path, windows: Sequence[Window], pixels: Pixels) -> WindowPixels:

@@ -20,11 +20,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from stgt.data.cuts import cut
 from stgt.data.fingerprint import Fingerprint
 from stgt.data.isolated import Failure, call_each
 from stgt.data.on_ray import encode_on_ray
 from stgt.data.store import Batches, Store
-from stgt.data.windows import Chunk, Pixels, cut, read_chunk
+from stgt.data.windows import Chunk, Pixels, read_chunk
 from stgt.integrity import DamagedError, require_finite_rows
 from stgt.ownership import owned
 from stgt.search import manifest, packed

@@ -8,8 +8,9 @@ from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
+from stgt.data.cuts import Window
 from stgt.data.video import DEADLINE
-from stgt.data.windows import WHOLE, Window, read_windows, windows_of
+from stgt.data.windows import WHOLE, read_windows, windows_of
 from stgt.retriever import Retriever
 from stgt.search import build
 from stgt.search.approximate import EXACT_UP_TO
@@ -118,8 +119,10 @@ class Index:
         in a minute of video, may take.
         exact_up_to: an index with more windows is searched with IVF-PQ of faiss (the extra `faiss`), which may miss an
         answer, and otherwise exactly.
+        A script calls this under `if __name__ == "__main__":`, because the processes import the script again.
         Raises ValueError if there is no video that can be read, or if window, stride, shots or model are not those
-        of the index, OwnedError if another process updates it, and OSError if it cannot be written.
+        of the index, OwnedError if another process updates it, OSError if it cannot be written, and UnguardedError for
+        a script that calls this outside of the guard.
         """
         then = None if self._packed is None else self._packed.manifest
         if not folders and then is None:

@@ -38,7 +38,9 @@ def train(config: TrainConfig) -> None:
     """Train, from the start or from the last checkpoint in `config.out`.
 
     The configuration, the folder, the data and the feature cache are checked first. A mistake in them raises ValueError
-    or CheckpointError before anything in the run folder is changed.
+    or CheckpointError before anything in the run folder is changed. A script calls this under
+    `if __name__ == "__main__":`, because the processes that read videos import the script again, and otherwise
+    UnguardedError is raised.
     """
     world = start_world(config.device)
     try:

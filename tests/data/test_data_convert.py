@@ -74,6 +74,17 @@ def didemo_as_published(source):
         start += count
 
 
+@pytest.mark.parametrize("lists", [False, True])
+def test_two_names_of_a_didemo_video_are_in_one_split(tmp_path, lists):
+    for split, video in (("train", "a@N0_1_x.mov"), ("val", "b@N0_1_x.mov"), ("test", "a@N0_1_x.mp4")):
+        write(tmp_path / "downloads" / f"{split}_data.json", [{"video": video, "description": "a cat"}])
+        if lists:
+            write(tmp_path / "downloads" / f"{split}_list.txt", video)
+    with pytest.raises(ValueError, match="a@N0_1_x is in train and in test, expected it in one of them"):
+        convert("didemo", tmp_path / "downloads", tmp_path / "out", any_size=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_didemo_as_its_authors_published_it(tmp_path, capsys, caplog):
     didemo_as_published(tmp_path / "downloads")
     convert("didemo", tmp_path / "downloads", tmp_path / "out")
@@ -228,7 +239,7 @@ def test_questions_are_converted_and_splits_share_no_video(tmp_path):
     (question,) = load_questions(tmp_path / "out" / "qa_test.json")
     assert question == ("video2.mp4", "what is a man on?", "couch", 2)
     write(tmp_path / "test_qa.json", [QUESTION | {"video_id": 0}])
-    with pytest.raises(ValueError, match="video0.mp4 is in train and in test, expected it in one of them"):
+    with pytest.raises(ValueError, match="video0 is in train and in test, expected it in one of them"):
         convert("msrvtt-qa", tmp_path, tmp_path / "again", any_size=True)
     assert not (tmp_path / "again").exists()
 

@@ -8,10 +8,11 @@ import pytest
 
 from stgt.data import shots
 from stgt.data.errors import VideoError
-from stgt.data.shots import Span, boundaries, cut_at, spans_of
+from stgt.data.shots import Span, boundaries, spans_of, windows_at
 from stgt.data.video import read_frames
-from stgt.data.windows import DECODING
+from stgt.data.windows import DECODING, Pixels
 
+PIXELS = Pixels(4, 8)
 BIKES = [30, 137, 187, 242]
 """The first frames of the shots of bikes.mp4 after the first shot, as one sees them; it has 25 frames per second"""
 
@@ -43,14 +44,14 @@ def dissolved(before, after, count):
     return np.concatenate([before[: len(before) - count], middle, after[count:]])
 
 
-def found_in(path, duration):
+def found_in(path):
     """The numbers of the first frames of all shots, at 25 frames per second."""
-    return [round(25 * seconds) for span in spans_of(path, duration) for seconds in boundaries(span, DECODING)]
+    return [round(25 * seconds) for span in spans_of(path, PIXELS) for seconds in boundaries(span, DECODING)]
 
 
 def test_the_cuts_of_a_real_clip_are_found(real_clips):
     [path] = [str(path) for path in real_clips if path.stem == "bikes"]
-    assert found_in(path, 10.0) == BIKES
+    assert found_in(path) == BIKES
     frames = read_frames(path, None).float()
     for number in BIKES:  # a cut changes the picture far more than the frames around it do
         change = [(frames[i] - frames[i - 1]).abs().mean() for i in (number - 1, number, number + 1)]
@@ -60,7 +61,7 @@ def test_the_cuts_of_a_real_clip_are_found(real_clips):
 @pytest.mark.parametrize("name", ["bigbuckbunny", "carphone_pristine", "carphone_distorted"])
 def test_a_clip_of_one_shot_has_no_boundary(real_clips, name):
     [path] = [str(path) for path in real_clips if path.stem == name]
-    assert found_in(path, 6.0) == []
+    assert found_in(path) == []
 
 
 @pytest.mark.parametrize("span", [60.0, 3.0, 4.28])
@@ -68,39 +69,46 @@ def test_the_joints_of_a_film_are_found_wherever_its_parts_end(frames, span, tmp
     monkeypatch.setattr(shots, "SPAN", span)
     film = np.concatenate([frames["bikes"], frames["bunny"], frames["phone"], frames["bikes"][:20], frames["bunny"]])
     path = written(tmp_path / "film.mp4", film)
-    assert found_in(path, len(film) / 25) == [107, 107 + 132, 107 + 132 + 120, 107 + 132 + 120 + 20]
+    assert found_in(path) == [107, 107 + 132, 107 + 132 + 120, 107 + 132 + 120 + 20]
 
 
 @pytest.mark.parametrize(("before", "after"), [("bunny", "phone"), ("phone", "bikes"), ("bikes", "bunny")])
 def test_dissolves_of_half_a_second_are_found_once(frames, before, after, tmp_path):
     path = written(tmp_path / "film.mp4", dissolved(frames[before], frames[after], 12))
-    [place] = found_in(path, 10.0)
+    [place] = found_in(path)
     assert len(frames[before]) - 12 <= place <= len(frames[before])
 
 
 def test_a_slow_change_and_a_flash_are_no_boundaries(frames, tmp_path):
     film = dissolved(frames["bikes"], frames["bunny"], 75)
     film[20] = 255
-    assert found_in(written(tmp_path / "film.mp4", film), 7.0) == []
+    assert found_in(written(tmp_path / "film.mp4", film)) == []
 
 
 def test_stills_and_single_frames_have_no_boundary(tmp_path):
     grey = np.full((50, 90, 160, 3), 100.0)
     grey += np.random.default_rng(0).normal(0, 3, grey.shape)  # noise
-    assert found_in(written(tmp_path / "grey.mp4", grey), 2.0) == []
-    assert found_in(written(tmp_path / "one.mp4", grey[:1]), 0.04) == []
+    assert found_in(written(tmp_path / "grey.mp4", grey)) == []
+    assert found_in(written(tmp_path / "one.mp4", grey[:1])) == []
 
 
-def test_a_picture_that_is_shown_for_longer_than_a_span_is_one_shot(tmp_path, monkeypatch):
-    monkeypatch.setattr(shots, "SPAN", 5.0)  # most parts of this film have no frame of their own
+def test_only_parts_in_which_frames_begin_are_looked_through(tmp_path, monkeypatch):
+    monkeypatch.setattr(shots, "SPAN", 5.0)
     slides = written(tmp_path / "slides.mp4", np.full((4, 90, 160, 3), 100.0), rate=Fraction(1, 20))
-    assert len(spans_of(slides, 80.0)) == 16 and found_in(slides, 80.0) == []
+    assert spans_of(slides, PIXELS) == [(slides, start, start + 5) for start in (0, 20, 40, 60)]
+    assert found_in(slides) == [] and boundaries(Span(slides, 10, 15), DECODING) == []
 
 
-def test_shots_are_windows_and_long_ones_are_cut():
-    assert cut_at([3.0, 9.5], 12.0, 4.0, 2.0) == [(0, 3), (3, 7), (5, 9), (7, 9.5), (9.5, 12)]
-    assert cut_at([], 5.0, 4.0, 4.0) == [(0, 4), (4, 5)]
-    assert cut_at([0.2, 1.0, 1.3, 1.6], 2.0, 4.0, 4.0) == [(0, 1.0), (1.0, 2.0)]
+def test_shots_are_windows_and_long_ones_are_cut(tmp_path):
+    grey = np.full((300, 90, 160, 3), 100.0)
+    long, short = written(tmp_path / "long.mp4", grey), written(tmp_path / "short.mp4", grey[:50])
+    for path, starts, length, stride, expected in (
+        (long, [3.0, 9.5], 4.0, 2.0, [(0, 3), (3, 7), (5, 9), (7, 9.5), (9.5, 12)]),
+        (long, [], 8.0, 8.0, [(0, 8), (8, 12)]),
+        (short, [0.2, 1.0, 1.3, 1.6], 4.0, 4.0, [(0, 1.0), (1.0, 2.0)]),
+    ):
+        found = windows_at(path, starts, length, stride, PIXELS)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)  # seconds are rounded to 52 bits
 
 
 def test_a_file_that_is_no_video_is_refused(tmp_path):

@@ -1,13 +1,14 @@
 """A film whose shots cannot be found is left out of an index, with the cause."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from helpers.colours import Colours
+from PIL import Image
 
 from stgt.data.errors import VideoError
 from stgt.data.isolated import Failure
-from stgt.data.windows import Window
 from stgt.search import cutter
 from stgt.search.manifest import Settings
 
@@ -36,7 +37,21 @@ def test_a_film_whose_shots_cannot_be_found_fails_alone(find, timeout, cause, fi
         opened.stop()
 
 
-def test_a_film_that_goes_away_after_it_was_opened_fails_alone(tmp_path, monkeypatch):
+def test_a_film_that_is_gone_fails_alone(tmp_path):
     opened = cutter.Cutter(SHOTS, Colours().pixels, timeout=60.0)
-    monkeypatch.setattr(opened._opener, "call", lambda path: [Window(0.0, 4.0)])
-    assert opened.windows(tmp_path / "gone.mp4") == Failure("no such file")
+    try:
+        assert opened.windows(tmp_path / "gone.mp4") == Failure("no such file")
+    finally:
+        opened.stop()
+
+
+@pytest.mark.parametrize("shots", [False, True])
+def test_an_image_is_one_window_and_a_film_is_cut(films, tmp_path, shots):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    opened = cutter.Cutter(replace(SHOTS, shots=shots), Colours().pixels, timeout=60.0)
+    try:
+        assert opened.windows(tmp_path / "a.png") == [(0, 0)]
+        cuts = [(0, 4), (4, 6), (6, 10), (10, 12), (12, 16), (16, 18)]
+        assert opened.windows(films / "a.mp4") == (cuts if shots else [(4 * i, min(4 * i + 4, 18)) for i in range(5)])
+    finally:
+        opened.stop()

@@ -13,8 +13,9 @@ from helpers.colours import Colours, film
 from helpers.forks import Fork
 
 import stgt
+from stgt.data.cuts import Window
 from stgt.data.video import read_frames
-from stgt.data.windows import Pixels, Window, cut, read_windows, windows_of
+from stgt.data.windows import Pixels, read_windows, windows_of
 from stgt.integrity import DamagedError
 from stgt.ownership import OwnedError, owned
 from stgt.search import packed
@@ -28,35 +29,6 @@ def copied(films, made, tmp_path):
     index = stgt.Index(tmp_path / "films.index", Colours())
     index.update(tmp_path / "films", window=4, stride=2, workers=1)
     return index, tmp_path / "films"
-
-
-@pytest.mark.parametrize(
-    ("duration", "expected"),
-    [
-        (0.5, [(0, 0.5)]),
-        (4, [(0, 4)]),
-        (4.5, [(0, 4), (2, 4.5)]),
-        (8, [(0, 4), (2, 6), (4, 8)]),
-        (8.25, [(0, 4), (2, 6), (4, 8), (6, 8.25)]),
-    ],
-)
-def test_windows_cover_a_video_to_its_end(duration, expected):
-    assert cut(duration, 4, 2) == expected
-
-
-@pytest.mark.parametrize(
-    ("length", "stride", "message"),
-    [
-        (0, 1, "window is 0"),
-        (float("inf"), 1, "window is inf"),
-        (4, 0, "stride is 0"),
-        (4, 5, "stride is 5.* at most the window"),
-        (4, float("nan"), "stride is nan"),
-    ],
-)
-def test_windows_that_leave_gaps_are_refused(length, stride, message):
-    with pytest.raises(ValueError, match=message):
-        cut(10, length, stride)
 
 
 def test_the_frames_of_a_window_are_those_of_reading_its_time(films):

@@ -7,7 +7,8 @@ from helpers.tiny_clip import tiny_clip
 from safetensors.torch import load_file, save_file
 
 import stgt
-from stgt.data.windows import Window, read_windows
+from stgt.data.cuts import Window
+from stgt.data.windows import read_windows
 from stgt.search.encoder import open_encoder
 
 import open_clip  # isort: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,14 +13,20 @@ from stgt.data.names import name_of
 
 logger = logging.getLogger(__name__)
 
+# A part of a path that is empty, or that is an ending alone.
+_NAMELESS = re.compile(r"(^|/)\s*(/|$|\.\w*$)")
+
 
 def group(path: Path, pairs: Iterable[tuple[str, str]]) -> list[Clip]:
     """The clips of (video, caption) pairs, in the order in which the videos first occur.
 
-    Raises ValueError, naming `path` and the video, for an empty caption.
+    Raises ValueError, naming `path` and the video, for an empty caption, and for a video without a name or in a folder
+    without one.
     """
     captions: dict[str, list[str]] = {}
     for video, caption in pairs:
+        if _NAMELESS.search(video):
+            raise ValueError(f"{path}: a video is {video!r}, expected names for it and for its folders")
         if not caption.strip():
             raise ValueError(f"{path}: {video} has an empty caption, expected a text")
         captions.setdefault(video, []).append(caption.strip())

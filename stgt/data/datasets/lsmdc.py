@@ -31,8 +31,8 @@ def read_lsmdc(source: Path) -> dict[str, list[Clip]]:
 
 def _pairs(path: Path) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(read_lines(path), start=1):
-        row = line.rstrip("\r\n").split("\t")
-        if len(row) < 6:
+        row = line.rstrip("\r\n\t").split("\t")
+        if len(row) != 6:
             raise ValueError(f"{path}: line {number} has {len(row)} columns, expected 6: clip, 4 times, sentence")
         film = re.sub(r"_[\d.]+-[\d.]+$", "", row[0])
         yield f"{film}/{row[0]}.avi", row[5]

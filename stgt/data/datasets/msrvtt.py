@@ -7,6 +7,7 @@ video<N>.mp4.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from stgt.data.datasets.captions import group
@@ -19,27 +20,31 @@ from stgt.structure import read_json
 
 def read_msrvtt_1ka(source: Path) -> dict[str, list[Clip]]:
     """The 1k-A test with one caption per video, and the 9000 other videos to train on."""
-    test = _jsfusion_test(source)
+    clips, _ = read_clips(source)
+    test = _jsfusion_test(source, clips)
     tested = {clip.video for clip in test}
-    return {"train": [clip for clip in read_clips(source)[0] if clip.video not in tested], "test": test}
+    return {"train": [clip for clip in clips if clip.video not in tested], "test": test}
 
 
 def read_msrvtt_7k(source: Path) -> dict[str, list[Clip]]:
     """The 1k-A test, and the 7010 videos of the official training and validation splits to train on."""
     clips, split = read_clips(source)
-    train = [clip for clip in clips if split.get(clip.video) in ("train", "validate")]
-    return {"train": train, "test": _jsfusion_test(source)}
+    train = [clip for clip in clips if split[clip.video] in ("train", "validate")]
+    return {"train": train, "test": _jsfusion_test(source, clips)}
 
 
 def read_msrvtt_full(source: Path) -> dict[str, list[Clip]]:
     """The official splits."""
     clips, split = read_clips(source)
     official = {"train": "train", "val": "validate", "test": "test"}
-    return {ours: [clip for clip in clips if split.get(clip.video) == theirs] for ours, theirs in official.items()}
+    return {ours: [clip for clip in clips if split[clip.video] == theirs] for ours, theirs in official.items()}
 
 
 def read_clips(source: Path) -> tuple[list[Clip], dict[str, str]]:
-    """All clips of MSRVTT, and {video: official split}."""
+    """All clips of MSRVTT, and {video: official split}.
+
+    Raises ValueError, naming the file and the video, for a video that has another split, none or two.
+    """
     paths = [source / "MSRVTT_data.json"]
     if not paths[0].exists() and (source / "train_val_videodatainfo.json").exists():
         paths = [source / f"{part}_videodatainfo.json" for part in ("train_val", "test")]
@@ -50,17 +55,37 @@ def read_clips(source: Path) -> tuple[list[Clip], dict[str, str]]:
         for key in ("videos", "sentences"):
             if not isinstance(data.get(key), list):
                 raise ValueError(f"{path}: no list of {key!r}, expected {source.name}'s videos and sentences")
-        split |= {f"{text_of(path, v, 'video_id')}.mp4": text_of(path, v, "split") for v in data["videos"]}
+        for entry in data["videos"]:
+            video = f"{text_of(path, entry, 'video_id')}.mp4"
+            if text_of(path, entry, "split") not in ("train", "validate", "test") or video in split:
+                fault = "there twice" if video in split else f"of the split {entry['split']!r}"
+                raise ValueError(f"{path}: {name_of(video)} is {fault}, expected it once: train, validate or test")
+            split[video] = entry["split"]
         pairs += [(f"{text_of(path, s, 'video_id')}.mp4", text_of(path, s, "caption")) for s in data["sentences"]]
-    return group(paths[0], pairs), split
+    clips = group(paths[0], pairs)
+    if alone := [clip.video for clip in clips if clip.video not in split]:
+        raise ValueError(f"{paths[0]}: {alone[0].removesuffix('.mp4')!r} has captions, expected it among the videos")
+    return clips, split
 
 
-def _jsfusion_test(source: Path) -> list[Clip]:
+def _jsfusion_test(source: Path, clips: list[Clip]) -> list[Clip]:
     path = source / "MSRVTT_JSFUSION_test.csv"
-    clips = group(path, ((f"{row['video_id']}.mp4", row["sentence"]) for row in rows(path, ("video_id", "sentence"))))
-    if twice := [clip.video for clip in clips if len(clip.captions) > 1]:
+    captioned = {clip.video for clip in clips}
+
+    def pairs() -> Iterator[tuple[str, str]]:
+        for line, row in rows(path, ("video_id", "sentence")):
+            video = f"{row['video_id']}.mp4"
+            if video not in captioned:
+                raise ValueError(
+                    f"{path}: the video_id in line {line} is {row['video_id']!r}, expected one that has captions in "
+                    "MSRVTT's JSON, such as 'video7'"
+                )
+            yield video, row["sentence"]
+
+    test = group(path, pairs())
+    if twice := [clip.video for clip in test if len(clip.captions) > 1]:
         raise ValueError(f"{path}: {name_of(twice[0])} is there twice, expected one sentence per video")
-    return clips
+    return test
 
 
 _JSFUSION = (Size("the 1k-A test of JSFusion", 1000, 1000),)

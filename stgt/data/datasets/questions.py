@@ -13,12 +13,17 @@ from stgt.structure import read_json
 def read_questions(path: Path, file_of: Callable[[int], str]) -> Iterator[Question]:
     """The questions of a {train,val,test}_qa.json. file_of: the name of the file that a video's number stands for.
 
-    Raises ValueError, naming the file and the entry, for malformed entries.
+    Raises ValueError, naming the file and the entry, for malformed entries, and for an id that occurs twice.
     """
+    seen: set[int] = set()
     for number, entry in enumerate(read_json(path, list)):
         for key in ("video_id", "id"):
-            if not isinstance(entry, dict) or not isinstance(entry.get(key), int):
+            value = entry.get(key) if isinstance(entry, dict) else None
+            if not isinstance(value, int) or isinstance(value, bool):
                 raise ValueError(f"{path}: entry {number} is {str(entry)[:80]}, expected a number {key!r}")
+        if entry["id"] in seen:
+            raise ValueError(f"{path}: entry {number} has the id {entry['id']}, expected one that no earlier entry has")
+        seen.add(entry["id"])
         yield Question(
             file_of(entry["video_id"]), text_of(path, entry, "question"), text_of(path, entry, "answer"), entry["id"]
         )

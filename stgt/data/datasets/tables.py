@@ -10,24 +10,33 @@ from pathlib import Path
 from stgt.data.lines import read_lines
 
 
-def rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file whose first line is a header that has these columns.
+def rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file whose first line is a header that has these columns, each with the line it begins in.
 
-    Raises ValueError, naming the file and the row, for a missing column, a row that is cut short, and what is not CSV.
+    Raises ValueError, naming the file and the line, for a column that is missing or there twice, a row that has fewer
+    or more cells than the header, and what is not CSV.
     """
     # The csv module refuses a carriage return in a field without quotes, so it becomes a space.
-    table = csv.DictReader(re.sub(r"\r(?!\n|$)", " ", line) for line in read_lines(path))
+    table = csv.reader((re.sub(r"\r(?!\n|$)", " ", line) for line in read_lines(path)), strict=True)
+    line = 1
     try:
-        if missing := [column for column in columns if column not in (table.fieldnames or ())]:
-            raise ValueError(
-                f"{path}: no column {', '.join(missing)} among {table.fieldnames}, expected them in line 1"
-            )
-        for number, row in enumerate(table, start=1):
-            if any(row[column] is None for column in columns):
-                raise ValueError(f"{path}: row {number} is cut short, expected {', '.join(columns)}")
-            yield row
+        header = next(table, [])
+        for column in columns:
+            if (count := header.count(column)) != 1:
+                fault = f"{count} columns" if count else "no column"
+                raise ValueError(f"{path}: {fault} {column} among {header}, expected one in line 1")
+        line = table.line_num + 1
+        for cells in table:
+            if cells and len(cells) != len(header):
+                raise ValueError(
+                    f"{path}: the row in line {line} has {len(cells)} cells, expected the {len(header)} of the header; "
+                    "a text that holds a comma or a quote has to stand in quotes"
+                )
+            if cells:
+                yield line, dict(zip(header, cells, strict=True))
+            line = table.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path}: the row after line {table.line_num} is not CSV ({error})") from None
+        raise ValueError(f"{path}: the row in line {line} is not CSV ({error}), expected quotes that close") from None
 
 
 def text_of(path: Path, entry: object, key: str) -> str:

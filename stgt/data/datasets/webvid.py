@@ -19,7 +19,7 @@ def read_webvid(source: Path) -> dict[str, list[Clip]]:
     for split, path in split_files(source, {"train": "results_*_train.csv", "val": "results_*_val.csv"}):
         pairs = (
             (f"{row['page_dir']}/{row['videoid']}.mp4", row["name"])
-            for row in rows(path, ("videoid", "page_dir", "name"))
+            for _, row in rows(path, ("videoid", "page_dir", "name"))
         )
         splits[split] = group(path, without_empty(path, pairs))
     return splits

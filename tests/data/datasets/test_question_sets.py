@@ -32,10 +32,22 @@ def test_msvd_qa_takes_its_clips_from_the_mapping(tmp_path):
 
 @pytest.mark.parametrize(
     "change, message",
-    [({"video_id": "x"}, "entry 0 .* a number 'video_id'"), ({"answer": ""}, "no text 'answer'")],
+    [
+        ({"video_id": "x"}, "entry 0 .* a number 'video_id'"),
+        ({"video_id": False}, "entry 0 .* a number 'video_id'"),
+        ({"id": True}, "entry 0 .* a number 'id'"),
+        ({"answer": ""}, "no text 'answer'"),
+    ],
 )
 def test_malformed_questions_are_named(tmp_path, change, message):
     path = write(tmp_path / "train_qa.json", [QUESTION | change])
     with pytest.raises(ValueError, match=message) as error:
+        read_msrvtt_qa(tmp_path)
+    assert str(path) in str(error.value)
+
+
+def test_an_id_that_occurs_twice_is_named(tmp_path):
+    path = write(tmp_path / "train_qa.json", [QUESTION, QUESTION | {"id": 3}, QUESTION | {"question": "who?"}])
+    with pytest.raises(ValueError, match="entry 2 has the id 158581, expected one that no earlier entry has") as error:
         read_msrvtt_qa(tmp_path)
     assert str(path) in str(error.value)

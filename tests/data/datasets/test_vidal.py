@@ -20,3 +20,6 @@ def test_the_polished_caption_comes_first(tmp_path):
     write(tmp_path / "id2title_folder_caps.json", {"abc": {"folder": "new", "ofa": []}})
     with pytest.raises(ValueError, match="'abc' is .*expected texts 'folder' and 'polish_mplug'"):
         convert("vidal", tmp_path, tmp_path / "out")
+    write(tmp_path / "id2title_folder_caps.json", {"abc": {"folder": "", "mplug": "a dog"}})
+    with pytest.raises(ValueError, match="caps.json: a video is '/abc.mp4', expected names for it and for its folders"):
+        convert("vidal", tmp_path, tmp_path / "out")
