@@ -144,7 +144,7 @@ class PyAVReader:
                 kept += sum(plane.buffer_size for plane in frame.planes)
                 frames = [*frames, frame] if kept <= KEPT_BYTES else []
         if not pts:
-            raise VideoError(f"{self._file.path}: broken video: the decoder finds no frames in it")
+            raise VideoError(f"{self._file.path}: the video track has no frames that can be decoded and shown")
         if None in pts or len(set(pts)) < len(pts) or _longest_move(pts) > REORDERED:
             times = [number / self._rate for number in range(len(pts))]
         else:

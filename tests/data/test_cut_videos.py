@@ -111,7 +111,7 @@ def test_a_file_whose_decoder_gives_no_frame_is_a_broken_video(kind, frames, tmp
     for packet in packets_of(path):
         data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
     path.write_bytes(data)
-    with pytest.raises(VideoError, match="clip.mp4: broken video"):
+    with pytest.raises(VideoError, match="clip.mp4: (broken video|the video track has no frames)"):
         read_frames(path, frames)
 
 

@@ -99,7 +99,8 @@ def with_gradients(
     weight = graph.weight.detach()
     if weight.dtype != torch.float16:
         leaves.append(weight.requires_grad_())
-    out, lse = attend(*leaves[:3], SpatioTemporalGraph._with_live(weight, graph.live))
+    # Of a parameter itself, the map would be derived anew.
+    out, lse = attend(*leaves[:3], SpatioTemporalGraph._with_live(weight.view_as(weight), graph.live))
     outputs, grads = ((out, lse), (dout, dlse)) if dlse is not None else ((out,), (dout,))
     gradients = torch.autograd.grad(outputs, leaves, grads)
     names = ("dq", "dk", "dv", "dweight")[: len(leaves)]
