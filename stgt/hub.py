@@ -94,7 +94,7 @@ def _card(run: Run, title: str) -> str:
 
 
 def _other_measurement(run: Run, result: dict) -> list[str]:
-    """What the result of an evaluation was measured with, where it differs from the run's own test without options."""
+    """Lists in which ways the result of an evaluation differs from one of the run's own test without options."""
     config, split = run.config, result["split"]
     untrained = "matching" in run.training.untrained
     most = max(split["videos"], split["captions"])

@@ -30,7 +30,7 @@ _REFUSED = {
     "v4l2", "vapoursynth", "video4linux2,v4l2", "vobsub", "webm_dash_manifest", "x11grab", "xbin", "xcbgrab",
 }  # fmt: skip
 _OPTIONS = {"format_whitelist": ",".join(sorted(av.formats_available - _REFUSED)), "protocol_whitelist": "file"}
-# What a packet may carry beside its own frame for the decoding of all later packets.
+# Beside its own frame, a packet may carry these kinds of data, which the decoder needs for all later packets.
 _LASTING = ("palette", "new_extradata", "param_change")
 # Decoders raise one of these for a packet that they cannot decode.
 UNDECODABLE = (av.error.InvalidDataError, av.error.ArgumentError, av.error.PermissionError)

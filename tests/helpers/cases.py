@@ -99,7 +99,7 @@ def with_gradients(
     weight = graph.weight.detach()
     if weight.dtype != torch.float16:
         leaves.append(weight.requires_grad_())
-    # Of a parameter itself, the map would be derived anew.
+    # Attention would derive the map anew if the graph's weights were a parameter, which a view is not.
     out, lse = attend(*leaves[:3], SpatioTemporalGraph._with_live(weight.view_as(weight), graph.live))
     outputs, grads = ((out, lse), (dout, dlse)) if dlse is not None else ((out,), (dout,))
     gradients = torch.autograd.grad(outputs, leaves, grads)
