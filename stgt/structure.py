@@ -88,6 +88,11 @@ def parse_json(text: str, where: str, kind: type | None = None) -> object:
     return value
 
 
+def require_readable(values: dict, where: str) -> None:
+    """Raise ValueError, which begins with `where`, if `read_json` would refuse a file that holds these values."""
+    parse_json(json.dumps(values), where)
+
+
 def field(values: dict, key: str, kind: type, where: str) -> object:
     """A value of a JSON object. Raises ValueError if it is missing or not of type `kind`.
 

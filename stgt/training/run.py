@@ -20,7 +20,7 @@ from stgt.models.vqa import VideoQA
 from stgt.ownership import owned
 from stgt.randomness import seed_everything
 from stgt.runs import save_tokenizer
-from stgt.structure import read_json
+from stgt.structure import read_json, require_readable
 from stgt.tasks import task_of
 from stgt.training.inputs import (
     fingerprint_file,
@@ -51,6 +51,7 @@ def train(config: TrainConfig) -> None:
 
 
 def _train(config: TrainConfig, world: World) -> None:
+    require_readable(to_dict(config), "the configuration")  # the run's folder could not be read otherwise
     task = task_of(config.model)
     if config.log_to != "tensorboard":
         require_service(config.log_to)

@@ -19,7 +19,7 @@ from stgt.finsta.training.objective import WithFinsta, make_objective
 from stgt.finsta.training.trainer import PostTrainer
 from stgt.ownership import owned
 from stgt.randomness import seed_everything
-from stgt.structure import read_json
+from stgt.structure import read_json, require_readable
 from stgt.training.inputs import fingerprint_file
 
 
@@ -38,6 +38,7 @@ def post_train(config: PostTraining) -> None:
 def _post_train(config: PostTraining) -> None:
     require_same_run(config)
     out, settings = config.out, _settings(config)
+    require_readable(settings, "the settings")  # the folder could not be read otherwise
     folder = open_host(config.run, config.host, device=config.device, tokenizer=config.tokenizer)
     config = replace(config, precision=config.precision or _precision(folder))
     clips = read_clips(config.graphs)

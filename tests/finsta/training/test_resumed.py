@@ -111,6 +111,12 @@ def test_other_settings_and_other_data_are_refused(post_train, clips, graphs, tm
     assert post_train(tmp_path / "out", *videos, "--accept-changed-data", file=file)[0] == 0
 
 
+def test_settings_that_no_file_can_hold_are_refused_before_anything_is_written(post_train, tmp_path):
+    status, printed = post_train(tmp_path / "out", "--align-epochs", 10**22)
+    assert status == 2 and "found a number of 23 digits at align_epochs, expected fewer than 20" in printed
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_folder_of_another_run_is_refused(post_train, run, trained, tmp_path, monkeypatch):
     status, printed = post_train(run)
     assert status == 2 and "the folder of the host, expected another one" in printed
