@@ -10,11 +10,11 @@ import torch
 
 from stgt.checkpoint.folders import checkpoints, rotate
 from stgt.checkpoint.names import STATE, name_of
-from stgt.checkpoint.shards import is_sharded, write_shards
+from stgt.checkpoint.shards import is_sharded, local_rows, write_shards
 from stgt.checkpoint.state import FORMAT, CheckpointError, read_state
 from stgt.distributed import ALONE, World
 from stgt.files import atomic_folder, file_hash, save_tensors
-from stgt.integrity import sealed
+from stgt.integrity import NonFiniteError, nonfinite, sealed
 
 
 def write_checkpoint(
@@ -25,8 +25,10 @@ def write_checkpoint(
     Each group of tensors becomes `<group>.safetensors`, or a folder `<group>` of safetensors if its tensors are cut
     into rows that the processes of `world` share. `state` (JSON values) becomes `state.json`. The best checkpoint has
     the step `state["best"]["step"]`. Every process must call this. Raises CheckpointError in all of them, with the
-    earlier checkpoints intact, if this fails in one.
+    earlier checkpoints intact, if this fails in one. Raises NonFiniteError if a number of a tensor is not finite,
+    because nobody could read such a checkpoint.
     """
+    _require_finite(run, step, groups, world)
     final = run / "checkpoints" / name_of(step)
     with world.agreed(CheckpointError), _intact(run):
         with ExitStack() as stack:
@@ -55,6 +57,23 @@ def write_checkpoint(
             best = state.get("best")
             rotate(run, keep, {final, *([] if best is None else [final.with_name(name_of(best["step"]))])})
     return final
+
+
+def _require_finite(run: Path, step: int, groups: dict[str, dict[str, torch.Tensor]], world: World) -> None:
+    """Raise NonFiniteError in all processes if a tensor of one of them holds a NaN or an infinity."""
+    own = [
+        f"{group} {name}"
+        for group, tensors in groups.items()
+        for name in nonfinite({name: local_rows(tensor) for name, tensor in tensors.items()})
+    ]
+    if names := next(filter(None, world.collect(own)), None):
+        more = f" and {len(names) - 3} more tensors" if len(names) > 3 else ""
+        found = checkpoints(run)
+        last = f"{found[-1]} is older than this; --init {run} starts another run from its weights" if found else ""
+        raise NonFiniteError(
+            f"{', '.join(names[:3])}{more}: NaN or infinite numbers after step {step}, so there is no checkpoint of "
+            f"this step; {last or 'there is no earlier one'}"
+        )
 
 
 def _shared_hashes(folder: Path, group: str, run: Path, world: World) -> dict[str, str]:

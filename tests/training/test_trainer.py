@@ -65,6 +65,25 @@ def test_a_gradient_that_is_not_a_number_does_not_reach_the_weights(tmp_path):
     assert torch.isfinite(run.model.line.weight).all()
 
 
+def test_a_step_that_ruins_the_weights_leaves_the_checkpoint_before_it(tmp_path):
+    run = plain(standin.config(tmp_path, save_every=1, keep=1))
+    step = run.optimizer.step
+
+    def ruinous(*args, **kwargs):
+        result = step(*args, **kwargs)
+        if run.step == 2:
+            run.model.line.weight.data[0, 0] = float("inf")  # as after an update that is too large for float32
+        return result
+
+    run.optimizer.step = ruinous
+    with pytest.raises(NonFiniteError, match=r"model line.weight: NaN or infinite numbers after step 3.*step-00000002"):
+        run.fit()
+    assert [path.name for path in ckpt.checkpoints(tmp_path)] == ["step-00000002"]
+    again = plain(standin.config(tmp_path, save_every=1, keep=1))
+    again.fit()
+    assert again.step == 20
+
+
 def test_accumulated_batches_equal_one_large_batch(tmp_path):
     small = plain(standin.config(tmp_path / "a", batch_size=5, accumulate=2))
     large = plain(standin.config(tmp_path / "b", batch_size=10))
