@@ -45,6 +45,8 @@ class Validation(ABC):
     ) -> None:
         data, size = config.data, config.model.vision.sizes.image_size
         task = task_of(config.model)
+        if data.val == data.train:
+            raise ValueError(f"data.val is {data.val}, which is data.train as well, expected another annotation")
         splits = {str(path): load_videos(path, data.bad_list, kind=task.kind) for path in (data.val, data.train)}
         require_disjoint(splits, "data.val")
         self.config, self.tokenizer, self.world = config, tokenizer, world

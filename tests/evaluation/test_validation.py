@@ -181,3 +181,9 @@ def test_an_unusable_validation_split_is_named_before_the_run(clips, tmp_path, m
     (tmp_path / "val.json").write_text('[{"video": "test_00000.mp4"}]')
     assert run_cli(monkeypatch, *train_retrieval(clips, tmp_path / "run", "--data.val", tmp_path / val)) == 2
     assert re.search(message, capsys.readouterr().err) and not (tmp_path / "run").exists()
+
+
+def test_the_training_annotation_is_no_validation_split(clips, tmp_path, monkeypatch, capsys):
+    assert run_cli(monkeypatch, *train_retrieval(clips, tmp_path / "run", "--data.val", clips / "train.json")) == 2
+    assert "train.json, which is data.train as well, expected another annotation" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
