@@ -103,7 +103,7 @@ class QFormerConfig:
         require_types(self)
         require_counts(self, hidden=WIDEST, layers=DEEPEST, heads=WIDEST, intermediate=WIDEST * 8, queries=LONGEST)
         require_counts(self, cross_frequency=DEEPEST, vocab_size=WORDS, max_positions=WORDS, embed_dim=WIDEST)
-        require_counts(self, max_text_length=LONGEST)
+        require_range(self, 2, LONGEST, "max_text_length")  # for [CLS] and [SEP]
         require(self, "hidden", self.hidden % self.heads == 0, f"a multiple of heads={self.heads}")
         for name in ("bos_token_id", "pad_token_id"):
             require(self, name, 0 <= getattr(self, name) < self.vocab_size, f"0 to vocab_size-1={self.vocab_size - 1}")

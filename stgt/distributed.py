@@ -139,6 +139,8 @@ def choose_device(device: str = "auto") -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device is {device!r}, expected 'auto' or a torch device: {error}") from None
+    if chosen.type == "meta":
+        raise ValueError(f"device is {device!r}, expected one that computes")
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError(f"device is {device!r}, but torch sees no GPU")

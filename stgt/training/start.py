@@ -65,6 +65,8 @@ def starting_tokenizer(config: TrainConfig) -> Tokenizer | LanguageTokenizer:
     a new one would be trained.
     """
     task, data = task_of(config.model), config.data
+    if config.init is not None and not config.init.exists():
+        raise ValueError(f"init is {config.init}: no such file or folder")
     named = task.tokenizer_name(data, config.model)
     theirs = None if config.init is None else _tokenizer_of(task, config.init)
     if theirs is None:

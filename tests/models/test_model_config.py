@@ -41,6 +41,7 @@ def test_defaults_are_the_papers_sizes():
         (QFormerConfig, dict(hidden=700)),
         (QFormerConfig, dict(bos_token_id=30523)),
         (QFormerConfig, dict(max_text_length=513)),
+        (QFormerConfig, dict(max_text_length=1)),
         (QFormerConfig, dict(temperature=0.0)),
         (QFormerConfig, dict(queries=0)),
         (QFormerConfig, dict(rerank="none")),

@@ -119,6 +119,12 @@ def test_a_new_tokenizer_for_weights_without_one_is_refused(run, clips, stgt, tm
     assert stgt(*words, "--data.tokenizer", run / "tokenizer")[0] == 0
 
 
+def test_weights_that_are_not_there_are_named(clips, stgt, tmp_path):
+    status, printed = stgt(*training(clips, tmp_path / "next", "--init", tmp_path / "gone"))
+    assert status == 2 and f"init is {tmp_path / 'gone'}: no such file or folder" in printed
+    assert not (tmp_path / "next").exists()
+
+
 def test_a_language_model_keeps_its_words(run, clips, stgt, tmp_path):
     begun = train_questions(clips, tmp_path / "first", "--init", run, "--epochs", 1)
     assert stgt(*begun)[0] == 0

@@ -123,6 +123,7 @@ def test_another_configuration_is_refused_with_the_fields_that_differ(run, clips
         (["train", "quickstart", "--attention", "flash"], "dense"),
         (["train", "quickstart", "--data.train", "nowhere.json"], "nowhere.json: no such file"),
         (["train", "quickstart", "--device", "abacus"], "device is 'abacus'"),
+        (["train", "quickstart", "--device", "meta"], "device is 'meta', expected one that computes"),
         (["train", "quickstart", "--data.deadline", "inf"], "found Infinity at data.deadline, expected a finite"),
         (["train", "quickstart", "--optim.warmup-steps", 10**22], "a number of 23 digits at optim.warmup_steps"),
         (["train", "quickstart", "--out", "caf\udce9/run"], "found half of a surrogate pair"),
