@@ -20,6 +20,7 @@ from stgt import checkpoint as ckpt
 from stgt.config import TrainConfig, to_dict
 from stgt.data.loader import LoaderError, read_batches
 from stgt.distributed import World, data_parallel
+from stgt.integrity import NonFiniteError
 from stgt.memory import keep_freed_memory
 from stgt.models.precision import DTYPES
 from stgt.ownership import clear_up
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from stgt.evaluation.validation import Validation
 
 logger = logging.getLogger(__name__)
+
+SMALLEST_SCALE = 2.0**-24
+"""The smallest factor of the loss in fp16. It is halved at each step with infinite gradients. Gradients that are too
+large for fp16 even with this factor would be above 10¹², so they are NaN"""
 
 
 class Trainer:
@@ -156,6 +161,7 @@ class Trainer:
             log.add(values, clips * self.world.size)
         if self.step % self.config.log_every == 0 or ended:
             self.finite.require()
+            self._require_scale()
             replaced = self.world.sum(self.replaced)
             if log:
                 rate = self.optimizer.param_groups[0]["lr"]
@@ -163,6 +169,15 @@ class Trainer:
         better = self.validation is not None and (self._epoch > epoch or ended) and self._validate(epoch, log, stop)
         if better or ended or self.step % self.config.save_every == 0:
             self._save()
+
+    def _require_scale(self) -> None:
+        """Raise NonFiniteError if the gradients in fp16 are not finite with any factor of the loss."""
+        if self.scaler.is_enabled() and self.world.any(self.scaler.get_scale() < SMALLEST_SCALE):
+            raise NonFiniteError(
+                f"the gradients in fp16 are not finite at step {self.step}, nor at any of the steps before that divided "
+                f"the loss by two: its factor is {self.scaler.get_scale():.3g}; no weight has changed in these steps, "
+                f"and --init {self.run} starts another run from the weights, for which --precision bf16 may help"
+            )
 
     def _stop_if_asked(self, stop: StopSignals) -> None:
         if signum := self.world.max(stop.received):  # all processes stop after the same step

@@ -65,6 +65,13 @@ def test_a_gradient_that_is_not_a_number_does_not_reach_the_weights(tmp_path):
     assert torch.isfinite(run.model.line.weight).all()
 
 
+def test_gradients_in_fp16_that_are_never_finite_end_the_run(tmp_path):
+    run = plain(standin.config(tmp_path, precision="fp16", epochs=20))
+    run.model.line.weight.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(NonFiniteError, match="the gradients in fp16 are not finite at step 42,"):
+        run.fit()
+
+
 def test_a_step_that_ruins_the_weights_leaves_the_checkpoint_before_it(tmp_path):
     run = plain(standin.config(tmp_path, save_every=1, keep=1))
     step = run.optimizer.step
