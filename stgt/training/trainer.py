@@ -174,9 +174,9 @@ class Trainer:
         """Raise NonFiniteError if the gradients in fp16 are not finite with any factor of the loss."""
         if self.scaler.is_enabled() and self.world.any(self.scaler.get_scale() < SMALLEST_SCALE):
             raise NonFiniteError(
-                f"the gradients in fp16 are not finite at step {self.step}, nor at any of the steps before that divided "
-                f"the loss by two: its factor is {self.scaler.get_scale():.3g}; no weight has changed in these steps, "
-                f"and --init {self.run} starts another run from the weights, for which --precision bf16 may help"
+                f"the gradients in fp16 are not finite at step {self.step}, although the loss has the factor "
+                f"{self.scaler.get_scale():.3g}, so they are NaN, and no step changes a weight; --init {self.run} starts "
+                "another run from the weights, for which --precision bf16 may help"
             )
 
     def _stop_if_asked(self, stop: StopSignals) -> None:
