@@ -175,8 +175,8 @@ class Trainer:
         if self.scaler.is_enabled() and self.world.any(self.scaler.get_scale() < SMALLEST_SCALE):
             raise NonFiniteError(
                 f"the gradients in fp16 are not finite at step {self.step}, although the loss has the factor "
-                f"{self.scaler.get_scale():.3g}, so they are NaN, and no step changes a weight; --init {self.run} starts "
-                "another run from the weights, for which --precision bf16 may help"
+                f"{self.scaler.get_scale():.3g}, so they are NaN, and no step changes a weight; "
+                f"--init {self.run} starts another run from the weights, for which --precision bf16 may help"
             )
 
     def _stop_if_asked(self, stop: StopSignals) -> None:
