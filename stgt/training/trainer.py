@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.nn.parallel import DistributedDataParallel
 
 from stgt import checkpoint as ckpt
@@ -153,7 +154,7 @@ class Trainer:
 
     def _advance(self, batches: Iterator[dict], log: RunLog | None, stop: StopSignals) -> None:
         """Make one step, and after it a record, a validation and a checkpoint if they are due."""
-        epoch, (values, clips) = self._epoch, self._whole_step(batches)
+        epoch, (values, clips) = self._epoch, self._whole_step(batches, stop)
         values = self.world.mean(values)
         self.step += 1
         ended = self.step == self.total
@@ -235,17 +236,26 @@ class Trainer:
             pin_memory=self.world.device.type == "cuda",
         )
 
-    def _whole_step(self, batches: Iterator[dict]) -> tuple[dict[str, torch.Tensor], int]:
-        """Make one step. If its clips cannot be read any more, write a checkpoint of the step before and raise."""
+    def _whole_step(self, batches: Iterator[dict], stop: StopSignals) -> tuple[dict[str, torch.Tensor], int]:
+        """Make one step. If that cannot be ended, write a checkpoint of the step before and raise.
+
+        The reason is a LoaderError, because its clips cannot be read any more, or a StoppedError, because a signal to
+        all processes of the command has also ended a compiler that `torch.compile` has started.
+        """
         random = random_state()
         try:
             return self._train_step(batches)
-        except LoaderError as error:
-            before = f"step {self.step + 1} of {self.total} was not made"
+        except (LoaderError, TorchDynamoException) as error:
+            compiled = isinstance(error, TorchDynamoException)
+            if compiled and not stop.received:
+                raise
             if self.world.size == 1:  # other processes would wait inside their step, and cannot write a checkpoint
                 restore_random_state(random)
                 self._save()
-            raise LoaderError(f"{error}; {before}, and the same command goes on from {self.run}") from error
+            before = f"step {self.step + 1} of {self.total} was not made, and the same command goes on from {self.run}"
+            if compiled:
+                raise StoppedError(stop.received, f"stopped while a step was compiled; {before}") from error
+            raise LoaderError(f"{error}; {before}") from error
 
     def _train_step(self, batches: Iterator[dict]) -> tuple[dict[str, torch.Tensor], int]:
         config, accumulate = self.config, self.config.optim.accumulate

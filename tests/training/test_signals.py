@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import standin
 from helpers.runs import differing
+from torch._dynamo.exc import TorchDynamoException
 
 from stgt import checkpoint as ckpt
 from stgt import signals
@@ -157,6 +158,37 @@ def test_a_run_whose_clips_cannot_be_read_any_more_ends_with_a_checkpoint(tmp_pa
     assert [ckpt.read_state(ckpt.latest_checkpoint(tmp_path / name))["replaced"] for name in ("whole", "cut")] == [
         whole.replaced
     ] * 2
+
+
+def test_a_signal_that_also_ends_the_compiler_of_a_step_leaves_a_checkpoint_of_the_step_before(tmp_path, monkeypatch):
+    def compiled(model):
+        def run(*inputs):
+            if trainer.step == 2:
+                send(signal.SIGTERM)
+                torch.rand(3)
+                raise TorchDynamoException("CppCompileError: the compiler was killed")
+            return model(*inputs)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "compile", compiled)
+        trainer = standin.trainer(standin.config(tmp_path / "cut", compile=True))
+        with pytest.raises(StoppedError, match="stopped while a step was compiled; step 3 of 20 was not made"):
+            trainer.fit()
+        patch.setattr(torch, "compile", lambda model: model)
+        for name in ("whole", "cut"):
+            standin.trainer(standin.config(tmp_path / name, compile=True)).fit()
+    assert differing(tmp_path / "whole", tmp_path / "cut") == []
+
+
+def test_a_step_that_cannot_be_compiled_is_an_error(tmp_path, monkeypatch):
+    def failing(*_):
+        raise TorchDynamoException("no compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda model: failing)
+    with pytest.raises(TorchDynamoException, match="no compiler"):
+        standin.trainer(standin.config(tmp_path, compile=True)).fit()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
