@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from stgt.checkpoint.names import STATE, step_of
+from stgt.fields import COUNT
 from stgt.files import write_text
 from stgt.integrity import DamagedError, read_sealed, sealed
 from stgt.structure import field
@@ -16,6 +17,23 @@ logger = logging.getLogger(__name__)
 FORMAT = 2
 """The version of a checkpoint's format, in state.json. Checkpoints of stgt 0.1.0 have neither it nor checksums"""
 _FIELDS = {"step": int, "world": int, "global_batch": int, "replaced": int, "scaler": dict, "config": dict}
+
+_PARTS = {
+    "best": {"step": int, "value": float},
+    "tower": {"tower": str, "sha256": str},
+    "language": {"model": str, "sha256": str},
+    "scaler": {
+        "scale": float,
+        "growth_factor": float,
+        "backoff_factor": float,
+        "growth_interval": int,
+        "_growth_tracker": int,
+    },
+}
+"""The types of values in parts of the state that some runs do not have"""
+_LEAST = {"step": 0, "world": 1, "global_batch": 1, "replaced": 0}
+PROCESSES = 100_000
+"""The most processes that a checkpoint may name. Each has states of random generators, whose names are listed"""
 
 
 class CheckpointError(RuntimeError):
@@ -56,14 +74,18 @@ def state_and_hashes(checkpoint: Path) -> tuple[dict, dict[str, str] | None]:
 
 def _require_fields(state: dict, path: Path) -> None:
     """Raise CheckpointError for values of other types than those that `write_checkpoint` writes."""
-    parts = {"best": {"step": int}, "tower": {"tower": str, "sha256": str}, "language": {"model": str, "sha256": str}}
     try:
         for name, kind in _FIELDS.items():
             if name in state or name in ("step", "config"):
                 field(state, name, kind, str(path))
+        for name, least in _LEAST.items():
+            most = PROCESSES if name == "world" else COUNT
+            if name in state and not least <= state[name] <= most:
+                raise ValueError(f"{path}: {name!r} is {state[name]}, expected at least {least} and at most {most}")
         field(state["config"], "model", dict, f"{path}: config")
-        for name, kinds in parts.items():
-            if state.get(name) is not None:
+        for name, kinds in _PARTS.items():
+            # The scaler is empty unless the run computes in fp16.
+            if state.get(name) is not None and (name != "scaler" or state[name]):
                 part = field(state, name, dict, str(path))
                 for key, kind in kinds.items():
                     field(part, key, kind, f"{path}: {name}")

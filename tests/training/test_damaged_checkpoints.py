@@ -241,9 +241,27 @@ def test_another_file_in_the_place_of_a_checkpoint_is_an_error_and_stays(tmp_pat
     assert [path.name for path in place.iterdir()] == ["precious.txt"]
 
 
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"world": 10**12}, "'world' is 1000000000000, expected at least 1 and at most 100000"),  # it filled the memory
+        ({"world": 0}, "'world' is 0, expected at least 1"),
+        ({"replaced": -5}, "'replaced' is -5, expected at least 0"),
+        ({"best": {"step": 4, "value": "x"}}, "best: 'value' is \"x\", expected a number"),
+        ({"best": {"step": 4}}, "best: there is no 'value', expected a number"),
+        ({"scaler": {"scale": "x"}}, "scaler: 'scale' is \"x\", expected a number"),
+    ],
+    ids=str,
+)
+def test_numbers_that_no_run_writes_are_refused(values, message, run):
+    ckpt.update_state(ckpt.newest_checkpoint(run), **values)
+    with pytest.raises(ckpt.CheckpointError, match=message):
+        restore(run)
+
+
 def test_a_missing_best_checkpoint_is_named(run):
-    state, groups = {"step": 6, "best": {"step": 3}, "config": {"model": {}}}, {"model": {"x": torch.ones(1)}}
-    ckpt.write_checkpoint(run, 6, groups, state, keep=9)
+    state = {"step": 6, "best": {"step": 3, "value": 1.0}, "config": {"model": {}}}
+    ckpt.write_checkpoint(run, 6, {"model": {"x": torch.ones(1)}}, state, keep=9)
     with pytest.raises(
         ckpt.CheckpointError, match="step-00000003: there is no such checkpoint, but .*step-00000006 says"
     ):
