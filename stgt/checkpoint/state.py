@@ -10,7 +10,7 @@ from stgt.checkpoint.names import STATE, step_of
 from stgt.fields import COUNT
 from stgt.files import write_text
 from stgt.integrity import DamagedError, read_sealed, sealed
-from stgt.structure import field
+from stgt.structure import field, shown
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,8 @@ def state_and_hashes(checkpoint: Path) -> tuple[dict, dict[str, str] | None]:
         raise unreadable(path, DamagedError(f"{path}: its own checksum is missing, so the file was damaged"))
     if not has_checksum:
         _warn_of_no_checksums(checkpoint)
+    if has_checksum and not (isinstance(hashes, dict) and all(isinstance(each, str) for each in hashes.values())):
+        raise CheckpointError(f"{path}: 'files' is {shown(hashes)}, expected the SHA-256 of each file")
     _require_fields(state, path)
     expected = step_of(checkpoint)
     if expected is not None and state.get("step", expected) != expected:

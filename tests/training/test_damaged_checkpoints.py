@@ -259,6 +259,16 @@ def test_numbers_that_no_run_writes_are_refused(values, message, run):
         restore(run)
 
 
+@pytest.mark.parametrize("files", [[1], {"model.safetensors": 3}, None], ids=str)
+def test_checksums_of_another_form_are_refused(files, run):
+    newest = ckpt.newest_checkpoint(run)
+    state = json.loads((newest / "state.json").read_text())
+    del state["sha256"]
+    (newest / "state.json").write_text(sealed(state | {"files": files}))
+    with pytest.raises(ckpt.CheckpointError, match=r"state.json: 'files' is .*, expected the SHA-256 of each file"):
+        restore(run)
+
+
 def test_a_missing_best_checkpoint_is_named(run):
     state = {"step": 6, "best": {"step": 3, "value": 1.0}, "config": {"model": {}}}
     ckpt.write_checkpoint(run, 6, {"model": {"x": torch.ones(1)}}, state, keep=9)
