@@ -109,6 +109,7 @@ def test_a_saved_configuration_is_trained_again(tmp_path, trained, monkeypatch):
         (["own_recipes:number"], "returns int, expected a TrainConfig"),
         (["no_recipes:mine"], "there is no module 'no_recipes'"),
         (["--config", "gone.json"], "gone.json: no such file"),
+        (["--config=gone.json"], "gone.json: no such file"),
         (["--config", "bad.json"], "bad.json: TrainConfig.epochs is 'x', expected a whole number"),
     ],
 )

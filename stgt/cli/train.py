@@ -36,6 +36,7 @@ def take_recipe(words: Sequence[str]) -> list[str]:
     words, name, config = list(words), None, None
     if words[:1] != ["train"] and words[:2] != ["data", "features"]:
         return words
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     if "--config" in words[:-1]:
         place = words.index("--config")
         config = read_recipe(Path(words[place + 1]))
