@@ -25,11 +25,14 @@ UNITS = {"edges_per_token": "edges", "clips_per_s": "clips/s", "memory_gib": "Gi
 
 
 class RunLog:
-    """The log of one run folder. Records after `step` come from steps that were lost, and are removed."""
+    """The log of one run folder. Records after `step` come from steps that were lost, and are removed.
 
-    def __init__(self, run: Path, step: int, total: int, tracker: Tracker) -> None:
+    unmeasured: whether the validation after `step` will be made again, so that an earlier record of it is removed, too.
+    """
+
+    def __init__(self, run: Path, step: int, total: int, tracker: Tracker, *, unmeasured: bool = False) -> None:
         self.path = run / "log.jsonl"
-        kept = [r for r in read_log(run) if r["step"] <= step]
+        kept = [r for r in read_log(run) if r["step"] <= step and not (unmeasured and r["step"] == step and "val" in r)]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         self.lines = JsonLines(self.path)
         self.tracker = tracker

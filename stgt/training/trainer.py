@@ -150,7 +150,8 @@ class Trainer:
                 logger.warning("%d pairs replaced others whose videos could not be read", self.replaced)
 
     def _open_log(self) -> RunLog:
-        return RunLog(self.run, self.step, self.total, make_tracker(self.config, self.step + 1))
+        tracker, unmeasured = make_tracker(self.config, self.step + 1), self.unmeasured is not None
+        return RunLog(self.run, self.step, self.total, tracker, unmeasured=unmeasured)
 
     def _advance(self, batches: Iterator[dict], log: RunLog | None, stop: StopSignals) -> None:
         """Make one step, and after it a record, a validation and a checkpoint if they are due."""

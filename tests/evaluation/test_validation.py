@@ -114,6 +114,21 @@ def test_a_validation_that_a_signal_cut_short_is_repeated(during, tmp_path):
     assert measured == [figures, figures]
 
 
+def test_a_repeated_validation_that_is_killed_before_it_is_kept_is_logged_once(tmp_path, monkeypatch):
+    figures = [20.0, 35.0, 30.0, 40.0]
+    with pytest.raises(StoppedError):
+        run(tmp_path, Interrupting(*figures, during=1)).fit()
+
+    def die(*_, **__):
+        raise MemoryError("none left")
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(ckpt, "update_state", die)
+        run(tmp_path, Given(*figures[1:])).fit()
+    run(tmp_path, Given(*figures[1:])).fit()
+    assert [record["val"]["mean"] for record in read_log(tmp_path) if "val" in record] == figures
+
+
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
     folder = render_shapes(tmp_path_factory.mktemp("data") / "shapes", train=18, test=4, size=32, frames=6)
