@@ -18,6 +18,7 @@ from stgt.checkpoint.folders import (
     latest_checkpoint,
     newest_checkpoint,
     require_free_names,
+    rotate,
 )
 from stgt.checkpoint.generators import load_random
 from stgt.checkpoint.model import (
@@ -52,6 +53,7 @@ __all__ = [
     "read_state",
     "read_tensors",
     "require_free_names",
+    "rotate",
     "tower_reference",
     "update_state",
     "write_checkpoint",

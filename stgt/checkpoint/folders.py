@@ -69,10 +69,14 @@ def require_free_names(run: Path, first: int, last: int) -> None:
             )
 
 
-def rotate(run: Path, keep: int, needed: set[Path]) -> None:
-    """Remove checkpoints, except the newest `keep`, those in `needed`, and those that cannot be read."""
+def rotate(used: Path, keep: int, best: dict | None) -> None:
+    """Remove the checkpoints beside `used`, except the newest `keep`, the best one, and those that cannot be read.
+
+    used: the checkpoint that the run has written or read. best: holds the step of the best checkpoint.
+    """
+    needed = {used, *([] if best is None else [used.with_name(name_of(best["step"]))])}
     readable = []
-    for path in checkpoints(run):
+    for path in checkpoints(used.parents[1]):
         try:
             read_state(path)
             readable.append(path)

@@ -54,8 +54,7 @@ def write_checkpoint(
                     hashes[name] = file_hash(partial / name)
                 (partial / STATE).write_text(sealed({"format": FORMAT, "files": hashes, **state}), "utf-8")
         if world.is_main:
-            best = state.get("best")
-            rotate(run, keep, {final, *([] if best is None else [final.with_name(name_of(best["step"]))])})
+            rotate(final, keep, state.get("best"))
     return final
 
 

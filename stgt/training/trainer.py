@@ -121,8 +121,9 @@ class Trainer:
             with self.world.agreed(ckpt.CheckpointError):
                 self._load(resumed)
             logger.info("going on from %s, step %d of %d", resumed, self.step, self.total)
-            if self.world.is_main:  # a run that is complete writes no further checkpoint, which would remove them
+            if self.world.is_main:  # a run that is complete writes no further checkpoint, which would do both
                 clear_up(resumed.parent)
+                ckpt.rotate(resumed, self.config.keep, self.best)
         ckpt.require_free_names(self.run, self.step, self.total)
         if resumed is None:
             self._save()

@@ -72,6 +72,13 @@ def test_gradients_in_fp16_that_are_never_finite_end_the_run(tmp_path):
         run.fit()
 
 
+def test_checkpoints_that_a_killed_run_had_yet_to_remove_are_removed_also_if_it_is_complete(tmp_path):
+    plain(standin.config(tmp_path, keep=9)).fit()  # as if it was killed before it removed any
+    ckpt.update_state(ckpt.latest_checkpoint(tmp_path), best={"step": 8, "value": 1.0})
+    plain(standin.config(tmp_path, keep=1)).fit()
+    assert [path.name for path in ckpt.checkpoints(tmp_path)] == ["step-00000008", "step-00000020"]
+
+
 def test_a_step_that_ruins_the_weights_leaves_the_checkpoint_before_it(tmp_path):
     run = plain(standin.config(tmp_path, save_every=1, keep=1))
     step = run.optimizer.step
