@@ -96,6 +96,7 @@ class Trainer:
         if self.total == 0:
             raise ValueError(f"optim.accumulate is {config.optim.accumulate}, but the whole run has fewer batches")
         self.step = 0
+        self.kept: Path | None = None  # the newest checkpoint
         self.replaced = 0
         self.finite = FiniteValues(world, self.run)
         self.validation, self.best, self.data = validation, None, data
@@ -298,6 +299,12 @@ class Trainer:
 
     def _save(self) -> None:
         self.finite.require()
+        with self.world.agreed(ckpt.CheckpointError):
+            if self.world.is_main and self.kept is not None and not self.kept.is_dir():
+                raise ckpt.CheckpointError(
+                    f"{self.kept} is gone, so {self.run} was removed or renamed while the run was going on, and step "
+                    f"{self.step} is lost; the same command goes on from the last checkpoint in the folder's old place"
+                )
         outside = {"without_tower": self.tower is not None, "without_language": self.language is not None}
         groups = {
             "model": ckpt.model_tensors(self.model, **outside),
@@ -319,7 +326,7 @@ class Trainer:
             "data": self.data,
             "config": to_dict(self.config),
         }
-        ckpt.write_checkpoint(self.run, self.step, groups, state, keep=self.config.keep, world=self.world)
+        self.kept = ckpt.write_checkpoint(self.run, self.step, groups, state, keep=self.config.keep, world=self.world)
 
     def _load(self, path: Path) -> None:
         state = ckpt.read_state(path)
@@ -332,7 +339,7 @@ class Trainer:
         ckpt.load_model(self.model, path, tower=self.tower, language=self.language, world=self.world)
         ckpt.load_optimizer(self.model, self.optimizer, path, self.world)
         self.scaler.load_state_dict(state["scaler"])
-        self.best, self.unmeasured = state.get("best"), state.get("unmeasured")
+        self.kept, self.best, self.unmeasured = path, state.get("best"), state.get("unmeasured")
         self.step, self.replaced = state["step"], state["replaced"] if self.world.is_main else 0
         if self.world.rank < state["world"]:
             ckpt.load_random(path, self.world.rank, state["world"])

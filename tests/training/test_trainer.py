@@ -79,6 +79,23 @@ def test_checkpoints_that_a_killed_run_had_yet_to_remove_are_removed_also_if_it_
     assert [path.name for path in ckpt.checkpoints(tmp_path)] == ["step-00000008", "step-00000020"]
 
 
+def test_a_folder_that_is_renamed_meanwhile_is_not_made_again(tmp_path):
+    run = plain(standin.config(tmp_path / "run"))
+
+    def rename(*_):
+        if run.step == 5:
+            (tmp_path / "run").rename(tmp_path / "moved")
+
+    run.optimizer.register_step_pre_hook(rename)
+    with pytest.raises(ckpt.CheckpointError, match="step-00000004 is gone, so .*run was removed or renamed while"):
+        run.fit()
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "moved").rename(tmp_path / "run")
+    again = plain(standin.config(tmp_path / "run"))
+    again.fit()
+    assert again.step == 20
+
+
 def test_a_step_that_ruins_the_weights_leaves_the_checkpoint_before_it(tmp_path):
     run = plain(standin.config(tmp_path, save_every=1, keep=1))
     step = run.optimizer.step
