@@ -38,7 +38,8 @@ class StopSignals:
 
     Later signals change nothing, with one exception: a Ctrl-C that comes PATIENCE seconds after the first signal raises
     Interrupted, since the user does not want to wait. A signal that was ignored before (by `nohup` or `command &`)
-    stays ignored.
+    stays ignored. A signal that a context around this one has received counts as received here, too, because Python
+    ignores an exception that comes while it cleans up, and the command would go on.
     interrupt: whether the first signal raises Interrupted at once. If the block has not ended GRACE seconds later, the
     process ends with the status 128 + signal.
     notice: a text that the first signal prints.
@@ -54,7 +55,10 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         handlers = {number: signal.getsignal(number) for number in STOPPING}
         self._before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
-        for number in self._before:
+        for number, handler in self._before.items():
+            outer = getattr(handler, "__self__", None)
+            if isinstance(outer, StopSignals) and outer.received:
+                self.received, self._since = outer.received, outer._since
             signal.signal(number, self._note)
         return self
 

@@ -44,6 +44,16 @@ def test_a_signal_can_interrupt_a_command_at_once(number):
     assert caught.value.signum == number
 
 
+def test_a_signal_whose_exception_was_lost_stops_what_comes_next():
+    with StopSignals(interrupt=True):
+        try:
+            send(signal.SIGTERM)
+        except Interrupted:  # as Python does it in a finaliser
+            pass
+        with StopSignals() as stop:
+            assert stop.received == signal.SIGTERM
+
+
 HELD = """
 import os, signal, threading
 from stgt import signals
