@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -46,10 +47,8 @@ def test_a_signal_can_interrupt_a_command_at_once(number):
 
 def test_a_signal_whose_exception_was_lost_stops_what_comes_next():
     with StopSignals(interrupt=True):
-        try:
+        with suppress(Interrupted):  # as Python does it in a finaliser
             send(signal.SIGTERM)
-        except Interrupted:  # as Python does it in a finaliser
-            pass
         with StopSignals() as stop:
             assert stop.received == signal.SIGTERM
 
