@@ -18,6 +18,7 @@ from stgt.checkpoint.folders import (
     latest_checkpoint,
     newest_checkpoint,
     require_free_names,
+    require_kept,
     rotate,
 )
 from stgt.checkpoint.generators import load_random
@@ -53,6 +54,7 @@ __all__ = [
     "read_state",
     "read_tensors",
     "require_free_names",
+    "require_kept",
     "rotate",
     "tower_reference",
     "update_state",

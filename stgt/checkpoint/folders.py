@@ -69,6 +69,15 @@ def require_free_names(run: Path, first: int, last: int) -> None:
             )
 
 
+def require_kept(kept: Path | None, step: int) -> None:
+    """Raise CheckpointError if the checkpoint that a run has kept is gone before that of `step` is written."""
+    if kept is not None and not kept.is_dir():
+        raise CheckpointError(
+            f"{kept} is gone, so {kept.parents[1]} was removed or renamed while the run was going on, and step {step} "
+            "is lost; the same command goes on from the last checkpoint in the folder's old place"
+        )
+
+
 def rotate(used: Path, keep: int, best: dict | None) -> None:
     """Remove the checkpoints beside `used`, except the newest `keep`, the best one, and those that cannot be read.
 

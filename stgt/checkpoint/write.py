@@ -68,10 +68,10 @@ def _require_finite(run: Path, step: int, groups: dict[str, dict[str, torch.Tens
     if names := next(filter(None, world.collect(own)), None):
         more = f" and {len(names) - 3} more tensors" if len(names) > 3 else ""
         found = checkpoints(run)
-        last = f"{found[-1]} is older than this; --init {run} starts another run from its weights" if found else ""
+        last = f"{found[-1]} is older than this" if found else "there is no earlier one"
         raise NonFiniteError(
             f"{', '.join(names[:3])}{more}: NaN or infinite numbers after step {step}, so there is no checkpoint of "
-            f"this step; {last or 'there is no earlier one'}"
+            f"this step; {last}"
         )
 
 

@@ -300,11 +300,8 @@ class Trainer:
     def _save(self) -> None:
         self.finite.require()
         with self.world.agreed(ckpt.CheckpointError):
-            if self.world.is_main and self.kept is not None and not self.kept.is_dir():
-                raise ckpt.CheckpointError(
-                    f"{self.kept} is gone, so {self.run} was removed or renamed while the run was going on, and step "
-                    f"{self.step} is lost; the same command goes on from the last checkpoint in the folder's old place"
-                )
+            if self.world.is_main:
+                ckpt.require_kept(self.kept, self.step)
         outside = {"without_tower": self.tower is not None, "without_language": self.language is not None}
         groups = {
             "model": ckpt.model_tensors(self.model, **outside),

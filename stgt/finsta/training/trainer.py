@@ -63,6 +63,7 @@ class PostTrainer:
         self.aligning = config.align_epochs * self.sampler.per_epoch if objective.aligns else 0
         self.total = self.aligning + config.epochs * self.sampler.per_epoch
         self.step = self.replaced = 0
+        self.kept: Path | None = None  # the newest checkpoint
 
     def fit(self) -> None:
         """Run to the end.
@@ -80,7 +81,8 @@ class PostTrainer:
         if (resumed := ckpt.newest_checkpoint(out)) is not None:
             self._load(resumed)
             logger.info("going on from %s, step %d of %d", resumed, self.step, self.total)
-            clear_up(resumed.parent)  # a run that is complete writes no further checkpoint, which would remove them
+            clear_up(resumed.parent)  # a run that is complete writes no further checkpoint, which would do both
+            ckpt.rotate(resumed, self.config.keep, None)
         ckpt.require_free_names(out, self.step, self.total)
         if resumed is None:
             self._save()
@@ -178,6 +180,7 @@ class PostTrainer:
             raise NonFiniteError(f"{what} is {value} at step {self.step + 1}, on these files:\n  {files}")
 
     def _save(self) -> None:
+        ckpt.require_kept(self.kept, self.step)
         tower = self.folder.tower
         groups = {
             "model": ckpt.model_tensors(self.model, without_tower=tower is not None),
@@ -193,7 +196,7 @@ class PostTrainer:
             "data": self.data,
             "config": self.folder.settings(self.config.out),
         }
-        ckpt.write_checkpoint(self.config.out, self.step, groups, state, keep=self.config.keep)
+        self.kept = ckpt.write_checkpoint(self.config.out, self.step, groups, state, keep=self.config.keep)
 
     def _load(self, path: Path) -> None:
         state = ckpt.read_state(path)
@@ -202,4 +205,4 @@ class PostTrainer:
         self.objective.load_state_dict(ckpt.read_tensors(path, OBJECTIVE))
         ckpt.load_optimizer(self.trained, self.optimizer, path)
         ckpt.load_random(path, 0, 1)
-        self.step, self.replaced = state["step"], state["replaced"]
+        self.kept, self.step, self.replaced = path, state["step"], state["replaced"]

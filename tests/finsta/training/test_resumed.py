@@ -111,6 +111,16 @@ def test_other_settings_and_other_data_are_refused(post_train, clips, graphs, tm
     assert post_train(tmp_path / "out", *videos, "--accept-changed-data", file=file)[0] == 0
 
 
+def test_a_folder_that_is_renamed_meanwhile_is_not_made_again(post_train, trained, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        before_step(patch, 4, lambda: (tmp_path / "out").rename(tmp_path / "moved"))
+        status, printed = post_train(tmp_path / "out")
+    assert status == 2 and "step-00000003 is gone, so" in printed and not (tmp_path / "out/checkpoints").exists()
+    (tmp_path / "moved").rename(tmp_path / "out")
+    assert post_train(tmp_path / "out", "--keep", 5)[0] == 0
+    assert differing(tmp_path / "out", trained, GROUPS) == []
+
+
 def test_settings_that_no_file_can_hold_are_refused_before_anything_is_written(post_train, tmp_path):
     status, printed = post_train(tmp_path / "out", "--align-epochs", 10**22)
     assert status == 2 and "found a number of 23 digits at align_epochs, expected fewer than 20" in printed
