@@ -94,8 +94,10 @@ def update(
 
 
 def _opened(place: Path) -> Packed | None:
+    """The index that is at `place`, or None if there is none yet. A killed first command may have left files there."""
     if not (place / manifest.FILE).exists():
-        if any(entry.name[0] != "." and entry.name != PARTS for entry in place.iterdir()):
+        names = [entry.name for entry in place.iterdir()]
+        if any(name[0] != "." and name != PARTS and not packed.is_own_name(name) for name in names):
             raise ValueError(f"{place} is a folder that holds other things, expected an index or a new name")
         return None
     return Packed(place)

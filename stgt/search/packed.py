@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import re
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
@@ -35,6 +36,14 @@ logger = logging.getLogger(__name__)
 
 DTYPE = torch.float16
 """Vectors are stored with 11 bits; the largest error of a cosine is about 0.0005."""
+
+
+_OWN_NAME = re.compile(r"vectors-[0-9a-f]{16}\.(safetensors|faiss)")
+
+
+def is_own_name(name: str) -> bool:
+    """Whether a name is one that `write` and `publish` give to the files of an index beside the manifest."""
+    return _OWN_NAME.fullmatch(name) is not None
 
 
 class Rows(NamedTuple):
@@ -182,8 +191,8 @@ def publish(folder: Path, manifest: Manifest, exact_up_to: int) -> None:
     segments = [replace(each, groups=_group(folder, each) if large else "") for each in manifest.segments]
     replace(manifest, segments=segments).save(folder)
     needed = {name for segment in segments for name in (segment.vectors, segment.groups)}
-    for path in folder.glob("vectors-*"):
-        if path.name not in needed:
+    for path in folder.iterdir():
+        if is_own_name(path.name) and path.name not in needed:
             path.unlink(missing_ok=True)
 
 

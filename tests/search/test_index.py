@@ -19,6 +19,7 @@ from stgt.data.windows import Pixels, read_windows, windows_of
 from stgt.integrity import DamagedError
 from stgt.ownership import OwnedError, owned
 from stgt.search import packed
+from stgt.search.manifest import Manifest
 from stgt.search.ranking import best_apart, exact_scores, scores
 
 
@@ -180,6 +181,24 @@ def test_a_killed_update_goes_on_where_it_stopped(films, made, tmp_path):
     assert 0 < index.encoder.seen < 12
     assert index.search("blue") == stgt.Index(made, Colours()).search("blue")
     assert {path.name for path in index.path.iterdir()} == {path.name for path in made.iterdir()}
+
+
+def update_and_die_before_the_manifest(folder, films):
+    Manifest.save = lambda manifest, folder: os.kill(os.getpid(), signal.SIGKILL)
+    stgt.Index(folder, Colours()).update(films, window=4, stride=2, workers=1)
+
+
+def test_a_first_update_that_was_killed_after_it_wrote_the_vectors_goes_on(films, made, tmp_path):
+    code, output = Fork(update_and_die_before_the_manifest, tmp_path / "films.index", films).finish()
+    assert code == -signal.SIGKILL, output
+    assert not (tmp_path / "films.index" / "index.json").exists() and list((tmp_path / "films.index").glob("vectors-*"))
+    index = stgt.Index(tmp_path / "films.index", Colours())
+    index.update(films, window=4, stride=2, workers=1)
+    assert index.encoder.seen == 0 and {path.name for path in index.path.iterdir()} == {p.name for p in made.iterdir()}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "vectors-of-mine.npy").touch()
+    with pytest.raises(ValueError, match="holds other things"):
+        stgt.Index(tmp_path / "other", Colours()).update(films)
 
 
 def test_a_second_process_is_told_who_updates_the_index(copied):
