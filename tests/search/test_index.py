@@ -120,6 +120,19 @@ def test_new_changed_and_removed_files_are_noticed_and_no_others_are_read(copied
     assert {path.name for path in index.path.iterdir()} == {"index.json", *(s.vectors for s in index.manifest.segments)}
 
 
+def test_a_file_that_is_found_by_another_link_has_the_path_by_which_it_is_found(films, tmp_path):
+    (tmp_path / "link").symlink_to(films)
+    index = stgt.Index(tmp_path / "films.index", Colours())
+    index.update(tmp_path / "link", workers=1)
+    assert index.files[0] == tmp_path / "link" / "a.mp4"
+    seen = index.encoder.seen
+    changes = index.update(films, workers=1)
+    assert (changes.added, changes.removed, index.encoder.seen) == ([], [], seen)
+    (tmp_path / "link").unlink()
+    assert index.files == [films / name for name in ("a.mp4", "more/b.mp4", "more/c.mkv")]
+    assert index.search("red", top=1)[0].path == films / "a.mp4"
+
+
 def test_an_update_of_few_files_writes_few_vectors_and_answers_as_a_new_index(tmp_path):
     (tmp_path / "films").mkdir()
     names = [f"{number:02}.mp4" for number in range(12)]
