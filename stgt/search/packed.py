@@ -123,6 +123,11 @@ class Packed:
         self._firsts = [self.number(film) for film in self._films]
         self._sound: set[str] = set()
 
+    @property
+    def width(self) -> int:
+        """The number of entries of a vector."""
+        return self._segments[0].vectors.shape[2]
+
     def number(self, film: Film, row: int = 0) -> int:
         """The number of a window of a file."""
         return self._place[film.key][1] + row

@@ -102,6 +102,62 @@ def test_a_picture_and_a_part_of_a_clip_find_similar_moments(films, made):
         index.like(blue._replace(start=0.5))
 
 
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ({"start": 18}, "start is 18, expected less than the 18 s of .*a.mp4"),
+        ({"start": 100, "end": 101}, "start is 100, expected less than the 18 s"),
+        ({"start": 5, "end": 2}, "end is 2, expected a number of seconds after start=5"),
+        ({"start": -1}, "start is -1, expected"),
+        ({"end": float("nan")}, "end is nan, expected"),
+        ({"start": float("inf")}, "start is inf, expected"),
+    ],
+)
+def test_a_part_that_a_clip_does_not_have_is_refused(times, message, films, made):
+    with pytest.raises(ValueError, match=message):
+        stgt.Index(made, Colours()).search_video(films / "a.mp4", **times)
+
+
+def test_a_picture_is_searched_by_as_a_whole(films, made, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (8, 8), (30, 30, 220)).save(tmp_path / "blue.png")
+    index = stgt.Index(made, Colours())
+    assert index.search_video(tmp_path / "blue.png", start=3, end=4) == index.search_video(tmp_path / "blue.png")
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (torch.full((2, 3), float("nan")), "the query: the model's vectors hold NaN"),
+        (torch.ones(3), r"query is \(3,\), expected \(K, 3\)"),
+        (torch.ones(1, 4), r"query is \(1, 4\), expected \(K, 3\)"),
+        (torch.ones(0, 3), r"query is \(0, 3\), expected \(K, 3\)"),
+    ],
+)
+def test_a_query_that_is_no_vector_of_the_model_is_refused(query, message, made):
+    with pytest.raises(ValueError, match=message):
+        stgt.Index(made, Colours()).nearest(query)
+
+
+@pytest.mark.parametrize("text", ["", " \n", None])
+def test_a_text_without_words_is_refused(text, made):
+    with pytest.raises(ValueError, match="the text to search for is .*, expected a sentence or a word"):
+        stgt.Index(made, Colours()).search(text)
+
+
+@pytest.mark.parametrize("top", [0, -1, 2.5, "3", None])
+def test_a_number_of_answers_is_a_whole_one(top, made):
+    with pytest.raises(ValueError, match="top is .*, expected a whole number of at least 1"):
+        stgt.Index(made, Colours()).search("red", top=top)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+def test_a_time_limit_is_positive(timeout, films, tmp_path):
+    with pytest.raises(ValueError, match="timeout is .*, expected a positive number of seconds"):
+        stgt.Index(tmp_path / "films.index", Colours()).update(films, timeout=timeout)
+
+
 def test_new_changed_and_removed_files_are_noticed_and_no_others_are_read(copied):
     index, films = copied
     seen = index.encoder.seen
@@ -340,10 +396,12 @@ def test_the_commands_index_a_folder_and_answer_in_json(run, clips, stgt, tmp_pa
     for words, message in (
         (["a", "b"], "got 2 sentences after"),
         (["a", "--top", 0], "--top is 0"),
+        ([" "], "the text to search for is ' ', expected a sentence or a word"),
         (["a", "--videos", clips], "--videos is given, expected it without an index only"),
     ):
         status, printed = stgt("search", place, *words)
         assert status == 2 and message in printed
     assert "expected it with an index only" in stgt("search", "a red cube", "--json", "--model", run)[1]
+    assert "the text to search for is ''" in stgt("search", "", "--model", run)[1]
     assert "--model is not given" in stgt("search", "a red cube")[1]
     assert "searches an index only" in stgt("search", "a red cube", "--model", "openclip:a/b")[1]
