@@ -16,6 +16,7 @@ import re
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -76,7 +77,14 @@ class OpenSegment:
         if not len(self.vectors) == len(self.times) == segment.windows:
             raise DamagedError(f"{self.path}: holds {len(self.vectors)} windows, the manifest {segment.windows}")
         # It is opened at once, because a later update removes the file.
-        self._groups = Approximate(folder / segment.groups, self.vectors.shape[1]) if segment.groups else None
+        self._groups = None
+        if segment.groups:
+            try:
+                self._groups = Approximate(folder / segment.groups, *self.vectors.shape[:2])
+            except DamagedError as error:
+                _warn_of_exact(len(self.vectors), f"{error}; `stgt index --out {folder}` writes it again")
+            except ModuleNotFoundError as error:
+                _warn_of_exact(len(self.vectors), missing_package(error))
         self._live = torch.zeros(segment.windows, dtype=torch.bool)
         for film in segment.films:
             self._live[film.first : film.first + film.windows] = True
@@ -202,21 +210,29 @@ def publish(folder: Path, manifest: Manifest, exact_up_to: int) -> None:
 
 
 def _group(folder: Path, segment: Segment) -> str:
-    """Write the groups of vectors if they are not there yet. Returns the name of the file, or "" if there are none."""
+    """Write the groups of vectors if they are not there yet, or cannot be read.
+
+    Returns the name of the file, or "" if there are none.
+    """
     name = f"{Path(segment.vectors).stem}.faiss"
-    if (folder / name).exists():
-        return name
     with safe_open(folder / segment.vectors, "pt") as file:
         vectors = file.get_tensor("vectors")
     if vectors.shape[0] * vectors.shape[1] < approximate.FEWEST:
         return ""
     try:
+        if (folder / name).exists():
+            with suppress(DamagedError):
+                Approximate(folder / name, *vectors.shape[:2])
+                return name
         approximate.build(folder / name, vectors)
     except ModuleNotFoundError as error:
-        advice = missing_package(error)
-        logger.warning("%s windows are searched one by one, which takes longer: %s", len(vectors), advice)
+        _warn_of_exact(len(vectors), missing_package(error))
         return ""
     return name
+
+
+def _warn_of_exact(windows: int, cause: str) -> None:
+    logger.warning("%s windows are searched one by one, which takes longer: %s", windows, cause)
 
 
 def _write_rows(path: Path, count: int, parts: Iterable[Rows]) -> None:
