@@ -109,7 +109,7 @@ def read_clip(
     deadline: float | None = DEADLINE,
 ) -> Clip:
     """The same frames as `read_frames` gives for the same arguments, with their times of presentation."""
-    _require_window(start, end)
+    require_window(start, end)
     if decoder not in get_args(Decoder):
         raise ValueError(f"decoder is {decoder!r}, expected one of {', '.join(map(repr, get_args(Decoder)))}")
     if not max_pixels > 0:
@@ -190,7 +190,8 @@ def _from_image(
     return Clip(*read_image(path, max_pixels=max_pixels, choose=choose))
 
 
-def _require_window(start: float | None, end: float | None) -> None:
+def require_window(start: float | None, end: float | None) -> None:
+    """Raise ValueError unless `start` and `end` are two times in seconds, or one of them, or none."""
     if start is not None and not (math.isfinite(start) and start >= 0):
         raise ValueError(f"start is {start}, expected a number of seconds that is not negative")
     if end is not None and not (math.isfinite(end) and end > (start or 0)):
@@ -204,9 +205,14 @@ def _window(
     if start is None and end is None:
         return 0, reader.length
     duration = reader.duration
-    if start is not None and start >= duration:
-        raise ValueError(f"start is {start}, expected less than the {duration:g} s of {path}")
+    require_before_end(path, start or 0.0, duration)
     return frame_window(reader, start or 0.0, duration if end is None else min(end, duration))
+
+
+def require_before_end(path: str | Path, start: float, duration: float) -> None:
+    """Raise ValueError, which names the file, unless a window begins before the file ends. Both are in seconds."""
+    if start >= duration:
+        raise ValueError(f"start is {start}, expected less than the {duration:g} s of {path}")
 
 
 def frame_window(reader: PyAVReader | DecordReader, start: float, end: float) -> tuple[int, int]:

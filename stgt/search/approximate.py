@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stgt.files import atomic_file
+from stgt.integrity import DamagedError
 
 EXACT_UP_TO = 1_000_000
 """Most windows that are compared one by one"""
@@ -53,11 +54,21 @@ def build(path: Path, vectors: Tensor) -> None:
 class Approximate:
     """A file that `build` wrote, memory-mapped."""
 
-    def __init__(self, path: Path, queries: int) -> None:
-        """queries: the number of vectors of a window, Q."""
+    def __init__(self, path: Path, windows: int, queries: int) -> None:
+        """windows, queries: the number of windows, and of the vectors of each, Q.
+
+        Raises ModuleNotFoundError if faiss is not installed, and DamagedError if the file cannot be read, or holds
+        another number of vectors. Other damage is not noticed: it can hide an answer, whose scores stay exact.
+        """
         import faiss
 
-        self._index, self._queries = faiss.read_index(str(path), faiss.IO_FLAG_MMAP), queries
+        try:
+            self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+        except RuntimeError:
+            raise DamagedError(f"{path}: the file is damaged") from None
+        if self._index.ntotal != windows * queries:
+            raise DamagedError(f"{path}: holds {self._index.ntotal} vectors, expected {windows * queries}")
+        self._queries = queries
         self._options = faiss.SearchParametersIVF
 
     def candidates(self, query: Tensor, count: int) -> Tensor:

@@ -94,8 +94,10 @@ def update(
 
 
 def _opened(place: Path) -> Packed | None:
+    """The index that is at `place`, or None if there is none yet. A killed first command may have left files there."""
     if not (place / manifest.FILE).exists():
-        if any(entry.name[0] != "." and entry.name != PARTS for entry in place.iterdir()):
+        names = [entry.name for entry in place.iterdir()]
+        if any(name[0] != "." and name != PARTS and not packed.is_own_name(name) for name in names):
             raise ValueError(f"{place} is a folder that holds other things, expected an index or a new name")
         return None
     return Packed(place)
@@ -215,7 +217,9 @@ def _pack(
             joined.append((Film(str(path), name, 0, len(rows.times), rows.sha256()), partial(part, name)))
     added, size, segments = [Path(film.path) for film, _ in joined], sum(film.windows for film, _ in joined), []
     for segment in sorted(old.manifest.segments if old else [], key=lambda segment: segment.live):
-        segment = replace(segment, films=[film for film in segment.films if film.key in kept and film.key in whole])
+        # A key belongs to a file, which may now be found by another link, while the link of the last time may be gone.
+        films = [film for film in segment.films if film.key in kept and film.key in whole]
+        segment = replace(segment, films=[replace(film, path=str(whole[film.key])) for film in films])
         if segment.live > size and 2 * segment.live >= segment.windows:
             segments.append(segment)
         else:

@@ -9,8 +9,10 @@ from typing import NamedTuple, TypeVar
 from torch import Tensor
 
 from stgt.data.cuts import Window
-from stgt.data.video import DEADLINE
+from stgt.data.images import holds_image
+from stgt.data.video import DEADLINE, require_before_end, require_window
 from stgt.data.windows import WHOLE, read_windows, windows_of
+from stgt.integrity import require_finite_rows
 from stgt.retriever import Retriever
 from stgt.search import build
 from stgt.search.approximate import EXACT_UP_TO
@@ -19,6 +21,7 @@ from stgt.search.encoder import Encoder, open_encoder
 from stgt.search.manifest import FILE, Manifest
 from stgt.search.packed import Packed
 from stgt.search.ranking import best_apart, exact_scores
+from stgt.search.sentence import require_sentence
 
 T = TypeVar("T")
 WINDOW, STRIDE = 8.0, 4.0
@@ -120,10 +123,12 @@ class Index:
         exact_up_to: an index with more windows is searched with IVF-PQ of faiss (the extra `faiss`), which may miss an
         answer, and otherwise exactly.
         A script calls this under `if __name__ == "__main__":`, because the processes import the script again.
-        Raises ValueError if there is no video that can be read, or if window, stride, shots or model are not those
-        of the index, OwnedError if another process updates it, OSError if it cannot be written, and UnguardedError for
-        a script that calls this outside of the guard.
+        Raises ValueError if there is no video that can be read, if timeout is not positive, or if window, stride, shots
+        or model are not those of the index, OwnedError if another process updates it, OSError if it cannot be written,
+        and UnguardedError for a script that calls this outside of the guard.
         """
+        if not timeout > 0:
+            raise ValueError(f"timeout is {timeout}, expected a positive number of seconds")
         then = None if self._packed is None else self._packed.manifest
         if not folders and then is None:
             raise ValueError(f"folders: got none, expected at least one, because {self.path} is new")
@@ -143,7 +148,8 @@ class Index:
         return changes
 
     def search(self, text: str, *, top: int = 5) -> list[Moment]:
-        """The moments that fit a sentence best, the best one first."""
+        """The moments that fit a sentence best, the best one first. Raises ValueError for a text without words."""
+        require_sentence(text)
         return self.nearest(self.encoder.encode_texts([text])[0][None], top=top)
 
     def search_video(
@@ -151,16 +157,22 @@ class Index:
     ) -> list[Moment]:
         """The moments that are most like a picture, or a part of a clip from `start` to `end` in seconds.
 
-        The part is encoded as one window. Raises VideoError if the file cannot be read.
+        The part is encoded as one window. Raises VideoError if the file cannot be read, and ValueError for times that
+        make no sense or a start after the end of the clip.
         """
         return self.nearest(self.encode_video(path, start=start, end=end), top=top)
 
     def encode_video(self, path: str | Path, *, start: float = 0.0, end: float | None = None) -> Tensor:
-        """The vectors of a picture, or of a part of a clip, for `nearest`: float32 (Q, E)."""
+        """The vectors of a picture, or of a part of a clip, for `nearest`: float32 (Q, E).
+
+        All parts of a picture are the whole picture. Errors are those of `search_video`.
+        """
+        require_window(start, end)
         pixels = self.encoder.pixels
-        if end is None:
-            end = windows_of(path, WHOLE, WHOLE, pixels)[-1].end
-        read = read_windows(path, [Window(start, end)], pixels)
+        last = windows_of(path, WHOLE, WHOLE, pixels)[-1].end
+        if not holds_image(path):
+            require_before_end(path, start, last)
+        read = read_windows(path, [Window(start, last if end is None else end)], pixels)
         return self.encoder.encode_windows(read)[0]
 
     def like(self, moment: Moment, *, top: int = 5) -> list[Moment]:
@@ -182,11 +194,15 @@ class Index:
 
         query: float32 (K, E), unit vectors; see `stgt.search.ranking`. apart_from: number of a window; it and the
         windows that overlap it are no answers.
-        Raises ValueError unless top is positive, and DamagedError if the vectors of an answer have changed.
+        Raises ValueError unless top is positive and the query has this shape and finite numbers, and DamagedError if
+        the vectors of an answer have changed.
         """
-        if top < 1:
-            raise ValueError(f"top is {top}, expected at least 1")
+        if not isinstance(top, int) or top < 1:
+            raise ValueError(f"top is {top!r}, expected a whole number of at least 1")
         opened = self._open
+        if query.dim() != 2 or not len(query) or query.shape[1] != opened.width:
+            raise ValueError(f"query is {tuple(query.shape)}, expected (K, {opened.width}) with K of at least 1")
+        require_finite_rows(query, ["the query"] * len(query), "the model's vectors")
         known = [] if apart_from is None else [apart_from]
         wanted = 4 * top + 16
         while True:

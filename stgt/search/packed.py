@@ -12,9 +12,11 @@ import json
 import logging
 import math
 import os
+import re
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +37,14 @@ logger = logging.getLogger(__name__)
 
 DTYPE = torch.float16
 """Vectors are stored with 11 bits; the largest error of a cosine is about 0.0005."""
+
+
+_OWN_NAME = re.compile(r"vectors-[0-9a-f]{16}\.(safetensors|faiss)")
+
+
+def is_own_name(name: str) -> bool:
+    """Whether a name is one that `write` and `publish` give to the files of an index beside the manifest."""
+    return _OWN_NAME.fullmatch(name) is not None
 
 
 class Rows(NamedTuple):
@@ -67,7 +77,14 @@ class OpenSegment:
         if not len(self.vectors) == len(self.times) == segment.windows:
             raise DamagedError(f"{self.path}: holds {len(self.vectors)} windows, the manifest {segment.windows}")
         # It is opened at once, because a later update removes the file.
-        self._groups = Approximate(folder / segment.groups, self.vectors.shape[1]) if segment.groups else None
+        self._groups = None
+        if segment.groups:
+            try:
+                self._groups = Approximate(folder / segment.groups, *self.vectors.shape[:2])
+            except DamagedError as error:
+                _warn_of_exact(len(self.vectors), f"{error}; `stgt index --out {folder}` writes it again")
+            except ModuleNotFoundError as error:
+                _warn_of_exact(len(self.vectors), missing_package(error))
         self._live = torch.zeros(segment.windows, dtype=torch.bool)
         for film in segment.films:
             self._live[film.first : film.first + film.windows] = True
@@ -113,6 +130,11 @@ class Packed:
                 self._place[film.key] = segment, start + film.first
         self._firsts = [self.number(film) for film in self._films]
         self._sound: set[str] = set()
+
+    @property
+    def width(self) -> int:
+        """The number of entries of a vector."""
+        return self._segments[0].vectors.shape[2]
 
     def number(self, film: Film, row: int = 0) -> int:
         """The number of a window of a file."""
@@ -182,27 +204,35 @@ def publish(folder: Path, manifest: Manifest, exact_up_to: int) -> None:
     segments = [replace(each, groups=_group(folder, each) if large else "") for each in manifest.segments]
     replace(manifest, segments=segments).save(folder)
     needed = {name for segment in segments for name in (segment.vectors, segment.groups)}
-    for path in folder.glob("vectors-*"):
-        if path.name not in needed:
+    for path in folder.iterdir():
+        if is_own_name(path.name) and path.name not in needed:
             path.unlink(missing_ok=True)
 
 
 def _group(folder: Path, segment: Segment) -> str:
-    """Write the groups of vectors if they are not there yet. Returns the name of the file, or "" if there are none."""
+    """Write the groups of vectors if they are not there yet, or cannot be read.
+
+    Returns the name of the file, or "" if there are none.
+    """
     name = f"{Path(segment.vectors).stem}.faiss"
-    if (folder / name).exists():
-        return name
     with safe_open(folder / segment.vectors, "pt") as file:
         vectors = file.get_tensor("vectors")
     if vectors.shape[0] * vectors.shape[1] < approximate.FEWEST:
         return ""
     try:
+        if (folder / name).exists():
+            with suppress(DamagedError):
+                Approximate(folder / name, *vectors.shape[:2])
+                return name
         approximate.build(folder / name, vectors)
     except ModuleNotFoundError as error:
-        advice = missing_package(error)
-        logger.warning("%s windows are searched one by one, which takes longer: %s", len(vectors), advice)
+        _warn_of_exact(len(vectors), missing_package(error))
         return ""
     return name
+
+
+def _warn_of_exact(windows: int, cause: str) -> None:
+    logger.warning("%s windows are searched one by one, which takes longer: %s", windows, cause)
 
 
 def _write_rows(path: Path, count: int, parts: Iterable[Rows]) -> None:

@@ -22,6 +22,7 @@ from stgt.evaluation.metrics import shortlist
 from stgt.evaluation.retrieval import own_scores
 from stgt.runs import Run, data_of, precision, read_video_pixels
 from stgt.search.folder import index_folder
+from stgt.search.sentence import require_sentence
 from stgt.terminal import say
 from stgt.weights.pretrained import is_pretrained
 
@@ -62,8 +63,9 @@ def rank(
 def find_videos(run: Run, sentence: str, videos: Path | None, features: Path, *, top: int = 5) -> list[Hit]:
     """The videos of a folder, or of the run's test split, that fit a sentence best.
 
-    features: the folder in which encoded videos are kept.
+    features: the folder in which encoded videos are kept. Raises ValueError for a sentence without words.
     """
+    require_sentence(sentence)
     with precision(run):
         paths, opened, store = _videos(run, videos, features)
         text = tokenize(run, [sentence])

@@ -21,12 +21,13 @@ import threading
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import torch
 
 from stgt.data.isolated import Failure, Worker
 from stgt.data.windows import WindowPixels, read_whole
+from stgt.integrity import DamagedError
 from stgt.search import manifest
 from stgt.search.byte_range import UnsatisfiableError, parse_range
 from stgt.search.index import Index, Moment
@@ -93,10 +94,18 @@ class Server(http.server.ThreadingHTTPServer):
             self._painters.get().stop()
 
     def index(self) -> Index:
-        """The index as it is now: it is opened again after an update."""
+        """The index as it is now: it is opened again after an update.
+
+        A request is refused if the index is gone or damaged, or if another model has made it anew.
+        """
         with self.model:
-            if (version := self._manifest_version(self._index)) != self._version:
-                self._index, self._version = Index(self._index.path, self._index.encoder), version
+            try:
+                if (version := self._manifest_version(self._index)) != self._version:
+                    index = Index(self._index.path, self._index.encoder)
+                    _ = index.encoder  # this raises ValueError if another model has made the index anew
+                    self._index, self._version = index, version
+            except (OSError, ValueError) as error:
+                raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, f"the index cannot be used: {error}") from None
             return self._index
 
     def film(self, key: str) -> Film:
@@ -157,21 +166,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._require_own_page()
             respond()
         except RefusedError as error:
-            self.close_connection = True  # the rest of a body may still be in the pipe
-            self._send(error.status, "text/plain; charset=utf-8", str(error).encode("utf-8", "backslashreplace"))
+            self._refuse(error.status, error)
+        except DamagedError as error:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, error)
         except (BrokenPipeError, ConnectionResetError, TimeoutError):  # the browser needs no more of a video
             self.close_connection = True
 
+    def _refuse(self, status: HTTPStatus, error: Exception) -> None:
+        self.close_connection = True  # the rest of a body may still be in the pipe
+        self._send(status, "text/plain; charset=utf-8", str(error).encode("utf-8", "backslashreplace"))
+
     def _require_own_page(self) -> None:
-        host = urlsplit(f"//{self.headers.get('Host', '')}")
+        host = _split(f"//{self.headers.get('Host', '')}")
         if not _is_this_machine(host.hostname or "", self.server.host):
             raise RefusedError(HTTPStatus.FORBIDDEN, f"the Host header names another machine than {self.server.host}")
         origin = self.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != self.headers["Host"]:
+        if origin is not None and _split(origin).netloc != self.headers["Host"]:
             raise RefusedError(HTTPStatus.FORBIDDEN, "the request comes from another web site")
 
     def _get(self) -> None:
-        url = urlsplit(self.path)
+        url = _split(self.path)
         words = {name: values[-1] for name, values in parse_qs(url.query).items()}
         if url.path in FILES:
             name = FILES[url.path]
@@ -198,14 +212,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             raise RefusedError(HTTPStatus.NOT_FOUND, "there is no such page")
 
     def _post(self) -> None:
-        url = urlsplit(self.path)
+        url = _split(self.path)
         words = {name: values[-1] for name, values in parse_qs(url.query).items()}
         length = self.headers.get("Content-Length", "")
         if url.path != "/search":
             raise RefusedError(HTTPStatus.NOT_FOUND, "there is no such page")
         if not length.isdecimal():
             raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "the request does not tell how long the file is")
-        if int(length) > LARGEST:
+        if len(length.lstrip("0")) > len(str(LARGEST)) or int(length) > LARGEST:
             raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the file has more than {LARGEST} bytes")
         with tempfile.TemporaryDirectory(prefix="stgt-") as folder:
             path = Path(folder) / "clip"
@@ -291,6 +305,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the name that http.server uses)
         """Requests are not logged, because they tell what somebody searches for."""
+
+
+def _split(address: str) -> SplitResult:
+    """The parts of an address. Refuses one that is none."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "the request holds an address that cannot be read") from None
 
 
 def _is_this_machine(name: str, host: str) -> bool:

@@ -7,6 +7,7 @@ from helpers.colours import Colours, film
 
 import stgt
 from stgt.extras import missing_package
+from stgt.integrity import DamagedError
 from stgt.search import approximate
 from stgt.search.approximate import Approximate, build
 from stgt.search.packed import DTYPE
@@ -23,7 +24,7 @@ def test_recall_at_10_is_at_least_95_percent(windows, queries, scenes, tmp_path)
     cluster = torch.randint(scenes, (windows, 1), generator=draw)
     vectors = F.normalize(centres[cluster] + 0.08 * torch.randn(windows, queries, 64, generator=draw), dim=-1).to(DTYPE)
     build(tmp_path / "groups.faiss", vectors)
-    groups = Approximate(tmp_path / "groups.faiss", queries)
+    groups = Approximate(tmp_path / "groups.faiss", windows, queries)
     found = 0
     for _ in range(50):
         near = centres[torch.randint(scenes, (1,), generator=draw)] + 0.1 * torch.randn(1, 64, generator=draw)
@@ -68,6 +69,36 @@ def test_without_faiss_a_large_index_is_searched_exactly(tmp_path, monkeypatch, 
     index.update(tmp_path / "films", window=1, stride=1, workers=1, exact_up_to=1)
     assert "3 windows are searched one by one, which takes longer: faiss is not installed" in caplog.text
     assert index.search("red")[0].score > 0.99
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda body: b"", lambda body: body[:-9], lambda body: bytes(len(body)), lambda body: body[:4] + b"\xff" * 9],
+)
+def test_an_index_whose_groups_are_damaged_is_searched_exactly_and_mended(damage, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(approximate, "FEWEST", 1)
+    (tmp_path / "films").mkdir()
+    film(tmp_path / "films" / "a.mp4", ("red", 20), ("blue", 60))
+    index = stgt.Index(tmp_path / "films.index", Colours())
+    index.update(tmp_path / "films", window=1, stride=1, workers=1, exact_up_to=1)
+    [groups] = index.path.glob("*.faiss")
+    body = groups.read_bytes()
+    groups.write_bytes(damage(body))
+    again = stgt.Index(index.path, Colours())
+    assert f"{groups}: the file is damaged; `stgt index --out {index.path}` writes it again" in caplog.text
+    assert again.search("red")[0].score > 0.99
+    again.update(exact_up_to=1)
+    assert groups.read_bytes() == body
+    caplog.clear()
+    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    assert stgt.Index(index.path, Colours()).search("red")[0].score > 0.99
+    assert "80 windows are searched one by one, which takes longer: faiss is not installed" in caplog.text
+
+
+def test_groups_of_other_vectors_are_refused(tmp_path):
+    approximate.build(tmp_path / "groups.faiss", F.normalize(torch.randn(150, 2, 8), dim=-1).half())
+    with pytest.raises(DamagedError, match="holds 300 vectors, expected 302"):
+        Approximate(tmp_path / "groups.faiss", 151, 2)
 
 
 def test_the_advice_for_a_missing_faiss_names_its_extra():

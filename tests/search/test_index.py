@@ -19,6 +19,7 @@ from stgt.data.windows import Pixels, read_windows, windows_of
 from stgt.integrity import DamagedError
 from stgt.ownership import OwnedError, owned
 from stgt.search import packed
+from stgt.search.manifest import Manifest
 from stgt.search.ranking import best_apart, exact_scores, scores
 
 
@@ -101,6 +102,62 @@ def test_a_picture_and_a_part_of_a_clip_find_similar_moments(films, made):
         index.like(blue._replace(start=0.5))
 
 
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ({"start": 18}, "start is 18, expected less than the 18 s of .*a.mp4"),
+        ({"start": 100, "end": 101}, "start is 100, expected less than the 18 s"),
+        ({"start": 5, "end": 2}, "end is 2, expected a number of seconds after start=5"),
+        ({"start": -1}, "start is -1, expected"),
+        ({"end": float("nan")}, "end is nan, expected"),
+        ({"start": float("inf")}, "start is inf, expected"),
+    ],
+)
+def test_a_part_that_a_clip_does_not_have_is_refused(times, message, films, made):
+    with pytest.raises(ValueError, match=message):
+        stgt.Index(made, Colours()).search_video(films / "a.mp4", **times)
+
+
+def test_a_picture_is_searched_by_as_a_whole(films, made, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (8, 8), (30, 30, 220)).save(tmp_path / "blue.png")
+    index = stgt.Index(made, Colours())
+    assert index.search_video(tmp_path / "blue.png", start=3, end=4) == index.search_video(tmp_path / "blue.png")
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (torch.full((2, 3), float("nan")), "the query: the model's vectors hold NaN"),
+        (torch.ones(3), r"query is \(3,\), expected \(K, 3\)"),
+        (torch.ones(1, 4), r"query is \(1, 4\), expected \(K, 3\)"),
+        (torch.ones(0, 3), r"query is \(0, 3\), expected \(K, 3\)"),
+    ],
+)
+def test_a_query_that_is_no_vector_of_the_model_is_refused(query, message, made):
+    with pytest.raises(ValueError, match=message):
+        stgt.Index(made, Colours()).nearest(query)
+
+
+@pytest.mark.parametrize("text", ["", " \n", None])
+def test_a_text_without_words_is_refused(text, made):
+    with pytest.raises(ValueError, match="the text to search for is .*, expected a sentence or a word"):
+        stgt.Index(made, Colours()).search(text)
+
+
+@pytest.mark.parametrize("top", [0, -1, 2.5, "3", None])
+def test_a_number_of_answers_is_a_whole_one(top, made):
+    with pytest.raises(ValueError, match="top is .*, expected a whole number of at least 1"):
+        stgt.Index(made, Colours()).search("red", top=top)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+def test_a_time_limit_is_positive(timeout, films, tmp_path):
+    with pytest.raises(ValueError, match="timeout is .*, expected a positive number of seconds"):
+        stgt.Index(tmp_path / "films.index", Colours()).update(films, timeout=timeout)
+
+
 def test_new_changed_and_removed_files_are_noticed_and_no_others_are_read(copied):
     index, films = copied
     seen = index.encoder.seen
@@ -117,6 +174,19 @@ def test_new_changed_and_removed_files_are_noticed_and_no_others_are_read(copied
     green = {moment.path.name for moment in index.search("green", top=9) if moment.score > 0.99}
     assert green == {"a.mp4", "c.mkv", "new.mp4"}
     assert {path.name for path in index.path.iterdir()} == {"index.json", *(s.vectors for s in index.manifest.segments)}
+
+
+def test_a_file_that_is_found_by_another_link_has_the_path_by_which_it_is_found(films, tmp_path):
+    (tmp_path / "link").symlink_to(films)
+    index = stgt.Index(tmp_path / "films.index", Colours())
+    index.update(tmp_path / "link", workers=1)
+    assert index.files[0] == tmp_path / "link" / "a.mp4"
+    seen = index.encoder.seen
+    changes = index.update(films, workers=1)
+    assert (changes.added, changes.removed, index.encoder.seen) == ([], [], seen)
+    (tmp_path / "link").unlink()
+    assert index.files == [films / name for name in ("a.mp4", "more/b.mp4", "more/c.mkv")]
+    assert index.search("red", top=1)[0].path == films / "a.mp4"
 
 
 def test_an_update_of_few_files_writes_few_vectors_and_answers_as_a_new_index(tmp_path):
@@ -180,6 +250,24 @@ def test_a_killed_update_goes_on_where_it_stopped(films, made, tmp_path):
     assert 0 < index.encoder.seen < 12
     assert index.search("blue") == stgt.Index(made, Colours()).search("blue")
     assert {path.name for path in index.path.iterdir()} == {path.name for path in made.iterdir()}
+
+
+def update_and_die_before_the_manifest(folder, films):
+    Manifest.save = lambda manifest, folder: os.kill(os.getpid(), signal.SIGKILL)
+    stgt.Index(folder, Colours()).update(films, window=4, stride=2, workers=1)
+
+
+def test_a_first_update_that_was_killed_after_it_wrote_the_vectors_goes_on(films, made, tmp_path):
+    code, output = Fork(update_and_die_before_the_manifest, tmp_path / "films.index", films).finish()
+    assert code == -signal.SIGKILL, output
+    assert not (tmp_path / "films.index" / "index.json").exists() and list((tmp_path / "films.index").glob("vectors-*"))
+    index = stgt.Index(tmp_path / "films.index", Colours())
+    index.update(films, window=4, stride=2, workers=1)
+    assert index.encoder.seen == 0 and {path.name for path in index.path.iterdir()} == {p.name for p in made.iterdir()}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "vectors-of-mine.npy").touch()
+    with pytest.raises(ValueError, match="holds other things"):
+        stgt.Index(tmp_path / "other", Colours()).update(films)
 
 
 def test_a_second_process_is_told_who_updates_the_index(copied):
@@ -308,10 +396,12 @@ def test_the_commands_index_a_folder_and_answer_in_json(run, clips, stgt, tmp_pa
     for words, message in (
         (["a", "b"], "got 2 sentences after"),
         (["a", "--top", 0], "--top is 0"),
+        ([" "], "the text to search for is ' ', expected a sentence or a word"),
         (["a", "--videos", clips], "--videos is given, expected it without an index only"),
     ):
         status, printed = stgt("search", place, *words)
         assert status == 2 and message in printed
     assert "expected it with an index only" in stgt("search", "a red cube", "--json", "--model", run)[1]
+    assert "the text to search for is ''" in stgt("search", "", "--model", run)[1]
     assert "--model is not given" in stgt("search", "a red cube")[1]
     assert "searches an index only" in stgt("search", "a red cube", "--model", "openclip:a/b")[1]

@@ -4,6 +4,7 @@ import http.client
 import io
 import json
 import os
+import shutil
 import socket
 
 import pytest
@@ -185,6 +186,58 @@ def test_files_that_are_no_pictures_and_too_large_ones_are_refused(server, monke
     assert fetch(server, "/search", method="POST", body=b"123456")[0] == 413
     assert fetch(server, "/search", method="POST", Content_Length="x")[0] == 411
     assert fetch(server, "/other", method="POST", body=b"1")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "["}, 400),
+        ({"Host": "a]b"}, 400),
+        ({"Origin": "http://["}, 400),
+        ({"Content_Length": "9" * 5000}, 413),
+        ({"Content_Length": "0" * 5000 + "9" * 10}, 413),
+    ],
+)
+def test_headers_that_make_no_sense_are_answered(headers, status, server, capsys):
+    assert fetch(server, "/search", method="POST", **headers)[0] == status
+    assert fetch(server, "http://[/")[0] == 400
+    assert capsys.readouterr().err == ""
+
+
+def test_an_index_that_is_damaged_or_gone_or_of_another_model_is_named(made, tmp_path, capsys):
+    place = tmp_path / "films.index"
+    shutil.copytree(made, place)
+    manifest = (place / "index.json").read_bytes()
+
+    def answer(change):
+        change()
+        status, _, body = fetch(server, "/search?q=red")
+        return status, body.decode()
+
+    with served(stgt.Index(place, Colours())) as server:
+        assert answer(lambda: None)[0] == 200
+        other = Colours()
+        other.digest, other.name = "f" * 16, "others"
+        shutil.rmtree(place)
+        films = stgt.Index(made, Colours()).files[0].parent
+        stgt.Index(place, other).update(films, workers=1)
+        status, message = answer(lambda: None)
+        assert status == 503 and "was made with the model others" in message
+        status, message = answer(lambda: (place / "index.json").write_bytes(manifest[:99]))
+        assert status == 503 and "index.json: the file is damaged" in message
+        status, message = answer((place / "index.json").unlink)
+        assert status == 503 and "No such file" in message
+        shutil.rmtree(place)
+        shutil.copytree(made, place)
+        assert answer(lambda: None)[0] == 200
+        [vectors] = place.glob("vectors-*")
+        content = vectors.read_bytes()
+        shutil.rmtree(place)
+        shutil.copytree(made, place)
+        vectors.write_bytes(content[:-100] + bytes(100))
+        status, message = answer((place / "index.json").touch)
+        assert status == 503 and "changed or damaged after they were written" in message
+    assert capsys.readouterr().err == ""
 
 
 def test_an_update_is_seen_and_odd_names_are_plain_text(tmp_path):
