@@ -13,6 +13,7 @@ from stgt.models.stgt import STGT
 from stgt.weights.files import Source, read_weights
 from stgt.weights.load import SPATIAL, TIME, TOWER, WORDS, MisfitError, load_weights
 from stgt.weights.names import released_name
+from stgt.weights.settings import require_settings
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +52,13 @@ def convert_files(
     word 30523. If the files have no tower, the model has none (`tower=False`).
     fresh: beginnings of names that the files lack; these tensors keep their initial values.
     drop: beginnings of names in the files to leave out.
-    Raises ValueError, which names each tensor, if another tensor is missing or a tensor is left over.
+    Raises ValueError, which names each tensor, if another tensor is missing or a tensor is left over, and if the
+    config.json in a folder of Hugging Face's BLIP-2 has other numbers of heads than `config`.
     """
     weights = read_weights(files, drop=drop)
     config = fit_config(config, weights.sources)
+    for file in weights.files:
+        require_settings(file, config, weights.sources)
     tower = any(name.startswith(TOWER) for name in weights.sources)
     if tower:
         config = replace(config, vision=replace(config.vision, pretrained=None))

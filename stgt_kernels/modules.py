@@ -98,11 +98,11 @@ class GraphAttention(AttentionProjections):
         self.backend = backend
 
     def forward(self, x: Tensor, graph: SpatioTemporalGraph) -> Tensor:
-        dtype = self.q_proj.weight.dtype
-        if x.dtype != dtype and autocast_dtype(x.device) is None:
+        # Quantized projections and those of adapters are other classes, which may take any dtype.
+        if type(self.q_proj) is nn.Linear and x.dtype != self.q_proj.weight.dtype and autocast_dtype(x.device) is None:
             raise ValueError(
-                f"GraphAttention: x is {x.dtype}, its parameters are {dtype}; convert one of them, or keep the "
-                "parameters in float32 and use autocast"
+                f"GraphAttention: x is {x.dtype}, its parameters are {self.q_proj.weight.dtype}; convert one of them, "
+                "or keep the parameters in float32 and use autocast"
             )
         dropout_p = self.dropout if self.training else 0.0
         return self.merge(graph_attention(*self.project(x), graph, dropout_p=dropout_p, backend=self.backend))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stgt.config import QFormerConfig
+from stgt.models.plain import is_plain
 from stgt.models.rows import select_rows
 
 _EPS = 1e-12
@@ -67,6 +68,8 @@ class Projections(nn.Module):
 
     def keys_values(self, x: Tensor) -> Tensor:
         """Keys and values of x (B, S, source) in one product: (B, S, 2·hidden)."""
+        if not is_plain(self.key, self.value):
+            return torch.cat([self.key(x), self.value(x)], -1)
         weight = torch.cat([self.key.weight, self.value.weight])
         return F.linear(x, weight, torch.cat([self.key.bias, self.value.bias]))
 

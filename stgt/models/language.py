@@ -12,6 +12,7 @@ import torch
 from stgt.config import LanguageConfig
 from stgt.data.prompts import language_errors
 from stgt.models.bert import initial_std
+from stgt.weights.whole import load_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,7 +38,7 @@ def _pretrained(config: LanguageConfig) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     with language_errors(config.model, "weights"):
-        return AutoModelForCausalLM.from_pretrained(config.model, dtype=getattr(torch, config.dtype))
+        return load_whole(AutoModelForCausalLM, config.model, dtype=getattr(torch, config.dtype))
 
 
 def _small_opt(config: LanguageConfig) -> PreTrainedModel:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stgt.models.plain import is_plain
+
 
 class LayerNorm(nn.LayerNorm):
     """Layer norm that computes in float32 and returns the input's dtype."""
@@ -31,6 +33,8 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not is_plain(self.c_fc, self.c_proj):
+            return self.c_proj(F.silu(self.c_fc(x) * _STEEPNESS) / _STEEPNESS)
         hidden = F.silu(F.linear(x, self.c_fc.weight * _STEEPNESS, self.c_fc.bias * _STEEPNESS))
         return F.linear(hidden, self.c_proj.weight / _STEEPNESS, self.c_proj.bias)
 
@@ -72,6 +76,8 @@ def attend(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
     The result is that of `attn`, but queries, keys and values are views of one product, where `attn` makes copies.
     """
     flat = x.flatten(0, -3)
+    if not is_plain(attn):
+        return attn(flat, flat, flat, need_weights=False)[0].view(x.shape)
     parts = F.linear(flat, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
     q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts)
     heads = F.scaled_dot_product_attention(q, k, v)

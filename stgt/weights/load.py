@@ -25,9 +25,12 @@ WORDS, _WORD_BIAS = "qformer.embeddings.word_embeddings.weight", "qformer.word_h
 _BLOCK = re.compile(r"vision\.tower\.(?:transformer\.res)?blocks\.(\d+)\.")
 _HEAD = re.compile(r"vision\.tower\.(?:(?:norm|fc_norm|ln_post|head|attn_pool)\.|(?:proj|mask_token)$)")
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_EXPECTED = "float16, bfloat16, float32 or float64"
+
 
 class MisfitError(ValueError):
-    """The tensors in the files do not fit the model: some are missing, unexpected, or have another shape."""
+    """The tensors in the files do not fit the model: some are missing, unexpected, or of another shape or kind."""
 
 
 def load_released(
@@ -54,7 +57,8 @@ def load_weights(model: nn.Module, weights: Weights, *, allow_missing: Iterable[
     allow_missing: beginnings of names (see `begins`): our names, the released names or the names in the first file. If
     the files have no tensor of such a group, the model keeps its own tensors. The exception is the spatial embedding
     with pos2d="load", which must be present. Returns the groups that were kept.
-    Raises MisfitError, which lists missing, unexpected and mis-shaped names. The model is then unchanged.
+    Raises MisfitError, which lists missing, unexpected and mis-shaped names, and tensors that do not hold plain
+    floating-point numbers. The model is then unchanged.
     """
     ours = model.state_dict()
     absent = []
@@ -78,7 +82,8 @@ def load_tower(tower: nn.Module, path: str | Path) -> None:
     """Load a vision tower from a file of the tower alone, of a whole CLIP model, or of a checkpoint with a tower.
 
     Parts that the tower does not run are ignored: last blocks, the final norm, heads, and the text model.
-    Raises MisfitError, which lists missing, unexpected and mis-shaped names. The tower is then unchanged.
+    Raises MisfitError, which lists missing, unexpected and mis-shaped names, and tensors that do not hold plain
+    floating-point numbers. The tower is then unchanged.
     """
     weights = read_weights([path])
     ours = {TOWER + name: tensor for name, tensor in tower.state_dict().items()}
@@ -146,6 +151,10 @@ def _copy(weights: Weights, found: Mapping[str, Source], ours: Mapping[str, Tens
         for name in sorted(found.keys() & ours.keys())
         if found[name].tensor.shape != ours[name].shape
     ]
+    kinds: dict[str, list[str]] = {}
+    for name in found.keys() & ours.keys():
+        if ours[name].is_floating_point() and (kind := _not_plain(found[name].tensor)):
+            kinds.setdefault(kind, []).append(found[name].name)
     lines = []
     if missing:
         lines.append(f"  {len(missing)} missing: {summary(missing, present)}")
@@ -153,9 +162,29 @@ def _copy(weights: Weights, found: Mapping[str, Source], ours: Mapping[str, Tens
         lines.append(f"  {len(unexpected)} unexpected: {summary(unexpected, [weights.naming.theirs(n) for n in ours])}")
     if shapes:
         lines.append(f"  {len(shapes)} mis-shaped: {'; '.join(shapes)}")
+    for kind, names in sorted(kinds.items()):
+        others = {*present} - {*names}
+        lines.append(f"  {len(names)} in {kind}, expected dense tensors in {_EXPECTED}: {summary(names, others)}")
     if lines:
         verb = "does" if len(weights.files) == 1 else "do"
         raise MisfitError("\n".join([f"{weights} {verb} not fit the model:", *lines]))
-    require_finite({found[name].name: found[name].tensor for name in ours}, weights)
+    require_finite({found[name].name: _held(found[name].tensor) for name in ours}, weights)
     for name, tensor in ours.items():
         tensor.copy_(found[name].tensor)
+
+
+def _not_plain(tensor: Tensor) -> str | None:
+    """What a tensor is if it does not hold its numbers as they are, such as "torch.int8". None for a plain tensor.
+
+    Integers stand for scaled numbers, whose scales are elsewhere, and a meta tensor has no numbers.
+    """
+    if tensor.is_meta:
+        return "PyTorch's form without values (meta)"
+    if tensor.layout != torch.strided:
+        return str(tensor.layout)
+    return None if tensor.dtype in _FLOATS else str(tensor.dtype)
+
+
+def _held(tensor: Tensor) -> Tensor:
+    """A tensor as float32 holds it, in which large numbers of float64 are infinite."""
+    return tensor.float() if tensor.dtype == torch.float64 else tensor

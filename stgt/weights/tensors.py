@@ -25,6 +25,8 @@ _BEFORE = re.compile(r"^(?:(?:module|model|_orig_mod|online_model)\.)+")
 _AVERAGE = re.compile(r"^(?:(?:module|model|_orig_mod)\.)*(?:ema_model|model_ema|ema)\.")
 # torch.compile, FSDP and activation checkpointing put these prefixes before the names of a submodule.
 _INSIDE = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# A repository that was cloned without Git LFS has small texts in place of its large files, which begin like this.
+_POINTER = b"version https://git-lfs.github.com/spec/"
 # torch.optim.swa_utils.AveragedModel saves the number of averaged models under this name, beside the weights.
 _AVERAGED = "n_averaged"
 
@@ -36,11 +38,18 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     Pickled files are read with `weights_only`. NumPy's numbers and objects of other classes become empty placeholders.
     The state dict is found under "state_dict", "model", "module" and similar keys, nested in any order. The prefixes
     that DDP, Lightning, torch.compile, FSDP and averaged models put before names are removed.
-    Raises FileNotFoundError if there is no such file, and ValueError if it is not a checkpoint.
+    Raises FileNotFoundError if there is no such file, and ValueError if it is not a checkpoint, or if two files of a
+    folder have a tensor of one name.
     """
     content: dict[str, Tensor] = {}
+    places: dict[str, Path] = {}
     for file in _files(Path(path)):
-        content |= _read_file(file)
+        for name, tensor in _read_file(file).items():
+            if name in places:
+                raise ValueError(
+                    f"{path}: {name} is in {places[name].name} and in {file.name}, expected in one of them"
+                )
+            content[name], places[name] = tensor, file
     return _own_names(content, Path(path))
 
 
@@ -54,6 +63,11 @@ def _files(path: Path) -> list[Path]:
             return [whole]
         if index.is_file():
             return _pieces(index)
+    if path.is_dir():
+        raise FileNotFoundError(
+            f"{path} has no weights in Hugging Face's format, expected model.safetensors, pytorch_model.bin or one of "
+            "them with .index.json; other files are given by their own names"
+        )
     raise FileNotFoundError(f"there is no checkpoint file {path}")
 
 
@@ -72,6 +86,10 @@ def _pieces(index: Path) -> list[Path]:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
+    with open(path, "rb") as file:
+        begin = file.read(len(_POINTER))
+    if begin == _POINTER:
+        raise ValueError(f"{path} is a pointer of Git LFS, not the file itself; fetch that with `git lfs pull`")
     try:
         content = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else unpickle(path)
     except (safetensors.SafetensorError, EOFError, RuntimeError) as error:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import torch
 
+# The first bytes of the files that torch.save writes, since PyTorch 1.6 and before.
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+
 # Classes and functions that scripts often save beside the weights. Files of PyTorch before 1.6 are not ZIP archives,
 # and may name no others.
 _USUAL = (
@@ -50,8 +53,17 @@ def unpickle(path: Path) -> object:
     that replace all other names here. It refuses modules that it never allows, such as os.
     Raises ValueError with one line if the file cannot be read in this way.
     """
+    with open(path, "rb") as file:
+        begin = file.read(len(_ZIP))
+    if not begin.startswith((_ZIP, _PICKLE)):
+        raise ValueError(
+            f"{path} begins with {begin!r}, expected a file of torch.save, or one of safetensors whose name ends in "
+            ".safetensors"
+        )
     try:
-        with torch.serialization.safe_globals([(_stand_in(name), name) for name in _foreign_names(path)]):
+        # The classes and functions that a file names and that PyTorch does not consider plain data.
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if begin == _ZIP else ()
+        with torch.serialization.safe_globals([(_stand_in(name), name) for name in {*_USUAL, *foreign}]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, ValueError) as error:
         if cause := _CAUSE.search(str(error)):
@@ -65,13 +77,6 @@ def unpickle(path: Path) -> object:
     except Exception as error:  # PyTorch's unpickler follows damaged bytes wherever they lead
         cause = f"its pickled part is damaged ({type(error).__name__})"
         raise ValueError(f"{path} is not a checkpoint of plain tensors: {cause}") from error
-
-
-def _foreign_names(path: Path) -> set[str]:
-    """The classes and functions that a file names and that PyTorch does not consider plain data."""
-    with open(path, "rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
-    return {*_USUAL, *(torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else ())}
 
 
 def _stand_in(name: str) -> type:

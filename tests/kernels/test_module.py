@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.cases import video_graph
 
-from stgt_kernels import GraphAttention
+from stgt_kernels import GraphAttention, graph_attention
 
 NAMES = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
@@ -47,3 +47,13 @@ def test_projections_are_views_of_heads_side_by_side():
 def test_settings_after_the_heads_are_named():
     with pytest.raises(TypeError):
         GraphAttention(12, 3, 0.1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_dynamic_quantization():
+    """PyTorch then replaces the projections by modules that compute with int8, and whose weight is a method."""
+    module, graph, x = GraphAttention(12, 3).eval(), video_graph(1, 2, 20), torch.randn(1, 40, 12)
+    quantized = torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear}, dtype=torch.qint8)
+    out = quantized(x, graph)
+    assert torch.equal(out, quantized.merge(graph_attention(*quantized.project(x), graph)))
+    assert not torch.equal(out, module(x, graph))

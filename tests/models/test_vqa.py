@@ -1,3 +1,4 @@
+import shutil
 import sys
 from pathlib import Path
 
@@ -5,11 +6,13 @@ import pytest
 import torch
 from helpers.language_models import KINDS, save_language_model
 from helpers.tiny import tiny_batch, tiny_config, tiny_model
+from safetensors.torch import load_file, save_file
 
 from stgt import checkpoint as ckpt
 from stgt.config import LanguageConfig
 from stgt.data.prompts import LanguageTokenizer
 from stgt.data.words import IGNORED
+from stgt.models.language import load_language_model
 from stgt.models.vqa import VideoQA
 
 QUESTIONS = ["why?", "what colour is the object that moves left?", "how many objects are there?"]
@@ -242,6 +245,17 @@ def test_checkpoints_hold_the_trained_parts_and_name_the_others(folders, folder,
 def save(folder, model, tensors, reference):
     state = {"step": 1, "tower": None, "language": reference, "config": {"model": {}}}
     return ckpt.write_checkpoint(folder, 1, {"model": tensors}, state, keep=1)
+
+
+@pytest.mark.parametrize("kind, lost", [("opt", "model.decoder.layers.1.fc1.bias"), ("llama", "lm_head.weight")])
+def test_a_language_model_whose_files_lack_parameters_is_refused(kind, lost, folders, tmp_path):
+    """transformers would fill them with random numbers."""
+    folder = shutil.copytree(folders[kind], tmp_path / kind)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[lost]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(OSError, match=rf"did not give its weights .* lacks 1 parameters of \w+, .*: {lost}\)"):
+        load_language_model(LanguageConfig(model=str(folder)))
 
 
 def test_errors_name_the_bad_argument(folders, tmp_path):

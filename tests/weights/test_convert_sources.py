@@ -1,6 +1,7 @@
 """Weights of other implementations give the same outputs here as in those implementations."""
 
 import json
+from dataclasses import replace
 
 import open_clip
 import pytest
@@ -111,6 +112,39 @@ def test_hugging_face_s_names_are_all_accounted_for(old, new, message, tmp_path)
     torch.save(state | ({new: tensor} if new else {}), tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=message):
         convert_files([tmp_path / "pytorch_model.bin"], CONFIG, fresh=FRESH)
+
+
+@pytest.mark.parametrize(
+    "part, change, message",
+    [
+        (
+            "vision",
+            {"heads": 4},
+            r"config.json: vision_config.num_attention_heads is 2, but the model has 4; --model.vision",
+        ),
+        (
+            "qformer",
+            {"heads": 12},
+            r"config.json: qformer_config.num_attention_heads is 2, but the model has 12; --model.q",
+        ),
+    ],
+)
+def test_numbers_of_heads_that_config_json_contradicts_are_refused(part, change, message, tmp_path):
+    """No tensor shows them. With others, the model would give wrong numbers."""
+    blip2(Blip2ForImageTextRetrieval, use_qformer_text_input=True).save_pretrained(tmp_path)
+    config = replace(CONFIG, **{part: replace(getattr(CONFIG, part), **change)})
+    with pytest.raises(ValueError, match=message):
+        convert_files([tmp_path], config, fresh=FRESH)
+
+
+@pytest.mark.parametrize("part, name, value", [("qformer", "hidden_act", "relu"), ("vision", "layer_norm_eps", 1e-5)])
+def test_a_network_that_computes_otherwise_is_refused(part, name, value, tmp_path):
+    blip2(Blip2ForImageTextRetrieval, use_qformer_text_input=True).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    settings[f"{part}_config"][name] = value
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=rf"config.json: {part}_config.{name} is \"?{value}\"?, but the model has"):
+        convert_files([tmp_path], CONFIG, fresh=FRESH)
 
 
 def tower_tokens(path, **config):

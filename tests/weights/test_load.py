@@ -129,6 +129,28 @@ def test_half_precision_files_fill_a_float32_model(tmp_path):
     assert torch.equal(model.vision_proj.weight, source.vision_proj.weight.half().float())
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda t: (t * 100).to(torch.int8),
+            r"2 in torch.int8, expected dense tensors .*: vision_proj.bias, vision_proj",
+        ),
+        (lambda t: t.to(torch.complex64), "2 in torch.complex64"),
+        (lambda t: t.to(torch.float8_e4m3fn), "2 in torch.float8_e4m3fn"),
+        (lambda t: t.to_sparse(), "2 in torch.sparse_coo"),
+        (lambda t: t.to("meta"), r"2 in PyTorch's form without values \(meta\)"),
+        (lambda t: t.double() + 1e300, "vision_proj.bias, vision_proj.weight hold NaN or infinite numbers"),
+    ],
+)
+def test_tensors_that_do_not_hold_plain_numbers_are_refused(change, message, released):
+    """Integers and float8 stand for scaled numbers. Copied as they are, they would give a model with wrong numbers."""
+    weights = {released_name(name): t for name, t in tiny_model(seed=0).state_dict().items() if "vision_proj" in name}
+    path, _ = released(**{name: change(tensor) for name, tensor in weights.items()})
+    with pytest.raises(ValueError, match=message):
+        load_released(tiny_model(seed=1), path)
+
+
 class Attack:
     def __reduce__(self):
         return os.mkdir, ("attacked",)

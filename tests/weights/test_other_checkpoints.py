@@ -200,10 +200,40 @@ def test_a_damaged_file_is_read_or_refused_with_its_name(zipped, tmp_path):
             assert str(error).startswith(str(path))
 
 
-def test_text_and_a_dictionary_that_contains_itself_are_refused(tmp_path):
-    (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(ValueError, match=r"text.pth is not a checkpoint of plain tensors: .* damaged \(KeyError\)"):
-        read_tensors(tmp_path / "text.pth")
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", (3).to_bytes(8, "little") + b"{}   "])
+def test_a_file_of_another_kind_is_refused_by_its_first_bytes(content, tmp_path):
+    """These are an error page that was downloaded, and safetensors under another ending."""
+    (tmp_path / "file.pth").write_bytes(content)
+    with pytest.raises(ValueError, match="file.pth begins with .*, expected a file of torch.save, or one") as error:
+        read_tensors(tmp_path / "file.pth")
+    assert repr(content[:4]) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["file.pth", "model.safetensors"])
+def test_a_pointer_of_git_lfs_is_named(name, tmp_path):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ValueError, match=f"{name} is a pointer of Git LFS, not the file itself"):
+        read_tensors(tmp_path / name)
+
+
+def test_a_folder_without_weights_says_what_was_expected(tmp_path):
+    save_file(WEIGHTS, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(FileNotFoundError, match="has no weights in Hugging Face's format, expected model.safetensors"):
+        read_tensors(tmp_path)
+
+
+def test_a_tensor_in_two_pieces_is_refused(tmp_path):
+    """Pieces of two versions of a model can lie in one folder. It is not known which of two tensors belongs to it."""
+    pieces = ["1-of-2.safetensors", "2-of-2.safetensors"]
+    save_file(WEIGHTS, tmp_path / pieces[0])
+    save_file({"temp": WEIGHTS["temp"] + 1, "bias": torch.zeros(2)}, tmp_path / pieces[1])
+    places = dict.fromkeys(WEIGHTS, pieces[0]) | {"bias": pieces[1]}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(ValueError, match="temp is in 1-of-2.safetensors and in 2-of-2.safetensors, expected in one"):
+        read_tensors(tmp_path)
+
+
+def test_a_dictionary_that_contains_itself_is_refused(tmp_path):
     content = {"temp": torch.tensor(1.0)}
     content["model"] = content
     torch.save(content, tmp_path / "circle.pth")

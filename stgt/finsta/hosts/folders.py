@@ -24,6 +24,7 @@ from stgt.finsta.hosts.kinds import HostKind
 from stgt.finsta.hosts.stgt import STGTHost
 from stgt.finsta.hosts.xclip import XCLIPHost
 from stgt.runs import find_model, open_retrieval, save_tokenizer
+from stgt.weights.whole import load_whole
 
 from transformers import (  # isort: skip
     AutoConfig,
@@ -102,7 +103,7 @@ class TransformersFolder:
         if (found := AutoConfig.from_pretrained(name).model_type) != model_type:
             raise ValueError(f"{name} holds a model of type {found!r}, expected {model_type!r} for --host {kind}")
         self.tokenizer, self.images = AutoTokenizer.from_pretrained(name), AutoImageProcessor.from_pretrained(name)
-        model = model_class.from_pretrained(name, dtype=torch.float32).to(choose_device(device)).eval()
+        model = load_whole(model_class, name, dtype=torch.float32).to(choose_device(device)).eval()
         self.host = host_class(model, self.tokenizer)
         vision = model.config.vision_config
         self.data = DataConfig(frames=vision.num_frames if kind == "xclip" else DataConfig.frames)
@@ -127,7 +128,8 @@ def open_host(
 
     name: for "stgt" what `stgt evaluate --model` takes; for the others a folder that `save_pretrained` wrote, or a name
     on the Hugging Face hub. tokenizer: for "stgt" alone, as in `stgt evaluate`.
-    Raises ValueError for another kind of model, and OSError or CheckpointError if the folder holds none.
+    Raises ValueError for another kind of model, or one whose files lack parameters, and OSError or CheckpointError if
+    the folder holds none.
     """
     if kind not in get_args(HostKind):
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(map(repr, get_args(HostKind)))}")

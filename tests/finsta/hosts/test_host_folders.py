@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers.hosts import FRAMES, clips, save_host, tiny_host
+from safetensors.torch import load_file, save_file
 
 from stgt.finsta.hosts.folders import open_host
 
@@ -38,3 +39,17 @@ def test_another_model_is_refused(tmp_path, run):
         open_host(tmp_path, "llava")
     with pytest.raises(ValueError, match="tokenizer is 'words', expected none"):
         open_host(tmp_path, "clip", tokenizer="words")
+
+
+@pytest.mark.parametrize(
+    "kind, lost",
+    [("clip", "text_projection.weight"), ("xclip", "visual_projection.weight"), ("blip2", "itm_head.bias")],
+)
+def test_a_model_whose_files_lack_parameters_is_refused(tmp_path, kind, lost):
+    """transformers would fill them with random numbers, as it does where BLIP-2 was saved without its heads."""
+    file = save_host(kind, tmp_path) / "model.safetensors"
+    tensors = load_file(file)
+    del tensors[lost]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"lacks 1 parameters of \w+, which would be random, .*: {lost}$"):
+        open_host(tmp_path, kind, device="cpu")

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stgt.finsta.graphs.graph import ClipGraphs, Frame, Relation, SeenObject, VideoGraph
+from stgt.finsta.graphs.graph import ClipGraphs, SeenObject, VideoGraph
 from stgt.finsta.graphs.readers.boxes import part_of_frame, words
 from stgt.finsta.graphs.readers.published import in_published_form
+from stgt.finsta.graphs.readers.spans import Span, frame_within
 from stgt.structure import field, read_json, shown
 
 
@@ -58,21 +59,14 @@ def _clip(entry: dict, video: str, masks: list[Path], where: str) -> ClipGraphs:
     for number, relation in enumerate(field(entry, "relations", list, where)):
         try:
             subject, other, predicate, times = relation
-            spans += [(int(subject), int(other), words(predicate), int(first), int(last)) for first, last in times]
+            spans += [
+                Span(int(subject), words(predicate), int(other), int(first), int(last) + 1) for first, last in times
+            ]
         except (TypeError, ValueError, AttributeError):
             expected = "[subject, object, predicate, [[first, last], …]]"
             raise ValueError(f"{where}.relations[{number}]: it is {shown(relation)}, expected {expected}") from None
-    frames = []
-    for mask in masks:
-        number = int(mask.stem)
-        seen = _seen(mask, labels)
-        relations = [
-            Relation(subject, predicate, other)
-            for subject, other, predicate, first, last in spans
-            if first <= number <= last and subject in seen and other in seen
-        ]
-        frames.append(Frame(round(number / rate, 5), tuple(seen.values()), tuple(relations)))
-    return ClipGraphs(video, "", None, VideoGraph(tuple(frames)), "gold")
+    frames = tuple(frame_within(spans, int(mask.stem), rate, _seen(mask, labels)) for mask in masks)
+    return ClipGraphs(video, "", None, VideoGraph(frames), "gold")
 
 
 def _seen(mask: Path, labels: dict[int, str]) -> dict[int, SeenObject]:

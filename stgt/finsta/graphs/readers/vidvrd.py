@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stgt.data.folders import find_files
-from stgt.finsta.graphs.graph import ClipGraphs, Frame, Relation, SeenObject, VideoGraph
+from stgt.finsta.graphs.graph import ClipGraphs, SeenObject, VideoGraph
 from stgt.finsta.graphs.readers.boxes import part_of_frame, words
 from stgt.finsta.graphs.readers.published import in_published_form
+from stgt.finsta.graphs.readers.spans import Span, frame_within
 from stgt.structure import field, read_json
 
 
@@ -37,11 +38,13 @@ def _clip(values: dict, where: str) -> ClipGraphs:
     for number, entry in enumerate(field(values, "subject/objects", list, where)):
         at = f"{where}: subject/objects[{number}]"
         labels[field(entry, "tid", int, at)] = words(field(entry, "category", str, at))
-    instances = []
+    spans = []
     for number, entry in enumerate(field(values, "relation_instances", list, where)):
         at = f"{where}: relation_instances[{number}]"
-        numbers = [field(entry, key, int, at) for key in ("subject_tid", "object_tid", "begin_fid", "end_fid")]
-        instances.append((*numbers, words(field(entry, "predicate", str, at))))
+        subject, other, begin, end = (
+            field(entry, key, int, at) for key in ("subject_tid", "object_tid", "begin_fid", "end_fid")
+        )
+        spans.append(Span(subject, words(field(entry, "predicate", str, at)), other, begin, end))
     frames = []
     for number, entries in enumerate(field(values, "trajectories", list, where)):
         seen = {}
@@ -53,11 +56,6 @@ def _clip(values: dict, where: str) -> ClipGraphs:
                 raise ValueError(f"{at}: 'tid' is {track}, expected one of 'subject/objects'")
             if box := part_of_frame(sides, width, height):
                 seen[track] = SeenObject(track, labels[track], 1.0, box)
-        relations = [
-            Relation(subject, predicate, other)
-            for subject, other, begin, end, predicate in instances
-            if begin <= number < end and subject in seen and other in seen
-        ]
-        frames.append(Frame(round(number / rate, 5), tuple(seen.values()), tuple(relations)))
+        frames.append(frame_within(spans, number, rate, seen))
     video = values["video_path"] if "video_path" in values else f"{field(values, 'video_id', str, where)}.mp4"
     return ClipGraphs(video, "", None, VideoGraph(tuple(frames)), "gold")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import stgt._torchvision  # noqa: F401  (before transformers)
 from stgt.finsta.graphs.video.detections import Detections, detections
+from stgt.weights.whole import load_whole
 
 from transformers import (  # isort: skip
     AutoConfig,
@@ -42,8 +43,8 @@ class TransformersDetector:
         name: a folder that `save_pretrained` wrote, or a name on the Hugging Face hub. labels: things to look for, such
         as ("a cat", "a ball"); for a detector with a fixed list of classes, the classes to keep, where () keeps all.
         threshold: smallest score. batch: number of frames that the model sees at a time.
-        Raises ValueError for a threshold out of range, for a model that is no detector, and for labels that are missing
-        or that the model does not know.
+        Raises ValueError for a threshold out of range, for a model that is no detector or lacks parameters, and for
+        labels that are missing or that the model does not know.
         """
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold is {threshold}, expected a number from 0 to 1")
@@ -54,12 +55,12 @@ class TransformersDetector:
             if not labels:
                 raise ValueError(f"labels is empty, expected names of things that {name} ({kind}) looks for")
             self.processor = AutoProcessor.from_pretrained(name)
-            model = AutoModelForZeroShotObjectDetection.from_pretrained(name)
+            model = load_whole(AutoModelForZeroShotObjectDetection, name)
         else:
             self.processor = AutoImageProcessor.from_pretrained(name)
             if not hasattr(self.processor, "post_process_object_detection"):
                 raise ValueError(f"{name} is a {kind}, expected a model that detects objects")
-            model = AutoModelForObjectDetection.from_pretrained(name)
+            model = load_whole(AutoModelForObjectDetection, name)
             if unknown := set(labels) - set(model.config.id2label.values()):
                 raise ValueError(f"labels has {sorted(unknown)[0]!r}, expected classes of {name}")
         self.model = model.to(device).eval()
