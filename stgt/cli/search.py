@@ -56,6 +56,7 @@ def search(
         tokenizer: The tokenizer's folder, or its name on the hub. It is needed for a model that is not a run, comes
             without a tokenizer and does not use BERT's.
         features: Folder to keep encoded videos and texts in; MODEL/features if not given.
+        device: The device that the model runs on; "auto" is a GPU where there is one.
     """
     if len(words) > 1 or (words and (Path(words[0]) / "index.json").is_file()):
         refuse("without an index only", videos=videos, captions=captions, figure=figure, features=features)
