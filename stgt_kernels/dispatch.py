@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 
@@ -55,8 +56,19 @@ def extension_error(module: str) -> str | None:
     try:
         importlib.import_module(f"stgt_kernels.{module}")
     except ImportError as error:
-        return f"stgt_kernels.{module} is not built ({error}); install with: pip install --no-build-isolation ."
+        return f"stgt_kernels.{module} is not built ({error}); {_how_to_build()}"
     return None
+
+
+def _how_to_build() -> str:
+    """Advice on a missing extension. In its root, a clone hides an installed copy, which has the extension."""
+    root = Path(__file__).parents[1]
+    if not (root / "setup.py").exists():
+        return "install with: pip install --no-build-isolation ."
+    return (
+        f"Python imports the package from the clone {root}, into which only an editable installation builds: "
+        f"start Python in another folder, or install with: pip install --no-build-isolation --editable {root}"
+    )
 
 
 @functools.cache

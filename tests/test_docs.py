@@ -121,7 +121,7 @@ def test_snippets_of_python_run(page, tmp_path, monkeypatch, capsys):
 
 
 # Options of other programs that pages name in their text.
-OF_OTHERS = {"--no-build-isolation"}
+OF_OTHERS = {"--no-build-isolation", "--editable"}
 
 
 def test_every_option_in_the_text_of_a_page_is_an_option_of_some_command():

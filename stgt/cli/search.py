@@ -72,7 +72,9 @@ def search(
         refuse("with a sentence only, because a video is compared with --captions", videos=videos, figure=figure)
     require_positive(top=top)
     if model is None:
-        raise ValueError("--model is not given, expected it where no index is searched")
+        raise ValueError(
+            "--model is not given, expected it, or an index and a sentence as in `stgt search films.index SENTENCE`"
+        )
     if model.startswith("openclip:"):
         raise ValueError(
             f"--model is {model}, which searches an index only; expected `stgt index FOLDER --out films.index --model "
