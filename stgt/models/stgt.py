@@ -185,7 +185,7 @@ class STGT(VideoEncoder):
         return Read(embeds, keys, self._queries(queries), self._text(text), written, stats)
 
     def _read_in_chunks(self, batch: dict[str, Tensor], words: Tensor | None, loss: LossConfig) -> Read:
-        """The result of `_read`. The activations of a chunk are freed at once, and computed again in its backward pass."""
+        """The result of `_read`. Activations of a chunk are freed at once, and computed again in its backward pass."""
         chunks = split_batch(batch, ("video", "tokens", "input_ids", "attention_mask"), loss.chunk)
         for chunk in chunks:
             chunk["predicted"] = predicted_places(chunk["attention_mask"])
