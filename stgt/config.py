@@ -95,19 +95,19 @@ class QFormerConfig:
     cross_frequency: int = 2
     """Layers 0, n, 2n, … have a cross-attention to the video tokens, where n is this number"""
     vocab_size: int = 30523
-    """Number of words; training sets it to that of the tokenizer"""
+    """Number of tokens of the vocabulary; training sets it to that of the tokenizer"""
     bos_token_id: int = 30522
-    """Number of the word that begins a caption that is written; training sets it to that of the tokenizer"""
+    """Id of the token from which a caption is written; training sets it to that of the tokenizer"""
     pad_token_id: int = 0
-    """Number of the word that fills up short texts; training sets it to that of the tokenizer"""
+    """Id of the token that fills up short texts; training sets it to that of the tokenizer"""
     max_positions: int = 512
-    """Number of positions of words that have an embedding"""
+    """Number of positions in a text that have an embedding"""
     dropout: float = 0.1
     """Dropout rate"""
     embed_dim: int = 256
     """Width of the vectors by which videos and texts are compared"""
     max_text_length: int = 32
-    """Number of words after which a text is cut off"""
+    """Largest number of tokens of a text; a longer one is cut off"""
     temperature: float = 0.07
     """Initial value of the learned temperature that similarities are divided by"""
     rerank: Rerank = "softmax"
@@ -150,7 +150,7 @@ class LanguageConfig:
     heads: int = 4
     """Number of attention heads of "opt"; it divides the width"""
     vocab_size: int = 512
-    """Number of words of "opt"; training sets it to that of its tokenizer, see `data.tokenizer_size`"""
+    """Number of tokens of "opt"; training sets it to that of its tokenizer, see `data.tokenizer_size`"""
     max_positions: int = 256
     """Number of positions of "opt", for the queries, the question and the answer together"""
 
