@@ -6,8 +6,9 @@ RUN python -m venv /opt/stgt
 ENV PATH=/opt/stgt/bin:$PATH PIP_NO_CACHE_DIR=1
 WORKDIR /source
 COPY constraints.txt ./
-# PyPI's torch for Linux brings several GB of CUDA; this index has the builds for the CPU alone.
-RUN pip install -c constraints.txt --index-url https://download.pytorch.org/whl/cpu torch torchvision
+# PyPI's torch for Linux brings several GB of CUDA. PyTorch's own index has builds for the CPU alone, which pip prefers
+# because of their version (2.13.0+cpu); PyPI has the pinned versions of everything else.
+RUN pip install -c constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu torch torchvision
 RUN pip install -c constraints.txt setuptools wheel ninja pybind11
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY csrc csrc

@@ -57,7 +57,7 @@ def build_tools():
     except ImportError as error:
         raise SystemExit(
             f"stgt_kernels: building needs torch >= {TORCH_TARGET} and pybind11 in this environment ({error}). "
-            "Install them, then:\n  pip install --no-build-isolation ."
+            "Install them, then:\n  pip install --no-build-isolation --editable ."
         ) from error
     return cpp_extension, pybind11.get_include()
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stgt_kernels import GraphAttention, spatio_temporal_graph
+from stgt_kernels.testing import video_like_tokens
 
 
 class ClipClassifier(nn.Module):
@@ -29,16 +30,11 @@ class ClipClassifier(nn.Module):
         return self.head(tokens.mean(1))
 
 
-def simulated_tokens(clips: int, frames: int, patches: int, width: int) -> Tensor:
-    """Tokens whose similarity is like that of real video: all tokens of a clip have a part in common."""
-    shared = torch.randn(clips, 1, 1, width)
-    return shared + 0.5 * torch.randn(clips, frames, patches, width)
-
-
 def main() -> list[float]:
     """Trains for two steps and returns the loss of each."""
     torch.manual_seed(0)
-    tokens, labels = simulated_tokens(4, 8, 49, 64), torch.tensor([0, 1, 2, 3])
+    tokens = video_like_tokens(4, 8, 49, 64)  # their similarities are like those of real video
+    labels = torch.tensor([0, 1, 2, 3])
 
     graph = spatio_temporal_graph(tokens, threshold=0.5, window=1)
     print(f"{graph}: {graph.density():.0%} of the pairs within the window are edges")

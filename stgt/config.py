@@ -30,13 +30,16 @@ class GraphConfig:
     """The part that joins the frames: the graph transformer, X-CLIP's cross-frame baseline, or nothing."""
 
     kind: Literal["graph", "none", "cross_frame"] = "graph"
+    """"graph": the graph transformer; "cross_frame": the paper's baseline of X-CLIP; "none": frames are not joined"""
     form: Literal["released", "residual"] = "released"
     """"released": a linear map changes the patches, and graph attention replaces them (released model and paper);
     "residual": the result of graph attention is added to the patches"""
     motion: bool = False
     """Whether each patch also gets the velocity and the growth of the patches that its edges lead to"""
     layers: int = 1
+    """Number of layers of this part"""
     heads: int = 16
+    """Number of attention heads; each of them has at most 128 channels"""
     frames: int = 8
     """Number of temporal embeddings that are learned; clips of another length use the nearest ones"""
     threshold: float = 0.5
@@ -62,6 +65,7 @@ class GraphConfig:
     attention: Annotated[Literal["kernels", "dense"], tyro.conf.arg(aliases=("--attention",))] = "kernels"
     """The fused kernels, or dense matrices as in the released model, for comparison"""
     backend: Literal["auto", "reference", "cpu", "triton", "cuda"] = "auto"
+    """The implementation of the kernels; "auto" is the fastest one that can run"""
     checkpointing: bool = False
     """Whether each block's activations are computed again in the backward pass, which saves memory"""
 
@@ -79,20 +83,31 @@ class QFormerConfig:
     """The Q-Former (BERT-base with cross-attention), its text side and the heads on it."""
 
     hidden: int = 768
+    """Width of the tokens"""
     layers: int = 12
+    """Number of layers"""
     heads: int = 12
+    """Number of attention heads; it divides the width"""
     intermediate: int = 3072
+    """Width of the hidden layer of the MLPs"""
     queries: int = 32
+    """Number of learned queries, which is the number of vectors of a video"""
     cross_frequency: int = 2
     """Layers 0, n, 2n, … have a cross-attention to the video tokens, where n is this number"""
     vocab_size: int = 30523
+    """Number of tokens of the vocabulary; training sets it to that of the tokenizer"""
     bos_token_id: int = 30522
+    """Id of the token from which a caption is written; training sets it to that of the tokenizer"""
     pad_token_id: int = 0
+    """Id of the token that fills up short texts; training sets it to that of the tokenizer"""
     max_positions: int = 512
+    """Number of positions in a text that have an embedding"""
     dropout: float = 0.1
+    """Dropout rate"""
     embed_dim: int = 256
     """Width of the vectors by which videos and texts are compared"""
     max_text_length: int = 32
+    """Largest number of tokens of a text; a longer one is cut off"""
     temperature: float = 0.07
     """Initial value of the learned temperature that similarities are divided by"""
     rerank: Rerank = "softmax"
@@ -123,6 +138,7 @@ class LanguageConfig:
     tune: Literal["frozen", "lora", "all"] = "frozen"
     """The part of the language model that is trained: nothing, LoRA's matrices beside its linear maps, or all of it"""
     lora_rank: int = 16
+    """Rank of LoRA's matrices, with `tune="lora"`"""
     train_graph: bool = False
     """Whether the graph transformer is trained as well; the paper keeps its pre-trained weights"""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
@@ -130,9 +146,13 @@ class LanguageConfig:
     hidden: int = 128
     """Width of "opt"; the fields below are its other sizes"""
     layers: int = 2
+    """Number of layers of "opt\""""
     heads: int = 4
+    """Number of attention heads of "opt"; it divides the width"""
     vocab_size: int = 512
+    """Number of tokens of "opt"; training sets it to that of its tokenizer, see `data.tokenizer_size`"""
     max_positions: int = 256
+    """Number of positions of "opt", for the queries, the question and the answer together"""
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -152,8 +172,11 @@ class LossConfig:
     gamma: float = 5.0
     """Sharpness of CSAL's soft targets"""
     vtc_smoothing: float = 0.1
+    """Label smoothing of VTC"""
     csal_smoothing: float = 0.01
+    """Label smoothing of CSAL"""
     vtg_smoothing: float = 0.1
+    """Label smoothing of VTG"""
     detach_target: bool = False
     """Whether CSAL's targets are constants; in the released model gradients pass through them"""
     csal_mask: Literal["release", "paper"] = "release"
@@ -167,8 +190,11 @@ class LossConfig:
     """Number of pairs of a process whose activations are held at a time; the loss is still that of the whole batch,
     whose parts are computed once more in the backward pass. None holds those of all pairs"""
     alignment_weight: float = 1.0
+    """Weight of VTC or CSAL"""
     vtm_weight: float = 1.0
+    """Weight of VTM; with 0, the matching head is not trained"""
     vtg_weight: float = 1.0
+    """Weight of VTG; with 0, the generation head is not trained"""
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -223,9 +249,13 @@ class OptimConfig:
     """AdamW, whose learning rate warms up linearly and then follows a cosine."""
 
     lr: float = 5e-5
+    """Largest learning rate, at the end of the warm-up"""
     min_lr: float = 1e-6
+    """Learning rate at the end of the run"""
     warmup_steps: int = 500
+    """Number of steps in which the learning rate grows"""
     betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's factors of decay for the two moments"""
     weight_decay: float = 0.05
     """Weight decay of tensors with two or more dimensions; other tensors do not decay"""
     clip_norm: float | None = 1.0
@@ -268,6 +298,7 @@ class TrainConfig:
     precision: Precision = "bf16"
     """The dtype of the computation, by autocast; weights stay in float32. fp16 also scales the loss"""
     compile: bool = False
+    """Whether `torch.compile` compiles the model"""
     sharded: bool = False
     """Whether weights, gradients and the optimizer's state are shared out among the processes (FSDP2), so that each
     holds only its share; results change by rounding alone, and nothing changes in a single process"""

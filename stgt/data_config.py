@@ -30,6 +30,7 @@ class DataConfig:
     features: Path | None = None
     """Cache of the frozen tower's tokens (`stgt data features`), which training reads in place of the videos"""
     frames: int = 8
+    """Number of frames of a clip that the model sees"""
     sampling: Literal["uniform", "headtail"] = "headtail"
     """The way in which training picks frames; evaluation spreads them uniformly"""
     tokenizer: str = "bert-base-uncased"

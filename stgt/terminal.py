@@ -58,7 +58,14 @@ def prepare() -> None:
             stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(message)s"))
+    handler.addFilter(lambda record: not _prints_itself(record.name))
     logging.basicConfig(handlers=[handler])
+
+
+def _prints_itself(name: str) -> bool:
+    """Whether a library's logger has a handler of its own, as that of huggingface_hub, so that ours would repeat it."""
+    library = logging.getLogger(name.partition(".")[0])
+    return library is not logging.getLogger() and bool(library.handlers)
 
 
 class _Formatter(logging.Formatter):

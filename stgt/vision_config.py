@@ -23,12 +23,16 @@ class VisionConfig:
     image_size: int | None = None
     """Side of a frame in pixels. For this and the other sizes, None takes the tower's own"""
     patch_size: int | None = None
+    """Side of a patch in pixels"""
     width: int | None = None
+    """Width of a patch token"""
     layers: int | None = None
     """Number of blocks that are run, without a final norm. None runs all of them, except for EVA01-g-14, where it runs
     39 of the 40, as BLIP-2 does"""
     heads: int | None = None
+    """Number of attention heads"""
     mlp_ratio: float | None = None
+    """Width of the hidden layer of the MLPs, as a multiple of `width`"""
     open_blocks: int = 0
     """Number of last blocks that are trained: 0 freezes the tower, -1 trains all of it"""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"

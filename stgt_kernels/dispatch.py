@@ -5,9 +5,11 @@ import importlib.util
 import logging
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 
@@ -55,8 +57,23 @@ def extension_error(module: str) -> str | None:
     try:
         importlib.import_module(f"stgt_kernels.{module}")
     except ImportError as error:
-        return f"stgt_kernels.{module} is not built ({error}); install with: pip install --no-build-isolation ."
+        return f"stgt_kernels.{module} is not built ({error}); {_how_to_build(module)}"
     return None
+
+
+def _how_to_build(module: str) -> str:
+    """Advice on a missing extension. In its root, a clone hides an installed copy, which has the extension."""
+    root = Path(__file__).parents[1]
+    in_clone = (root / "setup.py").exists()
+    command = f"pip install --no-build-isolation {f'--editable {shlex.quote(str(root))}' if in_clone else '.'}"
+    if module == "_cuda" and extension_error("_C") is None:
+        return f"it needs nvcc and a CUDA build of PyTorch; this says what is missing: STGT_BUILD_CUDA=1 {command}"
+    if not in_clone:
+        return f"install with: {command}"
+    return (
+        f"Python imports the package from the clone {root}, into which only an editable installation builds: "
+        f"start Python in another folder, or install with: {command}"
+    )
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from stgt import __main__ as cli
+from stgt.cli.train import DESCRIBED
 from stgt.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +53,7 @@ def help_text(*command: str) -> str:
     """The output of `stgt COMMAND --help`. Fails if there is no such command."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
         printed: list[str] = []
+        patch.setenv("COLUMNS", "80")  # a wider terminal gets two columns of options
         patch.setattr(sys, "argv", ["stgt", *command, "--help"])
         patch.setattr(sys.stdout, "write", printed.append)
         cli.main()
@@ -119,7 +121,7 @@ def test_snippets_of_python_run(page, tmp_path, monkeypatch, capsys):
 
 
 # Options of other programs that pages name in their text.
-OF_OTHERS = {"--no-build-isolation"}
+OF_OTHERS = {"--no-build-isolation", "--editable"}
 
 
 def test_every_option_in_the_text_of_a_page_is_an_option_of_some_command():
@@ -129,3 +131,15 @@ def test_every_option_in_the_text_of_a_page_is_an_option_of_some_command():
         for option in re.findall(r"`(--[\w.-]+)", page.read_text("utf-8")):
             exists = option in OF_OTHERS or re.search(rf"{re.escape(option)}(?![\w-])", texts)
             assert exists, f"{page}: no command has {option}"
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, ["train", "vqa_shapes"]], ids=" ".join)
+def test_every_option_of_a_command_has_a_description(command):
+    text = " ".join(help_text(*command).replace("│", " ").split())
+    values = r"(?: (?:\{[^}]*\}|[A-Z|]+|\[[^]]*\]))*"
+    bare = re.findall(rf"(--[\w.-]*\w{values}(?:, --[\w.-]*\w{values})*) \((?:default|required)", text)
+    assert not bare, f"stgt {' '.join(command)}: options without a description"
+
+
+def test_descriptions_of_recipes_are_not_indented():
+    assert not [name for name, description in DESCRIBED.items() if "\n " in description]

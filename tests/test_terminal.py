@@ -88,6 +88,17 @@ def test_an_ascii_terminal_shows_escapes():
 WRITING = "from stgt import terminal; import sys\nwith terminal.reader_may_leave():\n    "
 
 
+def test_a_library_that_prints_its_own_log_is_not_repeated():
+    program = (
+        "from stgt import terminal; import logging; terminal.prepare()\n"
+        "logging.getLogger('hub').addHandler(logging.StreamHandler())\n"
+        "logging.getLogger('hub.files').warning('retrying')\n"
+        "logging.getLogger('stgt.data').warning('a line of ours')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=500, check=True)
+    assert done.stderr == "retrying\na line of ours\n"
+
+
 @pytest.mark.parametrize(
     "write", ["print('line\\n' * 3)", "terminal.say(*['line'] * 99999)", "sys.exit(print('line'))"]
 )

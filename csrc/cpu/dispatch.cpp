@@ -27,7 +27,7 @@ namespace {
 struct InstructionSet {
   const Kernels& kernels;
   bool available;
-  bool fast;  // whether no later one is faster
+  bool fast;  // whether it is faster than those that follow in the table
 };
 
 const Kernels& choose(const Processor& processor, const std::string& asked) {

@@ -6,9 +6,10 @@
 
 namespace stgt::STGT_ISA {
 
-// One head's D elements as vectors. If the last of them is not full it is the head's last vector, overlapping the one
-// before, and its first lanes are zero. A head shorter than one vector is filled up with zeros. DIM: D if the compiler
-// knows it, and it is a multiple of a vector's elements; else 0.
+// One head's D elements as vectors. If D is not a multiple of a vector's elements, the last vector holds the head's
+// last elements and overlaps the vector before it, and its lanes that overlap are zero. A head that is shorter than one
+// vector is filled up with zeros. DIM: D, if the compiler knows it and it is a multiple of a vector's elements;
+// otherwise 0.
 template <class S, class A, int DIM = 0> struct HeadVectors {
   static_assert(DIM % lanes<A> == 0);
   int64_t D;
@@ -67,8 +68,8 @@ template <class T, int G, int S = lanes<T> / 2> STGT_INLINE vec<T> sums_of(vec<T
 }
 
 // dots[s * width + h] = left[h] . right(node[s], h) for s < count. width: H padded to whole vectors, whose padding is
-// written, too. left: (H, vectors.count()). G: lanes<A>, or less but at least H. With fewer, the second group of heads
-// would be written beyond the padding, and so beyond `dots` for the last s.
+// written, too. left: (H, vectors.count()). G: lanes<A>, or a smaller power of two that is at least H. If G were below
+// H, the second group of heads would be written beyond the padding, and so beyond `dots` for the last s.
 template <int G, class S, class A, int DIM>
 inline void neighbour_dots(const HeadVectors<S, A, DIM>& vectors, int64_t H, const vec<A>* left, const NodeHeads& right,
                            const int32_t* node, int64_t count, A* dots, int64_t width) {

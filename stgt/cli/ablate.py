@@ -29,6 +29,7 @@ def ablate(
         test_clips: Simulated clips to test on.
         full: Train models of the quickstart's whole size, which takes three times as long.
         out: Folder for the clips, the runs, ablations.md, ablations.json and ablations.png.
+        device: The device that the model runs on; "auto" is a GPU where there is one.
     """
     from stgt.paper.ablation.run import Size, ablate
 

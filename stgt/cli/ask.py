@@ -22,6 +22,7 @@ def ask(
         video: The video file.
         question: The question, e.g. "what colour is the square?".
         beams: Number of answers that beam search follows at a time; 1 is greedy search.
+        device: The device that the model runs on; "auto" is a GPU where there is one.
     """
     import torch
 

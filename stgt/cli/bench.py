@@ -24,7 +24,10 @@ def bench(
     """
     root = Path(__file__).parents[2]
     if not (root / "benchmarks").is_dir():
-        raise ValueError("stgt bench runs only in a clone of the repository, but this is an installed package")
+        raise ValueError(
+            "stgt bench runs only in a clone of the repository, but this is an installed copy; in a clone, run: "
+            "pip install --no-build-isolation --editable '.[train,samples]'"
+        )
     options = [] if device == "auto" else ["--device", device]
     command = [sys.executable, "-m", "benchmarks", *questions, *options, *(["--quick"] if quick else [])]
     sys.exit(subprocess.run(command, cwd=root).returncode)

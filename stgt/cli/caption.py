@@ -26,6 +26,7 @@ def caption(
         top_p: In place of beam search, draw each word from the smallest set of words with this total probability.
         count: Number of captions that are drawn with top_p, 1 if not given.
         seed: Seed of the draws with top_p, 0 if not given.
+        device: The device that the model runs on; "auto" is a GPU where there is one.
     """
     import torch
 

@@ -181,7 +181,8 @@ def features(
     """Write the tokens that the frozen tower gives for the videos of a recipe. Training reads them by --data.features.
 
     Both the training and the validation videos are written, with the same transform. A command that was stopped goes on
-    where it stopped, and several processes with the same command share the work.
+    where it stopped, and several processes with the same command share the work. The options of this command stand
+    before the name of the recipe, and the options of the recipe after it.
 
     Args:
         recipe: The recipe that will read the tokens. It decides the tower, the transform, the frames and the sampling.

@@ -25,6 +25,7 @@ def efficiency(
         rounds: Number of times that each model is timed, in turns.
         tower: Time the vision tower as well; --no-tower begins with its tokens, as if they came from a cache.
         out: JSON file to write.
+        device: The device that the model runs on; "auto" is a GPU where there is one.
     """
     from stgt.distributed import choose_device
     from stgt.files import write_json

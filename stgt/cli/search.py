@@ -56,6 +56,7 @@ def search(
         tokenizer: The tokenizer's folder, or its name on the hub. It is needed for a model that is not a run, comes
             without a tokenizer and does not use BERT's.
         features: Folder to keep encoded videos and texts in; MODEL/features if not given.
+        device: The device that the model runs on; "auto" is a GPU where there is one.
     """
     if len(words) > 1 or (words and (Path(words[0]) / "index.json").is_file()):
         refuse("without an index only", videos=videos, captions=captions, figure=figure, features=features)
@@ -71,7 +72,9 @@ def search(
         refuse("with a sentence only, because a video is compared with --captions", videos=videos, figure=figure)
     require_positive(top=top)
     if model is None:
-        raise ValueError("--model is not given, expected it where no index is searched")
+        raise ValueError(
+            "--model is not given, expected it, or an index and a sentence as in `stgt search films.index SENTENCE`"
+        )
     if model.startswith("openclip:"):
         raise ValueError(
             f"--model is {model}, which searches an index only; expected `stgt index FOLDER --out films.index --model "

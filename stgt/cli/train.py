@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
@@ -22,7 +23,7 @@ def _subcommands(recipes: dict[str, TrainConfig], described: dict[str, str]) -> 
 
 RECIPE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 NAMED = {name: recipe() for name, recipe in RECIPES.items()}
-DESCRIBED = {name: (recipe.__doc__ or "").strip() for name, recipe in RECIPES.items()}
+DESCRIBED = {name: inspect.getdoc(recipe) or "" for name, recipe in RECIPES.items()}
 Recipe = _subcommands(NAMED, DESCRIBED)
 
 

@@ -37,6 +37,7 @@ def visualize(
         features: Folder to keep encoded videos and texts in; MODEL/features if not given.
         out: Folder for all figures, MODEL/figures/VIDEO if not given. A name that ends in .png is a file for the
             picture of the edges alone.
+        device: The device that the model runs on; "auto" is a GPU where there is one.
     """
     from stgt.config import K_TEST
     from stgt.figures.clip import draw_retrieved, folder_name, look_at, settings_of

@@ -115,7 +115,7 @@ def load_bad_list(path: str | Path) -> dict[str, str]:
 
 
 def load_bad_names(bad_list: str | Path | None) -> Mapping[str, str]:
-    """The same, or nothing if there is no list."""
+    """Read a list of broken videos as `load_bad_list` does. If bad_list is None, it is empty."""
     return {} if bad_list is None else load_bad_list(bad_list)
 
 

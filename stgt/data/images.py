@@ -186,7 +186,10 @@ def _frames(path: str | Path, kind: str) -> Iterator[tuple[Image.Image, float]]:
 
 
 def _png_animation(path: str | Path, kind: str) -> Iterator[tuple[Image.Image, float]]:
-    """The same as `_frames` for an animated PNG file. A frame is valid until the next one is taken."""
+    """Upright frames of an animated PNG file, and how long each lasts in seconds.
+
+    A frame is valid until the next one is taken.
+    """
     with closing(_FORMATS[kind](path)) as image:
         for part, canvas in apng.compose(apng.read_parts(path), image.size, _png_part):
             yield _upright(canvas, image), _lasting(part.seconds)

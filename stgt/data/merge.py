@@ -22,7 +22,8 @@ def merge(annotations: Sequence[Path], out: Path, root: Path) -> None:
     that are given twice.
     """
     if not 1 < len(annotations) == len(set(map(os.path.abspath, annotations))):
-        raise ValueError(f"annotations are {', '.join(map(str, annotations)) or 'none'}, expected several, each once")
+        got = ", ".join(map(str, annotations)) or "none"
+        raise ValueError(f"annotations: got {got}, expected two or more, each of them once")
     parts = [(annotation, _folder(annotation, root)) for annotation in annotations]
     if is_manifest(out):
         from stgt.data.manifest.join import join_manifests

@@ -27,6 +27,9 @@ def read_pixels(path: str | Path, frames: int, image_size: int, **decoding: obje
 
 
 def read_pixels_array(path: str | Path, frames: int, image_size: int, **decoding: object) -> np.ndarray:
-    """The same as an array, computed by one thread. Processes that send clips to another one call this."""
+    """Evenly spread frames of a file, as `read_pixels` gives them, as an array that one thread computes.
+
+    It is for processes that send clips to another process.
+    """
     torch.set_num_threads(1)
     return read_pixels(path, frames, image_size, **decoding).numpy()

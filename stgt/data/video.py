@@ -221,5 +221,5 @@ def frame_window(reader: PyAVReader | DecordReader, start: float, end: float) ->
 
 
 def _or_shown(first: int, stop: int) -> tuple[int, int]:
-    """The same numbers, or those of the frame before if the window is empty: that frame is still shown then."""
+    """The frames first to stop - 1, or if there are none, the frame before, which is still shown then."""
     return (first, stop) if first < stop else (max(first - 1, 0), max(first, 1))

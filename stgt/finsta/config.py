@@ -18,9 +18,11 @@ class FinstaConfig:
     width: int = 128
     """Channels of the states of nodes"""
     heads: int = 4
+    """Number of attention heads; it divides the width"""
     layers: int = 2
     """Layers of each of the three graph transformers: of texts, of videos, and of both together"""
     dropout: float = 0.1
+    """Dropout rate"""
     clamp: float | None = 5.0
     """The largest size of an attention score before the softmax; None for no limit"""
     edge_stream: bool = False

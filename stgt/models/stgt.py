@@ -185,7 +185,7 @@ class STGT(VideoEncoder):
         return Read(embeds, keys, self._queries(queries), self._text(text), written, stats)
 
     def _read_in_chunks(self, batch: dict[str, Tensor], words: Tensor | None, loss: LossConfig) -> Read:
-        """The same, but the activations of a chunk are freed at once, and computed again in its backward pass."""
+        """The result of `_read`. Activations of a chunk are freed at once, and computed again in its backward pass."""
         chunks = split_batch(batch, ("video", "tokens", "input_ids", "attention_mask"), loss.chunk)
         for chunk in chunks:
             chunk["predicted"] = predicted_places(chunk["attention_mask"])
@@ -232,7 +232,10 @@ class STGT(VideoEncoder):
         return self._match_three(keys, wrong, pairs)
 
     def _match_in_chunks(self, embeds: Tensor, pairs: Pairs, size: int) -> Tensor:
-        """The same, but the activations of `size` pairs are freed at once, and computed again in the backward pass."""
+        """The logits of `_match_with_negatives`, in chunks of `size` pairs.
+
+        The activations of a chunk are freed at once, and computed again in the backward pass.
+        """
         everyone = gather.gather(embeds)
 
         def match(own: Tensor, chunk: Pairs) -> Tensor:
@@ -243,7 +246,10 @@ class STGT(VideoEncoder):
         return torch.cat([recomputed(match, own, chunk) for own, chunk in chunks], 1)
 
     def _match_three(self, keys: VideoKeys, wrong: Tensor, pairs: Pairs) -> Tensor:
-        """The logits above. keys: those of the n true videos first; wrong: (n,) the rows of the wrong videos."""
+        """The logits (3, n, 2) of `_match_with_negatives`.
+
+        keys: those of the n true videos first; wrong: int64 (n,), the rows of the wrong videos.
+        """
         own = torch.arange(len(wrong), device=wrong.device)
         logits = self.match(
             keys,

@@ -97,7 +97,7 @@ class Manifest:
         """
         path = folder / FILE
         if not path.is_file():
-            raise ValueError(f"{folder} holds no index, expected one that `stgt index FOLDER --out {folder}` has made")
+            raise ValueError(f"{folder} holds no index; `stgt index FOLDER --out {folder} --model MODEL` makes one")
         try:  # names of files may hold bytes that are not UTF-8, which `stgt.structure` refuses
             values = json.loads(path.read_bytes())
             version, sha256, body = values["version"], values["sha256"], values["index"]

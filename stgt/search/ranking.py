@@ -28,7 +28,11 @@ def scores(vectors: Tensor, query: Tensor) -> Tensor:
 
 
 def exact_scores(vectors: Tensor, query: Tensor) -> Tensor:
-    """The same in float32 throughout, for a few windows."""
+    """The scores of a few windows, computed in float32 throughout.
+
+    vectors: (n, Q, E), a row for each window; query: float32 (k, E). Returns float32 (n,): the mean over the query's
+    vectors of the largest cosine with a vector of the window.
+    """
     return torch.einsum("nqe,ke->nkq", vectors.float(), query).amax(2).mean(1)
 
 

@@ -110,7 +110,7 @@ def _own_beginning(name: str, others: Collection[str]) -> str:
 
 
 def _plain(tensors: dict[str, Tensor], kind: Naming, path: Path) -> dict[str, Tensor]:
-    """The same weights without duplicates and with combined tensors split, as in our model."""
+    """Weights of a known naming without duplicates and with combined tensors split, as in our model."""
     if kind is RELEASED:
         for name, twin in TIED.items():
             if name in tensors and twin in tensors and not torch.equal(tensors[name], tensors[twin]):

@@ -169,7 +169,7 @@ def read_config(file: Path) -> ModelConfig:
 
 
 def read_training(file: Path) -> Training:
-    """The facts about the training in a configuration's file. Raises ValueError as above."""
+    """The facts about the training in a configuration's file. Raises ValueError as `read_config` does."""
     return _read(file)[1]
 
 

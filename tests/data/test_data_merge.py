@@ -22,7 +22,7 @@ def test_sets_to_train_on_together_are_merged(tmp_path):
     with pytest.raises(ValueError, match="webvid/train.json: its folder videos is not below .*cc3m"):
         merge(both, tmp_path / "again.json", data / "cc3m")
     for wrong in (both + both[:1], both[:1]):
-        with pytest.raises(ValueError, match="annotations are .*train.json, expected several, each once"):
+        with pytest.raises(ValueError, match="annotations: got .*train.json, expected two or more, each of them once"):
             merge(wrong, tmp_path / "again.json", data)
     assert not (tmp_path / "again.json").exists()
 

@@ -105,6 +105,34 @@ def test_a_backend_that_is_not_built_is_refused_with_what_to_install(attend, ran
     assert ran == []
 
 
+def test_a_build_without_cuda_says_what_it_lacked(monkeypatch):
+    monkeypatch.setitem(sys.modules, "stgt_kernels._cuda", None)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    dispatch.extension_error.cache_clear()
+    try:
+        reason = dispatch.extension_error("_cuda")
+    finally:
+        dispatch.extension_error.cache_clear()
+    assert "it needs nvcc and a CUDA build of PyTorch" in reason and "STGT_BUILD_CUDA=1 pip install" in reason
+
+
+def test_in_a_clone_the_advice_names_the_clone_that_hides_an_installed_copy(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "stgt_kernels._C", None)
+    dispatch.extension_error.cache_clear()
+    try:
+        monkeypatch.setattr(dispatch, "__file__", str(tmp_path / "stgt_kernels" / "dispatch.py"))
+        assert dispatch.why_not("cpu", "cpu").endswith("; install with: pip install --no-build-isolation .")
+        (tmp_path / "setup.py").touch()
+        dispatch.extension_error.cache_clear()
+        reason = dispatch.why_not("cpu", "cpu")
+        assert (
+            f"start Python in another folder, or install with: pip install --no-build-isolation --editable {tmp_path}"
+            in reason
+        )
+    finally:
+        dispatch.extension_error.cache_clear()
+
+
 @pytest.mark.parametrize("backend", ["reference", "auto"])
 @pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1"])
 def test_why_not_of_what_always_runs(backend, device):

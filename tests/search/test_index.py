@@ -331,7 +331,7 @@ def _parsed(path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda place: None, "holds no index, expected one that `stgt index FOLDER"),
+        (lambda place: None, "holds no index; `stgt index FOLDER"),
         (lambda place: place.mkdir(), "holds no index"),
         (lambda place: place.write_text("a"), "holds no index"),
     ],

@@ -55,7 +55,7 @@ def softmax_of_rows(z: Tensor, target: Tensor, nodes: int) -> Tensor:
 
 
 def per_edge(values: Tensor, graph: RaggedGraph) -> Tensor:
-    """(E, H) of a table (types, H), or of what already has a row for each edge."""
+    """Values (E, H) for each edge. They are given as such, or as a table (types, H) with a row for each type."""
     types = types_of(values, graph)
     return values if types is None else gather(values, types.long())
 
@@ -65,8 +65,8 @@ def types_of(values: Tensor, graph: RaggedGraph) -> Tensor | None:
     return graph.edge_type if values.shape[0] == graph.types else None
 
 
-# PyTorch has two ways to select rows, and two to add them. On a CPU, the one adds in a fixed order, in its gradient or
-# its result; on a GPU, the other does.
+# PyTorch has two ways to select rows, and two ways to add them up. The order in which they add, in the gradient or in
+# the result, is fixed for one way on a CPU, and for the other way on a GPU. The same input has to give the same bits.
 def gather(x: Tensor, index: Tensor) -> Tensor:
     return x[index] if x.is_cuda else x.index_select(0, index)
 

@@ -1,7 +1,8 @@
 """The dropout mask that every backend draws. It is a function of (seed, sample, head, row, column) alone.
 
-The random numbers are Philox4x32-7 (Salmon et al. 2011). One call yields eight 16-bit lanes, for eight columns of a
-    row: key     = (seed & 0xffffffff, seed >> 32)
+The random numbers are Philox4x32-7 (Salmon et al. 2011). One call yields eight 16-bit lanes, for eight columns of one
+row:
+    key     = (seed & 0xffffffff, seed >> 32)
     counter = (call, row, column's frame, b * H + h)       row counts through the clip, column within its frame
     call    = 4 * (column // 32) + (column % 8) // 2
     lane    = 2 * ((column // 8) % 4) + column % 2          lane l: half l % 2 (low first) of output word l // 2

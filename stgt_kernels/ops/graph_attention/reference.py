@@ -38,7 +38,11 @@ def graph_attention_dense(
 def graph_attention(
     q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph, scale: float, dropout_p: float, seed: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The same for a graph in banded storage. The log-sum-exp is float32 or float64."""
+    """Graph attention, as ``graph_attention_dense`` defines it, along a graph in banded storage.
+
+    q, k, v: (B, H, N, D). seed: int64, one element; None without dropout. Returns the output (B, H, N, D) in v's dtype,
+    and the log-sum-exp (B, H, N) in float32, or in float64 for float64.
+    """
     keep, keep_prob = None, 1.0
     if dropout_p > 0:
         keep, keep_prob = philox.keep_mask(seed, q.shape[0], q.shape[1], graph.frames, graph.patches, dropout_p)

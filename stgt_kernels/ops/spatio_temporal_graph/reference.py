@@ -44,7 +44,10 @@ def spatio_temporal_graph_dense(x: Tensor, threshold: float | None, window: int)
 def spatio_temporal_graph(
     x: Tensor, threshold: float | None, window: int, differentiable: bool = False
 ) -> SpatioTemporalGraph:
-    """The same in banded storage. Half precision is computed in float32, so the threshold sees no rounding."""
+    """The graph that ``spatio_temporal_graph_dense`` defines, in banded storage. x: (B, T, P, C).
+
+    Half precision is computed in float32, so similarities are compared with the threshold before they are rounded.
+    """
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     graph = SpatioTemporalGraph.from_dense(spatio_temporal_graph_dense(wide, threshold, window), x.shape[1], window)
     return SpatioTemporalGraph(graph.weight.to(storage_dtype(x.dtype, differentiable)))
