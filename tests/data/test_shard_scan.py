@@ -45,7 +45,7 @@ def test_a_damaged_header_ends_a_scan_with_a_warning(tmp_path, caplog):
 
 
 def test_folders_without_usable_shards_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="there is no .tar file"):
+    with pytest.raises(ValueError, match="there is no .tar file, expected.* or an annotation whose name ends in"):
         scan_shards(str(tmp_path), tmp_path / "m.parquet")
     with webdataset.TarWriter(str(tmp_path / "0.tar")) as writer:
         writer.write({"__key__": "a", "txt": "no picture"})

@@ -59,7 +59,10 @@ def scan_shards(folder: str, out: Path) -> tuple[int, int]:
     found = [path for path in system.find(root) if path.endswith(".tar")]
     shards = sorted(path for path in found if "/." not in path[len(root) :])  # hidden ones are not complete yet
     if not shards:
-        raise ValueError(f"{folder}: there is no .tar file, expected shards of WebDataset, which are not compressed")
+        raise ValueError(
+            f"{folder}: there is no .tar file, expected shards of WebDataset, which are not compressed, or an "
+            "annotation whose name ends in .json"
+        )
     beside = Path(root).parent if shards == [root] else Path(root)
     with writing_manifest(out) as manifest:
         for path in shards:
