@@ -78,7 +78,8 @@ def parse_json(text: str, where: str, kind: type | None = None) -> object:
     except RecursionError:
         deep = True
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error})") from None
+        hint = ", expected one value; a file with a value in each line (JSON Lines) is not read"
+        raise ValueError(f"{where}: not JSON ({error}){hint if error.msg == 'Extra data' else ''}") from None
     if deep:
         raise ValueError(f"{where}: lists or objects are nested too deeply, expected at most {DEEPEST} levels")
     if refused or _MAY_BE_HALF.search(text):

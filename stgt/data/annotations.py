@@ -17,6 +17,7 @@ from stgt.data.entries import Clip, Question
 from stgt.data.folders import describe_special
 from stgt.data.manifest.cache import is_manifest, open_manifest
 from stgt.data.manifest.rows import Kind, Manifest
+from stgt.data.names import plain
 from stgt.files import write_json
 from stgt.structure import read_json, shown
 
@@ -178,12 +179,13 @@ def require_videos(
 def require_disjoint(splits: dict[str, Sequence[str]], where: str) -> None:
     """Raise ValueError, naming `where`, the video and both splits, if a video is in two splits.
 
-    A video that `stgt data pack` has packed has the name that it had before.
+    A video that `stgt data pack` has packed has the name that it had before. Names of one file, such as a.mp4 and
+    ./a.mp4, are the same (`stgt.data.names.plain`).
     """
     owner: dict[str, str] = {}
     last = [*splits][-1]
     for split, names in splits.items():
-        videos = names.identities() if isinstance(names, Manifest) else names
+        videos = map(plain, names.identities() if isinstance(names, Manifest) else names)
         if split != last:
             videos = [*videos]
         if shared := list(dict.fromkeys(video for video in videos if video in owner)):

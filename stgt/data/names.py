@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -23,6 +24,11 @@ def name_of(video: str) -> str:
 def without_ending(video: str) -> str:
     """A file's path without its ending. Only known endings are cut off: LSMDC's names have dots of their own."""
     return _ENDING.sub("", video)
+
+
+def plain(video: str) -> str:
+    """The path by which names are compared: ./a.mp4, b/../a.mp4 and .//a.mp4 all name a.mp4."""
+    return os.path.normpath(video)
 
 
 def is_image(video: str) -> bool:

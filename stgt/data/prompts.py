@@ -127,9 +127,12 @@ class LanguageTokenizer:
         return [text.strip().partition("\n")[0].strip() for text in texts]
 
     def _ids(self, text: str) -> list[int]:
-        """Token ids with the begin token, if the tokenizer has one, and without other tokens that it would add."""
+        """Token ids with the begin token, if the tokenizer has one, and without other tokens that it would add.
+
+        A question or answer that holds the name of a special token, such as "</s>", has the letters of the name.
+        """
         begin = self._tokenizer.bos_token_id
-        ids = self._tokenizer(text, add_special_tokens=False).input_ids
+        ids = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
         return ids if begin is None else [begin, *ids]
 
     def _pad(self, rows: list[Tensor], side: str) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from stgt.data.features import FeatureStore
 from stgt.data.images import stills
 from stgt.data.manifest.cache import is_manifest, open_manifest
 from stgt.data.manifest.rows import Manifest
-from stgt.data.names import is_image
+from stgt.data.names import is_image, plain
 from stgt.data.pixels import to_pixels
 from stgt.data.shared_list import SharedList
 from stgt.data.text import Tokenizer
@@ -208,6 +208,8 @@ class PairDataset(VideoDataset):
             kept = [(video, text) for video, texts in entries if video not in bad for text in texts]
             self.pairs = SharedList((numbers.setdefault(video, len(numbers)), text) for video, text in kept)
             videos, left_out, count = list(numbers), sum(video in bad for video, _ in entries), len(entries)
+            if not train:
+                _require_single_names(annotation, videos, root)
         if left_out:
             by = f"{bad_list} lists their videos" if bad_list else "its column bad says so"
             logger.warning("%s: %d of %d entries are left out, %s", annotation, left_out, count, by)
@@ -240,7 +242,7 @@ class PairDataset(VideoDataset):
     def _video_number(self, index: int) -> int:
         """63 bits of a digest of a video's name, so that all entries and rows about one video have the same number."""
         name = self.videos.identity(index) if isinstance(self.videos, Manifest) else self.videos[index]
-        digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        digest = hashlib.blake2b(plain(name).encode("utf-8", "surrogateescape"), digest_size=8).digest()
         return int.from_bytes(digest, "big") >> 1
 
     def said(self, text: object) -> dict:
@@ -370,11 +372,21 @@ def collate(items: list[dict]) -> dict:
 
 
 def _require_single_rows(manifest: Manifest) -> None:
-    if twice := [video for video, count in Counter(manifest.identities()).items() if count > 1]:
+    if twice := [video for video, count in Counter(map(plain, manifest.identities())).items() if count > 1]:
         raise ValueError(
             f"{manifest.annotation}: {twice[0]} is in several rows, expected one row with all of its captions or "
             "questions, because evaluation counts videos"
         )
+
+
+def _require_single_names(annotation: str | Path, videos: Sequence[str], root: str | Path) -> None:
+    names: dict[str, str] = {}
+    for video in videos:
+        if (first := names.setdefault(plain(str(Path(root) / video)), video)) != video:
+            raise ValueError(
+                f"{annotation}: {first} and {video} are one file, expected one name for it, because evaluation counts "
+                "videos"
+            )
 
 
 def _require_tokens(annotation: str | Path, items: PairDataset, features: FeatureStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,8 +27,12 @@ ARTICLES = ("a", "an", "the")
 
 
 def normalise(answer: str) -> str:
-    """The answer in lower case, without punctuation and articles: "The T-shirt." becomes "t shirt"."""
-    words = re.sub(r"[^\w\s]|_", " ", answer.lower().replace("'", "").replace("’", "")).split()
+    """The answer in lower case, without punctuation and articles: "The T-shirt." becomes "t shirt".
+
+    Marks stay, since the vowels of many scripts are marks: "कि" and "का" differ in nothing else.
+    """
+    letters = unicodedata.normalize("NFC", answer.lower().replace("'", "").replace("’", ""))
+    words = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in letters).split()
     return " ".join([word for word in words if word not in ARTICLES] or words)
 
 
@@ -119,8 +124,9 @@ def answer_figures(questions: Sequence[Question], answers: Sequence[str]) -> dic
 
 
 def is_right(question: Question, answer: str) -> bool:
-    """Whether an answer is the right one, after `normalise`."""
-    return normalise(answer) == normalise(question.answer)
+    """Whether an answer is the right one, after `normalise`, or as it is if nothing is left of the right one then."""
+    right = normalise(question.answer)
+    return normalise(answer) == right if right else answer.strip() == question.answer.strip()
 
 
 def frequent_answers(train: Iterable[Question], test: Sequence[Question]) -> dict[str, list[str]]:

@@ -50,6 +50,8 @@ def evaluate(options: Evaluation) -> dict:
     for name, value in {"batch_size": options.batch_size, "beams": options.beams}.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}, expected at least 1")
+    if options.out is not None and options.out.is_dir():
+        raise ValueError(f"out is {options.out}, a folder, expected a JSON file")
     world = start_world(options.device)
     try:
         place = find_model(options.model)

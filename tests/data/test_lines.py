@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from helpers.published import ODD_LINE_ENDS, write
 
 from stgt.data.annotations import load_captions
@@ -23,3 +24,9 @@ def test_a_caption_may_hold_such_characters(tmp_path):
     entries = [{"video": "a.mp4", "caption": ODD_LINE_ENDS}]
     write(tmp_path / "captions.json", json.dumps(entries, ensure_ascii=False))
     assert load_captions(tmp_path / "captions.json") == [("a.mp4", (ODD_LINE_ENDS,))]
+
+
+def test_json_lines_are_refused_by_their_name(tmp_path):
+    path = write(tmp_path / "train.jsonl", '{"video": "a.mp4", "caption": "a"}\n{"video": "b.mp4", "caption": "b"}\n')
+    with pytest.raises(ValueError, match=r"expected one value; a file with a value in each line \(JSON Lines\) is not"):
+        load_captions(path)

@@ -349,3 +349,11 @@ def test_reading_does_not_need_more_memory_with_each_epoch(kind, tokenizer, tmp_
     objects = [objects_after(epoch) for epoch in range(6)]
     # If an object were kept for each pair, any two epochs would add twice `count`. Caches grow in some only.
     assert min(later - earlier for earlier, later in zip(objects, objects[2:], strict=False)) < count
+
+
+@pytest.mark.parametrize("name", ["train.json", "train"])
+def test_a_manifest_is_not_written_under_a_name_that_is_read_as_json(name, tmp_path):
+    annotation = write_json(tmp_path / "captions.json", ROWS)
+    with pytest.raises(ValueError, match=rf"{name}: the name of a manifest, expected one that ends in \.parquet"):
+        write_manifest(annotation, tmp_path / name)
+    assert not (tmp_path / name).exists()

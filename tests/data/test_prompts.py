@@ -112,3 +112,12 @@ def test_a_folder_without_a_tokenizer_and_a_name_that_the_hub_lacks_are_named(tm
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match="'nobody/nothing': no folder here, and the hub did not give its tokenizer"):
         LanguageTokenizer.from_pretrained("nobody/nothing")
+
+
+def test_the_name_of_a_special_token_in_a_text_is_text(tokenizer):
+    """Such an answer ended there, and the rest of it was never learned."""
+    special = tokenizer._tokenizer.eos_token
+    ids, start = tokenizer.encode(f"what is {special}?", f"the {special} mark")
+    assert ids.count(tokenizer.eos_token_id) - (ids[0] == tokenizer.eos_token_id) == 1
+    (answer,) = tokenizer.decode(torch.tensor([ids[start:-1]]))
+    assert answer.startswith("the ") and answer.endswith("s mark" if "<" not in tokenizer.vocabulary else "</s> mark")

@@ -12,6 +12,7 @@ from stgt.data.annotations import (
     load_captions,
     load_questions,
     load_videos,
+    require_disjoint,
     save_captions,
     save_questions,
 )
@@ -331,3 +332,17 @@ def test_questions_are_saved_as_they_are_read(tmp_path):
 def test_malformed_answers_are_named(tmp_path, answers):
     with pytest.raises(ValueError, match="ans2label.json: .*expected"):
         load_answers(write_json(tmp_path / "ans2label.json", answers))
+
+
+@pytest.mark.parametrize("other", ["./a.mp4", "sub/../a.mp4", ".//a.mp4", "{root}/a.mp4"])
+def test_two_names_of_one_file_are_one_video(other, make, root):
+    """The captions of one name counted as wrong for the other one, and in training each was a negative of the other."""
+    other = other.format(root=root)
+    entries = [{"video": "a.mp4", "caption": "a"}, {"video": "b.mp4", "caption": "b"}, {"video": other, "caption": "c"}]
+    with pytest.raises(ValueError, match="pairs.json: a.mp4 and .*a.mp4 are one file, expected one name for it"):
+        make(entries, train=False)
+    if not other.startswith("/"):
+        items = make(entries)
+        assert [items[i]["video_index"] == items[0]["video_index"] for i in range(3)] == [True, False, True]
+        with pytest.raises(ValueError, match="here: a.mp4 is in train and in val, expected it in one of them"):
+            require_disjoint({"train": ["a.mp4"], "val": ["b.mp4", other]}, "here")

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import tarfile
 
 import pytest
 from helpers.shards import write_shard
@@ -44,7 +45,7 @@ def test_a_damaged_header_ends_a_scan_with_a_warning(tmp_path, caplog):
 
 
 def test_folders_without_usable_shards_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="there is no .tar file"):
+    with pytest.raises(ValueError, match="there is no .tar file, expected.* or an annotation whose name ends in"):
         scan_shards(str(tmp_path), tmp_path / "m.parquet")
     with webdataset.TarWriter(str(tmp_path / "0.tar")) as writer:
         writer.write({"__key__": "a", "txt": "no picture"})
@@ -100,7 +101,8 @@ def test_a_sparse_member_costs_only_itself(tmp_path, caplog):
     subprocess.run(["tar", "--sparse", "-cf", tmp_path / "0.tar", "-C", folder, *names], check=True)
     assert (tmp_path / "0.tar").stat().st_size < 10**6
     assert rows_of(tmp_path, tmp_path / "m.parquet") == {"0.tar/b.mp4": ["b"]}
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("0.tar: 1 samples have no video or image, and are left out; the first begins with a.txt")
 
 
 def test_a_single_shard_is_scanned_as_if_it_were_alone_in_its_folder(tmp_path):
@@ -116,3 +118,33 @@ def test_a_json_member_of_another_program_gives_no_former_name(tmp_path):
             writer.write({"__key__": f"{number}", "mp4": b"a clip", "json": about})
     scan_shards(str(tmp_path), tmp_path / "all.parquet")
     assert [*open_manifest(tmp_path / "all.parquet").identities()] == ["0.tar/0.mp4", "0.tar/1.mp4"]
+
+
+def test_samples_whose_video_is_not_found_are_counted(tmp_path, caplog):
+    """The names of LSMDC's clips hold times, whose dots begin the ending of a member."""
+    names = ["film_00.01-00.02", "film_00.02-00.03", "g_00.05-00.06"]
+    members = {f"{name}{ending}": b"x" for name in names for ending in (".mp4", ".txt")}
+    write_shard(tmp_path / "0.tar", {"a.mp4": b"x", "a.txt": b"a"} | members | {"b.h264": b"x", "b.txt": b"b"})
+    assert rows_of(tmp_path, tmp_path / "m.parquet") == {"0.tar/a.mp4": ["a"]}
+    assert "0.tar: 3 samples have no video or image, and are left out; the first begins with film_00.01-00.02.mp4" in (
+        caplog.text
+    )
+
+
+@pytest.mark.parametrize("names", [["mp4", "txt", "mp4", "txt"], ["txt", "mp4", "txt", "mp4"], ["mp4", "json", "json"]])
+def test_a_sample_with_two_members_of_one_ending_is_refused(names, tmp_path):
+    """The first video had the caption of the second one."""
+    with tarfile.open(tmp_path / "0.tar", "w") as shard:
+        for name in names:
+            shard.addfile(tarfile.TarInfo(f"a.{name}"))
+    twice = next(name for place, name in enumerate(names) if name in names[:place])
+    with pytest.raises(ValueError, match=rf"0\.tar: a sample has two members a\.{twice}, expected one"):
+        scan_shards(str(tmp_path), tmp_path / "m.parquet")
+
+
+def test_a_table_beside_a_shard_may_have_no_captions(tmp_path, caplog):
+    """Video2dataset writes one without this column if it was not asked for captions."""
+    write_shard(tmp_path / "0.tar", {"a.mp4": b"x", "a.txt": b"a", "b.mp4": b"x"})
+    pd.DataFrame({"key": ["a", "b"], "url": ["u", "v"]}).to_parquet(tmp_path / "0.parquet")
+    assert rows_of(tmp_path, tmp_path / "m.parquet") == {"0.tar/a.mp4": ["a"]}
+    assert "0.tar: 1 videos or images have no caption, and are left out" in caplog.text

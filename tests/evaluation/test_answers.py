@@ -2,7 +2,15 @@ import pytest
 import torch
 
 from stgt.data.entries import Question
-from stgt.evaluation.answers import answer_figures, format_answers, frequent_answers, normalise, predict, question_word
+from stgt.evaluation.answers import (
+    answer_figures,
+    format_answers,
+    frequent_answers,
+    is_right,
+    normalise,
+    predict,
+    question_word,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,11 +27,22 @@ from stgt.evaluation.answers import answer_figures, format_answers, frequent_ans
         ("", ""),
         ("?!", ""),
         ("Café_noir", "café noir"),
+        ("cafe\u0301", "café"),
+        ("कितना?", "कितना"),
     ],
 )
 def test_answers_are_compared_without_case_punctuation_and_articles(answer, expected):
     assert normalise(answer) == expected
     assert normalise(expected) == expected
+
+
+@pytest.mark.parametrize(
+    "answer, right, same",
+    [("का", "कि", False), ("कि.", "कि", True), ("-", "+", False), ("", "?", False), ("+", "a", False)],
+)
+def test_answers_that_differ_in_marks_or_symbols_only(answer, right, same):
+    """Normalising left nothing of these, so that every answer of this kind was right, even an empty one."""
+    assert is_right(Question("a.mp4", "what?", right, 0), answer) is same
 
 
 @pytest.mark.parametrize(

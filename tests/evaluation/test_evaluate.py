@@ -172,6 +172,7 @@ def test_a_caption_of_several_videos_is_right_for_each_of_them(run, clips, stgt,
         (["--tokenizer", "bert"], "tokenizer is 'bert', expected none, because {run} is a run"),
         (["--annotation", "nowhere.json"], "nowhere.json: no such file"),
         (["--videos", "nowhere"], "nowhere/"),
+        (["--out", "."], "out is ., a folder, expected a JSON file"),
     ],
 )
 def test_values_that_do_not_fit_are_refused_by_name(words, expected, run, clips, stgt, tmp_path):

@@ -38,6 +38,8 @@ def _addressed(path: Path, folder: str) -> Iterator[tuple[str, str]]:
         columns = line.rstrip("\r\n").split("\t")
         if len(columns) != 2:
             raise ValueError(f"{path}: line {number} has {len(columns)} columns, expected 2: caption, address")
+        if "://" not in columns[1]:  # people put a header there for img2dataset
+            raise ValueError(f"{path}: the address in line {number} is {columns[1][:80]!r}, expected one with ://")
         yield f"{folder}/{zlib.crc32(columns[1].encode())}", columns[0]
 
 

@@ -34,8 +34,10 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
         row = line.rstrip("\r\n\t").split("\t")
         if len(row) != 6:
             raise ValueError(f"{path}: line {number} has {len(row)} columns, expected 6: clip, 4 times, sentence")
-        film = re.sub(r"_[\d.]+-[\d.]+$", "", row[0])
-        yield f"{film}/{row[0]}.avi", row[5]
+        film = re.fullmatch(r"(.+)_[\d.]+-[\d.]+", row[0])
+        if film is None:
+            raise ValueError(f"{path}: the clip in line {number} is {row[0][:80]!r}, expected <film>_<start>-<end>")
+        yield f"{film[1]}/{row[0]}.avi", row[5]
 
 
 LSMDC = DataSet(

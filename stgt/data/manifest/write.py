@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from stgt.data.annotations import load_said
 from stgt.data.entries import Question
+from stgt.data.manifest.cache import is_manifest
 from stgt.data.manifest.columns import BATCH, SCHEMAS
 from stgt.files import atomic_file
 from stgt.structure import shown
@@ -132,7 +133,12 @@ def _columns_of(texts: Texts) -> dict[str, list]:
 
 @contextmanager
 def writing_manifest(path: str | Path) -> Iterator[ManifestWriter]:
-    """Yields a writer of a manifest, which is complete when the block ends, or absent if the block fails."""
+    """Yields a writer of a manifest, which is complete when the block ends, or absent if the block fails.
+
+    Raises ValueError for a name without the ending by which a manifest is known: it would be read as JSON.
+    """
+    if not is_manifest(path):
+        raise ValueError(f"{path}: the name of a manifest, expected one that ends in .parquet")
     with atomic_file(path) as partial:
         writer = ManifestWriter(partial)
         yield writer

@@ -7,6 +7,7 @@ This module needs the extra [scale].
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import logging
 import tarfile
@@ -37,6 +38,8 @@ class Sample:
     """The members of a shard whose names agree up to the first dot."""
 
     key: str
+    first: str = ""
+    """The name of the first member"""
     media: tarfile.TarInfo | None = None
     """The video or image"""
     texts: dict[str, bytes] = field(default_factory=dict)
@@ -47,21 +50,28 @@ def scan_shards(folder: str, out: Path) -> tuple[int, int]:
     """Write the manifest of all .tar files in a folder or at an address of fsspec; returns the rows and the shards.
 
     folder: it may be a single .tar file, too. A row names its shard by its path relative to the folder, or by its whole
-    address. Samples that are empty or have no caption are left out, and the log counts them. If a shard was cut short,
-    the log says so, and the samples before the cut are used.
-    Raises ValueError if there is no shard or none with a sample, and for an address that fsspec cannot read here.
+    address. Samples that are empty, have no caption, or have no video or image, are left out, and the log counts them.
+    If a shard was cut short, the log says so, and the samples before the cut are used.
+    Raises ValueError if there is no shard or none with a sample, for a sample in which two members have the same
+    ending, and for an address that fsspec cannot read here.
     """
     system, root = file_system(folder)
     found = [path for path in system.find(root) if path.endswith(".tar")]
     shards = sorted(path for path in found if "/." not in path[len(root) :])  # hidden ones are not complete yet
     if not shards:
-        raise ValueError(f"{folder}: there is no .tar file, expected shards of WebDataset, which are not compressed")
+        raise ValueError(
+            f"{folder}: there is no .tar file, expected shards of WebDataset, which are not compressed, or an "
+            "annotation whose name ends in .json"
+        )
     beside = Path(root).parent if shards == [root] else Path(root)
     with writing_manifest(out) as manifest:
         for path in shards:
             shard = system.unstrip_protocol(path) if is_address(folder) else str(Path(path).relative_to(beside))
-            scan, left_out = _Shard(system, path), Counter()
+            scan, left_out, nameless = _Shard(system, path), Counter(), []
             for sample in scan.samples():
+                if sample.media is None:
+                    nameless.append(sample.first)
+                    continue
                 captions = scan.captions(sample)
                 if not sample.media.size:
                     left_out["are empty"] += 1
@@ -72,6 +82,11 @@ def scan_shards(folder: str, out: Path) -> tuple[int, int]:
                     manifest.add(whole(sample.media.name), captions, **place, packed_from=packed_from(sample))
             for cause, count in left_out.items():
                 logger.warning("%s: %d videos or images %s, and are left out", shard, count, cause)
+            if nameless:
+                logger.warning(
+                    "%s: %d samples have no video or image, and are left out; the first begins with %s, and the ending "
+                    "of a member is all that follows the first dot of its name", shard, len(nameless), nameless[0],
+                )  # fmt: skip
         if not manifest.count:
             raise ValueError(f"{folder}: no shard holds a video or image with a caption")
     return manifest.count, len(shards)
@@ -85,9 +100,10 @@ class _Shard:
         self._warned = False
 
     def samples(self) -> Iterator[Sample]:
-        """The samples that have a video or an image. A truncated shard ends with its last whole member.
+        """The samples. A truncated shard ends with its last whole member.
 
-        Raises ValueError, naming the shard, if it cannot be read, or not by range.
+        Raises ValueError, naming the shard, if it cannot be read, or not by range, and for a sample in which two
+        members have the same ending: nothing tells which video the caption is about.
         """
         try:
             yield from self._samples()
@@ -95,26 +111,26 @@ class _Shard:
             raise ValueError(f"{self.path}: {str(error) or type(error).__name__}") from error
 
     def _samples(self) -> Iterator[Sample]:
-        sample = Sample("")
         with self.system.open(self.path, "rb", block_size=_BLOCK, cache_type="readahead") as file:
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
-            for member in self._members(file, size):
-                folder, _, name = member.name.rpartition("/")
-                key, _, ending = name.partition(".")
-                if (key := f"{folder}/{key}") != sample.key:
-                    if sample.media:
-                        yield sample
-                    sample = Sample(key)
-                kind = ending.lower()
-                if f".{kind}" in (*VIDEOS, *IMAGES):
-                    if sample.media is None or (is_image(sample.media.name) and not is_image(member.name)):
-                        sample.media = member  # a video comes before its thumbnail
-                elif kind in ("json", "txt") and member.size <= _LONGEST:
-                    file.seek(member.offset_data)
-                    sample.texts[kind] = file.read(member.size)
-        if sample.media:
-            yield sample
+            for key, members in itertools.groupby(self._members(file, size), lambda member: _split(member)[0]):
+                sample, seen = Sample(key), set[str]()
+                for member in members:
+                    sample.first = sample.first or member.name
+                    kind = _split(member)[1].lower()
+                    if kind in seen:
+                        raise ValueError(f"a sample has two members {member.name}, expected one")
+                    if f".{kind}" in (*VIDEOS, *IMAGES):
+                        if sample.media is None or (is_image(sample.media.name) and not is_image(member.name)):
+                            sample.media = member  # a video comes before its thumbnail
+                    elif kind in ("json", "txt") and member.size <= _LONGEST:
+                        file.seek(member.offset_data)
+                        sample.texts[kind] = file.read(member.size)
+                    else:
+                        continue
+                    seen.add(kind)
+                yield sample
 
     def _members(self, file: io.BufferedIOBase, size: int) -> Iterator[tarfile.TarInfo]:
         """The ordinary files whose bytes are all there. tarfile takes some damaged headers for the end of the shard."""
@@ -161,16 +177,29 @@ class _Shard:
 
     @cached_property
     def _beside(self) -> dict[str, object]:
-        """{key: caption} of the Parquet file that the two programs write beside a shard, if there is one."""
+        """{key: caption} of the Parquet file that the two programs write beside a shard.
+
+        It is empty if there is no such file, or if the file has no captions.
+        """
         path = self.path.removesuffix(".tar") + ".parquet"
         if not self.system.exists(path):
             return {}
         try:
             with self.system.open(path, "rb") as file:
-                table = pq.read_table(file, columns=["key", "caption"])
+                table = pq.ParquetFile(file)
+                if not {"key", "caption"} <= {*table.schema_arrow.names}:
+                    return {}
+                rows = table.read(["key", "caption"]).to_pydict()
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path}: columns key and caption cannot be read ({error})") from None
-        return dict(zip(table["key"].to_pylist(), table["caption"].to_pylist(), strict=True))
+        return dict(zip(rows["key"], rows["caption"], strict=True))
+
+
+def _split(member: tarfile.TarInfo) -> tuple[str, str]:
+    """The path of a member up to the first dot of its name, which is the key of its sample, and its ending."""
+    folder, _, name = member.name.rpartition("/")
+    key, _, ending = name.partition(".")
+    return f"{folder}/{key}", ending
 
 
 def packed_from(sample: Sample) -> str | None:

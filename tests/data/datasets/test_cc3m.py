@@ -44,3 +44,10 @@ def test_cc3m_as_img2dataset_left_it(tmp_path):
         convert("cc3m", folder, tmp_path / "out")
     with pytest.raises(ValueError, match=r"neither \*.tsv nor images"):
         convert("cc3m", tmp_path / "out", tmp_path / "again")
+
+
+def test_a_header_is_no_image(tmp_path):
+    """Img2dataset's instructions for CC3M put one there."""
+    write(tmp_path / "Train_GCC-training.tsv", "caption\turl\na dog\thttp://a/1.jpg\n")
+    with pytest.raises(ValueError, match="tsv: the address in line 1 is 'url', expected one with ://"):
+        convert("cc3m", tmp_path, tmp_path / "out")

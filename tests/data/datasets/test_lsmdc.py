@@ -24,3 +24,10 @@ def test_a_row_of_another_length_is_named(tmp_path, row, count):
     with pytest.raises(ValueError, match=f"line 1 has {count} columns, expected 6") as error:
         read_lsmdc(tmp_path)
     assert str(path) in str(error.value)
+
+
+def test_a_header_is_no_clip(tmp_path):
+    path = write(tmp_path / "LSMDC16_annos_training.csv", "clip\tstart\tend\tfrom\tto\tsentence\n")
+    with pytest.raises(ValueError, match="the clip in line 1 is 'clip', expected <film>_<start>-<end>") as error:
+        read_lsmdc(tmp_path)
+    assert str(path) in str(error.value)
