@@ -172,7 +172,7 @@ def _build(
 def _checked_threshold(threshold: float) -> float:
     try:
         value = float(threshold)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not -1 <= value <= 1:
         raise ValueError(f"spatio_temporal_graph: threshold must satisfy -1 <= threshold <= 1, got {threshold!r}")

@@ -27,10 +27,14 @@ def live_tiles(weight: Tensor) -> Tensor:
 
     weight: (B, T, P, 2w+1, P). Returns bool (B, T, ceil(P/64), 2w+1, ceil(P/64)).
     """
-    B, T, P, O, _ = weight.shape
+    P = weight.shape[2]
     n = -(-P // TILE)
-    edge = torch.nn.functional.pad(weight != 0, (0, n * TILE - P, 0, 0, 0, n * TILE - P))
-    return edge.view(B, T, n, TILE, O, n, TILE).any(6).any(3)
+    edge = weight != 0
+    if n == 1:  # padding would take up to TILE * TILE times as much memory as the map of edges
+        return edge.any(4, keepdim=True).any(2, keepdim=True)
+    missing = n * TILE - P
+    columns = torch.nn.functional.pad(edge, (0, missing)).unflatten(4, (n, TILE)).any(5)
+    return torch.nn.functional.pad(columns, (0, 0, 0, 0, 0, missing)).unflatten(2, (n, TILE)).any(3)
 
 
 def frame_pairs(frames: int, window: int) -> Iterator[tuple[int, slice]]:

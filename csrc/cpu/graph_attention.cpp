@@ -12,6 +12,10 @@
 namespace stgt {
 namespace {
 
+// The most bytes that the segments of heads share in the backward pass. They grow with the square of the window. Fewer
+// segments give the same bits on fewer threads.
+constexpr int64_t MOST_SHARED = int64_t(1) << 30;
+
 Dtype dtype_of(const char* op, const Tensor& q) {
   switch (q.scalar_type()) {
     case ScalarType::Float: return Dtype::f32;
@@ -115,6 +119,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tenso
   args.lse = lse.data_ptr(), args.delta = delta.data_ptr();
   const Kernels& cpu = kernels();
   args.segments = graph_attention_bwd_segments(args.B * args.H, args.T, args.W, torch::stable::get_num_threads());
+  const int64_t most = MOST_SHARED / int64_t(lse.element_size());
+  while (args.segments > 1 && cpu.graph_attention_bwd_shared(args) > most) --args.segments;
   Tensor shared = new_tensor(op, "sums of segments", lse, {cpu.graph_attention_bwd_shared(args)}, lse.scalar_type());
   if (args.segments > 1) shared = torch::stable::zero_(shared);
   args.shared = shared.data_ptr();

@@ -39,3 +39,5 @@ def _number(op: str, name: str, value: float) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise ValueError(f"{op}: {name} must be a number, got {value!r}") from None
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf if value > 0 else -math.inf

@@ -79,7 +79,7 @@ class TestGraph:
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "auto"])
-@pytest.mark.parametrize("threshold", [1.001, -1.001, inf, -inf, nan, None, "high", torch.zeros(2)])
+@pytest.mark.parametrize("threshold", [1.001, -1.001, inf, -inf, nan, None, "high", 10**400, torch.zeros(2)])
 def test_threshold(backend, threshold):
     with raises("spatio_temporal_graph", "-1 <= threshold <= 1", repr(threshold)):
         spatio_temporal_graph(torch.randn(1, 2, 3, 4), threshold=threshold, backend=backend)
@@ -168,6 +168,13 @@ class TestAttention:
     def test_scale(self, backend, scale):
         with raises("graph_attention", "scale must be finite", str(scale)):
             self.attend(backend, scale=scale)
+
+    @pytest.mark.parametrize("sign", [1, -1])
+    def test_numbers_of_hundreds_of_digits(self, backend, sign):
+        with raises("graph_attention", "scale must be finite", str(sign * inf)):
+            self.attend(backend, scale=sign * 10**400)
+        with raises("graph_attention", "0 <= dropout_p < 1"):
+            self.attend(backend, dropout_p=sign * 10**400)
 
     @pytest.mark.parametrize("dropout_p", [None, "a", torch.ones(2)], ids=["none", "text", "tensor"])
     def test_dropout_of_another_type(self, backend, dropout_p):

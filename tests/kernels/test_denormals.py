@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stgt_kernels import RaggedGraph, edge_attention, graph_attention, spatio_temporal_graph
+from stgt_kernels import RaggedGraph, SpatioTemporalGraph, edge_attention, graph_attention, spatio_temporal_graph
 
 SIZE, D = 96, 16
 TINY = torch.finfo(torch.float32).tiny
@@ -51,6 +51,52 @@ def test_other_arithmetic_of_the_process_has_denormal_results_afterwards():
     attended("graph_attention", "cpu")
     halves = torch.full((10**6,), TINY) * 0.5  # enough numbers for all threads
     assert denormals(halves) == len(halves)
+
+
+def tiny_inputs() -> tuple[Tensor, Tensor, Tensor, Tensor, SpatioTemporalGraph, RaggedGraph]:
+    """x, q, k, v and two graphs. Every second token, all queries and half of the weights are denormal numbers."""
+    generator = torch.Generator().manual_seed(0)
+    x, q, k, v = (torch.randn(2, 8 * 64, 2, 16, generator=generator).transpose(1, 2) for _ in range(4))
+    x = x.reshape(2, 8, 64, 32)
+    x[:, :, ::2] *= TINY / 100
+    weight = torch.rand(2, 8, 64, 3, 64, generator=generator)
+    weight[..., ::2] *= TINY / 100
+    edges = torch.randint(8 * 64, (2, 20_000), generator=generator)
+    return x, q * (TINY / 100), k * 1e37, v, SpatioTemporalGraph(weight), RaggedGraph.from_edge_index(edges, 8 * 64)
+
+
+def results(x, q, k, v, graph, ragged) -> dict[str, Tensor]:
+    nodes = [t[0].transpose(0, 1) for t in (q, k, v)]
+    return {
+        "spatio_temporal_graph": spatio_temporal_graph(x, threshold=0.1, backend="cpu").weight,
+        "graph_attention": graph_attention(q, k, v, graph, scale=500.0, backend="cpu"),
+        "edge_attention": edge_attention(*nodes, ragged, scale=500.0, backend="cpu"),
+    }
+
+
+@pytest.fixture
+def flush_denormal():
+    """Whether PyTorch takes denormal numbers of the calling thread for 0. A processor may lack this."""
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot take denormal numbers for 0")
+    torch.set_flush_denormal(False)
+    yield torch.set_flush_denormal
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_callers_treatment_of_denormal_numbers_changes_nothing(flush_denormal, threads, count):
+    """torch.set_flush_denormal is for one thread, so the part of the work that this one computes would differ."""
+    threads(count)
+    inputs = tiny_inputs()
+    expected = results(*inputs)
+    assert expected["spatio_temporal_graph"][:, :, 0].count_nonzero() > 100
+    flush_denormal(True)
+    found = results(*inputs)
+    halved = torch.tensor(TINY) / 2
+    flush_denormal(False)
+    assert halved == 0  # the calling thread goes on as before
+    assert {name: torch.equal(found[name], x) for name, x in expected.items()} == dict.fromkeys(expected, True)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
