@@ -97,7 +97,8 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     content = _state_dict(content, path)
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise ValueError(f"{path} holds no dictionary of tensors, expected the saved value of model.state_dict()")
+        keys = f"; it has the keys {shown(list(map(str, content)))}" if content else ""
+        raise ValueError(f"{path} holds no dictionary of tensors, expected the saved value of model.state_dict(){keys}")
     if others := [str(name) for name in content if str(name) not in tensors]:
         logger.info("%s: ignoring values that are not tensors: %s", path, ", ".join(others))
     if all(tensor.numel() == 0 for tensor in tensors.values()):

@@ -94,7 +94,9 @@ def accelerate(model: nn.Module, *, backend: str = "auto") -> Acceleration:
     if not isinstance(model, nn.Module):
         raise ValueError(f"accelerate: model must be an nn.Module, got {type(model).__name__}")
     lacking = {name: _lacking(module) for name, module in model.named_modules()}
-    blocks = {name: model.get_submodule(name) for name, lacks in lacking.items() if not lacks}
+    found = {name: model.get_submodule(name) for name, lacks in lacking.items() if not lacks}
+    # A wrapper, as for activation checkpointing, hands out the method of the block inside.
+    blocks = {name: block for name, block in found.items() if getattr(block.build_graph, "__self__", block) is block}
     if not blocks:
         raise ValueError(_nothing_found(model, lacking))
     settings = {}

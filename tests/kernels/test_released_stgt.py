@@ -13,6 +13,7 @@ from helpers.golden import recorded
 from helpers.released import CrossGraphTransformer
 from helpers.settled import exact_graphs, recorded_model, settled
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from stgt_kernels import SpatioTemporalGraph
 from stgt_kernels.integrations.released_stgt import accelerate
@@ -318,6 +319,22 @@ def test_inside_ddp(tmp_path):
         del wrapped
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("wrap", [checkpoint_wrapper, lambda block: torch.compile(block, backend="eager")])
+def test_a_wrapped_block_counts_once(wrap):
+    """Wrappers have the attributes of the block inside."""
+    model, x = build(), clip()
+    expected = results(model, x)
+    block = model.resblocks[0]
+    model.resblocks[0] = wrap(block)
+    (inside,) = (name for name, module in model.named_modules() if module is block)
+    with accelerate(model) as handle:
+        assert handle.blocks == (inside,)
+        actual = results(model, x)
+    assert "build_graph" not in vars(block) and "build_graph" not in vars(model.resblocks[0])
+    wrapper = inside.removeprefix("resblocks.0").lstrip(".") + "."
+    assert_same({name.replace(wrapper, ""): value for name, value in actual.items()}, expected)
 
 
 def test_hooks_still_run():

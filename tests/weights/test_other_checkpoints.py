@@ -94,6 +94,12 @@ def test_files_without_tensors_are_refused(content, tmp_path):
         read_tensors(tmp_path / "file.pth")
 
 
+def test_the_keys_of_an_unknown_wrapper_are_shown(tmp_path):
+    torch.save({"student": WEIGHTS, "teacher": WEIGHTS}, tmp_path / "file.pth")
+    with pytest.raises(ValueError, match=r"state_dict\(\); it has the keys \[\"student\", \"teacher\"\]$"):
+        read_tensors(tmp_path / "file.pth")
+
+
 def test_two_names_that_become_one_are_refused(tmp_path):
     torch.save({"module.temp": torch.tensor(1.0), "model.temp": torch.tensor(2.0)}, tmp_path / "file.pth")
     with pytest.raises(ValueError, match=r"holds module.temp and model.temp, expected one tensor with the name temp"):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import stgt._torchvision  # noqa: F401  (before transformers)
 from stgt.finsta.hosts.host import HostStates, Widths
-from stgt.finsta.hosts.words import Words, read_words
+from stgt.finsta.hosts.words import NO_TEXT, Words, read_words
 from stgt.losses import hard_negatives, vtc_loss, vtm_loss
 
 from transformers import Blip2ForImageTextRetrieval, PreTrainedTokenizerBase  # isort: skip
@@ -55,8 +55,8 @@ class BLIP2Host:
         return loss, HostStates(text, words.offsets, frames[:, :, 1:], self.grid, times, cross)
 
     def words(self, texts: Sequence[str]) -> Tensor:
-        words = self._words(texts)
-        return words.mean(self._text(words))
+        words = self._words(texts or NO_TEXT)
+        return words.mean(self._text(words))[: len(texts)]
 
     def similarity(self, videos: Tensor, texts: Sequence[str]) -> Tensor:
         """The largest cosine over the queries, without the matching head."""

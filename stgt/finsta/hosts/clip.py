@@ -10,7 +10,7 @@ from torch import Tensor
 
 import stgt._torchvision  # noqa: F401  (before transformers)
 from stgt.finsta.hosts.host import HostStates, Widths
-from stgt.finsta.hosts.words import Words, read_words
+from stgt.finsta.hosts.words import NO_TEXT, Words, read_words
 from stgt.losses import vtc_loss
 
 from transformers import CLIPModel, PreTrainedTokenizerBase  # isort: skip
@@ -53,8 +53,8 @@ class CLIPHost:
         return vtc_loss(logits, logits.T, smoothing=0.0), self._states(seen, read, times)
 
     def words(self, texts: Sequence[str]) -> Tensor:
-        read = self._read(texts)
-        return read.words.mean(read.states)
+        read = self._read(texts or NO_TEXT)
+        return read.words.mean(read.states)[: len(texts)]
 
     def similarity(self, videos: Tensor, texts: Sequence[str]) -> Tensor:
         """The cosine of a video's vector and a text's."""

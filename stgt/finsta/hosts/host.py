@@ -56,7 +56,7 @@ class Host(Protocol):
         ...
 
     def words(self, texts: Sequence[str]) -> Tensor:
-        """One vector for each text, (n, Widths.text): the mean of the host's states of its words."""
+        """One vector for each text, (n, Widths.text): the mean of the host's states of its words. n may be 0."""
         ...
 
     def similarity(self, videos: Tensor, texts: Sequence[str]) -> Tensor:

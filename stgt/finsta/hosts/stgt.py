@@ -11,7 +11,7 @@ from stgt.config import LossConfig
 from stgt.data.text import Tokenizer
 from stgt.finsta.hosts.calls import Call, calls_of
 from stgt.finsta.hosts.host import HostStates, Widths
-from stgt.finsta.hosts.words import Words
+from stgt.finsta.hosts.words import NO_TEXT, Words
 from stgt.models.bert import Bert
 from stgt.models.stgt import STGT
 
@@ -58,8 +58,8 @@ class STGTHost:
         return loss, HostStates(text, words.offsets, _patches(frames), self.grid, times, cross)
 
     def words(self, texts: Sequence[str]) -> Tensor:
-        words = self._words(texts)
-        return words.mean(self.model.qformer.text(words.ids, words.mask))
+        words = self._words(texts or NO_TEXT)
+        return words.mean(self.model.qformer.text(words.ids, words.mask))[: len(texts)]
 
     def similarity(self, videos: Tensor, texts: Sequence[str]) -> Tensor:
         """The largest cosine over the queries, as `stgt search` has it before the matching head re-ranks."""

@@ -11,6 +11,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+NO_TEXT = ("",)
+"""What hosts read where there are no texts, since tokenizers need at least one. Its vector is then left out"""
+
 
 class Words(NamedTuple):
     """The tokens of n texts, all int64."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import stgt._torchvision  # noqa: F401  (before transformers)
 from stgt.finsta.hosts.host import HostStates, Widths
-from stgt.finsta.hosts.words import Words, read_words
+from stgt.finsta.hosts.words import NO_TEXT, Words, read_words
 
 from transformers import PreTrainedTokenizerBase, XCLIPModel  # isort: skip
 from transformers.utils import ModelOutput  # isort: skip
@@ -36,9 +36,9 @@ class XCLIPHost:
         return output.loss, self._states(output, words, times)
 
     def words(self, texts: Sequence[str]) -> Tensor:
-        words = self._words(texts)
+        words = self._words(texts or NO_TEXT)
         found = self.model.text_model(input_ids=words.ids, attention_mask=words.mask)
-        return words.mean(found.last_hidden_state)
+        return words.mean(found.last_hidden_state)[: len(texts)]
 
     def similarity(self, videos: Tensor, texts: Sequence[str]) -> Tensor:
         """The cosine of a video's vector and a text's, after the video has prompted the text."""

@@ -4,7 +4,11 @@ import pytest
 import torch
 from helpers.hosts import FRAMES, KINDS, TEXTS, clips, tiny_host
 
+from stgt.finsta.batch import GraphBatch
+from stgt.finsta.config import FinstaConfig
+from stgt.finsta.graphs.graph import ClipGraphs, Frame, TextGraph, VideoGraph
 from stgt.finsta.hosts.words import Words
+from stgt.finsta.model.finsta import Finsta
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -74,6 +78,18 @@ def test_words_are_means_of_the_states_of_a_text(host):
     states = host.states(*clips()[:3])
     spoken = states.offsets[1, :, 1] > 0
     assert torch.allclose(found[0], states.text[1][spoken].mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_of_empty_graphs_has_no_labels_and_a_loss(host):
+    """A clip's text may name nothing, and nothing may be seen in its video."""
+    assert host.words(()).shape == host.words([]).shape == (0, host.widths.text)
+    config = FinstaConfig(width=16, heads=2, layers=1, cells=2)
+    videos, texts, times, _ = clips()
+    states = host.states(videos[:1], texts[:1], times[:1])
+    empty = ClipGraphs("a.mp4", texts[0], TextGraph((), ()), VideoGraph((Frame(0.0, ()),)), "gold")
+    graphs = GraphBatch.of([empty], states.times, states.offsets, config)
+    output = Finsta(config, host.widths)(states, graphs, host.words(graphs.labels))
+    assert graphs.labels == () and sum(output.losses.values()) == 0
 
 
 def test_a_text_without_words_has_the_vector_zero():
