@@ -66,11 +66,11 @@ def tiny_inputs() -> tuple[Tensor, Tensor, Tensor, Tensor, SpatioTemporalGraph, 
 
 
 def results(x, q, k, v, graph, ragged) -> dict[str, Tensor]:
-    nodes = [t[0].transpose(0, 1) for t in (q, k, v)]
+    queries, keys, values = (t[0].transpose(0, 1) for t in (q, k, v))
     return {
         "spatio_temporal_graph": spatio_temporal_graph(x, threshold=0.1, backend="cpu").weight,
         "graph_attention": graph_attention(q, k, v, graph, scale=500.0, backend="cpu"),
-        "edge_attention": edge_attention(*nodes, ragged, scale=500.0, backend="cpu"),
+        "edge_attention": edge_attention(queries, keys, values, ragged, scale=500.0, backend="cpu"),
     }
 
 
