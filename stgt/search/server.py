@@ -71,7 +71,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self, index: Index, host: str = "localhost", port: int = 0) -> None:
         """port: 0 chooses a free one. Raises OSError, which names host and port, if they cannot be used."""
         self.host, self._index, self._version = host, index, self._manifest_version(index)
-        self.model = threading.Lock()
+        self.model, self._reading = threading.Lock(), threading.Lock()
         self._painters = queue.SimpleQueue[Worker]()
         for _ in range(PAINTERS):
             self._painters.put(Worker(sheet, TIMEOUT))
@@ -126,10 +126,11 @@ class Server(http.server.ThreadingHTTPServer):
 
     def by_file(self, path: Path, top: int) -> list[Moment]:
         index = self.index()
-        with self.model:
+        with self._reading:
             result = self._reader.call(str(path))
-            if isinstance(result, Failure):
-                raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the file cannot be read: {result.cause}")
+        if isinstance(result, Failure):
+            raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the file cannot be read: {result.cause}")
+        with self.model:
             query = index.encoder.encode_windows(WindowPixels(*map(torch.from_numpy, result)))[0]
         return index.nearest(query, top=top)
 

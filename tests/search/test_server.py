@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import struct
+import threading
 
 import pytest
 from helpers.colours import Colours, film
@@ -14,6 +15,7 @@ from helpers.serving import served
 from PIL import Image
 
 import stgt
+from stgt.data.isolated import Failure
 from stgt.search import server as servers
 from stgt.search.byte_range import UnsatisfiableError, parse_range
 from stgt.search.server import Server
@@ -249,6 +251,28 @@ def test_an_index_that_is_damaged_or_gone_or_of_another_model_is_named(made, tmp
         status, message = answer((place / "index.json").touch)
         assert status == 503 and "changed or damaged after they were written" in message
     assert capsys.readouterr().err == ""
+
+
+def test_a_clip_that_takes_long_to_read_holds_up_nobody_else(server, films, monkeypatch):
+    begun, done = threading.Event(), threading.Event()
+
+    def call(path):
+        begun.set()
+        assert done.wait(60)
+        return Failure("it took long")
+
+    monkeypatch.setattr(server._reader, "call", call)
+    answers = []
+    clip = threading.Thread(target=lambda: answers.append(fetch(server, "/search", method="POST", body=b"clip")))
+    clip.start()
+    assert begun.wait(60)
+    other = threading.Thread(target=lambda: answers.append(fetch(server, "/search?q=red")))
+    other.start()
+    other.join(30)
+    done.set()
+    clip.join()
+    other.join()
+    assert [status for status, _, _ in answers] == [200, 415]
 
 
 def test_an_update_is_seen_and_odd_names_are_plain_text(tmp_path):
