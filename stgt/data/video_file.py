@@ -34,8 +34,9 @@ _OPTIONS = {"format_whitelist": ",".join(sorted(av.formats_available - _REFUSED)
 _LASTING = ("palette", "new_extradata", "param_change")
 # Decoders raise one of these for a packet that they cannot decode.
 UNDECODABLE = (av.error.InvalidDataError, av.error.ArgumentError, av.error.PermissionError)
-# FFmpeg's own texts for these would be "Operation not permitted" and "Invalid argument".
+# FFmpeg's own texts for these would be "Operation not permitted", "Invalid argument" and "Operation not supported".
 _CAUSES = dict.fromkeys((errno.EPERM, errno.EINVAL), "there is a packet that cannot be decoded")
+_CAUSES[errno.ENOTSUP] = "its colours are stored in a form, such as YCgCo, that this FFmpeg cannot convert"
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"[playlist]")
 
 

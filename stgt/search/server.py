@@ -69,17 +69,20 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, index: Index, host: str = "localhost", port: int = 0) -> None:
-        """port: 0 chooses a free one. Raises OSError if the port cannot be used."""
-        self.address_family = socket.getaddrinfo(host, port)[0][0]
-        super().__init__((host, port), Handler)
+        """port: 0 chooses a free one. Raises OSError, which names host and port, if they cannot be used."""
         self.host, self._index, self._version = host, index, self._manifest_version(index)
-        self.model = threading.Lock()
+        self.model, self._reading = threading.Lock(), threading.Lock()
         self._painters = queue.SimpleQueue[Worker]()
         for _ in range(PAINTERS):
             self._painters.put(Worker(sheet, TIMEOUT))
         self._reader = Worker(partial(read_whole, pixels=index.encoder.pixels), TIMEOUT)
         self._texts = functools.lru_cache(1000)(lambda text: index.encoder.encode_texts([text])[0][None])
         self.picture = functools.lru_cache(2000)(self._paint)
+        try:
+            self.address_family = socket.getaddrinfo(host, port)[0][0]
+            super().__init__((host, port), Handler)  # it calls `server_close` if the port cannot be used
+        except OSError as error:
+            raise OSError(error.errno, f"cannot listen at host {host!r} and port {port} ({error.strerror})") from None
 
     @property
     def url(self) -> str:
@@ -123,10 +126,11 @@ class Server(http.server.ThreadingHTTPServer):
 
     def by_file(self, path: Path, top: int) -> list[Moment]:
         index = self.index()
-        with self.model:
+        with self._reading:
             result = self._reader.call(str(path))
-            if isinstance(result, Failure):
-                raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the file cannot be read: {result.cause}")
+        if isinstance(result, Failure):
+            raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the file cannot be read: {result.cause}")
+        with self.model:
             query = index.encoder.encode_windows(WindowPixels(*map(torch.from_numpy, result)))[0]
         return index.nearest(query, top=top)
 
@@ -163,12 +167,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self, respond) -> None:
         try:
-            self._require_own_page()
-            respond()
-        except RefusedError as error:
-            self._refuse(error.status, error)
-        except DamagedError as error:
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, error)
+            try:
+                self._require_own_page()
+                respond()
+            except RefusedError as error:
+                self._refuse(error.status, error)
+            except DamagedError as error:
+                self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, error)
         except (BrokenPipeError, ConnectionResetError, TimeoutError):  # the browser needs no more of a video
             self.close_connection = True
 

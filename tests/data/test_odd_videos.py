@@ -246,6 +246,17 @@ def test_depths_and_ranges_of_colour(format, tmp_path):
     assert np.abs(read_frames(path, 5).float().mean((1, 2, 3)).numpy() - values).max() <= 2
 
 
+def test_colours_that_cannot_be_converted_are_named(tmp_path):
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8, options={"x264-params": "colormatrix=YCgCo"})
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv444p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    with pytest.raises(VideoError, match="clip.mp4: broken video: its colours are stored in a form, such as YCgCo"):
+        read_frames(path, 1)
+
+
 def test_decord_reads_a_plain_clip(clip):
     ours, theirs = read_clip(clip, 8), read_clip(clip, 8, decoder="decord")
     assert torch.allclose(ours.times, theirs.times, atol=1e-3)

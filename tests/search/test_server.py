@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import socket
+import struct
+import threading
 
 import pytest
 from helpers.colours import Colours, film
@@ -13,6 +15,7 @@ from helpers.serving import served
 from PIL import Image
 
 import stgt
+from stgt.data.isolated import Failure
 from stgt.search import server as servers
 from stgt.search.byte_range import UnsatisfiableError, parse_range
 from stgt.search.server import Server
@@ -204,6 +207,16 @@ def test_headers_that_make_no_sense_are_answered(headers, status, server, capsys
     assert capsys.readouterr().err == ""
 
 
+def test_a_client_that_leaves_before_it_is_refused_leaves_no_message(server, capsys):
+    port = server.server_address[1]
+    for _ in range(20):
+        with socket.create_connection(("localhost", port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # the end is a reset
+            client.sendall(f"GET /nothing HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n".encode())
+    assert fetch(server, "/")[0] == 200
+    assert capsys.readouterr().err == ""
+
+
 def test_an_index_that_is_damaged_or_gone_or_of_another_model_is_named(made, tmp_path, capsys):
     place = tmp_path / "films.index"
     shutil.copytree(made, place)
@@ -240,6 +253,28 @@ def test_an_index_that_is_damaged_or_gone_or_of_another_model_is_named(made, tmp
     assert capsys.readouterr().err == ""
 
 
+def test_a_clip_that_takes_long_to_read_holds_up_nobody_else(server, films, monkeypatch):
+    begun, done = threading.Event(), threading.Event()
+
+    def call(path):
+        begun.set()
+        assert done.wait(60)
+        return Failure("it took long")
+
+    monkeypatch.setattr(server._reader, "call", call)
+    answers = []
+    clip = threading.Thread(target=lambda: answers.append(fetch(server, "/search", method="POST", body=b"clip")))
+    clip.start()
+    assert begun.wait(60)
+    other = threading.Thread(target=lambda: answers.append(fetch(server, "/search?q=red")))
+    other.start()
+    other.join(30)
+    done.set()
+    clip.join()
+    other.join()
+    assert [status for status, _, _ in answers] == [200, 415]
+
+
 def test_an_update_is_seen_and_odd_names_are_plain_text(tmp_path):
     (tmp_path / "films").mkdir()
     odd = film(tmp_path / "films" / "<img src=x onerror=alert(1)>\udce9.mp4", ("red", 1), format="mp4")
@@ -267,5 +302,11 @@ def test_the_command_listens_until_it_is_interrupted(made, monkeypatch, stgt):
     assert status == 130 and "12 moments of 3 videos at http://localhost:" in printed
     status, printed = stgt("serve", made, "--port", 70000)
     assert status == 2 and "--port is 70000" in printed
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        status, printed = stgt("serve", made, "--host", "127.0.0.1", "--port", port)
+        assert status == 2 and f"cannot listen at host '127.0.0.1' and port {port} (Address already in use)" in printed
+    status, printed = stgt("serve", made, "--host", "a host.invalid")
+    assert status == 2 and "cannot listen at host 'a host.invalid' and port 8765" in printed
     status, printed = stgt("serve", made.parent)
     assert status == 2 and "holds no index" in printed
