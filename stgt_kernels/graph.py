@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from stgt_kernels.ops.numbers import integer
+
 TILE = 64
 WEIGHT_DTYPES = (torch.float16, torch.float32, torch.float64)
 
@@ -53,9 +55,10 @@ def band_of(dense: Tensor, window: int) -> Tensor:
 
 def clamped_window(op: str, window: int, frames: int) -> int:
     """The part of a window, in frames, that a clip of this length can use. Raises ValueError for a window below 0."""
-    if isinstance(window, bool) or not isinstance(window, (int, torch.SymInt)) or window < 0:
+    whole = integer(window)
+    if whole is None or whole < 0:
         raise ValueError(f"{op}: window must be an integer of at least 0, got {window!r}")
-    return min(window, frames - 1)
+    return min(whole, frames - 1)
 
 
 def _version(x: Tensor) -> int | None:
@@ -136,10 +139,12 @@ class SpatioTemporalGraph:
         if not weight.is_floating_point():
             raise ValueError(f"from_dense: weight must be a floating-point tensor, got {weight.dtype}")
         B, N, _ = weight.shape
-        if not isinstance(frames, (int, torch.SymInt)) or frames < 1 or N % frames:
+        whole = integer(frames)
+        if whole is None or whole < 1 or N % whole:
             raise ValueError(
                 f"from_dense: frames must be an integer that divides the number of tokens N={N}, got {frames!r}"
             )
+        frames = whole
         window = frames - 1 if window is None else clamped_window("from_dense", window, frames)
         P = N // frames
         keeps = weight.dtype in WEIGHT_DTYPES and not (weight.dtype == torch.float16 and weight.requires_grad)
@@ -192,10 +197,10 @@ class SpatioTemporalGraph:
         that an integer or a slice gives shares this one's memory. Raises ValueError for any other index, and IndexError
         for a sample that is not there.
         """
-        if isinstance(index, int) and not isinstance(index, bool):
-            if not -self.batch_size <= index < self.batch_size:
-                raise IndexError(f"graph: index {index} is out of range for a batch of {self.batch_size}")
-            index = slice(index, index + 1 or None)
+        if (number := integer(index)) is not None:
+            if not -self.batch_size <= number < self.batch_size:
+                raise IndexError(f"graph: index {number} is out of range for a batch of {self.batch_size}")
+            index = slice(number, number + 1 or None)
         if isinstance(index, slice):
             return self._selected(lambda x: x[index])
         if not isinstance(index, Tensor) or index.ndim != 1 or index.is_floating_point() or index.is_complex():

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from stgt_kernels.ops.numbers import integer
+
 MOST_TYPES = 256
 MOST_INDEX = 2**31 - 1
 
@@ -66,7 +68,7 @@ class RaggedGraph:
             ValueError: arguments of another rank, size, dtype or device, indices out of range, a batch that is not
                 sorted, or an edge between two graphs.
         """
-        _check_edge_index(edge_index, num_nodes)
+        num_nodes = _check_edge_index(edge_index, num_nodes)
         source, target = edge_index.unbind(0)
         graph_ptr = _graph_ptr(edge_index, num_nodes, batch)
         if edge_type is not None:
@@ -117,12 +119,14 @@ class RaggedGraph:
         return _unflatten([None if t is None else t.to(device, non_blocking=non_blocking) for t in tensors], rest)
 
 
-def _check_edge_index(edge_index: Tensor, num_nodes: int) -> None:
+def _check_edge_index(edge_index: Tensor, num_nodes: int) -> int:
+    """Returns the number of nodes."""
     if not isinstance(edge_index, Tensor) or edge_index.ndim != 2 or edge_index.shape[0] != 2:
         raise ValueError(f"from_edge_index: edge_index must be a tensor (2, E), got {_describe(edge_index)}")
     if edge_index.dtype != torch.int64:
         raise ValueError(f"from_edge_index: edge_index must be int64, got {edge_index.dtype}")
-    if isinstance(num_nodes, bool) or not isinstance(num_nodes, int) or not 0 <= num_nodes <= MOST_INDEX:
+    whole = integer(num_nodes)
+    if whole is None or not 0 <= whole <= MOST_INDEX:
         raise ValueError(f"from_edge_index: num_nodes must be an integer, 0 <= num_nodes < 2**31, got {num_nodes!r}")
     if edge_index.shape[1] > MOST_INDEX:
         raise ValueError(f"from_edge_index: there must be fewer than 2**31 edges, got {edge_index.shape[1]}")
@@ -133,6 +137,7 @@ def _check_edge_index(edge_index: Tensor, num_nodes: int) -> None:
             f"from_edge_index: edge_index must hold node numbers from 0 to num_nodes - 1 = {num_nodes - 1}, "
             f"got edge_index[{side}, {edge}] = {int(edge_index[side, edge])}"
         )
+    return int(whole)
 
 
 def _check_edge_type(edge_type: Tensor, edge_index: Tensor, types: int | None) -> int:
@@ -146,13 +151,13 @@ def _check_edge_type(edge_type: Tensor, edge_index: Tensor, types: int | None) -
         raise ValueError(
             f"from_edge_index: edge_type must be on edge_index's device {edge_index.device}, got {edge_type.device}"
         )
-    if types is not None and (isinstance(types, bool) or not isinstance(types, int) or not 1 <= types <= MOST_TYPES):
+    if types is not None and ((whole := integer(types)) is None or not 1 <= whole <= MOST_TYPES):
         raise ValueError(f"from_edge_index: types must be an integer, 1 <= types <= {MOST_TYPES}, got {types!r}")
     low, high = (int(x) for x in torch.aminmax(edge_type.long())) if edges else (0, 0)
     most = (MOST_TYPES if types is None else types) - 1
     if low < 0 or high > most:
         raise ValueError(f"from_edge_index: edge_type must lie between 0 and {most}, got {low} to {high}")
-    return high + 1 if types is None else types
+    return high + 1 if types is None else int(types)
 
 
 def _graph_ptr(edge_index: Tensor, num_nodes: int, batch: Tensor | None) -> Tensor:

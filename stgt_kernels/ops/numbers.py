@@ -1,6 +1,7 @@
 """The checks of the attention ops' arguments that are numbers. Each error names the op, the argument and its value."""
 
 import math
+import operator
 
 import torch
 
@@ -32,6 +33,18 @@ def clamp_limit(op: str, clamp: float | None) -> float:
     if not 0 < limit < math.inf:
         raise ValueError(f"{op}: clamp must be positive and finite, or None, got {clamp}")
     return limit
+
+
+def integer(value: object) -> int | None:
+    """The integer that an argument is, also one of NumPy's or a symbol of torch.compile. None for bool and all else."""
+    if isinstance(value, (bool, torch.Tensor)):
+        return None
+    if isinstance(value, (int, torch.SymInt)):
+        return value  # pyright: ignore[reportReturnType]
+    try:
+        return operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        return None
 
 
 def _number(op: str, name: str, value: float) -> float:

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from helpers.cases import BACKENDS, heads
@@ -71,7 +72,7 @@ class TestGraph:
         with raises(op.__name__, "x must be float32, float64, bfloat16 or float16", str(dtype)):
             self.build(op, torch.zeros(1, 2, 3, 4).to(dtype), backend)
 
-    @pytest.mark.parametrize("window", [-1, 1.0, True, None, nan, inf, "1"])
+    @pytest.mark.parametrize("window", [-1, 1.0, True, np.bool_(1), np.int8(-1), torch.tensor(1), None, nan, inf, "1"])
     @pytest.mark.parametrize("frames", [1, 3])
     def test_window(self, op, backend, frames, window):
         with raises(op.__name__, "window must be an integer of at least 0", repr(window)):

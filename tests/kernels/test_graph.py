@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from helpers.cases import DTYPES, dtype_name, heads, video_graph
@@ -250,3 +251,12 @@ def test_memory_grows_linearly_with_frames():
     graph = spatio_temporal_graph(x, threshold=-1, backend="cpu")
     assert graph.weight.numel() == 64 * 8 * 3 * 8
     assert graph.weight.untyped_storage().nbytes() == graph.weight.numel() * 4
+
+
+def test_integers_of_numpy_are_integers():
+    two = np.int64(2)
+    graph, tokens = SpatioTemporalGraph.from_dense(banded_dense(3, 2, 4, 1), frames=two), torch.randn(1, 3, 4, 5)
+    assert (graph.frames, graph.window) == (2, 1) and type(graph.frames) is int
+    assert torch.equal(graph[two].weight, graph.weight[2:])
+    built = spatio_temporal_graph(tokens, threshold=0.0, window=np.uint8(2))
+    assert torch.equal(built.weight, spatio_temporal_graph(tokens, threshold=0.0, window=2).weight)

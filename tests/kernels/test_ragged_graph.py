@@ -4,6 +4,7 @@ import copy
 import pickle
 import re
 
+import numpy as np
 import pytest
 import torch
 from helpers.edges import ragged_graph
@@ -70,6 +71,11 @@ def test_types(dtype):
     assert graph.types == 5 and graph.edge_type.dtype == torch.uint8 and torch.equal(graph.edge_type, edge_type.byte())
     assert RaggedGraph.from_edge_index(EDGES, 5, edge_type=edge_type, types=256).types == 256
     assert RaggedGraph.from_edge_index(torch.zeros(2, 0).long(), 5, edge_type=edge_type[:0]).types == 1
+
+
+def test_integers_of_numpy_are_integers():
+    graph = RaggedGraph.from_edge_index(EDGES, np.int64(5), edge_type=torch.zeros(6).long(), types=np.uint8(3))
+    assert graph.nodes == 5 and type(graph.types) is int and graph.types == 3
 
 
 def same(a: RaggedGraph, b: RaggedGraph) -> bool:
