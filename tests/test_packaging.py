@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from pathlib import Path
 from typing import Literal, get_overloads, get_type_hints
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def setup_py(tmp_path):
     """Runs setup.py far enough to fail, or to name the package, in a copy that it may write to."""
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
@@ -92,6 +93,15 @@ def test_without_a_compiler_it_says_what_to_install(setup_py, environment):
     command = environment.get("CXX", "c++").split()[0]
     assert f"building needs {command}, which is not on PATH" in result.stderr
     assert "Install a C++20 compiler" in result.stderr and "apt-get install g++" in result.stderr
+
+
+def test_a_source_distribution_can_be_built(setup_py, tmp_path):
+    result = setup_py("-q", "sdist", STGT_BUILD_CUDA="0")
+    assert result.returncode == 0, result.stderr
+    with tarfile.open(next((tmp_path / "dist").iterdir())) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.is_file()}
+    assert sources and sources <= held
 
 
 def test_without_torch_it_says_what_to_install(setup_py, tmp_path):
