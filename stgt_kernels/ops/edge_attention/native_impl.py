@@ -1,4 +1,4 @@
-"""The C++ kernels (csrc), one schema for CPU and CUDA; here are the shapes that torch.compile needs."""
+"""Calls of the C++ and CUDA kernels (csrc), which share schemas, and the shapes that torch.compile needs."""
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from stgt_kernels.ops.edge_attention.vmap import fold_into_heads
 
 
 def wide(q: Tensor) -> torch.dtype:
+    """The dtype of scores and softmax: float64 for float64, and float32 for all others."""
     return torch.float64 if q.dtype == torch.float64 else torch.float32
 
 
