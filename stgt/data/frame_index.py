@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from av.index import IndexEntries
 
-# Containers that store a presentation time for each frame. In the others FFmpeg derives the times from the order of
+# These containers store a presentation time for each frame. In all others, FFmpeg derives the times from the order of
 # decoding, which is right only for streams whose frames are shown in that order.
 _STORES_TIMES = {"mov", "matroska", "mpegts", "mpeg", "flv", "asf", "nut", "ivf", "gif", "mxf"}
 

@@ -38,7 +38,7 @@ SCHEMAS = {
 BATCH = 1 << 16
 """The most rows that are in memory at a time"""
 _ENDINGS = "|".join(re.escape(ending) for ending in IMAGES)
-_IS_IMAGE = rf"(?i)(?:{_ENDINGS}|\.|(?:^|/)\.?[^./]*)$"  # the same as `stgt.data.names.is_image`
+_IS_IMAGE = rf"(?i)(?:{_ENDINGS}|\.|(?:^|/)\.?[^./]*)$"  # this decides as `stgt.data.names.is_image` does
 
 
 class ManifestFile:
