@@ -96,10 +96,12 @@ def _require_fields(state: dict, path: Path) -> None:
 
 
 def has_checksums(checkpoint: Path) -> bool:
+    """Whether a checkpoint has checksums, which version 0.1.0 did not write. Errors are those of `read_state`."""
     return state_and_hashes(checkpoint)[1] is not None
 
 
 def unreadable(path: Path, error: Exception) -> CheckpointError:
+    """The error for a file of a checkpoint that cannot be read, with the reason."""
     reason = str(error).removeprefix(f"{path}: ")
     return CheckpointError(f"{path}: cannot be read: {reason}; remove its folder to use the checkpoint before it")
 
