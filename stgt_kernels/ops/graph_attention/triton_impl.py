@@ -105,8 +105,8 @@ class Launch:
     def live_tiles(self, block: int, columns: bool) -> tuple[Tensor, Tensor]:
         """For each block of rows, the tiles of columns that hold an edge, and their number.
 
-    columns: whether to list the tiles of rows for each block of columns instead.
-    """
+        columns: whether to list the tiles of rows for each block of columns instead.
+        """
         lists, n = self.blocks(block), triton.cdiv(self.P, TILE)
         length = self.O * n
         tiles = torch.empty(lists * (length + 1), dtype=torch.int32, device=self.device)
