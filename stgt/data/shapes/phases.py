@@ -78,7 +78,8 @@ class PhasedScene:
 
     objects: tuple[PhasedObject, ...]
     relation: str = ""
-    """How the first object meets the second: one of RELATIONS, or empty. With one, the first moves and the second stays"""
+    """How the first object meets the second: one of RELATIONS, or empty. In a meeting, the first moves and the second
+    stays"""
 
     @property
     def meaning(self) -> tuple:
