@@ -53,7 +53,7 @@ def write_graphs(path: str | Path, clips: Iterable[ClipGraphs]) -> int:
 
 
 def graphs_from(values: dict, where: str) -> ClipGraphs:
-    """The graphs of a clip from a JSON object. where: the beginning of the message of every ValueError."""
+    """The graphs of a clip from a JSON object. Raises ValueError, which begins with `where`, for a wrong value."""
     _only(values, where, "video", "text", "tsg", "dsg", "source", "grounding")
     text = field(values, "text", str, where)
     tsg = _text_graph(values["tsg"], text, f"{where}: tsg") if values.get("tsg") is not None else None

@@ -114,7 +114,7 @@ class TransformersFolder:
         return {"model": json.loads(self.host.model.config.to_json_string(use_diff=False))}
 
     def begin(self, out: Path) -> None:
-        """Nothing: such a folder holds no model before the end."""
+        """Nothing is written: the folder holds no model before the post-training has ended."""
 
     def finish(self, out: Path) -> None:
         for part in (self.host.model, self.tokenizer, self.images):
