@@ -26,7 +26,7 @@ class Kernel:
     """A kernel, compiled for one architecture."""
 
     name: str
-    """The C++ name without namespaces and arguments, such as graph_attention_fwd_sm90<bf16, 88, 4, false>"""
+    """The C++ name without namespaces and arguments, such as graph_attention_fwd_sm90<bf16, 88, 4, false, false>"""
     mangled: str
     architecture: str
     """sm_80 or sm_90a"""
