@@ -18,7 +18,10 @@ FLOOR = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """S sightings as nodes. Edges join two objects of a frame, a track's sightings, and each sighting with itself."""
+    """S sightings as nodes. Edges join two objects of a frame, and each sighting with itself.
+
+    With `temporal_coref`, edges also join each sighting with the one before it of its track.
+    """
 
     graph: RaggedGraph
     log_near: Tensor
