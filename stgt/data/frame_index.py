@@ -181,7 +181,7 @@ class PacketTable:
 
     def _index(self, groups: np.ndarray) -> FrameIndex:
         ranks, pts, keyframes = [], [], []
-        table = self._entries()  # opening the file again makes a new one
+        table = self._entries()  # it is asked for again, since opening the file again makes a new table
         for group in groups.tolist():
             first = int(self._keys[group])
             last = int(self._keys[group + 1]) if group + 1 < len(self._keys) else self._packets
