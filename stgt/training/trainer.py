@@ -122,7 +122,7 @@ class Trainer:
             with self.world.agreed(ckpt.CheckpointError):
                 self._load(resumed)
             logger.info("going on from %s, step %d of %d", resumed, self.step, self.total)
-            if self.world.is_main:  # a run that is complete writes no further checkpoint, which would do both
+            if self.world.is_main:  # the next checkpoint would do both, but a run that is complete writes none
                 clear_up(resumed.parent)
                 ckpt.rotate(resumed, self.config.keep, self.best)
         ckpt.require_free_names(self.run, self.step, self.total)
