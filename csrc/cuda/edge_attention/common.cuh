@@ -53,8 +53,7 @@ struct EdgeParams {
   NodeHeads q, k, v, dout;   // dout: backward
   void *out, *dq, *dk, *dv;  // (N, H, D) contiguous, written
   float* scores;             // (E, H): written forward, read backward
-  float* softmax;            // (N, H, 2): each row's maximum, and 1 / sum, both 0 without edges; as scores,
-                             // written forward and read backward
+  float* softmax;            // (N, H, 2), written forward, read backward: a row's maximum and 1 / sum; 0 without edges
   const float* dscores;      // backward: (E, H); null if it is zero
   float* delta;              // backward: (N, H): sum of p dp over each row's edges
   float *dproduct, *kept;    // backward: (E, H): gradient of q . k, and probability after dropout

@@ -70,7 +70,7 @@ template <int ROWS, int COLUMNS> struct Blocks {
 // which are all 0, are then written by the same block.
 template <int ROWS, int COLUMNS> struct Block {
   int64_t row_frame, column_frame;  // of B T
-  int offset, mirror_offset;        // the place of the column frame in the row frame's band, and the reverse
+  int offset, mirror_offset;        // the place of each frame in the band of the other: the column frame's comes first
   int row, column, end;             // the first tokens; the end of the columns, a multiple of TILE
   bool in_clip;
   bool needed;    // false for a block below the diagonal of a frame, which is the mirror of one above
