@@ -52,7 +52,10 @@ def update_state(checkpoint: Path, **values: object) -> None:
 
 
 def state_and_hashes(checkpoint: Path) -> tuple[dict, dict[str, str] | None]:
-    """A checkpoint's state and the SHA-256 of its files. The latter is None in checkpoints of version 0.1.0."""
+    """A checkpoint's state and the SHA-256 of its files, or None in place of these for checkpoints of version 0.1.0.
+
+    Raises CheckpointError if `state.json` cannot be read, was changed, or does not fit its folder.
+    """
     path = checkpoint / STATE
     try:
         state, has_checksum = read_sealed(path)
