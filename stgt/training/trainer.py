@@ -55,6 +55,7 @@ class Trainer:
     `data` is the summary of the data's fingerprint, which is kept in each checkpoint.
     `validation` is called after each epoch in every process. Its figures only decide which checkpoint is kept as the
     best one.
+    Raises ValueError if the data set has fewer pairs than a batch, or the whole run fewer batches than one step.
     """
 
     def __init__(
