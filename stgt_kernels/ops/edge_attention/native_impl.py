@@ -32,10 +32,12 @@ def _(
 
 
 def forward(*args) -> tuple[Tensor, Tensor, Tensor]:
+    """out (N, H, D), scores (E, H) and softmax (N, H, 2). The arguments are those of the op's schema."""
     return torch.ops.stgt_kernels.edge_attention_fwd(*args)
 
 
 def backward(*args) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """dq, dk, dv (N, H, D), and the gradients of edge_scale and edge_bias, each None if it is not needed."""
     dq, dk, dv, dscale, dbias = torch.ops.stgt_kernels.edge_attention_bwd(*args)
     need_dscale, need_dbias = args[-2:]
     return dq, dk, dv, dscale if need_dscale else None, dbias if need_dbias else None

@@ -47,6 +47,7 @@ def strides(*tensors: Tensor) -> tuple[int, list[int]]:
 
 
 def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors in contiguous memory. None stays None."""
     return [None if t is None else t.contiguous() for t in tensors]
 
 
@@ -154,7 +155,7 @@ def backward_op(
 
 
 def sum_types(per_edge: Tensor, values: Tensor | None, types: Tensor | None) -> Tensor:
-    """The gradient of edge_scale or edge_bias, from that for each edge, (E, H)."""
+    """The gradient of edge_scale or edge_bias, (E or types, H), from the gradient for each edge, (E, H)."""
     if types is None or values is None:
         return per_edge
     E, H = per_edge.shape
@@ -178,6 +179,7 @@ def _(
 
 
 def backward(*args) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """dq, dk, dv (N, H, D), and the gradients of edge_scale and edge_bias, each None if it is not needed."""
     dq, dk, dv, dscale, dbias = backward_op(*args)
     need_dscale, need_dbias = args[-2:]
     return dq, dk, dv, dscale if need_dscale else None, dbias if need_dbias else None

@@ -89,6 +89,7 @@ def inside_frame(o_p, P: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def load_columns(base, o_n, stride_n, inside, FIRST: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
+    """Columns FIRST to FIRST + WIDTH - 1 of rows o_n of a matrix (N, D), with zeros outside of it."""
     o_d = FIRST + tl.arange(0, WIDTH)
     mask = inside[:, None]
     if FIRST + WIDTH > D:
@@ -108,6 +109,7 @@ def load_heads(base, o_n, stride_n, inside, D: tl.constexpr, D0: tl.constexpr, D
 
 @triton.jit
 def store_columns(base, o_n, stride_n, inside, x, FIRST: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
+    """Writes x as columns FIRST to FIRST + WIDTH - 1 of rows o_n of a matrix (N, D), as far as they are inside."""
     o_d = FIRST + tl.arange(0, WIDTH)
     mask = inside[:, None] & (o_d < D)[None, :]
     tl.store(base + o_n[:, None] * stride_n + o_d[None, :], x.to(base.dtype.element_ty), mask=mask)

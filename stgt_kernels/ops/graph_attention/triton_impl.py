@@ -212,6 +212,7 @@ def _(dout, q, k, v, weight, live, seed, out, lse, dlse, scale, dropout_p, need_
 
 
 def backward(*args) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """dq, dk, dv (B, H, N, D), and the gradient of the weights, or None if it is not needed."""
     dq, dk, dv, dweight = backward_op(*args)
     need_dweight = args[-1]
     return dq, dk, dv, dweight if need_dweight else None
