@@ -111,7 +111,7 @@ class ReleasedAttention(nn.Module):
 
 
 class DenseMotion(nn.Module):
-    """The motion along the edges of a dense weight matrix, which is the same as that along the edges of a graph."""
+    """The motion along the edges of a dense weight matrix. It equals the motion along the edges of the graph."""
 
     def __init__(self, motion: EdgeMotion, frames: int, window: int) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ class ReleasedBert(nn.Module):
 
 
 class ReleasedWordHead(nn.Module):
-    """The released model computes the logits of padding, too, so this head computes as many rows as a text may have."""
+    """Computes the logits of padding as well, as the released model does: those of all places that a batch may have."""
 
     def __init__(self, head: WordHead, rows: int) -> None:
         """rows: the number of places that a batch may have."""

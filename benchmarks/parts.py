@@ -37,7 +37,7 @@ def recorded(
 ) -> list[FunctionEvent]:
     """The events that torch.profiler records on the host during one step. Each part of the step is a named event."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
-    with profile(activities=activities):  # The first profile of a process is slow in odd places.
+    with profile(activities=activities):  # the first profile of a process is slow in odd places, so it is not used
         torch.ones(1, device=device).add_(1)
     with profile(activities=activities) as profiled, named_parts(model, optimizer):
         step()

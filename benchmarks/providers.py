@@ -25,7 +25,7 @@ class Provider:
     """The reason why it cannot compute a problem on a device, with or without a backward pass; None if it can"""
     compiled: bool = False
     bound: bool = False
-    """It computes less than the problem asks, so its time is only a lower bound."""
+    """Whether it computes less than the problem asks, so that its time is only a lower bound"""
     backend: str | None = None
     """The name of the backend of stgt_kernels, or None if the provider is an alternative"""
 

@@ -36,7 +36,10 @@ QUICK = (Batch("8 texts of 4 to 12 nodes", 8, 4, 12, 230), Batch("4 clips of 60 
 
 @dataclass(frozen=True)
 class Inputs:
-    """A batch's graph, and the tensors that providers take. All of them require gradients in each provider."""
+    """A batch's graph, and the tensors that providers take.
+
+    All providers compute the gradients of q, k and v, and most of them also those of the values of edges.
+    """
 
     graph: RaggedGraph
     sizes: Tensor  # (G,): nodes of each graph

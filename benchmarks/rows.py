@@ -19,11 +19,11 @@ class Row:
     provider: str
     dtype: str
     shape: dict[str, float]
-    """Those of B, T, P, C, H, D, window and threshold that the question depends on"""
+    """The sizes that the question depends on, such as B, T, P, C, H, D, window and threshold"""
     question: str = ""
     case: str = ""
     median: float | None = None
-    """Seconds; None if the provider did not run. low and high are the 20% and 80% quantiles, in seconds too."""
+    """Seconds; None if the provider did not run. low and high are the 20% and 80% quantiles, also in seconds."""
     low: float | None = None
     high: float | None = None
     rounds: int = 0
@@ -42,7 +42,7 @@ class Row:
     missing: str | None = None
     """The reason why there is no time, or no time that counts"""
     bound: bool = False
-    """The provider computes less than the problem asks, so its time is only a lower bound."""
+    """Whether the provider computes less than the problem asks, so that its time is only a lower bound"""
     details: dict[str, float] = field(default_factory=dict)
     """Values that only this question reports, by name"""
     parts: dict[str, float] = field(default_factory=dict)

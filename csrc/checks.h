@@ -47,8 +47,9 @@ inline ScalarType accumulator_dtype(ScalarType features) {
   return features == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// The weights of half-precision features (bfloat16 or float16) are float16. They are float32 if they are
-// differentiable, since their gradients have the same dtype, and would vanish in float16.
+// Returns the dtype of weights. For half-precision features (bfloat16 or float16) it is float16, or float32 if the
+// weights are differentiable, since their gradients have the same dtype and would vanish in float16. For other features
+// it is accumulator_dtype.
 inline ScalarType weight_dtype(ScalarType features, bool differentiable) {
   const bool half = features != ScalarType::Float && features != ScalarType::Double;
   return half && !differentiable ? ScalarType::Half : accumulator_dtype(features);
@@ -59,7 +60,7 @@ inline void check_weight_dtype(const char* op, const Tensor& weight, ScalarType 
   if (weight.scalar_type() != weight_dtype(features, true)) check_dtype(op, "weight", weight, stored);
 }
 
-// A new tensor on the device of `like`. Where there is no memory for it, the error says how much was asked for.
+// Returns a new tensor on the device of `like`. If there is no memory for it, the error says how much was asked for.
 inline Tensor new_tensor(const char* op, const char* name, const Tensor& like, std::initializer_list<int64_t> sizes,
                          ScalarType dtype) {
   try {

@@ -1,4 +1,4 @@
-"""Compares CUDA with Triton on each op: the table that the backend ``auto`` reads (stgt_kernels/measured.py)."""
+"""Compares CUDA with Triton on each op, and writes the table of stgt_kernels/measured.py, which ``auto`` reads."""
 
 import re
 from dataclasses import replace

@@ -103,7 +103,7 @@ def timed_and_compared(bench: Bench, problem: Problem, provider: Provider) -> Ro
         return Row(provider.name, problem.dtype, shape, missing=reason)
     inputs = problem.inputs(bench.device)
     step = provider.step(inputs)
-    step()  # compiles
+    step()  # the first call compiles
     memory = peak_memory(step, bench.device)
     timing = bench.measure({provider.name: step}, bench.seconds)[provider.name]
     nbytes = moved_bytes(inputs)

@@ -15,7 +15,7 @@ from benchmarks.gpu_check.report import Check, log
 SECONDS = 450
 PYTEST = ["-m", "pytest", "-v", "--tb=short", "--continue-on-collection-errors"]
 PYTEST += ["-p", "benchmarks.gpu_check.shard", "-p", "no:cacheprovider"]
-# This file compiles Triton's kernels for given GPUs, and needs none.
+# test_triton_compile.py compiles Triton's kernels for given GPUs. It needs no GPU, so it is left out here.
 TESTS = ["tests/kernels", "--ignore=tests/kernels/test_triton_compile.py"]
 
 

@@ -24,7 +24,7 @@ from benchmarks.gpu_timing import queued_times
 from benchmarks.rows import Row
 
 Pieces = dict[str, partial[Row]]
-"""Calls of speed.measured by name, which lack only the bench"""
+"""{name: a call of speed.measured or edges.measured that lacks only the bench}"""
 COMPILED_SECONDS, PIECE_SECONDS = 150, 40
 """The time limits for one piece, where a provider is compiled when it runs, and where it is not"""
 SECONDS = 480

@@ -28,7 +28,7 @@ def name_of(seconds: int, width: int, height: int, gop: int) -> str:
 
 
 def compare(bench: Bench, *, size: tuple[int, int, int, int]) -> list[Row]:
-    """Compares both readers on one clip, with one thread each."""
+    """Compares both readers on one clip, with one thread each. Raises ValueError if their frames differ."""
     seconds, width, height, gop = size
     with tempfile.TemporaryDirectory() as folder:
         path = write_clip(Path(folder) / "clip.mp4", seconds=seconds, width=width, height=height, gop=gop)

@@ -34,7 +34,10 @@ def latest_checkpoint(run: Path) -> Path:
 
 
 def chosen_checkpoint(run: Path) -> Path:
-    """The checkpoint that was best on the validation split. In a run without validation it is the newest one."""
+    """The checkpoint that was best on the validation split. In a run without validation it is the newest one.
+
+    Raises CheckpointError if there is no checkpoint, or if the best one is missing.
+    """
     latest = latest_checkpoint(run)
     best = read_state(latest).get("best")
     if best is None:

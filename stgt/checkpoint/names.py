@@ -10,6 +10,7 @@ STATE, MODEL, SHARDS = "state.json", "model.safetensors", "model"
 
 
 def name_of(step: int) -> str:
+    """The name of the folder of a step's checkpoint."""
     return f"step-{step:08d}"
 
 

@@ -52,7 +52,10 @@ def update_state(checkpoint: Path, **values: object) -> None:
 
 
 def state_and_hashes(checkpoint: Path) -> tuple[dict, dict[str, str] | None]:
-    """A checkpoint's state and the SHA-256 of its files. The latter is None in checkpoints of version 0.1.0."""
+    """A checkpoint's state and the SHA-256 of its files, or None in place of these for checkpoints of version 0.1.0.
+
+    Raises CheckpointError if `state.json` cannot be read, was changed, or does not fit its folder.
+    """
     path = checkpoint / STATE
     try:
         state, has_checksum = read_sealed(path)
@@ -96,10 +99,12 @@ def _require_fields(state: dict, path: Path) -> None:
 
 
 def has_checksums(checkpoint: Path) -> bool:
+    """Whether a checkpoint has checksums, which version 0.1.0 did not write. Errors are those of `read_state`."""
     return state_and_hashes(checkpoint)[1] is not None
 
 
 def unreadable(path: Path, error: Exception) -> CheckpointError:
+    """The error for a file of a checkpoint that cannot be read, with the reason."""
     reason = str(error).removeprefix(f"{path}: ")
     return CheckpointError(f"{path}: cannot be read: {reason}; remove its folder to use the checkpoint before it")
 

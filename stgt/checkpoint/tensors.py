@@ -51,11 +51,13 @@ def misfits(name: str, found: torch.Tensor, expected: torch.Tensor, *, convert: 
 
 
 def listed(settings: list[str], problems: list[str]) -> str:
+    """The lines of a message: all settings that differ, and the first twelve problems with tensors."""
     more = [f"and {len(problems) - 12} more tensors"] if len(problems) > 12 else []
     return "\n  ".join([*settings, *sorted(problems)[:12], *more])
 
 
 def require_finite(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Raise CheckpointError that names the tensors of the file `path` that hold NaN or infinite numbers."""
     if names := nonfinite(tensors):
         raise CheckpointError(
             f"{path}: holds NaN or infinite numbers, expected finite ones, in {', '.join(names[:12])}"

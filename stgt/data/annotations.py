@@ -1,8 +1,8 @@
 """The two annotation formats of this package: captions of videos, and questions about them.
 
-Retrieval: [{"video": "a.mp4", "caption": "…"}], or with a list of captions. Questions: [{"video", "question", "answer",
-"question_id"}] beside ans2label.json, {"answer": label}. Other keys are left alone. In place of JSON, both may be a
-manifest in Parquet (`stgt.data.manifest`).
+A retrieval annotation is [{"video": "a.mp4", "caption": "…"}], where "caption" may also be a list of texts. A question
+annotation is [{"video", "question", "answer", "question_id"}], and has ans2label.json, {"answer": label}, beside it.
+Other keys are left alone. In place of JSON, both may be a manifest in Parquet (`stgt.data.manifest`).
 """
 
 from __future__ import annotations

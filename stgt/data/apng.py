@@ -29,7 +29,8 @@ class Part(NamedTuple):
     """Left, upper, right and lower edge on the canvas, in pixels"""
     seconds: float
     disposal: int
-    """After the frame its box stays, is erased, or gets back the pixels that it had before the frame"""
+    """What happens to the box after the frame: with 0 it stays, with 1 it is erased, and with 2 it gets back the pixels
+    that it had before the frame"""
     blend: bool
     """Whether the pixels are drawn over what is there; otherwise they replace it"""
 
@@ -44,7 +45,7 @@ def promised_frames(path: str | Path) -> int:
 
 
 def read_parts(path: str | Path) -> Iterator[Part]:
-    """The frames of an animated PNG file one after the other. Raises ValueError for a file that contradicts itself."""
+    """The frames of an animated PNG file, read one at a time. Raises ValueError for a file that contradicts itself."""
     shared: list[tuple[bytes, bytes]] = []  # chunks that belong to every frame: palette, transparency, …
     header, control, pixels = b"", b"", bytearray()
     found = 0

@@ -1,4 +1,7 @@
-"""The operations that RandAugment draws from, on plain tensors. They compute the same bits as torchvision's."""
+"""The operations that RandAugment draws from, on plain tensors. They compute the same bits as torchvision's.
+
+Each takes and returns a clip, uint8 (T, 3, H, W).
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,7 @@ def _shear(strength: float) -> float:
     return torch.rad2deg(torch.tensor(0.3 * strength)).item()
 
 
-# `s` is the strength with a sign: 1 is magnitude 10 of 10. Each takes and gives uint8 (T, 3, H, W).
+# `s` is the strength with a sign: 1 is the magnitude 10 of RandAugment, which is its full strength.
 OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "identity": lambda video, s: video,
     "contrast": lambda video, s: contrast(video, 1 + 0.9 * s),

@@ -1,4 +1,4 @@
-"""Every video of an annotation is decoded once with each reader, which gives a report and a list of the bad videos.
+"""Every video of an annotation is decoded with each reader, which gives a report and a list of the bad videos.
 
 Other processes decode the files (`stgt.data.isolated`), so that a file that never ends, or makes the decoder crash, can
 be stopped. Training reads the list.
@@ -132,7 +132,7 @@ def check_videos(
 
 
 def check_settings(root: str | Path, max_pixels: int) -> list:
-    """The folder, the limit and the readers' versions: an interrupted check goes on only if these are the same."""
+    """The folder, the limit and the readers' versions. An interrupted check goes on only if none of them changed."""
     return [str(Path(root).resolve()), max_pixels, *map(decoder_version, _readers())]
 
 

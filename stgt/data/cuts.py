@@ -58,8 +58,8 @@ def numbers_with_frames(reader: PyAVReader | DecordReader, windows: Cut) -> list
     """The numbers of the windows of a video in which a frame begins, and that of the first one.
 
     The clock of a recording may jump by a day, and a damaged file may claim any time, so the number of the other
-    windows has no bound. In a video of more than `LONG` frames, a few of them may be among the numbers. They then lie
-    among windows that hold at least as many frames as there are windows.
+    windows has no bound. In a video of more than `LONG` frames, a few windows without a frame may be among the numbers.
+    They then lie among windows that together hold at least as many frames as there are windows.
     """
     # A look at each window of a long film would read most of its packets several times.
     looked = 1 + reader.length // LONG

@@ -171,7 +171,7 @@ class FeatureStore:
     def unread_among(self, places: Iterable[str]) -> list[int]:
         """The numbers, ascending, of the places whose first view was not read. The cache has to hold them all."""
         rows = self.table.find(digests_of(places)) * self.views
-        order = np.argsort(rows, kind="stable")  # each file is opened once
+        order = np.argsort(rows, kind="stable")  # so that each file is opened once
         states = self.tokens.rows("state", rows[order].tolist())
         return sorted(order[(states[:, 0] == 0).numpy()].tolist())
 

@@ -1,7 +1,7 @@
 """Fingerprints of data, by which a run notices that other data lies under the same names.
 
 A fingerprint holds the SHA-256 of some files, the decoder, and a table of videos with the size and time of change of
-each one, and on request the SHA-256 of its contents. It is one safetensors file of about 40 bytes per video.
+each one, and on request the SHA-256 of its contents. It is one safetensors file with the name and 48 bytes per video.
 
 Two files count as the same video if their contents agree, where both have been hashed, or else if their sizes and times
 of change agree. Times that agree to the second are enough if one of them has no fraction of a second, because tar and
@@ -45,7 +45,7 @@ class Fingerprint:
     names: list[str]
     """Videos in alphabetical order"""
     sizes: np.ndarray
-    """int64 (videos,) in bytes, −1 where there was no such file"""
+    """int64 (videos,) in bytes, −1 where there was no file"""
     times: np.ndarray
     """int64 (videos,) in ns since 1970"""
     hashes: np.ndarray
@@ -163,7 +163,7 @@ def _measured(path: Path, contents: bool) -> tuple[int, int, bytes]:
     try:
         status = os.stat(path)
         return status.st_size, status.st_mtime_ns, bytes.fromhex(file_hash(path)) if contents else _NO_HASH
-    except (OSError, ValueError):  # the latter for a name that no file can have
+    except (OSError, ValueError):  # a name that no file can have raises ValueError
         return -1, 0, _NO_HASH
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from av.index import IndexEntries
 
-# Containers that store a presentation time for each frame. In the others FFmpeg derives the times from the order of
+# These containers store a presentation time for each frame. In all others, FFmpeg derives the times from the order of
 # decoding, which is right only for streams whose frames are shown in that order.
 _STORES_TIMES = {"mov", "matroska", "mpegts", "mpeg", "flv", "asf", "nut", "ivf", "gif", "mxf"}
 
@@ -181,7 +181,7 @@ class PacketTable:
 
     def _index(self, groups: np.ndarray) -> FrameIndex:
         ranks, pts, keyframes = [], [], []
-        table = self._entries()  # opening the file again makes a new one
+        table = self._entries()  # it is asked for again, since opening the file again makes a new table
         for group in groups.tolist():
             first = int(self._keys[group])
             last = int(self._keys[group + 1]) if group + 1 < len(self._keys) else self._packets

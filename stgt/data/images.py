@@ -22,8 +22,8 @@ from stgt.data import apng
 from stgt.data.errors import VideoError, require_file, require_memory
 from stgt.data.names import is_image
 
-# A file whose first bytes belong to no such format is not given to Pillow. Pillow would try all of its formats, and
-# EPS, for instance, starts Ghostscript.
+# A file whose first bytes belong to none of these formats is not given to Pillow. Pillow would try all of its formats,
+# and EPS, for instance, starts Ghostscript.
 _FORMATS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImageFile,  # it ignores the further pictures that some phones put behind the first one
     "PNG": PngImageFile,

@@ -7,7 +7,10 @@ from pathlib import Path
 
 
 def read_lines(path: str | Path) -> Iterator[str]:
-    """The lines of a text in UTF-8, each with its end, which is a line feed or CRLF. A byte order mark is left out."""
+    """The lines of a text in UTF-8, each with its end, which is a line feed or CRLF. A byte order mark is left out.
+
+    Raises ValueError that names the file if there is none, if it is a folder, and if a line is not UTF-8.
+    """
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):

@@ -32,5 +32,5 @@ def plain(video: str) -> str:
 
 
 def is_image(video: str) -> bool:
-    """Whether a file is an image by its ending. No ending counts as one: the usual downloader of CC3M gives none."""
+    """Whether a name is that of an image. One without an ending is, because the usual downloader of CC3M gives none."""
     return Path(video).suffix.lower() in (*IMAGES, "")

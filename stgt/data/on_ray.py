@@ -31,9 +31,9 @@ Unit, Result = TypeVar("Unit"), TypeVar("Result")
 IN_FLIGHT = 4
 """Units for each CPU of the cluster that are given out and not yet taken back"""
 MOST_IN_FLIGHT = 500
-"""The largest number of such units. Each one may hold a lock, and so a file descriptor."""
+"""The most units that are given out and not yet taken back. Each may hold a lock, and so a file descriptor"""
 NOTICE = 30.0
-"""Seconds of waiting after which the log says what is free on the cluster, and says it again"""
+"""Seconds of waiting after which the log says what is free on the cluster. It repeats this after as many seconds"""
 PATIENCE = 600.0
 """Seconds after which a call fails if no model could be loaded"""
 
@@ -103,7 +103,7 @@ class _Crew:
         self._models: deque[object] = deque()
         """The actors that have loaded the model"""
         self._loading: dict[object, object] = {}
-        """The others, by Ray's reference to the end of their start"""
+        """The actors that are still loading it, by Ray's reference to the end of their start"""
         for _ in range(gpus or max(1, cpus // 2)):
             self._begin()
 
@@ -138,7 +138,10 @@ class _Crew:
                 self._models.append(model)
 
     def _wait_for_a_model(self) -> None:
-        """Raises OSError if all actors died, and if the cluster has had no room for one for a long time."""
+        """Wait until an actor has loaded the model.
+
+        Raises OSError if all actors died, and if the cluster has had no room for one for PATIENCE seconds.
+        """
         end = time.monotonic() + PATIENCE
         while not self._models:
             if not self._loading:

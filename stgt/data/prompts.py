@@ -94,7 +94,10 @@ class LanguageTokenizer:
         return self._tokenizer.eos_token_id
 
     def encode(self, question: str, answer: str | None = None) -> tuple[list[int], int]:
-        """Token ids of a prompt, and the number of them; an answer and the end token follow if an answer is given."""
+        """Token ids of a prompt, and the number of them; an answer and the end token follow if an answer is given.
+
+        Raises ValueError if the tokenizer joins the end of the prompt to the answer.
+        """
         ids = self._ids(prompt(question))
         if answer is None:
             return ids, len(ids)

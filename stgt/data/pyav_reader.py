@@ -153,7 +153,7 @@ class PyAVReader:
             known = self._file.start is not None and stores_times(self._file.container.format.name)
             late = 0.0 if known else self._seconds(pts[0])
             if self._file.start is not None and late > REORDERED / self._rate:
-                late = 0.0  # so late is no decoder: the video begins after the sound
+                late = 0.0  # no decoder is so late, so the video begins after the sound
             times = [self._seconds(value) - late for value in pts]
         self._counted = list(zip(frames or [None] * len(times), times, strict=True))
         self._index = None

@@ -1,9 +1,9 @@
 """Finds where the shots of a video begin: hard cuts, and dissolves of up to half a second.
 
-A boundary is sought between the frames before and after each moment, as small pictures. The two sides of a boundary
-differ much more from each other than the frames of one side do among themselves, as Fisher's ratio tells. It is about
-12 for steady motion, however fast, and larger for a cut. Sides of a quarter of a second find hard cuts, also in quick
-motion and between short shots; sides of a second find dissolves.
+For each moment, the frames before it are compared with the frames after it, as small pictures. The two sides of a
+boundary differ much more from each other than the frames of one side do among themselves, as Fisher's ratio tells. The
+ratio is about 12 for steady motion, however fast, and larger for a cut. Sides of a quarter of a second find hard cuts,
+also in quick motion and between short shots; sides of a second find dissolves.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Span(NamedTuple):
 
 
 def spans_of(path: str, pixels: Pixels) -> list[Span]:
-    """The parts of a video for `boundaries`: of about SPAN seconds, and such that frames begin in them.
+    """The parts of a video for `boundaries`. Each lasts about SPAN seconds, and frames begin in it.
 
     An image has none. Raises VideoError for a file that cannot be opened.
     """

@@ -117,7 +117,7 @@ class Store:
             while missing:
                 done = self._compute(compute, missing, bar)
                 if not done:
-                    with claimed(self.path(missing[0]), wait=True):  # until another command has computed it, or ends
+                    with claimed(self.path(missing[0]), wait=True):  # the other command computes it meanwhile, or ends
                         pass
                 missing = [name for name in missing if name not in done and self.fault(name)]
         clear_up(self.folder)

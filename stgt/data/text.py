@@ -92,7 +92,10 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
-        """Read a folder that `save` wrote, or a folder of BERT's with vocab.txt or tokenizer.json."""
+        """Read a folder that `save` wrote, or a folder of BERT's with vocab.txt or tokenizer.json.
+
+        Raises ValueError, naming the folder or file, if it has neither, and for another vocabulary than WordPiece's.
+        """
         lines, whole = Path(folder) / "vocab.txt", Path(folder) / "tokenizer.json"
         if lines.is_file():
             return cls._read(lines)

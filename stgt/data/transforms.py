@@ -23,7 +23,7 @@ RATIOS = (3 / 4, 4 / 3)
 
 
 class Transform:
-    """Steps, one after the other: uint8 (T, 3, H, W) → float32 (T, 3, S, S)."""
+    """A sequence of steps: uint8 (T, 3, H, W) → float32 (T, 3, S, S)."""
 
     def __init__(self, *steps: Callable[[Tensor], Tensor]) -> None:
         self.steps = steps
@@ -35,7 +35,7 @@ class Transform:
 
 
 class Resize(NamedTuple):
-    """To (height, width), or the shorter side to the only number. The filter is bicubic, with antialiasing."""
+    """Resizes to (height, width), or the shorter side to the only number. The filter is bicubic, with antialiasing."""
 
     size: list[int]
 
@@ -97,7 +97,7 @@ class RandomResizedCrop(NamedTuple):
 
 
 class RandomHorizontalFlip:
-    """Left and right change places in half of the draws."""
+    """Exchanges left and right in half of the draws."""
 
     def __call__(self, video: Tensor) -> Tensor:
         return video if torch.rand(1) >= 0.5 else video.flip(-1)
@@ -127,7 +127,7 @@ class RandAugment(NamedTuple):
 
 
 class ToFloat:
-    """From bytes to float32 between 0 and 1."""
+    """Turns bytes into float32 from 0 to 1."""
 
     def __call__(self, video: Tensor) -> Tensor:
         return video.to(torch.float32).mul_(1 / 255)
@@ -137,7 +137,7 @@ class ToFloat:
 
 
 class Normalize(NamedTuple):
-    """Minus the mean of each colour, divided by its standard deviation."""
+    """Subtracts the mean of each colour, and divides by its standard deviation."""
 
     mean: list[float]
     std: list[float]

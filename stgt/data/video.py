@@ -108,7 +108,7 @@ def read_clip(
     max_pixels: int = MAX_PIXELS,
     deadline: float | None = DEADLINE,
 ) -> Clip:
-    """The same frames as `read_frames` gives for the same arguments, with their times of presentation."""
+    """The frames that `read_frames` gives for these arguments, with their times. Errors are those of `read_frames`."""
     require_window(start, end)
     if decoder not in get_args(Decoder):
         raise ValueError(f"decoder is {decoder!r}, expected one of {', '.join(map(repr, get_args(Decoder)))}")

@@ -195,7 +195,8 @@ class VideoFile:
         """Decode packets. The frames come in the order in which they are shown.
 
         A stream that was cut out of a longer one may begin with packets that cannot be decoded. They are passed over,
-        and so is the last packet of a file, which may be cut short.
+        and so is the last packet of a file, which may be cut short. Raises the decoder's error, one of UNDECODABLE, for
+        any other packet that cannot be decoded.
         """
         unreadable, begun = None, False
         for packet in packets:

@@ -1,5 +1,7 @@
-"""The places of the words that a model learns to predict. A batch brings them along, because on a GPU the host would
-have to wait for the GPU to find them."""
+"""The places of the words that a model learns to predict.
+
+A batch brings them along, because the host would have to wait for a GPU to find them.
+"""
 
 from __future__ import annotations
 

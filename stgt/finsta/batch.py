@@ -36,7 +36,7 @@ class GraphBatch:
     candidate: Tensor
     """(B, K) int64, the tracks of each clip, or 0 where a clip has fewer"""
     there: Tensor
-    """(B, K) bool, whether a clip has such a track"""
+    """(B, K) bool, whether a clip has a track at this place"""
     alike: Tensor
     """(O, K) bool, whether an object of a text and a track of its clip have the same label and attributes"""
     complete: Tensor

@@ -16,9 +16,9 @@ _NEVER = -1e9
 
 
 def node_contrast(similarity: Tensor, positive: Tensor) -> Tensor:
-    """For each positive pair, -log e^{s_ip} / (e^{s_ip} + Σ_{negatives n of row i} e^{s_in}): the mean over all rows.
+    """The mean over rows i of -log e^{s_ip} / (e^{s_ip} + Σ_{negatives n of row i} e^{s_in}), where (i, p) is positive.
 
-    Each row counts by the mean over its positives; its other positives are left out of the denominator. Rows without
+    Each row counts by the mean over its positives. Its other positives are left out of the denominator. Rows without
     a positive do not count. similarity: (n, m); positive: (n, m) bool. Returns a scalar.
     """
     negatives = torch.logsumexp(_only(similarity, ~positive), dim=1, keepdim=True)
@@ -54,7 +54,10 @@ def ptc(scores: Tensor, own: Tensor, others: Tensor, rivals: Tensor) -> Tensor:
 
 
 def vtc(one: Tensor, other: Tensor, tau: float) -> Tensor:
-    """Contrast of the read-outs (C, d) of two graphs of the same clips, in both directions. Returns a scalar."""
+    """The contrast of two read-outs (C, d) of the graphs of C clips, in both directions. tau: the temperature.
+
+    Returns a scalar, which is 0 without clips.
+    """
     if not len(one):
         return one.sum() * 0 + other.sum() * 0
     similarity = cosines(one, other) / tau
@@ -72,7 +75,7 @@ def distillation(host: Tensor, nodes: Tensor, known: Tensor | None = None) -> Te
 
 
 def cosines(one: Tensor, other: Tensor) -> Tensor:
-    """The cosine of each row of one (n, d) and each row of the other (m, d): (n, m)."""
+    """The cosine of each row of `one` (n, d) and each row of `other` (m, d): (n, m)."""
     with without_autocast(one.device):
         return F.normalize(wide(one), dim=-1) @ F.normalize(wide(other), dim=-1).T
 

@@ -1,4 +1,4 @@
-"""Losses and gradient norms have to be finite. A run stops at the first other one, and keeps nothing of its step."""
+"""Losses and gradient norms have to be finite. A run stops at the first that is not, and keeps nothing of its step."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from stgt.integrity import NonFiniteError
 
 
 class Noted(NamedTuple):
+    """A value that a step has computed, and what it is."""
+
     what: str
     value: torch.Tensor
     step: int

@@ -14,6 +14,7 @@ class BatchSampler:
     pairs in it. The pairs at the end of an epoch that do not fill a batch are left out of this epoch.
     images: bool (length,), whether a pair is about an image. If there are both videos and images, as in the paper's
     pre-training, the batches of all processes have the same kind at a time, and the kinds follow each other at random.
+    Raises ValueError if the pairs, or those of one kind, do not fill a batch of all processes.
     """
 
     def __init__(

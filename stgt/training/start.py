@@ -91,7 +91,7 @@ def starting_tokenizer(config: TrainConfig) -> Tokenizer | LanguageTokenizer:
 
 
 def _tokenizer_of(task: Task, init: Path) -> Tokenizer | LanguageTokenizer | None:
-    """The tokenizer of weights of this task, or None if they come without one or are of the other task."""
+    """The tokenizer that belongs to weights, or None if they come without one or are for another task."""
     if _is_run(init):
         if task_of(saved_config(ckpt.chosen_checkpoint(init)).model) is not task:
             return None

@@ -23,16 +23,16 @@ class Tracker(Protocol):
 
 
 class Service:
-    """Weights & Biases, or Trackio, which has the same functions. If the service fails, the run goes on without it.
+    """Weights & Biases or Trackio, whose functions are alike. If the service fails, the run goes on without it.
 
-    The run goes on under the same name after an interruption. Both services read their keys and addresses from their
-    own environment variables.
+    After an interruption, the service goes on with the same curves. Both services read their keys and addresses from
+    their own environment variables.
     """
 
     def __init__(self, name: str, config: TrainConfig) -> None:
         self._module = require_service(name)
         self._warned = False
-        # The service identifies the run by its folder, so that a resumed run continues the same curves.
+        # The service knows the run by the name of its folder, so that a resumed run continues the same curves.
         settings = dict(project="stgt", name=config.out.name, config=to_dict(config), resume="allow")
         if name == "wandb":
             settings |= dict(id=config.out.name, dir=str(config.out))

@@ -55,6 +55,7 @@ class Trainer:
     `data` is the summary of the data's fingerprint, which is kept in each checkpoint.
     `validation` is called after each epoch in every process. Its figures only decide which checkpoint is kept as the
     best one.
+    Raises ValueError if the data set has fewer pairs than a batch, or the whole run fewer batches than one step.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class Trainer:
             with self.world.agreed(ckpt.CheckpointError):
                 self._load(resumed)
             logger.info("going on from %s, step %d of %d", resumed, self.step, self.total)
-            if self.world.is_main:  # a run that is complete writes no further checkpoint, which would do both
+            if self.world.is_main:  # the next checkpoint would do both, but a run that is complete writes none
                 clear_up(resumed.parent)
                 ckpt.rotate(resumed, self.config.keep, self.best)
         ckpt.require_free_names(self.run, self.step, self.total)

@@ -42,14 +42,17 @@ def own_view(x: T) -> T:
 
 
 def _recorded(args: tuple) -> bool:
-    """Whether a derivative may be asked for, backward or forward (which apply refuses)."""
+    """Whether a derivative may be asked for: a backward one, or a forward one, which PyTorch then refuses."""
     if torch.autograd.forward_ad._current_level >= 0:
         return True
     return torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
 
 
 def differentiable_once(op: str, gradients: tuple[Tensor | None, ...], *sources: Tensor | None):
-    """Gradients that an op's backward pass computed from the sources. To differentiate them in turn is an error."""
+    """The gradients that an op's backward pass computed from the sources, in tensors that refuse a second derivative.
+
+    Whoever differentiates them gets a RuntimeError that names the op.
+    """
     if not torch.is_grad_enabled():  # nobody records what the backward pass does
         return gradients
     return _Once.apply(op, len(gradients), *gradients, *sources)

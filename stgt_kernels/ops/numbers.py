@@ -7,7 +7,10 @@ import torch
 
 
 def finite_scale(op: str, scale: float | None, D: int) -> float:
-    """The factor of the scores, ``D ** -0.5`` if none is given."""
+    """The factor of the scores, ``D ** -0.5`` if none is given.
+
+    Raises ValueError for one that is not a finite number, and for a tensor that requires a gradient.
+    """
     if scale is None:
         return D**-0.5
     if isinstance(scale, torch.Tensor) and scale.requires_grad:
@@ -19,6 +22,7 @@ def finite_scale(op: str, scale: float | None, D: int) -> float:
 
 
 def dropout_probability(op: str, dropout_p: float) -> float:
+    """The probability of dropout as a float. Raises ValueError unless it is a number in [0, 1)."""
     probability = _number(op, "dropout_p", dropout_p)
     if not 0 <= probability < 1:
         raise ValueError(f"{op}: dropout_p must satisfy 0 <= dropout_p < 1, got {dropout_p}")
@@ -26,7 +30,7 @@ def dropout_probability(op: str, dropout_p: float) -> float:
 
 
 def clamp_limit(op: str, clamp: float | None) -> float:
-    """The largest size of a score, inf where nothing is clamped."""
+    """The largest size of a score, or inf if nothing is clamped. Raises ValueError unless it is positive and finite."""
     if clamp is None:
         return math.inf
     limit = _number(op, "clamp", clamp)

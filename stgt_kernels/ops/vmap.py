@@ -10,8 +10,8 @@ def fold_into_batch(op: Callable) -> Callable:
     """The rule of torch.func.vmap for an operator whose tensors all begin with the batch dimension B.
 
     A mapped dimension of size V becomes a part of the batch, of V * B samples, and comes back in the results. Tensors
-    that are not mapped are repeated. Raises ValueError for a seed, which is the only tensor of integers: the dropout
-    mask depends on a sample's number in the batch, and that number is another one outside of vmap.
+    that are not mapped are repeated. Raises ValueError for a seed, which is the only tensor of int64: the dropout mask
+    depends on a sample's number in the batch, and that number is another one outside of vmap.
     """
 
     def rule(info, in_dims: tuple[int | None, ...], *args):

@@ -1,7 +1,7 @@
 // Runs the portable CPU kernels on a small clip, without torch, and compares them with their formulas in double.
 //
-// Every dtype: the graph's weights, and the output and log-sum-exp of attention. float64: all gradients, with central
-// differences. The program ends with status 1 at the first value that is wrong.
+// It checks the graph's weights, and the output and log-sum-exp of attention, in every dtype. In float64 it also checks
+// all gradients, with central differences. The program ends with status 1 at the first value that is wrong.
 #include "../../csrc/cpu/args.h"
 
 #include <algorithm>
@@ -48,7 +48,7 @@ struct BFloat16 {
   }
 };
 
-// For elements of type S: the accumulator, the stored weights, and the error that rounding explains.
+// The types of the accumulator and of the stored weights for elements of type S, and the error that rounding explains.
 template <class S> struct Format;
 template <> struct Format<double> {
   typedef double Sum, Weight;

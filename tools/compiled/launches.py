@@ -24,11 +24,15 @@ KB = 1024
 
 @dataclass(frozen=True)
 class Gpu:
-    """Limits of a GPU, from the CUDA programming guide's table of technical specifications per compute capability."""
+    """Limits of a GPU, from the CUDA programming guide's table of technical specifications per compute capability.
+
+    `threads` and `blocks` are the most that a multiprocessor holds at the same time.
+    """
 
     capability: tuple[int, int]
     multiprocessors: int
     shared_per_block: int
+    """The most bytes of shared memory that a block may ask for"""
     shared: int
     """Bytes per multiprocessor; each block takes 1 KB more than it asks for"""
     threads: int
@@ -58,6 +62,8 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Launch:
+    """The launch of a kernel, by its mangled name. `shared` is the dynamic shared memory of a block in bytes."""
+
     mangled: str
     blocks: tuple[int, int, int]
     threads: int

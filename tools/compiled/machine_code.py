@@ -26,7 +26,7 @@ class Kernel:
     """A kernel, compiled for one architecture."""
 
     name: str
-    """The C++ name without namespaces and arguments, such as graph_attention_fwd_sm90<bf16, 88, 4, false>"""
+    """The C++ name without namespaces and arguments, such as graph_attention_fwd_sm90<bf16, 88, 4, false, false>"""
     mangled: str
     architecture: str
     """sm_80 or sm_90a"""
@@ -165,7 +165,10 @@ def short(name: str) -> str:
 
 
 def disassembled(path: Path) -> Iterator[tuple[str, str, Counter]]:
-    """Yields the architecture, mangled name and opcode counts of each kernel in an object or library."""
+    """Yields the architecture, mangled name and opcode counts of each kernel in an object or library.
+
+    Raises RuntimeError if cuobjdump fails.
+    """
     process = subprocess.Popen([cuobjdump(), "--dump-sass", str(path)], stdout=subprocess.PIPE, text=True)
     architecture, function, opcodes = "", "", Counter()
     opcode = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9]*)([.\w]*)")

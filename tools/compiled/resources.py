@@ -20,6 +20,8 @@ HEADER = ("kernel", "GPU", "registers", "threads", "shared KB", "stages", "block
 
 @dataclass(frozen=True)
 class Resources:
+    """What a kernel takes on a GPU."""
+
     kernel: Kernel
     gpu: str
     threads: int
@@ -59,7 +61,7 @@ def stages() -> dict[str, int]:
 
 def stages_of(kernel: Kernel, known: dict[str, int]) -> str:
     numbers = [argument for argument in kernel.arguments if argument.isdigit()]
-    weights = kernel.arguments[-1:]  # in float32 or not
+    weights = kernel.arguments[-1:]  # "true" if weights are float32
     return str(known.get(f"{kernel.function} {', '.join(numbers + weights)}", ""))
 
 

@@ -42,9 +42,10 @@ class Launcher {
     check(cudaGetLastError());
   }
 
-  // Sets all bytes of device memory, on the current stream.
+  // Sets each of the `bytes` bytes of device memory from `memory` on to `byte`, on the current stream.
   void fill_bytes(void* memory, int byte, int64_t bytes) const { check(cudaMemsetAsync(memory, byte, bytes, stream_)); }
 
+  // Raises an error that names the op if a call of CUDA has failed.
   void check(cudaError_t error) const {
     if (error == cudaSuccess) return;
     (void)cudaGetLastError();  // otherwise the next launch of any library would report it again
@@ -67,6 +68,7 @@ class Launcher {
   }
 };
 
+// Raises an error unless x is on the same GPU as `reference`.
 inline void check_device(const char* op, const char* name, const Tensor& x, const Tensor& reference) {
   const int expected = int(reference.get_device_index()), device = int(x.get_device_index());
   STGT_CHECK(op, x.is_cuda(), name, " must be on cuda:", expected, ", got a tensor that is not on a GPU");

@@ -11,13 +11,14 @@ namespace stgt::ptx {
 
 #define STGT_DEVICE __device__ __forceinline__
 
-// ---- Half-precision values as bits. A register holds two, the first in the low half.
-// ----------------------------------
+// ---- Half-precision values as bits ---------------------------------------------------------------------------------
+// A register holds two of them, the first in the low half.
 
 struct bf16 { uint16_t bits; };
 struct f16 { uint16_t bits; };
 
-template <class T> STGT_DEVICE uint32_t pack(float first, float second);  // rounds to nearest even
+// Returns a pair of values in the type T, each rounded to the nearest one, with ties to even.
+template <class T> STGT_DEVICE uint32_t pack(float first, float second);
 template <> STGT_DEVICE uint32_t pack<bf16>(float first, float second) {
   uint32_t packed;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(second), "f"(first));
@@ -29,6 +30,7 @@ template <> STGT_DEVICE uint32_t pack<f16>(float first, float second) {
   return packed;
 }
 
+// Returns the two values of a pair in float32, which is exact.
 template <class T> STGT_DEVICE float2 unpack(uint32_t packed);
 template <> STGT_DEVICE float2 unpack<bf16>(uint32_t packed) {
   return {__uint_as_float(packed << 16), __uint_as_float(packed & 0xffff0000u)};
@@ -41,7 +43,7 @@ template <> STGT_DEVICE float2 unpack<f16>(uint32_t packed) {
   return pair;
 }
 
-// Returns a mask for a pair of f16: all bits of a value are set if it is not 0.
+// Returns a mask for a pair of f16: all 16 bits of a half are set if its value is not 0.
 STGT_DEVICE uint32_t nonzero_mask(uint32_t pair) {
   uint32_t mask;
   asm("set.neu.u32.f16x2 %0, %1, %2;" : "=r"(mask) : "r"(pair), "r"(0));
@@ -62,7 +64,8 @@ STGT_DEVICE float exp2(float x) {  // 9.7.3.21: the error is 2 ulp, and 2^-inf i
   return y;
 }
 
-STGT_DEVICE float product(float a, float b) { return __fmul_rn(a, b); }  // which is never fused with a sum
+// Returns a rounded product, which the compiler never fuses with a sum.
+STGT_DEVICE float product(float a, float b) { return __fmul_rn(a, b); }
 
 // 2^x for the logarithm x of a probability, which is at most 0. Where scores are large, rounding brings x above 0, and
 // the result must not exceed 1 even so. NaN stays NaN.
@@ -95,8 +98,8 @@ STGT_DEVICE void sync_named(int barrier, int threads) {  // 9.7.13.1; sync_threa
 
 // ---- sm_80: asynchronous copies, 8x8 matrices, tensor cores --------------------------------------------------------
 
-// Copies BYTES = 4, 8 or 16 bytes to shared memory, or zeros if not valid. Then global is not read, but it must be a
-// pointer.
+// Copies BYTES = 4, 8 or 16 bytes to shared memory. If `valid` is false, it writes zeros instead. It then does not read
+// `global`, which may point anywhere.
 template <int BYTES = 16> STGT_DEVICE void copy_async(void* shared, const void* global, bool valid) {  // 9.7.9.25.3
   if constexpr (BYTES == 16)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
@@ -112,8 +115,9 @@ template <int PENDING> STGT_DEVICE void copy_async_wait() {  // waits until at m
   asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-// 9.7.15.5.15: reads four 8x8 matrices of 16-bit values. Lane l gives the address of row l % 8 (16 bytes) of matrix l /
-// 8. It gets row l / 4, columns 2 (l % 4) and the next, of each matrix or (TRANSPOSE) of each transposed matrix.
+// 9.7.15.5.15: reads four 8x8 matrices of 16-bit values. Lane l passes the address of row l % 8 (16 bytes) of matrix
+// l / 8. In r[m] it gets two values of matrix m, or of its transpose (TRANSPOSE): those in row l / 4 and in columns
+// 2 (l % 4) and 2 (l % 4) + 1.
 template <bool TRANSPOSE = false> STGT_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
   if constexpr (TRANSPOSE)
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -137,7 +141,7 @@ STGT_DEVICE uint32_t transpose_matrix(uint32_t x) {
 // 9.7.15.5.14: d (16x8 fp32) += a (16x16) b (16x8).
 // Lane l, with r = l / 4 and c = 2 (l % 4), holds
 //   d: rows r, r, r+8, r+8, columns c, c+1, c, c+1
-//   a: pairs from columns c, c+1: rows r and r+8, then the same of columns c+8, c+9
+//   a: pairs from columns c, c+1: rows r and r+8; then pairs from columns c+8, c+9: rows r and r+8
 //   b: pairs from rows c, c+1 of column r, then rows c+8, c+9
 template <class T> STGT_DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 #define STGT_MMA(T, NAME)                                                                                \

@@ -24,14 +24,16 @@ STGT_DEVICE bool elect() {
 STGT_DEVICE void barrier_init(uint64_t* barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
-STGT_DEVICE void barrier_init_fence() {  // after barrier_init, before the threads synchronise
+// The thread that has called barrier_init calls it before the threads synchronise.
+STGT_DEVICE void barrier_init_fence() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 STGT_DEVICE void barrier_arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
-STGT_DEVICE void barrier_expect(uint64_t* barrier, int bytes) {  // this arrives as well
+// Makes the barrier expect this number of bytes, and arrives at it as well.
+STGT_DEVICE void barrier_expect(uint64_t* barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                : "memory");
 }
@@ -95,20 +97,20 @@ template <int N> STGT_DEVICE void registers_grow() { asm volatile("setmaxnreg.in
 template <int N> STGT_DEVICE void registers_shrink() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 
 // ---- Warpgroup matrix products (9.7.16) -----------------------------------------------------------------------------
-// Four warps, the first a multiple of 4, compute d (64 x N fp32) = or += a (64 x 16) b (16 x N). Thread i of the
-// warpgroup holds d in the order of mma: warp i / 32 has 16 rows from 16 (i / 32) on, and d[4 n ...] belongs to the
-// columns from 8 n on.
+// A warpgroup is four warps, of which the first has a number that is a multiple of 4. It computes the product of a
+// (64 x 16) and b (16 x N), and stores it in d (64 x N fp32) or adds it to d. Thread i of the warpgroup holds d in the
+// order of mma: warp i / 32 has 16 rows from 16 (i / 32) on, and d[4 n] to d[4 n + 3] belong to columns 8 n to 8 n + 7.
 
 // The permutation of 16-byte chunks within rows of 32, 64 or 128 bytes, as the copy engine writes them. The bits of an
 // address from bit 4 on are xored with those from bit 7 on: one bit for B32, two for B64, three for B128. Tiles must
-// start at multiples of 256, 512 and 1024 bytes.
+// start at multiples of 256 bytes (B32), 512 bytes (B64) and 1024 bytes (B128).
 enum class Swizzle : uint64_t { B128 = 1, B64 = 2, B32 = 3 };
 
-// An operand in shared memory (9.7.16.5.1).
-// K-major: rows of one swizzle's width along K; stride_bytes from 8 rows to the next 8 rows; leading_bytes not used. 16
-//   values of K further: 32 bytes further.
-// Not K-major (TRANSPOSE_B): rows of one swizzle's width along N, a row per k; leading_bytes from one panel of N of the
-//   swizzle's width to the next, stride_bytes from 8 rows (k) to the next 8.
+// Describes an operand in shared memory (9.7.16.5.1). There are two layouts, whose rows are as wide as the swizzle:
+//   K-major: the rows run along K. stride_bytes leads from 8 rows to the next 8 rows, and leading_bytes is not used.
+//     The operand that begins 16 values of K later begins 32 bytes later.
+//   Not K-major (TRANSPOSE_B): the rows run along N, and there is a row for each k. leading_bytes leads from one panel
+//     of rows to the next along N, and stride_bytes leads from 8 rows (values of k) to the next 8.
 STGT_DEVICE uint64_t descriptor(const void* shared, int leading_bytes, int stride_bytes, Swizzle swizzle) {
   return uint64_t((shared_address(shared) & 0x3ffff) >> 4) | uint64_t(leading_bytes >> 4) << 16 |
          uint64_t(stride_bytes >> 4) << 32 | uint64_t(swizzle) << 62;
@@ -119,10 +121,10 @@ STGT_DEVICE uint64_t further(uint64_t descriptor, int bytes) {
   return (descriptor & 0xffffffff00000000) | (uint32_t(descriptor) + uint32_t(bytes >> 4));
 }
 
-// It is needed before the first product, and again after other instructions touched registers of d or a.
+// A fence is needed before the first product, and again after other instructions have used registers of d or a.
 STGT_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 STGT_DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int PENDING> STGT_DEVICE void wgmma_wait() {  // until at most PENDING groups are under way
+template <int PENDING> STGT_DEVICE void wgmma_wait() {  // waits until at most PENDING groups are under way
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 // Keeps the compiler from moving reads of d before the wait, and from copying d.
@@ -131,6 +133,7 @@ template <int N> STGT_DEVICE void wgmma_registers(float (&d)[N]) {
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
+// Starts d += a b, or d = a b if `accumulate` is false. A descriptor gives b. Another one gives a, or registers hold a.
 template <class T, int N, bool TRANSPOSE_B = false>
 STGT_DEVICE void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate);
 template <class T, int N, bool TRANSPOSE_B = false>
@@ -163,7 +166,7 @@ STGT_DEVICE void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bo
   STGT_F4(112), STGT_F4(116), STGT_F4(120), STGT_F4(124)
 // clang-format on
 
-// P0, P1, ... are the numbers of the operands that follow d.
+// R and F list the registers of d, and P0, P1, ... are the numbers of the operands that follow d.
 #define STGT_WGMMA(T, NAME, N, R, F, TRANSPOSED, P0, P1, P2, P3, P4, P5)                                             \
   template <> STGT_DEVICE void wgmma<T, N, TRANSPOSED>(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) { \
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %" #P2                                                              \

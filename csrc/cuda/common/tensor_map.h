@@ -7,7 +7,8 @@
 
 namespace stgt {
 
-// Returns cuTensorMapEncodeTiled of the driver that is running, so that the library need not link with it.
+// Returns the function cuTensorMapEncodeTiled of the driver that is running, so that the library need not link with
+// the driver. It returns null if the driver does not have this function.
 inline auto tensor_map_encoder(const Launcher& launch) {
   static const auto encode = [&] {
     void* function = nullptr;
@@ -50,8 +51,8 @@ ptx::TensorMap tensor_map(const Launcher& launch, const char* op, const void* da
   return map;
 }
 
-// Whether the copy engine can take a tensor of 16-bit values. This depends on its start and on its strides but the
-// last.
+// Returns whether the copy engine can take a tensor of 16-bit values. This depends on where the tensor starts and on
+// all its strides but the last one.
 inline bool fits_tensor_map(const Tensor& x) {
   if (reinterpret_cast<uintptr_t>(x.data_ptr()) % 16) return false;
   for (int64_t dim = 0; dim + 1 < x.dim(); ++dim)

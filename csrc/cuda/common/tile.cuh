@@ -78,13 +78,14 @@ template <int ROWS, int COLUMNS> struct Tile {
         f(row + threadIdx.x / SPAN, *reinterpret_cast<uint4*>(at(threadIdx.x / SPAN, threadIdx.x % SPAN, row, chunk)));
   }
 
-  // Does the reverse of copy_async: stores the values that were written through `at` or `pair`.
+  // Stores the tile, whose values were written through `at` or `pair`, to the rows in global memory. Values beyond
+  // their ends are not stored. All THREADS threads of the block must call it.
   template <int THREADS> STGT_DEVICE void store(const Rows<uint16_t>& to) const {
     store<THREADS>(to, [](int, int) { return true; });
   }
 
-  // Stores only those rows and columns for which wanted(row, column) is true. It must be the same for all values of a
-  // 64x64 tile.
+  // Stores only those rows and columns for which wanted(row, column) is true. Its answer must be the same for all
+  // values of a 64x64 tile.
   template <int THREADS, class Wanted> STGT_DEVICE void store(const Rows<uint16_t>& to, Wanted wanted) const {
     switch (to.alignment()) {
       case 16: return store_units<THREADS, uint4>(to, wanted);
@@ -96,8 +97,8 @@ template <int ROWS, int COLUMNS> struct Tile {
 
  private:
   // Returns the place of row thread_row + row and chunk thread_chunk + chunk. `row` must be a multiple of 8, and
-  // `chunk` a multiple of 2 if thread_chunk is not 0. If `row` and `chunk` are constants, they cost one xor with a
-  // constant, or nothing.
+  // `chunk` must be a multiple of a power of two that is larger than thread_chunk. If `row` and `chunk` are constants,
+  // they cost one xor with a constant, or nothing.
   STGT_DEVICE char* at(int thread_row, int thread_chunk, int row, int chunk) const {
     const int swizzle = SPAN == 8 ? thread_row % 8 : thread_row / 2 % 4;
     const int place = offset + thread_row * ROW_BYTES + (thread_chunk ^ swizzle) * 16;

@@ -5,6 +5,7 @@
 
 namespace stgt {
 
+// Returns the two weights of a pair in float32.
 STGT_DEVICE float2 values(uint32_t pair) { return ptx::unpack<ptx::f16>(pair); }
 STGT_DEVICE float2 values(float2 pair) { return pair; }
 
@@ -66,8 +67,8 @@ template <int ROWS, int COLUMNS> struct WideTile {
     }
   }
 
-  // Reads in the order of Tile::read_across, transposed: a chunk of 8 columns and the next of rows 0-7, and then of
-  // rows 8-15. `row` and `chunk` must be multiples of 8 and 2, too.
+  // Reads in the order of Tile::read_across<true>: a chunk of 8 columns and the next chunk of rows 0-7, and then of
+  // rows 8-15. `row` must be a multiple of 8 and `chunk` a multiple of 2.
   template <bool TRANSPOSE> STGT_DEVICE void read_across(float2 (&r)[4], int row, int chunk) const {
     static_assert(TRANSPOSE && WIDTH == 32);
     const int lane = threadIdx.x % 32;
@@ -99,7 +100,8 @@ template <int ROWS, int COLUMNS> struct WideTile {
     }
   }
 
-  // Does the reverse: stores the values that were written through `at`.
+  // Stores the tile, whose values were written through `at`, to the rows in global memory. Values beyond their ends are
+  // not stored. All THREADS threads of the block must call it.
   template <int THREADS> STGT_DEVICE void store(const Rows<float>& to) const {
 #pragma unroll 4
     for (int i = threadIdx.x; i < ROWS * COLUMNS; i += THREADS) {

@@ -5,7 +5,8 @@
 
 namespace stgt::edges {
 
-// T: float, ptx::bf16 or ptx::f16. Launch it as the forward kernel, after edge_attention_bwd_rows_sm80.
+// T: float, ptx::bf16 or ptx::f16. Launch it with the blocks and threads of edge_attention_fwd_sm80, after
+// edge_attention_bwd_rows_sm80.
 template <class T>
 __global__ void __launch_bounds__(THREADS) edge_attention_bwd_columns_sm80(const __grid_constant__ EdgeParams p) {
   constexpr int SIZE = Chunk<T>::SIZE;

@@ -13,7 +13,8 @@ STGT_DEVICE float2 softmax_of(const EdgeParams& p, const Span& span) {
   return span.there() ? reinterpret_cast<const float2*>(p.softmax)[span.node_head(p)] : float2{0, 0};
 }
 
-// T: float, ptx::bf16 or ptx::f16. Launch it as the forward kernel.
+// Computes delta, and writes dp to dproduct and the probabilities after dropout to kept. T: float, ptx::bf16 or
+// ptx::f16. Launch it with the blocks and threads of edge_attention_fwd_sm80.
 template <class T>
 __global__ void __launch_bounds__(THREADS) edge_attention_bwd_delta_sm80(const __grid_constant__ EdgeParams p) {
   constexpr int SIZE = Chunk<T>::SIZE;
@@ -51,7 +52,7 @@ __global__ void __launch_bounds__(THREADS) edge_attention_bwd_delta_sm80(const _
     p.delta[span.node_head(p)] = delta;
 }
 
-// Writes the gradients of one edge, and returns that of q . k.
+// Writes the gradients of one edge in one head, and returns the gradient of its q . k.
 STGT_DEVICE float edge_gradients(const EdgeParams& p, int edge, int head, float2 softmax, float delta) {
   const int64_t at = int64_t(edge) * p.H + head;
   const Terms terms = terms_of(p, edge, head);
@@ -65,7 +66,8 @@ STGT_DEVICE float edge_gradients(const EdgeParams& p, int edge, int head, float2
   return dscore;
 }
 
-// T and the launch are as above. Launch it after delta is complete, pieces included.
+// Computes dq and the gradients of edges. T: float, ptx::bf16 or ptx::f16. Launch it with the blocks and threads of
+// edge_attention_fwd_sm80, after delta is complete, also for long rows.
 template <class T>
 __global__ void __launch_bounds__(THREADS) edge_attention_bwd_rows_sm80(const __grid_constant__ EdgeParams p) {
   constexpr int SIZE = Chunk<T>::SIZE;

@@ -18,8 +18,8 @@ struct TypeParams {
   float* sums;            // (types, H), written by the second one
 };
 
-// Launch runs * types * ceil(H / width) blocks of TYPE_THREADS threads with TYPE_SHARED_BYTES. A block has one run of
-// edges, one type, and `width` heads.
+// Sums the gradients of each type's edges in each run. Launch runs * types * ceil(H / width) blocks of TYPE_THREADS
+// threads with TYPE_SHARED_BYTES. A block has one run of edges, one type, and `width` heads.
 __global__ void __launch_bounds__(TYPE_THREADS) edge_attention_bwd_types_sm80(const __grid_constant__ TypeParams p) {
   float* const shared = reinterpret_cast<float*>(ptx::shared_memory());
   const int parts = (p.H + p.width - 1) / p.width, rest = blockIdx.x / parts;
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(TYPE_THREADS) edge_attention_bwd_types_sm80(co
     p.partial[(int64_t(run) * p.types + type) * p.H + head] = shared[threadIdx.x];
 }
 
-// Launch ceil(types H / TYPE_THREADS) blocks of TYPE_THREADS threads.
+// Adds up the sums of the runs. Launch ceil(types * H / TYPE_THREADS) blocks of TYPE_THREADS threads.
 __global__ void __launch_bounds__(TYPE_THREADS)
     edge_attention_bwd_types_sum_sm80(const __grid_constant__ TypeParams p) {
   const int64_t size = int64_t(p.types) * p.H, at = int64_t(blockIdx.x) * TYPE_THREADS + threadIdx.x;

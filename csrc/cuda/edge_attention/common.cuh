@@ -45,7 +45,7 @@ struct EdgeParams {
   int split;                // a node with more edges than this is cut into pieces; see pieces.cuh
   int piece_blocks;         // the first blocks of the grid take pieces; the others take nodes
   float scale, clamp;       // clamp: infinite if there is no limit
-  uint32_t drop_threshold;  // an edge is dropped if its 16 random bits are below; 0 if no dropout
+  uint32_t drop_threshold;  // an edge is dropped if its 16 random bits are below it; 0 without dropout
   float inverse_keep;       // 65536 / (65536 - drop_threshold)
   const int64_t* seed;      // one element on the device; null without dropout
   SortedEdges rows, columns;
@@ -53,7 +53,7 @@ struct EdgeParams {
   NodeHeads q, k, v, dout;   // dout: backward
   void *out, *dq, *dk, *dv;  // (N, H, D) contiguous, written
   float* scores;             // (E, H): written forward, read backward
-  float* softmax;            // (N, H, 2): each row's maximum, and 1 / sum (0 without edges); used as scores
+  float* softmax;            // (N, H, 2), written forward, read backward: a row's maximum and 1 / sum; 0 without edges
   const float* dscores;      // backward: (E, H); null if it is zero
   float* delta;              // backward: (N, H): sum of p dp over each row's edges
   float *dproduct, *kept;    // backward: (E, H): gradient of q . k, and probability after dropout
@@ -121,7 +121,7 @@ struct Team {
   STGT_DEVICE int own_edge() const { return lane & (STEP - 1); }  // its place in the step
   STGT_DEVICE bool writes() const { return lane < STEP; }         // only one thread writes the values of an edge
 
-  // The value that the threads with own edge u hold.
+  // Returns the value that the threads whose own edge is u hold.
   STGT_DEVICE int of_edge(int x, int u) const { return ptx::shuffle(x, base + u); }
   STGT_DEVICE float of_edge(float x, int u) const {
     return __uint_as_float(uint32_t(ptx::shuffle(int(__float_as_uint(x)), base + u)));
@@ -136,7 +136,7 @@ struct Team {
     for (int mask = STEP; mask < lanes; mask *= 2) sum += ptx::shuffle_xor(sum, mask);
     return sum;
   }
-  // The sum and the maximum over the edges of a step. x: the value of the thread's own edge.
+  // These two functions return the sum and the maximum over the edges of a step. x: the value of the thread's own edge.
   STGT_DEVICE float sum_of_edges(float x) const {
     x += ptx::shuffle_xor(x, 1);
     return x + ptx::shuffle_xor(x, 2);
@@ -149,7 +149,7 @@ struct Team {
     for (int mask = 1; mask < lanes; mask *= 2) x += ptx::shuffle_xor(x, mask);
     return x;
   }
-  // The largest x of all teams of the warp. x: at least 0, and the same in all threads of a team.
+  // Returns the largest x of all teams of the warp. x: the same in all threads of a team.
   STGT_DEVICE int largest_of_teams(int x) const {
     for (int mask = lanes; mask < 32; mask *= 2) x = max(x, ptx::shuffle(x, threadIdx.x % 32 ^ mask));
     return x;
@@ -164,7 +164,8 @@ struct Team {
     return p.whole ? load_whole<T>(at) : load_part<T>(at, size);
   }
   // Reads this thread's chunk of one head of the node at the other end of each edge of a step. place: where the chunk
-  // is in node 0. node: the node of this thread's own edge. count: the number of edges in the step; the others give 0.
+  // is in node 0. node: the node of this thread's own edge. count: how many edges are left from this step on. The
+  // chunks of edges from `count` on are 0.
   template <class T>
   STGT_DEVICE void gather(Chunk<T> (&x)[STEP], const EdgeParams& p, const char* place, int stride, int node,
                           int count) const {
@@ -180,12 +181,12 @@ struct Team {
       for (int u = 0; u < STEP; ++u) x[u] = u < inside ? load_part<T>(at[u], size) : Chunk<T>{};
     }
   }
-  // Where this thread's chunk of one head begins in node 0.
+  // Returns where this thread's chunk of one head begins in node 0.
   STGT_DEVICE const char* place(const NodeHeads& from, int head) const {
     return static_cast<const char*>(from.data) + head * from.h + lane * 16;
   }
 
-  // Writes this thread's chunk of one head of a contiguous (N, H, D) tensor.
+  // Writes this thread's chunk of one head of a contiguous (N, H, D) tensor. head: where the head begins.
   template <class T> STGT_DEVICE void store(const EdgeParams& p, T* head, const float (&x)[Chunk<T>::SIZE]) const {
     const int first = lane * Chunk<T>::SIZE;
     if (first >= p.D) return;
@@ -203,6 +204,7 @@ struct Team {
     }
     store_each(p, head, x);
   }
+  // Writes the elements of this thread's chunk of a head one by one.
   template <class T, int SIZE> STGT_DEVICE void store_each(const EdgeParams& p, T* head, const float (&x)[SIZE]) const {
     const int first = lane * SIZE;
 #pragma unroll
@@ -227,6 +229,7 @@ template <int SIZE> STGT_DEVICE void add(float (&sum)[SIZE], float factor, const
 // Returns x = score * edge_scale, clamped to [-clamp, clamp]. NaN stays NaN.
 STGT_DEVICE float clamped(const EdgeParams& p, float x) { return x > p.clamp ? p.clamp : x < -p.clamp ? -p.clamp : x; }
 
+// The factor (edge_scale) and the bias (edge_bias) of one edge in one head.
 struct Terms { float factor, bias; };
 STGT_DEVICE Terms terms_of(const EdgeParams& p, int edge, int head) {
   return {p.edge_scale.at(edge, head, p.H, 1), p.edge_bias.at(edge, head, p.H, 0)};
@@ -236,11 +239,11 @@ STGT_DEVICE float logit(const EdgeParams& p, float score, Terms terms) {
   return clamped(p, score * terms.factor) + terms.bias;
 }
 
-// exp(z - top), where a maximum of -inf counts as 0, since -inf - -inf would be NaN.
+// Returns exp(z - top). A maximum `top` of -inf counts as 0, since -inf - -inf would be NaN.
 STGT_DEVICE float exponential(float z, float top) { return ptx::exp2((z - (top == -INFINITY ? 0 : top)) * LOG2E); }
 
-// Whether dropout keeps an edge in a head. The mask is that of stgt_kernels/ops/edge_attention/dropout.py, whose
-// docstring defines it.
+// Returns whether dropout keeps an edge in a head. The mask is that of stgt_kernels/ops/edge_attention/dropout.py,
+// whose docstring defines it.
 STGT_DEVICE bool is_kept(const EdgeParams& p, uint64_t seed, int edge, int head) {
   const uint4 drawn = philox(seed, head / 8, edge, 0, 0);
   const int lane = head % 8;

@@ -29,8 +29,9 @@ template <class Combine> STGT_DEVICE float of_block(float x, Combine combine) {
   return shared[0];
 }
 
-// Adds factor(k) * partial[k-th piece] for one head. Each group of `width` threads adds up an equal share of
-// the pieces, one feature per thread. Returns the sum of feature threadIdx.x to each of the first D threads.
+// Sums factor(k) * partial over the pieces k of a long node, for one head. partial: (pieces, H, D). Each group of
+// `width` threads adds up an equal share of the pieces, and each of its threads one feature. The first D threads get
+// the sum of feature threadIdx.x.
 template <class Factor>
 STGT_DEVICE float sum_of_pieces(const EdgeParams& p, const NodePieces& pieces, const float* partial, int head,
                                 Factor factor) {
@@ -75,7 +76,8 @@ __global__ void __launch_bounds__(LONG_THREADS) edge_attention_fwd_long_sm80(con
   if (threadIdx.x == 0) p.softmax[2 * at] = top == -INFINITY ? 0 : top, p.softmax[2 * at + 1] = inverse;
 }
 
-// Adds up delta of long rows. Launch it in the same way as the kernel above.
+// Adds up delta of long rows. Launch a block of LONG_THREADS threads with LONG_SHARED_BYTES for each head of each
+// segment.
 __global__ void __launch_bounds__(LONG_THREADS)
     edge_attention_bwd_delta_long_sm80(const __grid_constant__ EdgeParams p) {
   const int segment = blockIdx.x / p.H, head = blockIdx.x % p.H;
@@ -89,7 +91,8 @@ __global__ void __launch_bounds__(LONG_THREADS)
   if (threadIdx.x == 0) p.delta[int64_t(node) * p.H + head] = delta;
 }
 
-// Adds up dq (blockIdx.y 0), dk (1) and dv (2). Launch it in the same way, with 3 for grid.y.
+// Adds up dq (blockIdx.y 0), dk (1) and dv (2) of long nodes. Launch three blocks (grid.y) of LONG_THREADS threads with
+// LONG_SHARED_BYTES for each head of each segment.
 template <class T>
 __global__ void __launch_bounds__(LONG_THREADS) edge_attention_bwd_long_sm80(const __grid_constant__ EdgeParams p) {
   const int segment = blockIdx.x / p.H, head = blockIdx.x % p.H, which = blockIdx.y;

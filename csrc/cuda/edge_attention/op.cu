@@ -20,6 +20,7 @@ using edges::EdgeParams;
 typedef std::optional<Tensor> MaybeTensor;
 
 constexpr int SPLIT = 256;  // a node with more edges is cut into pieces
+// The runs of edges for the gradients of types: a run has at least RUN edges, and there are at most MOST_RUNS runs.
 constexpr int RUN = 1024, MOST_RUNS = 256;
 
 // Returns x, or a copy if the kernels cannot read x, because its last dimension is not contiguous or its stride over
@@ -77,7 +78,8 @@ edges::SortedEdges sorted_edges(const char* op, const char* name, const Tensor& 
   return {integers(ptr), integers(other), integers(edge)};
 }
 
-// Makes `values` contiguous. It has to live as long as the result, which points into it.
+// Checks edge_scale or edge_bias, and makes `values` contiguous. The tensor has to live as long as the result, which
+// points into it.
 edges::EdgeValues edge_values(const char* op, const char* name, MaybeTensor& values, const MaybeTensor& type,
                               const Tensor& q, int64_t E) {
   if (!values) return {};
@@ -133,8 +135,8 @@ EdgeParams checked(const char* op, const Tensor& q, const Tensor& k, const Tenso
 
 int bytes_of(ScalarType dtype) { return dtype == ScalarType::Float ? 4 : 2; }
 
-// The data and strides of a tensor that `readable` returned. The stride of a dimension of one element is set to 0,
-// since it is never used and may have any value.
+// Returns the data and strides of a tensor that `readable` returned. The stride of a dimension of one element is set to
+// 0, since it is never used and may have any value.
 edges::NodeHeads node_heads(const Tensor& x) {
   const int bytes = bytes_of(x.scalar_type());
   return {x.data_ptr(), x.size(1) == 1 ? 0 : x.stride(1) * bytes, x.size(0) == 1 ? 0 : int(x.stride(0) * bytes)};
@@ -181,7 +183,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, MaybeTe
   return {out, scores, softmax};
 }
 
-// The gradient of edge_scale or edge_bias, from the gradient for each edge; empty if it is not needed.
+// Returns the gradient of edge_scale or edge_bias, from the gradient for each edge. It is empty if it is not needed.
 Tensor gradient_of(const Call& call, bool needed, const MaybeTensor& values, const MaybeTensor& type,
                    const Tensor& per_edge) {
   if (!needed) return torch::stable::new_empty(per_edge, {0});

@@ -28,7 +28,8 @@ STGT_DEVICE bool is_long(const EdgeParams& p, const SortedEdges& edges, int node
   return edges.ptr[node + 1] - edges.ptr[node] > p.split;
 }
 
-// The sums of all pieces, (pieces, H, D): for out (which = 0), or in the backward pass for dq (0), dk (1) or dv (2).
+// Returns the sums of all pieces, (pieces, H, D). In the forward pass they are for out (which = 0), and in the backward
+// pass for dq (which = 0), dk (1) or dv (2).
 STGT_DEVICE float* piece_sums(const EdgeParams& p, int which = 0) {
   const int64_t pieces = 2 * ((int64_t(p.E) + p.split - 1) / p.split);
   return p.piece_sums + which * pieces * p.H * p.D;

@@ -1,5 +1,6 @@
-// Copies weights so that each row begins at a multiple of 16 bytes, which Hopper's copy engine needs. P values are such
-// a row only if P is a multiple of 8 (float16) or 4 (float32), and a ViT with 14x14 patches has P = 196.
+// Copies weights so that each row begins at a multiple of 16 bytes, which Hopper's copy engine needs. Rows of P values
+// do so by themselves only if P is a multiple of 8 (float16) or of 4 (float32). A ViT with 14x14 patches has P = 196,
+// which is no multiple of 8.
 #pragma once
 #include "../common/ptx.cuh"
 

@@ -1,5 +1,5 @@
 // The gradient of graph attention's edge weights on mma.sync and cp.async (sm_80 and later):
-//   dW_ij = scale sum_h dz_ij (q_i . k_j),  dz as in bwd_sm80.cuh.
+//   dW_ij = scale sum_h dz_ij (q_i . k_j),  where bwd_sm80.cuh defines dz.
 //
 // A block computes one tile of 64 x 64 edges and sums over the heads itself, so that every element has one writer and
 // one order of summation. Each of its four warps has 32 x 32 of the edges, so that fragments from shared memory serve

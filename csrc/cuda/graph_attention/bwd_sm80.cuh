@@ -59,6 +59,7 @@ STGT_DEVICE void draw_columns(uint32_t (&words)[N][2], const AttentionParams& p,
   }
 }
 
+// The body of both kernels: dk and dv of 64 columns (OF_COLUMNS), or dq of 64 rows.
 template <class T, int D, bool DROPOUT, bool WIDE, bool OF_COLUMNS>
 STGT_DEVICE void backward(const AttentionParams& p) {
   using S = Backward<D, OF_COLUMNS, WIDE>;
@@ -230,7 +231,8 @@ __global__ void __launch_bounds__(BACKWARD_THREADS, 2)
     graph_attention_bwd_dkdv_sm80(const __grid_constant__ AttentionParams p) {
   backward<T, D, DROPOUT, WIDE, true>(p);
 }
-// Launch it in the same way, with Backward<D, false, WIDE>::SHARED_BYTES.
+// T: ptx::bf16 or ptx::f16. D: 64, 88 or 128, at least the head dimension. WIDE: float32 weights. Launch
+// H * ceil(P / 64) * T * B blocks of BACKWARD_THREADS threads, with Backward<D, false, WIDE>::SHARED_BYTES.
 template <class T, int D, bool DROPOUT, bool WIDE>
 __global__ void __launch_bounds__(BACKWARD_THREADS, 2)
     graph_attention_bwd_dq_sm80(const __grid_constant__ AttentionParams p) {

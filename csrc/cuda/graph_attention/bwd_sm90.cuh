@@ -27,7 +27,7 @@ template <int N, bool WIDE> struct BackwardRows {  // dq
 template <int N, bool WIDE> struct BackwardColumns {  // dk and dv
   static constexpr int THREADS = 128 * (GROUPS + 1);
   static constexpr int LOADED_BYTES = 2 * Shape<N>::TILE_BYTES + GROUPS * WEIGHT_BYTES<WIDE>;  // Q, dO, W
-  static constexpr int STAGE_BYTES = LOADED_BYTES + 1024;                // the same, lse and delta
+  static constexpr int STAGE_BYTES = LOADED_BYTES + 1024;                // Q, dO, W, lse and delta
   static constexpr int FIXED_BYTES = 2 * GROUPS * Shape<N>::TILE_BYTES;  // K, later dk; V, later dv
   static constexpr int STAGES = stages(FIXED_BYTES, STAGE_BYTES);
   static constexpr int SHARED_BYTES = FIXED_BYTES + STAGES * STAGE_BYTES + Ring<STAGES>::BYTES + 8;

@@ -19,7 +19,7 @@ struct AttentionParams {
   const int64_t* seed;      // one element on the device; null without dropout
   const void *q, *k, *v;    // (B, H, N, D)
   Strides q_at, k_at, v_at;
-  const void* weight;  // (B, T, P, 2W+1, P) contiguous: float32; or float16, if q has half precision
+  const void* weight;  // (B, T, P, 2W+1, P) contiguous: float32, or float16, which needs q of half precision
   const bool* live;    // (B, T, tiles, 2W+1, tiles) contiguous
   void* out;           // forward, written: (B, N, H, D) contiguous
   float* lse;          // (B, H, N) contiguous: written forward, read backward
@@ -27,7 +27,7 @@ struct AttentionParams {
   Strides dout_at;
   const float* delta;  // backward: (B, H, N) contiguous
   void *dq, *dk, *dv;  // backward, written: (B, N, H, D) contiguous
-  void* dweight;       // backward, written: like weight, which then is float32
+  void* dweight;       // backward, written: like weight, which is float32 if this gradient is needed
 
   STGT_DEVICE int tiles() const { return (P + TILE - 1) / TILE; }
   STGT_DEVICE int band() const { return 2 * W + 1; }
@@ -50,7 +50,7 @@ struct Place {
 template <bool OF_COLUMNS, int COUNT> class LiveTiles {
  public:
   int frame, offset, tile;  // where the walk stands: the opposite frame, its place 0..2W in the row's band, its tile
-  uint32_t live;            // bit k: whether it is live for the k-th of the COUNT tiles
+  uint32_t live;            // bit k: whether the opposite tile is live for the k-th of the COUNT tiles
 
   STGT_DEVICE LiveTiles(const AttentionParams& p, int b, int t, int first_tile)
       : p_(p), b_(b), t_(t), first_(first_tile), next_(0), live_(0), any_(0) {}

@@ -16,7 +16,7 @@ STGT_DEVICE Rows<const E> tokens(const AttentionParams& p, const void* x, const 
   return {static_cast<const E*>(x) + b * at.b + h * at.h + (frame * p.P + first) * at.n, at.n, p.P - first, p.D};
 }
 
-// The same rows of an output or a gradient, which is (B, N, H, D) contiguous.
+// Rows of an output or a gradient, which is (B, N, H, D) contiguous: the tokens of a frame from token `first` on.
 template <class E>
 STGT_DEVICE Rows<E> result(const AttentionParams& p, void* x, int b, int h, int frame, int first) {
   const int64_t stride = int64_t(p.H) * p.D, token = (int64_t(b) * p.T + frame) * p.P + first;

@@ -21,7 +21,7 @@ struct AttentionMaps {
   ptx::TensorMap out, dq, dk, dv;  // (B, H, T, P, D), written
 };
 
-// Sizes of a kernel for head dimensions up to N, with GROUPS computing warpgroups, each with a tile of its own.
+// The sizes of a tile of tokens for head dimensions up to N.
 template <int N> struct Shape {
   // 88 features take 3 panels, where columns 88 to 95 read as 0.
   static constexpr int PANELS = (N + 31) / 32, STEPS = (N + 15) / 16;
@@ -29,6 +29,7 @@ template <int N> struct Shape {
   static constexpr int COLUMNS = 32 * PANELS;
   static constexpr int TILE_BYTES = PANELS * PANEL_BYTES;
 };
+// Returns how many stages fit into the shared memory beside fixed_bytes, at most 4.
 constexpr int stages(int fixed_bytes, int stage_bytes) {
   const int fit = (SHARED_LIMIT - 1024 - fixed_bytes) / stage_bytes;
   return fit < 4 ? fit : 4;
@@ -112,9 +113,9 @@ STGT_DEVICE uint32_t dropped_rows(const AttentionParams& p, int head, int row, i
   return bits;
 }
 
-// Does the same for an accumulator (columns, rows). row: the first row of the tile, counted through the clip. frame,
-// tile: those of the columns. The bits are drawn for rows, one of eight rows by each thread, and transposed 8 by 8 as
-// the accumulator is.
+// Returns what dropout drops of a warpgroup's accumulator (columns, rows): bit i is set if value i is dropped. head: b
+// H + h. row: the first row of the tile, counted through the clip. frame, tile: those of the columns. The bits are
+// drawn for rows, one of eight rows by each thread, and transposed 8 by 8 as the accumulator is.
 STGT_DEVICE uint32_t dropped_columns(const AttentionParams& p, int head, int row, int frame, int tile) {
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;  // a warp has 16 columns from 16 * warp on
   uint32_t bits = 0;
@@ -196,16 +197,17 @@ template <int STAGES> class Ring {
     for (int s = 0; s < STAGES; ++s) ptx::barrier_init(&full_[s], loaders), ptx::barrier_init(&empty_[s], readers);
   }
   STGT_DEVICE uint64_t* full() const { return &full_[stage]; }
-  // The side that loads: each thread that writes to the stage waits until it is free, and one announces its content.
+  // The side that loads calls these: each thread that writes to the stage waits until it is free, and one of them
+  // announces its content.
   STGT_DEVICE void wait_free() const { ptx::barrier_wait(&empty_[stage], parity_ ^ 1); }
   STGT_DEVICE void announce(const Step& step) const { steps_[stage] = step; }
-  // The side that reads.
+  // The side that reads calls these. Every warp releases a stage when it has read it.
   STGT_DEVICE Step wait_full() const {
     ptx::barrier_wait(full(), parity_);
     return steps_[stage];
   }
-  STGT_DEVICE void release(int s) const {  // by every warp that reads, when it has read
-    ptx::sync_warp();                      // all its lanes have
+  STGT_DEVICE void release(int s) const {
+    ptx::sync_warp();  // all lanes of the warp have read it
     if (threadIdx.x % 32 == 0) ptx::barrier_arrive(&empty_[s]);
   }
   STGT_DEVICE void advance() {

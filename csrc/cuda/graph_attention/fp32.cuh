@@ -247,7 +247,7 @@ STGT_DEVICE void softmax_backward(float (&s)[M][8], float (&dp)[M][8], const flo
     const bool inside = i0 + own_row(m) < p.P;
     const int64_t at = int64_t(sample_head) * p.T * p.P + row;
     const float found = inside ? p.lse[at] : 0, delta = inside ? p.delta[at] : 0;
-    const float lse = found == -INFINITY ? 0 : found;  // there may be edges, whose scores all overflow
+    const float lse = found == -INFINITY ? 0 : found;  // the row may have edges whose scores all overflow
     const uint32_t kept = DROPOUT ? kept_columns(p, sample_head, row, frame, j0) : ~0u;
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
@@ -263,8 +263,8 @@ STGT_DEVICE void softmax_backward(float (&s)[M][8], float (&dp)[M][8], const flo
 template <int D> constexpr int BACKWARD_SHARED_BYTES =
     2 * (Tile<ROWS<D>, D>::BYTES + Tile<COLUMNS, D>::BYTES + Scores<ROWS<D>>::BYTES);
 
-// Shared memory holds q and dout of ROWS<D> rows, k and v of 32 columns, and the probabilities and gradients of their
-// scores.
+// The body of two kernels: dk and dv of 32 columns (OF_COLUMNS), or dq of ROWS<D> rows. Shared memory holds q and dout
+// of ROWS<D> rows, k and v of 32 columns, and the probabilities and gradients of their scores.
 template <int D, bool DROPOUT, bool OF_COLUMNS> STGT_DEVICE void backward(const AttentionParams& p) {
   constexpr int M = ROWS<D> / 32, OWN = OF_COLUMNS ? COLUMNS : ROWS<D>;
   const Tile<ROWS<D>, D> q{0}, dout{q.end()};
@@ -323,7 +323,8 @@ template <int D, bool DROPOUT>
 __global__ void __launch_bounds__(THREADS, 2) graph_attention_bwd_dkdv_fp32(const __grid_constant__ AttentionParams p) {
   backward<D, DROPOUT, true>(p);
 }
-// Launch it in the same way, with H * ceil(P / ROWS<D>) * T * B blocks.
+// D: 64, 96 or 128, at least the head dimension. Launch H * ceil(P / ROWS<D>) * T * B blocks of THREADS threads, with
+// BACKWARD_SHARED_BYTES<D>.
 template <int D, bool DROPOUT>
 __global__ void __launch_bounds__(THREADS, 2) graph_attention_bwd_dq_fp32(const __grid_constant__ AttentionParams p) {
   backward<D, DROPOUT, false>(p);

@@ -12,16 +12,18 @@
 
 namespace stgt::sm80 {
 
-template <int D> constexpr int COLUMNS = D > 88 ? 32 : 64;  // columns of scores per step: as many as registers hold
+// The number of columns of scores per step, which is as many as the registers hold.
+template <int D> constexpr int COLUMNS = D > 88 ? 32 : 64;
 
 // Shared memory holds Q (ROWS x DEPTH), and in the end the output; K and V (COLUMNS x DEPTH each); W (ROWS x COLUMNS).
 template <int D, int ROWS, bool WIDE> constexpr int FORWARD_SHARED_BYTES =
     2 * (ROWS * DEPTH<D> + 2 * COLUMNS<D> * DEPTH<D>)+WeightTile<WIDE, ROWS, COLUMNS<D>>::BYTES;
 
-// One step of the online softmax: turns the scores q.k of 16 rows into exp(z - top) where there is an edge, with z =
-// |scale| score * weight, and adds them to the lane's part of the totals of its rows. The running maximum `top` of
-// score * weight may lag behind the true one by a factor of 2^8, which costs no accuracy. Only beyond that, the totals
-// and outputs so far are scaled to a new maximum.
+// One step of the online softmax: turns the scores q.k of 16 rows into exp(z - |scale| top) where there is an edge,
+// with z = scale score weight, and adds them to the lane's part of the totals of its rows. The running maximum `top` of
+// z / |scale| may lag behind the true one as long as the exponentials do not exceed 2^8, which costs no accuracy. Only
+// beyond that, the totals and outputs so far are scaled to a new maximum. sign: the sign of the scale, as `turned`
+// takes it. scale_2: |scale| log2(e).
 template <int S, int O, class Weight>
 STGT_DEVICE void online_softmax(float (&s)[S][4], const Weight& weight, uint32_t sign, float scale_2, float (&top)[2],
                                 float (&total)[2], float (&out)[O][4]) {

@@ -20,10 +20,10 @@ template <int N, int GROUPS, bool WIDE> struct Forward {
   static constexpr int REGISTERS = GROUPS == 4 ? 112 : 232, LOADER_REGISTERS = GROUPS == 4 ? 32 : 40;
 };
 
-// One step of the online softmax: turns the scores q . k of a tile into exp(z - top) with z = scale score W, and adds
-// them to the thread's part of the totals of its rows. s: an accumulator (rows, columns). The running maximum `top` of
-// score * W may lag behind the true one by a factor of 2^8, which costs no accuracy. Only beyond that, the totals and
-// outputs so far are scaled to a new maximum.
+// One step of the online softmax: turns the scores q . k of a tile into exp(z - scale top) with z = scale score W, and
+// adds them to the thread's part of the totals of its rows. s: an accumulator (rows, columns). c: scale log2(e). The
+// running maximum `top` of score * W may lag behind the true one as long as the exponentials do not exceed 2^8, which
+// costs no accuracy. Only beyond that, the totals and outputs so far are scaled to a new maximum.
 template <class Pair, int O>
 STGT_DEVICE void online_softmax(float (&s)[32], const char* weight, float c, float (&top)[2], float (&total)[2],
                                 float (&out)[O]) {

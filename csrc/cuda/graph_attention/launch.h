@@ -16,7 +16,7 @@ struct AttentionCall {
   const char* op;
   const Launcher& launch;
   ScalarType dtype;
-  bool wide;  // whether q has half precision, and weights are float32
+  bool wide;  // whether q has half precision and weights are float32
   AttentionParams p;
   WeightRows weight_rows{};  // for Hopper's kernels: the weights as the copy engine takes them
 
@@ -48,18 +48,18 @@ template <class F> void specialize(const AttentionCall& call, F f) {
                                      : with_type.template operator()<ptx::f16>();
 }
 
-// Half precision on Hopper. fits_sm90 says whether its kernels run here and support the sizes, the scale and dropout.
-// Its copy engine takes weights if their rows begin at multiples of 16 bytes, and align_weights copies others to rows
-// that do.
+// These take half precision on Hopper. fits_sm90 says whether Hopper's kernels run here and support the sizes, the
+// scale and dropout. The copy engine takes weights if their rows begin at multiples of 16 bytes, and align_weights
+// copies others to rows that do.
 bool fits_sm90(const Launcher& launch, const AttentionParams& p);
 void align_weights(const AttentionCall& call, void* aligned, int pitch);
 void forward_sm90(const AttentionCall& call);
 void backward_sm90(const AttentionCall& call);
-// Half precision on every GPU.
+// These take half precision on every GPU from sm_80 on.
 void forward_sm80(const AttentionCall& call);
 void backward_sm80(const AttentionCall& call);
 void dweight_sm80(const AttentionCall& call);
-// float32.
+// These take float32.
 void forward_fp32(const AttentionCall& call);
 void backward_fp32(const AttentionCall& call);
 void dweight_fp32(const AttentionCall& call);

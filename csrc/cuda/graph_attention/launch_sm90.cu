@@ -31,7 +31,8 @@ sm90::AttentionMaps tensor_maps(const AttentionCall& call) {
   return maps;
 }
 
-// Refuses calls for which fits_sm90 returns false, and for which no kernel was compiled here.
+// Raises an error for calls with dropout and wide heads. fits_sm90 returns false for them, and no kernel is compiled
+// for them here.
 void refuse(const AttentionCall& call) {
   STGT_CHECK(call.op, false, "Hopper's kernels take no dropout with D > 88, got D=", call.p.D);
 }

@@ -16,20 +16,20 @@ Strides strides(const Tensor& x) {
   return {at(0), at(1), at(2)};
 }
 
-// (B, H, N, D) in the memory order of (B, N, H, D), so that merging the heads copies nothing.
+// Returns a new tensor (B, H, N, D) in the memory order of (B, N, H, D), so that merging the heads copies nothing.
 Tensor heads_last(const char* op, const char* name, const Tensor& like) {
   Tensor x = new_tensor(op, name, like, {like.size(0), like.size(2), like.size(1), like.size(3)}, like.scalar_type());
   return torch::stable::transpose(x, 1, 2);
 }
 
-// Whether Hopper's copy engine takes the layout of a (B, H, N, D) tensor. It needs multiples of 16 bytes, and cuda.h
-// does not say that it can repeat an expanded dimension.
+// Returns whether Hopper's copy engine takes the layout of a (B, H, N, D) tensor. The engine needs multiples of 16
+// bytes, and cuda.h does not say that it can repeat an expanded dimension.
 bool fits_copies(const Tensor& x) {
   const auto suits = [&](int dim) { return x.size(dim) == 1 || (x.stride(dim) > 0 && x.stride(dim) % 8 == 0); };
   return reinterpret_cast<uintptr_t>(x.data_ptr()) % 16 == 0 && x.stride(3) == 1 && suits(0) && suits(1) && suits(2);
 }
 
-// Returns x, or a copy if the kernels do not take its layout. hopper: those for Hopper.
+// Returns x, or a copy if the kernels do not take its layout. hopper: whether they are the kernels for Hopper.
 Tensor suited(const char* op, const char* name, const Tensor& x, bool hopper) {
   if (hopper ? fits_copies(x) : x.size(3) == 1 || x.stride(3) == 1) return x;
   Tensor copy = heads_last(op, name, x);
@@ -78,7 +78,7 @@ AttentionParams checked(const char* op, const Tensor& q, const Tensor& k, const 
   return p;
 }
 
-// Whether weights are float32 and q has half precision, which has kernels of its own.
+// Returns whether weights are float32 and q has half precision. There are separate kernels for this combination.
 bool is_wide(const Tensor& q, const Tensor& weight) {
   return q.scalar_type() != ScalarType::Float && weight.scalar_type() == ScalarType::Float;
 }
@@ -90,7 +90,7 @@ void point_at_inputs(AttentionParams& p, const Tensor& q, const Tensor& k, const
   p.weight = weight.data_ptr(), p.live = static_cast<const bool*>(live.data_ptr());
 }
 
-// The weights as Hopper's copy engine takes them: themselves, or a copy with longer rows.
+// Returns the weights as Hopper's copy engine takes them: `weight` itself, or a copy whose rows are aligned.
 Tensor with_aligned_rows(const AttentionCall& call, const Tensor& weight) {
   const int64_t chunk = call.wide ? 4 : 8, P = call.p.P, pitch = (P + chunk - 1) / chunk * chunk;
   if (pitch == P && reinterpret_cast<uintptr_t>(weight.data_ptr()) % 16 == 0) return weight;

@@ -30,6 +30,7 @@ struct Backward {
   static_assert(Tile<ROWS, DEPTH>::BYTES <= SHARED_BYTES);
 };
 
+// Turns a pair of channels of a token into those of its unit vector. inverse: of GraphParams::inv_norm.
 template <class T> STGT_DEVICE void scale(uint32_t& pair, float inverse) {
   const float2 value = ptx::unpack<T>(pair);
   pair = ptx::pack<T>(unit(value.x, inverse), unit(value.y, inverse));
@@ -37,7 +38,8 @@ template <class T> STGT_DEVICE void scale(uint32_t& pair, float inverse) {
 
 constexpr int LARGEST_THREADS = 256;
 
-// Sets the word at `largest`, which must be 0 before, to the bits of the largest |x|. Any number of blocks will do.
+// Sets the word at `largest`, which must be 0 before, to the bits of the largest |x|. NaN does not count. Any number of
+// blocks will do.
 __global__ void __launch_bounds__(LARGEST_THREADS)
     spatio_temporal_graph_bwd_largest(const float* x, int64_t size, uint32_t* largest) {
   float own = 0;
@@ -49,7 +51,8 @@ __global__ void __launch_bounds__(LARGEST_THREADS)
   if (threadIdx.x % 32 == 0) atomicMax(largest, __float_as_uint(own));
 }
 
-// Returns the exponent of the power of two that G is multiplied by. It is 0 if gradients are zero, infinite or NaN.
+// Returns the exponent of the power of two that G is multiplied by. It is 0 if the largest gradient is zero, denormal
+// or infinite.
 STGT_DEVICE int gradient_exponent(const uint32_t* largest) {
   const int exponent = largest ? int(*largest >> 23) : 0;
   return exponent == 0 || exponent == 255 ? 0 : min(12 - (exponent - 127), 126);

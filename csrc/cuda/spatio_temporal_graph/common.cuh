@@ -22,13 +22,13 @@ struct GraphParams {
   int B, T, P, C, W;  // W: the window; the band has 2W+1 frames
   float threshold;
   const void* x;    // (B, T, P, C) contiguous
-  void* weight;     // (B, T, P, 2W+1, P), written forward: float32; or float16, if x has half precision
+  void* weight;     // (B, T, P, 2W+1, P), written forward: float32, or float16, which needs x of half precision
   bool* live;       // (B, T, tiles, 2W+1, tiles), written forward
   float* inv_norm;  // (B, T, P), NaN before the forward pass writes it. It is 1 / |x|, or 0 for a token that is not
                     // finite and for one of zeros. 1 / |x| may be too large if all channels are denormal. Such a token
                     // has -1 / (LIFT |x|) and no gradient.
   uint32_t* last_block;     // forward: the number of the block that started last, or -1 before the first
-  const float* dweight;     // backward: like weight, which then is float32
+  const float* dweight;     // backward: like weight, which is float32 in the backward pass
   const uint32_t* largest;  // backward, for float16 x: the bits of max |dweight|; otherwise null
   void* dx;                 // backward, written: like x
 
@@ -70,7 +70,7 @@ template <int ROWS, int COLUMNS> struct Blocks {
 // which are all 0, are then written by the same block.
 template <int ROWS, int COLUMNS> struct Block {
   int64_t row_frame, column_frame;  // of B T
-  int offset, mirror_offset;        // the place of the column frame in the row frame's band, and the reverse
+  int offset, mirror_offset;        // the place of each frame in the band of the other: the column frame's comes first
   int row, column, end;             // the first tokens; the end of the columns, a multiple of TILE
   bool in_clip;
   bool needed;    // false for a block below the diagonal of a frame, which is the mirror of one above

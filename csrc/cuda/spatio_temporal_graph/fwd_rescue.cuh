@@ -1,6 +1,6 @@
 // Makes the edges of tokens that are so large or so small that their squares over- or underflow in float32. The forward
-// kernels leave these edges out, and give the tokens an inverse norm of 0. Real features have no such tokens. Then this
-// kernel only reads the norms.
+// kernels leave these edges out, and give the tokens an inverse norm of 0. Real features have no such tokens, and for
+// them this kernel only reads the norms.
 //
 // A warp computes all edges of such a token with the tokens of its band. Each token is multiplied by a power of two
 // that brings its largest channel between 1/2 and 1. The edge between two such tokens is computed twice, with the same

@@ -1,8 +1,8 @@
 // The graph of half-precision tokens on tensor cores from sm_80 on.
 //
 // A block multiplies 128 tokens by 128 with 8 warps of 64x32 each. 32 channels at a time come through four stages of
-// shared memory (64 KB, which the staged edges use afterwards). A multiprocessor with 128 KB has room for two blocks,
-// and one with 99 KB for one. A block on the diagonal loads its tokens once.
+// shared memory (64 KB, which the staged edges use afterwards). The multiprocessors of an A100, with 164 KB, have room
+// for two blocks, and those with 100 KB have room for one. A block on the diagonal loads its tokens once.
 #pragma once
 #include "edges.cuh"
 

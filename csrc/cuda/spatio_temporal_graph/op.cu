@@ -83,8 +83,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor x, double threshold, int64_t w
   p.threshold = float(threshold), p.x = x.data_ptr(), p.weight = weight.data_ptr();
   p.live = static_cast<bool*>(live.data_ptr()), p.inv_norm = static_cast<float*>(norms.data_ptr());
   p.last_block = reinterpret_cast<uint32_t*>(p.inv_norm + B * T * P);
-  launch.fill_bytes(p.inv_norm, 0xff,
-                    (B * T * P + 1) * sizeof(float));  // norms become NaN, for not computed yet, and last_block -1
+  // Norms become NaN, which means that they are not computed yet, and last_block becomes -1.
+  launch.fill_bytes(p.inv_norm, 0xff, (B * T * P + 1) * sizeof(float));
   switch (dtype) {
     case ScalarType::BFloat16: forward_half<ptx::bf16>(op, launch, p, x, differentiable); break;
     case ScalarType::Half: forward_half<ptx::f16>(op, launch, p, x, differentiable); break;

@@ -38,7 +38,7 @@ def read_didemo(source: Path) -> dict[str, list[Clip]]:
 
 
 def _one_name_per_video(path: Path, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The same pairs, where names that differ only in their ending are replaced by the first of them."""
+    """(video, caption) pairs, where names that differ only in their ending are replaced by the first of them."""
     first: dict[str, str] = {}
     for video, _ in pairs:
         first.setdefault(name_of(video), video)

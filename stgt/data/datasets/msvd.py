@@ -17,7 +17,10 @@ from stgt.structure import read_json, shown
 
 
 def read_msvd(source: Path) -> dict[str, list[Clip]]:
-    """The usual splits, which the lists name."""
+    """The usual splits, which the lists name.
+
+    Raises ValueError, naming the file, for a file that is missing or malformed, and for captions in a pickle alone.
+    """
     captions, text, pickled = (
         source / f for f in ("raw-captions.json", "AllVideoDescriptions.txt", "raw-captions.pkl")
     )
@@ -36,7 +39,10 @@ def read_msvd(source: Path) -> dict[str, list[Clip]]:
 
 
 def pairs_of_json(path: Path) -> Iterator[tuple[str, str]]:
-    """(video, caption) pairs of raw-captions.json: {clip: [caption, …]}, where a caption is a text or its words."""
+    """(video, caption) pairs of raw-captions.json: {clip: [caption, …]}, where a caption is a text or its words.
+
+    Raises ValueError, naming the file and the clip, for anything else.
+    """
     for clip, captions in read_json(path, dict).items():
         if not isinstance(captions, list):
             raise ValueError(f"{path}: {clip!r} has {str(captions)[:80]!r}, expected a list of captions")

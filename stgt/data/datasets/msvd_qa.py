@@ -15,7 +15,10 @@ from stgt.data.lines import read_lines
 
 
 def read_msvd_qa(source: Path) -> dict[str, list[Question]]:
-    """The authors' splits."""
+    """The authors' splits.
+
+    Raises ValueError, naming the file, for a malformed line or entry, and for a question about an unknown clip.
+    """
     path = source / "youtube_mapping.txt"
     clips: dict[str, str] = {}
     for number, line in enumerate(read_lines(path), start=1):

@@ -38,7 +38,7 @@ SCHEMAS = {
 BATCH = 1 << 16
 """The most rows that are in memory at a time"""
 _ENDINGS = "|".join(re.escape(ending) for ending in IMAGES)
-_IS_IMAGE = rf"(?i)(?:{_ENDINGS}|\.|(?:^|/)\.?[^./]*)$"  # the same as `stgt.data.names.is_image`
+_IS_IMAGE = rf"(?i)(?:{_ENDINGS}|\.|(?:^|/)\.?[^./]*)$"  # this decides as `stgt.data.names.is_image` does
 
 
 class ManifestFile:
@@ -168,7 +168,7 @@ class _Rows:
         column = self.columns.get(name, pa.nulls(len(self.numbers), pa.int64()))
         column = pc.if_else(in_shard, column, pa.scalar(None, column.type))
         wrong = pc.fill_null(pc.less(column, least), in_shard)
-        if pa.types.is_floating(column.type):  # pandas turns whole numbers with gaps into these
+        if pa.types.is_floating(column.type):  # pandas turns whole numbers with gaps into floating-point ones
             wrong = pc.or_(wrong, pc.fill_null(pc.not_equal(column, pc.round(column)), False))
             wrong = pc.or_(wrong, pc.fill_null(pc.invert(pc.less(column, 2.0**63)), False))
         elif pa.types.is_uint64(column.type):

@@ -69,8 +69,8 @@ class Manifest(Sequence[str]):
         self._use = PathUse(Path(file))  # nobody removes the file meanwhile: readers that start later open it, too
         self._use.share()
         reader = pa.ipc.open_file(pa.memory_map(file))
-        with suppress(OSError):  # another user's file
-            os.utime(file)  # files that nobody has used for long are removed
+        with suppress(OSError):  # the file may belong to another user
+            os.utime(file)  # this notes the use, since files that nobody has used for long are removed
         self.batches: list[pa.RecordBatch] = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         """The rows in parts, in the form of one of `stgt.data.manifest.columns.SCHEMAS`"""
         self.asks = "questions" in reader.schema.names

@@ -54,7 +54,7 @@ def whole(text: str) -> str:
 
 
 class ManifestWriter:
-    """Takes rows one after the other, and writes them in groups. The first rows decide the columns of the file."""
+    """Takes rows, and writes them in groups. The first row decides the columns of the file."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._rows = path, []

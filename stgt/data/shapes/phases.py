@@ -58,6 +58,8 @@ class Phase:
 
 @dataclass(frozen=True, order=True)
 class PhasedObject:
+    """An object whose motions follow each other."""
+
     colour: str
     shape: str
     size: str
@@ -72,9 +74,12 @@ class PhasedObject:
 
 @dataclass(frozen=True)
 class PhasedScene:
+    """The objects of a clip, and how the first one meets the second."""
+
     objects: tuple[PhasedObject, ...]
     relation: str = ""
-    """The same field as in `Scene`. In a scene with a relation, the first object moves and the second stays"""
+    """How the first object meets the second: one of RELATIONS, or empty. In a meeting, the first moves and the second
+    stays"""
 
     @property
     def meaning(self) -> tuple:
@@ -84,7 +89,10 @@ class PhasedScene:
 
 
 def draw_scene(rng: np.random.Generator) -> PhasedScene:
-    """Draw a scene: 40% have one object, 40% two, and 20% two that meet. About 60% of the objects have two phases."""
+    """Draw a scene: 40% have one object, 40% two, and 20% two that meet.
+
+    Objects that meet have one phase each. About 60% of the others have two phases.
+    """
     kind = rng.choice(["one", "two", "relation"], p=[0.4, 0.4, 0.2])
     if kind == "relation":
         return _draw_relation(rng)

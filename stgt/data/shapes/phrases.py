@@ -59,6 +59,7 @@ class Predicate:
 
 
 def draw_style(scene: PhasedScene, rng: np.random.Generator) -> Style:
+    """Draw the choices of a caption of a scene."""
     count = len(scene.objects)
     places = range(count) if scene.relation else rng.permutation(count)
     orders = rng.choice(ORDERS, count, p=[0.6, 0.2, 0.2])

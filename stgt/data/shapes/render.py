@@ -18,6 +18,8 @@ OUTLINE = 1.2
 
 @dataclass(frozen=True)
 class Rendering:
+    """The frames of a clip, and where its objects are in them."""
+
     frames: np.ndarray
     """uint8 (F, S, S, 3)"""
     boxes: np.ndarray

@@ -37,6 +37,8 @@ DIRECTION = {move: np.array(step, float) for move, step in zip(MOVES, DIRECTIONS
 
 @dataclass(frozen=True, order=True)
 class Object:
+    """An object with its looks and its motion."""
+
     colour: str
     shape: str
     size: str
@@ -46,6 +48,8 @@ class Object:
 
 @dataclass(frozen=True)
 class Scene:
+    """The objects of a clip, and how the first one meets the second."""
+
     objects: tuple[Object, ...]
     relation: str = ""
     """How the first object meets the second: it passes "behind" or "in front of" it, or "hits" it; empty if not"""

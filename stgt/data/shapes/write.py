@@ -271,4 +271,5 @@ def _relations(scene: Scene | PhasedScene, one: np.ndarray, other: np.ndarray) -
 
 
 def save(path: Path, value: object) -> None:
+    """Write a value as JSON without spaces."""
     path.write_text(json.dumps(value, separators=(",", ":")), "utf-8")

@@ -137,7 +137,7 @@ class _Shard:
         try:
             with tarfile.open(fileobj=file, mode="r:") as shard:
                 while (member := shard.next()) is not None:
-                    shard.members = []  # it would keep all of them
+                    shard.members = []  # tarfile would keep all of them
                     if not member.isreg() or member.issparse():
                         continue
                     if member.offset_data + member.size > size:

@@ -41,7 +41,10 @@ class Holistic:
 
 
 def holistic_nodes(texts: Texts, videos: Videos, clips: int, T: int, tracks: int, coreference: bool) -> Holistic:
-    """tracks: the most tracks of a clip. coreference: whether texts and videos are joined by edges."""
+    """The holistic graphs of a batch of `clips` clips with T frames.
+
+    tracks: the most tracks of a clip. coreference: whether texts and videos are joined by edges.
+    """
     clip, frame = texts.clip.numpy(), videos.frame.numpy()
     own = np.bincount(clip, minlength=clips)
     seen = np.bincount(frame, minlength=clips * T)

@@ -20,9 +20,9 @@ class Pairs:
     clip: Tensor
     """(Q,) int64"""
     subject: Tensor
-    """(Q,) int64, the place of the track among its clip's tracks"""
+    """(Q,) int64, the place of the subject's track among its clip's tracks"""
     target: Tensor
-    """(Q,) int64, the same for the object, or -1 if the pair is a track alone"""
+    """(Q,) int64, the place of the object's track among its clip's tracks, or -1 if the pair is a track alone"""
     node: Bags
     """(Q · T), the nodes of a pair in a frame: places in the sightings as subjects, followed by the sightings as
     objects, followed by the relations. Empty where the pair is not seen"""
@@ -33,7 +33,9 @@ class Pairs:
 
 
 def pairs_of(videos: Videos, clips: int, T: int, most: int) -> Pairs:
-    """most: the most pairs of a clip. Those that are seen in most frames are kept."""
+    """The pairs of a batch of `clips` clips with T frames. most: the most pairs of a clip; those that are seen in most
+    frames are kept.
+    """
     sighting, track = videos.sighting.numpy(), videos.track.numpy()
     frame = videos.frame.numpy()
     at: dict[int, dict[int, int]] = {}

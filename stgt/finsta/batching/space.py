@@ -18,7 +18,10 @@ FLOOR = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """S sightings as nodes. Edges join two objects of a frame, a track's sightings, and each sighting with itself."""
+    """S sightings as nodes. Edges join two objects of a frame, and each sighting with itself.
+
+    With `temporal_coref`, edges also join each sighting with the one before it of its track.
+    """
 
     graph: RaggedGraph
     log_near: Tensor
@@ -26,7 +29,7 @@ class Space:
     change: Tensor
     """(E, 1) float32, |δ|: how much g has changed since the frame before; 0 if one of the two was not seen then"""
     previous: Tensor
-    """(S,) int64, the sighting of the same track before, or the sighting itself if it is the first"""
+    """(S,) int64, the sighting before of this sighting's track, or the sighting itself if it is the first one"""
     motion: Tensor
     """(S, 1) float32, m = 1 - exp(-|b - b'|² / 2σ_t²) of the box now and at the sighting before, with
     b = (centre x, centre y, log width, log height)"""
@@ -35,7 +38,9 @@ class Space:
 
 
 def space_of(box: np.ndarray, frame: np.ndarray, track: np.ndarray, T: int, config: FinstaConfig) -> Space:
-    """box: (S, 4), frame: (S,) clip · T + frame, ascending; track: (S,), different for different clips."""
+    """The space of S sightings. box: (S, 4), parts of the frame; frame: (S,) clip · T + frame, ascending; track: (S,),
+    different for different clips.
+    """
     S = len(box)
     previous = _previous(track)
     size = np.maximum(box[:, 2:] - box[:, :2], 1e-6)

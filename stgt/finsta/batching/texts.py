@@ -62,7 +62,11 @@ class Texts:
 def text_nodes(
     graphs: Sequence[TextGraph | None], offsets: np.ndarray, labels: Labels, hops: int, adverbs: bool
 ) -> Texts:
-    """offsets: (B, L, 2), the characters of each of the host's words. adverbs: whether they have nodes."""
+    """The index tensors of the texts' graphs, of which some may be missing (None).
+
+    offsets: (B, L, 2), the characters [start, end) of each of the host's words. hops: edges that a node of a region may
+    be away from its object. adverbs: whether adverbs have nodes.
+    """
     nodes: list[TextNode] = []
     clips, slots, subjects, targets, targeted, sayings = [], [], [], [], [], []
     edges, objects, predicates, phrases = [], [], [], []

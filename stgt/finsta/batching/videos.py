@@ -32,7 +32,7 @@ class Videos:
     label: Tensor
     """(N,) int64, the number of the node's words"""
     box: Tensor
-    """(N, 4) float32; of a relation: the smallest box around both objects"""
+    """(N, 4) float32: x0, y0, x1, y1 from 0 to 1. A relation has the smallest box around its one or two objects"""
     slot: Tensor
     """(N,) int64, the place of each node among B · T frames with `most` nodes"""
     most: int
@@ -81,7 +81,10 @@ class _Draft:
 
 
 def video_nodes(graphs: Sequence[VideoGraph | None], times: np.ndarray, labels: Labels, config: FinstaConfig) -> Videos:
-    """times: (B, T) seconds of the host's frames. Each gets the graph of the nearest frame in time."""
+    """The index tensors of the videos' graphs, of which some may be missing (None).
+
+    times: (B, T) seconds of the host's frames. Each gets the graph of the nearest frame in time.
+    """
     draft, T = _Draft(), times.shape[1]
     sizes, around = np.zeros(times.size, np.int64), []
     tracks: list[tuple[int, int, int]] = []

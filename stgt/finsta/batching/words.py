@@ -10,8 +10,10 @@ class Labels:
         self._numbers: dict[str, int] = {}
 
     def number(self, text: str) -> int:
+        """The number of a text, which is a new one if it was not asked for before."""
         return self._numbers.setdefault(text, len(self._numbers))
 
     @property
     def texts(self) -> tuple[str, ...]:
+        """All texts, in the order of their numbers."""
         return tuple(self._numbers)

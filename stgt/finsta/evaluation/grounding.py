@@ -20,8 +20,9 @@ class ObjectFrame(NamedTuple):
     """One object of a text in one frame in which its track and at least one other are seen."""
 
     right: bool
+    """Whether the track with the largest cosine in this frame is one of the object's"""
     chance: float
-    """One by the number of tracks in the frame"""
+    """One divided by the number of tracks in the frame"""
 
 
 class PredicateTime(NamedTuple):

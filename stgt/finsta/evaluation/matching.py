@@ -41,7 +41,10 @@ class Matching:
 
 
 def read_negatives(scenes: Path) -> dict[str, dict[str, str]]:
-    """{video: {kind: wrong caption}} from the scenes.json of `stgt data shapes --kind phases`."""
+    """{video: {kind: wrong caption}} from the scenes.json of `stgt data shapes --kind phases`.
+
+    Raises ValueError that names the file and the clip if a value is missing or has another type.
+    """
     found = {}
     for number, clip in enumerate(field(read_json(scenes, dict), "clips", list, str(scenes))):
         where = f"{scenes}: clip {number}"

@@ -22,7 +22,7 @@ THING = "thing"
 def delete_nodes(clip: ClipGraphs, share: float, rng: np.random.Generator) -> ClipGraphs:
     """The graphs without a share of the nodes of the text, of the objects in frames, and of the relations in frames.
 
-    Each node is deleted with the probability `share`, and its edges with it.
+    Each node is deleted with the probability `share`, and its edges with it. Raises ValueError unless 0 <= share <= 1.
     """
     _require_share("share", share)
 
@@ -47,7 +47,8 @@ def _without(frame: Frame, kept: Callable[[], bool]) -> Frame:
 def move_boxes(clip: ClipGraphs, spread: float, rng: np.random.Generator) -> ClipGraphs:
     """The graphs with normally distributed errors in the corners of all boxes.
 
-    spread: the standard deviation of an error, as a part of the box's width or height.
+    spread: the standard deviation of an error, as a part of the box's width or height. Raises ValueError if it is
+    negative or not finite.
     """
     if not 0 <= spread < np.inf:
         raise ValueError(f"spread is {spread}, expected 0 or a positive number")
@@ -63,7 +64,7 @@ def move_boxes(clip: ClipGraphs, spread: float, rng: np.random.Generator) -> Cli
 
 
 def _ordered(one: float, other: float) -> tuple[float, float]:
-    """Two numbers from 0 to 1 near these two, in ascending order and SMALLEST apart."""
+    """Two numbers from 0 to 1 near the given ones, in ascending order and at least SMALLEST apart."""
     low = min(max(min(one, other), 0.0), 1 - SMALLEST)
     return float(low), float(min(max(max(one, other), low + SMALLEST), 1.0))
 
@@ -71,7 +72,8 @@ def _ordered(one: float, other: float) -> tuple[float, float]:
 def flip_labels(clip: ClipGraphs, share: float, labels: Sequence[str], rng: np.random.Generator) -> ClipGraphs:
     """The graphs with a wrong label for a share of the tracks, the same one in all frames.
 
-    labels: at least two different labels that wrong ones are drawn from.
+    labels: at least two different labels that wrong ones are drawn from. Raises ValueError for fewer labels, and unless
+    0 <= share <= 1.
     """
     _require_share("share", share)
     if len(set(labels)) < 2:
@@ -94,7 +96,10 @@ def _labels(clip: ClipGraphs) -> dict[int, str]:
 
 
 def break_tracks(clip: ClipGraphs, share: float, rng: np.random.Generator) -> ClipGraphs:
-    """The graphs in which an object gets a new track between two of its sightings with the probability `share`."""
+    """The graphs in which an object gets a new track between two of its sightings with the probability `share`.
+
+    Raises ValueError unless 0 <= share <= 1.
+    """
     _require_share("share", share)
     tracks = _labels(clip)
     new, number = {track: track for track in tracks}, max(tracks, default=-1) + 1

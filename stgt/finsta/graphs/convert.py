@@ -26,7 +26,8 @@ def read_clips(form: str, source: Path, videos: Path | None) -> Iterator[ClipGra
     """Clips of a file or folder, with the graphs in it. Captions, texts and videos have no graphs yet.
 
     form: "graphs" (our own lines), "captions" (a retrieval annotation), "texts" (a sentence on each line), "videos" (a
-    folder), or one of READERS. videos: the folder of the videos, which some of READERS need.
+    folder), or one of READERS. videos: the folder of the videos, which some of READERS need. Raises ValueError that
+    names the file or folder if it is not of this form, or holds no video.
     """
     if form == "graphs":
         yield from read_graphs(source)

@@ -22,6 +22,8 @@ SOURCES = ("simulated", "gold", "parser", "detector")
 
 @dataclass(frozen=True)
 class TextNode:
+    """A node of a text's graph."""
+
     id: int
     kind: str
     """One of KINDS"""
@@ -45,6 +47,8 @@ class TextEdge(NamedTuple):
 
 @dataclass(frozen=True)
 class TextGraph:
+    """The graph of a clip's text."""
+
     nodes: tuple[TextNode, ...]
     edges: tuple[TextEdge, ...]
 
@@ -67,7 +71,7 @@ class Relation(NamedTuple):
     """A relation between two objects of a frame, or a predicate of one object alone."""
 
     subject: int
-    """The track of an object in the same frame"""
+    """The track of an object in this frame"""
     predicate: str
     object: int | None
     """Another track, or None if the predicate is about the subject alone, such as "growing\""""
@@ -76,6 +80,8 @@ class Relation(NamedTuple):
 
 @dataclass(frozen=True)
 class Frame:
+    """The graph of one frame."""
+
     t: float
     """Seconds from the beginning of the clip"""
     objects: tuple[SeenObject, ...]
@@ -84,6 +90,8 @@ class Frame:
 
 @dataclass(frozen=True)
 class VideoGraph:
+    """The graphs of a clip's frames."""
+
     frames: tuple[Frame, ...]
     """In order of time"""
 

@@ -37,7 +37,8 @@ def read_graphs(path: str | Path) -> Iterator[ClipGraphs]:
 def write_graphs(path: str | Path, clips: Iterable[ClipGraphs]) -> int:
     """Write one line per clip, completely or not at all, and return the number of clips.
 
-    Each clip is checked as `read_graphs` checks it, so that a file that was written can be read.
+    Each clip is checked as `read_graphs` checks it, so that a file that was written can be read. Raises ValueError that
+    names the clip if it does not pass the check.
     """
     count = 0
     with atomic_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
@@ -53,7 +54,7 @@ def write_graphs(path: str | Path, clips: Iterable[ClipGraphs]) -> int:
 
 
 def graphs_from(values: dict, where: str) -> ClipGraphs:
-    """The graphs of a clip from a JSON object. where: the beginning of the message of every ValueError."""
+    """The graphs of a clip from a JSON object. Raises ValueError, which begins with `where`, for a wrong value."""
     _only(values, where, "video", "text", "tsg", "dsg", "source", "grounding")
     text = field(values, "text", str, where)
     tsg = _text_graph(values["tsg"], text, f"{where}: tsg") if values.get("tsg") is not None else None

@@ -11,6 +11,8 @@ from torch import nn
 
 
 class Call(NamedTuple):
+    """One call of a module."""
+
     arguments: dict[str, Any]
     """The arguments of `forward` by their names; those that the caller left out are absent"""
     output: Any

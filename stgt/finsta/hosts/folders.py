@@ -99,6 +99,7 @@ class TransformersFolder:
     """A model of transformers with its tokenizer and image processor, as `save_pretrained` writes them."""
 
     def __init__(self, name: str | Path, kind: HostKind, device: str) -> None:
+        """Open a folder or a model on the hub. Raises ValueError for a model of another type, or without parameters."""
         model_class, host_class, model_type = _CLASSES[kind]
         if (found := AutoConfig.from_pretrained(name).model_type) != model_type:
             raise ValueError(f"{name} holds a model of type {found!r}, expected {model_type!r} for --host {kind}")
@@ -114,7 +115,7 @@ class TransformersFolder:
         return {"model": json.loads(self.host.model.config.to_json_string(use_diff=False))}
 
     def begin(self, out: Path) -> None:
-        """Nothing: such a folder holds no model before the end."""
+        """Nothing is written: the folder holds no model before the post-training has ended."""
 
     def finish(self, out: Path) -> None:
         for part in (self.host.model, self.tokenizer, self.images):

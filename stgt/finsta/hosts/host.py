@@ -49,9 +49,9 @@ class Host(Protocol):
         ...
 
     def step(self, videos: Tensor, texts: Sequence[str], times: Tensor, numbers: Tensor) -> tuple[Tensor, HostStates]:
-        """The host's own training loss, a scalar, and the states of the same pass over the clips.
+        """The host's own training loss, a scalar, and the hidden states that it had while it computed the loss.
 
-        The first three arguments are those of `states`. numbers: int64 (B,), which is equal for clips of one video.
+        The first three arguments are those of `states`. numbers: int64 (B,), one number for all clips of a video.
         """
         ...
 

@@ -20,7 +20,7 @@ from stgt_kernels.dispatch import without_autocast
 def same_things(graphs: GraphBatch, labels: Tensor, config: FinstaConfig) -> Tensor:
     """Whether an object of a text and a track of its clip are taken for the same thing: (O, K) bool.
 
-    They are if the cosine of their phrases is above rho, and with `crossmodal_coref` only the two best tracks count.
+    They are if the cosine of their phrases is above rho. With `crossmodal_coref`, only the two best tracks can be.
     Equal phrases always count as 1. A phrase is the mean of the vectors of the label and the attributes. The mean of
     the batch's labels is taken off first, since the texts of one host point in similar directions.
 
@@ -59,9 +59,9 @@ class Candidates(NamedTuple):
     own: Tensor
     """(Q, P, I) bool, whether the predicate may be about the region"""
     others: Tensor
-    """(Q, P, I) bool, whether the region belongs to a clip where nothing like the predicate is said"""
+    """(Q, P, I) bool, whether the region belongs to a clip whose text has no predicate with these words and adverbs"""
     rivals: Tensor
-    """(Q, Q) bool, whether two predicates belong to one clip and have different words"""
+    """(Q, Q) bool, whether two predicates belong to one clip and have different words or adverbs"""
     start: Tensor
     """(I,) int64, frames"""
     end: Tensor

@@ -14,7 +14,7 @@ from stgt.finsta.hosts.host import HostStates, Widths
 
 
 def words_of_nodes(states: Tensor, texts: Texts) -> Tensor:
-    """The mean of the host's states (B, L, w) of each text node's words: (N, w), 0 where the host has no such word."""
+    """The mean of the host's states (B, L, w) of each text node's words: (N, w), or 0 if the host has none of them."""
     return torch.bmm(texts.words.to(states.dtype), states).flatten(0, 1).index_select(0, texts.slot)
 
 

@@ -45,6 +45,8 @@ class ClipGrounding:
 
 @dataclass(eq=False)
 class FinstaOutput:
+    """The results of the model for a batch."""
+
     losses: dict[str, Tensor]
     """Scalars by name: "osc" and "ptc" where they are switched on, and "vtc", the contrast of the graphs' read-outs"""
     distillation: Tensor
@@ -73,7 +75,7 @@ class FinstaOutput:
 
 @torch.no_grad()
 def ground(graphs: GraphBatch, similarity: Tensor, candidates: Candidates) -> tuple[ClipGrounding, ...]:
-    """similarity: (O, S), the cosines of objects of texts and sightings."""
+    """The groundings of each clip. similarity: (O, S), the cosines of objects of texts and sightings."""
     graphs, similarity = graphs.to("cpu"), similarity.float().cpu()
     texts, videos, T = graphs.texts, graphs.videos, graphs.frames
     K, frame = graphs.there.shape[1], videos.frame[videos.sighting]

@@ -1,4 +1,4 @@
-"""Draws the graph of a video: a lane for each track, with what it does below it, and the frames with their boxes."""
+"""Draws the graph of a video: a lane for each track with its motions below, and the frames with their boxes."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def read_clips(file: Path) -> list[ClipGraphs]:
 
 
 def shuffled(clips: Sequence[ClipGraphs], seed: int) -> list[ClipGraphs]:
-    """The same clips, where each video has the graph of another video. Raises ValueError if there is only one video."""
+    """The clips, where each video has the graph of another video. Raises ValueError if there is only one video."""
     graphs = {clip.video: clip.dsg for clip in clips}
     names = list(graphs)
     if len(names) < 2:

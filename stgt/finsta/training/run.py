@@ -88,7 +88,7 @@ def require_same_run(config: PostTraining) -> None:
         started = _settings(from_dict(PostTraining, started))  # older files lack newer settings, which were not used
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    free = ("workers", "cache")  # beside those of every run
+    free = ("workers", "cache")  # they change no result; `differences` leaves out those of every run
     ours, theirs = ({key: values[key] for key in values if key not in free} for values in (settings, started))
     if differing := differences(ours, theirs):
         listed = "\n  ".join(differing)

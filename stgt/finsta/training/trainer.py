@@ -81,7 +81,8 @@ class PostTrainer:
         if (resumed := ckpt.newest_checkpoint(out)) is not None:
             self._load(resumed)
             logger.info("going on from %s, step %d of %d", resumed, self.step, self.total)
-            clear_up(resumed.parent)  # a run that is complete writes no further checkpoint, which would do both
+            # The next checkpoint would do both, but a run that is complete writes none.
+            clear_up(resumed.parent)
             ckpt.rotate(resumed, self.config.keep, None)
         ckpt.require_free_names(out, self.step, self.total)
         if resumed is None:
@@ -154,7 +155,7 @@ class PostTrainer:
             values = losses(self.host, clips)
         self._require_finite("loss", values["loss"].item(), paths)
         values["loss"].backward()
-        for name, module in self.trained.items():  # apart, so that the objective's gradient does not shrink the host's
+        for name, module in self.trained.items():  # one by one, so the objective's gradient does not shrink the host's
             if not (parameters := list(module.parameters())):
                 continue
             norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm or math.inf)

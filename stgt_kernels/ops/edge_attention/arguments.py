@@ -11,6 +11,7 @@ DTYPES = (*dispatch.FLOAT_DTYPES, torch.float64)
 
 
 def check(q: Tensor, k: Tensor, v: Tensor, graph: RaggedGraph) -> None:
+    """Raises ValueError unless q, k and v are (N, H, D) of one dtype, on the device of a graph with N nodes."""
     if q.ndim != 3:
         raise ValueError(f"{OP}: q must be (N, H, D), got {tuple(q.shape)}")
     for name, tensor in (("k", k), ("v", v)):
@@ -33,13 +34,17 @@ def check(q: Tensor, k: Tensor, v: Tensor, graph: RaggedGraph) -> None:
 
 
 def check_tensors(q: object, k: object, v: object, graph: object) -> None:
+    """Raises ValueError unless q, k and v are tensors and graph is a RaggedGraph."""
     if not all(isinstance(t, Tensor) for t in (q, k, v)) or not isinstance(graph, RaggedGraph):
         got = ", ".join(type(t).__name__ for t in (q, k, v, graph))
         raise ValueError(f"{OP}: q, k, v must be tensors and graph a RaggedGraph, got {got}")
 
 
 def edge_values(name: str, values: Tensor | None, q: Tensor, graph: RaggedGraph) -> Tensor | None:
-    """edge_scale or edge_bias, in the dtype that scores are computed in."""
+    """edge_scale or edge_bias, (E or types, H), in the dtype that scores are computed in.
+
+    name: the name of the argument. Raises ValueError for another shape, dtype or device.
+    """
     if values is None:
         return None
     if not isinstance(values, Tensor) or values.ndim != 2 or values.shape[1] != q.shape[1]:

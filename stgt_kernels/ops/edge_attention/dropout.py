@@ -4,7 +4,8 @@ Philox4x32-7, as in graph attention. One call yields eight 16-bit lanes, for eig
     key     = (seed & 0xffffffff, seed >> 32)
     counter = (h // 8, e, 0, 0)               e: the edge's number, in the order in which the graph was given
     lane    = h % 8                           lane l: half l % 2 (low first) of output word l // 2
-A probability is dropped if its lane < round(65536 * p); kept ones are divided by the exact share that is kept.
+A probability is dropped if its lane is below round(65536 * p), which is at most 65535. Kept probabilities are divided
+by the exact share that is kept.
 """
 
 import torch

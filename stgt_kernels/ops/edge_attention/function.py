@@ -7,7 +7,7 @@ from stgt_kernels.ops.autograd import KernelFunction, differentiable_once
 
 
 def implementation(backend: str):
-    """The module of kernels, imported when first used; torch.compile can follow an import statement, not a call."""
+    """The module of kernels, imported when it is first used. An import statement is what torch.compile can trace."""
     if backend == "triton":
         from stgt_kernels.ops.edge_attention import triton_impl as kernels
     else:

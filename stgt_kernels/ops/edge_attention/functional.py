@@ -74,9 +74,9 @@ def edge_attention(
         graph: any number of nodes and edges, parallel edges and self loops included.
         edge_scale, edge_bias: (E, H), a row for each edge in the order that ``RaggedGraph.from_edge_index`` got; or
             (types, H), a row for each type, which ``graph.edge_type`` selects. A tensor with ``graph.types`` rows is
-            taken as a row for each type, also in a graph with that many edges. In q's dtype, float32 for half
-            precision, or both; they are computed with in float32 (float64 for float64), also under autocast. A bias of
-            -inf takes an edge away. The defaults are 1 and 0.
+            taken as a row for each type, also in a graph with that many edges. Each of the two has q's dtype or
+            float32 (for a q in float64, only float64). They are computed with in float32 (float64 for float64), also
+            under autocast. A bias of -inf takes an edge away. The defaults are 1 and 0.
         clamp: the largest size of ``s_e * edge_scale_e``, which carries no gradient where it is larger. None for no
             limit.
         scale: factor of the scores, default ``D ** -0.5``.

@@ -1,4 +1,4 @@
-"""The C++ kernels (csrc), one schema for CPU and CUDA; here are the shapes that torch.compile needs."""
+"""Calls of the C++ and CUDA kernels (csrc), which share schemas, and the shapes that torch.compile needs."""
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from stgt_kernels.ops.edge_attention.vmap import fold_into_heads
 
 
 def wide(q: Tensor) -> torch.dtype:
+    """The dtype of scores and softmax: float64 for float64, and float32 for all others."""
     return torch.float64 if q.dtype == torch.float64 else torch.float32
 
 
@@ -31,10 +32,12 @@ def _(
 
 
 def forward(*args) -> tuple[Tensor, Tensor, Tensor]:
+    """out (N, H, D), scores (E, H) and softmax (N, H, 2). The arguments are those of the op's schema."""
     return torch.ops.stgt_kernels.edge_attention_fwd(*args)
 
 
 def backward(*args) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """dq, dk, dv (N, H, D), and the gradients of edge_scale and edge_bias, each None if it is not needed."""
     dq, dk, dv, dscale, dbias = torch.ops.stgt_kernels.edge_attention_bwd(*args)
     need_dscale, need_dbias = args[-2:]
     return dq, dk, dv, dscale if need_dscale else None, dbias if need_dbias else None

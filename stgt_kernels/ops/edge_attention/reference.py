@@ -68,10 +68,11 @@ def types_of(values: Tensor, graph: RaggedGraph) -> Tensor | None:
 # PyTorch has two ways to select rows, and two ways to add them up. The order in which they add, in the gradient or in
 # the result, is fixed for one way on a CPU, and for the other way on a GPU. The same input has to give the same bits.
 def gather(x: Tensor, index: Tensor) -> Tensor:
+    """x[index], whose gradient is added up in a fixed order."""
     return x[index] if x.is_cuda else x.index_select(0, index)
 
 
 def sum_of_rows(x: Tensor, index: Tensor, rows: int) -> Tensor:
-    """out[r] is the sum of all x[e] with index[e] == r."""
+    """out, whose row r is the sum of all x[e] with index[e] == r. The sums are added up in a fixed order."""
     out = x.new_zeros(rows, *x.shape[1:])
     return out.index_put((index,), x, accumulate=True) if x.is_cuda else out.index_add(0, index, x)

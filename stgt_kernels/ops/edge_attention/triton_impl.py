@@ -16,19 +16,22 @@ from stgt_kernels.ops.edge_attention.vmap import fold_into_heads
 from stgt_kernels.ops.graph_attention import philox
 
 TILE = 2048  # elements of the nodes at the other end of a chunk of edges
-REGISTERS = 128  # of a thread, at most; the assembler alone would spill in order to take fewer than 80
+REGISTERS = 128  # the most of a thread; without this limit, the assembler spills in order to take fewer than 80
 LENGTH = 4096  # edges that are added up for each type by one program
 
 
 def blocks(H: int, D: int) -> dict[str, int]:
-    """How a tile (BE, BH, BD) of TILE elements is cut: all of D, as many heads as leave at least 4 edges, and edges."""
+    """The sizes of a tile (BE, BH, BD) of at most TILE elements: edges, heads, and the whole head dimension D.
+
+    It has as many heads as leave room for 4 edges, and at most 32 edges.
+    """
     BD = triton.next_power_of_2(D)
     BH = min(triton.next_power_of_2(H), max(TILE // (4 * BD), 1))
     return dict(BE=min(TILE // (BD * BH), 32), BH=BH, BD=BD)
 
 
 def last_contiguous(x: Tensor) -> Tensor:
-    """The kernels read any strides but the last dimension's."""
+    """x with a contiguous last dimension, which the kernels need. They read any other strides."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
@@ -44,10 +47,12 @@ def strides(*tensors: Tensor) -> tuple[int, list[int]]:
 
 
 def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors in contiguous memory. None stays None."""
     return [None if t is None else t.contiguous() for t in tensors]
 
 
 def dropout_arguments(dropout_p: float) -> tuple[int, float]:
+    """The number below which a lane drops a probability, and the factor of those that are kept."""
     return philox.drop_threshold(dropout_p), 1 / philox.keep_prob(dropout_p)
 
 
@@ -118,7 +123,7 @@ def backward_op(
     need_dscale: bool,
     need_dbias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """dq, dk, dv, and the gradients of edge_scale and edge_bias, each empty if it is not needed."""
+    """dq, dk, dv (N, H, D), and the gradients of edge_scale and edge_bias, each empty if it is not needed."""
     dout, q, k, v = (last_contiguous(t) for t in (dout, q, k, v))
     dscores, edge_scale, edge_bias = contiguous(dscores, edge_scale, edge_bias)
     scores, softmax = scores.contiguous(), softmax.contiguous()
@@ -150,7 +155,7 @@ def backward_op(
 
 
 def sum_types(per_edge: Tensor, values: Tensor | None, types: Tensor | None) -> Tensor:
-    """The gradient of edge_scale or edge_bias, from that for each edge, (E, H)."""
+    """The gradient of edge_scale or edge_bias, (E or types, H), from the gradient for each edge, (E, H)."""
     if types is None or values is None:
         return per_edge
     E, H = per_edge.shape
@@ -174,6 +179,7 @@ def _(
 
 
 def backward(*args) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """dq, dk, dv (N, H, D), and the gradients of edge_scale and edge_bias, each None if it is not needed."""
     dq, dk, dv, dscale, dbias = backward_op(*args)
     need_dscale, need_dbias = args[-2:]
     return dq, dk, dv, dscale if need_dscale else None, dbias if need_dbias else None

@@ -23,6 +23,7 @@ def edge_slots(ptr, other, edge, node, chunk, BE: tl.constexpr):
 
 @triton.jit
 def chunks(ptr, node, BE: tl.constexpr):
+    """The number of chunks of BE edges that a node has."""
     return tl.cdiv(tl.load(ptr + node + 1) - tl.load(ptr + node), BE)
 
 
@@ -67,7 +68,7 @@ def edge_values(values, types, edges, inside, mask, o_h, H, default):
 
 @triton.jit
 def clamped(x, clamp):
-    """NaN stays NaN."""
+    """x, limited to [-clamp, clamp]. NaN stays NaN."""
     return tl.where(x > clamp, clamp, tl.where(x < -clamp, -clamp, x))
 
 
@@ -118,6 +119,7 @@ def edge_attention_fwd_kernel(
     BD: tl.constexpr,
     DROPOUT: tl.constexpr,
 ):
+    """One program per row and block of BH heads. It goes through the edges once, with a running maximum."""
     i = tl.program_id(0).to(tl.int64)
     o_h = tl.program_id(1) * BH + tl.arange(0, BH)
     in_h = o_h < H
@@ -210,6 +212,10 @@ def edge_attention_bwd_rows_kernel(
     BD: tl.constexpr,
     DROPOUT: tl.constexpr,
 ):
+    """One program per row and block of BH heads. It goes through the edges twice: for delta, and for the gradients.
+
+    delta is the sum of p dp over the edges of the row.
+    """
     i = tl.program_id(0).to(tl.int64)
     o_h = tl.program_id(1) * BH + tl.arange(0, BH)
     in_h = o_h < H
@@ -273,6 +279,7 @@ def edge_attention_bwd_columns_kernel(
     BH: tl.constexpr,
     BD: tl.constexpr,
 ):
+    """One program per column and block of BH heads."""
     j = tl.program_id(0).to(tl.int64)
     o_h = tl.program_id(1) * BH + tl.arange(0, BH)
     acc_k = tl.zeros((BH, BD), tl.float32)
@@ -300,6 +307,7 @@ def edge_attention_bwd_types_kernel(
     BE: tl.constexpr,
     BH: tl.constexpr,
 ):
+    """One program per type, part of LENGTH edges, and block of BH heads."""
     i_t, i_part = tl.program_id(0), tl.program_id(1)
     o_h = tl.program_id(2) * BH + tl.arange(0, BH)
     total = tl.zeros((BH,), tl.float32)

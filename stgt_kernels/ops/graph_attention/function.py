@@ -16,7 +16,7 @@ def implementation(backend: str):
 
 
 class GraphAttentionFunction(KernelFunction):
-    """(q, k, v, weight) -> (out, lse); the backward pass recomputes the probabilities from lse."""
+    """(q, k, v, weight, …) -> (out, lse); the backward pass recomputes the probabilities from lse."""
 
     @staticmethod
     def forward(q, k, v, weight, live, seed, scale, dropout_p, backend):

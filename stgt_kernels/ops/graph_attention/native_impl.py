@@ -28,6 +28,7 @@ def _(dout, q, k, v, weight, live, seed, out, lse, dlse, scale, dropout_p, need_
 def forward(
     q: Tensor, k: Tensor, v: Tensor, weight: Tensor, live: Tensor, seed: Tensor | None, scale: float, dropout_p: float
 ) -> tuple[Tensor, Tensor]:
+    """q, k, v (B, H, N, D), weight (B, T, P, O, P), live (B, T, n, O, n) -> out (B, H, N, D), lse (B, H, N)."""
     return torch.ops.stgt_kernels.graph_attention_fwd(q, k, v, weight, live, seed, scale, dropout_p)
 
 
@@ -46,6 +47,7 @@ def backward(
     dropout_p: float,
     need_dweight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """dq, dk, dv (B, H, N, D), and the gradient of the weights, or None if it is not needed."""
     dq, dk, dv, dweight = torch.ops.stgt_kernels.graph_attention_bwd(
         dout, q, k, v, weight, live, seed, out, lse, dlse, scale, dropout_p, need_dweight
     )

@@ -7,7 +7,8 @@ row:
     call    = 4 * (column // 32) + (column % 8) // 2
     lane    = 2 * ((column // 8) % 4) + column % 2          lane l: half l % 2 (low first) of output word l // 2
 With this order, each of the four threads that share a row of a tensor-core accumulator finds all its columns in one
-call. An edge is dropped if its lane < round(65536 * p). Kept probabilities are divided by the exact share that is kept.
+call. An edge is dropped if its lane is below round(65536 * p), which is at most 65535. Kept probabilities are divided
+by the exact share that is kept.
 """
 
 import torch

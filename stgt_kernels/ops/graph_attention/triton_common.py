@@ -89,6 +89,7 @@ def inside_frame(o_p, P: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def load_columns(base, o_n, stride_n, inside, FIRST: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
+    """Columns FIRST to FIRST + WIDTH - 1 of rows o_n of a matrix (N, D), with zeros outside of it."""
     o_d = FIRST + tl.arange(0, WIDTH)
     mask = inside[:, None]
     if FIRST + WIDTH > D:
@@ -98,7 +99,7 @@ def load_columns(base, o_n, stride_n, inside, FIRST: tl.constexpr, WIDTH: tl.con
 
 @triton.jit
 def load_heads(base, o_n, stride_n, inside, D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr):
-    """Rows o_n of a (N, D) matrix."""
+    """Rows o_n of a matrix (N, D), as two tiles with its first D0 and its next D1 columns."""
     x0 = load_columns(base, o_n, stride_n, inside, 0, D0, D)
     x1 = x0
     if D1 > 0:
@@ -108,6 +109,7 @@ def load_heads(base, o_n, stride_n, inside, D: tl.constexpr, D0: tl.constexpr, D
 
 @triton.jit
 def store_columns(base, o_n, stride_n, inside, x, FIRST: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
+    """Writes x as columns FIRST to FIRST + WIDTH - 1 of rows o_n of a matrix (N, D), as far as they are inside."""
     o_d = FIRST + tl.arange(0, WIDTH)
     mask = inside[:, None] & (o_d < D)[None, :]
     tl.store(base + o_n[:, None] * stride_n + o_d[None, :], x.to(base.dtype.element_ty), mask=mask)
@@ -115,6 +117,7 @@ def store_columns(base, o_n, stride_n, inside, x, FIRST: tl.constexpr, WIDTH: tl
 
 @triton.jit
 def store_heads(base, o_n, stride_n, inside, x0, x1, D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr):
+    """Writes two tiles as rows o_n of a matrix (N, D), in the matrix's dtype."""
     store_columns(base, o_n, stride_n, inside, x0, 0, D0, D)
     if D1 > 0:
         store_columns(base, o_n, stride_n, inside, x1, D0, D1, D)
@@ -122,6 +125,7 @@ def store_heads(base, o_n, stride_n, inside, x0, x1, D: tl.constexpr, D0: tl.con
 
 @triton.jit
 def zero_heads(BLOCK: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr):
+    """Two float32 tiles of zeros for the sums of BLOCK rows. If D1 is 0, nothing reads the second one."""
     return tl.zeros((BLOCK, D0), tl.float32), tl.zeros((BLOCK, D1 if D1 > 0 else 16), tl.float32)
 
 
@@ -148,7 +152,7 @@ def add_heads(acc0, acc1, p, x0, x1, D1: tl.constexpr, PRECISION: tl.constexpr):
 def probabilities(score, w, log_sum, scale, EXACT: tl.constexpr):
     """Returns exp(scale * score * w - log_sum) on edges, and 0 elsewhere."""
     exponent = score * w * (scale * LOG2E) - log_sum * LOG2E
-    # EXACT costs one more product. The two terms may be nearly equal, and are not rounded before they are subtracted.
+    # EXACT costs one more product. The two terms may be nearly equal, and products with LOG2E would round them first.
     if EXACT:
         exponent = (score * w * scale - log_sum) * LOG2E
     # Where scores are large, rounding brings the exponent above 0, but a probability is at most 1.

@@ -67,7 +67,7 @@ def launch_config(
 
 
 def capability(x: Tensor) -> tuple[int, int]:
-    """The compute capability of the GPU that holds x. The interpreter takes Hopper's."""
+    """The compute capability of the GPU that holds x. For Triton's interpreter, which has no GPU, it is Hopper's."""
     return torch.cuda.get_device_capability(x.device) if x.is_cuda else (9, 0)
 
 
@@ -103,7 +103,10 @@ class Launch:
         return self.B * self.T * triton.cdiv(self.P, block)
 
     def live_tiles(self, block: int, columns: bool) -> tuple[Tensor, Tensor]:
-        """For each block of rows, the tiles of columns that hold an edge, and their number; or the other way round."""
+        """For each block of rows, the tiles of columns that hold an edge, and their number.
+
+        columns: whether to list the tiles of rows for each block of columns instead.
+        """
         lists, n = self.blocks(block), triton.cdiv(self.P, TILE)
         length = self.O * n
         tiles = torch.empty(lists * (length + 1), dtype=torch.int32, device=self.device)
@@ -209,6 +212,7 @@ def _(dout, q, k, v, weight, live, seed, out, lse, dlse, scale, dropout_p, need_
 
 
 def backward(*args) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """dq, dk, dv (B, H, N, D), and the gradient of the weights, or None if it is not needed."""
     dq, dk, dv, dweight = backward_op(*args)
     need_dweight = args[-1]
     return dq, dk, dv, dweight if need_dweight else None

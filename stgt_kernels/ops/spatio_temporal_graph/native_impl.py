@@ -28,6 +28,7 @@ def forward(x: Tensor, threshold: float, window: int, differentiable: bool) -> t
 
 
 def backward(dweight: Tensor, x: Tensor, weight: Tensor, inv_norm: Tensor) -> Tensor:
+    """dweight, weight (B, T, P, O, P), x (B, T, P, C), inv_norm (B, T, P) -> dx (B, T, P, C)."""
     return torch.ops.stgt_kernels.spatio_temporal_graph_bwd(dweight, x, weight, inv_norm)
 
 

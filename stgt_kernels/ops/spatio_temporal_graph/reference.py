@@ -18,6 +18,8 @@ def scaled_tokens(token: Tensor) -> Tensor:
 def spatio_temporal_graph_dense(x: Tensor, threshold: float | None, window: int) -> Tensor:
     """W_ij = S_ij if S_ij >= threshold and |frame_i - frame_j| <= window else 0, with S the cosine similarity.
 
+    This is Eq. 6-7 of the paper.
+
     x: (B, T, P, C). threshold None keeps every pair of the band. Returns (B, T*P, T*P), in x's dtype, differentiable.
     """
     B, T, P, C = x.shape
@@ -34,7 +36,8 @@ def spatio_temporal_graph_dense(x: Tensor, threshold: float | None, window: int)
     if threshold is not None:
         compared = similarity
         if threshold > 1 - 2 * C * torch.finfo(torch.float32).eps:
-            # In float32, the sums of some processors' libraries over equal channels err by more than similarity_error.
+            # In float32, the sums that some processors' libraries make of equal channels have larger errors than
+            # stgt_kernels.rounding.similarity_error allows.
             wide = F.normalize(scaled.detach().double(), dim=-1)
             compared = wide @ wide.transpose(1, 2)
         keep = keep & (compared >= threshold)

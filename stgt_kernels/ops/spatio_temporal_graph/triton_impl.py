@@ -61,6 +61,7 @@ def forward(x: Tensor, threshold: float, window: int, differentiable: bool) -> t
 
 
 def outputs(x: Tensor, window: int, differentiable: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Empty tensors for weight (B, T, P, O, P), live (B, T, n, O, n) and 1/|x| (B, T, P)."""
     B, T, P, _ = x.shape
     O, n = 2 * window + 1, -(-P // TILE)
     weight = x.new_empty(B, T, P, O, P, dtype=storage_dtype(x.dtype, differentiable))

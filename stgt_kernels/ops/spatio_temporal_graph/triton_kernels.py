@@ -1,8 +1,8 @@
 """Triton kernels that build the graph, and their gradient.
 
-A token of zeros gets 1/|x| = 0, and so does one that is not finite. Forward, 0 times its products is 0 or NaN, which is
-no edge; backward, it counts as zero. Tokens whose squares over- or underflow float32 get 0 as well, at first, and
-rescue_kernel makes their edges afterwards.
+A token of zeros gets 1/|x| = 0, and so does one that is not finite. In the forward pass, 0 times its products is 0 or
+NaN, and neither is an edge. In the backward pass, such a token counts as zero. Tokens whose squares over- or underflow
+float32 get 0 as well, at first, and rescue_kernel makes their edges afterwards.
 """
 
 import triton
@@ -69,8 +69,8 @@ def scaled_tokens(p_x, inside, C: tl.constexpr, BM: tl.constexpr, BC: tl.constex
 def rescue_kernel(
     x,  # (B, T, P, C), the last dimension contiguous
     inv_norm,  # (B, T, P) float32 contiguous, as inv_norm_kernel wrote it; rewritten where it is 0
-    weight,  # (B, T, P, O, P) contiguous, rewritten in the rows and columns of such tokens
-    live,  # (B, T, n, O, n) bool contiguous, set where they have edges
+    weight,  # (B, T, P, O, P) contiguous, rewritten in the rows and columns of the rescued tokens
+    live,  # (B, T, n, O, n) bool contiguous, set where the rescued tokens have edges
     x_b,  # strides, in units of VEC elements
     x_t,
     x_p,

@@ -59,7 +59,7 @@ def _changed(name: str, clips: Sequence[ClipGraphs], data: Path) -> Iterator[Cli
 
 
 def _found(clips: Sequence[ClipGraphs], data: Path) -> Iterator[ClipGraphs]:
-    """The same clips with parsed texts and with objects that are found by their colours."""
+    """The clips with parsed texts and with objects that are found by their colours."""
     from stgt.finsta.graphs.text.parser import TextParser
 
     parsed = with_texts(clips, TextParser())

@@ -21,7 +21,10 @@ from stgt.structure import field, read_json, shown
 
 
 def read_pvsg(folder: Path, videos: Path | None = None) -> Iterator[ClipGraphs]:
-    """Every frame of each video that has masks. folder: it holds pvsg.json and a folder for each data set."""
+    """Every frame of each video that has masks. folder: it holds pvsg.json and a folder for each data set.
+
+    Raises ValueError that names the file and the entry if it is not in the published format, or if no video has masks.
+    """
     file = folder / "pvsg.json"
     values = read_json(file, dict)
     with in_published_form(f"{file}: 'split'"):

@@ -29,7 +29,7 @@ def read_shapes(folder: Path, videos: Path | None = None) -> Iterator[ClipGraphs
     """Every frame of each clip, with the caption's graph. folder: it holds scenes.json.
 
     Clips with motions in phases (`--kind phases`) have the true interval of each predicate as well, both as relations
-    in the frames and as groundings.
+    in the frames and as groundings. Raises ValueError that names the file and the clip if a value is missing or wrong.
     """
     file = folder / "scenes.json"
     values = read_json(file, dict)

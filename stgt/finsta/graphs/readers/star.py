@@ -25,7 +25,8 @@ _PERSON = "o000"
 def read_star(file: Path, videos: Path | None) -> Iterator[ClipGraphs]:
     """The situations of each question, with the question as the clip's text.
 
-    videos: Charades' videos, from which the rate and the size of the frames are read.
+    videos: Charades' videos, from which the rate and the size of the frames are read. Raises ValueError that names the
+    file and the entry if it is not in the published format, and VideoError for a video that cannot be read.
     """
     beside = file.parent / "STAR_classes"
     folder = beside if beside.is_dir() else file.parent

@@ -19,7 +19,10 @@ from stgt.structure import field, read_json
 
 
 def read_vidvrd(source: Path, videos: Path | None = None) -> Iterator[ClipGraphs]:
-    """Every frame of each video. source: a file, or a folder whose JSON files are read, also in its subfolders."""
+    """Every frame of each video. source: a file, or a folder whose JSON files are read, also in its subfolders.
+
+    Raises ValueError that names the file and the entry if it is not in the published format, or if there is no file.
+    """
     files = [source / name for name in find_files(source, [".json"]).files] if source.is_dir() else [source]
     if not files:
         raise ValueError(f"{source}: there is no JSON file in the folder, expected one per video")

@@ -16,6 +16,8 @@ _PLACING = ("to", "on", "in", "at", "from")
 
 @dataclass(frozen=True)
 class Preposition:
+    """A preposition with all of its words."""
+
     words: list[Word]
     landmarks: list[Word]
     """The nouns that it leads to; none for "to the left" alone"""

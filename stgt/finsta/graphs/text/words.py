@@ -51,7 +51,7 @@ class Tree:
         return None if word.head == word.i else self.words[word.head]
 
     def children(self, word: Word, *deps: str) -> list[Word]:
-        """The words that depend on a word in one of these ways, or in any way, in the order of the text."""
+        """The words that depend on a word, in the order of the text. deps: in which ways; all ways if none is given."""
         return [child for child in self._children[word.i] if not deps or child.dep in deps]
 
     def with_conjuncts(self, words: list[Word]) -> list[Word]:

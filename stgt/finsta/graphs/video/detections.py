@@ -31,6 +31,7 @@ def detections(
     """Detections from boxes in pixels, (n, 4) x0 y0 x1 y1, cut at the border of the frame.
 
     width, height: size of the frame in pixels. Boxes that lie outside or have a score below `least` are left out.
+    Raises ValueError if there are not as many labels and scores as boxes.
     """
     found, inside = _parts_of_frame(boxes, width, height)
     scores = np.asarray(scores, np.float64).reshape(-1).clip(0, 1).round(5)

@@ -42,7 +42,7 @@ def _pair(one: np.ndarray, other: np.ndarray) -> list[str]:
 
 
 def motions(times: np.ndarray, boxes: np.ndarray) -> list[list[str]]:
-    """The motions of a track at each sighting: "moving left", "right", "up" or "down", "growing" or "shrinking".
+    """The motions of a track at each sighting: "moving left" (right, up, down), and "growing" or "shrinking".
 
     times: (n,) seconds, ascending. boxes: (n, 4). A list is empty where the object rests, and where the sightings
     within WINDOW are fewer than two.

@@ -26,7 +26,10 @@ class Tracker:
     """
 
     def __init__(self, least: float = 0.1, patience: int = 4) -> None:
-        """least: smallest intersection over union. patience: frames for which a track may miss its object."""
+        """least: smallest intersection over union. patience: frames for which a track may miss its object.
+
+        Raises ValueError unless 0 < least <= 1 and patience >= 0.
+        """
         if not 0 < least <= 1:
             raise ValueError(f"least is {least}, expected more than 0 and at most 1")
         if patience < 0:
