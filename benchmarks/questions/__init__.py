@@ -17,6 +17,7 @@ QUESTIONS = (
     "edge_attention",
     "index",
     "shards",
+    "compiled_step",
 )
 
 
