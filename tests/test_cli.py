@@ -67,3 +67,30 @@ def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(name, monkeypat
     monkeypatch.setattr(runs, "download", lambda name: pytest.fail("the hub was asked"))
     with pytest.raises(ValueError, match=f"{name}: no such folder, expected that of a run"):
         runs.find_model(name)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "quickstart", "--out", ""],
+        ["train", "quickstart", "--init", ""],
+        ["train", "--config", ""],
+        ["data", "features", "--out", "", "quickstart"],
+        ["data", "check", ""],
+        ["index", "", "--out", "x.index"],
+        ["index", "videos", "--out", ""],
+        ["search", "a dog", "--model", "run", "--figure", ""],
+        ["ask", "", "what?"],
+    ],
+)
+def test_an_empty_path_is_not_the_present_folder(words, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run_cli(monkeypatch, *words) == 2
+    assert "''" in capsys.readouterr().err and not any(tmp_path.iterdir())
+
+
+def test_an_empty_path_in_a_saved_configuration_is_refused(monkeypatch, capsys, tmp_path):
+    (tmp_path / "config.json").write_text('{"out": ""}')
+    assert run_cli(monkeypatch, "train", "--config", tmp_path / "config.json") == 2
+    assert "TrainConfig.out is '', expected a path" in capsys.readouterr().err
