@@ -79,8 +79,8 @@ def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(name, monkeypat
         ["data", "check", ""],
         ["index", "", "--out", "x.index"],
         ["index", "videos", "--out", ""],
-        ["search", "a dog", "--model", "run", "--figure", ""],
-        ["ask", "", "what?"],
+        ["serve", ""],
+        ["ask", "", "what?", "--model", "run"],
     ],
 )
 def test_an_empty_path_is_not_the_present_folder(words, monkeypatch, capsys, tmp_path):

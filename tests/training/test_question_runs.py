@@ -167,6 +167,34 @@ def evaluated(monkeypatch, out):
     return run_cli(monkeypatch, "evaluate", "--run", out, "--beams", 1) == 0
 
 
+@pytest.mark.parametrize("source", ["frozen", "lora", "all"])
+def test_no_weight_of_a_language_model_is_lost_at_the_start(source, clips, monkeypatch, capsys, tmp_path):
+    pytest.importorskip("peft")
+    folder = save_language_model("llama", tmp_path / "vicuna")
+    language = ["--model.language.model", folder, "--epochs", "1", "--model.language.tune"]
+    assert run_cli(monkeypatch, *train_questions(clips, tmp_path / source, *language, source)) == 0
+    refused = {
+        ("lora", "frozen"): "lora_A.default.weight is unknown to this model",
+        ("lora", "all"): "lora_A.default.weight is unknown to this model",
+        ("all", "frozen"): f"has other weights than model.language.model='{folder}', which checkpoints",
+        ("all", "lora"): f"has other weights than model.language.model='{folder}', which checkpoints",
+    }
+    for tune in ("frozen", "lora", "all"):
+        out = tmp_path / f"{tune} from {source}"
+        status = run_cli(monkeypatch, *train_questions(clips, out, *language, tune, "--init", tmp_path / source))
+        printed = capsys.readouterr().err
+        if (source, tune) in refused:
+            assert status == 2 and refused[source, tune] in printed and not ckpt.checkpoints(out)
+            continue
+        assert status == 0
+        started = ckpt.read_tensors(ckpt.checkpoints(out)[0], "model")
+        expected = ckpt.read_tensors(ckpt.latest_checkpoint(tmp_path / source), "model")
+        shared = started.keys() & expected.keys()
+        assert "language_proj.weight" in shared and any("lora_" in name for name in shared) == (source == "lora")
+        assert all(torch.equal(started[name], expected[name]) for name in shared)
+        load_run(out, "cpu")  # the language model here is the one that the checkpoint names
+
+
 def test_training_on_cached_features_equals_training_on_videos(clips, monkeypatch, tmp_path):
     frozen = ["--data.sampling", "uniform", "--epochs", "1"]
     live, cached = (
