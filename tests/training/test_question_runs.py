@@ -214,7 +214,16 @@ def test_mistakes_are_reported_before_anything_is_done(clips, run, monkeypatch, 
     (tmp_path / "bare.json").write_text(json.dumps([{key: pairs[0][key] for key in ("video", "question")}]))
     asked = json.loads((clips / "qa_test.json").read_text())
     (tmp_path / "long.json").write_text(json.dumps([asked[0] | {"question": "zqxjkv" * 60}]))
+    # This question has more characters, but it is cut off after 50 words, and then has fewer tokens.
+    wordy = pairs[0] | {"question": "what " * 100, "question_id": "wordy"}
+    dense = pairs[0] | {"question": "🙂🙃" * 20, "question_id": "dense"}
+    (tmp_path / "dense.json").write_text(json.dumps([*pairs, wordy, dense]))
+    fixed = ["--model.language.model", save_language_model("opt", tmp_path / "opt")]
     cases = [
+        (
+            [*fixed, "--model.language.tune", "frozen", "--data.train", tmp_path / "dense.json"],
+            "data.train: '🙂🙃🙂🙃",
+        ),
         (
             ["--model.language.model", "/nowhere/vicuna"],
             "LanguageConfig.model is '/nowhere/vicuna', and there is no such",
