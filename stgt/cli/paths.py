@@ -6,6 +6,8 @@ from pathlib import Path
 
 import tyro
 
+from stgt.paths import given_path
+
 PARSERS = tyro.constructors.ConstructorRegistry()
 """The rules by which tyro reads arguments, in addition to its own"""
 
@@ -17,17 +19,7 @@ def _path(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.Primit
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="PATH",
-        instance_from_str=lambda words: read_path(words[0]),
+        instance_from_str=lambda words: given_path(words[0]),
         is_instance=lambda value: isinstance(value, Path),
         str_from_instance=lambda path: [str(path)],
     )
-
-
-def read_path(word: str) -> Path:
-    """The path that a word of a command names. Raises ValueError for an empty word, which would be the present folder.
-
-    A word is empty by mistake, as that of a variable of the shell that is not set.
-    """
-    if not word:
-        raise ValueError("the path is '', expected a file or a folder; the present folder is '.'")
-    return Path(word)

@@ -125,7 +125,7 @@ def forget_best_of_other_data(run: Path, now: Fingerprint, validation: Validatio
 def _most_tokens(asked: Question) -> int:
     """A number of tokens that a question has at most with its prompt and its answer.
 
-    A token has at least one byte. A letter may have twice as many bytes in lower case, and a tokenizer adds some tokens.
+    A token has at least one byte. A letter may have twice as many bytes in lower case, and a tokenizer adds some.
     """
     return 2 * len((PROMPT + asked.question + asked.answer).encode()) + LONGEST_ANSWER
 
