@@ -39,6 +39,8 @@ def test_commands_that_use_a_model_do_not_load_the_trainer(words, tmp_path):
         (["caption", "a.mp4", "--count", 3], "--count is given, expected it with --top-p only"),
         (["caption", "a.mp4", "--seed", 3], "--seed is given, expected it with --top-p only"),
         (["caption", "a.mp4", "--top-p", 0.9, "--beams", 2], "--beams is given, expected it without --top-p only"),
+        (["caption", "a.mp4", "--top-p", 0.9, "--seed", 10**22], f"--seed is {10**22}, expected at least 0 and below"),
+        (["caption", "a.mp4", "--top-p", 0.9, "--seed", -1], "--seed is -1, expected at least 0 and below 2**63"),
         (["caption", "a.mp4", "--beams", 0], "--beams is 0, expected at least 1"),
         (["ask", "a.mp4", "what?", "--beams", 0], "--beams is 0, expected at least 1"),
         (["search", "a dog", "--captions", "a.txt"], "--captions is given, expected it with --video only"),
@@ -52,6 +54,12 @@ def test_commands_that_use_a_model_do_not_load_the_trainer(words, tmp_path):
 def test_options_without_effect_are_refused(words, message, monkeypatch, capsys, tmp_path):
     assert run_cli(monkeypatch, *words, "--model", tmp_path) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_seed_that_no_generator_takes_is_refused_by_convert(monkeypatch, capsys, tmp_path):
+    words = [tmp_path / "a.pth", "--out", tmp_path / "b", "--fresh", "x", "--seed", -1]
+    assert run_cli(monkeypatch, "convert", *words) == 2
+    assert "--seed is -1, expected at least 0 and below 2**63" in capsys.readouterr().err
 
 
 def test_a_model_is_a_folder_or_a_name_on_the_hub(monkeypatch, tmp_path):
