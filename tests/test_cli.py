@@ -42,6 +42,8 @@ def test_commands_that_use_a_model_do_not_load_the_trainer(words, tmp_path):
         (["caption", "a.mp4", "--top-p", 0.9, "--seed", 10**22], f"--seed is {10**22}, expected at least 0 and below"),
         (["caption", "a.mp4", "--top-p", 0.9, "--seed", -1], "--seed is -1, expected at least 0 and below 2**63"),
         (["caption", "a.mp4", "--beams", 0], "--beams is 0, expected at least 1"),
+        (["ask", "a.mp4", ""], "the question is '', expected one with a word in it"),
+        (["ask", "a.mp4", " (!) "], "the question is ' (!) ', expected one with a word in it"),
         (["ask", "a.mp4", "what?", "--beams", 0], "--beams is 0, expected at least 1"),
         (["search", "a dog", "--captions", "a.txt"], "--captions is given, expected it with --video only"),
         (["search", "--video", "a.mp4", "--videos", "b"], "--videos is given, expected it with a sentence only"),
