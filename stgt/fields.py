@@ -70,7 +70,7 @@ def _convert(hint: object, value: object) -> object:
     for kind in alternatives(hint):
         if dataclasses.is_dataclass(kind) and isinstance(value, dict):
             return from_dict(kind, value)
-        if kind is Path and isinstance(value, str):
+        if kind is Path and isinstance(value, str) and value:  # Path("") would be the present folder
             return Path(value)
     return tuple(value) if isinstance(value, list) else value
 

@@ -7,6 +7,7 @@ gives (warm-up, clipping, frames of augmentation).
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -197,21 +198,38 @@ def _finetune_qa(name: str) -> TrainConfig:
 def import_recipe(name: str) -> TrainConfig:
     """The configuration that a function of any importable module returns, by its name "package.module:function".
 
-    Raises ValueError if there is no such function, or if it does not return a TrainConfig.
+    Raises ValueError if there is no such function, if its module or the function itself fails, or if it does not return
+    a TrainConfig.
     """
     module, _, function = name.partition(":")
     try:
-        recipe = getattr(importlib.import_module(module), function)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module exists, but it imports a module that does not
-        raise ValueError(f"recipe is {name!r}, but there is no module {error.name!r}") from None
-    except AttributeError:
-        raise ValueError(f"recipe is {name!r}, but {module} has no {function!r}") from None
-    config = recipe()
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            raise ValueError(f"recipe is {name!r}, but there is no module {error.name!r}") from None
+        raise ValueError(_failure(name, error)) from error
+    except Exception as error:
+        raise ValueError(_failure(name, error)) from error
+    recipe = getattr(imported, function, None)
+    if recipe is None:
+        raise ValueError(f"recipe is {name!r}, but {module} has no {function!r}")
+    try:
+        config = recipe()
+    except Exception as error:
+        raise ValueError(_failure(name, error)) from error
     if not isinstance(config, TrainConfig):
         raise ValueError(f"recipe is {name!r}, which returns {type(config).__name__}, expected a TrainConfig")
     return config
+
+
+def _failure(name: str, error: Exception) -> str:
+    """The message for an exception in the code of a recipe, with the place in the recipe's own file that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    machinery = (str(Path(__file__).parent), str(Path(importlib.__file__).parent), "<")
+    own = [frame for frame in frames if not frame.filename.startswith(machinery)]
+    places = [f", at {frame.filename}:{frame.lineno}" for frame in own if frame.filename == own[0].filename]
+    cause = f"{type(error).__name__}: {error}"
+    return f"recipe is {name!r}, whose own code failed{places[-1] if places else ''}: {cause}"
 
 
 def read_recipe(path: Path) -> TrainConfig:

@@ -13,6 +13,7 @@ from torch import Tensor
 from stgt import hub
 from stgt.data.pixels import read_pixels
 from stgt.distributed import choose_device
+from stgt.paths import given_path
 from stgt.runs import find_model, open_retrieval, precision, save_model
 
 
@@ -45,7 +46,7 @@ class Retriever:
         A model that this wrote before is replaced. `stgt convert` writes the same folder from a run.
         Raises ValueError for a folder that holds a run or files of another model.
         """
-        save_model(self.run, Path(folder))
+        save_model(self.run, given_path(folder))
 
     def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the model, its tokenizer and a generated card to the Hugging Face hub; see `stgt.hub.push`.

@@ -39,7 +39,11 @@ def test_commands_that_use_a_model_do_not_load_the_trainer(words, tmp_path):
         (["caption", "a.mp4", "--count", 3], "--count is given, expected it with --top-p only"),
         (["caption", "a.mp4", "--seed", 3], "--seed is given, expected it with --top-p only"),
         (["caption", "a.mp4", "--top-p", 0.9, "--beams", 2], "--beams is given, expected it without --top-p only"),
+        (["caption", "a.mp4", "--top-p", 0.9, "--seed", 10**22], f"--seed is {10**22}, expected at least 0 and below"),
+        (["caption", "a.mp4", "--top-p", 0.9, "--seed", -1], "--seed is -1, expected at least 0 and below 2**63"),
         (["caption", "a.mp4", "--beams", 0], "--beams is 0, expected at least 1"),
+        (["ask", "a.mp4", ""], "the question is '', expected one with a word in it"),
+        (["ask", "a.mp4", " (!) "], "the question is ' (!) ', expected one with a word in it"),
         (["ask", "a.mp4", "what?", "--beams", 0], "--beams is 0, expected at least 1"),
         (["search", "a dog", "--captions", "a.txt"], "--captions is given, expected it with --video only"),
         (["search", "--video", "a.mp4", "--videos", "b"], "--videos is given, expected it with a sentence only"),
@@ -52,6 +56,12 @@ def test_commands_that_use_a_model_do_not_load_the_trainer(words, tmp_path):
 def test_options_without_effect_are_refused(words, message, monkeypatch, capsys, tmp_path):
     assert run_cli(monkeypatch, *words, "--model", tmp_path) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_seed_that_no_generator_takes_is_refused_by_convert(monkeypatch, capsys, tmp_path):
+    words = [tmp_path / "a.pth", "--out", tmp_path / "b", "--fresh", "x", "--seed", -1]
+    assert run_cli(monkeypatch, "convert", *words) == 2
+    assert "--seed is -1, expected at least 0 and below 2**63" in capsys.readouterr().err
 
 
 def test_a_model_is_a_folder_or_a_name_on_the_hub(monkeypatch, tmp_path):
@@ -67,3 +77,30 @@ def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(name, monkeypat
     monkeypatch.setattr(runs, "download", lambda name: pytest.fail("the hub was asked"))
     with pytest.raises(ValueError, match=f"{name}: no such folder, expected that of a run"):
         runs.find_model(name)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "quickstart", "--out", ""],
+        ["train", "quickstart", "--init", ""],
+        ["train", "--config", ""],
+        ["data", "features", "--out", "", "quickstart"],
+        ["data", "check", ""],
+        ["index", "", "--out", "x.index"],
+        ["index", "videos", "--out", ""],
+        ["serve", ""],
+        ["ask", "", "what?", "--model", "run"],
+    ],
+)
+def test_an_empty_path_is_not_the_present_folder(words, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run_cli(monkeypatch, *words) == 2
+    assert "''" in capsys.readouterr().err and not any(tmp_path.iterdir())
+
+
+def test_an_empty_path_in_a_saved_configuration_is_refused(monkeypatch, capsys, tmp_path):
+    (tmp_path / "config.json").write_text('{"out": ""}')
+    assert run_cli(monkeypatch, "train", "--config", tmp_path / "config.json") == 2
+    assert "TrainConfig.out is '', expected a path" in capsys.readouterr().err

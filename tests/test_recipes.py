@@ -22,6 +22,15 @@ def mine():
 
 def number():
     return 3
+
+def broken():
+    return {}["key"]
+
+def epochs():
+    return replace(quickstart(), epochs=-1)
+
+def options(epochs):
+    return quickstart()
 """
 
 
@@ -108,12 +117,22 @@ def test_a_saved_configuration_is_trained_again(tmp_path, trained, monkeypatch):
         (["own_recipes:gone"], "but own_recipes has no 'gone'"),
         (["own_recipes:number"], "returns int, expected a TrainConfig"),
         (["no_recipes:mine"], "there is no module 'no_recipes'"),
+        (["own_recipes:broken"], "/own_recipes.py:13: KeyError: 'key'"),
+        (["own_recipes:epochs"], "/own_recipes.py:16: ValueError: TrainConfig.epochs is -1"),
+        (["own_recipes:options"], "own code failed: TypeError: options() missing 1 required"),
+        (["bad_recipes:mine"], "/bad_recipes.py:2: AttributeError: module 'sys' has no"),
+        (["odd_recipes:mine"], "own code failed: SyntaxError: invalid syntax (odd_recipes.py, line 1)"),
+        (["sad_recipes:mine"], "/sad_recipes.py:1: ModuleNotFoundError: No module named 'g"),
         (["--config", "gone.json"], "gone.json: no such file"),
         (["--config=gone.json"], "gone.json: no such file"),
         (["--config", "bad.json"], "bad.json: TrainConfig.epochs is 'x', expected a whole number"),
     ],
 )
-def test_a_missing_recipe_is_named(words, message, own, trained, monkeypatch, capsys):
+def test_a_missing_or_broken_recipe_is_named(words, message, own, trained, monkeypatch, capsys):
     Path("bad.json").write_text('{"epochs": "x"}')
+    Path("bad_recipes.py").write_text("import sys\nsys.gone\n")
+    Path("odd_recipes.py").write_text("def mine(:\n")
+    Path("sad_recipes.py").write_text("import gone.of_ours\n")
     assert run_cli(monkeypatch, "train", *words) == 2
-    assert message in capsys.readouterr().err and not trained
+    printed = capsys.readouterr().err
+    assert message in printed and "fault of stgt" not in printed and not trained

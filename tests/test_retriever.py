@@ -43,6 +43,21 @@ def test_an_unknown_name_is_an_error_that_says_what_was_tried(monkeypatch):
         stgt.load("nobody/nothing")
 
 
+def test_an_empty_path_is_not_the_present_folder(run, tmp_path, monkeypatch):
+    model = stgt.load(run, device="cpu")
+    monkeypatch.chdir(tmp_path)
+    index = stgt.Index("new.index", model)
+    for use in (
+        lambda: model.save_pretrained(""),
+        lambda: model.run.model.save_pretrained(""),
+        lambda: stgt.Index("", model),
+        lambda: index.update(""),
+    ):
+        with pytest.raises(ValueError, match="the path is '', expected a file or a folder"):
+            use()
+    assert not any(tmp_path.iterdir())
+
+
 def test_importing_the_package_loads_nothing_else():
     code = "import sys, stgt; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

@@ -32,6 +32,7 @@ from stgt.cli import (
     train,
     visualize,
 )  # fmt: skip
+from stgt.cli.paths import PARSERS
 from stgt.memory import keep_freed_memory
 from stgt.openmp import wait_briefly
 from stgt.signals import interruption_of
@@ -69,7 +70,7 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        app.cli(prog="stgt", args=train.take_recipe(sys.argv[1:]))
+        app.cli(prog="stgt", args=train.take_recipe(sys.argv[1:]), registry=PARSERS)
     except KeyboardInterrupt as stop:
         sys.exit(128 + getattr(stop, "signum", signal.SIGINT))
     except Exception as error:

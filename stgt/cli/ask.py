@@ -26,11 +26,14 @@ def ask(
     """
     import torch
 
+    from stgt.data.text import clean_text
     from stgt.runs import find_model, open_run, precision, read_video_pixels, require_task
     from stgt.tasks import QUESTIONS
     from stgt.terminal import say
 
     require_positive(beams=beams)
+    if not clean_text(question):
+        raise ValueError(f"the question is {question!r}, expected one with a word in it")
     place = find_model(model)
     run = open_run(place.folder, device, words=False)
     require_task(run, QUESTIONS, place.folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from stgt.cli.options import Model, refuse, require_positive
+from stgt.cli.options import Model, refuse, require_positive, require_seed
 
 
 def caption(
@@ -39,6 +39,7 @@ def caption(
         refuse("with --top-p only", count=count, seed=seed)
     else:
         refuse("without --top-p only, because --top-p draws the words at random", beams=beams)
+    require_seed(seed)
     run = open_retrieval(find_model(model).folder, device)
     run.require_trained("generation", "captions cannot be written")
     end = run.tokenizer.sep_token_id

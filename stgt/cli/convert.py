@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from stgt.cli.options import given
+from stgt.cli.options import given, require_seed
 from stgt.config import ModelConfig
 from stgt.recipes import RECIPES
 
@@ -55,6 +55,7 @@ def convert(
         raise ValueError("no file to convert is given, expected at least one")
     if out.exists():
         raise ValueError(f"{out} exists already, expected the name of a new file or folder; remove it first")
+    require_seed(seed)
     seed_everything(seed or 0)
     own = _own(inputs)
     if own is not None:

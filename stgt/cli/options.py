@@ -27,3 +27,9 @@ def require_positive(**counts: int | None) -> None:
     for name, count in counts.items():
         if count is not None and count < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {count}, expected at least 1")
+
+
+def require_seed(seed: int | None) -> None:
+    """Raise ValueError for a seed that is given and that a generator does not take."""
+    if seed is not None and not 0 <= seed < 2**63:
+        raise ValueError(f"--seed is {seed}, expected at least 0 and below 2**63")

@@ -7,12 +7,12 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from stgt.config import TrainConfig
+from stgt.paths import given_path
 from stgt.recipes import RECIPES, import_recipe, read_recipe
 
 
@@ -40,7 +40,7 @@ def take_recipe(words: Sequence[str]) -> list[str]:
     words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     if "--config" in words[:-1]:
         place = words.index("--config")
-        config = read_recipe(Path(words[place + 1]))
+        config = read_recipe(given_path(words[place + 1]))
         name, words[place : place + 2] = "config", ["config"]
     else:
         # A word with a colon that follows the name of an option is that option's value.

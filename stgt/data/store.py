@@ -237,6 +237,8 @@ class Store:
         try:
             with safe_open(path, "pt") as file:
                 for key, part in parts:
+                    if (rows := file.get_slice(key).get_shape()[0]) != len(self.names[name]):
+                        raise DamagedError(f"{path}: {key} has {rows} rows, expected {len(self.names[name])}")
                     read.append(file.get_slice(key)[part])
                     if damaged_row(read[-1], file.get_slice(key + _CHECKSUMS)[part]) is not None:
                         raise DamagedError(f"{path}: {key} was changed or damaged after it was written")

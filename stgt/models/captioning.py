@@ -83,8 +83,9 @@ def sample_captions(
     for length in range(max_length):
         words = _next_word(model, keys, rows, ids, end, ended=length >= min_length)
         probability, order = words.exp().sort(descending=True, stable=True)
-        before = probability.cumsum(-1) - probability
-        place = torch.multinomial(probability * (before < top_p), 1, generator=generator)
+        kept = probability.cumsum(-1) - probability < top_p
+        kept[:, 0] = True  # a top_p below 1e-45 is 0 in float32
+        place = torch.multinomial(probability * kept, 1, generator=generator)
         word = order.gather(1, place)[:, 0].masked_fill(done, end)
         ids = torch.cat([ids, word[:, None]], 1)
         done |= word == end

@@ -13,6 +13,7 @@ from stgt.data.images import holds_image
 from stgt.data.video import DEADLINE, require_before_end, require_window
 from stgt.data.windows import WHOLE, read_windows, windows_of
 from stgt.integrity import require_finite_rows
+from stgt.paths import given_path
 from stgt.retriever import Retriever
 from stgt.search import build
 from stgt.search.approximate import EXACT_UP_TO
@@ -61,7 +62,7 @@ class Index:
         `stgt.load`. The model is loaded when it is first needed.
         Raises ValueError if there is no index and no model is given, and DamagedError for a damaged index.
         """
-        self.path, self._model, self._options = Path(path), model, {"device": device, "tokenizer": tokenizer}
+        self.path, self._model, self._options = given_path(path), model, {"device": device, "tokenizer": tokenizer}
         self._packed = Packed(self.path) if (self.path / FILE).exists() else None
         if self._packed is None and model is None:
             Manifest.load(self.path)  # this raises the error that says what is wrong
@@ -135,7 +136,7 @@ class Index:
         changes = build.update(
             self.path,
             self.encoder,
-            [Path(folder) for folder in folders or then.folders],
+            [given_path(folder) for folder in folders or then.folders],
             window=_first_given(window, then and then.settings.window, WINDOW),
             stride=_first_given(stride, then and then.settings.stride, STRIDE),
             shots=_first_given(shots, then and then.settings.shots, False),

@@ -12,7 +12,7 @@ from stgt.config import TrainConfig
 from stgt.data.annotations import each_question
 from stgt.data.entries import Question
 from stgt.data.fingerprint import FINGERPRINT, Fingerprint, data_differences, require_same
-from stgt.data.prompts import LanguageTokenizer
+from stgt.data.prompts import PROMPT, LanguageTokenizer
 from stgt.data.samples import PairDataset
 from stgt.integrity import DamagedError, has_checksums, verify_checksums
 from stgt.models.vqa import LONGEST_ANSWER, VideoQA
@@ -72,7 +72,7 @@ def require_same_data(config: TrainConfig, items: PairDataset, validation: Valid
 
 
 def require_room_for_questions(config: TrainConfig, tokenizer: LanguageTokenizer, model: VideoQA) -> None:
-    """Raise ValueError if the question with the most characters has too many tokens for the language model.
+    """Raise ValueError if a question has too many tokens for the language model.
 
     Training reads its answer as well, and validation writes an answer of up to LONGEST_ANSWER tokens.
     """
@@ -83,16 +83,16 @@ def require_room_for_questions(config: TrainConfig, tokenizer: LanguageTokenizer
     for label, path in {"data.train": data.train, "data.val": data.val}.items():
         if path is None:
             continue
-        longest = max(each_question(path, data.bad_list), key=_characters, default=None)
-        if longest is None:  # the list of bad videos has all of them, which is told when they are read
-            continue
-        text, prompt = tokenizer.encode(longest.question, longest.answer)
-        words = len(text) if label == "data.train" else prompt + LONGEST_ANSWER
-        if queries + words > most:
-            raise ValueError(
-                f"{label}: {longest.question!r} with its answer has {words} tokens, which are {queries + words} "
-                f"positions with the {queries} queries, expected at most the language model's {most}"
-            )
+        for asked in each_question(path, data.bad_list):
+            if _most_tokens(asked) <= most - queries:  # encoding all of them would take long
+                continue
+            text, prompt = tokenizer.encode(asked.question, asked.answer)
+            words = len(text) if label == "data.train" else prompt + LONGEST_ANSWER
+            if queries + words > most:
+                raise ValueError(
+                    f"{label}: {asked.question!r} with its answer has {words} tokens, which are {queries + words} "
+                    f"positions with the {queries} queries, expected at most the language model's {most}"
+                )
 
 
 def forget_best_of_other_data(run: Path, now: Fingerprint, validation: Validation | None, steps: int) -> None:
@@ -122,8 +122,12 @@ def forget_best_of_other_data(run: Path, now: Fingerprint, validation: Validatio
         ckpt.update_state(newest, best=None)
 
 
-def _characters(question: Question) -> int:
-    return len(question.question) + len(question.answer)
+def _most_tokens(asked: Question) -> int:
+    """A number of tokens that a question has at most with its prompt and its answer.
+
+    A token has at least one byte. A letter may have twice as many bytes in lower case, and a tokenizer adds some.
+    """
+    return 2 * len((PROMPT + asked.question + asked.answer).encode()) + LONGEST_ANSWER
 
 
 def _require_old_run(config: TrainConfig, error: Exception) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 from dataclasses import replace
 
+import torch
+
 from stgt import checkpoint as ckpt
-from stgt.config import TrainConfig, differences, from_dict, to_dict
+from stgt.config import GraphConfig, TrainConfig, differences, from_dict, to_dict
 from stgt.data.features import FeatureStore
 from stgt.data.fingerprint import require_same
 from stgt.data.processes import start_server
@@ -32,6 +35,9 @@ from stgt.training.start import start_from, starting_tokenizer
 from stgt.training.trackers import require_service
 from stgt.training.trainer import Trainer
 from stgt.weights.tower import tower_hash
+from stgt_kernels import dispatch
+
+logger = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig) -> None:
@@ -53,8 +59,13 @@ def train(config: TrainConfig) -> None:
 def _train(config: TrainConfig, world: World) -> None:
     require_readable(to_dict(config), "the configuration")  # the run's folder could not be read otherwise
     task = task_of(config.model)
+    require_backend(config.model.graph, world.device)
     if config.log_to != "tensorboard":
         require_service(config.log_to)
+    if world.is_main and config.vtc_epochs >= config.epochs:
+        logger.warning(
+            "vtc_epochs=%d leaves none of the %d epochs for loss.alignment='csal'", config.vtc_epochs, config.epochs
+        )
     started = (config.out / "config.json").exists()  # it is written last, so the tokenizer is complete
     place = config.out / "tokenizer"
     tokenizer = task.load_tokenizer(place) if started else starting_tokenizer(config)
@@ -88,6 +99,17 @@ def _train(config: TrainConfig, world: World) -> None:
         data.save(fingerprint_file(config.out))
         write_json(config.out / "config.json", to_dict(config))
     trainer.fit()
+
+
+def require_backend(graph: GraphConfig, device: torch.device) -> None:
+    """Raise ValueError if the backend that the graph's kernels were asked to run on cannot run on this device."""
+    if graph.kind != "graph" or graph.attention != "kernels":
+        return
+    asked = graph.backend != "auto"
+    name = graph.backend if asked else dispatch.environment_backend()
+    if reason := dispatch.why_not(name, device):
+        source = "model.graph.backend" if asked else "STGT_BACKEND"
+        raise ValueError(f"{source} is {name!r}, which cannot run: {reason}")
 
 
 def require_same_run(config: TrainConfig) -> None:

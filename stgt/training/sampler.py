@@ -52,7 +52,8 @@ class BatchSampler:
         return [(epoch, int(i)) for i in self._order[1][start : start + self.batch_size]]
 
     def _shuffled(self, epoch: int) -> torch.Tensor:
-        generator, whole = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch), self.whole
+        seed = (self.seed * 1_000_003 + epoch) % 2**64  # the generator takes no larger one
+        generator, whole = torch.Generator().manual_seed(seed), self.whole
         orders = []
         for places, count in zip(self.kinds, self.counts, strict=True):
             order = torch.randperm(count, generator=generator, dtype=torch.int32)

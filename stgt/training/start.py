@@ -6,6 +6,8 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+from torch import Tensor
+
 from stgt import checkpoint as ckpt
 from stgt.config import ModelConfig, TrainConfig, differences, to_dict
 from stgt.data.prompts import LanguageTokenizer
@@ -118,7 +120,11 @@ def _tell_differences(ours: ModelConfig, init: Path) -> None:
 
 
 def _answer_from(model: VideoQA, init: Path) -> None:
-    """Copy all weights of a retrieval or question answering model. Only the language model's part may be new."""
+    """Copy all weights of a retrieval or question answering model.
+
+    Only the language model's part may be new, and after a question answering model only LoRA's matrices.
+    Raises ValueError if checkpoints would name a language model in place of the frozen weights that were copied.
+    """
     if _is_run(init):
         source = load_run(init, "cpu").model
     else:
@@ -127,8 +133,12 @@ def _answer_from(model: VideoQA, init: Path) -> None:
             retrieval = replace(retrieval, qformer=read_config(init / CONFIG).qformer)
         source = RETRIEVAL.make_model(retrieval)
         load_released(source, init)
-    ours, theirs = model.state_dict(), source.state_dict()
-    problems = [f"{name} is missing" for name in ours.keys() - theirs.keys() if not name.startswith("language")]
+    ours, theirs = (_without_adapters(each.state_dict()) for each in (model, source))
+    answers = isinstance(source, VideoQA)
+    new = "lora_" if answers else "language"
+    problems = [f"{name} is missing" for name in ours.keys() - theirs.keys() if new not in name]
+    if answers:
+        problems += [f"{name} is unknown to this model" for name in theirs.keys() - ours.keys()]
     problems += [
         f"{name} has shape {tuple(theirs[name].shape)}, here {tuple(ours[name].shape)}"
         for name in ours.keys() & theirs.keys()
@@ -138,4 +148,17 @@ def _answer_from(model: VideoQA, init: Path) -> None:
         settings = differences(to_dict(model.config), to_dict(source.config), "model.")
         listed = "\n  ".join([*settings, *sorted(problems)[:12]])
         raise ValueError(f"{init}: its model does not fit the model of this run:\n  {listed}")
-    model.load_state_dict({name: theirs[name] for name in ours.keys() & theirs.keys()}, strict=False)
+    named = ckpt.language_reference(model) if answers else None
+    for name in ours.keys() & theirs.keys():
+        ours[name].copy_(theirs[name])
+    if answers and ckpt.language_reference(model) != named:
+        raise ValueError(
+            f"{init}: its language model has other weights than model.language.model={named['model']!r}, which "
+            "checkpoints of this run would name in place of the weights: give --model.language.tune all, and they hold "
+            "the language model, or begin with weights that were trained on this language model in this dtype"
+        )
+
+
+def _without_adapters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the names of a model without LoRA, which puts the weights of its maps under "base_layer"."""
+    return {name.replace(".base_layer.", "."): tensor for name, tensor in tensors.items()}

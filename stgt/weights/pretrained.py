@@ -20,6 +20,7 @@ from stgt.config import ModelConfig, Precision, from_dict, to_dict
 from stgt.data_config import Decoder
 from stgt.files import atomic_file, file_hash, save_tensors
 from stgt.integrity import require_finite, require_hash, seal_of, sealed
+from stgt.paths import given_path
 from stgt.structure import read_json
 from stgt.weights.files import read_weights
 from stgt.weights.load import TOWER, load_weights
@@ -68,7 +69,7 @@ def save(model: nn.Module, folder: str | Path, training: Training) -> None:
     training: the facts about its training that the configuration then has as well.
     Raises ValueError for weights that are not finite, and for a folder that holds a run or files of another model.
     """
-    folder, config = Path(folder), model.config
+    folder, config = given_path(folder), model.config
     require_replaceable(folder)
     if model.vision is not None:
         config = replace(config, vision=replace(config.vision, pretrained=None))

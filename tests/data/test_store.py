@@ -85,6 +85,14 @@ def test_a_flipped_byte_is_refused_or_computed_again_and_never_read(tmp_path):
     assert refused > 60
 
 
+def test_a_file_with_the_rows_of_another_batch_is_refused(tmp_path):
+    store = filled(tmp_path, torch.randn(7, 2), 5)
+    store.path("000001").replace(store.path("000000"))
+    for read in (lambda: store.rows("table", [0, 1]), lambda: store.row(["table"], 4), lambda: store.all("table")):
+        with pytest.raises(DamagedError, match="000000.safetensors: table has 2 rows, expected 5; remove the file"):
+            read()
+
+
 def test_batches_without_checksums_are_computed_again(tmp_path, caplog):
     store = Store(tmp_path, NumberedBatches(2, 2))
     save_file({"table": torch.zeros(2)}, tmp_path / "000000.safetensors")

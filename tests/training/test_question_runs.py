@@ -167,6 +167,34 @@ def evaluated(monkeypatch, out):
     return run_cli(monkeypatch, "evaluate", "--run", out, "--beams", 1) == 0
 
 
+@pytest.mark.parametrize("source", ["frozen", "lora", "all"])
+def test_no_weight_of_a_language_model_is_lost_at_the_start(source, clips, monkeypatch, capsys, tmp_path):
+    pytest.importorskip("peft")
+    folder = save_language_model("llama", tmp_path / "vicuna")
+    language = ["--model.language.model", folder, "--epochs", "1", "--model.language.tune"]
+    assert run_cli(monkeypatch, *train_questions(clips, tmp_path / source, *language, source)) == 0
+    refused = {
+        ("lora", "frozen"): "lora_A.default.weight is unknown to this model",
+        ("lora", "all"): "lora_A.default.weight is unknown to this model",
+        ("all", "frozen"): f"has other weights than model.language.model='{folder}', which checkpoints",
+        ("all", "lora"): f"has other weights than model.language.model='{folder}', which checkpoints",
+    }
+    for tune in ("frozen", "lora", "all"):
+        out = tmp_path / f"{tune} from {source}"
+        status = run_cli(monkeypatch, *train_questions(clips, out, *language, tune, "--init", tmp_path / source))
+        printed = capsys.readouterr().err
+        if (source, tune) in refused:
+            assert status == 2 and refused[source, tune] in printed and not ckpt.checkpoints(out)
+            continue
+        assert status == 0
+        started = ckpt.read_tensors(ckpt.checkpoints(out)[0], "model")
+        expected = ckpt.read_tensors(ckpt.latest_checkpoint(tmp_path / source), "model")
+        shared = started.keys() & expected.keys()
+        assert "language_proj.weight" in shared and any("lora_" in name for name in shared) == (source == "lora")
+        assert all(torch.equal(started[name], expected[name]) for name in shared)
+        load_run(out, "cpu")  # the language model here is the one that the checkpoint names
+
+
 def test_training_on_cached_features_equals_training_on_videos(clips, monkeypatch, tmp_path):
     frozen = ["--data.sampling", "uniform", "--epochs", "1"]
     live, cached = (
@@ -186,7 +214,16 @@ def test_mistakes_are_reported_before_anything_is_done(clips, run, monkeypatch, 
     (tmp_path / "bare.json").write_text(json.dumps([{key: pairs[0][key] for key in ("video", "question")}]))
     asked = json.loads((clips / "qa_test.json").read_text())
     (tmp_path / "long.json").write_text(json.dumps([asked[0] | {"question": "zqxjkv" * 60}]))
+    # This question has more characters, but it is cut off after 50 words, and then has fewer tokens.
+    wordy = pairs[0] | {"question": "what " * 100, "question_id": "wordy"}
+    dense = pairs[0] | {"question": "🙂🙃" * 20, "question_id": "dense"}
+    (tmp_path / "dense.json").write_text(json.dumps([*pairs, wordy, dense]))
+    fixed = ["--model.language.model", save_language_model("opt", tmp_path / "opt")]
     cases = [
+        (
+            [*fixed, "--model.language.tune", "frozen", "--data.train", tmp_path / "dense.json"],
+            "data.train: '🙂🙃🙂🙃",
+        ),
         (
             ["--model.language.model", "/nowhere/vicuna"],
             "LanguageConfig.model is '/nowhere/vicuna', and there is no such",

@@ -16,12 +16,14 @@ from helpers.runs import differing
 from helpers.standin import kill_in
 
 from stgt import checkpoint as ckpt
-from stgt.config import DataConfig
+from stgt.config import DataConfig, GraphConfig
 from stgt.data.shapes import render_shapes
 from stgt.files import file_hash
 from stgt.runs import load_run
 from stgt.training.log import read_log
+from stgt.training.run import require_backend
 from stgt.training.start import start_from
+from stgt_kernels import dispatch
 
 ROOT = Path(__file__).parents[2]
 
@@ -123,6 +125,10 @@ def test_another_configuration_is_refused_with_the_fields_that_differ(run, clips
         (["train", "quickstart", "--attention", "flash"], "dense"),
         (["train", "quickstart", "--data.train", "nowhere.json"], "nowhere.json: no such file"),
         (["train", "quickstart", "--device", "abacus"], "device is 'abacus'"),
+        (
+            ["train", "quickstart", "--model.graph.backend", "cuda", "--device", "cpu"],
+            "model.graph.backend is 'cuda', which cannot run: it runs on CUDA tensors",
+        ),
         (["train", "quickstart", "--device", "meta"], "device is 'meta', expected one that computes"),
         (["train", "quickstart", "--data.deadline", "inf"], "found Infinity at data.deadline, expected a finite"),
         (["train", "quickstart", "--optim.warmup-steps", 10**22], "a number of 23 digits at optim.warmup_steps"),
@@ -138,6 +144,21 @@ def test_a_wrong_argument_is_reported_before_anything_is_done(words, expected, m
     message = " ".join((printed.out + printed.err).replace("│", " ").split())
     assert expected in message and "Traceback" not in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backend_of_the_environment_that_cannot_run_is_named(monkeypatch):
+    require_backend(GraphConfig(), torch.device("cpu"))
+    monkeypatch.setattr(dispatch, "environment_backend", lambda: "cuda")
+    require_backend(GraphConfig(attention="dense"), torch.device("cpu"))
+    with pytest.raises(ValueError, match="STGT_BACKEND is 'cuda', which cannot run: it runs on CUDA tensors"):
+        require_backend(GraphConfig(), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("epochs", "told"), [(1, True), (2, False)])
+def test_a_run_that_never_trains_with_csal_is_told(epochs, told, clips, monkeypatch, caplog, tmp_path):
+    words = train_retrieval(clips, tmp_path / "run", "--epochs", epochs, "--vtc-epochs", 1)
+    assert run_cli(monkeypatch, *words) == 0
+    assert ("vtc_epochs=1 leaves none of the 1 epochs for loss.alignment='csal'" in caplog.text) == told
 
 
 def test_an_annotation_without_its_video_is_refused(clips, monkeypatch, capsys, tmp_path):

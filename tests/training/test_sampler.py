@@ -38,6 +38,11 @@ def test_epochs_and_seeds_shuffle_differently_and_any_batch_can_come_first():
     assert list(BatchSampler(64, 8, seed=0).batches(13, 24)) == run[13:]
 
 
+def test_every_seed_of_a_configuration_shuffles():
+    for seed in (0, 2**44, 2**62, 2**63 - 1):
+        assert sorted(BatchSampler(64, 64, seed=seed).batch(1)) == [(1, index) for index in range(64)]
+
+
 def test_fewer_pairs_than_a_batch_are_refused():
     with pytest.raises(ValueError, match="has 7 pairs, expected at least one batch: 4 × 2"):
         BatchSampler(7, 4, seed=0, world=2)

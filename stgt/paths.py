@@ -1,0 +1,15 @@
+"""Paths that a user gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def given_path(path: str | Path) -> Path:
+    """The path that a text names. Raises ValueError for an empty text, which would be the present folder.
+
+    A text is empty by mistake, such as that of a variable that is not set.
+    """
+    if path == "":
+        raise ValueError("the path is '', expected a file or a folder; the present folder is '.'")
+    return Path(path)
