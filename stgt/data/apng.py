@@ -29,8 +29,8 @@ class Part(NamedTuple):
     """Left, upper, right and lower edge on the canvas, in pixels"""
     seconds: float
     disposal: int
-    """What happens to the box after the frame: with 0 it stays, with 1 it is erased, and with 2 it gets back the pixels
-    that it had before the frame"""
+    """The number that says how the box is treated after the frame: with 0 it stays, with 1 it is erased, and with 2 it
+    gets back the pixels that it had before the frame"""
     blend: bool
     """Whether the pixels are drawn over what is there; otherwise they replace it"""
 

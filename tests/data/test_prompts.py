@@ -115,7 +115,7 @@ def test_a_folder_without_a_tokenizer_and_a_name_that_the_hub_lacks_are_named(tm
 
 
 def test_the_name_of_a_special_token_in_a_text_is_text(tokenizer):
-    """Such an answer ended there, and the rest of it was never learned."""
+    """Before, an answer ended at the name of a special token, and the rest of the answer was never learned."""
     special = tokenizer._tokenizer.eos_token
     ids, start = tokenizer.encode(f"what is {special}?", f"the {special} mark")
     assert ids.count(tokenizer.eos_token_id) - (ids[0] == tokenizer.eos_token_id) == 1

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NO_TEXT = ("",)
-"""What hosts read where there are no texts, since tokenizers need at least one. Its vector is then left out"""
+"""A batch that hosts read in place of an empty one, since tokenizers need a text. The text's vector is left out"""
 
 
 class Words(NamedTuple):
