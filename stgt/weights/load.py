@@ -174,7 +174,7 @@ def _copy(weights: Weights, found: Mapping[str, Source], ours: Mapping[str, Tens
 
 
 def _not_plain(tensor: Tensor) -> str | None:
-    """The kind of a tensor that does not hold its numbers as they are, such as "torch.int8", or None for a plain tensor.
+    """The kind of a tensor that does not hold its numbers as they are, such as "torch.int8". For others it is None.
 
     Integers stand for scaled numbers, whose scales are elsewhere, and a meta tensor has no numbers.
     """
