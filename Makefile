@@ -56,7 +56,7 @@ test-quick: setup
 NUMERIC := tests/test_losses.py tests/data/test_transforms.py tests/benchmarks/test_agreement.py \
   $(addprefix tests/training/test_, $(addsuffix .py, sharding trainer)) \
   $(addprefix tests/kernels/test_, $(addsuffix .py, edge_attention edge_attention_dropout edge_attention_fuzz \
-    float32_weights fuzz golden graph graph_attention graph_attention_dropout graph_attention_rows limits released_stgt spatio_temporal_graph)) \
+    float32_weights fuzz golden graph graph_attention graph_attention_dropout graph_attention_rows limits released_stgt released_stgt_inside spatio_temporal_graph)) \
   $(addprefix tests/models/test_, $(addsuffix .py, chunks cross_frame golden_blocks golden_model graph_transformer qformer stgt \
     vqa)) \
   $(addprefix tests/evaluation/test_, $(addsuffix .py, encode retrieval)) tests/figures/test_figures.py \

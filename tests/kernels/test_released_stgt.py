@@ -4,71 +4,26 @@ It is a stand-in here (released.py), which itself gives the numbers recorded fro
 """
 
 import copy
-import io
 
 import pytest
 import torch
-from helpers.cases import KERNELS, device_of, each_kernel, same_bits
+from helpers.accelerated import (
+    TOLERANCE,
+    assert_bits,
+    assert_outputs_same,
+    assert_same,
+    build,
+    clip,
+    results,
+)
+from helpers.cases import KERNELS, device_of, each_kernel
 from helpers.golden import recorded
-from helpers.released import CrossGraphTransformer
 from helpers.settled import exact_graphs, recorded_model, settled
-from torch import nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from stgt_kernels import SpatioTemporalGraph
 from stgt_kernels.integrations.released_stgt import accelerate
-from stgt_kernels.testing import video_like_tokens
 
-WIDTH, HEADS, GRID = 16, 2, 3
 GOLDEN = ["video_t3_h05", "video_t4_h01_b2_l2", "video_t5_of_8_h03", "image_t1_h05"]
-
-
-# Numbers are compared in float64. Its rounding, 1e-16 of a term, decides no edge and no maximum. A wrong edge, scale or
-# weight would change a result by 1e-3 at least.
-TOLERANCE = 1e-11
-
-
-def build(frames=4, layers=1, *, dropout=0.0, window=1, sim_th=0.5, seed=0):
-    torch.manual_seed(seed)
-    sizes = dict(grid=GRID, dropout=dropout, window=window)
-    return CrossGraphTransformer(WIDTH, layers, HEADS, frames, sim_th, **sizes).eval().double()
-
-
-def clip(frames=4, batch=2, seed=1):
-    """Tokens (B, T, 1+P, C) that have edges."""
-    return video_like_tokens(batch, frames, 1 + GRID**2, WIDTH, seed=seed, dtype=torch.float64)
-
-
-def assert_bits(actual, expected):
-    assert all(torch.equal(actual[name], expected[name]) for name in expected)
-
-
-def results(model, x):
-    """The output, and the gradients of input and parameters, of a loss on the output and on the blocks' tokens.
-
-    Of the output, whose maxima of nearly equal tokens hand their gradients to either, the loss sees the last steps.
-    """
-    inside = getattr(model, "module", model)
-    x, tokens = x.detach().requires_grad_(), []
-    inside.zero_grad()
-    hook = inside.resblocks.register_forward_hook(lambda module, args, out: tokens.append(out) or out.detach())
-    out = model(x)
-    hook.remove()
-    (out.square().sum() + tokens[0].square().sum()).backward()
-    return {"out": out.detach(), "x": x.grad} | {n: p.grad for n, p in inside.named_parameters() if p.requires_grad}
-
-
-def assert_same(actual, expected):
-    """Each lies within the tolerance times its largest value, or times 1e-3 where terms cancel, as in a key's bias."""
-    for name in expected:
-        allowed = TOLERANCE * expected[name].abs().max().clamp(min=1e-3)
-        torch.testing.assert_close(
-            actual[name], expected[name], rtol=0, atol=allowed.item(), msg=lambda text, n=name: f"{n}: {text}"
-        )
-
-
-def assert_outputs_same(actual, expected):
-    assert_same({"out": actual}, {"out": expected})
 
 
 @pytest.mark.parametrize("accelerated", [None, *KERNELS, "reference"])
@@ -279,131 +234,3 @@ def test_a_token_without_edges_gives_no_nan():
     with accelerate(model):
         values = results(model, x)
     assert all(value.isfinite().all() for value in values.values())
-
-
-class Parent(nn.Module):
-    """A larger model, as BLIP-2 is one: it takes a frozen tower's tokens and has more layers behind the video part."""
-
-    def __init__(self):
-        super().__init__()
-        self.graph_cross_model = build(layers=2)
-        self.ln_vision = nn.LayerNorm(WIDTH).double()
-
-    def forward(self, x):
-        return self.ln_vision(self.graph_cross_model(x))
-
-
-def test_inside_a_larger_model_and_its_state_stays():
-    model, x = Parent().eval(), clip()
-    expected, names = model(x), list(model.state_dict())
-    handle = accelerate(model)
-    assert handle.blocks == ("graph_cross_model.resblocks.0", "graph_cross_model.resblocks.1")
-    assert_outputs_same(model(x), expected)
-    assert list(model.state_dict()) == names and len(list(model.modules())) == len(list(Parent().modules()))
-    assert all(a is b for a, b in zip(model.parameters(), list(model.parameters()), strict=True))
-    model.load_state_dict(Parent().state_dict())
-    handle.undo()
-    assert torch.equal(model(x), Parent().eval()(x))
-
-
-def test_inside_ddp(tmp_path):
-    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        model, x = build(), clip()
-        expected = results(model, x)
-        wrapped = nn.parallel.DistributedDataParallel(model)
-        handle = accelerate(wrapped)
-        assert handle.blocks == ("module.resblocks.0",)
-        actual = results(wrapped, x)
-        assert_same({name.removeprefix("module."): value for name, value in actual.items()}, expected)
-        del wrapped
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize("wrap", [checkpoint_wrapper, lambda block: torch.compile(block, backend="eager")])
-def test_a_wrapped_block_counts_once(wrap):
-    """Wrappers have the attributes of the block inside."""
-    model, x = build(), clip()
-    expected = results(model, x)
-    block = model.resblocks[0]
-    model.resblocks[0] = wrap(block)
-    (inside,) = (name for name, module in model.named_modules() if module is block)
-    with accelerate(model) as handle:
-        assert handle.blocks == (inside,)
-        actual = results(model, x)
-    assert "build_graph" not in vars(block) and "build_graph" not in vars(model.resblocks[0])
-    wrapper = inside.removeprefix("resblocks.0").lstrip(".") + "."
-    assert_same({name.replace(wrapper, ""): value for name, value in actual.items()}, expected)
-
-
-def test_hooks_still_run():
-    model, seen = build(), []
-    model.resblocks[0].graphattn.register_forward_hook(lambda module, args, out: seen.append(out[0].shape))
-    with accelerate(model):
-        model(clip())
-    assert seen == [(2, 36, WIDTH)]
-
-
-def test_a_copy_is_accelerated_and_its_own():
-    """An exponential moving average makes such a copy."""
-    model, x = build(), clip()
-    with accelerate(model):
-        twin = copy.deepcopy(model)
-        with torch.no_grad():
-            for parameter in twin.parameters():
-                parameter.mul_(1.1)
-        assert twin.resblocks[0].build_graph.args == (twin.resblocks[0],)
-        assert not torch.allclose(twin(x), model(x))
-        assert twin.resblocks[0].graphattn.forward.args == (twin.resblocks[0].graphattn,)
-
-
-def test_an_accelerated_model_that_was_saved_whole_can_be_loaded():
-    model, x = build(), clip()
-    with accelerate(model):
-        expected = model(x)
-        file = io.BytesIO()
-        torch.save(model, file)
-    loaded = torch.load(io.BytesIO(file.getvalue()), weights_only=False)
-    assert same_bits(loaded(x), expected)
-    assert isinstance(loaded.resblocks[0].build_graph(x[:, :, 1:].flatten(1, 2), 4), SpatioTemporalGraph)
-
-
-def test_attention_takes_dense_weights():
-    model = build()
-    block, x = model.resblocks[0], clip()[:, :, 1:].flatten(1, 2)
-    dense = block.build_graph(x, 4)
-    expected = block.graphattn(x, graph_mask=dense)[0]
-    with accelerate(model):
-        out, nothing = block.graphattn(x, dense)
-    assert nothing is None
-    assert_outputs_same(out, expected)
-
-
-def test_torch_compile_afterwards():
-    model, x = build(), clip()
-    expected = model(x)
-    with accelerate(model):
-        compiled = torch.compile(model.resblocks[0], fullgraph=True, backend="eager")
-        y = x + model.pos_2D_embed + model.time_embed[:, None]
-        assert_outputs_same(compiled(y), model.resblocks[0](y))
-    assert torch.equal(model(x), expected)
-
-
-def test_undo():
-    model, x = build(), clip()
-    own = lambda build_graph=model.resblocks[0].build_graph: build_graph  # noqa: E731
-    expected = model(x)
-    handle = accelerate(model)
-    with pytest.raises(ValueError, match=r"block 'resblocks.0' \(Block\) is accelerated already; undo\(\) that first"):
-        accelerate(model)
-    handle.undo()
-    handle.undo()
-    assert torch.equal(model(x), expected)
-    assert vars(model.resblocks[0]).keys() == vars(build().resblocks[0]).keys()
-    assert vars(model.resblocks[0].graphattn).keys() == vars(build().resblocks[0].graphattn).keys()
-    # Attributes that were set on the instance before are restored.
-    model.resblocks[0].build_graph = own
-    with pytest.raises(RuntimeError, match="inside"), accelerate(model):
-        raise RuntimeError("inside")
-    assert model.resblocks[0].build_graph is own
