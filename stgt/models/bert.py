@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stgt.config import QFormerConfig
+from stgt.models.dropout import Dropout, attention
 from stgt.models.plain import is_plain
 from stgt.models.rows import select_rows
 
@@ -40,7 +41,7 @@ class Residual(nn.Module):
         super().__init__()
         self.dense = nn.Linear(width, config.hidden)
         self.LayerNorm = nn.LayerNorm(config.hidden, eps=_EPS)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         return self.LayerNorm(self.dropout(self.dense(x)) + residual)
@@ -88,7 +89,7 @@ class Attention(nn.Module):
         """x: (B, S, hidden); keys_values: (B, N, 2·hidden); bias, which is added to the scores: (B, 1, S, N)."""
         q, k, v = (self._heads(part) for part in (self.attention.query(x), *keys_values.chunk(2, dim=-1)))
         dropout = self.dropout if self.training else 0.0
-        heads = F.scaled_dot_product_attention(q, k, v, bias, dropout)
+        heads = attention(q, k, v, bias, dropout)
         return self.output(heads.transpose(1, 2).flatten(2), x)
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -151,7 +152,7 @@ class Bert(nn.Module):
         """width: width of the video tokens. text=False leaves out the layers that only words pass through."""
         super().__init__()
         self.layernorm = nn.LayerNorm(config.hidden, eps=_EPS)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         numbers = range(config.layers)
         layers = [Layer(config, width, number % config.cross_frequency == 0, text) for number in numbers]
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(layers)})

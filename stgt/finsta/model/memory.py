@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stgt.finsta.config import FinstaConfig
+from stgt.models.dropout import Dropout
 
 _NEVER = -1e4
 """The score of a node that is not there. Softmax of it is exactly 0 beside any other score, also in half precision"""
@@ -29,7 +30,7 @@ class Memory(nn.Module):
         self.node = nn.Linear(d, d)
         self.query, self.keys = nn.Linear(d, d), nn.Linear(d, 2 * d)
         self.old, self.new = nn.Linear(d, 3 * d), nn.Linear(d, 2 * d, bias=False)
-        self.out, self.norm, self.dropout = nn.Linear(d, d), nn.LayerNorm(d), nn.Dropout(config.dropout)
+        self.out, self.norm, self.dropout = nn.Linear(d, d), nn.LayerNorm(d), Dropout(config.dropout)
 
     def forward(self, x: Tensor, slot: Tensor, shape: tuple[int, int, int]) -> Tensor:
         """The new states of nodes, (N, d).

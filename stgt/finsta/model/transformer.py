@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stgt.finsta.batching.bags import rows
 from stgt.finsta.batching.edges import TYPES
 from stgt.finsta.config import FinstaConfig
+from stgt.models.dropout import Dropout
 from stgt_kernels import RaggedGraph, edge_attention
 
 
@@ -19,7 +20,7 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.wide, self.narrow = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+        self.norm, self.dropout = nn.LayerNorm(width), Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(x + self.dropout(self.narrow(F.relu(self.wide(x)))))
@@ -36,7 +37,7 @@ class GraphLayer(nn.Module):
         d, self.heads, self.clamp, self.rate = config.width, config.heads, config.clamp, config.dropout
         self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
         self.edge = nn.Linear(d, d, bias=False)
-        self.norm, self.dropout = nn.LayerNorm(d), nn.Dropout(config.dropout)
+        self.norm, self.dropout = nn.LayerNorm(d), Dropout(config.dropout)
         self.feed_forward = FeedForward(d, config.dropout)
         self.changes_edges = changes_edges
         if changes_edges:
