@@ -1,6 +1,6 @@
 """Builds stgt_kernels._C and stgt_kernels._cuda, the kernels for CPUs and for CUDA GPUs.
 
-STGT_BUILD_CUDA=0 leaves _cuda out, 1 requires it, and auto builds it if nvcc and a CUDA build of torch are here.
+STGT_BUILD_CUDA=0 leaves _cuda out, 1 requires it, and auto builds it if a CUDA build of torch and its nvcc are here.
 TORCH_CUDA_ARCH_LIST names the GPUs that _cuda is built for, as for PyTorch's own extensions. STGT_SANITIZE=1 builds _C
 with sanitizers, for `make sanitize`: only a process that preloads them can import it.
 """
@@ -17,6 +17,7 @@ TORCH_TARGET = "2.10"  # the oldest torch whose stable ABI the extensions use
 # Machine code for the A100 and GPUs that are compatible with it, PTX that drivers compile for all newer GPUs, and
 # machine code with Hopper's own instructions.
 CUDA_ARCHITECTURES = "8.0+PTX 9.0a"
+OLDEST_CUDA = (12, 8)
 
 major, minor = TORCH_TARGET.split(".")
 target = f"-DTORCH_TARGET_VERSION=0x{int(major):02x}{int(minor):02x}000000000000"
@@ -62,20 +63,38 @@ def build_tools():
     return cpp_extension, pybind11.get_include()
 
 
+def why_no_cuda(home: str | None, wanted: str | None) -> str | None:
+    """Returns the reason why _cuda cannot be built with CUDA in this folder and torch of this version of CUDA, or None.
+
+    torch itself refuses an nvcc of another major version than its own.
+    """
+    if wanted is None:
+        return "torch is built without CUDA"
+    nvcc = Path(home or "", "bin", "nvcc")
+    if home is None or not nvcc.exists():
+        return f"nvcc is not on PATH, and CUDA_HOME is {home}"
+    said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"release ((\d+)\.(\d+))", said)
+    if (int(found[2]), int(found[3])) < OLDEST_CUDA or found[2] != wanted.split(".")[0]:
+        oldest = ".".join(map(str, OLDEST_CUDA))
+        return f"{nvcc} is of CUDA {found[1]}, expected {oldest} or later, and the major version of torch's {wanted}"
+    return None
+
+
 def builds_cuda(cpp_extension) -> bool:
     import torch
 
     choice = os.environ.get("STGT_BUILD_CUDA", "auto")
     if choice not in ("auto", "0", "1"):
         raise SystemExit(f"stgt_kernels: STGT_BUILD_CUDA must be auto, 0 or 1, got {choice!r}")
-    sources = sorted(Path("csrc/cuda").rglob("*.cu"))
-    able = bool(sources) and torch.version.cuda is not None and cpp_extension.CUDA_HOME is not None
-    if choice == "1" and not able:
-        raise SystemExit(
-            "stgt_kernels: STGT_BUILD_CUDA=1 needs CUDA sources, nvcc and a torch built with CUDA; here: "
-            f"{len(sources)} sources, CUDA_HOME {cpp_extension.CUDA_HOME}, torch.version.cuda {torch.version.cuda}"
-        )
-    return able and choice != "0"
+    if choice == "0":
+        return False
+    missing = why_no_cuda(cpp_extension.CUDA_HOME, torch.version.cuda)
+    if missing and choice == "1":
+        raise SystemExit(f"stgt_kernels: STGT_BUILD_CUDA=1 asks for the CUDA kernels, but {missing}")
+    if missing:
+        print(f"stgt_kernels: the CUDA kernels are not built, because {missing}")
+    return missing is None
 
 
 def cuda_architectures(listed: str) -> list[str]:

@@ -123,10 +123,31 @@ def test_an_unknown_choice_about_cuda_is_refused(setup_py, choice):
 def test_cuda_that_cannot_be_built_is_refused_when_asked_for(setup_py):
     result = setup_py(STGT_BUILD_CUDA="1")
     assert result.returncode != 0 and "Traceback" not in result.stderr
-    assert "STGT_BUILD_CUDA=1 needs CUDA sources, nvcc and a torch built with CUDA" in result.stderr
-    assert "torch.version.cuda None" in result.stderr
+    assert "STGT_BUILD_CUDA=1 asks for the CUDA kernels, but torch is built without CUDA" in result.stderr
     for choice in ("0", "auto"):
         assert setup_py(STGT_BUILD_CUDA=choice).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("release", "wanted", "reason"),
+    [
+        ("13.0", "13.2", None),
+        ("12.8", "12.6", None),
+        ("12.4", "12.6", "is of CUDA 12.4, expected 12.8 or later"),
+        ("13.0", "12.8", "is of CUDA 13.0, expected 12.8 or later, and the major version of torch's 12.8"),
+        ("11.8", "13.0", "is of CUDA 11.8"),
+        (None, "13.0", "nvcc is not on PATH, and CUDA_HOME is"),
+    ],
+)
+def test_cuda_kernels_are_built_where_nvcc_fits_torch(build, tmp_path, release, wanted, reason):
+    if release:
+        nvcc = tmp_path / "bin" / "nvcc"
+        nvcc.parent.mkdir()
+        nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.99'\n")
+        nvcc.chmod(0o755)
+    found = build.why_no_cuda(str(tmp_path), wanted)
+    assert found is None if reason is None else reason in found
+    assert "nvcc is not on PATH, and CUDA_HOME is None" in build.why_no_cuda(None, wanted)
 
 
 def test_a_source_that_does_not_compile_fails_the_build(setup_py, tmp_path):
