@@ -16,7 +16,7 @@ import torch
 
 from benchmarks import limits, suite
 from benchmarks.claims import claims_table
-from benchmarks.environment import environment, summary
+from benchmarks.environment import environment, folder_name, summary
 from benchmarks.questions import QUESTIONS, module
 from benchmarks.rows import Results, Row
 from benchmarks.tables import caption, case_table, missing_list, spoken
@@ -63,8 +63,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def hardware_name(about: dict) -> str:
-    """The name of the folder for the results of this hardware: "cpu", or the GPU's name without its vendor ("h200")."""
-    return "cpu" if "threads" in about else str(about["hardware"]).removeprefix("NVIDIA ").lower().replace(" ", "-")
+    """The name of the folder for the results of this hardware: "cpu", or that of the GPU."""
+    return "cpu" if "threads" in about else folder_name(str(about["hardware"]))
 
 
 def show(rows: list[Row]) -> None:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 from datetime import date
@@ -30,6 +31,11 @@ def environment(device: torch.device) -> dict[str, object]:
 
 def summary(environment: dict[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in environment.items() if not isinstance(value, dict))
+
+
+def folder_name(gpu: str) -> str:
+    """The name of the folder for the results of a GPU with this name: "h200" for "NVIDIA H200"."""
+    return re.sub(r"[^a-z0-9]+", "-", gpu.lower().removeprefix("nvidia").strip()).strip("-")
 
 
 def _cpu() -> dict[str, object]:

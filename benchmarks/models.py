@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import NormalDist
 
@@ -51,6 +51,17 @@ class RealTokens(nn.Module):
 def with_cls(tokens: Tensor) -> Tensor:
     """(B, T, P, C) to (B, T, 1+P, C): puts the mean of each frame first, where the model expects a [CLS] token."""
     return torch.cat([tokens.mean(2, keepdim=True), tokens], 2)
+
+
+def in_dtype(config: ModelConfig, dtype: str) -> ModelConfig:
+    """The configuration with a tower that computes in "fp32" or "bf16"."""
+    return replace(config, vision=replace(config.vision, dtype="float32" if dtype == "fp32" else "bfloat16"))
+
+
+def shape_of(config: ModelConfig, B: int, T: int) -> dict[str, float]:
+    """The sizes that a row of results names for batches of B clips with T frames."""
+    sizes = config.vision.sizes
+    return dict(B=B, T=T, P=sizes.grid**2, C=sizes.width, threshold=config.graph.threshold)
 
 
 def make_model(config: ModelConfig, device: torch.device, cached: bool) -> STGT:

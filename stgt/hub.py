@@ -6,6 +6,7 @@ import logging
 import tempfile
 from pathlib import Path
 
+from stgt.causes import cause_of
 from stgt.config import K_TEST
 from stgt.files import write_text
 from stgt.runs import Run, save_model
@@ -73,8 +74,7 @@ def push(run: Run, name: str, *, private: bool = False, token: str | None = None
             hub.create_repo(name, private=private, exist_ok=True)
             commit = hub.upload_folder(repo_id=name, folder_path=Path(place) / "model", commit_message="Upload STGT")
         except Exception as error:  # the hub's client raises errors of its network library, too
-            reason = str(error).strip().partition("\n")[0] or "no reason given"
-            raise OSError(f"the hub did not accept {name!r} ({type(error).__name__}: {reason})") from error
+            raise OSError(f"the hub did not accept {name!r} ({cause_of(error)})") from error
     return str(commit)
 
 

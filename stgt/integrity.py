@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,8 +22,6 @@ from stgt.structure import parse_json
 CHECKSUMS = "stgt.sha256"
 _LINE = re.compile(rb"([0-9a-f]{64})  ([^\n]+)\n")
 _CHANGED = "the file was changed or damaged after it was written"
-
-
 _SEAL = re.compile(rb'\{\s*"sha256": "([0-9a-f]{64})"')
 _ZEROS = "0" * 64
 
@@ -77,10 +75,9 @@ def require_hash(path: Path, expected: str) -> None:
         raise DamagedError(f"{path}: {_CHANGED}; its SHA-256 is {found[:12]}…, expected {expected[:12]}…")
 
 
-def checksum_lines(folder: Path, names: Iterable[str] | None = None) -> str:
-    """The contents of `stgt.sha256` for the given files of a folder, or for all files in it and in its subfolders."""
-    if names is None:
-        names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+def checksum_lines(folder: Path) -> str:
+    """The contents of `stgt.sha256` for all files in a folder and in its subfolders."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return "".join(f"{file_hash(folder / name)}  {name}\n" for name in sorted(names) if name != CHECKSUMS)
 
 

@@ -15,6 +15,7 @@ from stgt_kernels.ops.graph_attention import reference as graph_attention_refere
 from stgt_kernels.ops.graph_attention.function import GraphAttentionFunction
 from stgt_kernels.ops.spatio_temporal_graph import reference as spatio_temporal_graph_reference
 from stgt_kernels.ops.spatio_temporal_graph.function import SpatioTemporalGraphFunction
+from stgt_kernels.ops.tensors import check_dtype, check_operands, in_autocast_dtype
 from stgt_kernels.rounding import compared_threshold
 
 
@@ -130,7 +131,8 @@ def graph_attention(
         ValueError: shapes, dtypes or devices do not fit each other or the graph, D > 128, scale is not finite,
             dropout_p is out of range, or a backend that was asked for cannot run.
     """
-    q, k, v = _autocast_attention(q, k, v, graph)
+    _check_tensors(q, k, v, graph)
+    q, k, v = in_autocast_dtype(q, k, v)
     _check_attention(q, k, v, graph)
     factor = numbers.finite_scale("graph_attention", scale, q.shape[-1])
     dropout_p = numbers.dropout_probability("graph_attention", dropout_p)
@@ -153,7 +155,7 @@ def _build(
         raise ValueError(f"{op}: x must be a tensor (B, T, P, C), got {_describe(x)}")
     if x.dtype == torch.float32 and (autocast := dispatch.autocast_dtype(x.device)) is not None:
         x = x.to(autocast)
-    _check_dtype(op, "x", x)
+    check_dtype(op, "x", x)
     if 0 in x.shape:
         raise ValueError(f"{op}: x must not be empty, got {tuple(x.shape)}")
     window = clamped_window(op, window, x.shape[1])
@@ -179,29 +181,17 @@ def _checked_threshold(threshold: float) -> float:
     return value
 
 
-def _autocast_attention(q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph) -> tuple[Tensor, Tensor, Tensor]:
-    tensors = (q, k, v)
-    if not all(isinstance(t, Tensor) for t in tensors) or not isinstance(graph, SpatioTemporalGraph):
-        got = ", ".join(_describe(t) for t in (*tensors, graph))
+def _check_tensors(q: object, k: object, v: object, graph: object) -> None:
+    if not all(isinstance(t, Tensor) for t in (q, k, v)) or not isinstance(graph, SpatioTemporalGraph):
+        got = ", ".join(_describe(t) for t in (q, k, v, graph))
         raise ValueError(f"graph_attention: q, k, v must be tensors and graph a SpatioTemporalGraph, got {got}")
-    dtype = dispatch.autocast_dtype(q.device)
-    if dtype is not None and all(t.dtype in dispatch.FLOAT_DTYPES for t in tensors):
-        q, k, v = (t.to(dtype) for t in tensors)
-    return q, k, v
 
 
 def _check_attention(q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph) -> None:
     op = "graph_attention"
     if q.ndim != 4:
         raise ValueError(f"{op}: q must be (B, H, N, D), got {tuple(q.shape)}")
-    for name, tensor in (("k", k), ("v", v)):
-        if tensor.shape != q.shape:
-            raise ValueError(f"{op}: {name} must have q's shape {tuple(q.shape)}, got {tuple(tensor.shape)}")
-        if tensor.dtype != q.dtype:
-            raise ValueError(f"{op}: {name} must have q's dtype {q.dtype}, got {tensor.dtype}")
-        if tensor.device != q.device:
-            raise ValueError(f"{op}: {name} must be on q's device {q.device}, got {tensor.device}")
-    _check_dtype(op, "q", q)
+    check_operands(op, q, k, v)
     B, H, N, D = q.shape
     if not 1 <= D <= dispatch.MAX_HEAD_DIM:
         limit = dispatch.MAX_HEAD_DIM
@@ -228,11 +218,6 @@ def _check_attention(q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph
             f"{op}: graph weights that require gradients must be float32, got {weight.dtype}, in which most gradients "
             "would become 0; q, k and v may stay in half precision"
         )
-
-
-def _check_dtype(op: str, name: str, tensor: Tensor) -> None:
-    if tensor.dtype not in (*dispatch.FLOAT_DTYPES, torch.float64):
-        raise ValueError(f"{op}: {name} must be float32, float64, bfloat16 or float16, got {tensor.dtype}")
 
 
 def _describe(value: object) -> str:

@@ -1,8 +1,13 @@
-"""The rounding error of a similarity, and how the threshold allows for it."""
+"""The dtype that kernels sum in, the rounding error of a similarity, and how the threshold allows for it."""
 
 import math
 
 import torch
+
+
+def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that kernels sum in: float64 for float64, and float32 for all others."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def similarity_error(C: int, dtype: torch.dtype) -> float:
@@ -22,7 +27,7 @@ def similarity_error(C: int, dtype: torch.dtype) -> float:
     - In float64 the products may be summed in any order, also all in one chain, where the errors of equal channels
       have one sign. That is at most C u for the product of two unit vectors, and C u for their norms.
     """
-    unit = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps / 2
+    unit = torch.finfo(accumulator_dtype(dtype)).eps / 2
     if dtype == torch.float64:
         return (32 + 2 * C) * unit
     if dtype in (torch.bfloat16, torch.float16):

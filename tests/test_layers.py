@@ -8,22 +8,20 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # A module may import those of its own layer and of the layers before it.
-LAYERS = tuple(
-    [
-        "base",
-        "weights",
-        "data",
-        "models",
-        "tasks",
-        "runs",
-        "evaluation",
-        "search",
-        "figures",
-        "training",
-        "finsta",
-        "paper",
-        "cli",
-    ]
+LAYERS = (
+    "base",
+    "weights",
+    "data",
+    "models",
+    "tasks",
+    "runs",
+    "evaluation",
+    "search",
+    "figures",
+    "training",
+    "finsta",
+    "paper",
+    "cli",
 )
 # Modules of the top level that use the whole package; all others are its base.
 TOP = {

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from helpers import standin
+from helpers.commands import run_cli
 
 from stgt import cli, memory
 from stgt.training import trainer as trainer_module
@@ -69,6 +70,5 @@ def test_a_run_on_a_cpu_keeps_its_memory(tmp_path, monkeypatch):
 def test_every_command_keeps_its_memory(monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(cli, "keep_freed_memory", lambda: calls.append(True))
-    monkeypatch.setattr(sys, "argv", ["stgt", "info"])
-    cli.main()
+    assert run_cli(monkeypatch, "info") == 0
     assert calls == [True] and "torch" in capsys.readouterr().out

@@ -1,13 +1,11 @@
 """The quickstart runs from end to end on a few clips, and its timing changes nothing."""
 
-import sys
 from pathlib import Path
 
 import torch
-from helpers.commands import TINY
+from helpers.commands import TINY, run_cli
 from helpers.tiny import one_layer_model
 
-from stgt import cli
 from stgt.cli import quickstart
 from stgt.config import LossConfig
 from stgt.data.shapes import render_shapes
@@ -17,8 +15,7 @@ from stgt.paper.timing import compare_attention
 def test_quickstart_trains_evaluates_compares_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(quickstart, "shapes", lambda out: render_shapes(out, train=8, test=6, size=32, frames=6))
-    monkeypatch.setattr(sys, "argv", ["stgt", "quickstart", "--out", "runs/here", *TINY, "--epochs", "1"])
-    cli.main()
+    assert run_cli(monkeypatch, "quickstart", "--out", "runs/here", *TINY, "--epochs", "1") == 0
     printed = capsys.readouterr().out
     assert "simulated" in printed and "of 6 simulated clips, the right one for a sentence was found" in printed
     assert "bikes.mp4: 4 frames" in printed and "stgt search --model runs/here" in printed

@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.environment import environment
+from benchmarks.environment import environment, folder_name
 from benchmarks.rows import RESULTS
 
 HEADER = ("part", "what", "found", "wanted", "met")
@@ -39,7 +38,7 @@ def table(parts: dict[str, list[Check]]) -> str:
 
 def folder(name: str) -> Path:
     """The folder for the results of a GPU with this name: benchmarks/results/h200 for "NVIDIA H200"."""
-    return RESULTS / re.sub(r"[^a-z0-9]+", "-", name.lower().removeprefix("nvidia").strip()).strip("-")
+    return RESULTS / folder_name(name)
 
 
 def save(out: Path, part: str, checks: list[Check], seconds: float, device: torch.device, **more: Any) -> None:

@@ -4,14 +4,13 @@ The details give the seconds of the first step, which compiles. A batch with ano
 """
 
 import time
-from dataclasses import replace
 from functools import partial
 
 import torch
 
 from benchmarks.agreement import check_model
 from benchmarks.case import Bench, Case
-from benchmarks.models import collated, make_batch, make_model
+from benchmarks.models import collated, in_dtype, make_batch, make_model, shape_of
 from benchmarks.questions.training_step import KERNELS, Training
 from benchmarks.rows import Row
 from stgt.memory import keep_freed_memory
@@ -24,10 +23,8 @@ def cases(device: str, quick: bool) -> list[Case]:
 
 
 def compare(bench: Bench, *, size: str, dtype: str, B: int, T: int) -> list[Row]:
-    config, device = model_config(size), bench.device
-    config = replace(config, vision=replace(config.vision, dtype="float32" if dtype == "fp32" else "bfloat16"))
-    vision = config.vision.sizes
-    shape = dict(B=B, T=T, P=vision.grid**2, C=vision.width, threshold=config.graph.threshold)
+    config, device = in_dtype(model_config(size), dtype), bench.device
+    shape = shape_of(config, B, T)
     if device.type == "cpu":
         keep_freed_memory()
     model, batch = make_model(config, device, cached=False), collated(make_batch(config, B, T, False, device))

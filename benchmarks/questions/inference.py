@@ -15,7 +15,7 @@ from benchmarks.agreement import check_model
 from benchmarks.case import Bench, Case
 from benchmarks.inputs import DTYPES
 from benchmarks.memory import peak_memory
-from benchmarks.models import as_released, eager_tower, make_batch, make_model, released_qformer
+from benchmarks.models import as_released, eager_tower, make_batch, make_model, released_qformer, shape_of
 from benchmarks.rows import Row
 from stgt.models.stgt import STGT
 from stgt.paper.flops import count_flops
@@ -72,8 +72,7 @@ def compare(bench: Bench, *, size: str, B: int, dtype: str, cached: bool, T: int
     memory = {name: peak_memory(function, device) for name, function in functions.items()}
     flops = {name: count_flops(function) / B for name, function in functions.items()}
     layers = {name: (baseline if name == BASELINE else model).graph for name in functions}
-    vision = config.vision.sizes
-    shape = dict(B=B, T=T, P=vision.grid**2, C=vision.width, threshold=config.graph.threshold)
+    shape = shape_of(config, B, T)
 
     rows = []
     for name, timing in bench.measure(functions, bench.seconds).items():

@@ -7,7 +7,7 @@ released model pads them to the longest length that it takes, and computes the l
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -18,7 +18,16 @@ from benchmarks.agreement import check_model
 from benchmarks.case import Bench, Case
 from benchmarks.inputs import DTYPES
 from benchmarks.memory import OutOfMemoryError, out_of_memory_is_an_error, peak_memory
-from benchmarks.models import as_released, collated, eager_tower, make_batch, make_model, released_qformer
+from benchmarks.models import (
+    as_released,
+    collated,
+    eager_tower,
+    in_dtype,
+    make_batch,
+    make_model,
+    released_qformer,
+    shape_of,
+)
 from benchmarks.rows import Row
 from stgt.config import LossConfig, OptimConfig
 from stgt.memory import keep_freed_memory
@@ -84,17 +93,15 @@ def compare(
 
     kept: whether the process keeps all freed memory, as in our trainer, or only blocks up to LARGEST.
     """
-    config, device = model_config(size), bench.device
+    config, device = in_dtype(model_config(size), dtype), bench.device
     if device.type == "cpu":
         keep_freed_memory(None if kept else LARGEST)  # This holds for the whole process, so for all variants.
-    config = replace(config, vision=replace(config.vision, dtype="float32" if dtype == "fp32" else "bfloat16"))
     training = Training(make_model(config, device, cached), T, dtype, device)
     batch = make_batch(config, B, T, cached, device)
 
     rows, steps, fields, expected = [], {}, {}, None
     for variant in variants:
-        vision = config.vision.sizes
-        shape = dict(B=B, T=T, P=vision.grid**2, C=vision.width, threshold=config.graph.threshold)
+        shape = shape_of(config, B, T)
         try:
             with out_of_memory_is_an_error(device):
                 output = training.output(variant, clips(batch, FEWEST))

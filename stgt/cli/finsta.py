@@ -290,12 +290,9 @@ def _finder(
         from stgt.finsta.graphs.video.blobs import find_blobs
 
         return lambda frames, times: video_graph(times, *find_blobs(frames))
-    import torch
-
+    from stgt.distributed import choose_device
     from stgt.finsta.graphs.video.detectors import TransformersDetector
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     least = 0.3 if threshold is None else threshold
-    detector = TransformersDetector(detect, labels, threshold=least, device=device)
+    detector = TransformersDetector(detect, labels, threshold=least, device=choose_device(device))
     return lambda frames, times: video_graph(times, detector(frames))

@@ -72,9 +72,7 @@ def _inspect_image(path: str | Path, found: Inspection, max_pixels: int) -> None
     found.facts["codec"] = image_format(path)
     clip = read_clip(path, None, max_pixels=max_pixels)
     whole = _decode(clip.frames.numpy())
-    width, height = whole.size
-    found.facts |= {"width": width, "height": height, "frames": len(whole.sums)}
-    found.pictures = whole.pictures
+    _add_frames(found, whole)
     if len(whole.sums) > 1:
         _require_same(path, "auto", whole, max_pixels)
 
@@ -97,12 +95,16 @@ def _inspect_video(
         found.facts["duration"] = round(reader.duration, 3)
     if not whole.sums:
         raise VideoError(f"{path}: the video track has no frames")
-    width, height = whole.size
-    found.facts |= {"width": width, "height": height, "frames": len(whole.sums)}
-    found.pictures = whole.pictures
+    _add_frames(found, whole)
     if shown is not None:
         _require_shown(path, decoder, shown, max_pixels, len(whole.sums))
     _require_same(path, decoder, whole, max_pixels)
+
+
+def _add_frames(found: Inspection, whole: _Whole) -> None:
+    width, height = whole.size
+    found.facts |= {"width": width, "height": height, "frames": len(whole.sums)}
+    found.pictures = whole.pictures
 
 
 def _decode(frames: Iterable[np.ndarray]) -> _Whole:

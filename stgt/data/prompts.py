@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import stgt._torchvision  # noqa: F401  (transformers imports torchvision)
+from stgt.causes import cause_of
 from stgt.data.entries import Question
 from stgt.data.samples import collate
 from stgt.data.text import clean_text
@@ -154,10 +155,8 @@ def language_errors(name: str | Path, part: str) -> Iterator[None]:
         yield
     except Exception as error:  # the hub's client also raises errors of its network library
         where = "its folder" if Path(name).is_dir() else "no folder here, and the hub"
-        cause = str(error).partition("\n")[0] or "no reason given"
         raise OSError(
-            f"LanguageConfig.model is {str(name)!r}: {where} did not give its {part} "
-            f"({type(error).__name__}: {cause}); {expected}"
+            f"LanguageConfig.model is {str(name)!r}: {where} did not give its {part} ({cause_of(error)}); {expected}"
         ) from error
 
 

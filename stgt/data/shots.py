@@ -17,8 +17,8 @@ import numpy as np
 from stgt.data.cuts import Cut, Window, cut, joined, numbers_with_frames
 from stgt.data.images import holds_image
 from stgt.data.pyav_reader import PyAVReader
-from stgt.data.video import open_video
-from stgt.data.windows import Pixels, agreed
+from stgt.data.video import agreed, open_video
+from stgt.data.windows import Pixels
 
 LEAST = {0.25: 20.0, 1.0: 16.0}
 """{seconds of a side: smallest ratio of the squared distance of the sides' means to the variance within the sides}"""

@@ -12,6 +12,7 @@ import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
+from stgt.causes import cause_of
 from stgt.data.lines import read_lines
 from stgt.files import write_text
 from stgt.structure import field, read_json, shown
@@ -116,10 +117,9 @@ class Tokenizer:
         try:
             file = hf_hub_download(name, "tokenizer.json")
         except Exception as error:  # the hub's client also raises errors of its network library
-            cause = str(error).partition("\n")[0] or "no reason given"
             raise OSError(
                 f"the tokenizer {name!r} is no folder here, and the Hugging Face hub did not give it "
-                f"({type(error).__name__}: {cause}); "
+                f"({cause_of(error)}); "
                 "give a folder with BERT's vocab.txt, or train a tokenizer on the captions with --data.tokenizer train"
             ) from error
         return cls._read(Path(file))

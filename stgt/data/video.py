@@ -6,7 +6,7 @@ import importlib.metadata
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from stgt.data.errors import VideoError as VideoError
 from stgt.data.images import holds_image, holds_still, read_image
 from stgt.data.pyav_reader import FramesDisagreeError, PyAVReader
 
+Result = TypeVar("Result")
 Sampling = Literal["uniform", "headtail"]
 Decoder = Literal["auto", "pyav", "decord"]
 
@@ -157,14 +158,26 @@ def _from_video(
     rng: torch.Generator | None,
 ) -> Clip:
     state = None if rng is None else rng.get_state()
-    try:
+
+    def read() -> Clip:
+        if rng is not None:
+            rng.set_state(state)  # a second attempt makes the same draws as the first
         return _read(reader, sample(*_window(path, reader, start, end)))
+
+    return agreed(reader, path, read)
+
+
+def agreed(reader: PyAVReader | DecordReader, path: str | Path, read: Callable[[], Result]) -> Result:
+    """The result of reading frames, which is tried again with exact numbers if decoding gives other frames.
+
+    Raises VideoError if the frames differ again.
+    """
+    try:
+        return read()
     except FramesDisagreeError:
         reader.count_by_decoding()
-    if rng is not None:
-        rng.set_state(state)  # the second attempt makes the same draws as the first
     try:
-        return _read(reader, sample(*_window(path, reader, start, end)))
+        return read()
     except FramesDisagreeError:
         raise VideoError(f"{path}: broken video: decoding it twice gives different frames") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +16,9 @@ from stgt.data.decord_reader import DecordReader
 from stgt.data.errors import VideoError
 from stgt.data.images import holds_image
 from stgt.data.pixels import to_pixels
-from stgt.data.pyav_reader import FramesDisagreeError, PyAVReader
+from stgt.data.pyav_reader import PyAVReader
 from stgt.data.transforms import CLIP_MEAN, CLIP_STD, eval_transform
-from stgt.data.video import DEADLINE, MAX_PIXELS, frame_window, open_video, read_clip, sample_indices
-
-Result = TypeVar("Result")
+from stgt.data.video import DEADLINE, MAX_PIXELS, agreed, frame_window, open_video, read_clip, sample_indices
 
 WHOLE = 1e18
 """A window that is longer than any video, in seconds"""
@@ -81,21 +79,6 @@ def read_windows(path: str | Path, windows: Sequence[Window], pixels: Pixels) ->
         return WindowPixels(found, rows.expand(len(windows), -1).clone())
     with open_video(path, **pixels.decoding) as reader:
         return agreed(reader, path, lambda: _read(reader, windows, frames, transform))
-
-
-def agreed(reader: PyAVReader | DecordReader, path: str | Path, read: Callable[[], Result]) -> Result:
-    """The result of reading frames, which is tried again with exact numbers if decoding gives other frames.
-
-    Raises VideoError if the frames differ again.
-    """
-    try:
-        return read()
-    except FramesDisagreeError:
-        reader.count_by_decoding()
-    try:
-        return read()
-    except FramesDisagreeError:
-        raise VideoError(f"{path}: broken video: decoding it twice gives different frames") from None
 
 
 class Chunk(NamedTuple):

@@ -71,7 +71,7 @@ class Validation(ABC):
         return batches[self.world.rank :: self.world.size]
 
     @contextmanager
-    def _interrupted_together(self, stop: StopSignals) -> Iterator[None]:
+    def _interrupted_together(self) -> Iterator[None]:
         """Run this process's share. If a signal interrupted the share of some process, raise Interrupted in all."""
         signum = 0
         try:
@@ -91,7 +91,7 @@ class QuestionValidation(Validation):
         questions, size = self.clips.questions, self.config.batch_size
         own = {number for numbers in self._own(parts(len(self.clips), size)) for number in numbers}
         asked, right = [pair for pair in questions if pair[0] in own], 0
-        with self._interrupted_together(stop):
+        with self._interrupted_together():
             answers = predict(model, self.tokenizer, batches, asked, beams=1, batch_size=size)
             right = sum(is_right(question, answer) for (_, question), answer in zip(asked, answers, strict=True))
         return {"accuracy": 100.0 * self.world.sum(right) / len(questions)}
@@ -105,14 +105,14 @@ class RetrievalValidation(Validation):
     def _measure(self, model: nn.Module, batches: Iterable[dict], stop: StopSignals) -> dict[str, float]:
         device, q = next(model.parameters()).device, self.config.model.qformer
         queries = torch.zeros(len(self.clips), q.queries, q.embed_dim, device=device)
-        with self._interrupted_together(stop):
+        with self._interrupted_together():
             for batch in batches:
                 inputs = {name: batch[name].to(device) for name in ("video", "tokens") if name in batch}
                 queries[batch["index"].to(device)] = model.encode_video(**inputs).queries
         queries, owner = self.world.add(queries), torch.tensor([video for video, _ in self.clips.captions])
         wording = torch.tensor(wordings(caption for _, caption in self.clips.captions))
         said, found = said_of(owner, wording, len(queries)), torch.zeros(len(owner), dtype=torch.int64)
-        with self._interrupted_together(stop):
+        with self._interrupted_together():
             for numbers in until_stopped(self._own(parts(len(owner), 8 * self.config.batch_size)), stop):
                 part = slice(numbers.start, numbers.stop)
                 ids, mask = self.tokenizer.encode([text for _, text in self.clips.captions[part]], q.max_text_length)

@@ -26,7 +26,7 @@ def find_examples(run: Run, features: Path, count: int, top: int = 5) -> tuple[l
     model, data = run.model, run.config.data
     clips = run.test_items(data)
     captions, owner = [text for _, text in clips.captions], [video for video, _ in clips.captions]
-    world = World(0, 1, next(model.parameters()).device)
+    world = World(0, 1, run.device)
     kept = features / model_digest(model, run.config.precision)
 
     def matching(video: Tensor, text: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class GraphBatch:
             texts=texts,
             videos=videos,
             holistic=holistic_nodes(texts, videos, B, T, K, config.crossmodal_coref),
-            pairs=pairs_of(videos, B, T, config.pairs),
+            pairs=pairs_of(videos, T, config.pairs),
             candidate=torch.from_numpy(candidate),
             there=torch.from_numpy(there),
             alike=torch.from_numpy(alike),

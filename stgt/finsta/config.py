@@ -78,6 +78,3 @@ def shapes() -> FinstaConfig:
 def base() -> FinstaConfig:
     """The sizes for hosts with 768 channels, such as CLIP, X-CLIP and BLIP-2."""
     return FinstaConfig(width=768, heads=8, layers=3, cells=8)
-
-
-PRESETS = {"shapes": shapes, "base": base}

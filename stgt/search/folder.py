@@ -97,8 +97,7 @@ def _encode_each(run: Run, paths: Iterator[Path], broken: dict[Path, str], batch
 
 def _encode(run: Run, clips: dict[Path, Tensor]) -> dict[Path, dict[str, Tensor]]:
     """The model's output for each clip (T, 3, S, S). Raises ValueError, which names it, if one is not finite."""
-    device = next(run.model.parameters()).device
-    features = run.model.encode_video(torch.stack(list(clips.values())).to(device))
+    features = run.model.encode_video(torch.stack(list(clips.values())).to(run.device))
     require_finite_rows(features.queries, list(clips), "the model's queries")
     rows = zip(features.embeds.split(1), features.queries.split(1), strict=True)
     return {path: {"embeds": embeds, "queries": queries} for path, (embeds, queries) in zip(clips, rows, strict=True)}

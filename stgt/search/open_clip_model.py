@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import stgt._torchvision  # noqa: F401  (open_clip imports torchvision)
+from stgt.causes import first_line
 from stgt.files import tensors_hash
 
 
@@ -69,7 +70,7 @@ def load(name: str, device: torch.device) -> OpenClip:
         model = open_clip.create_model(architecture, source, device=device, require_pretrained=True)
         tokenizer = open_clip.get_tokenizer(architecture)
     except Exception as error:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         if known:
             raise OSError(
                 f"openclip:{name}: the weights or the tokenizer could not be fetched ({reason}); without a net, "

@@ -21,6 +21,7 @@ import threading
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import torch
@@ -36,6 +37,7 @@ from stgt.search.pictures import sheet
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
 PAGE = Path(__file__).parent / "page"
 FILES = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
 LARGEST = 2**28
@@ -127,9 +129,7 @@ class Server(http.server.ThreadingHTTPServer):
     def by_file(self, path: Path, top: int) -> list[Moment]:
         index = self.index()
         with self._reading:
-            result = self._reader.call(str(path))
-        if isinstance(result, Failure):
-            raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the file cannot be read: {result.cause}")
+            result = _unless_failed(self._reader.call(str(path)))
         with self.model:
             query = index.encoder.encode_windows(WindowPixels(*map(torch.from_numpy, result)))[0]
         return index.nearest(query, top=top)
@@ -140,9 +140,7 @@ class Server(http.server.ThreadingHTTPServer):
             result = painter.call((film.path, start, end))
         finally:
             self._painters.put(painter)
-        if isinstance(result, Failure):
-            raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the file cannot be read: {result.cause}")
-        return result
+        return _unless_failed(result)
 
     @staticmethod
     def _manifest_version(index: Index) -> int:
@@ -190,37 +188,35 @@ class Handler(http.server.BaseHTTPRequestHandler):
             raise RefusedError(HTTPStatus.FORBIDDEN, "the request comes from another web site")
 
     def _get(self) -> None:
-        url = _split(self.path)
-        words = {name: values[-1] for name, values in parse_qs(url.query).items()}
-        if url.path in FILES:
-            name = FILES[url.path]
+        path, words = self._asked()
+        if path in FILES:
+            name = FILES[path]
             self._send(HTTPStatus.OK, f"{mimetypes.guess_type(name)[0]}; charset=utf-8", (PAGE / name).read_bytes())
-        elif url.path == "/about":
+        elif path == "/about":
             index = self.server.index()
             self._send_json({"windows": len(index), "files": len(index.files), "model": index.manifest.settings.model})
-        elif url.path == "/search":
+        elif path == "/search":
             text = words.get("q", "").strip()[:1000]
             self._send_moments(self.server.by_text(text, _top(words)) if text else [])
-        elif url.path == "/like":
+        elif path == "/like":
             film, start, end = self._part(words)
             try:
                 found = self.server.index().like(Moment(Path(film.path), start, end, 0.0), top=_top(words))
             except ValueError as error:
                 raise RefusedError(HTTPStatus.NOT_FOUND, str(error)) from None
             self._send_moments(found)
-        elif url.path == "/sheet":
+        elif path == "/sheet":
             film, start, end = self._part(words)
             self._send(HTTPStatus.OK, "image/jpeg", self.server.picture(film, start, end), keep=True)
-        elif url.path.startswith("/video/"):
-            self._send_file(Path(self.server.film(url.path.removeprefix("/video/")).path))
+        elif path.startswith("/video/"):
+            self._send_file(Path(self.server.film(path.removeprefix("/video/")).path))
         else:
             raise RefusedError(HTTPStatus.NOT_FOUND, "there is no such page")
 
     def _post(self) -> None:
-        url = _split(self.path)
-        words = {name: values[-1] for name, values in parse_qs(url.query).items()}
+        address, words = self._asked()
         length = self.headers.get("Content-Length", "")
-        if url.path != "/search":
+        if address != "/search":
             raise RefusedError(HTTPStatus.NOT_FOUND, "there is no such page")
         if not length.isdecimal():
             raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "the request does not tell how long the file is")
@@ -234,6 +230,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     file.write(part)
                     left -= len(part)
             self._send_moments(self.server.by_file(path, _top(words)))
+
+    def _asked(self) -> tuple[str, dict[str, str]]:
+        """The path of the request's address, and the words of its query."""
+        url = _split(self.path)
+        return url.path, {name: values[-1] for name, values in parse_qs(url.query).items()}
 
     def _part(self, words: dict[str, str]) -> tuple[Film, float, float]:
         """The file and the times that a request names."""
@@ -310,6 +311,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the name that http.server uses)
         """Requests are not logged, because they tell what somebody searches for."""
+
+
+def _unless_failed(result: Result | Failure) -> Result:
+    """The result of a process that reads a file. Refuses the request if it cannot read the file."""
+    if isinstance(result, Failure):
+        raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the file cannot be read: {result.cause}")
+    return result
 
 
 def _split(address: str) -> SplitResult:

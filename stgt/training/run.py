@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from stgt import checkpoint as ckpt
-from stgt.config import GraphConfig, TrainConfig, differences, from_dict, to_dict
+from stgt.config import GraphConfig, TrainConfig, differences, to_dict
 from stgt.data.features import FeatureStore
 from stgt.data.fingerprint import require_same
 from stgt.data.processes import start_server
@@ -22,8 +22,9 @@ from stgt.models.encoder import VideoEncoder
 from stgt.models.vqa import VideoQA
 from stgt.ownership import owned
 from stgt.randomness import seed_everything
+from stgt.recipes import read_recipe
 from stgt.runs import save_tokenizer
-from stgt.structure import read_json, require_readable
+from stgt.structure import require_readable
 from stgt.tasks import task_of
 from stgt.training.inputs import (
     fingerprint_file,
@@ -122,11 +123,7 @@ def require_same_run(config: TrainConfig) -> None:
                 f"another folder with --out; its contents are the value 'config' in {found[-1] / ckpt.STATE}"
             )
         return
-    try:
-        started = from_dict(TrainConfig, read_json(path, dict))
-    except ValueError as error:
-        raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
-    if differing := differences(to_dict(config), to_dict(started)):
+    if differing := differences(to_dict(config), to_dict(read_recipe(path))):
         listed = "\n  ".join(differing)
         raise ValueError(
             f"{config.out} holds a run of another configuration:\n  {listed}\n  "

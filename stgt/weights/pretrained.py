@@ -15,6 +15,7 @@ import safetensors.torch
 from torch import nn
 
 from stgt import fields
+from stgt.causes import cause_of
 from stgt.checkpoint.names import STATE
 from stgt.config import ModelConfig, Precision, from_dict, to_dict
 from stgt.data_config import Decoder
@@ -142,10 +143,9 @@ def find(name: str | Path, revision: str | None = None) -> tuple[Path, Path]:
     try:
         return tuple(Path(hf_hub_download(str(name), file, revision=revision)) for file in (CONFIG, WEIGHTS))
     except Exception as error:  # the hub's client lets its network library's own errors through
-        reason = str(error).strip().partition("\n")[0] or "no reason given"
         raise OSError(
             f"{str(name)!r} is no folder here, and the Hugging Face hub did not give its {CONFIG} and {WEIGHTS} "
-            f"({type(error).__name__}: {reason}); where the hub cannot be reached, give a folder that was downloaded"
+            f"({cause_of(error)}); where the hub cannot be reached, give a folder that was downloaded"
         ) from error
 
 

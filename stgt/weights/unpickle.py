@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from stgt.causes import first_line
+
 # The first bytes of the files that torch.save writes, since PyTorch 1.6 and before.
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 
@@ -71,7 +73,7 @@ def unpickle(path: Path) -> object:
                 f"{path} cannot be read without running code that it names ({cause[0]}); if you trust it, load it "
                 "with the program that wrote it, and save its state dict alone, in torch.save's own pickle protocol"
             ) from error
-        raise ValueError(f"{path} is not a checkpoint of plain tensors: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path} is not a checkpoint of plain tensors: {first_line(error)}") from error
     except (EOFError, MemoryError, OSError, RuntimeError):
         raise
     except Exception as error:  # PyTorch's unpickler follows damaged bytes wherever they lead

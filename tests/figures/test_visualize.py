@@ -5,11 +5,11 @@ import io
 import json
 import os
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.web_page import Page
 from PIL import Image
 
 from stgt.cli.visualize import visualize
@@ -23,27 +23,6 @@ from stgt.ownership import owned
 from stgt.runs import load_run, open_run
 
 FIGURES = {"similarity", "edges", "adjacency", "weights", "attention", "attention_matrices", "thresholds", "pooling"}
-
-
-class Page(HTMLParser):
-    """The tags, addresses and text of a page."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.addresses, self.figures, self.text = [], [], {}, ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        self.tags.append(tag)
-        self.addresses += [attributes[name] for name in ("src", "href", "srcset", "data") if name in attributes]
-        if tag == "figure":
-            self.figures[attributes["id"]] = None
-        if tag == "img":
-            self.figures[list(self.figures)[-1]] = attributes["src"]
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def clip(clips):

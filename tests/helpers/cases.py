@@ -137,6 +137,12 @@ def mask_after(manual_seed, B, H, frames, patches, p, backend):
     return philox.keep_mask(seed.cpu(), B, H, frames, patches, p)
 
 
+def assert_share(bits: Tensor, share: float) -> None:
+    """Fails if the share of True bits is 4.5 standard deviations or more from that of independent draws."""
+    deviation = (share * (1 - share) / bits.numel()) ** 0.5
+    assert abs(bits.double().mean().item() - share) < 4.5 * deviation
+
+
 def assert_same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     for name in a:
         assert same_bits(a[name], b[name]), f"{name} differs"

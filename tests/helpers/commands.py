@@ -34,6 +34,12 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return 0
 
 
+def printed_text(capsys: pytest.CaptureFixture) -> str:
+    """What the command line printed since the last call, in one line and without the frames of boxes."""
+    printed = capsys.readouterr()
+    return " ".join((printed.out + printed.err).replace("│", " ").split())
+
+
 def train_retrieval(clips, out, *more, recipe="quickstart"):
     """The arguments that train retrieval on a folder of simulated clips."""
     data = ["--data.train", clips / "train.json", "--data.test", clips / "test.json", "--data.videos", clips / "videos"]

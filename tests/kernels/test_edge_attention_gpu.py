@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers.cases import GPU_BACKENDS, assert_same_bits, dtype_name, same_bits
 from helpers.edges import Call, assert_close_to_definition, call, ragged_graph, run
+from helpers.streams import assert_nothing_waits, captured
 
 from stgt_kernels import RaggedGraph, edge_attention
 
@@ -57,36 +58,19 @@ def work_of(backend: str):
 
 @each_backend
 def test_nothing_waits_for_the_gpu(backend):
-    """A launch returns while the GPU is still busy with earlier work."""
     work, _ = work_of(backend)
-    work()
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        torch.cuda._sleep(2_000_000_000)  # about a second
-        done = torch.cuda.Event()
-        done.record()
-        work()
-        assert not done.query()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    assert_nothing_waits(work)
 
 
 @each_backend
 def test_cuda_graphs_capture_it(backend):
     """Each replay reads new inputs and draws a new mask."""
     work, q = work_of(backend)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        work()
-    stream.synchronize()
-    captured = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(captured):
-        results = work()
-    captured.replay()
+    cuda_graph, results = captured(work)
+    cuda_graph.replay()
     first = results["out"].clone()
     q.copy_(torch.randn_like(q))
-    captured.replay()
+    cuda_graph.replay()
     assert not torch.equal(results["out"], first)
     assert all(result.isfinite().all() for result in results.values())
 

@@ -7,6 +7,7 @@ import torch
 from helpers.bounds import assert_attention_errors
 from helpers.cases import GPU_BACKENDS, assert_same_bits, dtype_name, heads, on, same_bits, video_graph, with_gradients
 from helpers.poison import poisoned_memory
+from helpers.streams import assert_nothing_waits, captured
 from torch import Tensor
 
 from stgt_kernels import SpatioTemporalGraph, graph_attention, spatio_temporal_graph
@@ -126,7 +127,6 @@ def test_it_runs_on_the_current_stream(backend):
 
 @each_backend
 def test_nothing_waits_for_the_gpu(backend):
-    """A launch returns while the GPU is still busy with earlier work."""
     arguments = operands(backend, 1, 2, 3, 100, 88)
     x = on(backend, video_like_tokens(1, 3, 100, 64, dtype=torch.bfloat16))
 
@@ -134,17 +134,7 @@ def test_nothing_waits_for_the_gpu(backend):
         spatio_temporal_graph(x, threshold=0.5, backend=backend)
         return step(backend, dropout_p=0.1)(*arguments)
 
-    work()
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        torch.cuda._sleep(2_000_000_000)  # about a second
-        done = torch.cuda.Event()
-        done.record()
-        work()
-        assert not done.query()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    assert_nothing_waits(work)
 
 
 @each_backend
@@ -158,17 +148,11 @@ def test_cuda_graphs_capture_it(dropout_p, backend):
         graph = spatio_temporal_graph(x, threshold=0.5, backend=backend)
         return step(backend, dropout_p)(q, k, v, graph, dout)
 
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        work()
-    stream.synchronize()
-    captured = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(captured):
-        results = work()
+    cuda_graph, results = captured(work)
     q.copy_(torch.randn_like(q)), x.copy_(x.flip(1))
-    captured.replay()
+    cuda_graph.replay()
     first = {name: tensor.clone() for name, tensor in results.items()}
-    captured.replay()
+    cuda_graph.replay()
     if dropout_p:
         assert not torch.equal(results["out"], first["out"]) and results["out"].isfinite().all()
     else:

@@ -6,6 +6,7 @@ from helpers.bounds import assert_attention_errors
 from helpers.cases import (
     DTYPES,
     GPU_BACKENDS,
+    assert_share,
     dtype_name,
     each_backend,
     each_kernel,
@@ -128,23 +129,17 @@ def test_a_probability_close_to_one_keeps_its_share_exactly(backend):
 def test_the_mask_is_fair(p):
     """The shares of kept edges, and of pairs of neighbours along every axis, are within 4.5 standard deviations."""
     keep, keep_prob = philox.keep_mask(torch.tensor([(1 << 62) + 12345]), 4, 4, 3, 65, p)
-    another, _ = philox.keep_mask(
-        torch.tensor([12345]), 4, 4, 3, 65, p
-    )  # this seed differs in the key's high word alone
+    another, _ = philox.keep_mask(torch.tensor([12345]), 4, 4, 3, 65, p)  # only the key's high word differs
     assert keep_prob == pytest.approx(1 - p, abs=1 / 65536)
 
-    def fair(bits, share):
-        deviation = (share * (1 - share) / bits.numel()) ** 0.5
-        assert abs(bits.double().mean().item() - share) < 4.5 * deviation
-
-    fair(keep, keep_prob)
+    assert_share(keep, keep_prob)
     both = keep_prob**2
-    fair(keep & another, both)
+    assert_share(keep & another, both)
     for axis in range(4):
         for step in (1, 2, 8, 32, 64):
             if step < keep.shape[axis]:
                 size = keep.shape[axis] - step
-                fair(keep.narrow(axis, 0, size) & keep.narrow(axis, step, size), both)
+                assert_share(keep.narrow(axis, 0, size) & keep.narrow(axis, step, size), both)
     for axis in ((0, 1, 2), (0, 1, 3)):  # the share of each column, and of each row
         share = keep.double().mean(axis)
         deviation = (keep_prob * (1 - keep_prob) / (keep.numel() / share.numel())) ** 0.5

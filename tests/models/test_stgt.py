@@ -83,6 +83,16 @@ def test_the_loss_is_the_sum_of_its_weighted_parts():
     torch.testing.assert_close(run(alignment_weight=0.0, vtm_weight=0.0)["loss"], whole["vtg"])
 
 
+def matching_loss(model, video, ids, mask, wrong_text, wrong_video):
+    """The matching loss of a batch in which each pair has one wrong text and one wrong video."""
+    logits = [
+        model.match(video.embeds, ids, mask),
+        model.match(video.embeds[wrong_video], ids, mask),
+        model.match(video.embeds, ids[wrong_text], mask[wrong_text]),
+    ]
+    return losses.vtm_loss(torch.cat(logits), len(ids)).detach()
+
+
 def test_the_loss_follows_the_public_parts():
     model, batch = tiny_model().eval(), tiny_batch()
     ids, mask = batch["input_ids"], batch["attention_mask"]
@@ -95,12 +105,7 @@ def test_the_loss_follows_the_public_parts():
     torch.testing.assert_close(out["vtg"], losses.vtg_loss(logits, ids, mask).detach())
     draws = torch.rand(2, 4, generator=torch.Generator().manual_seed(0))
     wrong_text, wrong_video = losses.hard_negatives(v2t, draws[0]), losses.hard_negatives(v2t.T, draws[1])
-    matching = [
-        model.match(video.embeds, ids, mask),
-        model.match(video.embeds[wrong_video], ids, mask),
-        model.match(video.embeds, ids[wrong_text], mask[wrong_text]),
-    ]
-    torch.testing.assert_close(out["vtm"], losses.vtm_loss(torch.cat(matching), 4).detach())
+    torch.testing.assert_close(out["vtm"], matching_loss(model, video, ids, mask, wrong_text, wrong_video))
 
 
 def test_a_step_computes_what_it_reads_of_a_video_once(monkeypatch):
@@ -188,12 +193,7 @@ def test_a_video_that_occurs_twice_in_a_batch_is_not_its_own_negative(alignment)
     draws = torch.rand(2, 4, generator=torch.Generator().manual_seed(0))
     wrong_text = losses.hard_negatives(v2t, draws[0], same=same)
     wrong_video = losses.hard_negatives(v2t.T, draws[1], same=same)
-    matching = [
-        model.match(video.embeds, ids, mask),
-        model.match(video.embeds[wrong_video], ids, mask),
-        model.match(video.embeds, ids[wrong_text], mask[wrong_text]),
-    ]
-    torch.testing.assert_close(out["vtm"], losses.vtm_loss(torch.cat(matching), 4).detach())
+    torch.testing.assert_close(out["vtm"], matching_loss(model, video, ids, mask, wrong_text, wrong_video))
     released = model(batch, LossConfig(alignment=alignment), torch.Generator().manual_seed(0))
     assert not torch.allclose(released["loss"], out["loss"], rtol=1e-5, atol=0)
 

@@ -3,28 +3,27 @@
 import json
 import signal
 import statistics
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers.commands import printed_text, run_cli
 
 from stgt import checkpoint as ckpt
-from stgt import cli
 from stgt.data.shapes.motion import GROUP
+from stgt.evaluation.spread import Spread
 from stgt.paper.ablation import grid, run
 from stgt.paper.ablation.grid import Measured
 from stgt.paper.ablation.hits import Hits
 from stgt.paper.ablation.plot import draw
 from stgt.paper.ablation.run import Size, ablate
 from stgt.paper.ablation.studies import BASELINE, GRAPH, STUDIES, Study, Variant, base_run
-from stgt.paper.ablation.table import Spread, chance, difference_table, study_table
+from stgt.paper.ablation.table import chance, difference_table, study_table
 from stgt.recipes import quickstart
 from stgt.signals import StoppedError
 
 TWO = Study("Two", (BASELINE, GRAPH))
 SWEEP = Study("Sweep", (Variant("at 0.1", {"threshold": 0.1}),), axis="h", values=(0.1, 0.9), tested=True)
-ONE_IN_FIVE = Hits([True], [True, False, False, False, False])
 SMALL = Size(seeds=1, epochs=1, clips=32, test_clips=6)
 
 
@@ -174,11 +173,7 @@ def test_curves_are_drawn_for_one_seed_too(tmp_path):
 )
 def test_a_wrong_argument_is_refused_before_any_work(words, expected, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["stgt", "ablate", *words])
     monkeypatch.setattr(run, "measure", lambda *_: pytest.fail("it was started"))
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2
-    printed = capsys.readouterr()
-    assert expected in " ".join((printed.out + printed.err).replace("│", " ").split())
+    assert run_cli(monkeypatch, "ablate", *words) == 2
+    assert expected in printed_text(capsys)
     assert list(tmp_path.iterdir()) == []

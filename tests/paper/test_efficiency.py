@@ -3,13 +3,12 @@
 import json
 import math
 import resource
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.commands import printed_text, run_cli
 
-from stgt import cli
 from stgt.cli.efficiency import efficiency
 from stgt.models.stgt import STGT
 from stgt.paper import table6
@@ -135,11 +134,7 @@ def test_functions_are_timed_in_turns():
 )
 def test_a_wrong_argument_is_reported_before_anything_is_timed(words, expected, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["stgt", "efficiency", *words])
     monkeypatch.setattr(table6, "count", lambda config: pytest.fail("it was counted"))
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2
-    printed = capsys.readouterr()
-    assert expected in " ".join((printed.out + printed.err).replace("│", " ").split())
+    assert run_cli(monkeypatch, "efficiency", *words) == 2
+    assert expected in printed_text(capsys)
     assert list(tmp_path.iterdir()) == []

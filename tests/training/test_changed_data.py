@@ -3,14 +3,12 @@
 import json
 import os
 import shutil
-import sys
 from dataclasses import replace
 
 import pytest
-from helpers.commands import TINY, TWO_EPOCHS
+from helpers.commands import TINY, TWO_EPOCHS, run_cli
 
 from stgt import checkpoint as ckpt
-from stgt import cli
 from stgt.cli import data as commands
 from stgt.config import TrainConfig, from_dict
 from stgt.data.shapes import render_shapes
@@ -53,17 +51,9 @@ def train(monkeypatch, data, out, *more):
     """Run `stgt train` in this process and return its exit status."""
     paths = ["--data.train", data / "train.json", "--data.test", data / "test.json", "--data.videos", data / "videos"]
     paths += ["--data.val", data / "test.json", "--data.bad-list", data / "bad.json"]
-    words = [
-        str(word)
-        for word in ["stgt", "train", "quickstart", *TINY, *TWO_EPOCHS, "--epochs", 1, *paths, "--out", out, *more]
-    ]
-    words[words.index("--vtc-epochs") + 1] = "0"
-    monkeypatch.setattr(sys, "argv", words)
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return stop.code
-    return 0
+    words = ["train", "quickstart", *TINY, *TWO_EPOCHS, "--epochs", 1, *paths, "--out", out, *more]
+    words[words.index("--vtc-epochs") + 1] = 0
+    return run_cli(monkeypatch, *words)
 
 
 def exchange(one, other):

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from helpers.commands import run_cli, train_questions, train_retrieval
+from helpers.commands import printed_text, run_cli, train_questions, train_retrieval
 from helpers.language_models import save_language_model
 
 from stgt import checkpoint as ckpt
@@ -243,8 +243,7 @@ def test_mistakes_are_reported_before_anything_is_done(clips, run, monkeypatch, 
     ]
     for words, message in cases:
         assert run_cli(monkeypatch, *train_questions(clips, tmp_path / "never", *words)) == 2, words
-        printed = capsys.readouterr()
-        text = " ".join((printed.out + printed.err).replace("│", " ").split())
+        text = printed_text(capsys)
         assert message in text and "Traceback" not in text
     assert not (tmp_path / "never").exists()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.commands import run_cli, train_retrieval
+from helpers.commands import printed_text, run_cli, train_retrieval
 from helpers.forks import Fork, command
 from helpers.runs import differing
 from helpers.standin import kill_in
@@ -140,8 +140,7 @@ def test_another_configuration_is_refused_with_the_fields_that_differ(run, clips
 def test_a_wrong_argument_is_reported_before_anything_is_done(words, expected, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert run_cli(monkeypatch, *words) == 2
-    printed = capsys.readouterr()
-    message = " ".join((printed.out + printed.err).replace("│", " ").split())
+    message = printed_text(capsys)
     assert expected in message and "Traceback" not in message
     assert list(tmp_path.iterdir()) == []
 

@@ -1,10 +1,10 @@
 """Released weights are converted to a folder that gives the recorded numbers, and back to released weights."""
 
 import json
-import sys
 
 import pytest
 import torch
+from helpers.commands import run_cli
 from helpers.recorded import (
     check_losses_and_gradients,
     check_words_and_matching,
@@ -15,7 +15,6 @@ from helpers.recorded import (
 from helpers.tiny import tiny_batch, tiny_config, tiny_model
 from safetensors.torch import load_file
 
-from stgt.cli import main
 from stgt.cli.convert import convert
 from stgt.convert import convert_files
 from stgt.models.stgt import STGT
@@ -247,12 +246,7 @@ def test_the_command_line_converts_files(tmp_path, monkeypatch, capsys):
     ]
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["stgt", "convert", *map(str, arguments), *flags])
-        try:
-            main()
-        except SystemExit as done:
-            return done.code, capsys.readouterr()
-        return 0, capsys.readouterr()
+        return run_cli(monkeypatch, "convert", *arguments, *flags), capsys.readouterr()
 
     status, printed = run(path, "--out", tmp_path / "folder")
     assert status == 0 and "folder:" in printed.out and "with the vision tower" in printed.out

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from stgt.causes import first_line
 from stgt.data.manifest.ids import QuestionIds
 from stgt.data.manifest.rows import Kind, names_of
 from stgt.data.names import IMAGES
@@ -55,7 +56,7 @@ class ManifestFile:
         except FileNotFoundError:
             raise ValueError(f"{path}: no such file") from None
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+            raise ValueError(f"{path}: not a Parquet file ({first_line(error)})") from None
         self.rows = self._file.metadata.num_rows
         self.kind = kind or self._found_kind()
         self._types = self._column_types()
@@ -118,8 +119,7 @@ class ManifestFile:
                 yield checked
             ids.require_distinct()
         except (pa.ArrowException, OSError) as error:
-            cause = str(error).splitlines()[0]
-            raise ValueError(f"{self.path}: the file is damaged near row {start} ({cause})") from None
+            raise ValueError(f"{self.path}: the file is damaged near row {start} ({first_line(error)})") from None
 
 
 class _Rows:

@@ -20,8 +20,8 @@ from stgt.data.shapes.scene import (
     Object,
     Scene,
     Track,
-    apart,
     meet,
+    spread_out,
 )
 
 MOVES = tuple(f"moving {direction}" for direction in DIRECTIONS)
@@ -158,16 +158,7 @@ def simulate(scene: PhasedScene, frames: int, rng: np.random.Generator) -> list[
         motion = mover.phases[0].motion.replace("moving", "moves")
         plain = [Object(thing.colour, thing.shape, thing.size, motion) for thing in (mover, other)]
         return meet(Scene(tuple(plain), scene.relation), time, rng)
-    tracks: list[Track] = []
-    for thing in scene.objects:
-        for _ in range(20):
-            track = _course(thing, time, rng)
-            if track is not None and all(apart(track, other) for other in tracks):
-                tracks.append(track)
-                break
-        else:
-            return None
-    return tracks
+    return spread_out(scene.objects, lambda thing: _course(thing, time, rng))
 
 
 def _course(thing: PhasedObject, time: np.ndarray, rng: np.random.Generator) -> Track | None:

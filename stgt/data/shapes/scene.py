@@ -6,9 +6,13 @@ The canvas is the unit square, with x to the right and y down. Time runs from 0 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+
+Thing = TypeVar("Thing")
 
 COLOURS = {
     "red": (225, 40, 40),
@@ -111,11 +115,19 @@ def simulate(scene: Scene, frames: int, rng: np.random.Generator) -> list[Track]
     time = np.linspace(0, 1, frames)
     if scene.relation:
         return meet(scene, time, rng)
+    return spread_out(scene.objects, lambda thing: _course(thing, time, rng))
+
+
+def spread_out(things: Iterable[Thing], course: Callable[[Thing], Track | None]) -> list[Track] | None:
+    """A course for each thing that keeps apart from the earlier ones, or None if 20 tries for a thing find none.
+
+    course: draws a course for a thing, or returns None if the draw cannot be used.
+    """
     tracks: list[Track] = []
-    for thing in scene.objects:
+    for thing in things:
         for _ in range(20):
-            track = _course(thing, time, rng)
-            if all(apart(track, other) for other in tracks):
+            track = course(thing)
+            if track is not None and all(apart(track, other) for other in tracks):
                 tracks.append(track)
                 break
         else:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from stgt.causes import cause_of
 from stgt.data.errors import StoreError, VideoError, require_file
 from stgt.files import scratch_file
 
@@ -145,7 +146,7 @@ def _remote(member: Member, start: int) -> bytes:
         except Exception as error:  # every protocol has errors of its own
             if isinstance(error, FileNotFoundError):
                 raise VideoError(f"{member}: no such file") from error
-            cause = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            cause = cause_of(error)[:200]
             # An error of HTTP has a status.
             if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
                 raise PermissionError(f"{member}: {cause}") from error

@@ -32,8 +32,8 @@ class Pairs:
     """(P,) int64, the nodes of relations"""
 
 
-def pairs_of(videos: Videos, clips: int, T: int, most: int) -> Pairs:
-    """The pairs of a batch of `clips` clips with T frames. most: the most pairs of a clip; those that are seen in most
+def pairs_of(videos: Videos, T: int, most: int) -> Pairs:
+    """The pairs of a batch of clips with T frames. most: the most pairs of a clip; those that are seen in most
     frames are kept.
     """
     sighting, track = videos.sighting.numpy(), videos.track.numpy()

@@ -24,7 +24,7 @@ def delete_nodes(clip: ClipGraphs, share: float, rng: np.random.Generator) -> Cl
 
     Each node is deleted with the probability `share`, and its edges with it. Raises ValueError unless 0 <= share <= 1.
     """
-    _require_share("share", share)
+    _require_share(share)
 
     def kept() -> bool:
         return rng.random() >= share
@@ -75,7 +75,7 @@ def flip_labels(clip: ClipGraphs, share: float, labels: Sequence[str], rng: np.r
     labels: at least two different labels that wrong ones are drawn from. Raises ValueError for fewer labels, and unless
     0 <= share <= 1.
     """
-    _require_share("share", share)
+    _require_share(share)
     if len(set(labels)) < 2:
         raise ValueError(f"labels is {list(labels)!r}, expected at least two different ones")
     wrong: dict[int, str] = {}
@@ -100,7 +100,7 @@ def break_tracks(clip: ClipGraphs, share: float, rng: np.random.Generator) -> Cl
 
     Raises ValueError unless 0 <= share <= 1.
     """
-    _require_share("share", share)
+    _require_share(share)
     tracks = _labels(clip)
     new, number = {track: track for track in tracks}, max(tracks, default=-1) + 1
     seen: set[int] = set()
@@ -161,6 +161,6 @@ def _with_truth_left(clip: ClipGraphs, change: Callable[[Frame], Frame]) -> Clip
     return replace(clip, grounding=tuple(left))
 
 
-def _require_share(name: str, share: float) -> None:
+def _require_share(share: float) -> None:
     if not 0 <= share <= 1:
-        raise ValueError(f"{name} is {share}, expected 0 to 1")
+        raise ValueError(f"share is {share}, expected 0 to 1")

@@ -9,10 +9,11 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stgt.evaluation.spread import Spread
 from stgt.figures.style import RIGHT, WIDTH, paper, write
 from stgt.paper.ablation.grid import Measured
 from stgt.paper.ablation.studies import Study
-from stgt.paper.ablation.table import Spread, chance, r_mean
+from stgt.paper.ablation.table import chance, r_mean
 
 Results = Sequence[tuple[Study, Sequence[Sequence[Measured]]]]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from stgt.data.shapes.motion import GROUP
 from stgt.evaluation.intervals import Difference, paired_difference
+from stgt.evaluation.spread import Spread
 from stgt.markdown import table
 from stgt.paper.ablation.grid import Measured
 from stgt.paper.ablation.hits import Hits
@@ -17,20 +17,6 @@ from stgt.paper.ablation.studies import Study
 
 TEXT_TO_VIDEO, VIDEO_TO_TEXT = "text_to_video", "video_to_text"
 RECALLS = ("R@1", "R@5", "R@10", "mean")
-
-
-class Spread(NamedTuple):
-    """Mean and sample standard deviation (n−1) of the values of several seeds. A single seed has no deviation."""
-
-    mean: float
-    std: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        return cls(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1f}" + ("" if self.std is None else f" ± {self.std:.1f}")
 
 
 def r_mean(runs: Sequence[Measured], place: int = 0) -> list[float]:

@@ -1,28 +1,20 @@
 """The checks of the arguments of edge_attention. Each error names the argument, what came and what was expected."""
 
-import torch
 from torch import Tensor
 
 from stgt_kernels import dispatch
+from stgt_kernels.ops.tensors import check_operands
 from stgt_kernels.ragged_graph import RaggedGraph
+from stgt_kernels.rounding import accumulator_dtype
 
 OP = "edge_attention"
-DTYPES = (*dispatch.FLOAT_DTYPES, torch.float64)
 
 
 def check(q: Tensor, k: Tensor, v: Tensor, graph: RaggedGraph) -> None:
     """Raises ValueError unless q, k and v are (N, H, D) of one dtype, on the device of a graph with N nodes."""
     if q.ndim != 3:
         raise ValueError(f"{OP}: q must be (N, H, D), got {tuple(q.shape)}")
-    for name, tensor in (("k", k), ("v", v)):
-        if tensor.shape != q.shape:
-            raise ValueError(f"{OP}: {name} must have q's shape {tuple(q.shape)}, got {tuple(tensor.shape)}")
-        if tensor.dtype != q.dtype:
-            raise ValueError(f"{OP}: {name} must have q's dtype {q.dtype}, got {tensor.dtype}")
-        if tensor.device != q.device:
-            raise ValueError(f"{OP}: {name} must be on q's device {q.device}, got {tensor.device}")
-    if q.dtype not in DTYPES:
-        raise ValueError(f"{OP}: q must be float32, float64, bfloat16 or float16, got {q.dtype}")
+    check_operands(OP, q, k, v)
     N, H, D = q.shape
     limit = dispatch.MAX_HEAD_DIM
     if H < 1 or not 1 <= D <= limit:
@@ -50,7 +42,7 @@ def edge_values(name: str, values: Tensor | None, q: Tensor, graph: RaggedGraph)
     if not isinstance(values, Tensor) or values.ndim != 2 or values.shape[1] != q.shape[1]:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(f"{OP}: {name} must be a tensor (E, H) or (types, H) with H={q.shape[1]}, got {got}")
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    wide = accumulator_dtype(q.dtype)
     if values.dtype not in (wide, q.dtype):
         names = " or ".join(sorted({str(wide), str(q.dtype)}))
         raise ValueError(f"{OP}: with q in {q.dtype}, {name} must be in {names}, got {values.dtype}")

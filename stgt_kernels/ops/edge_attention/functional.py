@@ -10,6 +10,7 @@ from stgt_kernels.ops import numbers
 from stgt_kernels.ops.autograd import own_view
 from stgt_kernels.ops.edge_attention import arguments, reference
 from stgt_kernels.ops.edge_attention.function import EdgeAttentionFunction
+from stgt_kernels.ops.tensors import in_autocast_dtype
 from stgt_kernels.ragged_graph import RaggedGraph
 
 
@@ -98,9 +99,7 @@ def edge_attention(
             not positive, dropout_p out of range, or a named backend that cannot run.
     """
     arguments.check_tensors(q, k, v, graph)
-    autocast = dispatch.autocast_dtype(q.device)
-    if autocast is not None and all(t.dtype in dispatch.FLOAT_DTYPES for t in (q, k, v)):
-        q, k, v = (t.to(autocast) for t in (q, k, v))
+    q, k, v = in_autocast_dtype(q, k, v)
     arguments.check(q, k, v, graph)
     edge_scale = arguments.edge_values("edge_scale", edge_scale, q, graph)
     edge_bias = arguments.edge_values("edge_bias", edge_bias, q, graph)

@@ -5,11 +5,7 @@ from torch import Tensor
 
 from stgt_kernels import _C as _C  # registers torch.ops.stgt_kernels
 from stgt_kernels.ops.edge_attention.vmap import fold_into_heads
-
-
-def wide(q: Tensor) -> torch.dtype:
-    """The dtype of scores and softmax: float64 for float64, and float32 for all others."""
-    return torch.float64 if q.dtype == torch.float64 else torch.float32
+from stgt_kernels.rounding import accumulator_dtype
 
 
 @torch.library.register_fake("stgt_kernels::edge_attention_fwd")
@@ -17,7 +13,7 @@ def _(
     q, k, v, edge_scale, edge_bias, row_ptr, source, row_edge, scale_type, bias_type, seed, clamp, scale, dropout_p
 ):  # fmt: skip
     (N, H, _), E = q.shape, source.shape[0]
-    dtype = wide(q)
+    dtype = accumulator_dtype(q.dtype)
     return q.new_empty(q.shape), q.new_empty(E, H, dtype=dtype), q.new_empty(N, H, 2, dtype=dtype)
 
 

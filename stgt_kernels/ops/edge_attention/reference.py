@@ -5,6 +5,7 @@ from torch import Tensor
 
 from stgt_kernels.ops.edge_attention.dropout import keep_mask
 from stgt_kernels.ragged_graph import RaggedGraph
+from stgt_kernels.rounding import accumulator_dtype
 
 
 def edge_attention(
@@ -25,7 +26,7 @@ def edge_attention(
     Half precision is computed in float32.
     """
     dtype = q.dtype
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    wide = accumulator_dtype(dtype)
     source, target = graph.to_edge_index().unbind(0)
     q, k, v = (t.to(wide) for t in (q, k, v))
     scores = (gather(q, target) * gather(k, source)).sum(-1) * scale

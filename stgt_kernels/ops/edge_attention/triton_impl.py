@@ -1,7 +1,5 @@
 """Launches of the Triton kernels of edge attention (triton_kernels.py), as leaf operators of torch."""
 
-import math
-
 import torch
 import triton
 from torch import Tensor
@@ -14,6 +12,7 @@ from stgt_kernels.ops.edge_attention.triton_kernels import (
 )
 from stgt_kernels.ops.edge_attention.vmap import fold_into_heads
 from stgt_kernels.ops.graph_attention import philox
+from stgt_kernels.ops.layout import last_contiguous, vector_strides
 
 TILE = 2048  # elements of the nodes at the other end of a chunk of edges
 REGISTERS = 128  # the most of a thread; without this limit, the assembler spills in order to take fewer than 80
@@ -28,22 +27,6 @@ def blocks(H: int, D: int) -> dict[str, int]:
     BD = triton.next_power_of_2(D)
     BH = min(triton.next_power_of_2(H), max(TILE // (4 * BD), 1))
     return dict(BE=min(TILE // (BD * BH), 32), BH=BH, BD=BD)
-
-
-def last_contiguous(x: Tensor) -> Tensor:
-    """x with a contiguous last dimension, which the kernels need. They read any other strides."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
-def strides(*tensors: Tensor) -> tuple[int, list[int]]:
-    """VEC, and the strides over nodes and heads of tensors (N, H, D) in units of VEC elements.
-
-    VEC is the widest vector, of at most 16 bytes, that divides all of them, so that the compiler knows how far it may
-    vectorise. Strides of dimensions of size 1 do not count.
-    """
-    all_strides = [s if size > 1 else 0 for t in tensors for s, size in zip(t.stride()[:2], t.shape, strict=False)]
-    vec = math.gcd(16 // tensors[0].element_size(), *all_strides)
-    return vec, [stride // vec for stride in all_strides]
 
 
 def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -80,7 +63,7 @@ def forward(
     out, scores = q.new_empty(N, H, D), q.new_empty(E, H, dtype=torch.float32)
     softmax = q.new_empty(N, H, 2, dtype=torch.float32)
     size = blocks(H, D)
-    vec, steps = strides(q, k, v)
+    vec, steps = vector_strides(q, k, v)
     with torch.cuda.device_of(q):
         if N:
             edge_attention_fwd_kernel[(N, triton.cdiv(H, size["BH"]))](
@@ -133,7 +116,7 @@ def backward_op(
     dscale, dbias = (torch.empty_like(scores) if needed else None for needed in (need_dscale, need_dbias))
     size = blocks(H, D)
     grid = (N, triton.cdiv(H, size["BH"]))
-    vec, steps = strides(dout, k, v, q)
+    vec, steps = vector_strides(dout, k, v, q)
     own, other, of_q = steps[:2], steps[2:6], steps[6:]
     with torch.cuda.device_of(q):
         if N:

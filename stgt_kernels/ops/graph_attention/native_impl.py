@@ -4,19 +4,14 @@ import torch
 from torch import Tensor
 
 from stgt_kernels import _C as _C  # registers torch.ops.stgt_kernels
+from stgt_kernels.ops.layout import heads_last
 from stgt_kernels.ops.vmap import fold_into_batch
-
-
-def heads_last(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """An empty tensor (B, H, N, D) whose memory is (B, N, H, D), so that merging the heads copies nothing."""
-    B, H, N, D = like.shape
-    return like.new_empty(B, N, H, D, dtype=dtype or like.dtype).transpose(1, 2)
+from stgt_kernels.rounding import accumulator_dtype
 
 
 @torch.library.register_fake("stgt_kernels::graph_attention_fwd")
 def _(q, k, v, weight, live, seed, scale, dropout_p):
-    B, H, N, _ = q.shape
-    return heads_last(q), q.new_empty(B, H, N, dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
+    return heads_last(q), q.new_empty(q.shape[:3], dtype=accumulator_dtype(q.dtype))
 
 
 @torch.library.register_fake("stgt_kernels::graph_attention_bwd")

@@ -1,7 +1,5 @@
 """Launches of the Triton kernels of graph attention (triton_fwd.py, triton_bwd.py), as leaf operators of torch."""
 
-import math
-
 import torch
 import triton
 from torch import Tensor
@@ -16,6 +14,7 @@ from stgt_kernels.ops.graph_attention.triton_bwd import (
 )
 from stgt_kernels.ops.graph_attention.triton_common import live_tiles_kernel, split_head_dim
 from stgt_kernels.ops.graph_attention.triton_fwd import graph_attention_fwd_kernel
+from stgt_kernels.ops.layout import heads_last, last_contiguous, vector_strides
 from stgt_kernels.ops.vmap import fold_into_batch
 
 
@@ -83,11 +82,7 @@ class Launch:
         self.wide_weights = self.unit == "half" and weight.dtype == torch.float32
         self.capability = capability(q)
         D0, D1 = split_head_dim(self.D)
-        # Strides are passed in units of vec elements, where vec divides all of them, so the compiler knows how wide its
-        # loads may be. Strides of dimensions of size 1 do not count.
-        strides = [s if size > 1 else 0 for t in tensors for s, size in zip(t.stride()[:3], t.shape, strict=False)]
-        vec = math.gcd(16 // q.element_size(), *strides)
-        self.strides = [stride // vec for stride in strides]
+        vec, self.strides = vector_strides(*tensors)
         dropped, kept = philox.drop_threshold(dropout_p), philox.keep_prob(dropout_p)
         self.runtime = (self.H, self.T, self.O, scale, dropped, 1 / kept)
         precision = "tf32" if self.unit == "tf32" else "ieee"
@@ -114,16 +109,6 @@ class Launch:
         constants = dict(GROUP=block // TILE, COLUMNS=columns, BLOCK=min(triton.next_power_of_2(length), 1024))
         live_tiles_kernel[(lists,)](self.live, tiles, count, self.T, self.O, n, **constants)
         return tiles, count
-
-
-def last_contiguous(x: Tensor) -> Tensor:
-    """x with a contiguous last dimension, which the kernels need. They read any other strides."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
-def heads_last(like: Tensor) -> Tensor:
-    """An empty tensor (B, H, N, D) whose memory is (B, N, H, D), so that merging the heads copies nothing."""
-    return like.new_empty(like.transpose(1, 2).shape).transpose(1, 2)
 
 
 @torch.library.custom_op("stgt_kernels::graph_attention_fwd_triton", mutates_args=())

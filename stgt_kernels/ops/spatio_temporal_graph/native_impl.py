@@ -4,17 +4,13 @@ import torch
 from torch import Tensor
 
 from stgt_kernels import _C as _C  # registers torch.ops.stgt_kernels
-from stgt_kernels.graph import TILE, storage_dtype
+from stgt_kernels.ops.spatio_temporal_graph.outputs import outputs
 from stgt_kernels.ops.vmap import fold_into_batch
 
 
 @torch.library.register_fake("stgt_kernels::spatio_temporal_graph_fwd")
 def _(x, threshold, window, differentiable):
-    B, T, P, _ = x.shape
-    O, n = 2 * window + 1, -(-P // TILE)
-    weight = x.new_empty(B, T, P, O, P, dtype=storage_dtype(x.dtype, differentiable))
-    live = x.new_empty(B, T, n, O, n, dtype=torch.bool)
-    return weight, live, x.new_empty(B, T, P, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return outputs(x, window, differentiable)
 
 
 @torch.library.register_fake("stgt_kernels::spatio_temporal_graph_bwd")

@@ -1,12 +1,12 @@
 """Launches of the Triton kernels that build the graph (triton_kernels.py), as leaf operators of torch."""
 
-import math
-
 import torch
 import triton
 from torch import Tensor
 
-from stgt_kernels.graph import TILE, storage_dtype
+from stgt_kernels.graph import TILE
+from stgt_kernels.ops.layout import last_contiguous, vector_strides
+from stgt_kernels.ops.spatio_temporal_graph.outputs import outputs
 from stgt_kernels.ops.spatio_temporal_graph.triton_kernels import (
     inv_norm_kernel,
     rescue_kernel,
@@ -27,21 +27,11 @@ def launch_config(kernel: str, dtype: torch.dtype, P: int) -> dict[str, int]:
     return dict(**rows, BK=64, num_stages=3) if kernel == "fwd" else dict(**rows, BN=64, BK=128, num_stages=2)
 
 
-def operands(x: Tensor) -> tuple[Tensor, list[int], int]:
-    """Returns (x, strides, vec): x with a contiguous last dimension, and its first three strides divided by vec.
-
-    vec is the widest vector, in elements and of at most 16 bytes, that divides all of them.
-    """
-    x = x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-    strides = [stride if size > 1 else 0 for stride, size in zip(x.stride()[:3], x.shape, strict=False)]
-    vec = math.gcd(16 // x.element_size(), *strides)
-    return x, [stride // vec for stride in strides], vec
-
-
 @torch.library.custom_op("stgt_kernels::spatio_temporal_graph_fwd_triton", mutates_args=())
 def forward(x: Tensor, threshold: float, window: int, differentiable: bool) -> tuple[Tensor, Tensor, Tensor]:
     """x (B, T, P, C) -> weight (B, T, P, O, P), live (B, T, n, O, n), and 1/|x| (B, T, P) float32."""
-    x, strides, vec = operands(x)
+    x = last_contiguous(x)
+    vec, strides = vector_strides(x)
     B, T, P, C = x.shape
     precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
     weight, live, inv_norm = outputs(x, window, differentiable)
@@ -60,15 +50,6 @@ def forward(x: Tensor, threshold: float, window: int, differentiable: bool) -> t
     return weight, live, inv_norm
 
 
-def outputs(x: Tensor, window: int, differentiable: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Empty tensors for weight (B, T, P, O, P), live (B, T, n, O, n) and 1/|x| (B, T, P)."""
-    B, T, P, _ = x.shape
-    O, n = 2 * window + 1, -(-P // TILE)
-    weight = x.new_empty(B, T, P, O, P, dtype=storage_dtype(x.dtype, differentiable))
-    live = x.new_empty(B, T, n, O, n, dtype=torch.bool)
-    return weight, live, x.new_empty(B, T, P, dtype=torch.float32)
-
-
 @forward.register_fake
 def _(x, threshold, window, differentiable):
     return outputs(x, window, differentiable)
@@ -77,7 +58,8 @@ def _(x, threshold, window, differentiable):
 @torch.library.custom_op("stgt_kernels::spatio_temporal_graph_bwd_triton", mutates_args=())
 def backward(dweight: Tensor, x: Tensor, weight: Tensor, inv_norm: Tensor) -> Tensor:
     """dweight, weight (B, T, P, O, P), x (B, T, P, C), inv_norm (B, T, P) -> dx, contiguous."""
-    x, strides, vec = operands(x)
+    x = last_contiguous(x)
+    vec, strides = vector_strides(x)
     dweight, weight, inv_norm = (t.contiguous() for t in (dweight, weight, inv_norm))
     B, T, P, C = x.shape
     dx = x.new_empty(x.shape)

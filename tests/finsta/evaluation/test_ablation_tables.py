@@ -8,7 +8,7 @@ import pytest
 from stgt.cli.finsta import Studies
 from stgt.finsta.config import FinstaConfig
 from stgt.finsta.evaluation.ablation.page import write_tables
-from stgt.finsta.evaluation.ablation.results import choices, compared, drops, hits, order_like_the_papers, score, spread
+from stgt.finsta.evaluation.ablation.results import choices, compared, drops, hits, order_like_the_papers, score
 from stgt.finsta.evaluation.ablation.rows import FINSTA, HOST, STEPS, STUDIES, rows_of
 from stgt.finsta.evaluation.matching import Matching
 from stgt.finsta.evaluation.measured import Measured
@@ -80,7 +80,3 @@ def test_the_tables():
     assert cells(grounding, FINSTA.title)[1:4] == ["whole graphs", "90.0 ± 0.0", "50.0 ± 0.0"]
     assert "host" not in grounding
     assert "Spearman's correlation is not defined for the means" in page
-
-
-def test_a_single_value_has_no_deviation():
-    assert spread([2.0]) == "2.0" and spread([1.0, 3.0]) == "2.0 ± 1.4"

@@ -95,6 +95,7 @@ def test_texts_and_captions_are_parsed(clips, stgt, tmp_path):
         (["videos", ".", "--detect", "blobs", "--threshold", 0.5], "--threshold is given, expected it with --detect"),
         (["graphs", "a.jsonl", "--videos", "gone"], "--videos is gone, expected an existing folder"),
         (["graphs", "a.jsonl", "--detect", "blobs"], "a.jsonl: there is no folder `videos` beside it"),
+        (["videos", ".", "--detect", "gone", "--device", "abacus"], "device is 'abacus', expected 'auto' or a torch"),
         (["graphs", "a.jsonl"], "a.jsonl: no such file"),
         (["vidvrd", "."], "there is no JSON file in the folder"),
     ],

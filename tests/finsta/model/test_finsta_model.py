@@ -11,7 +11,6 @@ from stgt.finsta.graphs.graph import ClipGraphs, Frame, VideoGraph
 from stgt.finsta.hosts.host import Widths
 
 CLIPS = [scene(seed, things) for seed, things in enumerate((1, 2, 3, 2))]
-SWITCHES = ("osc", "ptc", "stgd", "temporal_coref", "adverbs", "crossmodal_coref")
 
 
 def numbers(output):

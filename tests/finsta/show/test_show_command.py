@@ -1,32 +1,16 @@
 """`stgt finsta show` draws simulated and real clips, and texts with any characters."""
 
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from helpers.web_page import Page
 from PIL import Image
 
 from stgt.finsta.graphs.lines import read_graphs
 
 ASSETS = Path(__file__).parents[2] / "assets"
 NASTY = "<script>alert(1)</script> $x^2$ \\frac 犬 \x1b[31m & \"'"
-
-
-class Page(HTMLParser):
-    """The tags, sources and text of a page."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.sources, self.text = [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.sources += [value for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data):
-        self.text += data
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +41,7 @@ def test_a_simulated_clip_has_three_pictures_and_a_page(clips, graphs, stgt, tmp
         assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0)} <= colours(tmp_path / "page" / f"{name}.png")
     page = Page((tmp_path / "page/index.html").read_text("utf-8"))
     assert page.tags.count("img") == 3 and clip.text in page.text and "simulated" in page.text
-    assert all(source.startswith("data:image/webp;base64,") for source in page.sources)
+    assert all(source.startswith("data:image/webp;base64,") for source in page.addresses)
 
 
 def test_a_real_clip_is_drawn_with_frames_of_its_own_shape(real_clips, stgt, tmp_path):

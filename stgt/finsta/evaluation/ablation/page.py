@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stgt.evaluation.spread import Spread
 from stgt.finsta.evaluation.ablation.results import (
     Results,
     choices,
@@ -11,7 +12,6 @@ from stgt.finsta.evaluation.ablation.results import (
     drops,
     hits,
     order_like_the_papers,
-    spread,
 )
 from stgt.finsta.evaluation.ablation.rows import FINSTA, STEPS, STUDIES, Row
 from stgt.finsta.evaluation.matching import KINDS
@@ -52,10 +52,10 @@ def _matching(results: Results) -> str:
     lines = []
     for row, found in results.items():
         figures = [measured.matching.figures() for measured in found]
-        cells = [spread([each[way]["R@1"] for each in figures]) for way in ("text_to_video", "video_to_text")]
+        cells = [str(Spread.of([each[way]["R@1"] for each in figures])) for way in ("text_to_video", "video_to_text")]
         for kind in (*KINDS, "mean"):
             right = [each["choices"][kind] for each in figures if kind in each["choices"]]
-            cells.append(spread(right) if right else "")
+            cells.append(str(Spread.of(right)) if right else "")
         differences = [compared(found, results[STEPS], values) for values in (hits, choices)]
         cells += ["", ""] if row == STEPS else list(map(str, differences))
         lines.append([row.title, *cells])
@@ -85,13 +85,13 @@ def _probe(results: Results) -> str:
 def _figure(found: Sequence[Measured], view: str, part: str, name: str) -> str:
     parts = [measured.understanding.get(view, {}).get(part, {}) for measured in found]
     values = [part[name] for part in parts if name in part]
-    return spread(values) if values else ""
+    return str(Spread.of(values)) if values else ""
 
 
 def _drops(results: Results) -> str:
     rows: list[Row] = [row for row in results if row.paper is not None]
     drop = {row: str(compared(results[FINSTA], results[row], hits)) for row in rows}
-    lines = [[row.title, spread(drops(results, row)), drop[row], f"{row.paper:.1f}"] for row in rows]
+    lines = [[row.title, str(Spread.of(drops(results, row))), drop[row], f"{row.paper:.1f}"] for row in rows]
     body = table(["", "drop of the score", "drop of R@1", "the paper's drop, on other data"], lines)
     if len(rows) < 2:
         return body

@@ -36,12 +36,6 @@ def compared(
     return paired_difference(pair[0][there], pair[1][there])
 
 
-def spread(values: Sequence[float]) -> str:
-    """The mean, with the sample standard deviation where there are several values."""
-    mean = f"{statistics.mean(values):.1f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
-
-
 def score(measured: Measured) -> float:
     """One figure for a run, in percent: the mean of R@1 in both directions and of the right choices."""
     figures = measured.matching.figures()

@@ -59,7 +59,6 @@ def _frame(number: int, frame: dict, things: list[dict], predicates: list[dict],
         if entry["visible"] >= SEEN and box:
             attributes = tuple(thing[key] for key in ("size", "colour") if thing[key])
             seen[entry["id"]] = SeenObject(entry["id"], thing["shape"], 1.0, box, attributes)
-    t = number / FPS
     timed = {Relation(truth["subject"], truth["name"], truth["object"]): truth for truth in predicates}
     relations = [relation for entry in frame["relations"] if (relation := Relation(*entry)) not in timed]
     relations += [relation for relation, truth in timed.items() if truth["start"] <= t < truth["end"]]

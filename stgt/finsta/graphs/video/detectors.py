@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,9 +20,6 @@ from transformers import (  # isort: skip
     AutoProcessor,
 )
 
-Detector = Callable[[Tensor], list[Detections]]
-"""Takes frames, uint8 (T, H, W, 3), and returns what it finds in each"""
-
 
 class _Found(NamedTuple):
     """The result for one frame: boxes in pixels, scores, and a label for each box."""
@@ -36,7 +33,13 @@ class TransformersDetector:
     """OWLv2, Grounding DINO, and detectors with a fixed list of classes such as RT-DETR v2."""
 
     def __init__(
-        self, name: str, labels: Sequence[str] = (), *, threshold: float = 0.3, batch: int = 8, device: str = "cpu"
+        self,
+        name: str,
+        labels: Sequence[str] = (),
+        *,
+        threshold: float = 0.3,
+        batch: int = 8,
+        device: torch.device | str = "cpu",
     ) -> None:
         """Load a detector.
 

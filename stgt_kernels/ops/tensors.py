@@ -1,0 +1,32 @@
+"""The checks of the ops' arguments that are tensors. Each error names the op, the argument and what came."""
+
+import torch
+from torch import Tensor
+
+from stgt_kernels import dispatch
+
+
+def in_autocast_dtype(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v in autocast's dtype if it is on. It does not change float64."""
+    dtype = dispatch.autocast_dtype(q.device)
+    if dtype is not None and all(t.dtype in dispatch.FLOAT_DTYPES for t in (q, k, v)):
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    return q, k, v
+
+
+def check_operands(op: str, q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raises ValueError unless k and v have q's shape, dtype and device, and q has a dtype of the ops."""
+    for name, tensor in (("k", k), ("v", v)):
+        if tensor.shape != q.shape:
+            raise ValueError(f"{op}: {name} must have q's shape {tuple(q.shape)}, got {tuple(tensor.shape)}")
+        if tensor.dtype != q.dtype:
+            raise ValueError(f"{op}: {name} must have q's dtype {q.dtype}, got {tensor.dtype}")
+        if tensor.device != q.device:
+            raise ValueError(f"{op}: {name} must be on q's device {q.device}, got {tensor.device}")
+    check_dtype(op, "q", q)
+
+
+def check_dtype(op: str, name: str, tensor: Tensor) -> None:
+    """Raises ValueError unless the tensor has a dtype of the ops."""
+    if tensor.dtype not in (*dispatch.FLOAT_DTYPES, torch.float64):
+        raise ValueError(f"{op}: {name} must be float32, float64, bfloat16 or float16, got {tensor.dtype}")
