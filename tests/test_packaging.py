@@ -179,3 +179,24 @@ def test_options_for_cuda_architectures(build):
 def test_cuda_is_found_where_nvcc_says(build):
     home = Path(build.cuda_home())
     assert (home / "include" / "cuda_runtime.h").exists() and (home / "bin" / "nvcc").exists()
+
+
+def test_make_builds_the_kernels_again_after_make_clean(tmp_path):
+    """`make clean` removes the compiled kernels. Nothing would compile them again if make took them for built."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    for name in ("Makefile", "setup.py", "pyproject.toml", "constraints.txt"):
+        shutil.copy2(ROOT / name, tmp_path)
+    (tmp_path / "csrc").mkdir()
+    stamps = [tmp_path / ".venv" / name for name in (".packages", ".built", ".complete")]
+    stamps[0].parent.mkdir()
+    for stamp in stamps:  # each is as new as the one that it is made from, as after `make setup`
+        stamp.touch()
+
+    def make(*arguments: str) -> str:
+        return subprocess.run(["make", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    assert "pip install" not in make("-n", "setup")
+    make("clean")
+    commands = make("-n", "setup")
+    assert "--editable" in commands and "-m venv" not in commands
