@@ -53,7 +53,7 @@ def evaluate_answers(run: Run, data: DataConfig, out: Path, *, beams: int = 5, b
         "questions": len(questions),
     }
     say("{annotation}: {videos} videos, {questions} questions".format(**split))
-    print(f"sha256 {split['sha256']}")
+    print(f"its SHA-256 is {split['sha256']}")
     numbers = parts(len(videos), batch_size)
     read = read_batches(videos, numbers, workers=data.workers, collate=collate)
     batches = tqdm(read, "videos", len(numbers), unit="batch", disable=len(numbers) < 8)

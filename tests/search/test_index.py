@@ -254,7 +254,7 @@ def test_the_commands_index_a_folder_and_answer_in_json(run, clips, stgt, tmp_pa
     place = tmp_path / "films.index"
     status, printed = stgt("index", clips / "videos", "--out", place, "--model", run, "--shots", "--workers", 1)
     count = len(list((clips / "videos").iterdir()))
-    assert status == 0 and f"{count} videos, {count} windows; {count} videos are new" in printed
+    assert status == 0 and f"{count} videos, {count} windows; new: {count}, changed: 0, gone: 0, left out: " in printed
     status, printed = stgt("search", place, "a green triangle", "--json", "--top", 3)
     found = json.loads(printed)
     assert status == 0 and len(found) == 3 and found[0].keys() == {"path", "start", "end", "score"}
