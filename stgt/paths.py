@@ -13,3 +13,11 @@ def given_path(path: str | Path) -> Path:
     if path == "":
         raise ValueError("the path is '', expected a file or a folder; the present folder is '.'")
     return Path(path)
+
+
+def no_such_file(path: str | Path) -> str:
+    """The message for a file that is not there. It names the present folder if the path is relative to it.
+
+    The configuration of a run has relative paths, which lead nowhere if a command runs in another folder.
+    """
+    return f"{path}: no such file" + ("" if Path(path).is_absolute() else f" in {Path.cwd()}")

@@ -84,6 +84,11 @@ def find_model(name: str | Path) -> Place:
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
         raise ValueError(f"name is {name!r}, expected the folder of a model, or OWNER/NAME of one on the hub")
     folder = Path(name)
+    if folder.is_file():
+        raise ValueError(
+            f"{name} is a file, expected the folder of a model; `stgt convert {name} --out FOLDER` makes one of a file "
+            "of weights"
+        )
     if folder.exists():
         return Place(folder, folder)
     if folder.parent.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):

@@ -79,6 +79,20 @@ def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(name, monkeypat
         runs.find_model(name)
 
 
+def test_a_file_of_weights_is_refused_with_the_command_that_makes_a_folder_of_it(monkeypatch, capsys, tmp_path):
+    (tmp_path / "released.pth").touch()
+    assert run_cli(monkeypatch, "evaluate", "--model", tmp_path / "released.pth") == 2
+    assert f"`stgt convert {tmp_path / 'released.pth'} --out FOLDER` makes one" in capsys.readouterr().err
+
+
+def test_a_relative_path_that_leads_nowhere_is_named_with_the_present_folder(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert run_cli(monkeypatch, "data", "check", "train.json") == 2
+    assert f"train.json: no such file in {tmp_path}\n" in capsys.readouterr().err
+    assert run_cli(monkeypatch, "data", "check", tmp_path / "train.json") == 2
+    assert capsys.readouterr().err.endswith("train.json: no such file\n")
+
+
 @pytest.mark.parametrize(
     "words",
     [
