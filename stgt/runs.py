@@ -24,6 +24,7 @@ from stgt.integrity import CHECKSUMS, checksum_lines, has_checksums, verify_chec
 from stgt.models.precision import DTYPES
 from stgt.models.stgt import STGT
 from stgt.models.vqa import VideoQA
+from stgt.paths import given_path
 from stgt.tasks import RETRIEVAL, Task, task_of
 from stgt.weights.pretrained import CONFIG, HEADS, Training, download, is_pretrained, read_training
 
@@ -83,7 +84,7 @@ def find_model(name: str | Path) -> Place:
     """
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
         raise ValueError(f"name is {name!r}, expected the folder of a model, or OWNER/NAME of one on the hub")
-    folder = Path(name)
+    folder = given_path(name)
     if folder.is_file():
         raise ValueError(
             f"{name} is a file, expected the folder of a model; `stgt convert {name} --out FOLDER` makes one of a file "
