@@ -209,8 +209,8 @@ def data_of(run: Run, annotation: Path | None = None, videos: Path | None = None
     Raises ValueError for a folder that is not a run, and so has no data of its own, unless both are given.
     """
     if is_pretrained(run.checkpoint) and (annotation is None or videos is None):
-        absent = "--annotation" if annotation is None else "--videos"
-        raise ValueError(f"{run.checkpoint} holds a model and names no data, expected {absent} as well")
+        absent = [name for name, path in (("--annotation", annotation), ("--videos", videos)) if path is None]
+        raise ValueError(f"{run.checkpoint} holds a model and names no data, expected {' and '.join(absent)} as well")
     return replace(run.config.data, test=annotation or run.config.data.test, videos=videos or run.config.data.videos)
 
 
