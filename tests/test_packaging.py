@@ -18,6 +18,7 @@ import stgt_kernels
 from stgt_kernels import _C
 
 ROOT = Path(__file__).parents[1]
+TOOLS = "pip install torch 'setuptools>=77' wheel ninja 'pybind11>=2.13'"
 
 
 @pytest.fixture
@@ -109,7 +110,14 @@ def test_without_torch_it_says_what_to_install(setup_py, tmp_path):
     result = setup_py()
     assert result.returncode != 0 and "Traceback" not in result.stderr
     assert "building needs torch >= 2.10 and pybind11" in result.stderr
-    assert "pip install --no-build-isolation" in result.stderr
+    assert f"{TOOLS}\n  pip install --no-build-isolation" in result.stderr
+
+
+def test_an_old_setuptools_is_refused_with_the_command_that_installs_a_new_one(setup_py, tmp_path):
+    (tmp_path / "setuptools.py").write_text("__version__ = '65.5.0'")
+    result = setup_py()
+    assert result.returncode != 0 and "Traceback" not in result.stderr
+    assert f"building needs setuptools >= 77, here is 65.5.0. Install what it needs:\n  {TOOLS}" in result.stderr
 
 
 @pytest.mark.parametrize("choice", ["nonsense", "2", "yes"])
