@@ -126,5 +126,6 @@ newest:
 	build/newest/bin/python -m pip install --upgrade transformers open_clip_torch
 	build/newest/bin/python -m pytest tests/models tests/weights tests/data tests/evaluation tests/search
 
+# The two files in $(VENV) say that the kernels are built, so they go together with the kernels. The packages stay.
 clean:
-	rm -rf build dist *.egg-info stgt_kernels/*.so
+	rm -rf build dist *.egg-info stgt_kernels/*.so $(VENV)/.built $(VENV)/.complete

@@ -14,6 +14,7 @@ from pathlib import Path
 import setuptools
 
 TORCH_TARGET = "2.10"  # the oldest torch whose stable ABI the extensions use
+INSTALL_TOOLS = "pip install torch 'setuptools>=77' wheel ninja 'pybind11>=2.13'"
 # Machine code for the A100 and GPUs that are compatible with it, PTX that drivers compile for all newer GPUs, and
 # machine code with Hopper's own instructions.
 CUDA_ARCHITECTURES = "8.0+PTX 9.0a"
@@ -58,7 +59,7 @@ def build_tools():
     except ImportError as error:
         raise SystemExit(
             f"stgt_kernels: building needs torch >= {TORCH_TARGET} and pybind11 in this environment ({error}). "
-            "Install them, then:\n  pip install --no-build-isolation --editable ."
+            f"Install them, and then this package:\n  {INSTALL_TOOLS}\n  pip install --no-build-isolation --editable ."
         ) from error
     return cpp_extension, pybind11.get_include()
 
@@ -129,7 +130,10 @@ def code_for(architecture: str) -> list[str]:
 
 def main() -> None:
     if int(setuptools.__version__.split(".")[0]) < 77:
-        raise SystemExit(f"stgt_kernels: building needs setuptools >= 77, here is {setuptools.__version__}")
+        raise SystemExit(
+            f"stgt_kernels: building needs setuptools >= 77, here is {setuptools.__version__}. Install what it needs:\n"
+            f"  {INSTALL_TOOLS}"
+        )
     compiler = os.environ.get("CXX", "c++")
     require(compiler.split()[0], "a C++20 compiler (g++ 12 or later)")
     cpp_extension, pybind11_include = build_tools()

@@ -54,9 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    p.add_argument("questions", nargs="*", metavar="question", help=", ".join(QUESTIONS))
-    p.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--quick", action="store_true", help="small sizes, nothing compiled: under two minutes on two cores")
+    names = f"the measurements: {', '.join(QUESTIONS)}; all of them if none is named"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    p.add_argument("questions", nargs="*", metavar="question", help=names)
+    p.add_argument("--device", choices=("cpu", "cuda"), default=device, help="the device (default here: %(default)s)")
+    p.add_argument("--quick", action="store_true", help="use small sizes and compile nothing")
     p.add_argument("--threads", type=int, help="threads that torch may use on a CPU (default: all cores)")
     p.add_argument("--out", type=Path, help="folder to keep the rows in; without it, they are only printed")
     return p

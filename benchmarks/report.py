@@ -85,9 +85,12 @@ def tables(cases: list[list[Row]]) -> list[str]:
 
 
 def section(results: dict[str, Results], drawn: dict[str, Path], root: Path) -> str:
-    """The generated part of the README: one figure, one table, and the environment of the results."""
+    """The generated part of the README: one figure, one table, and where and when the results were measured."""
     about = next(iter(results.values())).environment
-    lines = [milliseconds(results), "", summary(about)]
+    instructions = f" with the instruction set {about['instructions']}" if "instructions" in about else ""
+    hardware = f"The hardware was {about['hardware']}{instructions}, and the version of torch {about['torch']}."
+    when = f"The times were measured on {about['date']}, at commit {about['commit']}."
+    lines = [milliseconds(results), "", f"{hardware} {when}"]
     if "frames" in drawn:
         lines[:0] = [f"![Time and memory against frames]({drawn['frames'].resolve().relative_to(root.resolve())})", ""]
     return "\n".join(lines)

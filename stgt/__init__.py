@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stgt.extras import naming_the_extra
+
 if TYPE_CHECKING:
     from stgt.retriever import Retriever
     from stgt.search.index import Index
@@ -15,7 +17,8 @@ __all__ = ["Index", "load"]
 def __getattr__(name: str) -> object:
     # The import is here so that `import stgt` takes no time.
     if name == "Index":
-        from stgt.search.index import Index
+        with naming_the_extra():
+            from stgt.search.index import Index
 
         return Index
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -28,8 +31,10 @@ def load(name: str | Path, *, device: str = "auto", tokenizer: str | None = None
     device: "auto" is a GPU where there is one.
     tokenizer: the tokenizer's folder or its name on the hub, for models that come without one.
     Raises ValueError, OSError or CheckpointError if there is no such model; the message says what was expected.
+    Raises ModuleNotFoundError if a package of the extra [search] is not installed; the message says what to install.
     """
     # The import is here so that `import stgt` takes no time.
-    from stgt.retriever import Retriever
+    with naming_the_extra():
+        from stgt.retriever import Retriever
 
     return Retriever(name, device=device, tokenizer=tokenizer)

@@ -28,7 +28,10 @@ from stgt.structure import read_json
 
 
 def quickstart() -> TrainConfig:
-    """Trains a 1.1M-parameter model from scratch on simulated 64×64 clips, in minutes on two CPU cores."""
+    """Trains a 1.1M-parameter model from scratch on simulated 64×64 clips, in minutes on two CPU cores.
+
+    `stgt data shapes --out data/shapes` makes the clips.
+    """
     return TrainConfig(
         model=ModelConfig(
             vision=VisionConfig(

@@ -24,6 +24,7 @@ from stgt.integrity import CHECKSUMS, checksum_lines, has_checksums, verify_chec
 from stgt.models.precision import DTYPES
 from stgt.models.stgt import STGT
 from stgt.models.vqa import VideoQA
+from stgt.paths import given_path
 from stgt.tasks import RETRIEVAL, Task, task_of
 from stgt.weights.pretrained import CONFIG, HEADS, Training, download, is_pretrained, read_training
 
@@ -83,7 +84,12 @@ def find_model(name: str | Path) -> Place:
     """
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
         raise ValueError(f"name is {name!r}, expected the folder of a model, or OWNER/NAME of one on the hub")
-    folder = Path(name)
+    folder = given_path(name)
+    if folder.is_file():
+        raise ValueError(
+            f"{name} is a file, expected the folder of a model; `stgt convert {name} --out FOLDER` makes one of a file "
+            "of weights"
+        )
     if folder.exists():
         return Place(folder, folder)
     if folder.parent.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
@@ -203,8 +209,8 @@ def data_of(run: Run, annotation: Path | None = None, videos: Path | None = None
     Raises ValueError for a folder that is not a run, and so has no data of its own, unless both are given.
     """
     if is_pretrained(run.checkpoint) and (annotation is None or videos is None):
-        absent = "--annotation" if annotation is None else "--videos"
-        raise ValueError(f"{run.checkpoint} holds a model and names no data, expected {absent} as well")
+        absent = [name for name, path in (("--annotation", annotation), ("--videos", videos)) if path is None]
+        raise ValueError(f"{run.checkpoint} holds a model and names no data, expected {' and '.join(absent)} as well")
     return replace(run.config.data, test=annotation or run.config.data.test, videos=videos or run.config.data.videos)
 
 

@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from stgt.paths import no_such_file
+
 DEEPEST = 100
 """Most levels of lists and objects that are read. Later steps are recursive, and fail at some hundreds of levels"""
 _HALF = re.compile("[\ud800-\udfff]")
@@ -37,7 +39,7 @@ def read_json(path: str | Path, kind: type | None = None) -> object:
         line = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}: line {line} is not UTF-8 ({error.reason}), expected text in UTF-8") from None
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise ValueError(no_such_file(path)) from None
     except IsADirectoryError:
         raise ValueError(f"{path}: a folder, expected a file") from None
     return parse_json(text, str(path), kind)

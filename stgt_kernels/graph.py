@@ -104,10 +104,12 @@ class SpatioTemporalGraph:
 
     @property
     def weight(self) -> Tensor:
+        """The weights of the edges, (B, T, P, 2*window+1, P)."""
         return self._weight
 
     @property
     def live(self) -> Tensor:
+        """The tiles that hold an edge, bool (B, T, ceil(P/64), 2*window+1, ceil(P/64))."""
         if torch.compiler.is_compiling():
             return live_tiles(self._weight.detach()) if self._live is None else self._live
         weight, version = self._weight, _version(self._weight)
@@ -163,6 +165,7 @@ class SpatioTemporalGraph:
 
     @property
     def device(self) -> torch.device:
+        """The weights' device."""
         return self.weight.device
 
     @property
@@ -172,14 +175,17 @@ class SpatioTemporalGraph:
 
     @property
     def frames(self) -> int:
+        """Number of frames of a sample, T."""
         return self.weight.shape[1]
 
     @property
     def patches(self) -> int:
+        """Number of tokens of a frame, P."""
         return self.weight.shape[2]
 
     @property
     def window(self) -> int:
+        """The most frames that the two ends of an edge may be apart."""
         return self.weight.shape[3] // 2
 
     @property
@@ -271,6 +277,7 @@ class SpatioTemporalGraph:
         return self._same_edges(weight)
 
     def detach(self) -> "SpatioTemporalGraph":
+        """The same graph without gradients; it shares this one's memory."""
         return self._same_edges(self.weight.detach())
 
     def unweighted(self) -> "SpatioTemporalGraph":

@@ -99,6 +99,7 @@ class RaggedGraph:
 
     @property
     def device(self) -> torch.device:
+        """The device of all tensors of the graph."""
         return self.row_ptr.device
 
     def to_edge_index(self) -> Tensor:

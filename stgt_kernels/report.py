@@ -21,15 +21,16 @@ def report() -> str:
     Returns several lines, without a newline at the end.
     """
     variables = [f"{name}={value}" for name, value in sorted(os.environ.items()) if _matters(name)]
+    cuda = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
     lines = [
         f"stgt_kernels {stgt_kernels.__version__}, Python {platform.python_version()}, {platform.platform()}",
-        f"torch {torch.__version__}, built for CUDA {torch.version.cuda or '-'}; triton {package_version('triton')}",
+        f"torch {torch.__version__}, {cuda}; triton {package_version('triton')}",
         f"cpu: {hardware(torch.device('cpu'))}, {platform.machine()}, {torch.get_num_threads()} threads, "
         f"PyTorch uses {torch.backends.cpu.get_cpu_capability()}",
         *(f"{device}: {_gpu(device)}" for device in _gpus()),
         *(_extension(module) for module in ("_C", "_cuda")),
         *(f"backend {name:9}: {_availability(name)}" for name in dispatch.BACKENDS),
-        f"environment: {', '.join(variables) or '-'}",
+        f"environment: {', '.join(variables) or 'no variable is set that changes what runs'}",
     ]
     return "\n".join(lines)
 
@@ -74,7 +75,7 @@ def _extension(module: str) -> str:
         info = extension.build_info()
     except RuntimeError as error:  # an instruction set that is not known
         return f"{module}: {error}"
-    return f"{module}: " + ", ".join(f"{name} {value or '-'}" for name, value in info.items())
+    return f"{module}: " + ", ".join(f"{name} {value or 'none'}" for name, value in info.items())
 
 
 def _availability(backend: str) -> str:

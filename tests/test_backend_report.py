@@ -82,6 +82,14 @@ def test_other_commands_say_which_extra_to_install():
     assert re.fullmatch(r"stgt: \w+ is not installed; run: pip install 'stgt-kernels\[search\]' .+\n", done.stderr)
 
 
+@pytest.mark.parametrize("line", ["stgt.load('x')", "stgt.Index('x')", "from stgt import Index"])
+def test_python_says_which_extra_to_install(line):
+    program = f"import sys\nsys.modules.update(dict.fromkeys({[*extras.EXTRAS]}))\nimport stgt\n{line}"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=500)
+    *_, message = done.stderr.splitlines()
+    assert re.match(r"ModuleNotFoundError: \w+ is not installed; run: pip install 'stgt-kernels\[search\]'", message)
+
+
 @pytest.mark.parametrize("error", [ModuleNotFoundError("x", name="my_recipes"), ImportError("x", name="tyro")])
 def test_other_import_errors_are_not_about_an_extra(error):
     assert extras.missing_package(error) is None

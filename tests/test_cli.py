@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.commands import run_cli
 
+import stgt
 from stgt import runs
 
 ROOT = Path(__file__).parents[1]
@@ -77,6 +78,34 @@ def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(name, monkeypat
     monkeypatch.setattr(runs, "download", lambda name: pytest.fail("the hub was asked"))
     with pytest.raises(ValueError, match=f"{name}: no such folder, expected that of a run"):
         runs.find_model(name)
+
+
+def test_a_file_of_weights_is_refused_with_the_command_that_makes_a_folder_of_it(monkeypatch, capsys, tmp_path):
+    (tmp_path / "released.pth").touch()
+    assert run_cli(monkeypatch, "evaluate", "--model", tmp_path / "released.pth") == 2
+    assert f"`stgt convert {tmp_path / 'released.pth'} --out FOLDER` makes one" in capsys.readouterr().err
+
+
+def test_a_relative_path_that_leads_nowhere_is_named_with_the_present_folder(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert run_cli(monkeypatch, "data", "check", "train.json") == 2
+    assert f"train.json: no such file in {tmp_path}\n" in capsys.readouterr().err
+    assert run_cli(monkeypatch, "data", "check", tmp_path / "train.json") == 2
+    assert capsys.readouterr().err.endswith("train.json: no such file\n")
+
+
+def test_a_tilde_is_the_home_folder_also_where_no_shell_replaces_it(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    assert run_cli(monkeypatch, "data", "check", "--out=~/bad.json", "~/train.json") == 2
+    assert f"{tmp_path / 'home' / 'train.json'}: no such file" in capsys.readouterr().err
+    assert run_cli(monkeypatch, "data", "shapes", "--out=~/shapes", "--train", 1, "--test", 1, "--frames", 2) == 0
+    assert (tmp_path / "home" / "shapes" / "train.json").is_file()
+    assert stgt.Index("~/films.index", "model").path == tmp_path / "home" / "films.index"
+    (tmp_path / "home" / "run").mkdir()
+    assert runs.find_model("~/run") == (tmp_path / "home" / "run",) * 2
+    assert not (tmp_path / "~").exists()
 
 
 @pytest.mark.parametrize(

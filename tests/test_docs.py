@@ -4,6 +4,7 @@ import re
 import shlex
 import sys
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,18 @@ def test_every_option_of_a_command_has_a_description(command):
     values = r"(?: (?:\{[^}]*\}|[A-Z|]+|\[[^]]*\]))*"
     bare = re.findall(rf"(--[\w.-]*\w{values}(?:, --[\w.-]*\w{values})*) \((?:default|required)", text)
     assert not bare, f"stgt {' '.join(command)}: options without a description"
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["data"], ["finsta"], *COMMANDS], ids=" ".join)
+def test_no_line_of_a_help_text_ends_before_the_next_word_has_no_room(command):
+    """The lines of a docstring end elsewhere than those of a terminal. They must not show in the help text."""
+    lines = [line[2:-2] for line in help_text(*command).splitlines() if line.startswith("│")]
+    for line, after in pairwise(lines):
+        column = len(after) - len(after.lstrip())
+        word, *_ = after.split() or [""]
+        continues = line[column : column + 1].strip() and not line[column - 2 : column].strip() and column > 2
+        if word and continues and not word.startswith("(default"):
+            assert len(line.rstrip()) + 1 + len(word) > len(line), f"{line.strip()}\n{after.strip()}"
 
 
 def test_descriptions_of_recipes_are_not_indented():

@@ -18,6 +18,7 @@ import stgt_kernels
 from stgt_kernels import _C
 
 ROOT = Path(__file__).parents[1]
+TOOLS = "pip install torch 'setuptools>=77' wheel ninja 'pybind11>=2.13'"
 
 
 @pytest.fixture
@@ -109,7 +110,14 @@ def test_without_torch_it_says_what_to_install(setup_py, tmp_path):
     result = setup_py()
     assert result.returncode != 0 and "Traceback" not in result.stderr
     assert "building needs torch >= 2.10 and pybind11" in result.stderr
-    assert "pip install --no-build-isolation" in result.stderr
+    assert f"{TOOLS}\n  pip install --no-build-isolation" in result.stderr
+
+
+def test_an_old_setuptools_is_refused_with_the_command_that_installs_a_new_one(setup_py, tmp_path):
+    (tmp_path / "setuptools.py").write_text("__version__ = '65.5.0'")
+    result = setup_py()
+    assert result.returncode != 0 and "Traceback" not in result.stderr
+    assert f"building needs setuptools >= 77, here is 65.5.0. Install what it needs:\n  {TOOLS}" in result.stderr
 
 
 @pytest.mark.parametrize("choice", ["nonsense", "2", "yes"])
@@ -200,3 +208,24 @@ def test_options_for_cuda_architectures(build):
 def test_cuda_is_found_where_nvcc_says(build):
     home = Path(build.cuda_home())
     assert (home / "include" / "cuda_runtime.h").exists() and (home / "bin" / "nvcc").exists()
+
+
+def test_make_builds_the_kernels_again_after_make_clean(tmp_path):
+    """`make clean` removes the compiled kernels. Nothing would compile them again if make took them for built."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    for name in ("Makefile", "setup.py", "pyproject.toml", "constraints.txt"):
+        shutil.copy2(ROOT / name, tmp_path)
+    (tmp_path / "csrc").mkdir()
+    stamps = [tmp_path / ".venv" / name for name in (".packages", ".built", ".complete")]
+    stamps[0].parent.mkdir()
+    for stamp in stamps:  # each is as new as the one that it is made from, as after `make setup`
+        stamp.touch()
+
+    def make(*arguments: str) -> str:
+        return subprocess.run(["make", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    assert "pip install" not in make("-n", "setup")
+    make("clean")
+    commands = make("-n", "setup")
+    assert "--editable" in commands and "-m venv" not in commands

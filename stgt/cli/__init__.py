@@ -32,11 +32,13 @@ from stgt.cli import (
     train,
     visualize,
 )  # fmt: skip
+from stgt.cli.help_text import join_lines
 from stgt.cli.paths import PARSERS
 from stgt.memory import keep_freed_memory
 from stgt.openmp import wait_briefly
 from stgt.signals import interruption_of
 
+join_lines()
 app = tyro.extras.SubcommandApp()
 for command in (
     train.train, evaluate.evaluate, index.index, search.search, serve.serve, caption.caption, ask.ask,
@@ -52,6 +54,9 @@ finsta_app = tyro.extras.SubcommandApp()
 for command in (finsta.graphs, finsta.show, finsta.evaluate, finsta.ablate, finsta.train):
     finsta_app.command(command)
 app.command(finsta_app, name="finsta", help="Finsta, a reconstruction: scene graphs, and models that learn from them.")
+DESCRIPTION = (
+    "Search videos by sentences, answer questions about them, and train and measure STGT, a video-language model."
+)
 REPORT = (
     "stgt: this is a fault of stgt itself. Please report it, with the command, all of the lines above and the output "
     "of `stgt info`."
@@ -70,7 +75,7 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        app.cli(prog="stgt", args=train.take_recipe(sys.argv[1:]), registry=PARSERS)
+        app.cli(prog="stgt", description=DESCRIPTION, args=train.take_recipe(sys.argv[1:]), registry=PARSERS)
     except KeyboardInterrupt as stop:
         sys.exit(128 + getattr(stop, "signum", signal.SIGINT))
     except Exception as error:

@@ -138,8 +138,8 @@ def check(
     """Decode every video of an annotation with each reader. List the videos that are read wrongly, and report on all.
 
     A video is read correctly if it can be decoded, if a frame that is read alone is the same as when the whole video is
-    decoded, and if players show the same frame. Training leaves the other videos out if the list is given as
-    --data.bad-list. An interrupted check goes on where it stopped.
+    decoded, and if players show the same frame. Training leaves the other videos out if --data.bad-list names the list.
+    An interrupted check goes on where it stopped.
 
     Args:
         annotation: Annotation of captions or questions, or a manifest.

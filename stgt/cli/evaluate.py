@@ -13,9 +13,8 @@ from stgt.evaluation.options import Evaluation
 def evaluate(options: Annotated[Evaluation, tyro.conf.arg(name="")]) -> None:
     """Measure a model: retrieval in both directions, or the answers to questions.
 
-    If retrieval was killed, the same command goes on with it. All processes that torchrun starts share the work:
-    `torchrun --nproc-per-node 8 -m stgt evaluate …`. With the older name --run for --model, write `-m -- stgt`, because
-    torchrun takes --run for an option of its own.
+    If retrieval was killed, the same command goes on with it. All processes that torchrun starts share the
+    work: `torchrun --nproc-per-node 8 -m stgt evaluate …`.
     """
     from functools import partial
 

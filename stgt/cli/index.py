@@ -71,6 +71,6 @@ def index(
         say(f"left out, {path}: {cause}")
     again = len({*changes.added} & {*changes.removed})
     say(
-        f"{out}: {len(opened.files)} videos, {len(opened)} windows; {len(changes.added) - again} videos are new, "
-        f"{again} have changed, {len(changes.removed) - again} are gone, {len(changes.broken)} were left out"
+        f"{out}: {len(opened.files)} videos, {len(opened)} windows; new: {len(changes.added) - again}, "
+        f"changed: {again}, gone: {len(changes.removed) - again}, left out: {len(changes.broken)}"
     )

@@ -93,8 +93,10 @@ def _search_index(
     from stgt.terminal import say
 
     place, *sentence = words
-    if len(sentence) + (video is not None) != 1:
-        raise ValueError(f"got {len(sentence)} sentences after {place}, expected one, in quotes, or --video FILE alone")
+    if sentence and video is not None:
+        raise ValueError(f"got a sentence and --video {video}, expected only one of them after {place}")
+    if video is None and len(sentence) != 1:
+        raise ValueError(f"got {len(sentence)} sentences after {place}, expected one, in quotes, or --video FILE")
     require_positive(top=top)
     index = Index(place, model, **options)
     found = index.search(sentence[0], top=top) if sentence else index.search_video(video, top=top)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from stgt.paths import no_such_file
+
 
 def read_lines(path: str | Path) -> Iterator[str]:
     """The lines of a text in UTF-8, each with its end, which is a line feed or CRLF. A byte order mark is left out.
@@ -19,6 +21,6 @@ def read_lines(path: str | Path) -> Iterator[str]:
                 except UnicodeDecodeError as error:
                     raise ValueError(f"{path}: line {number} is not UTF-8 ({error}), expected text in UTF-8") from None
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise ValueError(no_such_file(path)) from None
     except IsADirectoryError:
         raise ValueError(f"{path}: a folder, expected a file") from None

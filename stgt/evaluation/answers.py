@@ -53,7 +53,7 @@ def evaluate_answers(run: Run, data: DataConfig, out: Path, *, beams: int = 5, b
         "questions": len(questions),
     }
     say("{annotation}: {videos} videos, {questions} questions".format(**split))
-    print(f"sha256 {split['sha256']}")
+    print(f"its SHA-256 is {split['sha256']}")
     numbers = parts(len(videos), batch_size)
     read = read_batches(videos, numbers, workers=data.workers, collate=collate)
     batches = tqdm(read, "videos", len(numbers), unit="batch", disable=len(numbers) < 8)
@@ -160,4 +160,7 @@ def format_answers(figures: dict[str, dict[str, float]], baselines: dict[str, fl
     lines = [f"{'':8}{'questions':>10}{'accuracy':>10}{'raw':>8}"]
     for name, values in figures.items():
         lines.append(f"{name:8}{values['questions']:10}{values['accuracy']:10.1f}{values['raw']:8.1f}")
-    return "\n".join(lines + [f"{name}: {accuracy:.1f}" for name, accuracy in baselines.items()])
+    if baselines:
+        lines.append("accuracy of guesses that see no video:")
+    first = next(iter(baselines), "")
+    return "\n".join(lines + [f"  {name.replace('…', first)}: {value:.1f}" for name, value in baselines.items()])

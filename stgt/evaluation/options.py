@@ -10,8 +10,9 @@ import tyro
 
 from stgt.config import Rerank
 
-MODEL = tyro.conf.arg(
-    aliases=["--run"],
+MODEL = tyro.conf.arg(  # help and errors show an alias before the name, and --run is the older name of --model
+    name="run",
+    aliases=["--model"],
     help="The model: a run's folder, a folder that `stgt convert` or save_pretrained wrote, or a name on the hub.",
 )
 

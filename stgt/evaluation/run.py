@@ -132,7 +132,7 @@ def _evaluate_retrieval(
         say("{annotation}: {videos} videos, {captions} captions, {distinct_captions} of them distinct".format(**split))
         if split["shared_captions"]:
             say("{shared_captions} captions belong to several videos, and count as right for each".format(**split))
-        print(f"sha256 {split['sha256']}")
+        print(f"its SHA-256 is {split['sha256']}")
     k_test = min(K_TEST if k_test is None else k_test, max(split["videos"], split["captions"]))
 
     model, folder = run.model, features / model_digest(run.model, run.config.precision)

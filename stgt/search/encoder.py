@@ -118,5 +118,8 @@ def open_encoder(name: str | Path | Retriever, *, device: str = "auto", tokenize
     text = str(name)
     if text.startswith(OPEN_CLIP):
         return OpenClipEncoder(text.removeprefix(OPEN_CLIP), device)
-    kept = str(Path(text).resolve()) if Path(text).exists() else text
+    there = Path(text).exists()
+    if not there and open_clip_model.is_architecture(text.partition("/")[0]):
+        raise ValueError(f"model is {text}, expected {OPEN_CLIP}ARCHITECTURE/WEIGHTS for a CLIP of open_clip")
+    kept = str(Path(text).resolve()) if there else text
     return RetrieverEncoder(Retriever(text, device=device, tokenizer=tokenizer), kept)

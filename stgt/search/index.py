@@ -149,7 +149,11 @@ class Index:
         return changes
 
     def search(self, text: str, *, top: int = 5) -> list[Moment]:
-        """The moments that fit a sentence best, the best one first. Raises ValueError for a text without words."""
+        """The moments that fit a sentence best, the best one first.
+
+        top: the most moments to return, at least 1; there are fewer of them if the index has fewer.
+        Raises ValueError for a text without words, a top below 1, and an index that is new.
+        """
         require_sentence(text)
         return self.nearest(self.encoder.encode_texts([text])[0][None], top=top)
 
@@ -158,8 +162,9 @@ class Index:
     ) -> list[Moment]:
         """The moments that are most like a picture, or a part of a clip from `start` to `end` in seconds.
 
-        The part is encoded as one window. Raises VideoError if the file cannot be read, and ValueError for times that
-        make no sense or a start after the end of the clip.
+        The part is encoded as one window. top: see `search`.
+        Raises VideoError if the file cannot be read, and ValueError for times that make no sense, a start after the end
+        of the clip, a top below 1, and an index that is new.
         """
         return self.nearest(self.encode_video(path, start=start, end=end), top=top)
 
@@ -179,7 +184,7 @@ class Index:
     def like(self, moment: Moment, *, top: int = 5) -> list[Moment]:
         """The moments that are most like a moment of this index, without itself and those that overlap it.
 
-        Raises ValueError if the moment is none of the index's windows.
+        top: see `search`. Raises ValueError if the moment is none of the index's windows, and for a top below 1.
         """
         opened = self._open
         for film in opened.manifest.films:
@@ -193,8 +198,8 @@ class Index:
     def nearest(self, query: Tensor, *, top: int = 5, apart_from: int | None = None) -> list[Moment]:
         """The moments whose windows have the highest scores.
 
-        query: float32 (K, E), unit vectors; see `stgt.search.ranking`. apart_from: number of a window; it and the
-        windows that overlap it are no answers.
+        query: float32 (K, E), unit vectors; see `stgt.search.ranking`. top: see `search`. apart_from: number of a
+        window; it and the windows that overlap it are no answers.
         Raises ValueError unless top is positive and the query has this shape and finite numbers, and DamagedError if
         the vectors of an answer have changed.
         """

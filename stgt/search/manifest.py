@@ -97,6 +97,11 @@ class Manifest:
         """
         path = folder / FILE
         if not path.is_file():
+            if folder.is_dir():  # a folder of videos or of a model, into which no index should be written
+                raise ValueError(
+                    f"{folder} holds no index, expected a folder that `stgt index VIDEOS --out films.index --model "
+                    "MODEL` has made"
+                )
             raise ValueError(f"{folder} holds no index; `stgt index FOLDER --out {folder} --model MODEL` makes one")
         try:  # names of files may hold bytes that are not UTF-8, which `stgt.structure` refuses
             values = json.loads(path.read_bytes())

@@ -44,6 +44,13 @@ class OpenClip(NamedTuple):
         return self.model.encode_text(self.tokenizer(texts).to(device), normalize=True).float().cpu()
 
 
+def is_architecture(name: str) -> bool:
+    """Whether open_clip has an architecture of this name, such as ViT-B-32."""
+    import open_clip
+
+    return name in open_clip.list_models()
+
+
 def load(name: str, device: torch.device) -> OpenClip:
     """The model ARCHITECTURE/WEIGHTS, e.g. ViT-B-32/laion2b_s34b_b79k. The weights may be a file, which needs no net.
 
@@ -53,7 +60,7 @@ def load(name: str, device: torch.device) -> OpenClip:
     import open_clip
 
     architecture, _, weights = name.partition("/")
-    if architecture not in open_clip.list_models():
+    if not is_architecture(architecture):
         raise ValueError(
             f"openclip:{name}: open_clip has no architecture {architecture!r}, expected openclip:ARCHITECTURE/WEIGHTS, "
             "such as openclip:ViT-B-32/laion2b_s34b_b79k, with one of open_clip.list_models()"

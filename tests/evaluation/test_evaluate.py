@@ -206,6 +206,7 @@ def test_a_converted_folder_needs_data_and_the_tokenizer_of_its_training(run, cl
     words = ["evaluate", "--run", folder, "--annotation", clips / "test.json"]
     tokenizer = ["--tokenizer", run / "tokenizer"]
     assert "holds a model and names no data, expected --videos as well" in stgt(*words, *tokenizer)[1]
+    assert "expected --annotation and --videos as well" in stgt("evaluate", "--run", folder, *tokenizer)[1]
     other = Tokenizer.train(["a red square grows"], 40)
     other.save(tmp_path / "other")
     status, printed = stgt(*words, "--tokenizer", tmp_path / "other", "--videos", clips / "videos")

@@ -200,7 +200,7 @@ def _parsed(path):
     ("make", "message"),
     [
         (lambda place: None, "holds no index; `stgt index FOLDER"),
-        (lambda place: place.mkdir(), "holds no index"),
+        (lambda place: place.mkdir(), "holds no index, expected a folder that `stgt index VIDEOS --out films.index"),
         (lambda place: place.write_text("a"), "holds no index"),
     ],
 )
@@ -254,7 +254,7 @@ def test_the_commands_index_a_folder_and_answer_in_json(run, clips, stgt, tmp_pa
     place = tmp_path / "films.index"
     status, printed = stgt("index", clips / "videos", "--out", place, "--model", run, "--shots", "--workers", 1)
     count = len(list((clips / "videos").iterdir()))
-    assert status == 0 and f"{count} videos, {count} windows; {count} videos are new" in printed
+    assert status == 0 and f"{count} videos, {count} windows; new: {count}, changed: 0, gone: 0, left out: " in printed
     status, printed = stgt("search", place, "a green triangle", "--json", "--top", 3)
     found = json.loads(printed)
     assert status == 0 and len(found) == 3 and found[0].keys() == {"path", "start", "end", "score"}
@@ -263,6 +263,7 @@ def test_the_commands_index_a_folder_and_answer_in_json(run, clips, stgt, tmp_pa
     assert status == 0 and printed.split()[:5] == ["1.", "1.000", "0:00", "–", "0:00"] and printed.endswith(".mp4\n")
     for words, message in (
         (["a", "b"], "got 2 sentences after"),
+        (["a", "--video", "b.mp4"], "got a sentence and --video b.mp4, expected only one of them"),
         (["a", "--top", 0], "--top is 0"),
         ([" "], "the text to search for is ' ', expected a sentence or a word"),
         (["a", "--videos", clips], "--videos is given, expected it without an index only"),

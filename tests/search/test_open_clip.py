@@ -76,6 +76,8 @@ def test_other_weights_of_the_same_architecture_are_refused(clip, wide, tmp_path
     ("name", "message"),
     [
         ("openclip:ViT-B-33/laion", "open_clip has no architecture 'ViT-B-33', expected openclip:ARCHITECTURE/WEIGHTS"),
+        ("ViT-B-32", "model is ViT-B-32, expected openclip:ARCHITECTURE/WEIGHTS for a CLIP of open_clip"),
+        ("ViT-B-32/laion2b_s34b_b79k", "model is ViT-B-32/laion2b_s34b_b79k, expected openclip:ARCHITECTURE/WEIGHTS"),
         ("openclip:tiny-clip", "'' is neither a file nor weights of tiny-clip"),
         ("openclip:ViT-B-32/none", "'none' is neither a file nor weights of ViT-B-32, .*laion2b_s34b_b79k"),
         ("openclip:tiny-clip/gone.pt", "'gone.pt' is neither a file"),

@@ -20,6 +20,7 @@ from pathlib import Path
 from stgt.data.manifest.rows import Kind, Manifest
 from stgt.files import atomic_file
 from stgt.ownership import PathUse, claimed
+from stgt.paths import no_such_file
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def open_manifest(path: str | Path, left_out: Collection[str] = frozenset(), *, 
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise ValueError(no_such_file(path)) from None
     kind = kind or _kind_of(path)
     state = _digest(status.st_size, status.st_mtime_ns, FORMAT, kind)
     begin = _place(Path(path))

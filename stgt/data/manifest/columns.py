@@ -23,6 +23,7 @@ from stgt.causes import first_line
 from stgt.data.manifest.ids import QuestionIds
 from stgt.data.manifest.rows import Kind, names_of
 from stgt.data.names import IMAGES
+from stgt.paths import no_such_file
 from stgt.structure import shown
 
 _PLACE = {"video": pa.string(), "shard": pa.string(), "offset": pa.int64(), "size": pa.int64()}
@@ -54,7 +55,7 @@ class ManifestFile:
         try:
             self._file = pq.ParquetFile(path, pre_buffer=False)
         except FileNotFoundError:
-            raise ValueError(f"{path}: no such file") from None
+            raise ValueError(no_such_file(path)) from None
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path}: not a Parquet file ({first_line(error)})") from None
         self.rows = self._file.metadata.num_rows

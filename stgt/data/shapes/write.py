@@ -125,7 +125,9 @@ def _require_same(out: Path, settings: dict[str, int | str]) -> None:
     there, settings = ({"kind": "motions"} | values for values in (there, settings))
     if differing := [name for name in settings if there.get(name) != settings[name]]:
         differing = [f"{name} is {shown(there.get(name))} there, not {settings[name]}" for name in differing]
-        raise ValueError(f"{out} holds other simulated clips: {', '.join(differing)}")
+        raise ValueError(
+            f"{out} holds other simulated clips: {', '.join(differing)}; choose another folder, or remove this one"
+        )
     if not has_checksums(out):
         logger.warning("%s has no checksums, as version 0.1.0 wrote none: damage to its clips may go unnoticed", out)
 

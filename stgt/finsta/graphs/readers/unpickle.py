@@ -11,6 +11,8 @@ from typing import BinaryIO, ClassVar
 
 import numpy as np
 
+from stgt.paths import no_such_file
+
 
 def unpickle_plain(path: str | Path, kind: type) -> object:
     """The value in a pickle that consists of plain values and NumPy arrays of numbers. The arrays become lists.
@@ -22,7 +24,7 @@ def unpickle_plain(path: str | Path, kind: type) -> object:
         with open(path, "rb") as file:
             value = _Unpickler(file, os.fstat(file.fileno()).st_size).load()
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise ValueError(no_such_file(path)) from None
     except OSError:
         raise
     except MemoryError:
