@@ -98,4 +98,4 @@ def _tokens(attention: nn.Module, count: int, rank: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     factors = (torch.randn(size, generator=generator, device="cpu") for size in ((1, count, rank), (rank, width)))
     x = torch.matmul(*factors) / rank**0.5
-    return x.to(next(parameter for parameter in attention.W_Q.parameters() if parameter.is_floating_point()))
+    return x.to(next((parameter for parameter in attention.W_Q.parameters() if parameter.is_floating_point()), x))

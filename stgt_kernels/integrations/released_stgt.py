@@ -214,6 +214,8 @@ def _band(mask: Tensor | None) -> tuple[int | None, int, int]:
         return None, 4, 256  # the release has 256 patches
     if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[0] != mask.shape[1]:
         raise ValueError(f"g_mask must be a square matrix of tokens, got {tuple(getattr(mask, 'shape', ()))}")
+    if mask.is_meta:
+        raise ValueError("g_mask is on the meta device and has no values; build the block's mask on a real device")
     nodes = len(mask)
     joined = mask == mask[0, 0]  # every token is joined to itself
     if joined.all():
