@@ -35,7 +35,7 @@ def spatio_temporal_graph(
         threshold: -1 <= threshold <= 1. The computed similarity of identical tokens differs from 1 by rounding. So a
             threshold that is closer to 1 than ``stgt_kernels.rounding.similarity_error(C, dtype)``, which is 2e-6 to
             7e-6 for C up to 1408, is taken as 1 minus that error, and 1.0 keeps the edges between identical tokens. -1
-            keeps every pair of finite tokens.
+            keeps every pair of finite tokens whose similarity is not 0, since a weight of 0 stands for no edge.
         window: the most frames that the two ends of an edge may be apart, at least 0. A window of T or more is taken as
             T - 1, which joins all frames.
         differentiable: whether gradients reach x through the kept edges. Without it the graph is a constant, as in the

@@ -1,6 +1,6 @@
 """Our kernels inside the released STGT (``CrossGraphTransformer``). One call puts them there, and can be undone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stgt_kernels.dispatch import MAX_HEAD_DIM, check_name
 from stgt_kernels.functional import graph_attention, spatio_temporal_graph
 from stgt_kernels.graph import SpatioTemporalGraph, storage_dtype
+from stgt_kernels.integrations.comparison import require_same
 
 # A module that has these attributes is a graph block of the released model. None of its classes is imported.
 _ATTENTION = ("num_heads", "d_k", "dropout.p", "W_Q", "W_K", "W_V", "W_O")
@@ -20,10 +21,12 @@ _SETTINGS = "_stgt_kernels"
 @dataclass(frozen=True)
 class _Settings:
     backend: str
-    mask_nodes: int
-    """The number of tokens that the block's mask of frames was made for"""
+    mask: Tensor | None
+    """The block's mask of frames"""
     window: int | None
     """The most frames between two tokens that the mask joins; None if it joins all"""
+    differentiable: bool = False
+    """Whether gradients pass through the weights of the block's graph"""
 
 
 class Acceleration:
@@ -73,9 +76,14 @@ def accelerate(model: nn.Module, *, backend: str = "auto") -> Acceleration:
 
     Three things differ. Clips of any number of frames work. A token without an edge gives 0 instead of NaN. No
     (T*P, T*P) matrix is made, so the graph that a block passes on is a ``SpatioTemporalGraph``. The threshold
-    (``sim_th``) and dropout are read at every call. A deep copy of the model stays accelerated, and so does a model
-    that ``torch.save`` wrote whole. Use DDP, since replicas of ``nn.DataParallel`` would compute with the parameters of
-    the first device.
+    (``sim_th``), the mask (``g_mask``) and dropout are read at every call. A deep copy of the model stays accelerated,
+    and so does a model that ``torch.save`` wrote whole. Use DDP, since replicas of ``nn.DataParallel`` would compute
+    with the parameters of the first device.
+
+    Code that was changed, as in a subclass with other weights, is noticed: each block builds a graph of random tokens
+    and attends along one, once with its own code and once with ours. This takes the memory and time of a call of the
+    block's own ``build_graph`` for one clip. If a block's own code cannot run alone, as on the meta device, the logger
+    ``stgt_kernels`` warns that it was not compared.
 
     Args:
         model: a model on any device, in float32, bfloat16 or float16, under autocast, or in float64 on the CPU. Compile
@@ -87,8 +95,8 @@ def accelerate(model: nn.Module, *, backend: str = "auto") -> Acceleration:
 
     Raises:
         ValueError: no module is such a block (the message names the closest module and what it lacks), a block is
-            accelerated already, its heads are wider than 128, or its ``g_mask`` is not one that joins all frames up to
-            some distance.
+            accelerated already, its heads are wider than 128, its ``g_mask`` is not one that joins all frames up to
+            some distance, or its own code computes something else than the release does.
     """
     check_name(backend)
     if not isinstance(model, nn.Module):
@@ -108,16 +116,34 @@ def accelerate(model: nn.Module, *, backend: str = "auto") -> Acceleration:
             raise ValueError(f"{place} has heads of width {block.graphattn.d_k}, expected at most {MAX_HEAD_DIM}")
         mask = getattr(block, "g_mask", None)
         try:
-            window = _window(mask)
+            window, frames, patches = _band(mask)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None
-        settings[name] = _Settings(backend, 0 if mask is None else len(mask), window)
+        plain = _Settings("reference", mask, window)  # the reference runs wherever the model's own code does
+        differentiable = require_same(
+            block, place, partial(_graph, plain, block), partial(_attention, plain), frames, patches
+        )
+        settings[name] = replace(plain, backend=backend, differentiable=differentiable)
     return Acceleration(blocks, settings)
 
 
 def _build_graph(self: nn.Module, x: Tensor, t: int) -> SpatioTemporalGraph:
-    """Builds a block's graph. x: (B, T*P, C). t: the number of frames, T."""
+    """Takes the place of a block's method. x: (B, T*P, C). t: the number of frames, T."""
     settings: _Settings = getattr(self, _SETTINGS)
+    mask = getattr(self, "g_mask", None)
+    if mask is not settings.mask:
+        settings = replace(settings, mask=mask, window=_band(mask)[0])
+        setattr(self, _SETTINGS, settings)
+    return _graph(settings, self, x, t)
+
+
+def _attend(self: nn.Module, x: Tensor, graph_mask: SpatioTemporalGraph | Tensor) -> tuple[Tensor, None]:
+    """Takes the place of a graph attention's method. The arguments are those of `_attention`."""
+    return _attention(getattr(self, _SETTINGS), self, x, graph_mask)
+
+
+def _graph(settings: _Settings, block: nn.Module, x: Tensor, t: int) -> SpatioTemporalGraph:
+    """Builds a block's graph. x: (B, T*P, C). t: the number of frames, T."""
     frames, nodes = int(t), x.shape[1]
     if frames < 1 or nodes % frames:
         raise ValueError(f"build_graph: t must divide the number of tokens {nodes}, got t={frames}")
@@ -125,14 +151,21 @@ def _build_graph(self: nn.Module, x: Tensor, t: int) -> SpatioTemporalGraph:
     if window is None:
         # The mask joins every pair of the frames that it was built for, so its window was at least their number less 1.
         # The paper's window is 1.
-        window = max(1, settings.mask_nodes * frames // nodes - 1)
+        made_for = 0 if settings.mask is None else len(settings.mask)
+        window = max(1, made_for * frames // nodes - 1)
     x = x.unflatten(1, (frames, nodes // frames))
-    return spatio_temporal_graph(x, threshold=self.sim_th, window=window, backend=settings.backend)
+    differentiable = settings.differentiable and x.requires_grad
+    return spatio_temporal_graph(
+        x, threshold=block.sim_th, window=window, differentiable=differentiable, backend=settings.backend
+    )
 
 
-def _attend(self: nn.Module, x: Tensor, graph_mask: SpatioTemporalGraph | Tensor) -> tuple[Tensor, None]:
+def _attention(
+    settings: _Settings, module: nn.Module, x: Tensor, graph_mask: SpatioTemporalGraph | Tensor
+) -> tuple[Tensor, None]:
     """Graph attention with its four projections. x: (B, N, C). graph_mask: a graph, or dense weights (B, N, N)."""
-    q, k, v = (project(x).unflatten(-1, (self.num_heads, self.d_k)) for project in (self.W_Q, self.W_K, self.W_V))
+    heads = module.num_heads, module.d_k
+    q, k, v = (project(x).unflatten(-1, heads) for project in (module.W_Q, module.W_K, module.W_V))
     graph = graph_mask
     if not isinstance(graph, SpatioTemporalGraph):
         graph = SpatioTemporalGraph.from_dense(graph)
@@ -141,10 +174,10 @@ def _attend(self: nn.Module, x: Tensor, graph_mask: SpatioTemporalGraph | Tensor
     out = graph_attention(
         *(tensor.transpose(1, 2) for tensor in (q, k, v)),
         graph,
-        dropout_p=self.dropout.p if self.dropout.training else 0.0,
-        backend=getattr(self, _SETTINGS).backend,
+        dropout_p=module.dropout.p if module.dropout.training else 0.0,
+        backend=settings.backend,
     )
-    return self.W_O(out.transpose(1, 2).flatten(2)), None
+    return module.W_O(out.transpose(1, 2).flatten(2)), None
 
 
 def _lacking(module: nn.Module) -> list[str]:
@@ -170,24 +203,28 @@ def _nothing_found(model: nn.Module, lacking: dict[str, list[str]]) -> str:
     return message
 
 
-def _window(mask: Tensor | None) -> int | None:
-    """The window of a mask (T*P, T*P) that joins tokens whose frames are at most the window apart.
+def _band(mask: Tensor | None) -> tuple[int | None, int, int]:
+    """The window of a mask (T*P, T*P) that joins tokens whose frames are at most the window apart, and its T and P.
 
-    None if there is no mask, or if it joins all tokens. The first frame ends where the rows of the mask begin to
-    differ. Raises ValueError for any other mask.
+    The window is None if there is no mask, or if it joins all tokens. Such a mask may have been made for any T that
+    divides its size, and no mask for any T and P. The first frame ends where the rows of the mask begin to differ.
+    Raises ValueError for any other mask.
     """
     if mask is None:
-        return None
+        return None, 4, 256  # the release has 256 patches
     if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[0] != mask.shape[1]:
         raise ValueError(f"g_mask must be a square matrix of tokens, got {tuple(getattr(mask, 'shape', ()))}")
+    if mask.is_meta:
+        raise ValueError("g_mask is on the meta device and has no values; build the block's mask on a real device")
+    nodes = len(mask)
     joined = mask == mask[0, 0]  # every token is joined to itself
     if joined.all():
-        return None
+        return (None, 2, nodes // 2) if nodes % 2 == 0 else (None, 1, nodes)
     patches = int((joined == joined[0]).all(1).long().argmin())
     reach = int(joined[0].long().argmin())
-    frame = torch.arange(len(mask), device=mask.device) // max(patches, 1)
+    frame = torch.arange(nodes, device=mask.device) // max(patches, 1)
     window = reach // max(patches, 1) - 1
     band = (frame[:, None] <= frame + window) & (frame[:, None] >= frame - window)
     if patches == 0 or not torch.equal(joined, band):
         raise ValueError(f"g_mask {tuple(mask.shape)} does not join all frames up to some distance, and only those")
-    return window
+    return window, nodes // patches, patches

@@ -114,14 +114,25 @@ def test_a_mask_that_joins_all(frames, window):
         assert model.resblocks[0].build_graph(local, 6).window == max(window, 1)
 
 
-def test_a_mask_that_holds_0_for_joined_and_no_mask():
+def test_a_mask_of_another_dtype_and_no_mask():
     model, x = build(), clip()
     expected = model(x)
     block = model.resblocks[0]
-    for mask in (1 - block.g_mask, block.g_mask.float(), None):
+    for mask in (block.g_mask.float(), block.g_mask.bool(), None):
         block.g_mask = mask
         with accelerate(model):
             assert_outputs_same(model(x), expected)
+
+
+def test_a_mask_that_replaces_another_one_is_used():
+    model, x, window = build(), clip(), 2
+    other = build(window=window).resblocks[0].g_mask
+    with accelerate(model):
+        before = model(x)
+        model.resblocks[0].g_mask = other
+        after = model(x)
+    assert_outputs_same(after, model(x))
+    assert not torch.allclose(before, after)
 
 
 @pytest.mark.parametrize(

@@ -44,3 +44,10 @@ def test_a_named_backend_that_cannot_run_says_so():
     model = build()
     with accelerate(model, backend="cuda"), pytest.raises(ValueError, match="backend='cuda' cannot run"):
         model(torch.randn(2, 4, 10, 16))
+
+
+def test_a_mask_without_values_is_refused():
+    with torch.device("meta"):
+        model = build()
+    with pytest.raises(ValueError, match="block 'resblocks.0' .*: g_mask is on the meta device and has no values"):
+        accelerate(model)
