@@ -197,8 +197,9 @@ class PyAVReader:
     def _by_seeking(self, numbers: np.ndarray) -> Iterator[Numbered]:
         """Frames by the index. Decoding begins at the keyframe before a frame, or goes on from a near one."""
         # The first packets of a clip that was cut out of a longer one may give no frames, and then every number is
-        # wrong. Only decoding tells, so that the first frame is always decoded.
-        ranks = np.union1d(0, numbers)
+        # wrong. So may the last packet of a file that is cut short, and then the video is shorter. Only decoding tells,
+        # so that the first frame is always decoded, and the last one if its packet may be incomplete.
+        ranks = np.union1d([0] if self._file.ends_whole() else [0, self.length - 1], numbers)
         try:
             index = self._index.around(ranks)
         except UnusableTimesError as error:
@@ -213,7 +214,7 @@ class PyAVReader:
                 if last == number:
                     if number == 0:
                         self._take_size_of(frame)
-                    if number >= numbers[0]:
+                    if numbers[0] <= number <= numbers[-1]:
                         yield frame, self._seconds(pts)
                     break
             else:

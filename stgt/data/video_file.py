@@ -136,6 +136,10 @@ class VideoFile:
             return None
         return entries
 
+    def ends_whole(self) -> bool:
+        """Whether the last packet is surely complete. A table tells the sizes of all packets, and so does Matroska."""
+        return "matroska" in self.container.format.name.split(",") or self.packet_table() is not None
+
     def is_one_part(self) -> bool:
         """Whether every track of an MP4 or QuickTime file plays at most one part of its packets."""
         with open(self.path, "rb") as file:

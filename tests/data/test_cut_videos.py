@@ -40,6 +40,9 @@ def packets_of(path):
         Kind(".avi", "utvideo"),
         Kind(".avi", "dvvideo", size=(720, 576)),
         Kind(".mkv", "libx264", codec_options={"bf": "0"}),
+        Kind(".nut", "rawvideo"),
+        Kind(".avi", "png", pix_fmt="rgb24"),
+        Kind(".mjpeg", "mjpeg", pix_fmt="yuvj420p"),
     ],
     ids=str,
 )
