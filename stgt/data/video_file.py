@@ -32,6 +32,8 @@ _REFUSED = {
 _OPTIONS = {"format_whitelist": ",".join(sorted(av.formats_available - _REFUSED)), "protocol_whitelist": "file"}
 # Beside its own frame, a packet may carry these kinds of data, which the decoder needs for all later packets.
 _LASTING = ("palette", "new_extradata", "param_change")
+# A packet of MPEG-4 (part 2) that has no more bytes may say that the frame before it is shown for longer.
+_UNCODED = 8
 # Decoders raise one of these for a packet that they cannot decode.
 UNDECODABLE = (av.error.InvalidDataError, av.error.ArgumentError, av.error.PermissionError)
 # FFmpeg's own texts for these would be "Operation not permitted", "Invalid argument" and "Operation not supported".
@@ -223,12 +225,15 @@ class VideoFile:
         """The facts about a packet that are known without decoding it.
 
         Raises UnusableTimesError if the packet tells the decoder something that all later packets need, such as a
-        palette. Seeking would pass over it.
+        palette, because seeking would pass over it, and if the packet may hold no frame.
         """
         # Most packets carry nothing. Asking for that first takes a third of the time.
         if next(packet.iter_sidedata(), None) is not None and any(map(packet.has_sidedata, _LASTING)):
             raise UnusableTimesError("a packet changes the state of the decoder")
-        hidden = packet.is_discard or (self.stream.codec_context.name == "vp8" and _is_hidden(packet))
+        codec = self.stream.codec_context.name
+        if codec == "mpeg4" and packet.size <= _UNCODED:
+            raise UnusableTimesError("a packet may hold no frame")
+        hidden = packet.is_discard or (codec == "vp8" and _is_hidden(packet))
         return PacketTimes(packet.pts, packet.dts, packet.is_keyframe, hidden)
 
     def _require_time(self) -> None:
