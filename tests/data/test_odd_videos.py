@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.clips import noise, write_video
 from helpers.numbered import Kind, number_in, picture, write_numbered
+from PIL import Image
 
 from stgt.data import video_file
 from stgt.data.pyav_reader import FramesDisagreeError
@@ -350,6 +351,21 @@ def test_times_of_a_container_that_stores_only_when_frames_are_decoded(tmp_path)
     clip = read_clip(write_at(tmp_path / "uneven.asf", "libx264", times, bf="2", b_adapt="0"), None)
     assert numbers(clip.frames) == list(range(60))
     torch.testing.assert_close(clip.times, torch.tensor(times, dtype=torch.float64) / 1000, rtol=0, atol=0.1)
+
+
+def test_an_animation_lasts_as_long_as_in_browsers_whatever_its_format(tmp_path):
+    durations = [10, 10, 20, 30, 10, 100, 50, 10]  # milliseconds
+    first, *others = [Image.fromarray(picture(number, (128, 64))) for number in range(8)]
+    begins = torch.tensor([0, 100, 200, 220, 250, 350, 450, 500], dtype=torch.float64) / 1000
+    for name in ("clip.gif", "clip.webp", "clip.png"):
+        first.save(tmp_path / name, save_all=True, append_images=others, duration=durations, lossless=True)
+        clip = read_clip(tmp_path / name, None)
+        assert numbers(clip.frames) == list(range(8))
+        torch.testing.assert_close(clip.times, begins, rtol=0, atol=1e-9)
+        sampled = read_clip(tmp_path / name, 3)
+        assert numbers(sampled.frames) == [0, 2, 5]
+        torch.testing.assert_close(sampled.times, begins[[0, 2, 5]], rtol=0, atol=1e-9)
+        assert numbers(read_frames(tmp_path / name, None, start=0.2, end=0.3)) == [2, 3, 4]
 
 
 def test_times_begin_with_the_first_frame_where_the_file_does_not_tell_its_start(tmp_path):
