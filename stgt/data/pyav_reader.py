@@ -135,9 +135,9 @@ class PyAVReader:
 
     def count_by_decoding(self) -> None:
         """Decode the file from its start to its end, and number the frames as they come out of the decoder."""
-        frames, pts, kept = [], [], 0
+        frames, pts, dts, kept = [], [], [], 0
         with self._file.complaints():
-            for frame in self._all_frames():
+            for frame in self._all_frames(dts):
                 if not pts:
                     self._take_size_of(frame)
                 pts.append(frame.pts)
@@ -145,18 +145,33 @@ class PyAVReader:
                 frames = [*frames, frame] if kept <= KEPT_BYTES else []
         if not pts:
             raise VideoError(f"{self._file.path}: the video track has no frames that can be decoded and shown")
-        if None in pts or len(set(pts)) < len(pts) or _longest_move(pts) > REORDERED:
-            times = [number / self._rate for number in range(len(pts))]
-        else:
+        times = self._counted_times(pts, dts)
+        self._counted = list(zip(frames or [None] * len(times), times, strict=True))
+        self._index = None
+
+    def _counted_times(self, pts: list[int | None], dts: list[int | None]) -> list[float]:
+        """Presentation times of all frames in seconds. pts: in the order of display. dts: those of the packets."""
+        if None not in pts and len(set(pts)) == len(pts) and _longest_move(pts) <= REORDERED:
             # For a container that stores no presentation times, FFmpeg may swap those of neighbouring frames.
-            pts.sort()
+            pts = sorted(pts)
             known = self._file.start is not None and stores_times(self._file.container.format.name)
             late = 0.0 if known else self._seconds(pts[0])
             if self._file.start is not None and late > REORDERED / self._rate:
                 late = 0.0  # no decoder is so late, so the video begins after the sound
-            times = [self._seconds(value) - late for value in pts]
-        self._counted = list(zip(frames or [None] * len(times), times, strict=True))
-        self._index = None
+            return [self._seconds(value) - late for value in pts]
+        if not _descend(pts):
+            return [self._seconds(value) for value in self._apart(pts)]
+        if len(dts) == len(pts) and not _descend(dts):
+            return [(value - dts[0]) * float(self._file.stream.time_base) for value in self._apart(dts)]
+        return [number / self._rate for number in range(len(pts))]
+
+    def _apart(self, times: list[int]) -> list[float]:
+        """Ascending times, where frames with one time are spread evenly up to the time of the next frame."""
+        distinct, first = np.unique(times, return_index=True)
+        whole = len(times) / self._rate / float(self._file.stream.time_base)
+        lasting = distinct[-1] - distinct[-2] if len(distinct) > 1 else whole
+        ends = [*distinct, distinct[-1] + lasting]
+        return np.interp(np.arange(len(times)), [*first, len(times)], ends).tolist()
 
     def _last_times(self) -> list[float]:
         """Presentation times in seconds of the last two frames, or of the only one."""
@@ -197,8 +212,9 @@ class PyAVReader:
     def _by_seeking(self, numbers: np.ndarray) -> Iterator[Numbered]:
         """Frames by the index. Decoding begins at the keyframe before a frame, or goes on from a near one."""
         # The first packets of a clip that was cut out of a longer one may give no frames, and then every number is
-        # wrong. Only decoding tells, so that the first frame is always decoded.
-        ranks = np.union1d(0, numbers)
+        # wrong. So may the last packet of a file that is cut short, and then the video is shorter. Only decoding tells,
+        # so that the first frame is always decoded, and the last one if its packet may be incomplete.
+        ranks = np.union1d([0] if self._file.ends_whole() else [0, self.length - 1], numbers)
         try:
             index = self._index.around(ranks)
         except UnusableTimesError as error:
@@ -213,7 +229,7 @@ class PyAVReader:
                 if last == number:
                     if number == 0:
                         self._take_size_of(frame)
-                    if number >= numbers[0]:
+                    if numbers[0] <= number <= numbers[-1]:
                         yield frame, self._seconds(pts)
                     break
             else:
@@ -265,9 +281,17 @@ class PyAVReader:
             return self._file.packets()
         raise FramesDisagreeError
 
-    def _all_frames(self) -> Iterator[VideoFrame]:
+    def _all_frames(self, dts: list[int | None] | None = None) -> Iterator[VideoFrame]:
+        """Every frame, decoded from the start. `dts` gets the times at which the packets are decoded."""
         self._file.reopen()
-        return self._file.frames(self._file.packets())
+
+        def noted() -> Iterator[Packet]:
+            for packet in self._file.packets():
+                if dts is not None and packet.size:
+                    dts.append(packet.dts)
+                yield packet
+
+        return self._file.frames(noted())
 
     def _from_start(self, numbers: np.ndarray) -> Iterator[Numbered]:
         """Frames of a file whose frames were counted. They were kept, or are decoded once more."""
@@ -293,7 +317,7 @@ class PyAVReader:
         size = frame.width, frame.height
         self._shown_size = size[::-1] if turns_sideways(frame) else size
 
-    def _seconds(self, pts: int) -> float:
+    def _seconds(self, pts: float) -> float:
         """A presentation time in seconds on a player's clock, which starts with the file."""
         seconds = pts * float(self._file.stream.time_base) - self._start
         return 0.0 if abs(seconds) < _START_ROUNDING else seconds
@@ -311,3 +335,8 @@ def _squeezed(frame: VideoFrame, side: int) -> np.ndarray:
 def _longest_move(times: list[int]) -> int:
     """The largest number of places by which sorting moves a time; 0 for times that increase."""
     return int(np.abs(np.argsort(times) - np.arange(len(times))).max(initial=0))
+
+
+def _descend(times: list[int | None]) -> bool:
+    """Whether some time is before the one that precedes it, or unknown."""
+    return None in times or any(later < earlier for earlier, later in itertools.pairwise(times))

@@ -32,6 +32,11 @@ _REFUSED = {
 _OPTIONS = {"format_whitelist": ",".join(sorted(av.formats_available - _REFUSED)), "protocol_whitelist": "file"}
 # Beside its own frame, a packet may carry these kinds of data, which the decoder needs for all later packets.
 _LASTING = ("palette", "new_extradata", "param_change")
+# A packet of MPEG-4 (part 2) that has no more bytes may say that the frame before it is shown for longer.
+_UNCODED = 8
+# Browsers show a frame of a GIF file that claims to last a hundredth of a second, the unit of its times, ten times as
+# long. FFmpeg knows this only of frames that claim to last no time.
+_BRIEF, _LASTS = 1, 10
 # Decoders raise one of these for a packet that they cannot decode.
 UNDECODABLE = (av.error.InvalidDataError, av.error.ArgumentError, av.error.PermissionError)
 # FFmpeg's own texts for these would be "Operation not permitted", "Invalid argument" and "Operation not supported".
@@ -136,6 +141,10 @@ class VideoFile:
             return None
         return entries
 
+    def ends_whole(self) -> bool:
+        """Whether the last packet is surely complete. A table tells the sizes of all packets, and so does Matroska."""
+        return "matroska" in self.container.format.name.split(",") or self.packet_table() is not None
+
     def is_one_part(self) -> bool:
         """Whether every track of an MP4 or QuickTime file plays at most one part of its packets."""
         with open(self.path, "rb") as file:
@@ -153,10 +162,11 @@ class VideoFile:
     def packets(self) -> Iterator[Packet]:
         """The packets from here on. The last one is empty, and makes the decoder give the frames that it has kept.
 
-        Other empty packets are left out. They mean that the frame before them is shown for longer.
+        Other empty packets are left out. They mean that the frame before them is shown for longer. Packets of a GIF
+        file have the times at which browsers show them, if they are read from its start.
         """
         packets = self.container.demux(self.stream)
-        self.is_cut_short = False
+        self.is_cut_short, late = False, 0
         while True:
             try:
                 packet = next(packets, None)
@@ -171,6 +181,10 @@ class VideoFile:
                 break
             if packet.size:
                 self.is_cut_short = packet.is_corrupt
+                if late:
+                    packet.pts, packet.dts = packet.pts + late, packet.dts + late
+                if self._is_brief(packet):
+                    late += _LASTS - _BRIEF
                 yield packet
         end = Packet()
         end.stream = self.stream
@@ -219,13 +233,22 @@ class VideoFile:
         """The facts about a packet that are known without decoding it.
 
         Raises UnusableTimesError if the packet tells the decoder something that all later packets need, such as a
-        palette. Seeking would pass over it.
+        palette, because seeking would pass over it, if the packet may hold no frame, and if its frame is shown for
+        longer than it claims.
         """
         # Most packets carry nothing. Asking for that first takes a third of the time.
         if next(packet.iter_sidedata(), None) is not None and any(map(packet.has_sidedata, _LASTING)):
             raise UnusableTimesError("a packet changes the state of the decoder")
-        hidden = packet.is_discard or (self.stream.codec_context.name == "vp8" and _is_hidden(packet))
+        codec = self.stream.codec_context.name
+        if codec == "mpeg4" and packet.size <= _UNCODED:
+            raise UnusableTimesError("a packet may hold no frame")
+        if self._is_brief(packet):
+            raise UnusableTimesError("later frames are shown later than their packets claim")
+        hidden = packet.is_discard or (codec == "vp8" and _is_hidden(packet))
         return PacketTimes(packet.pts, packet.dts, packet.is_keyframe, hidden)
+
+    def _is_brief(self, packet: Packet) -> bool:
+        return self.container.format.name == "gif" and packet.duration == _BRIEF
 
     def _require_time(self) -> None:
         if self._end is not None and time.monotonic() > self._end:

@@ -40,6 +40,9 @@ def packets_of(path):
         Kind(".avi", "utvideo"),
         Kind(".avi", "dvvideo", size=(720, 576)),
         Kind(".mkv", "libx264", codec_options={"bf": "0"}),
+        Kind(".nut", "rawvideo"),
+        Kind(".avi", "png", pix_fmt="rgb24"),
+        Kind(".mjpeg", "mjpeg", pix_fmt="yuvj420p"),
     ],
     ids=str,
 )
@@ -143,6 +146,30 @@ def test_frames_that_are_stored_as_empty_packets_are_shown_for_longer(tmp_path):
     clip = read_clip(path, None)
     assert numbers(clip.frames) == [0, 10, 20] and clip.times.tolist() == pytest.approx([0, 0.4, 0.8])
     assert numbers(read_frames(path, 2)) == [0, 10]
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mp4"])
+def test_frames_that_mpeg4_does_not_code_are_no_frames(suffix, tmp_path):
+    """DivX and Xvid write a packet of a few bytes for a frame that is like the one before it."""
+    kind = Kind(suffix, "mpeg4", gop=50, codec_options={"sc_threshold": "1000000000"})
+    made = write_numbered(tmp_path / f"coded{suffix}", kind, 120)
+    path = tmp_path / f"clip{suffix}"
+    with av.open(str(made)) as source, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+            if 44 <= number < 50:  # up to the next keyframe, and before the second frame of the sample below
+                uncoded = av.Packet(b"\0\0\1\xb6\x50\xcf")
+                uncoded.pts, uncoded.dts, uncoded.time_base = packet.pts, packet.dts, packet.time_base
+                packet = uncoded
+            packet.stream = stream
+            container.mux(packet)
+    expected = [*range(44), *range(50, 120)]
+    clip = read_clip(path, None)
+    assert numbers(clip.frames) == expected
+    wanted = sample_indices(114, 2)
+    sampled = read_clip(path, 2)
+    assert numbers(sampled.frames) == [expected[number] for number in wanted]
+    assert torch.equal(sampled.times, clip.times[torch.from_numpy(wanted)])
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.clips import noise, write_video
 from helpers.numbered import Kind, number_in, picture, write_numbered
+from PIL import Image
 
 from stgt.data import video_file
 from stgt.data.pyav_reader import FramesDisagreeError
@@ -314,6 +315,57 @@ def test_frames_that_an_avi_file_shows_for_longer_keep_their_times(tmp_path):
     # The file stores only when a frame is decoded, which is up to two frames before it is shown.
     times = (clip.times * 25).round().tolist()
     assert all(shown[max(n - 2, 0)] <= time <= shown[min(n + 2, len(shown) - 1)] for n, time in enumerate(times))
+
+
+def write_at(path, codec, times, **options):
+    """Numbered frames that are shown at `times`, in milliseconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        packets = []
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(picture(number, (128, 64)), format="rgb24")
+            frame.pts, frame.time_base = number if codec == "mpeg4" else time, Fraction(1, 1000)
+            packets += stream.encode(frame)
+        packets += stream.encode()
+        if codec == "mpeg4":  # the encoder refuses frames with one time
+            for packet, time in zip(packets, times, strict=True):
+                packet.pts = packet.dts = time
+        container.mux(packets)
+    return path
+
+
+def test_frames_that_share_a_time_leave_the_times_of_the_others_alone(tmp_path):
+    """The clock of Matroska has milliseconds, and programs that record a screen store some frames at the same one."""
+    times = [*range(0, 3000, 100), *range(3000, 3600, 20)]
+    times[40] = times[39]
+    clip = read_clip(write_at(tmp_path / "screen.mkv", "mpeg4", times), None)
+    assert numbers(clip.frames) == list(range(60))
+    times[40] = (times[39] + times[41]) / 2
+    torch.testing.assert_close(clip.times, torch.tensor(times, dtype=torch.float64) / 1000, rtol=0, atol=1e-6)
+
+
+def test_times_of_a_container_that_stores_only_when_frames_are_decoded(tmp_path):
+    times = [40 * number + 7 * (number % 3) for number in range(60)]
+    clip = read_clip(write_at(tmp_path / "uneven.asf", "libx264", times, bf="2", b_adapt="0"), None)
+    assert numbers(clip.frames) == list(range(60))
+    torch.testing.assert_close(clip.times, torch.tensor(times, dtype=torch.float64) / 1000, rtol=0, atol=0.1)
+
+
+def test_an_animation_lasts_as_long_as_in_browsers_whatever_its_format(tmp_path):
+    durations = [10, 10, 20, 30, 10, 100, 50, 10]  # milliseconds
+    first, *others = [Image.fromarray(picture(number, (128, 64))) for number in range(8)]
+    begins = torch.tensor([0, 100, 200, 220, 250, 350, 450, 500], dtype=torch.float64) / 1000
+    for name in ("clip.gif", "clip.webp", "clip.png"):
+        first.save(tmp_path / name, save_all=True, append_images=others, duration=durations, lossless=True)
+        clip = read_clip(tmp_path / name, None)
+        assert numbers(clip.frames) == list(range(8))
+        torch.testing.assert_close(clip.times, begins, rtol=0, atol=1e-9)
+        sampled = read_clip(tmp_path / name, 3)
+        assert numbers(sampled.frames) == [0, 2, 5]
+        torch.testing.assert_close(sampled.times, begins[[0, 2, 5]], rtol=0, atol=1e-9)
+        assert numbers(read_frames(tmp_path / name, None, start=0.2, end=0.3)) == [2, 3, 4]
 
 
 def test_times_begin_with_the_first_frame_where_the_file_does_not_tell_its_start(tmp_path):
