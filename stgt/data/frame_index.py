@@ -152,6 +152,7 @@ class PacketTable:
         Raises UnusableTimesError if the decoding times of keyframes decrease, or if the first packet is no keyframe.
         """
         self._entries, self._scan = entries, scan
+        self._scanned: dict[int, FrameIndex] = {}
         table = entries()
         self._packets = len(table)
         if not table[0].is_keyframe:
@@ -180,29 +181,35 @@ class PacketTable:
         return index.first_rank_from(pts) if index.pts[-1] >= pts else int(index.ranks[-1]) + 1
 
     def _index(self, groups: np.ndarray) -> FrameIndex:
-        ranks, pts, keyframes = [], [], []
-        table = self._entries()  # it is asked for again, since opening the file again makes a new table
-        for group in groups.tolist():
-            first = int(self._keys[group])
-            last = int(self._keys[group + 1]) if group + 1 < len(self._keys) else self._packets
-            # A seek to the keyframe's own decoding time would arrive at the group before, because seeking goes by
-            # presentation times and the keyframe is presented later.
-            near = table[min(first + REORDERED, last - 1)].timestamp
-            packets = self._scan(near, int(self._key_dts[group]), last - first)
-            if len(packets) != last - first or any(packet.keyframe for packet in packets[1:]):
-                raise UnusableTimesError("the container's table of packets does not fit its packets")
-            _require_usable_group(packets)
-            start, stop = np.searchsorted(self._shown, [first, last]).tolist()
-            shown = sorted(packet.pts for packet in packets if not packet.hidden)
-            if len(shown) != stop - start:
-                raise UnusableTimesError("the container's table hides other packets than its edit list does")
-            ranks += range(start, stop)
-            pts += shown
-            keyframes += _keyframes(packets[:1])
-        times = np.array(pts, np.int64)
+        found = [self._group(group) for group in groups.tolist()]
+        times = np.concatenate([index.pts for index in found])
         if (np.diff(times) <= 0).any():
             raise UnusableTimesError("groups of pictures overlap in time")
-        return FrameIndex(self.length, np.array(ranks, np.int64), times, keyframes)
+        ranks = np.concatenate([index.ranks for index in found])
+        return FrameIndex(self.length, ranks, times, [key for index in found for key in index.keyframes])
+
+    def _group(self, group: int) -> FrameIndex:
+        """A table of the frames of one group, which is scanned when it is first needed."""
+        if group not in self._scanned:
+            self._scanned[group] = self._scan_group(group)
+        return self._scanned[group]
+
+    def _scan_group(self, group: int) -> FrameIndex:
+        table = self._entries()  # it is asked for again, since opening the file again makes a new table
+        first = int(self._keys[group])
+        last = int(self._keys[group + 1]) if group + 1 < len(self._keys) else self._packets
+        # A seek to the keyframe's own decoding time would arrive at the group before, because seeking goes by
+        # presentation times and the keyframe is presented later.
+        near = table[min(first + REORDERED, last - 1)].timestamp
+        packets = self._scan(near, int(self._key_dts[group]), last - first)
+        if len(packets) != last - first or any(packet.keyframe for packet in packets[1:]):
+            raise UnusableTimesError("the container's table of packets does not fit its packets")
+        _require_usable_group(packets)
+        start, stop = np.searchsorted(self._shown, [first, last]).tolist()
+        shown = sorted(packet.pts for packet in packets if not packet.hidden)
+        if len(shown) != stop - start:
+            raise UnusableTimesError("the container's table hides other packets than its edit list does")
+        return FrameIndex(self.length, np.arange(start, stop), np.array(shown, np.int64), _keyframes(packets[:1]))
 
 
 def _keys_if_none_is_hidden(table: IndexEntries) -> list[int] | None:

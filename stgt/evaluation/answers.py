@@ -139,11 +139,12 @@ def frequent_answers(train: Iterable[Question], test: Sequence[Question]) -> dic
     for question in train:
         for key in _keys(question):
             asked.setdefault(key, Counter())[question.answer] += 1
+    best = {key: answers.most_common(1)[0][0] for key, answers in asked.items()}
 
     def guesses(level: int) -> list[str]:
         """The answers by the most particular key that training has, up to the key of this level."""
-        known = (next(key for key in reversed(_keys(question)[: level + 1]) if key in asked) for question in test)
-        return [asked[key].most_common(1)[0][0] for key in known]
+        known = (next(key for key in reversed(_keys(question)[: level + 1]) if key in best) for question in test)
+        return [best[key] for key in known]
 
     names = ("most frequent answer", "… of the question word", "… of the same question")
     return {name: guesses(level) for level, name in enumerate(names)}

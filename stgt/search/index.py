@@ -187,12 +187,11 @@ class Index:
         top: see `search`. Raises ValueError if the moment is none of the index's windows, and for a top below 1.
         """
         opened = self._open
-        for film in opened.manifest.films:
-            if film.path == str(moment.path):
-                rows = opened.rows(film)
-                for row, (start, end) in enumerate(rows.times.tolist()):
-                    if (start, end) == (moment.start, moment.end):
-                        return self.nearest(rows.vectors[row].float(), top=top, apart_from=opened.number(film, row))
+        if (film := opened.manifest.by_path.get(str(moment.path))) is not None:
+            rows = opened.rows(film)
+            for row, (start, end) in enumerate(rows.times.tolist()):
+                if (start, end) == (moment.start, moment.end):
+                    return self.nearest(rows.vectors[row].float(), top=top, apart_from=opened.number(film, row))
         raise ValueError(f"moment is {moment}, expected one that this index has given as an answer")
 
     def nearest(self, query: Tensor, *, top: int = 5, apart_from: int | None = None) -> list[Moment]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from stgt.files import write_json
@@ -78,6 +79,16 @@ class Manifest:
     def films(self) -> list[Film]:
         """All files, in alphabetical order."""
         return sorted((film for segment in self.segments for film in segment.films), key=lambda film: film.path)
+
+    @cached_property
+    def by_key(self) -> dict[str, Film]:
+        """Each file by its key."""
+        return {film.key: film for segment in self.segments for film in segment.films}
+
+    @cached_property
+    def by_path(self) -> dict[str, Film]:
+        """Each file by its absolute path."""
+        return {film.path: film for film in self.by_key.values()}
 
     @property
     def windows(self) -> int:

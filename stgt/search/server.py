@@ -115,10 +115,9 @@ class Server(http.server.ThreadingHTTPServer):
 
     def film(self, key: str) -> Film:
         """A file of the index by its key."""
-        for film in self.index().manifest.films:
-            if film.key == key:
-                return film
-        raise RefusedError(HTTPStatus.NOT_FOUND, "the index has no such file")
+        if (film := self.index().manifest.by_key.get(key)) is None:
+            raise RefusedError(HTTPStatus.NOT_FOUND, "the index has no such file")
+        return film
 
     def by_text(self, text: str, top: int) -> list[Moment]:
         index = self.index()
@@ -247,10 +246,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self.server.film(words.get("film", "")), start, end
 
     def _send_moments(self, moments: list[Moment]) -> None:
-        films = {film.path: film.key for film in self.server.index().manifest.films}
+        films = self.server.index().manifest.by_path
         answers = [
             {
-                "film": films[str(moment.path)],
+                "film": films[str(moment.path)].key,
                 "name": moment.path.name,
                 "path": str(moment.path),
                 "start": moment.start,

@@ -6,8 +6,9 @@ import av
 import numpy as np
 import pytest
 
-from stgt.data import cuts
+from stgt.data import cuts, pyav_reader
 from stgt.data.cuts import cut
+from stgt.data.pyav_reader import PyAVReader
 from stgt.data.shots import boundaries, spans_of, windows_at
 from stgt.data.video import open_video, read_frames
 from stgt.data.windows import WHOLE, Pixels, windows_of
@@ -109,3 +110,14 @@ def test_a_long_film_is_looked_at_in_few_places(tmp_path, monkeypatch):
     # Stretches of up to 1 + 201 // 25 windows are taken as they are if they hold as many frames.
     assert wanted <= {*numbers} <= {*range(58), 999, 1000, *range(1991, 2050)}
     assert len(looks) < len(numbers)
+
+
+def test_each_group_of_pictures_of_a_long_film_is_scanned_once(tmp_path, monkeypatch):
+    path = written(tmp_path / "watch.mp4", range(300))
+    expected = windows_of(path, 4, 2, PIXELS)
+    scans, scan = [], PyAVReader._scan
+    monkeypatch.setattr(PyAVReader, "_scan", lambda reader, *place: scans.append(place) or scan(reader, *place))
+    for module in (cuts, pyav_reader):
+        monkeypatch.setattr(module, "LONG", 20)
+    assert windows_of(path, 4, 2, PIXELS) == expected and len(expected) == 149
+    assert 0 < len(scans) == len({*scans})

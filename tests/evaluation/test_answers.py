@@ -1,3 +1,5 @@
+from collections import Counter
+
 import pytest
 import torch
 
@@ -96,6 +98,20 @@ def test_baselines_use_the_training_set_and_no_video():
     assert guesses["most frequent answer"] == ["c", "c", "c", "c"]
     assert guesses["… of the question word"] == ["c", "b", "b", "c"]
     assert guesses["… of the same question"] == ["c", "a", "b", "c"]
+
+
+def test_the_most_frequent_answer_is_looked_for_once_for_each_key_and_not_for_each_question(monkeypatch):
+    looks = []
+
+    class Noted(Counter):
+        def most_common(self, n=None):
+            looks.append(n)
+            return super().most_common(n)
+
+    monkeypatch.setattr("stgt.evaluation.answers.Counter", Noted)
+    guesses = frequent_answers(questions(("what?", "a"), ("who?", "b")), questions(*[("who?", "x")] * 50))
+    assert guesses["… of the same question"] == ["b"] * 50
+    assert len(looks) == 5  # of all questions, of two question words, and of two questions
 
 
 class Echo:

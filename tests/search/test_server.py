@@ -18,6 +18,7 @@ import stgt
 from stgt.data.isolated import Failure
 from stgt.search import server as servers
 from stgt.search.byte_range import UnsatisfiableError, parse_range
+from stgt.search.manifest import Manifest
 from stgt.search.server import Server
 
 
@@ -88,6 +89,20 @@ def test_the_frames_of_a_moment_are_one_picture(server):
         assert max(picture.getpixel((place * 384 + 5, 108))) < 30  # the film is square, and has black borders
     for words in ("start=2&end=1", "start=a&end=1", "start=-1&end=1", "start=nan&end=nan", "start=0&end=inf", ""):
         assert fetch(server, f"/sheet?film={green['film']}&{words}")[0] == 400
+
+
+def test_no_request_looks_through_all_files(server, monkeypatch):
+    # A search makes 25 requests, and an index may have hundreds of thousands of files.
+    found = moments(server, "/search?q=green&top=1")[0]  # the first request may
+
+    def fail(manifest):
+        raise AssertionError("a request looks through all files of the index")
+
+    for name in ("films", "segments"):
+        monkeypatch.setattr(Manifest, name, property(fail), raising=False)
+    words = f"film={found['film']}&start={found['start']}&end={found['end']}"
+    for path in ("/search?q=yellow", f"/like?{words}", f"/sheet?{words}", f"/video/{found['film']}"):
+        assert fetch(server, path)[0] == 200
 
 
 @pytest.mark.parametrize("path", ["/gone", "/page/index.html", "/index.json", "/video/", "/video/none", "/sheet/"])

@@ -9,6 +9,7 @@ are left alone. This module needs the extra [scale].
 
 from __future__ import annotations
 
+import itertools
 import re
 import tarfile
 from collections.abc import Collection, Iterator
@@ -39,6 +40,8 @@ SCHEMAS = {
 """The columns of an Arrow file. Ids of questions have the form that `stgt.data.manifest.rows.decoded_id` reads."""
 BATCH = 1 << 16
 """The most rows that are in memory at a time"""
+PART = 1 << 26
+"""Bytes, or letters, of texts that are in memory at a time, since Arrow does not take lists with 2 GiB of texts"""
 _ENDINGS = "|".join(re.escape(ending) for ending in IMAGES)
 _IS_IMAGE = rf"(?i)(?:{_ENDINGS}|\.|(?:^|/)\.?[^./]*)$"  # this decides as `stgt.data.names.is_image` does
 
@@ -56,6 +59,8 @@ class ManifestFile:
             self._file = pq.ParquetFile(path, pre_buffer=False)
         except FileNotFoundError:
             raise ValueError(no_such_file(path)) from None
+        except MemoryError:  # Arrow's own one is an ArrowException, too
+            raise
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path}: not a Parquet file ({first_line(error)})") from None
         self.rows = self._file.metadata.num_rows
@@ -111,7 +116,7 @@ class ManifestFile:
         column = "question_ids" if "question_ids" in self._types else "question_id"
         start, ids = 0, QuestionIds(self.path, column)
         try:
-            for batch in self._file.iter_batches(BATCH, columns=[*self._types], use_threads=False):
+            for batch in self._parts():
                 rows = _Rows(self.path, self.kind, start, batch)
                 start += len(batch)
                 checked = rows.checked(left_out)
@@ -119,8 +124,23 @@ class ManifestFile:
                     ids.add(checked.column("question_ids"), rows.numbers)
                 yield checked
             ids.require_distinct()
+        except MemoryError:
+            raise
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{self.path}: the file is damaged near row {start} ({first_line(error)})") from None
+
+    def _parts(self) -> Iterator[pa.RecordBatch]:
+        """The columns that are used, BATCH rows at a time, and fewer rows where the texts are long."""
+        for rows, groups in itertools.groupby(range(self._file.num_row_groups), self._rows_at_a_time):
+            yield from self._file.iter_batches(rows, [*groups], columns=[*self._types], use_threads=False)
+
+    def _rows_at_a_time(self, group: int) -> int:
+        """The most rows of a row group that take about PART bytes."""
+        about = self._file.metadata.row_group(group)
+        columns = (about.column(number) for number in range(about.num_columns))
+        used = [column for column in columns if column.path_in_schema.partition(".")[0] in self._types]
+        size = sum(column.total_uncompressed_size for column in used)
+        return max(1, min(BATCH, PART * about.num_rows // max(1, size)))
 
 
 class _Rows:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from stgt.data.annotations import load_said
 from stgt.data.entries import Question
 from stgt.data.manifest.cache import is_manifest
-from stgt.data.manifest.columns import BATCH, SCHEMAS
+from stgt.data.manifest.columns import BATCH, PART, SCHEMAS
 from stgt.files import atomic_file
 from stgt.structure import shown
 
@@ -57,7 +57,7 @@ class ManifestWriter:
     """Takes rows, and writes them in groups. The first row decides the columns of the file."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._rows = path, []
+        self._path, self._rows, self._letters = path, [], 0
         self._writer: pq.ParquetWriter | None = None
         self.count = 0
         """Number of rows that were added"""
@@ -79,9 +79,11 @@ class ManifestWriter:
         name says it. packed_from: the name of the video before it was packed.
         """
         row = dict(video=video, shard=shard, offset=offset, size=size, image=image, packed_from=packed_from)
-        self._rows.append(row | _columns_of(texts))
+        said = _columns_of(texts)
+        self._rows.append(row | said)
+        self._letters += sum(len(text) for column in said.values() for text in column if isinstance(text, str))
         self.count += 1
-        if len(self._rows) == BATCH:
+        if len(self._rows) == BATCH or self._letters >= PART:
             self.flush()
 
     def add_rows(self, rows: pa.RecordBatch) -> None:
@@ -97,12 +99,14 @@ class ManifestWriter:
         writer = self._written(_schema_of(self._rows[0]))
         try:
             rows = pa.RecordBatch.from_pylist(self._rows, writer.schema)
+        except MemoryError:  # Arrow's own one is an ArrowException, too
+            raise
         except (pa.ArrowException, TypeError, OverflowError) as error:
             raise ValueError(
                 f"question_id: {error}, expected all to be texts, or all whole numbers below 2⁶³"
             ) from None
         writer.write_batch(rows)
-        self._rows = []
+        self._rows, self._letters = [], 0
 
     def close(self) -> None:
         """Write what is left. A manifest without rows is one of captions."""

@@ -190,6 +190,8 @@ class _Shard:
                 if not {"key", "caption"} <= {*table.schema_arrow.names}:
                     return {}
                 rows = table.read(["key", "caption"]).to_pydict()
+        except MemoryError:  # Arrow's own one is an ArrowException, too
+            raise
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path}: columns key and caption cannot be read ({error})") from None
         return dict(zip(rows["key"], rows["caption"], strict=True))
