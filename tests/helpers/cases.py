@@ -147,6 +147,17 @@ def assert_nothing_of_row_0(result: dict[str, Tensor]) -> None:
         assert result[name][0, 0, 1:].any(), name
 
 
+def assert_nothing_without(missing: str, backend: str) -> None:
+    """Checks attention without samples (B), heads (H), frames (T) or patches (P): empty results, gradients of 0."""
+    B, H, T, P = (size * (name != missing) for name, size in dict(B=1, H=2, T=2, P=3).items())
+    weight = on(backend, torch.rand(B, T, P, 1, P)).requires_grad_()
+    q = on(backend, torch.randn(B, H, T * P, 8)).requires_grad_()
+    out, lse = graph_attention(q, q, q, SpatioTemporalGraph(weight), return_lse=True, backend=backend)
+    assert out.shape == q.shape and lse.shape == q.shape[:3]
+    dq, dweight = torch.autograd.grad(out.sum() + lse.sum(), (q, weight))
+    assert dq.shape == q.shape and dweight.shape == weight.shape and not dweight.any()
+
+
 def mask_after(manual_seed, B, H, frames, patches, p, backend):
     """The mask that the first call of graph_attention draws after torch.manual_seed."""
     torch.manual_seed(manual_seed)

@@ -11,6 +11,7 @@ from helpers.cases import (
     DTYPES,
     GPU_BACKENDS,
     assert_nothing_of_row_0,
+    assert_nothing_without,
     dtype_name,
     each_backend,
     each_kernel,
@@ -92,6 +93,12 @@ def test_the_only_edge_of_a_row_has_all_of_its_attention(dtype, size, backend):
 def test_a_row_whose_scores_all_overflow_has_no_gradients(dtype, differentiable, backend):
     q, k, v, graph = overflowing(dtype, differentiable)
     assert_nothing_of_row_0(run_attention(q, k, v, graph, torch.ones_like(v), backend=backend))
+
+
+@each_backend
+@pytest.mark.parametrize("missing", ["B", "H", "T", "P"])
+def test_empty_tensors(missing, backend):
+    assert_nothing_without(missing, backend)
 
 
 @each_backend

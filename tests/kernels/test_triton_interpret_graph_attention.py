@@ -11,6 +11,7 @@ from helpers.cases import (
     LAYOUTS,
     assert_attention_close,
     assert_nothing_of_row_0,
+    assert_nothing_without,
     assert_same_bits,
     dtype_name,
     heads,
@@ -87,6 +88,11 @@ def test_scale(scale, dtype):
 def test_a_row_whose_scores_all_overflow_has_no_gradients():
     q, k, v, graph = overflowing(torch.float32)
     assert_nothing_of_row_0(run(q, k, v, graph, torch.ones_like(v)))
+
+
+@pytest.mark.parametrize("missing", ["B", "H", "T", "P"])
+def test_empty_tensors(missing):
+    assert_nothing_without(missing, "triton")
 
 
 @both_dtypes
