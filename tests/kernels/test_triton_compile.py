@@ -236,6 +236,16 @@ def test_edge_attention(launches, dtype, D, dropout_p, arch, tmp_path):
             assert not re.search(r"ld\.global(\.\w+)*\.[bu]16\b", ptx), f"{name} loads single elements"
 
 
+def test_the_gradient_of_types_has_a_grid_for_any_number_of_edges(monkeypatch):
+    """Only the first dimension of a grid may be larger than 65535."""
+    grids = []
+    monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", lambda *_, grid, **options: grids.append(grid))
+    count, types, heads = 300_000_000, 5, 40
+    per_edge, kinds = torch.empty(1, 1).expand(count, heads), torch.empty(1, dtype=torch.uint8).expand(count)
+    edges.sum_types(per_edge, torch.empty(types, heads), kinds)
+    assert grids == [(-(-count // edges.LENGTH), types, 3)]
+
+
 @pytest.mark.parametrize("dtype", HALF, ids=dtype_name)
 def test_packed_projections_are_read_as_fast(launches, dtype, tmp_path):
     """The strides of a packed QKV are multiples of 8 elements but not of 16. Loads are as wide as otherwise."""
