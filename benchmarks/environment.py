@@ -1,5 +1,6 @@
 """The environment that results depend on: hardware, versions, commit, date, and how busy the machine was."""
 
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -11,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from stgt_kernels import _C
 from stgt_kernels.report import hardware
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +23,7 @@ def environment(device: torch.device) -> dict[str, object]:
         **(_gpu() if device.type == "cuda" else _cpu()),
         "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("torch", "triton", "numpy")},
+        **{name: version(name) for name in ("torch", "triton", "numpy")},
         "commit": _commit(),
         "date": date.today().isoformat(),
     }
@@ -39,10 +39,11 @@ def folder_name(gpu: str) -> str:
 
 
 def _cpu() -> dict[str, object]:
+    kernels = importlib.import_module("stgt_kernels._C")  # not above: benchmarks.gpu_check builds it on a new machine
     return {
         "hardware": hardware(torch.device("cpu")),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "instructions": _C.build_info()["cpu_isa"],
+        "instructions": kernels.build_info()["cpu_isa"],
         "threads": torch.get_num_threads(),
         "waiting": os.environ.get("OMP_WAIT_POLICY", "default").lower(),
         "spins": os.environ.get("GOMP_SPINCOUNT", "default"),
@@ -65,7 +66,8 @@ def _gpu() -> dict[str, object]:
     return found
 
 
-def _version(package: str) -> str:
+def version(package: str) -> str:
+    """The version of an installed package, or "none"."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

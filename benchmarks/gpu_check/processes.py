@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -42,11 +43,17 @@ def finish(process: subprocess.Popen, deadline: float) -> int:
     try:
         return process.wait(max(deadline - time.monotonic(), 0))
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        kill_group(process)
     try:
         return process.wait(LAST_WORDS)
     except subprocess.TimeoutExpired:  # it is stuck in the driver, which no signal ends
         return -signal.SIGKILL
+
+
+def kill_group(process: subprocess.Popen) -> None:
+    """Kills a process that ``start`` started, and its children. It may have ended already."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def run_to_end(
@@ -69,6 +76,7 @@ def run_to_end(
         for i, process in list(running.items()):
             if process.poll() is None:
                 continue
+            kill_group(process)  # the children of a dead process would go on beside the next one
             del running[i]
             if process.returncode == 0:
                 ended += 1

@@ -15,8 +15,10 @@ from benchmarks.gpu_check.report import Check, log
 SECONDS = 450
 PYTEST = ["-m", "pytest", "-v", "--tb=short", "--continue-on-collection-errors"]
 PYTEST += ["-p", "benchmarks.gpu_check.shard", "-p", "no:cacheprovider"]
-# test_triton_compile.py compiles Triton's kernels for given GPUs. It needs no GPU, so it is left out here.
-TESTS = ["tests/kernels", "--ignore=tests/kernels/test_triton_compile.py"]
+# These compile Triton's kernels for given GPUs, and run the CPU's kernels with each instruction set. They take long and
+# need no GPU.
+LEFT_OUT = ("test_triton_compile.py", "test_instruction_sets.py")
+TESTS = ["tests/kernels", *(f"--ignore=tests/kernels/{name}" for name in LEFT_OUT)]
 
 
 def run(out: Path, deadline: float) -> tuple[list[Check], dict]:

@@ -12,7 +12,7 @@ from helpers.benchmark_rows import bench, row
 
 from benchmarks.environment import ROOT
 from benchmarks.gpu_check import __main__ as gpu_check
-from benchmarks.gpu_check import backends, ncu, report, sanitizer, small, speed, timed
+from benchmarks.gpu_check import backends, build, ncu, report, sanitizer, small, speed, timed
 from benchmarks.gpu_check.report import Check
 from benchmarks.inputs import Problem
 
@@ -23,6 +23,23 @@ TINY = Problem(T=2, P=16, C=32, H=2, D=8, dtype="bf16")
 def test_every_part_can_be_imported_and_has_a_run_function():
     for name in gpu_check.PARTS:
         assert callable(gpu_check.part(name))
+
+
+def test_the_build_can_be_imported_before_anything_is_built():
+    missing = "import sys; sys.modules['stgt_kernels._C'] = sys.modules['stgt_kernels._cuda'] = None; "
+    code = missing + "from benchmarks.gpu_check.__main__ import part; part('build')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_build_that_takes_too_long_is_killed_and_keeps_its_log(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    slow = "import os, time; print(os.environ['TORCH_CUDA_ARCH_LIST'], flush=True); time.sleep(600)"
+    began = build.start
+    monkeypatch.setattr(build, "start", lambda command, *rest, **named: began([command[0], "-c", slow], *rest, **named))
+    with pytest.raises(RuntimeError, match="the build did not end in time; its log ends with:\n9.0\n"):
+        build.run(tmp_path, time.monotonic() + 5)
+    assert "== build\n9.0" in (tmp_path / "log.txt").read_text()
 
 
 def test_the_other_parts_run_after_one_that_fails(tmp_path, capsys):

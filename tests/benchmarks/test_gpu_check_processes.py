@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -96,6 +97,35 @@ def test_the_process_of_a_smoke_test_leaves_a_verdict(tmp_path, monkeypatch):
     monkeypatch.setattr(smoke, "variants", lambda: {name: None})
     (check,), _ = smoke.run(tmp_path, time.monotonic() + PATIENCE)
     assert check.met is False and check.found.startswith("run: ") and (tmp_path / "log.txt").exists()
+
+
+LEAVES_A_CHILD = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+os._exit(3)
+"""
+
+
+def test_children_of_a_dead_process_do_not_go_on(tmp_path):
+    deadline = time.monotonic() + PATIENCE
+    processes.run_to_end([[sys.executable, "-c", LEAVES_A_CHILD]], tmp_path, deadline, lambda: None)
+    child = int((tmp_path / "0.log").read_text())
+    while time.monotonic() < deadline and is_running(child):
+        time.sleep(0.1)
+    assert not is_running(child)
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is a process with this number that has not ended. Nobody may have waited for its end."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_the_tests_that_are_left_out_exist():
+    assert all((ROOT / "tests" / "kernels" / name).is_file() for name in tests.LEFT_OUT)
 
 
 SUITE = """

@@ -7,9 +7,11 @@ import pytest
 import torch
 from helpers.bounds import assert_attention_errors
 from helpers.cases import (
+    assert_nothing_of_row_0,
     assert_same_bits,
     dtype_name,
     heads,
+    overflowing,
     same_bits,
     video_graph,
 )
@@ -169,6 +171,13 @@ def test_a_graph_without_any_edge(dtype):
     assert torch.isneginf(result.pop("lse")).all()
     for name, tensor in result.items():
         assert not tensor.any(), name
+
+
+@pytest.mark.parametrize("differentiable", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=dtype_name)
+def test_a_row_whose_scores_all_overflow_has_no_gradients(dtype, differentiable):
+    q, k, v, graph = overflowing(dtype, differentiable)
+    assert_nothing_of_row_0(run(q, k, v, graph, torch.ones_like(v)))
 
 
 @all_dtypes

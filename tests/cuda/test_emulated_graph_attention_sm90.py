@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from helpers.bounds import assert_attention_errors
-from helpers.cases import assert_same_bits, dtype_name, heads, video_graph
+from helpers.cases import assert_nothing_of_row_0, assert_same_bits, dtype_name, heads, overflowing, video_graph
 from helpers.emulated import Attention, library
 from torch import Tensor
 
@@ -103,6 +103,12 @@ def test_no_edges_at_all():
     weight = torch.zeros(1, 2, 72, 3, 72, dtype=torch.float16)
     actual = check(*inputs(1, 1, 144, 40, torch.float16), SpatioTemporalGraph(weight))
     assert all((actual[name] == 0).all() for name in ("out", "dq", "dk", "dv"))
+
+
+@pytest.mark.parametrize("differentiable", [False, True])
+def test_a_row_whose_scores_all_overflow_has_no_gradients(differentiable):
+    q, k, v, graph = overflowing(torch.bfloat16, differentiable)
+    assert_nothing_of_row_0(run(q, k, v, graph, torch.ones_like(v)))
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=dtype_name)

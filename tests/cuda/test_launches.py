@@ -155,6 +155,18 @@ def test_signs_of_the_scale(scale, path):
     assert names(H200, "graph_attention_fwd", arguments) == [f"graph_attention_fwd_{path}"]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("missing", ["B", "H", "T", "P"])
+def test_empty_tensors_launch_nothing(missing, dtype):
+    sizes = dict(B=1, H=2, T=3, P=70) | {missing: 0}
+    arguments = attention_arguments(dtype, **sizes, D=40, differentiable=True)
+    (out, lse), launched = launches.run(H200, "graph_attention_fwd", *arguments)
+    assert out.shape == arguments[0].shape and lse.shape == out.shape[:3] and not launched
+    gradients, launched = launches.run(H200, "graph_attention_bwd", *backward_arguments(arguments))
+    assert [gradient.shape for gradient in gradients] == [*(3 * [out.shape]), arguments[3].shape] and not launched
+    assert not gradients[3].any()
+
+
 @pytest.mark.parametrize("dropout_p", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", launches.DTYPES)
 def test_outputs_are_as_the_fakes_say(dtype, dropout_p):

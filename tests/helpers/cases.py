@@ -130,6 +130,37 @@ def assert_attention_close(
     return actual
 
 
+def overflowing(dtype: torch.dtype, differentiable: bool = False) -> tuple[Tensor, Tensor, Tensor, SpatioTemporalGraph]:
+    """q, k, v and a graph of 8 tokens. Row 0 and column 0 have one edge, whose score overflows to -inf.
+
+    Only the sum of the products overflows, not each product, which tensor cores might treat in another way.
+    """
+    q, k, v = (heads(1, 1, 8, 8, dtype=dtype, layout="contiguous", seed=seed) for seed in range(3))
+    q[:, :, 0], k[:, :, 0] = 1.5e19, -1.5e19
+    weight = torch.ones(1, 8, 8)
+    weight[:, 0, 1:] = weight[:, 1:, 0] = 0
+    return q, k, v, SpatioTemporalGraph.from_dense(weight.to(storage_dtype(dtype, differentiable)))
+
+
+def assert_nothing_of_row_0(result: dict[str, Tensor]) -> None:
+    """Checks results for the inputs of `overflowing`. The gradient of the edge's weight, 0 times -inf, may be NaN."""
+    assert result["lse"][0, 0, 0].isneginf() and result["lse"][0, 0, 1:].isfinite().all()
+    for name in ("out", "dq", "dk", "dv"):
+        assert not result[name][0, 0, 0].any() and result[name][0, 0, 1:].isfinite().all(), name
+        assert result[name][0, 0, 1:].any(), name
+
+
+def assert_nothing_without(missing: str, backend: str) -> None:
+    """Checks attention without samples (B), heads (H), frames (T) or patches (P): empty results, gradients of 0."""
+    B, H, T, P = (size * (name != missing) for name, size in dict(B=1, H=2, T=2, P=3).items())
+    weight = on(backend, torch.rand(B, T, P, 1, P)).requires_grad_()
+    q = on(backend, torch.randn(B, H, T * P, 8)).requires_grad_()
+    out, lse = graph_attention(q, q, q, SpatioTemporalGraph(weight), return_lse=True, backend=backend)
+    assert out.shape == q.shape and lse.shape == q.shape[:3]
+    dq, dweight = torch.autograd.grad(out.sum() + lse.sum(), (q, weight))
+    assert dq.shape == q.shape and dweight.shape == weight.shape and not dweight.any()
+
+
 def mask_after(manual_seed, B, H, frames, patches, p, backend):
     """The mask that the first call of graph_attention draws after torch.manual_seed."""
     torch.manual_seed(manual_seed)

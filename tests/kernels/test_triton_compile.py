@@ -159,6 +159,22 @@ def test_graph_attention(launches, dtype, D, dropout_p, arch, differentiable, mo
     check(launches, dtype, arch, tmp_path, f"{dtype_name(dtype)} D={D} dropout={dropout_p}")
 
 
+def test_float32_scores_are_rounded_as_for_lse(launches, monkeypatch):
+    """A multiply-add would leave out the rounding of a score, and large scores would no longer agree with lse."""
+    monkeypatch.setattr(attention, "capability", lambda x: (9, 0))
+    attention_launches(torch.float32, 64, 0.0, False)
+    (dq,) = [launch for launch in launches if launch[0].fn.__name__ == "graph_attention_bwd_dq_kernel"]
+    ptx, _ = compiled(*dq, 90)
+    made = {out: (op, first) for op, out, first in re.findall(r"([\w.]+)\s+(%r\d+), (%?\w+)", ptx)}
+    exponents = re.findall(r"min\.NaN\.f32\s+%r\d+, (%r\d+)", ptx)
+    assert exponents
+    for exponent in exponents:
+        times_log2e, difference = made[exponent]
+        minus_lse, score = made[difference]
+        operations = times_log2e, minus_lse, made[score][0]
+        assert [operation.partition(".")[0] for operation in operations] == ["mul", "sub", "selp"]
+
+
 @pytest.mark.parametrize("frames", [1, T])
 @pytest.mark.parametrize("D", [64, 88, 128])
 def test_dk_and_dv_of_float32_weights_with_dropout_on_hopper(launches, D, frames, monkeypatch, tmp_path):
@@ -218,6 +234,16 @@ def test_edge_attention(launches, dtype, D, dropout_p, arch, tmp_path):
         assert shared <= SHARED_MEMORY[arch], f"{name} takes {shared} bytes of shared memory"
         if dtype in HALF:
             assert not re.search(r"ld\.global(\.\w+)*\.[bu]16\b", ptx), f"{name} loads single elements"
+
+
+def test_the_gradient_of_types_has_a_grid_for_any_number_of_edges(monkeypatch):
+    """Only the first dimension of a grid may be larger than 65535."""
+    grids = []
+    monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", lambda *_, grid, **options: grids.append(grid))
+    count, types, heads = 300_000_000, 5, 40
+    per_edge, kinds = torch.empty(1, 1).expand(count, heads), torch.empty(1, dtype=torch.uint8).expand(count)
+    edges.sum_types(per_edge, torch.empty(types, heads), kinds)
+    assert grids == [(-(-count // edges.LENGTH), types, 3)]
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=dtype_name)

@@ -10,9 +10,12 @@ from helpers.bounds import assert_attention_errors
 from helpers.cases import (
     LAYOUTS,
     assert_attention_close,
+    assert_nothing_of_row_0,
+    assert_nothing_without,
     assert_same_bits,
     dtype_name,
     heads,
+    overflowing,
     run_attention,
     video_graph,
 )
@@ -79,6 +82,17 @@ def test_weights_of_both_signs(threshold, dtype):
 @pytest.mark.parametrize("scale", [1.0, -0.5, 0.0])
 def test_scale(scale, dtype):
     check(*qkv(1, 2, 60, 24, dtype=dtype), video_graph(1, 2, 30, dtype=dtype), scale=scale)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_a_row_whose_scores_all_overflow_has_no_gradients():
+    q, k, v, graph = overflowing(torch.float32)
+    assert_nothing_of_row_0(run(q, k, v, graph, torch.ones_like(v)))
+
+
+@pytest.mark.parametrize("missing", ["B", "H", "T", "P"])
+def test_empty_tensors(missing):
+    assert_nothing_without(missing, "triton")
 
 
 @both_dtypes

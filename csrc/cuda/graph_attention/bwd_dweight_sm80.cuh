@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(DWEIGHT_THREADS, 2)
       for (int r = 0; r < 2; ++r) {
         const int row = i0 + warp_row + 16 * m + 8 * r + lane / 4;
         const int64_t at = ((int64_t(b) * p.H + h) * p.T + t) * p.P + row;
-        lse[m][r] = row < p.P ? p.lse[at] : 0;
+        lse[m][r] = row < p.P ? subtracted(p.lse[at]) : 0;
         delta[m][r] = row < p.P ? p.delta[at] : 0;
       }
     float s[2][4][4], dp[2][4][4];

@@ -109,7 +109,7 @@ STGT_DEVICE void backward(const AttentionParams& p) {
     for (int r = 0; r < 2; ++r) {
       const int row = first + own + 8 * r + lane / 4;
       if (row >= p.P) continue;
-      own_lse[r] = p.lse[head_rows + t * p.P + row];
+      own_lse[r] = subtracted(p.lse[head_rows + t * p.P + row]);
       own_delta[r] = p.delta[head_rows + t * p.P + row];
     }
 
@@ -169,6 +169,7 @@ STGT_DEVICE void backward(const AttentionParams& p) {
           if (OF_COLUMNS) {
             const int row = step + 8 * block + 2 * (lane % 4);
             lse = *reinterpret_cast<const float2*>(from.lse + row);
+            lse = {subtracted(lse.x), subtracted(lse.y)};
             delta = *reinterpret_cast<const float2*>(from.delta + row);
           }
           const float2 pair = values(weights[i]);

@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(BackwardRows<N, WIDE>::THREADS, 1)
   for (int r = 0; r < 2; ++r) {
     const int token = (first_tile + group) * TILE + accumulator_row() + 8 * r;
     const int64_t at = int64_t(head) * p.T * p.P + t * p.P + token;
-    offset[r] = token < p.P ? p.lse[at] * LOG2E : 0;
+    offset[r] = token < p.P ? subtracted(p.lse[at]) * LOG2E : 0;
     delta[r] = token < p.P ? p.delta[at] : 0;
   }
   ptx::barrier_wait(fixed_full, 0);
@@ -210,7 +210,7 @@ __global__ void __launch_bounds__(BackwardColumns<N, WIDE>::THREADS, 1)
       for (int i = 0; i < 2; ++i) {
         const int token = walk.tile * TILE + lane + 32 * i;
         const int64_t at = int64_t(head) * p.T * p.P + walk.frame * p.P + token;
-        rows[lane + 32 * i] = token < p.P ? p.lse[at] * LOG2E : 0;
+        rows[lane + 32 * i] = token < p.P ? subtracted(p.lse[at]) * LOG2E : 0;
         rows[TILE + lane + 32 * i] = token < p.P ? p.delta[at] : 0;
       }
       ptx::barrier_arrive(ring.full());

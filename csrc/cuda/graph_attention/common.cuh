@@ -89,6 +89,10 @@ template <bool OF_COLUMNS, int COUNT> class LiveTiles {
   }
 };
 
+// Returns what is subtracted from a score for the logarithm of its probability. It is lse, or 0 if lse is -inf: such a
+// row may have edges, whose scores all overflow to -inf, and -inf - -inf would be NaN.
+STGT_DEVICE float subtracted(float lse) { return lse == -INFINITY ? 0.0f : lse; }
+
 // Returns the four words of one call of the generator that stgt_kernels/ops/graph_attention/philox.py defines. They
 // hold the random bits of edges from row `row` of the clip to columns of frame `frame` from column 32 * group on. For a
 // thread with c = lane % 4, word s holds the bits of columns 8 s + 2 c (low half) and 8 s + 2 c + 1 (high half). These

@@ -246,8 +246,7 @@ STGT_DEVICE void softmax_backward(float (&s)[M][8], float (&dp)[M][8], const flo
     const int row = t * p.P + i0 + own_row(m);
     const bool inside = i0 + own_row(m) < p.P;
     const int64_t at = int64_t(sample_head) * p.T * p.P + row;
-    const float found = inside ? p.lse[at] : 0, delta = inside ? p.delta[at] : 0;
-    const float lse = found == -INFINITY ? 0 : found;  // the row may have edges whose scores all overflow
+    const float lse = inside ? subtracted(p.lse[at]) : 0, delta = inside ? p.delta[at] : 0;
     const uint32_t kept = DROPOUT ? kept_columns(p, sample_head, row, frame, j0) : ~0u;
 #pragma unroll
     for (int n = 0; n < 8; ++n) {

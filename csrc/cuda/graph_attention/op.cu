@@ -43,9 +43,7 @@ AttentionParams checked(const char* op, const Tensor& q, const Tensor& k, const 
   const ScalarType dtype = q.scalar_type();
   STGT_CHECK(op, dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
              "q must be float32, bfloat16 or float16, got ", dtype_name(dtype));
-  STGT_CHECK(op, q.numel() > 0, "q must not be empty, got (", q.size(0), ", ", q.size(1), ", ", q.size(2), ", ",
-             q.size(3), ")");
-  STGT_CHECK(op, q.size(3) <= 128, "1 <= D <= 128, got ", q.size(3));
+  STGT_CHECK(op, 1 <= q.size(3) && q.size(3) <= 128, "1 <= D <= 128, got ", q.size(3));
   STGT_CHECK(op, q.size(2) <= INT32_MAX && q.size(0) * q.size(1) <= INT32_MAX, "q must have N and B * H of at most ",
              INT32_MAX, ", got N=", q.size(2), " and B * H=", q.size(0) * q.size(1));
   AttentionParams p{};
@@ -110,6 +108,7 @@ std::tuple<Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, Tensor weight, 
   weight = torch::stable::contiguous(weight), live = torch::stable::contiguous(live);
   Tensor out = heads_last(op, "out", q);
   Tensor lse = new_tensor(op, "lse", q, {p.B, p.H, int64_t(p.T) * p.P}, ScalarType::Float);
+  if (q.numel() == 0) return {out, lse};
   point_at_inputs(p, q, k, v, weight, live);
   p.out = out.data_ptr(), p.lse = static_cast<float*>(lse.data_ptr());
   AttentionCall call{op, launch, q.scalar_type(), is_wide(q, weight), p};
@@ -171,6 +170,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tenso
                "gradients of weights need weights in float32, got float16");
     dweight = new_tensor(op, "dweight", weight, {p.B, p.T, p.P, 2 * p.W + 1, p.P}, ScalarType::Float);
     p.dweight = dweight.data_ptr();
+  }
+  if (q.numel() == 0) {
+    // There may be weights even so, but no heads whose gradients could be added up.
+    if (dweight.numel() > 0) launch.fill_bytes(p.dweight, 0, dweight.numel() * int64_t(sizeof(float)));
+    return {dq, dk, dv, dweight};
   }
   AttentionCall call{op, launch, q.scalar_type(), is_wide(q, weight), p};
   compute_delta(call, dlse ? static_cast<const float*>(dlse->data_ptr()) : nullptr,

@@ -145,7 +145,7 @@ def sum_types(per_edge: Tensor, values: Tensor | None, types: Tensor | None) -> 
     partial = per_edge.new_empty(triton.cdiv(E, LENGTH), values.shape[0], H)
     BH = min(triton.next_power_of_2(H), 16)
     if partial.numel():
-        edge_attention_bwd_types_kernel[(values.shape[0], partial.shape[0], triton.cdiv(H, BH))](
+        edge_attention_bwd_types_kernel[(*partial.shape[:2], triton.cdiv(H, BH))](
             per_edge, types, partial, E, H, LENGTH=LENGTH, BE=2048 // BH, BH=BH
         )
     return partial.sum(0)

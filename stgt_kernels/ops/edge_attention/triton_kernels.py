@@ -307,8 +307,8 @@ def edge_attention_bwd_types_kernel(
     BE: tl.constexpr,
     BH: tl.constexpr,
 ):
-    """One program per type, part of LENGTH edges, and block of BH heads."""
-    i_t, i_part = tl.program_id(0), tl.program_id(1)
+    """One program per part of LENGTH edges, type, and block of BH heads."""
+    i_part, i_t = tl.program_id(0), tl.program_id(1)
     o_h = tl.program_id(2) * BH + tl.arange(0, BH)
     total = tl.zeros((BH,), tl.float32)
     for first in range(0, LENGTH, BE):
@@ -316,4 +316,4 @@ def edge_attention_bwd_types_kernel(
         own = tl.load(types + edge, mask=edge < E, other=0).to(tl.int32) == i_t
         mask = (own & (edge < E))[:, None] & (o_h < H)[None, :]
         total += tl.sum(tl.load(per_edge + edge[:, None] * H + o_h[None, :], mask=mask, other=0.0), 0)
-    tl.store(partial + (i_part * tl.num_programs(0) + i_t) * H + o_h, total, mask=o_h < H)
+    tl.store(partial + (i_part * tl.num_programs(1) + i_t) * H + o_h, total, mask=o_h < H)

@@ -151,10 +151,14 @@ def add_heads(acc0, acc1, p, x0, x1, D1: tl.constexpr, PRECISION: tl.constexpr):
 @triton.jit
 def probabilities(score, w, log_sum, scale, EXACT: tl.constexpr):
     """Returns exp(scale * score * w - log_sum) on edges, and 0 elsewhere."""
-    exponent = score * w * (scale * LOG2E) - log_sum * LOG2E
-    # EXACT costs one more product. The two terms may be nearly equal, and products with LOG2E would round them first.
+    # A row whose log_sum is -inf may have edges, whose scores all overflow to -inf, and -inf - -inf would be NaN.
+    log_sum = tl.where(log_sum == float("-inf"), 0.0, log_sum)
     if EXACT:
-        exponent = (score * w * scale - log_sum) * LOG2E
+        # The product is rounded as it was for log_sum. The compiler would fuse it with the difference if no selection
+        # stood between them.
+        exponent = (tl.where(w != 0, score * w * scale, 0.0) - log_sum) * LOG2E
+    else:
+        exponent = score * w * (scale * LOG2E) - log_sum * LOG2E
     # Where scores are large, rounding brings the exponent above 0, but a probability is at most 1.
     exponent = tl.minimum(exponent, 0.0, propagate_nan=tl.PropagateNan.ALL)
     return tl.where(w != 0, tl.exp2(exponent), 0.0)

@@ -59,6 +59,7 @@ def graph_attention_fwd_kernel(
 ):
     """One program per (b, frame, block of BM rows, h)."""
     n: tl.constexpr = (P + TILE - 1) // TILE
+    EXACT: tl.constexpr = q.dtype.element_ty == tl.float32
     i_h, i_list, i_b, i_t, i_p = program_block(H, T, P, BM)
     # Offsets of a block's corner may exceed 2^31; offsets within a block do not.
     b, h, corner = i_b.to(tl.int64), i_h.to(tl.int64), (i_t * P + i_p).to(tl.int64)
@@ -92,7 +93,10 @@ def graph_attention_fwd_kernel(
         w = tl.load(p_w, mask=in_m[:, None] & in_n[None, :], other=0.0).to(tl.float32)
         score = tl.where(w != 0, dot_heads(q0, q1, k0, k1, D1, PRECISION) * w, float("-inf"))
         new_top = tl.maximum(top, tl.max(score, 1))
-        p = tl.exp2(score * scale_2 - (new_top * scale_2)[:, None])
+        if EXACT:  # two large products would be rounded before they are subtracted, and this costs one instruction more
+            p = tl.exp2((score - new_top[:, None]) * scale_2)
+        else:
+            p = tl.exp2(score * scale_2 - (new_top * scale_2)[:, None])
         shrink = tl.exp2((top - new_top) * scale_2)
         total = total * shrink + tl.sum(p, 1)
         top = new_top

@@ -122,6 +122,8 @@ def forward(
     weight, live = weight.contiguous(), live.contiguous()
     launch = Launch((q, k, v), weight, live, scale, dropout_p)
     outputs = heads_last(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+    if q.numel() == 0:
+        return outputs
     arguments, config = (*launch.strides, *launch.runtime), launch.config("fwd")
     with torch.cuda.device_of(q):
         lists = launch.live_tiles(config["BM"], columns=False)
@@ -165,6 +167,8 @@ def backward_op(
     arguments = (*launch.strides, *launch.runtime)
     dq, dk, dv = heads_last(q), heads_last(q), heads_last(q)
     dweight = weight.new_empty(weight.shape if need_dweight else (0,))
+    if q.numel() == 0:  # there may be weights even so, but no heads whose gradients could be added up
+        return dq, dk, dv, dweight.zero_()
     with torch.cuda.device_of(q):
         rows_per_program = 16
         graph_attention_bwd_delta_kernel[(triton.cdiv(delta.numel(), rows_per_program),)](
