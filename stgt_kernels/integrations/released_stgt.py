@@ -112,8 +112,8 @@ def accelerate(model: nn.Module, *, backend: str = "auto") -> Acceleration:
         place = f"accelerate: block {name!r} ({type(block).__name__})"
         if _SETTINGS in vars(block):
             raise ValueError(
-                f"{place} is accelerated already; undo() that first. If this model is a copy, it has no undo(): copy or "
-                "save a model before it is accelerated"
+                f"{place} is accelerated already; undo() that first. If this model is a copy, it has no undo(): copy "
+                "or save a model before it is accelerated"
             )
         if block.graphattn.d_k > MAX_HEAD_DIM:
             raise ValueError(f"{place} has heads of width {block.graphattn.d_k}, expected at most {MAX_HEAD_DIM}")
