@@ -77,8 +77,8 @@ def accelerate(model: nn.Module, *, backend: str = "auto") -> Acceleration:
     Three things differ. Clips of any number of frames work. A token without an edge gives 0 instead of NaN. No
     (T*P, T*P) matrix is made, so the graph that a block passes on is a ``SpatioTemporalGraph``. The threshold
     (``sim_th``), the mask (``g_mask``) and dropout are read at every call. A deep copy of the model stays accelerated,
-    and so does a model that ``torch.save`` wrote whole. Use DDP, since replicas of ``nn.DataParallel`` would compute
-    with the parameters of the first device.
+    and so does a model that ``torch.save`` wrote whole; neither of them can be undone. Use DDP, since replicas of
+    ``nn.DataParallel`` would compute with the parameters of the first device.
 
     Code that was changed, as in a subclass with other weights, is noticed: each block builds a graph of random tokens
     and attends along one, once with its own code and once with ours. This takes the memory and time of a call of the
@@ -111,7 +111,10 @@ def accelerate(model: nn.Module, *, backend: str = "auto") -> Acceleration:
     for name, block in blocks.items():
         place = f"accelerate: block {name!r} ({type(block).__name__})"
         if _SETTINGS in vars(block):
-            raise ValueError(f"{place} is accelerated already; undo() that first")
+            raise ValueError(
+                f"{place} is accelerated already; undo() that first. If this model is a copy, it has no undo(): copy "
+                "or save a model before it is accelerated"
+            )
         if block.graphattn.d_k > MAX_HEAD_DIM:
             raise ValueError(f"{place} has heads of width {block.graphattn.d_k}, expected at most {MAX_HEAD_DIM}")
         mask = getattr(block, "g_mask", None)

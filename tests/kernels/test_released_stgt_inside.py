@@ -96,6 +96,8 @@ def test_a_copy_is_accelerated_and_its_own():
         assert twin.resblocks[0].build_graph.args == (twin.resblocks[0],)
         assert not torch.allclose(twin(x), model(x))
         assert twin.resblocks[0].graphattn.forward.args == (twin.resblocks[0].graphattn,)
+    with pytest.raises(ValueError, match=r"accelerated already.* If this model is a copy, it has no undo\(\)"):
+        accelerate(twin)
 
 
 def test_an_accelerated_model_that_was_saved_whole_can_be_loaded():
