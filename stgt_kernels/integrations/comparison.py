@@ -14,6 +14,9 @@ logger = logging.getLogger("stgt_kernels")
 _NODES = 8
 """Tokens that attention is compared on"""
 
+_MOST_NODES = 8192
+"""The most tokens that a graph is compared on: 32 frames of 256 patches, whose dense weights take 268 MB in float32"""
+
 
 def require_same(
     block: nn.Module,
@@ -26,13 +29,20 @@ def require_same(
     """Raises ValueError if a block computes something else than the functions that are to replace its own.
 
     A copy of the released code that was changed, such as a subclass, has the same attributes. The block's own code runs
-    once with one sample, in evaluation mode. If it cannot run, a warning in the log says why, and nothing is raised.
+    once with one sample, in evaluation mode. If it cannot run, or if its graph has more than 8192 tokens, a warning in the
+    log says so, and nothing is raised.
 
     block: has ``build_graph`` and ``graphattn``. place: the beginning of messages. build_graph: the function that is to
     replace ``block.build_graph``. attend: that for ``block.graphattn.forward``, which takes the module as well. frames,
     patches: the clip that the block was made for.
     Returns whether gradients pass through the weights of the block's own graph.
     """
+    if frames * patches > _MOST_NODES:
+        logger.warning(
+            "%s was not compared with our kernels: its g_mask joins %d tokens, and more than %d would take too much memory",
+            *(place, frames * patches, _MOST_NODES),
+        )
+        return False
     modes = {module: module.training for module in block.modules()}
     try:
         for module in modes:

@@ -82,8 +82,8 @@ def accelerate(model: nn.Module, *, backend: str = "auto") -> Acceleration:
 
     Code that was changed, as in a subclass with other weights, is noticed: each block builds a graph of random tokens
     and attends along one, once with its own code and once with ours. This takes the memory and time of a call of the
-    block's own ``build_graph`` for one clip. If a block's own code cannot run alone, as on the meta device, the logger
-    ``stgt_kernels`` warns that it was not compared.
+    block's own ``build_graph`` for one clip. If a block's own code cannot run alone, as on the meta device, or if its
+    mask joins more than 8192 tokens, the logger ``stgt_kernels`` warns that it was not compared.
 
     Args:
         model: a model on any device, in float32, bfloat16 or float16, under autocast, or in float64 on the CPU. Compile

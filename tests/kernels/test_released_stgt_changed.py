@@ -9,6 +9,7 @@ from helpers.accelerated import assert_outputs_same, assert_same, build, clip, r
 from helpers.cases import same_bits
 from helpers.released import Block, GraphAttention
 
+from stgt_kernels.integrations import comparison
 from stgt_kernels.integrations.released_stgt import accelerate
 
 
@@ -147,6 +148,17 @@ def test_code_that_cannot_run_alone_is_named_in_the_log(caplog):
         assert_outputs_same(model(x), expected)
     (record,) = caplog.records
     assert "block 'resblocks.0' (Block) could not be compared with our kernels: AttributeError" in record.message
+
+
+def test_a_block_for_very_many_tokens_is_named_in_the_log(caplog, monkeypatch):
+    model, x = build(), clip()
+    monkeypatch.setattr(comparison, "_MOST_NODES", len(model.resblocks[0].g_mask) - 1)
+    expected = model(x)
+    with caplog.at_level(logging.WARNING, "stgt_kernels"), accelerate(model):
+        assert_outputs_same(model(x), expected)
+    assert (
+        "block 'resblocks.0' (Block) was not compared with our kernels: its g_mask joins" in caplog.records[0].message
+    )
 
 
 def test_a_model_whose_weights_come_later_can_be_accelerated():
