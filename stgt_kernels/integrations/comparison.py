@@ -29,8 +29,8 @@ def require_same(
     """Raises ValueError if a block computes something else than the functions that are to replace its own.
 
     A copy of the released code that was changed, such as a subclass, has the same attributes. The block's own code runs
-    once with one sample, in evaluation mode. If it cannot run, or if its graph has more than 8192 tokens, a warning in the
-    log says so, and nothing is raised.
+    once with one sample, in evaluation mode. If it cannot run, or if its graph has more than 8192 tokens, a warning in
+    the log says so, and nothing is raised.
 
     block: has ``build_graph`` and ``graphattn``. place: the beginning of messages. build_graph: the function that is to
     replace ``block.build_graph``. attend: that for ``block.graphattn.forward``, which takes the module as well. frames,
@@ -39,7 +39,7 @@ def require_same(
     """
     if frames * patches > _MOST_NODES:
         logger.warning(
-            "%s was not compared with our kernels: its g_mask joins %d tokens, and more than %d would take too much memory",
+            "%s was not compared with our kernels: its g_mask joins %d tokens, and more than %d take too much memory",
             *(place, frames * patches, _MOST_NODES),
         )
         return False
