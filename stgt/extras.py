@@ -7,6 +7,7 @@ from contextlib import contextmanager
 # Modules that stgt imports, and the extra that installs each of them. The extra [train] contains [search].
 EXTRAS = {
     "av": "search",
+    "docstring_parser": "search",
     "huggingface_hub": "search",
     "matplotlib": "search",
     "numpy": "search",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -10,8 +11,8 @@ from stgt.cli.options import Model, require_positive
 
 
 def ask(
-    video: tyro.conf.Positional[Path],
-    question: tyro.conf.Positional[str],
+    video: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")],
+    question: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="QUESTION")],
     model: Model,
     beams: int = 5,
     device: str = "auto",

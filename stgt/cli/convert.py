@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -21,7 +21,7 @@ RELEASED = RECIPES["finetune_msrvtt"]().model
 
 
 def convert(
-    inputs: tyro.conf.Positional[tuple[Path, ...]],
+    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")],
     out: Path,
     model: ModelConfig = RELEASED,
     fresh: tuple[str, ...] = (),

@@ -47,7 +47,7 @@ def shapes(
 
 def convert(
     dataset: Annotated[Dataset, tyro.conf.Positional],
-    source: Annotated[Path, tyro.conf.Positional],
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DOWNLOADS")],
     out: Path,
     videos: Path | None = None,
     hold_out: int = 0,
@@ -73,7 +73,9 @@ def convert(
 
 
 def merge(
-    annotations: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path, videos: Path = Path("data")
+    annotations: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="ANNOTATION ...")],
+    out: Path,
+    videos: Path = Path("data"),
 ) -> None:
     """Join caption annotations to one, such as those of WebVid and CC3M. Each batch then has videos or images only.
 
@@ -88,7 +90,7 @@ def merge(
     merge(annotations, out, videos)
 
 
-def manifest(source: Annotated[str, tyro.conf.Positional], out: Path) -> None:
+def manifest(source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")], out: Path) -> None:
     """Write a manifest in Parquet: of an annotation in JSON, or of a folder of tar shards in WebDataset's form.
 
     Args:
@@ -108,7 +110,10 @@ def manifest(source: Annotated[str, tyro.conf.Positional], out: Path) -> None:
 
 
 def pack(
-    annotation: Annotated[Path, tyro.conf.Positional], out: Path, videos: Path | None = None, shard_size: str = "1GB"
+    annotation: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="ANNOTATION")],
+    out: Path,
+    videos: Path | None = None,
+    shard_size: str = "1GB",
 ) -> None:
     """Pack the videos or images of an annotation into tar shards in WebDataset's form, with a manifest of them.
 
@@ -126,7 +131,7 @@ def pack(
 
 
 def check(
-    annotation: Annotated[Path, tyro.conf.Positional],
+    annotation: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="ANNOTATION")],
     videos: Path | None = None,
     out: Path | None = None,
     report: Path | None = None,

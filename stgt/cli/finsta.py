@@ -28,7 +28,7 @@ BLOBS = "blobs"
 
 def graphs(
     form: Annotated[Form, tyro.conf.Positional],
-    source: Annotated[Path, tyro.conf.Positional],
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
     out: Path,
     videos: Path | None = None,
     only: Path | None = None,
@@ -100,7 +100,7 @@ def graphs(
 
 
 def show(
-    source: Annotated[Path, tyro.conf.Positional],
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
     out: Path,
     clip: int = 0,
     videos: Path | None = None,
@@ -137,7 +137,7 @@ def train(options: Annotated[PostTraining, tyro.conf.arg(name="")]) -> None:
 
 
 def evaluate(
-    model: Annotated[Path, tyro.conf.Positional],
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
     graphs: Path,
     videos: Path | None = None,
     scenes: Path | None = None,
@@ -202,7 +202,7 @@ def evaluate(
 
 
 def ablate(
-    run: Annotated[Path, tyro.conf.Positional],
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     studies: Annotated[tuple[Studies, ...], tyro.conf.Positional] = (),
     data: Path = Path("data/phases"),
     seeds: int = 3,

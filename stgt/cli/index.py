@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -10,7 +11,7 @@ from stgt.cli.options import require_positive
 
 
 def index(
-    folders: tyro.conf.Positional[tuple[Path, ...]] = (),
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER ...]")] = (),
     *,
     out: Path,
     model: str | None = None,

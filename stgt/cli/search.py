@@ -20,7 +20,7 @@ STILLS = 4
 
 
 def search(
-    words: tyro.conf.Positional[tuple[str, ...]] = (),
+    words: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[INDEX] [SENTENCE]")] = (),
     *,
     model: Annotated[str | None, MODEL] = None,
     videos: Path | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -10,7 +11,7 @@ from stgt.cli.options import Model, refuse
 
 
 def visualize(
-    video: tyro.conf.Positional[Path],
+    video: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")],
     model: Model,
     frame: int | None = None,
     row: int | None = None,

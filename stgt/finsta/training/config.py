@@ -21,7 +21,7 @@ _WEIGHTS = ("osc_weight", "ptc_weight", "distillation_weight", "labels_weight")
 class PostTraining:
     """The host, the scene graphs, and the two stages: Finsta alone with a frozen host, then both together."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="HOST")]
     """The host: for "stgt" what `stgt evaluate` takes; for the others a folder that `save_pretrained` of transformers
     wrote, or a name on the Hugging Face hub."""
     graphs: Path
