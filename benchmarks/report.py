@@ -88,9 +88,9 @@ def section(results: dict[str, Results], drawn: dict[str, Path], root: Path) -> 
     """The generated part of the README: one figure, one table, and where and when the results were measured."""
     about = next(iter(results.values())).environment
     instructions = f" with the instruction set {about['instructions']}" if "instructions" in about else ""
-    hardware = f"The hardware was {about['hardware']}{instructions}, and the version of torch {about['torch']}."
-    when = f"The times were measured on {about['date']}, at commit {about['commit']}."
-    lines = [milliseconds(results), "", f"{hardware} {when}"]
+    where = f"on {about['hardware']}{instructions}, with torch {about['torch']}"
+    when = f"on {about['date']}, at commit {about['commit']}"
+    lines = [milliseconds(results), "", f"The times were measured {where}, {when}."]
     if "frames" in drawn:
         lines[:0] = [f"![Time and memory against frames]({drawn['frames'].resolve().relative_to(root.resolve())})", ""]
     return "\n".join(lines)
