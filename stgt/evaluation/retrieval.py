@@ -110,13 +110,16 @@ def dual_softmax_figures(
     V, M = similarity.shape
     wording = torch.arange(M) if wording is None else torch.tensor(wording)
     said = said_of(torch.tensor(owner), wording, V)
-    similarity = similarity.double()  # with a low temperature, products would be 0 in float32, and equal
-    by_text, by_video = ((similarity * (similarity / temperature).softmax(dim)) for dim in (1, 0))
+
+    def scores(dim: int) -> Tensor:
+        # With a low temperature, products would be 0 in float32, and equal.
+        return (similarity.double() / temperature).softmax(dim).mul_(similarity)
+
+    # The scores of one direction take twice the memory of the similarities, so they are gone before the others come.
     none = [torch.empty(size, 0, dtype=torch.int64) for size in (M, V)]
-    return {
-        "text_to_video": _figures(by_text.T, lambda rows: said[:, wording[rows]].T, none[0], none[0], 0),
-        "video_to_text": _figures(by_video, lambda rows: said[rows][:, wording], none[1], none[1], 0),
-    }
+    by_text = _figures(scores(1).T, lambda rows: said[:, wording[rows]].T, none[0], none[0], 0)
+    by_video = _figures(scores(0), lambda rows: said[rows][:, wording], none[1], none[1], 0)
+    return {"text_to_video": by_text, "video_to_text": by_video}
 
 
 def _shortlist(scores: Tensor, count: int) -> Tensor:

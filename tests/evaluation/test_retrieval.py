@@ -1,5 +1,6 @@
 """Both directions, with and without re-ranking, are compared with a plain sort of every query's items."""
 
+import gc
 import statistics
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stgt.data.text import wordings
+from stgt.evaluation import retrieval
 from stgt.evaluation.retrieval import dual_softmax_figures, format_figures, matching_scores, retrieval_figures
 
 
@@ -180,6 +182,20 @@ def test_dual_softmax_lowers_a_video_that_every_text_is_like():
     dual = dual_softmax_figures(similarity, 0.05, [0, 1, 2])
     assert alone["text_to_video"]["R@1"] == pytest.approx(100 / 3)
     assert dual["text_to_video"]["R@1"] == dual["video_to_text"]["R@1"] == 100
+
+
+def test_dual_softmax_holds_the_scores_of_one_direction_at_a_time(monkeypatch):
+    similarity, held = torch.rand(40, 50), []
+    figures = retrieval._figures
+
+    def counted(*args):
+        large = (one for one in gc.get_objects() if type(one) is torch.Tensor and one.dtype == torch.float64)
+        held.append(len({one.data_ptr() for one in large if one.numel() == similarity.numel()}))
+        return figures(*args)
+
+    monkeypatch.setattr(retrieval, "_figures", counted)
+    dual_softmax_figures(similarity, 0.05, [i % 40 for i in range(50)])
+    assert held == [1, 1]
 
 
 def test_dual_softmax_is_the_formula():

@@ -12,6 +12,8 @@ _SAID = list(EDGE_TYPES)
 _MADE = ["self", "next", "previous", "text to video", "video to text", "near"]
 TYPES = {name: number for number, name in enumerate([*_SAID, *(f"inverse {name}" for name in _SAID), *_MADE])}
 """{type of an edge: its number}. "next" and "previous" join sightings of a track, and "near" two objects of a frame"""
+MOST = 1 << 24
+"""The most pairs of nodes that are in memory at a time, unless one graph alone has more"""
 
 
 def with_inverses(edges: np.ndarray, nodes: int) -> np.ndarray:
@@ -60,6 +62,8 @@ def neighbourhoods(edges: np.ndarray, graph: np.ndarray, centres: np.ndarray, ho
     """
     graphs = int(graph.max(initial=-1)) + 1
     place, nodes = _places(graph, graphs)
+    if graphs > 1 and graphs * nodes**2 > MOST:
+        return _in_two_parts(edges, graph, centres, hops, graphs // 2)
     rank, most = _places(graph[centres], graphs)
     joined = np.zeros((graphs, nodes, nodes), np.float32)
     of, one, other = graph[edges[0]], place[edges[0]], place[edges[1]]
@@ -77,6 +81,25 @@ def neighbourhoods(edges: np.ndarray, graph: np.ndarray, centres: np.ndarray, ho
     number[graph[centres], rank] = np.arange(len(centres))
     where, centre, row = np.nonzero(reached)
     return first[where] + row, (weight / rings)[where, centre, row], number[where, centre]
+
+
+def _in_two_parts(
+    edges: np.ndarray, graph: np.ndarray, centres: np.ndarray, hops: int, middle: int
+) -> tuple[np.ndarray, ...]:
+    """The `neighbourhoods` of the graphs before `middle`, and then those of the others.
+
+    All graphs of a part are as large in memory as its largest one, so a large graph should not be among many others.
+    """
+    node, centre = (int(np.searchsorted(graphs, middle)) for graphs in (graph, graph[centres]))
+    first = edges[0] < node
+    row, weight, around = neighbourhoods(edges[:, first], graph[:node], centres[:centre], hops)
+    moved = edges[:, ~first] - np.array([[node], [node], [0]])
+    more = neighbourhoods(moved, graph[node:] - middle, centres[centre:] - node, hops)
+    return (
+        np.concatenate([row, more[0] + node]),
+        np.concatenate([weight, more[1]]),
+        np.concatenate([around, more[2] + centre]),
+    )
 
 
 def _places(graph: np.ndarray, graphs: int) -> tuple[np.ndarray, int]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from helpers.scenes import FRAMES, batch_of, offsets_of, scene, times_of
 
 from stgt.finsta.batch import GraphBatch
+from stgt.finsta.batching import edges as batching_edges
 from stgt.finsta.batching.edges import TYPES, neighbourhoods
 from stgt.finsta.batching.space import FLOOR
 from stgt.finsta.config import FinstaConfig
@@ -137,6 +139,25 @@ def test_neighbourhoods_are_means_of_means_by_distance():
     third = 1 / 3
     first = {(0, 0): third, (0, 1): third / 3, (0, 2): third / 3, (0, 3): third / 3, (0, 4): third}
     assert found == pytest.approx(first | {(1, 5): 0.5, (1, 6): 0.5})
+
+
+def test_one_large_graph_among_many_small_ones_takes_the_memory_of_one(monkeypatch):
+    sizes = [3] * 30 + [1000] + [0, 2] * 15
+    graph, start = np.repeat(np.arange(len(sizes)), sizes), np.cumsum([0, *sizes])
+    chains = [np.arange(first, end - 1) for first, end in zip(start, start[1:], strict=False)]
+    one = np.concatenate(chains)
+    edges, centres = np.stack([one, one + 1, 0 * one]), np.arange(0, len(graph), 2)
+    tracemalloc.start()
+    try:
+        found = neighbourhoods(edges, graph, centres, 2)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # 4 bytes for a pair of nodes, and 28 for a pair of a node and a centre; half of the nodes are centres.
+    assert peak < (4 + 28 / 2) * batching_edges.MOST
+    monkeypatch.setattr(batching_edges, "MOST", 10**9)  # all graphs at once
+    for ours, expected in zip(found, neighbourhoods(edges, graph, centres, 2), strict=True):
+        assert ours.dtype == expected.dtype and np.array_equal(ours, expected)
 
 
 def test_gaussian_terms_are_those_of_plain_loops():
