@@ -142,7 +142,10 @@ class PyAVReader:
                     self._take_size_of(frame)
                 pts.append(frame.pts)
                 kept += sum(plane.buffer_size for plane in frame.planes)
-                frames = [*frames, frame] if kept <= KEPT_BYTES else []
+                if kept <= KEPT_BYTES:
+                    frames.append(frame)
+                else:
+                    frames.clear()
         if not pts:
             raise VideoError(f"{self._file.path}: the video track has no frames that can be decoded and shown")
         times = self._counted_times(pts, dts)
