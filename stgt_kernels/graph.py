@@ -111,7 +111,9 @@ class SpatioTemporalGraph:
     def live(self) -> Tensor:
         """The tiles that hold an edge, bool (B, T, ceil(P/64), 2*window+1, ceil(P/64))."""
         if torch.compiler.is_compiling():
-            return live_tiles(self._weight.detach()) if self._live is None else self._live
+            if self._live is None or _is_parameter(self._weight):
+                return live_tiles(self._weight.detach())
+            return self._live
         weight, version = self._weight, _version(self._weight)
         if self._live is not None and self._live_version == version and not _is_parameter(weight):
             return self._live
@@ -250,12 +252,12 @@ class SpatioTemporalGraph:
 
     def mean_degree(self) -> Tensor:
         """The mean number of edges of a token, a float32 scalar tensor. It is faster than the mean of ``degree()``."""
-        return (torch.count_nonzero(self.weight.detach()) / (self.batch_size * self.nodes)).float()
+        return torch.count_nonzero(self.weight.detach()).float() / (self.batch_size * self.nodes)
 
     def density(self) -> Tensor:
-        """The share of the pairs within the window and the clip that are edges, a scalar tensor."""
+        """The share of the pairs within the window and the clip that are edges, a float32 scalar tensor."""
         pairs = sum(max(self.frames - abs(o), 0) for o in range(-self.window, self.window + 1)) * self.patches**2
-        return torch.count_nonzero(self.weight.detach()) / (self.batch_size * pairs)
+        return torch.count_nonzero(self.weight.detach()).float() / (self.batch_size * pairs)
 
     def to(self, *args, **kwargs) -> "SpatioTemporalGraph":
         """Moves or converts the weights as ``Tensor.to`` does.

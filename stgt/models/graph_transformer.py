@@ -90,7 +90,7 @@ class GraphBlock(nn.Module):
             cls = self.cls_block(cls)
         graph = self.build_graph(local)
         dense = isinstance(graph, Tensor)
-        degree = torch.count_nonzero(graph.detach()) / local.shape[:3].numel() if dense else graph.mean_degree()
+        degree = torch.count_nonzero(graph.detach()).float() / local.shape[:3].numel() if dense else graph.mean_degree()
         attended = self.graph_attention(local.flatten(1, 2), graph).view(local.shape)
         if self.motion is not None:
             attended = attended + self.motion(self._banded(graph, local) if dense else graph).to(attended.dtype)

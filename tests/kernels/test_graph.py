@@ -85,6 +85,19 @@ def test_edge_index_degree_and_density():
     assert everything.density() == 1 and torch.equal(everything.degree(), torch.full((1, 15), 15))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=dtype_name)
+def test_the_default_dtype_does_not_matter_to_means(dtype):
+    """The graph has 70225 edges, which is more than float16 holds, and bfloat16 would round them."""
+    graph, previous = SpatioTemporalGraph.from_dense(torch.ones(1, 265, 265)), torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        degree, density = graph.mean_degree(), graph.density()
+    finally:
+        torch.set_default_dtype(previous)
+    assert degree.dtype == density.dtype == torch.float32
+    assert (degree.item(), density.item()) == (265, 1)
+
+
 def test_messages_flow_from_column_to_row():
     """A PyTorch Geometric layer that sums weighted messages computes W @ x."""
     dense = banded_dense(2, 3, 5, 1)

@@ -207,6 +207,21 @@ def test_the_map_follows_an_optimizer(fused):
     assert same_bits(graph_attention(q, q, q, graph), graph_attention(q, q, q, SpatioTemporalGraph(weight)))
 
 
+@pytest.mark.parametrize("wanted_first", [False, True])
+def test_compiled_code_follows_a_parameter(wanted_first):
+    """The map of tiles was cached by a call outside of the compiled code. Then the edges move to other tiles."""
+    weight = torch.zeros(1, 1, 130, 1, 130)
+    weight[..., :64, :, :64] = 1
+    graph, q = SpatioTemporalGraph(weight.requires_grad_(wanted_first)), torch.randn(1, 2, 130, 8)
+    graph_attention(q, q, q, graph)
+    weight.requires_grad_()
+    compiled = torch.compile(graph_attention, fullgraph=True, backend="aot_eager")
+    compiled(q, q, q, graph)
+    with torch.no_grad():
+        weight.copy_(weight.flip(2, 4))
+    assert same_bits(compiled(q, q, q, graph), graph_attention(q, q, q, SpatioTemporalGraph(weight.clone())))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_window_may_be_longer_than_the_clip(backend):
     own = video_graph(1, 2, 5)
