@@ -44,6 +44,8 @@ class PacketTimes(NamedTuple):
     dts: int | None
     keyframe: bool
     hidden: bool
+    lasting: int
+    """For how long its frame is shown; 0 if the container does not tell"""
 
 
 class Keyframe(NamedTuple):
@@ -58,13 +60,14 @@ class FrameIndex:
     """The table of the frames that a video shows, and of the keyframes at which their decoding begins.
 
     `length` is the number of all frames. `ranks` and `pts` (both ascending int64) are the numbers and presentation
-    times of the frames that are known, which are all frames after a whole scan. `keyframes` are the keyframes among the
-    scanned packets, ascending in time.
+    times of the frames that are known, which are all frames after a whole scan. `lasting` is the time for which the
+    last of them is shown, or 0. `keyframes` are the keyframes among the scanned packets, ascending in time.
     """
 
     length: int
     ranks: np.ndarray
     pts: np.ndarray
+    lasting: int
     keyframes: list[Keyframe]
     _key_pts: np.ndarray = field(init=False)
 
@@ -104,7 +107,7 @@ def index_of(packets: Iterable[PacketTimes], container: str) -> FrameIndex:
     packets = list(packets)
     _require_usable(packets, stores_times(container))
     shown = np.sort(np.array([packet.pts for packet in packets if not packet.hidden], np.int64))
-    return FrameIndex(len(shown), np.arange(len(shown)), shown, _keyframes(packets))
+    return FrameIndex(len(shown), np.arange(len(shown)), shown, _lasting(packets), _keyframes(packets))
 
 
 def _require_usable(packets: list[PacketTimes], stored: bool) -> None:
@@ -130,6 +133,13 @@ def _require_usable(packets: list[PacketTimes], stored: bool) -> None:
 
 def _keyframes(packets: Iterable[PacketTimes]) -> list[Keyframe]:
     return [Keyframe(packet.pts, packet.dts) for packet in packets if packet.keyframe]
+
+
+def _lasting(packets: Iterable[PacketTimes]) -> int:
+    """The time for which the last frame of some packets is shown, or 0."""
+    shown = (packet for packet in packets if not packet.hidden)
+    last = max(shown, key=lambda packet: packet.pts, default=None)
+    return 0 if last is None else last.lasting
 
 
 class PacketTable:
@@ -186,7 +196,9 @@ class PacketTable:
         if (np.diff(times) <= 0).any():
             raise UnusableTimesError("groups of pictures overlap in time")
         ranks = np.concatenate([index.ranks for index in found])
-        return FrameIndex(self.length, ranks, times, [key for index in found for key in index.keyframes])
+        return FrameIndex(
+            self.length, ranks, times, found[-1].lasting, [key for index in found for key in index.keyframes]
+        )
 
     def _group(self, group: int) -> FrameIndex:
         """A table of the frames of one group, which is scanned when it is first needed."""
@@ -209,7 +221,13 @@ class PacketTable:
         shown = sorted(packet.pts for packet in packets if not packet.hidden)
         if len(shown) != stop - start:
             raise UnusableTimesError("the container's table hides other packets than its edit list does")
-        return FrameIndex(self.length, np.arange(start, stop), np.array(shown, np.int64), _keyframes(packets[:1]))
+        return FrameIndex(
+            self.length,
+            np.arange(start, stop),
+            np.array(shown, np.int64),
+            _lasting(packets),
+            _keyframes(packets[:1]),
+        )
 
 
 def _keys_if_none_is_hidden(table: IndexEntries) -> list[int] | None:

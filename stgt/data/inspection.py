@@ -31,8 +31,8 @@ class Inspection:
     """The facts that were found out about a file before anything failed."""
 
     facts: dict[str, object] = field(default_factory=dict)
-    """container, codec, rate (frames per second), rotation (degrees clockwise), duration (seconds), width and height as
-    shown (pixels), frames, bytes, as far as they are known"""
+    """container, codec, rate (frames per second), rotation (degrees clockwise), duration (seconds), width and height
+    when upright (pixels), frames, bytes, as far as they are known"""
     cause: str | None = None
     """Why the reader does not read the file right; None if it does"""
     pictures: np.ndarray | None = None
@@ -47,7 +47,7 @@ class _Whole:
     """A checksum of each frame"""
     pictures: np.ndarray
     size: tuple[int, int]
-    """Width and height, as shown"""
+    """Width and height when upright"""
 
 
 def inspect(path: str | Path, decoder: Decoder, *, max_pixels: int, shown: np.ndarray | None = None) -> Inspection:

@@ -83,7 +83,9 @@ class PyAVReader:
     @property
     def duration(self) -> float:
         """Seconds until the last frame is no longer shown."""
-        times = self._last_times()
+        times, lasting = self._last_frames()
+        if lasting:
+            return times[-1] + lasting
         return times[-1] + (times[-1] - times[-2] if len(times) > 1 else 1 / self._rate)
 
     def read(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -176,16 +178,21 @@ class PyAVReader:
         ends = [*distinct, distinct[-1] + lasting]
         return np.interp(np.arange(len(times)), [*first, len(times)], ends).tolist()
 
-    def _last_times(self) -> list[float]:
-        """Presentation times in seconds of the last two frames, or of the only one."""
+    def _last_frames(self) -> tuple[list[float], float]:
+        """Presentation times of the last two frames, or of the only one, and how long the last one is shown, or 0.
+
+        All times are in seconds.
+        """
         if self._index is not None:
             last = np.arange(max(self.length - 2, 0), self.length)
             try:
                 with self._file.complaints():
-                    return [self._seconds(pts) for pts in self._index.around(last).pts_of(last).tolist()]
+                    index = self._index.around(last)
+                lasting = index.lasting * float(self._file.stream.time_base)
+                return [self._seconds(pts) for pts in index.pts_of(last).tolist()], lasting
             except UnusableTimesError:
                 self.count_by_decoding()
-        return [seconds for _, seconds in self._counted[-2:]]
+        return [seconds for _, seconds in self._counted[-2:]], 0.0
 
     @property
     def _rate(self) -> float:

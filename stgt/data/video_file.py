@@ -245,7 +245,7 @@ class VideoFile:
         if self._is_brief(packet):
             raise UnusableTimesError("later frames are shown later than their packets claim")
         hidden = packet.is_discard or (codec == "vp8" and _is_hidden(packet))
-        return PacketTimes(packet.pts, packet.dts, packet.is_keyframe, hidden)
+        return PacketTimes(packet.pts, packet.dts, packet.is_keyframe, hidden, packet.duration or 0)
 
     def _is_brief(self, packet: Packet) -> bool:
         return self.container.format.name == "gif" and packet.duration == _BRIEF

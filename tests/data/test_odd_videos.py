@@ -353,6 +353,24 @@ def test_times_of_a_container_that_stores_only_when_frames_are_decoded(tmp_path)
     torch.testing.assert_close(clip.times, torch.tensor(times, dtype=torch.float64) / 1000, rtol=0, atol=0.1)
 
 
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+def test_a_pause_before_the_last_frame_does_not_follow_it_again(suffix, long, tmp_path, monkeypatch):
+    monkeypatch.setattr("stgt.data.pyav_reader.LONG", 10 if long else 4096)
+    path = write_at(tmp_path / f"screen{suffix}", "libx264", [*range(0, 1160, 40), 11_160], bf="2")
+    with open_video(path, "auto", max_pixels=MAX_PIXELS, deadline=None) as reader:
+        assert reader.duration == pytest.approx(11.2, abs=0.002)
+
+
+def test_the_last_frame_of_a_gif_is_shown_for_its_own_time(tmp_path):
+    first, *others = [Image.fromarray(picture(number, (128, 64))) for number in range(10)]
+    path = tmp_path / "clip.gif"
+    first.save(path, save_all=True, append_images=others, duration=[100] * 9 + [3000])
+    with open_video(path, "auto", max_pixels=MAX_PIXELS, deadline=None) as reader:
+        assert reader.duration == pytest.approx(3.9)
+    assert numbers(read_frames(path, 2, start=2.5, end=3.5)) == [9, 9]
+
+
 def test_an_animation_lasts_as_long_as_in_browsers_whatever_its_format(tmp_path):
     durations = [10, 10, 20, 30, 10, 100, 50, 10]  # milliseconds
     first, *others = [Image.fromarray(picture(number, (128, 64))) for number in range(8)]
