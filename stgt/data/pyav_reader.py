@@ -58,6 +58,7 @@ class PyAVReader:
         self._index: FrameIndex | PacketTable | None = None
         self._counted: list[tuple[VideoFrame | None, float]] = []
         self._tells_keyframes = True
+        self._ends_whole = self._file.ends_whole()
         self._start = self._file.start or 0.0
         try:
             with self._file.complaints():
@@ -223,8 +224,8 @@ class PyAVReader:
         """Frames by the index. Decoding begins at the keyframe before a frame, or goes on from a near one."""
         # The first packets of a clip that was cut out of a longer one may give no frames, and then every number is
         # wrong. So may the last packet of a file that is cut short, and then the video is shorter. Only decoding tells,
-        # so that the first frame is always decoded, and the last one if its packet may be incomplete.
-        ranks = np.union1d([0] if self._file.ends_whole() else [0, self.length - 1], numbers)
+        # so that the first frame is always decoded, and the last one once if its packet may be incomplete.
+        ranks = np.union1d([0] if self._ends_whole else [0, self.length - 1], numbers)
         try:
             index = self._index.around(ranks)
         except UnusableTimesError as error:
@@ -244,6 +245,7 @@ class PyAVReader:
                     break
             else:
                 raise FramesDisagreeError
+        self._ends_whole = True
 
     def _run_from(self, index: FrameIndex, key: int) -> Iterator[tuple[int, VideoFrame]]:
         """Every frame from a keyframe on, with its number. Raises FramesDisagreeError if the index has another one."""
