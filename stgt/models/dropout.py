@@ -1,4 +1,4 @@
-"""Dropout that draws its numbers four times as fast on a CPU, and attention with such dropout."""
+"""Dropout that needs few random numbers on a CPU, and attention with such dropout."""
 
 from __future__ import annotations
 
