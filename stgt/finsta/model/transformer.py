@@ -23,6 +23,7 @@ class FeedForward(nn.Module):
         self.norm, self.dropout = nn.LayerNorm(width), Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (N, d). Returns (N, d)."""
         return self.norm(x + self.dropout(self.narrow(F.relu(self.wide(x)))))
 
 
