@@ -33,7 +33,11 @@ class ReferenceWarning(UserWarning):
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Within the block, every op that is called with ``backend="auto"`` runs on this backend, in all threads."""
+    """Within the block, every op that is called with ``backend="auto"`` runs on this backend, in all threads.
+
+    name: ``cuda``, ``triton``, ``cpu`` or ``reference``; ``auto`` leaves the choice as it is without a block. Raises
+    ValueError for any other name. An op raises ValueError in the block if the backend cannot run it.
+    """
     global _override
     check_name(name)
     previous, _override = _override, name
@@ -78,12 +82,14 @@ def _how_to_build(module: str) -> str:
 
 @functools.cache
 def triton_error() -> str | None:
+    """The reason why Triton's kernels cannot be used at all, or None."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed; install it with: pip install triton"
     return None
 
 
 def compute_capability(device: torch.device) -> tuple[int, int] | None:
+    """The compute capability of a GPU, such as (9, 0), or None if PyTorch finds no GPU."""
     return torch.cuda.get_device_capability(device) if torch.cuda.is_available() else None
 
 
@@ -103,7 +109,8 @@ def architecture_error(device: torch.device) -> str | None:
 def runs_on(architecture: str, capability: tuple[int, int]) -> bool:
     """Whether code for an architecture, named as in TORCH_CUDA_ARCH_LIST, runs on a GPU of this compute capability.
 
-    8.6 is machine code for 8.6 and later 8.x, 9.0a for 9.0 alone; drivers compile 8.0+PTX for all from 8.0 on.
+    8.6 is machine code for 8.6 and later 8.x, and 9.0a is machine code for 9.0 alone. Drivers compile 8.0+PTX for all
+    GPUs from 8.0 on. capability: major and minor number. Raises ValueError for another form of the name.
     """
     known = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", architecture)
     if known is None:
@@ -121,7 +128,10 @@ def interpreted() -> bool:
 
 
 def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str | None:
-    """The reason why ``backend`` cannot run ops on tensors of this device and dtype, or None if it can."""
+    """The reason why ``backend`` cannot run ops on tensors of this device and dtype, or None if it can.
+
+    Raises ValueError for an unknown name of a backend.
+    """
     check_name(backend)
     device = torch.device(device)
     if backend in ("reference", "auto"):

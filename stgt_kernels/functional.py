@@ -29,9 +29,9 @@ def spatio_temporal_graph(
     compared with the threshold in that precision.
 
     Args:
-        x: (B, T, P, C), any strides; float32, bfloat16, float16, and float64 on the CPU. A token of zeros has
-            similarity 0 to all others. A token with NaN or infinity has no edges. The size of any other token does not
-            matter, from the smallest number to the largest.
+        x: (B, T, P, C), any strides; float32, bfloat16, float16, and float64 on the CPU. Under autocast, float32 is
+            converted to autocast's dtype. A token of zeros has similarity 0 to all others. A token with NaN or infinity
+            has no edges. The size of any other token does not matter, from the smallest number to the largest.
         threshold: -1 <= threshold <= 1. The computed similarity of identical tokens differs from 1 by rounding. So a
             threshold that is closer to 1 than ``stgt_kernels.rounding.similarity_error(C, dtype)``, which is 2e-6 to
             7e-6 for C up to 1408, is taken as 1 minus that error, and 1.0 keeps the edges between identical tokens. -1
@@ -59,7 +59,7 @@ def token_similarity(
 ) -> SpatioTemporalGraph:
     """Cosine similarity of all token pairs of the same or neighbouring frames: the graph without its threshold.
 
-    Arguments, result and errors as for ``spatio_temporal_graph``.
+    Its arguments, its result and its errors are those of ``spatio_temporal_graph``.
     """
     return _build("token_similarity", x, None, window, differentiable, backend)
 
@@ -112,6 +112,7 @@ def graph_attention(
             the CPU; any strides. Tensors with a contiguous last dimension are read in place, so views of (B, N, H, D)
             projections or of a packed QKV cost nothing. The kernels compute scores, softmax and sums in float32
             (float64 for float64). The reference multiplies matrices in q's dtype, and so rounds more in half precision.
+            Under autocast, all three get autocast's dtype, unless they are float64.
         graph: weights in float32 for float32, float64 for float64, and in float16 or float32 for bfloat16 and float16.
             Weights that require gradients must be float32 or float64. Autocast does not change them.
         scale: the factor of the scores; the default is ``D ** -0.5``.

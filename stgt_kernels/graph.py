@@ -228,7 +228,7 @@ class SpatioTemporalGraph:
         return SpatioTemporalGraph(weight) if self._live is None else self._with_live(weight, select(self.live))
 
     def to_dense(self) -> Tensor:
-        """The dense weights, (B, N, N), 0 where there is no edge. Differentiable; memory grows with the square of N."""
+        """The dense weights, (B, N, N), 0 where there is no edge. Differentiable. Memory grows with N²."""
         B, T, P, _, _ = self.weight.shape
         dense = self.weight.new_zeros(B, T, P, T, P)
         for o, rows in frame_pairs(T, self.window):
@@ -283,7 +283,7 @@ class SpatioTemporalGraph:
         return self._same_edges(self.weight.detach())
 
     def unweighted(self) -> "SpatioTemporalGraph":
-        """The same edges, each with weight 1; carries no gradients."""
+        """The same edges, each with weight 1. The new graph has no gradients."""
         return self._same_edges((self.weight != 0).to(self.weight.dtype))
 
     def _same_edges(self, weight: Tensor) -> "SpatioTemporalGraph":

@@ -98,6 +98,7 @@ class GraphAttention(AttentionProjections):
         self.backend = backend
 
     def forward(self, x: Tensor, graph: SpatioTemporalGraph) -> Tensor:
+        """x: (B, N, C); graph: of B samples with N nodes. Returns (B, N, C). Raises ValueError as the class says."""
         # Quantized projections and those of adapters are other classes, which may take any dtype.
         if type(self.q_proj) is nn.Linear and x.dtype != self.q_proj.weight.dtype and autocast_dtype(x.device) is None:
             raise ValueError(

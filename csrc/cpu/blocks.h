@@ -137,8 +137,8 @@ template <class E, class A> inline const E* as_left(const A* block, int64_t rows
   }
 }
 
-// Does the same for a product that is contracted along its rows. `transposed` has the strides of the result along the
-// columns of the block, and along the steps of its rows.
+// Packs a block of results like as_left, but for a product that is contracted along its rows. `transposed` has the
+// strides of the result along the columns of the block, and along the steps of its rows.
 struct Strides { int64_t column, step; };
 template <class E>
 inline constexpr Strides transposed =

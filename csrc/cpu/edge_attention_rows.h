@@ -38,7 +38,8 @@ template <class S, class A, int DIM = 0> struct RowBlocks {
         total(arena.take<A>(width)),
         delta(arena.take<A>(width)) {
     if (!arena.base) return;
-    // The padding stays as it is: no edge scale and no bias. Without them all is.
+    // Padding keeps these values. A factor of 1 and a bias of 0 change nothing. If the op got no factors or no biases,
+    // all entries keep them.
     for (int64_t i = 0; i < CHUNK * width; ++i) score[i] = 0, factor[i] = 1, bias[i] = 0;
     for (int64_t h = 0; h < width; ++h) top[h] = 0, total[h] = 0;
   }

@@ -1,4 +1,4 @@
-// Xeons since Sapphire Rapids: as avx512, and bfloat16 is multiplied on the matrix unit (AMX).
+// Compiles the kernels for Xeons since Sapphire Rapids: as avx512, and bfloat16 is multiplied on the matrix unit (AMX).
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #pragma GCC target( \
     "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,amx-tile,amx-bf16,prefer-vector-width=512")

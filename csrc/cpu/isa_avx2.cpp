@@ -1,4 +1,4 @@
-// x86 laptops and servers of the last ten years.
+// Compiles the kernels with AVX2, which x86 laptops and servers of the last ten years have.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #pragma GCC target("avx2,fma,f16c")
 #define STGT_X86

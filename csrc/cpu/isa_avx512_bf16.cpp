@@ -1,4 +1,4 @@
-// Zen 4 and later, Xeons since Cooper Lake: as avx512, with products of bfloat16 pairs.
+// Compiles the kernels for Zen 4 and later and for Xeons since Cooper Lake: as avx512, with products of bfloat16 pairs.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,prefer-vector-width=512")
 #define STGT_X86

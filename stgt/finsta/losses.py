@@ -1,4 +1,4 @@
-"""The losses of Finsta as pure functions, by equations of our own, which docs/finsta.md gives.
+"""The losses of Finsta as pure functions, by equations of our own, which docs/finsta_model.md gives.
 
 Similarities are cosines divided by the temperature, in float32 or float64. A loss without any positive is 0.
 """

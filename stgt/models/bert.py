@@ -44,6 +44,7 @@ class Residual(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """x: (B, S, width); residual: (B, S, hidden). Returns (B, S, hidden)."""
         return self.LayerNorm(self.dropout(self.dense(x)) + residual)
 
 
@@ -55,6 +56,7 @@ class Intermediate(nn.Module):
         self.dense = nn.Linear(config.hidden, config.intermediate)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (B, S, hidden). Returns (B, S, intermediate)."""
         return F.gelu(self.dense(x))
 
 
@@ -86,7 +88,10 @@ class Attention(nn.Module):
         self.heads, self.dropout = config.heads, config.dropout
 
     def forward(self, x: Tensor, keys_values: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x: (B, S, hidden); keys_values: (B, N, 2·hidden); bias, which is added to the scores: (B, 1, S, N)."""
+        """x: (B, S, hidden); keys_values: (B, N, 2·hidden); bias, which is added to the scores: (B, 1, S, N) or None.
+
+        Returns (B, S, hidden).
+        """
         q, k, v = (self._heads(part) for part in (self.attention.query(x), *keys_values.chunk(2, dim=-1)))
         dropout = self.dropout if self.training else 0.0
         heads = attention(q, k, v, bias, dropout)
@@ -115,7 +120,12 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, queries: int, bias: Tensor | None, video: Tensor | None, outputs: int | None = None
     ) -> Tensor:
-        """x: (B, S, hidden). The first `queries` positions are queries. outputs: see `Bert.forward`."""
+        """x: (B, S, hidden). The first `queries` positions are queries.
+
+        bias: (B, 1, S, S), added to the scores of the self-attention; video: the result of `keys`, or None in a layer
+        without cross-attention; outputs: the number of first positions that are needed, None for all.
+        Returns (B, outputs, hidden), or the shape of x.
+        """
         keys_values = self.attention.attention.keys_values(x)
         if outputs is not None:
             x, bias = x[:, :outputs], None if bias is None else bias[:, :, :outputs]

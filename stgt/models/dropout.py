@@ -14,6 +14,7 @@ class Dropout(nn.Dropout):
     """torch.nn.Dropout, computed by `dropout`."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """input: a floating-point tensor of any shape. Returns the same shape; in evaluation mode the input itself."""
         return dropout(input, self.p) if self.training else input
 
 

@@ -117,10 +117,11 @@ def max_pool_sampling(x: Tensor) -> Tensor:
 
 
 class GraphTransformer(Float32Module):
-    """Turns the tokens of frames into one sequence of video tokens.
+    """Turns the tokens of frames into one sequence of video tokens (paper Eq. 1-15).
 
     It consists of positions, blocks, max-pool sampling, a norm and a projection. With `config.kind` "cross_frame" the
     blocks are X-CLIP's in place of graph blocks, and with "none" there are no blocks.
+    width: C, the channels of a token; grid: patches along one side of a frame, so P = grid².
     """
 
     def __init__(self, config: GraphConfig, width: int, grid: int) -> None:

@@ -68,5 +68,5 @@ class EdgeMotion(nn.Module):
             self.proj.weight *= GAIN
 
     def forward(self, graph: SpatioTemporalGraph) -> Tensor:
-        """Returns (B, T, P, C)."""
+        """graph: of B clips of T frames with P patches, in a square grid. Returns (B, T, P, C)."""
         return self.proj(edge_motion(graph))

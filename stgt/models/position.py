@@ -27,6 +27,8 @@ def sincos_2d(grid: int, width: int) -> Tensor:
 class Position(nn.Module):
     """Adds a fixed spatial embedding to each token and a learned temporal embedding to each frame.
 
+    width: C, a multiple of 4 for "sincos"; grid: patches along one side of a frame; frames: T, for which there are
+    learned embeddings.
     pos2d: "sincos" for a sine/cosine table; "random" for a frozen draw of standard deviation 0.02 as in the released
     model; "load" for zeros until a checkpoint is loaded. Our checkpoints always contain the spatial embedding.
     """

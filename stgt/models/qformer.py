@@ -55,9 +55,12 @@ class WordHead(nn.Module):
 
 
 class QFormer(Float32Module):
-    """Queries and words go through one BERT. Only queries see the video, by cross-attention in every second layer.
+    """Queries and words go through one BERT. Only queries see the video, in the layers that have a cross-attention.
 
-    text=False leaves out the layers that only words pass through. Then only the method `video` works.
+    Every `config.cross_frequency`-th layer has one, beginning with the first.
+
+    encoder_width: C, the width of the video tokens. text=False leaves out the layers that only words pass through. Then
+    only the methods `keys` and `video` work.
     """
 
     def __init__(self, config: QFormerConfig, encoder_width: int, text: bool = True) -> None:

@@ -12,6 +12,7 @@ class LayerNorm(nn.LayerNorm):
     """Layer norm that computes in float32 and returns the input's dtype."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (…, C). Returns the same shape and dtype."""
         weight, bias = self.weight.float(), self.bias.float()
         return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
@@ -33,6 +34,7 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (…, width). Returns the same shape."""
         if not is_plain(self.c_fc, self.c_proj):
             return self.c_proj(F.silu(self.c_fc(x) * _STEEPNESS) / _STEEPNESS)
         hidden = F.silu(F.linear(x, self.c_fc.weight * _STEEPNESS, self.c_fc.bias * _STEEPNESS))
@@ -47,6 +49,7 @@ class DropPath(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (B, …), the result of the branch. Returns the same shape."""
         if not self.training or self.p == 0.0:
             return x
         keep = x.new_empty(x.shape[:1] + (1,) * (x.ndim - 1)).bernoulli_(1 - self.p)

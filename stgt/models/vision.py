@@ -19,7 +19,8 @@ from stgt.weights.load import load_tower
 class VisionTower(Float32Module):
     """Runs every frame through the first `layers` blocks of a vision transformer, without its final norm and head.
 
-    Frozen blocks store the matrices of their linear layers in `config.dtype` and have no gradients. The last
+    Frozen parts store the weights of their linear layers, convolutions and attention in `config.dtype` and have no
+    gradients. The last
     `config.open_blocks` blocks are trained. All blocks compute in `config.dtype`, except for norms and residuals that
     the tower keeps in float32. If a tower has no [CLS] token, the mean of its patches replaces it.
     Raises ValueError if the tower is not as the config says, or has no square grid of patches.

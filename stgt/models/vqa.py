@@ -36,6 +36,7 @@ class VideoQA(VideoEncoder):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> VideoQA:
+        """Sets the mode of the trained parts. Frozen parts stay in evaluation mode."""
         super().train(mode)
         self.graph.train(mode and self.config.language.train_graph)
         self.language.train(mode and self.config.language.tune != "frozen")

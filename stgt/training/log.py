@@ -68,6 +68,7 @@ class RunLog:
         self._since += seconds
 
     def close(self) -> None:
+        """End the progress bar and the curves."""
         self.bar.close()
         self.tracker.close()
 

@@ -64,5 +64,6 @@ class BatchSampler:
         return batches[torch.randperm(len(batches), generator=generator)].flatten()
 
     def batches(self, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:
+        """This process's parts of the batches from number `start` up to `stop`, which is not among them."""
         for number in range(start, stop):
             yield self.batch(number)

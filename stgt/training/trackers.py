@@ -15,11 +15,15 @@ logger = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """Takes the values of a step."""
+    """Takes the values of a step, and shows each of them as a curve over the steps."""
 
-    def write(self, values: Mapping[str, float], step: int) -> None: ...
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        """Add a point to the curve of each name."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Send what is left. Nothing is written afterwards."""
+        ...
 
 
 class Service:

@@ -21,7 +21,7 @@ from stgt.finsta.model.transformer import GraphTransformer
 
 
 class Finsta(nn.Module):
-    """A reconstruction of Finsta (arXiv 2406.19255). Its equations are our own; docs/finsta.md gives them.
+    """A reconstruction of Finsta (arXiv 2406.19255). Its equations are our own; docs/finsta_model.md gives them.
 
     A graph transformer encodes the graphs of the texts (TSG), and two recurrent ones encode the graphs of the videos
     (DSG) and both together (HSG). The last is left out if the host has no states that have seen text and video.

@@ -23,11 +23,12 @@ class FeedForward(nn.Module):
         self.norm, self.dropout = nn.LayerNorm(width), Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (N, d). Returns (N, d)."""
         return self.norm(x + self.dropout(self.narrow(F.relu(self.wide(x)))))
 
 
 class GraphLayer(nn.Module):
-    """One layer of a graph transformer, by the equation of docs/finsta.md.
+    """One layer of a graph transformer, by the equation of docs/finsta_model.md.
 
     Each head has the score clip((q_i · k_j / √D) w_ij, ±clamp), with w_ij = Σ_d (E e_ij)_d of the edge's state e_ij.
     """

@@ -42,6 +42,7 @@ class GraphDataset(PairDataset):
         super().__init__(file, [(clip.video, [clip]) for clip in clips], root, train=True, **options)
 
     def said(self, text: ClipGraphs) -> dict:
+        """The entry of an item that holds the clip's text and graphs."""
         return {"graphs": text}
 
 

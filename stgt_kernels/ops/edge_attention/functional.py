@@ -71,32 +71,32 @@ def edge_attention(
     Args:
         q, k, v: (N, H, D), one row for each node of the graph, 1 <= D <= 128; any strides (a contiguous last dimension
             is read in place). float32, bfloat16, float16, and float64 on the CPU. Scores, softmax and sums are computed
-            in float32 (float64 for float64).
+            in float32 (float64 for float64). Under autocast, all three get autocast's dtype, unless they are float64.
         graph: any number of nodes and edges, parallel edges and self loops included.
         edge_scale, edge_bias: (E, H), a row for each edge in the order that ``RaggedGraph.from_edge_index`` got; or
             (types, H), a row for each type, which ``graph.edge_type`` selects. A tensor with ``graph.types`` rows is
             taken as a row for each type, also in a graph with that many edges. Each of the two has q's dtype or
             float32 (for a q in float64, only float64). They are computed with in float32 (float64 for float64), also
-            under autocast. A bias of -inf takes an edge away. The defaults are 1 and 0.
+            under autocast. A bias of -inf takes an edge away. Without a tensor, all factors are 1 and all biases 0.
         clamp: the largest size of ``s_e * edge_scale_e``, which carries no gradient where it is larger. None for no
             limit.
-        scale: factor of the scores, default ``D ** -0.5``.
-        dropout_p: probability, 0 <= dropout_p < 1, of dropping an edge in one head after the softmax. The mask is a
-            function of a seed drawn from the device's default generator, of the edge's number and of the head, the same
-            on every backend.
-        return_scores: also return the scores s.
+        scale: the factor of the scores; the default is ``D ** -0.5``.
+        dropout_p: the probability, 0 <= dropout_p < 1, that an edge is dropped in one head after the softmax. The mask
+            is a function of the edge's number, of the head, and of a seed, which is drawn from the device's default
+            generator. It is the same on every backend.
+        return_scores: whether the scores s are returned, too.
         backend: ``auto``, ``cuda``, ``triton``, ``cpu`` or ``reference``.
 
     Returns:
         out (N, H, D) in q's dtype, contiguous, and with ``return_scores`` the scores s (E, H) in float32 (float64 for
         float64): q . k times ``scale``, before ``edge_scale``, ``clamp`` and ``edge_bias``, in the order of the edges.
-        A row without edges gives 0, and so does one whose biases are all -inf. Differentiable in q, k, v, edge_scale
-        and edge_bias, through out and through the scores. The same input gives the same bits, forward and backward,
-        with any number of threads. Beyond inputs and gradients, memory holds a few numbers for each edge and head.
+        A row without edges gives 0, and so does one whose biases are all -inf. The results are differentiable once in
+        q, k, v, edge_scale and edge_bias. The same input gives the same bits, forward and backward, with any number of
+        threads. Beyond inputs and gradients, memory holds a few numbers for each edge and head.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit each other or the graph, D > 128, scale not finite, clamp
-            not positive, dropout_p out of range, or a named backend that cannot run.
+        ValueError: shapes, dtypes or devices do not fit each other or the graph, D > 128, scale is not finite, clamp is
+            not positive and finite, dropout_p is out of range, or a backend that was asked for cannot run.
     """
     arguments.check_tensors(q, k, v, graph)
     q, k, v = in_autocast_dtype(q, k, v)

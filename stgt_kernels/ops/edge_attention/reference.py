@@ -22,8 +22,9 @@ def edge_attention(
 ) -> tuple[Tensor, Tensor]:
     """Returns the output (N, H, D), and the scores scale * (q_i . k_j) of all edges, (E, H).
 
-    q, k, v: (N, H, D). edge_scale, edge_bias: (E, H), or (types, H) for the graph's edge types. clamp: inf for none.
-    Half precision is computed in float32.
+    q, k, v: (N, H, D). edge_scale, edge_bias: (E, H), or (types, H) for the graph's edge types; None for factors of 1
+    and biases of 0. clamp: the largest size of a score times its factor, inf for no limit. seed: int64, one element;
+    None without dropout. Half precision is computed in float32, which the scores stay in.
     """
     dtype = q.dtype
     wide = accumulator_dtype(dtype)

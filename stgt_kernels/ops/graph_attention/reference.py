@@ -20,7 +20,8 @@ def graph_attention_dense(
     """The softmax over edges of scale * (q . k) * W, times v (paper Eq. 8-12), for a dense weight matrix.
 
     q, k, v: (B, H, N, D). weight: (B, N, N), 0 where there is no edge, in q's dtype or a wider one; the scores get the
-    weights' dtype. keep: the dropout mask, (B, H, N, N) bool.
+    weights' dtype. keep: the dropout mask, (B, H, N, N) bool, or None without dropout. Probabilities that are kept are
+    divided by keep_prob.
     Returns the output (B, H, N, D) and the log-sum-exp (B, H, N). A row without edges gives 0 and -inf.
     """
     weight = weight[:, None]

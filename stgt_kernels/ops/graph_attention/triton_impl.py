@@ -90,6 +90,7 @@ class Launch:
         self.constants = dict(P=self.P, TILE=TILE, DROPOUT=self.dropout, PRECISION=precision, **head_dim)
 
     def config(self, kernel: str) -> dict[str, int]:
+        """The blocks, warps and stages of a kernel of this pass, from `launch_config`."""
         sizes = (self.D, self.T, self.P)
         return launch_config(kernel, self.unit, *sizes, self.dropout, self.capability, self.wide_weights)
 
