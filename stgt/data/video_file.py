@@ -248,7 +248,7 @@ class VideoFile:
         return PacketTimes(packet.pts, packet.dts, packet.is_keyframe, hidden, packet.duration or 0)
 
     def lasting(self, frame: VideoFrame) -> int:
-        """For how long a frame that was decoded is shown, in units of the time base; 0 if the container does not tell."""
+        """For how long a decoded frame is shown, in units of the time base; 0 if the container does not tell."""
         if counts_decoding(self.container.format.name):
             return 0
         return _LASTS if self._is_brief(frame) else frame.duration or 0
