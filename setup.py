@@ -74,8 +74,13 @@ def why_no_cuda(home: str | None, wanted: str | None) -> str | None:
     nvcc = Path(home or "", "bin", "nvcc")
     if home is None or not nvcc.exists():
         return f"nvcc is not on PATH, and CUDA_HOME is {home}"
-    said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    try:
+        said = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    except OSError as error:  # it may be made for another kind of processor
+        return f"{nvcc} cannot run ({error.strerror})"
     found = re.search(r"release ((\d+)\.(\d+))", said)
+    if found is None:
+        return f"{nvcc} --version does not name its version of CUDA"
     if (int(found[2]), int(found[3])) < OLDEST_CUDA or found[2] != wanted.split(".")[0]:
         oldest = ".".join(map(str, OLDEST_CUDA))
         return f"{nvcc} is of CUDA {found[1]}, expected {oldest} or later, and the major version of torch's {wanted}"

@@ -10,6 +10,7 @@ from helpers.commands import run_cli
 
 import stgt
 from stgt import runs
+from stgt.data.text import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 LOADED = """
@@ -105,6 +106,8 @@ def test_a_tilde_is_the_home_folder_also_where_no_shell_replaces_it(monkeypatch,
     assert stgt.Index("~/films.index", "model").path == tmp_path / "home" / "films.index"
     (tmp_path / "home" / "run").mkdir()
     assert runs.find_model("~/run") == (tmp_path / "home" / "run",) * 2
+    Tokenizer.train(["a red square grows"], 40).save(tmp_path / "home" / "words")
+    assert Tokenizer.from_pretrained("~/words").encode(["a red square"], 8)[1].any()
     assert not (tmp_path / "~").exists()
 
 

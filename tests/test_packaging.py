@@ -158,6 +158,22 @@ def test_cuda_kernels_are_built_where_nvcc_fits_torch(build, tmp_path, release, 
     assert "nvcc is not on PATH, and CUDA_HOME is None" in build.why_no_cuda(None, wanted)
 
 
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("#!/bin/sh\nexit 127\n", "does not name its version of CUDA"),
+        ("#!/bin/sh\necho hello\n", "does not name its version of CUDA"),
+        ("\0", r"cannot run \("),
+    ],
+)
+def test_an_nvcc_that_does_not_work_is_a_reason_to_leave_the_cuda_kernels_out(build, tmp_path, script, reason):
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text(script)
+    nvcc.chmod(0o755)
+    assert re.search(f"^{re.escape(str(nvcc))} .*{reason}", build.why_no_cuda(str(tmp_path), "13.0"))
+
+
 def test_a_source_that_does_not_compile_fails_the_build(setup_py, tmp_path):
     for source in (tmp_path / "csrc" / "cpu").glob("*.cpp"):
         source.unlink()

@@ -10,6 +10,7 @@ import tyro
 
 from stgt.cli import train as recipes
 from stgt.data.datasets import DATA_SETS
+from stgt.paths import given_path
 from stgt.terminal import say
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def manifest(source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=
     from stgt.data.shards.scan import scan_shards
 
     if source.endswith(".json"):
-        say(f"{out}: {write_manifest(Path(source), out)} videos or images")
+        say(f"{out}: {write_manifest(given_path(source), out)} videos or images")
     else:
         rows, shards = scan_shards(source, out)
         say(f"{out}: {rows} videos or images in {shards} shards")

@@ -33,6 +33,13 @@ def stores_times(container: str) -> bool:
     return not _STORES_TIMES.isdisjoint(container.split(","))
 
 
+def counts_decoding(container: str) -> bool:
+    """Whether a container, by FFmpeg's name of its format, tells when the next packet is decoded, and not for how long
+    a frame is shown.
+    """
+    return "mov" in container.split(",")
+
+
 class UnusableTimesError(Exception):
     """The times of the packets do not tell which frames a player shows. The message is the reason."""
 
@@ -107,7 +114,8 @@ def index_of(packets: Iterable[PacketTimes], container: str) -> FrameIndex:
     packets = list(packets)
     _require_usable(packets, stores_times(container))
     shown = np.sort(np.array([packet.pts for packet in packets if not packet.hidden], np.int64))
-    return FrameIndex(len(shown), np.arange(len(shown)), shown, _lasting(packets), _keyframes(packets))
+    lasting = _lasting(packets, counts_decoding(container))
+    return FrameIndex(len(shown), np.arange(len(shown)), shown, lasting, _keyframes(packets))
 
 
 def _require_usable(packets: list[PacketTimes], stored: bool) -> None:
@@ -135,11 +143,19 @@ def _keyframes(packets: Iterable[PacketTimes]) -> list[Keyframe]:
     return [Keyframe(packet.pts, packet.dts) for packet in packets if packet.keyframe]
 
 
-def _lasting(packets: Iterable[PacketTimes]) -> int:
-    """The time for which the last frame of some packets is shown, or 0."""
-    shown = (packet for packet in packets if not packet.hidden)
-    last = max(shown, key=lambda packet: packet.pts, default=None)
-    return 0 if last is None else last.lasting
+def _lasting(packets: list[PacketTimes], decoding: bool) -> int:
+    """The time for which the last frame of some packets is shown, or 0. decoding: see `counts_decoding`.
+
+    If such a container stores the last frame before others, the time until the next packet is decoded may be that of a
+    pause between other frames. Then the frame does not last longer than the one before it.
+    """
+    shown = sorted((packet for packet in packets if not packet.hidden), key=lambda packet: packet.pts)
+    if not shown:
+        return 0
+    last = shown[-1]
+    if decoding and last is not packets[-1] and len(shown) > 1:
+        return min(last.lasting, last.pts - shown[-2].pts)
+    return last.lasting
 
 
 class PacketTable:
@@ -225,7 +241,7 @@ class PacketTable:
             self.length,
             np.arange(start, stop),
             np.array(shown, np.int64),
-            _lasting(packets),
+            _lasting(packets, decoding=True),
             _keyframes(packets[:1]),
         )
 

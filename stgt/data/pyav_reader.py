@@ -57,6 +57,7 @@ class PyAVReader:
         self._shown_size = (0, 0)
         self._index: FrameIndex | PacketTable | None = None
         self._counted: list[tuple[VideoFrame | None, float]] = []
+        self._lasting = 0.0  # seconds for which the last of these frames is shown, or 0
         self._tells_keyframes = True
         self._ends_whole = self._file.ends_whole()
         self._start = self._file.start or 0.0
@@ -139,6 +140,7 @@ class PyAVReader:
     def count_by_decoding(self) -> None:
         """Decode the file from its start to its end, and number the frames as they come out of the decoder."""
         frames, pts, dts, kept = [], [], [], 0
+        frame = None
         with self._file.complaints():
             for frame in self._all_frames(dts):
                 if not pts:
@@ -149,10 +151,12 @@ class PyAVReader:
                     frames.append(frame)
                 else:
                     frames.clear()
-        if not pts:
+        if frame is None:
             raise VideoError(f"{self._file.path}: the video track has no frames that can be decoded and shown")
         times = self._counted_times(pts, dts)
         self._counted = list(zip(frames or [None] * len(times), times, strict=True))
+        ends_last = None not in pts and pts[-1] == max(pts)
+        self._lasting = self._file.lasting(frame) * float(self._file.stream.time_base) if ends_last else 0.0
         self._index = None
 
     def _counted_times(self, pts: list[int | None], dts: list[int | None]) -> list[float]:
@@ -193,7 +197,7 @@ class PyAVReader:
                 return [self._seconds(pts) for pts in index.pts_of(last).tolist()], lasting
             except UnusableTimesError:
                 self.count_by_decoding()
-        return [seconds for _, seconds in self._counted[-2:]], 0.0
+        return [seconds for _, seconds in self._counted[-2:]], self._lasting
 
     @property
     def _rate(self) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 from stgt.causes import cause_of
 from stgt.data.lines import read_lines
 from stgt.files import write_text
+from stgt.paths import given_path
 from stgt.structure import field, read_json, shown
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -110,8 +111,8 @@ class Tokenizer:
 
         Raises OSError, with the ways to go on, if the hub does not give it.
         """
-        if Path(name).is_dir():
-            return cls.load(name)
+        if (folder := given_path(name)).is_dir():
+            return cls.load(folder)
         from huggingface_hub import hf_hub_download
 
         try:

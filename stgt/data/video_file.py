@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from stgt.data.errors import VideoError, require_file
-from stgt.data.frame_index import Keyframe, PacketTimes, UnusableTimesError
+from stgt.data.frame_index import Keyframe, PacketTimes, UnusableTimesError, counts_decoding
 
 # Formats that open other files or addresses, read from devices, or draw text as a picture.
 _REFUSED = {
@@ -247,8 +247,14 @@ class VideoFile:
         hidden = packet.is_discard or (codec == "vp8" and _is_hidden(packet))
         return PacketTimes(packet.pts, packet.dts, packet.is_keyframe, hidden, packet.duration or 0)
 
-    def _is_brief(self, packet: Packet) -> bool:
-        return self.container.format.name == "gif" and packet.duration == _BRIEF
+    def lasting(self, frame: VideoFrame) -> int:
+        """For how long a decoded frame is shown, in units of the time base; 0 if the container does not tell."""
+        if counts_decoding(self.container.format.name):
+            return 0
+        return _LASTS if self._is_brief(frame) else frame.duration or 0
+
+    def _is_brief(self, part: Packet | VideoFrame) -> bool:
+        return self.container.format.name == "gif" and part.duration == _BRIEF
 
     def _require_time(self) -> None:
         if self._end is not None and time.monotonic() > self._end:

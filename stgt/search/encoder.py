@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stgt.data.windows import Pixels, WindowPixels
 from stgt.distributed import choose_device
 from stgt.evaluation.encode import model_digest
+from stgt.paths import given_path
 from stgt.retriever import Retriever
 from stgt.runs import precision
 from stgt.search import open_clip_model
@@ -118,8 +119,9 @@ def open_encoder(name: str | Path | Retriever, *, device: str = "auto", tokenize
     text = str(name)
     if text.startswith(OPEN_CLIP):
         return OpenClipEncoder(text.removeprefix(OPEN_CLIP), device)
-    there = Path(text).exists()
+    place = given_path(text)
+    there = place.exists()
     if not there and open_clip_model.is_architecture(text.partition("/")[0]):
         raise ValueError(f"model is {text}, expected {OPEN_CLIP}ARCHITECTURE/WEIGHTS for a CLIP of open_clip")
-    kept = str(Path(text).resolve()) if there else text
+    kept = str(place.resolve()) if there else text
     return RetrieverEncoder(Retriever(text, device=device, tokenizer=tokenizer), kept)

@@ -125,7 +125,7 @@ def find(name: str | Path, revision: str | None = None) -> tuple[Path, Path]:
 
     Raises ValueError if the folder or file is not such a model, and OSError if the hub does not have it.
     """
-    folder = Path(name)
+    folder = given_path(name)
     if folder.is_dir():
         for file in (CONFIG, WEIGHTS):
             if not (folder / file).is_file():

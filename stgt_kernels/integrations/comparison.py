@@ -89,6 +89,8 @@ def _other_attention(
     It is compared in float64, since the softmax of large scores in half precision would differ by rounding alone.
     """
     attention = copy.deepcopy(block.graphattn).double()
+    for module in attention.modules():
+        module._forward_hooks.clear()  # a copied hook may note down what it sees for the user
     x = _tokens(attention, _NODES, rank=_NODES)
     weights = x @ x.transpose(1, 2)
     weights = torch.where(weights > 0, weights / weights.amax(), 0)  # each token has an edge to itself

@@ -244,6 +244,24 @@ def test_long_captions_are_written_and_converted_a_few_rows_at_a_time(tmp_path, 
     assert len(manifest.batches[0]) == 50  # short captions stay together
 
 
+def test_rows_that_arrow_refuses_to_read_together_are_read_a_few_at_a_time(tmp_path, monkeypatch):
+    # Arrow refuses lists with 2 GiB of texts, and a file that stores a text once for all rows does not tell their size.
+    said = [[f"{i}", "the same"] for i in range(100)]
+    rows = pa.table({"video": [f"{i}.mp4" for i in range(100)], "captions": said})
+    pq.write_table(rows, tmp_path / "rows.parquet", row_group_size=60)
+    read = pq.ParquetFile.iter_batches
+
+    def refusing(file, most, *args, **options):
+        for number, batch in enumerate(read(file, min(most, 30), *args, **options)):
+            if most > 100 and number == 1:
+                raise pa.ArrowNotImplementedError("Nested data conversions not implemented for chunked array outputs")
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", refusing)
+    manifest = open_manifest(tmp_path / "rows.parquet")
+    assert list(manifest.said()) == said and [manifest.row(i).video for i in range(100)] == rows["video"].to_pylist()
+
+
 def test_a_lack_of_memory_is_not_called_damage(tmp_path, monkeypatch):
     pd.DataFrame({"video": ["a.mp4"], "caption": ["a"]}).to_parquet(tmp_path / "rows.parquet")
 

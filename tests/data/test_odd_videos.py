@@ -362,6 +362,35 @@ def test_a_pause_before_the_last_frame_does_not_follow_it_again(suffix, long, tm
         assert reader.duration == pytest.approx(11.2, abs=0.002)
 
 
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+@pytest.mark.parametrize("after", [1, 2, 3, 4, 5])
+def test_a_pause_between_reordered_frames_is_not_that_of_the_last_frame(after, suffix, long, tmp_path, monkeypatch):
+    """MP4 tells how much later the next packet is decoded. Four frames before the end, this is the pause."""
+    monkeypatch.setattr("stgt.data.pyav_reader.LONG", 10 if long else 4096)
+    times = [40 * number + 10_000 * (number >= 30 - after) for number in range(30)]
+    path = write_at(tmp_path / f"screen{suffix}", "libx264", times, bf="2", b_adapt="0")
+    with open_video(path, "auto", max_pixels=MAX_PIXELS, deadline=None) as reader:
+        assert reader.duration == pytest.approx(11.2, abs=0.002)
+
+
+def test_a_pause_before_the_last_of_counted_frames_does_not_follow_it_again(tmp_path):
+    times = [*range(0, 1160, 40), 11_160]
+    times[10] = times[9]  # because of this, the frames are counted by decoding them
+    path = write_at(tmp_path / "screen.mkv", "mpeg4", times)
+    with open_video(path, "auto", max_pixels=MAX_PIXELS, deadline=None) as reader:
+        assert reader.duration == pytest.approx(11.2, abs=0.002)
+
+
+@pytest.mark.parametrize(("first_lasts", "last_lasts", "duration"), [(10, 3000, 3.9), (100, 10, 1.0), (10, 10, 1.0)])
+def test_the_last_of_counted_frames_of_a_gif_is_shown_for_its_own_time(first_lasts, last_lasts, duration, tmp_path):
+    first, *others = [Image.fromarray(picture(number, (128, 64))) for number in range(10)]
+    path = tmp_path / "clip.gif"
+    first.save(path, save_all=True, append_images=others, duration=[first_lasts, *[100] * 8, last_lasts])
+    with open_video(path, "auto", max_pixels=MAX_PIXELS, deadline=None) as reader:
+        assert reader.duration == pytest.approx(duration)
+
+
 def test_the_last_frame_of_a_gif_is_shown_for_its_own_time(tmp_path):
     first, *others = [Image.fromarray(picture(number, (128, 64))) for number in range(10)]
     path = tmp_path / "clip.gif"

@@ -133,11 +133,16 @@ def test_the_comparison_leaves_no_trace():
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
+    seen = []
+    for module in model.modules():
+        module.register_forward_hook(lambda module, inputs, output: seen.append(output))
     accelerate(model).undo()
+    assert not seen
     assert same_bits(torch.rand(3), expected)
     assert [module.training for module in model.modules()] == modes
     assert all(parameter.grad is None for parameter in model.parameters())
     model(x)
+    assert seen
 
 
 def test_code_that_cannot_run_alone_is_named_in_the_log(caplog):

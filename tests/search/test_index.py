@@ -14,6 +14,7 @@ from helpers.forks import Fork
 import stgt
 from stgt.integrity import DamagedError
 from stgt.ownership import OwnedError, owned
+from stgt.search.encoder import open_encoder
 from stgt.search.manifest import Manifest
 
 
@@ -248,6 +249,11 @@ def test_the_time_limit_of_an_index_counts_and_not_that_of_its_model(films, tmp_
     model.pixels = replace(model.pixels, decoding=model.pixels.decoding | {"deadline": 1e-9})
     changes = stgt.Index(tmp_path / "films.index", model).update(films / "more", shots=True, workers=1)
     assert len(changes.added) == 2 and not changes.broken
+
+
+def test_a_model_in_the_home_folder_is_kept_by_its_whole_path(run, monkeypatch):
+    monkeypatch.setenv("HOME", str(run.parent))
+    assert open_encoder(f"~/{run.name}").name == str(run.resolve())
 
 
 def test_the_commands_index_a_folder_and_answer_in_json(run, clips, stgt, tmp_path):

@@ -132,7 +132,24 @@ class ManifestFile:
     def _parts(self) -> Iterator[pa.RecordBatch]:
         """The columns that are used, BATCH rows at a time, and fewer rows where the texts are long."""
         for rows, groups in itertools.groupby(range(self._file.num_row_groups), self._rows_at_a_time):
-            yield from self._file.iter_batches(rows, [*groups], columns=[*self._types], use_threads=False)
+            yield from self._parts_of([*groups], rows)
+
+    def _parts_of(self, groups: list[int], most: int, given: int = 0) -> Iterator[pa.RecordBatch]:
+        """The rows of row groups, at most `most` at a time, without the first `given` ones.
+
+        A file may store a text once that many rows have, and not tell how long the texts of its rows are. Arrow then
+        refuses lists with 2 GiB of them, and fewer rows are read at a time.
+        """
+        read = 0
+        try:
+            for batch in self._file.iter_batches(most, groups, columns=[*self._types], use_threads=False):
+                read += len(batch)
+                if read > given:
+                    yield batch.slice(max(0, len(batch) - (read - given)))
+        except pa.ArrowNotImplementedError:
+            if most == 1:
+                raise
+            yield from self._parts_of(groups, max(1, most // 8), max(given, read))
 
     def _rows_at_a_time(self, group: int) -> int:
         """The most rows of a row group that take about PART bytes."""
