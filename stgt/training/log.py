@@ -112,6 +112,11 @@ def read_log(run: Path) -> list[dict]:
     return records
 
 
+def last_step(run: Path) -> dict:
+    """The last record of training. The record of a validation may come after it, and has no losses."""
+    return next(record for record in reversed(read_log(run)) if "val" not in record)
+
+
 def _record(line: bytes) -> dict | None:
     """The record in a line of the log, or None if the line is none."""
     try:
