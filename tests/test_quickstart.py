@@ -11,11 +11,14 @@ from stgt.config import LossConfig
 from stgt.data.shapes import render_shapes
 from stgt.paper.timing import compare_attention
 
+VALIDATION = ("--data.val", "data/shapes/test.json")
+"""With it, the last record of the log is that of a validation."""
+
 
 def test_quickstart_trains_evaluates_compares_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(quickstart, "shapes", lambda out: render_shapes(out, train=8, test=6, size=32, frames=6))
-    assert run_cli(monkeypatch, "quickstart", "--out", "runs/here", *TINY, "--epochs", "1") == 0
+    assert run_cli(monkeypatch, "quickstart", "--out", "runs/here", *TINY, "--epochs", "1", *VALIDATION) == 0
     printed = capsys.readouterr().out
     assert "simulated" in printed and "of 6 simulated clips, the right one for a sentence was found" in printed
     assert "bikes.mp4: 4 frames" in printed and "stgt search --model runs/here" in printed

@@ -29,7 +29,7 @@ def quickstart(recipe: Quickstart = QUICKSTART) -> None:
     from stgt.evaluation.options import Evaluation
     from stgt.evaluation.run import evaluate
     from stgt.terminal import say
-    from stgt.training.log import read_log
+    from stgt.training.log import last_step
     from stgt.training.run import train
 
     config = recipe
@@ -57,7 +57,7 @@ def quickstart(recipe: Quickstart = QUICKSTART) -> None:
     _say("6/6  A real clip, from its file to its embedding")
     _embed_real_clip(config)
 
-    last = read_log(config.out)[-1]
+    last = last_step(config.out)
     recall = result["text_to_video"]["reranked"]
     _say(
         f"Done in {(time.perf_counter() - start) / 60:.1f} minutes; clips and training took {minutes:.1f} of them.\n"

@@ -189,8 +189,7 @@ def _begin(
 def _require_room(folder: Path, needed: int) -> None:
     """Raise OSError unless the disk has room for a number of bytes."""
     if needed > (free := shutil.disk_usage(folder).free):
-        needed, free = f"{needed / 2**30:.1f} GiB", f"{free / 2**30:.1f} GiB"
-        raise OSError(f"the features take {needed}, and the disk of {folder.parent} has {free}")
+        raise OSError(f"the features take {needed:,} bytes, and the disk of {folder} has {free:,}")
 
 
 class _TowerTokens:

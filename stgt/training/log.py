@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import mmap
+import os
 import resource
 import sys
 import time
@@ -14,7 +16,6 @@ from typing import TextIO
 import torch
 from tqdm import tqdm
 
-from stgt.files import write_text
 from stgt.training.records import JsonLines
 from stgt.training.trackers import Tracker
 
@@ -32,8 +33,7 @@ class RunLog:
 
     def __init__(self, run: Path, step: int, total: int, tracker: Tracker, *, unmeasured: bool = False) -> None:
         self.path = run / "log.jsonl"
-        kept = [r for r in read_log(run) if r["step"] <= step and not (unmeasured and r["step"] == step and "val" in r)]
-        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+        _remove_lost(self.path, step, unmeasured)
         self.lines = JsonLines(self.path)
         self.tracker = tracker
         terminal = _Terminal(sys.stderr)
@@ -104,16 +104,53 @@ def read_log(run: Path) -> list[dict]:
     if not path.exists():
         return []
     records = []
-    for number, line in enumerate(path.read_text("utf-8", errors="replace").removesuffix("\n").split("\n"), start=1):
-        try:
-            record = json.loads(line)  # without further checks, since the norm of a gradient in fp16 may be infinite
-        except (ValueError, RecursionError):
-            record = None
-        if isinstance(record, dict) and type(record.get("step")) is int:
-            records.append(record)
-        else:
-            logger.warning("%s: line %d is not a record and is passed over", path, number)
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if (record := _record(line)) is None:
+                logger.warning("%s: line %d is not a record and is passed over", path, number)
+            else:
+                records.append(record)
     return records
+
+
+def last_step(run: Path) -> dict:
+    """The last record of training. The record of a validation may come after it, and has no losses."""
+    return next(record for record in reversed(read_log(run)) if "val" not in record)
+
+
+def _record(line: bytes) -> dict | None:
+    """The record in a line of the log, or None if the line is none."""
+    try:
+        # There are no further checks, since the norm of a gradient in fp16 may be infinite.
+        record = json.loads(line.decode("utf-8", errors="replace"))
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and type(record.get("step")) is int else None
+
+
+def _remove_lost(path: Path, step: int, unmeasured: bool) -> None:
+    """Cut off the end of a log from the first record that was lost after `step`. Other lines stay as they are.
+
+    Steps only grow from line to line, so the log is read from its end, and no further than to the last record that is
+    kept. A log of millions of records takes no longer than a short one.
+    """
+    path.touch()
+    with open(path, "r+b") as file:
+        if not (end := file.seek(0, os.SEEK_END)):
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log:
+            while end:
+                start = log.rfind(b"\n", 0, end - 1) + 1
+                record = _record(log[start:end])
+                again = unmeasured and record is not None and record["step"] == step and "val" in record
+                if record is not None and record["step"] <= step and not again:
+                    break
+                end = start
+            whole = end == 0 or log[end - 1 : end] == b"\n"
+        file.truncate(end)
+        if not whole:
+            file.seek(end)
+            file.write(b"\n")
 
 
 def memory_gib(device: torch.device) -> float:

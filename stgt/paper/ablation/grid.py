@@ -12,7 +12,7 @@ from stgt.evaluation.run import evaluate
 from stgt.paper.ablation.hits import Hits, hits
 from stgt.paper.ablation.studies import Study, Variant
 from stgt.structure import read_json
-from stgt.training.log import read_log
+from stgt.training.log import last_step
 from stgt.training.run import train
 
 MOTIONS = "motions"
@@ -49,7 +49,7 @@ def _run(variant: Variant, base: TrainConfig, seed: int, thresholds: Sequence[fl
     train(config)  # only checks the settings if the run has ended
     figures = [_evaluated(config.out, threshold, config.device) for threshold in thresholds]
     found = hits(config.out, base.out / MOTIONS, config.device)
-    return Measured(seed, config.out, read_log(config.out)[-1].get("edges_per_token"), figures, found)
+    return Measured(seed, config.out, last_step(config.out).get("edges_per_token"), figures, found)
 
 
 def _evaluated(run: Path, threshold: float | None, device: str) -> dict:
