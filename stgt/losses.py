@@ -120,7 +120,10 @@ def hard_negatives(logits: Tensor, uniform: Tensor, *, offset: int = 0, same: Te
     if same is None:
         same = torch.arange(N, device=logits.device) == offset + torch.arange(n, device=logits.device)[:, None]
     elif same.all(1).any():
-        raise ValueError(f"same: a row has no wrong partner among {N} pairs, expected a batch of at least 2 videos")
+        raise ValueError(
+            f"same: a pair has the same video or the same text as all {N} pairs of the batch, so matching has no wrong "
+            "partner for it: expected larger batches, loss.multi_positive=False, or loss.vtm_weight=0"
+        )
     # Probabilities become whole numbers with exact running sums. So the order of addition does not change the draw,
     # the share of a true partner is exactly 0, and u·total is below the total for every u < 1.
     probability = logits.double().masked_fill(same, float("-inf")).softmax(-1)

@@ -85,7 +85,7 @@ def test_pairs_of_one_video_are_never_hard_negatives():
         expected = torch.softmax(sim[row].masked_fill(SAME[row], -torch.inf), 0)
         share = torch.bincount(drawn[row], minlength=6) / 500
         torch.testing.assert_close(share, expected, rtol=0, atol=0.003)
-    with pytest.raises(ValueError, match="same: a row has no wrong partner among 2 pairs, expected .* 2 videos"):
+    with pytest.raises(ValueError, match="same text as all 2 pairs .* larger batches, loss.multi_positive=False"):
         losses.hard_negatives(torch.zeros(2, 2), torch.zeros(2), same=torch.ones(2, 2).bool())
 
 
