@@ -228,6 +228,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 while left and (part := self.rfile.read(min(left, 2**20))):
                     file.write(part)
                     left -= len(part)
+            if left:
+                raise RefusedError(HTTPStatus.BAD_REQUEST, f"the file came without its last {left} bytes")
             self._send_moments(self.server.by_file(path, _top(words)))
 
     def _asked(self) -> tuple[str, dict[str, str]]:
@@ -287,7 +289,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             size = os.fstat(file.fileno()).st_size
             more = {"Accept-Ranges": "bytes", "Cache-Control": "no-store"}
             try:
-                part = parse_range(self.headers.get("Range"), size)
+                # No answer names a version of its file, so `If-Range`, which asks for the rest of one, asks for all.
+                part = parse_range(None if "If-Range" in self.headers else self.headers.get("Range"), size)
             except UnsatisfiableError:
                 self._send_head(
                     HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, kind, 0, more | {"Content-Range": f"bytes */{size}"}
