@@ -1,5 +1,6 @@
 """The page answers from its index, gives out only what belongs to it, and only to itself."""
 
+import errno
 import http.client
 import io
 import json
@@ -207,6 +208,15 @@ def test_a_clip_that_was_not_sent_to_its_end_is_refused(server, films):
         raw.shutdown(socket.SHUT_WR)
         answer = raw.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 400 ") and b"without its last 7 bytes" in answer
+
+
+def test_a_disk_without_room_for_a_clip_is_named(server, monkeypatch, capsys):
+    def fail(prefix):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(servers.tempfile, "TemporaryDirectory", fail)
+    status, _, body = fetch(server, "/search", method="POST", body=b"clip")
+    assert status == 507 and b"no room for the file" in body and capsys.readouterr().err == ""
 
 
 def test_files_that_are_no_pictures_and_too_large_ones_are_refused(server, monkeypatch):
