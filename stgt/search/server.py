@@ -228,7 +228,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if error.errno != errno.ENOSPC:
                 raise
             raise RefusedError(
-                HTTPStatus.INSUFFICIENT_STORAGE, "the server has no room on its disk for the file"
+                HTTPStatus.INSUFFICIENT_STORAGE, "the disk of the server has no room for the file"
             ) from None
         self._send_moments(found)
 
