@@ -31,7 +31,7 @@ from stgt.integrity import DamagedError
 from stgt.search import approximate
 from stgt.search.approximate import Approximate
 from stgt.search.manifest import Film, Manifest, Segment
-from stgt.search.ranking import exact_scores, scores
+from stgt.search.ranking import best_rows, exact_scores, scores
 
 logger = logging.getLogger(__name__)
 
@@ -90,10 +90,13 @@ class OpenSegment:
             self._live[film.first : film.first + film.windows] = True
 
     def candidates(self, query: Tensor, count: int) -> Tensor:
-        """The `count` rows of films with the highest scores, or all: int64 (n,); with faiss, those that it finds."""
+        """The `count` rows of films with the highest scores, or all: int64 (n,); with faiss, those that it finds.
+
+        Of equal rows, the first ones are taken, except with faiss.
+        """
         if self._groups is None:
             found = scores(self.vectors, query).masked_fill(~self._live, -math.inf)
-            return found.topk(min(count, int(self._live.sum()))).indices
+            return best_rows(found, min(count, int(self._live.sum())))
         asked = count
         while True:
             rows = self._groups.candidates(query, asked)
@@ -129,6 +132,8 @@ class Packed:
                 self._films.append(film)
                 self._place[film.key] = segment, start + film.first
         self._firsts = [self.number(film) for film in self._films]
+        by_path = sorted(range(len(self._films)), key=lambda at: self._films[at].path)
+        self._bounds, self._ranks = torch.tensor(self._firsts[1:]), torch.tensor(by_path).argsort()
         self._sound: set[str] = set()
 
     @property
@@ -167,16 +172,20 @@ class Packed:
     def candidates(self, query: Tensor, count: int) -> list[int]:
         """The numbers of the `count` windows with the highest scores, in order, or of all windows if there are fewer.
 
-        With faiss, they are the best of those that it finds.
+        Windows with equal scores are in the order of their paths and times. With faiss, they are the best of those that
+        it finds.
         """
         numbers, found = [], []
         for segment, start in zip(self._segments, self._starts, strict=False):
             rows = segment.candidates(query, count)
             numbers.append(start + rows)
             found.append(exact_scores(segment.vectors[rows], query))
+        number, score = torch.cat(numbers), torch.cat(found)
+        films = torch.bucketize(number, self._bounds, right=True)
+        alphabetical = (self._ranks[films] * (self._starts[-1] + 1) + number).argsort()
         # Beyond `count`, a window of one segment may be missing that is better than those of another one.
-        order = torch.cat(found).sort(descending=True, stable=True).indices[:count]
-        return torch.cat(numbers)[order].tolist()
+        order = alphabetical[score[alphabetical].sort(descending=True, stable=True).indices][:count]
+        return number[order].tolist()
 
 
 def write(folder: Path, films: Iterable[tuple[Film, Callable[[], Rows]]]) -> Segment:

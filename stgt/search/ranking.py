@@ -28,12 +28,26 @@ def scores(vectors: Tensor, query: Tensor) -> Tensor:
 
 
 def exact_scores(vectors: Tensor, query: Tensor) -> Tensor:
-    """The scores of a few windows, computed in float32 throughout.
+    """The scores of a few windows, computed in float64 and rounded to float32.
 
     vectors: (n, Q, E), a row for each window; query: float32 (k, E). Returns float32 (n,): the mean over the query's
-    vectors of the largest cosine with a vector of the window.
+    vectors of the largest cosine with a vector of the window. Equal windows have equal scores: sums in float32 would
+    depend on the place of a window among the others.
     """
-    return torch.einsum("nqe,ke->nkq", vectors.float(), query).amax(2).mean(1)
+    return torch.einsum("nqe,ke->nkq", vectors.double(), query.double()).amax(2).mean(1).float()
+
+
+def best_rows(found: Tensor, count: int) -> Tensor:
+    """The `count` rows with the highest scores, of equal ones the first: int64 (count,), in ascending order.
+
+    found: float32 (N,), the scores of all rows; count: at most N. `Tensor.topk` chooses any of equal ones.
+    """
+    if count == 0:
+        return torch.zeros(0, dtype=torch.int64)
+    least = found.topk(count).values[-1]
+    better = (found > least).nonzero()[:, 0]
+    equal = (found == least).nonzero()[:, 0]
+    return torch.cat([better, equal[: count - len(better)]]).sort().values
 
 
 def best_apart(order: Sequence[int], top: int, place: Callable[[int], tuple[object, float, float]]) -> list[int]:

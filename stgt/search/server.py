@@ -6,6 +6,7 @@ their Host header, so that no other web site can read answers through a name tha
 
 from __future__ import annotations
 
+import errno
 import functools
 import http.server
 import ipaddress
@@ -221,14 +222,28 @@ class Handler(http.server.BaseHTTPRequestHandler):
             raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "the request does not tell how long the file is")
         if len(length.lstrip("0")) > len(str(LARGEST)) or int(length) > LARGEST:
             raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the file has more than {LARGEST} bytes")
+        try:
+            found = self._found_by_body(int(length), _top(words))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise RefusedError(
+                HTTPStatus.INSUFFICIENT_STORAGE, "the disk of the server has no room for the file"
+            ) from None
+        self._send_moments(found)
+
+    def _found_by_body(self, length: int, top: int) -> list[Moment]:
+        """The moments that are like the file of `length` bytes that the request carries."""
         with tempfile.TemporaryDirectory(prefix="stgt-") as folder:
             path = Path(folder) / "clip"
             with open(path, "wb") as file:
-                left = int(length)
+                left = length
                 while left and (part := self.rfile.read(min(left, 2**20))):
                     file.write(part)
                     left -= len(part)
-            self._send_moments(self.server.by_file(path, _top(words)))
+            if left:
+                raise RefusedError(HTTPStatus.BAD_REQUEST, f"the file came without its last {left} bytes")
+            return self.server.by_file(path, top)
 
     def _asked(self) -> tuple[str, dict[str, str]]:
         """The path of the request's address, and the words of its query."""
@@ -287,7 +302,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             size = os.fstat(file.fileno()).st_size
             more = {"Accept-Ranges": "bytes", "Cache-Control": "no-store"}
             try:
-                part = parse_range(self.headers.get("Range"), size)
+                # No answer names a version of its file, so `If-Range`, which asks for the rest of one, asks for all.
+                part = parse_range(None if "If-Range" in self.headers else self.headers.get("Range"), size)
             except UnsatisfiableError:
                 self._send_head(
                     HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, kind, 0, more | {"Content-Range": f"bytes */{size}"}

@@ -2,6 +2,8 @@
 
 import shutil
 
+import av
+import numpy as np
 import pytest
 from helpers.colours import Colours, film
 from helpers.serving import served
@@ -14,6 +16,7 @@ playwright = pytest.importorskip(
 )
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium; run: apt-get install chromium")
+SOUND = "sound.mp4"
 NAME = "<img src=x onerror=document.title='hacked'>.webm"
 
 
@@ -22,10 +25,27 @@ def server(films, tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     shutil.copytree(films, folder / "films")
     film(folder / "films" / NAME, ("blue", 10), ("red", 10), codec="libvpx")
+    without_picture(folder / "films" / SOUND)
     index = stgt.Index(folder / "films.index", Colours())
     index.update(folder / "films", window=4, stride=2, workers=1)
     with served(index) as server:
         yield server
+
+
+def without_picture(path):
+    """Writes a video whose sound the browser can play, while its pictures are MPEG-4 Part 2, which browsers cannot."""
+    with av.open(str(path), "w") as container:
+        pictures, sound = container.add_stream("mpeg4", rate=8), container.add_stream("aac", rate=8000)
+        pictures.width = pictures.height = 32
+        pictures.pix_fmt = "yuv420p"
+        for _ in range(32):
+            container.mux(pictures.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
+        for part in range(31):
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            samples.sample_rate, samples.pts = 8000, 1024 * part
+            container.mux(sound.encode(samples))
+        container.mux(pictures.encode())
+        container.mux(sound.encode())
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +78,7 @@ def until(page, condition):
 
 
 def test_answers_come_while_typing_and_play_from_their_moment(page):
-    playwright.expect(page.locator("#status")).to_contain_text("moments of 4 videos")
+    playwright.expect(page.locator("#status")).to_contain_text("moments of 5 videos")
     page.locator("#query").press_sequentially("red", delay=30)
     card = page.locator(".card", has_text=NAME).first
     playwright.expect(page.locator("#status")).to_contain_text("for “red”")
@@ -104,3 +124,45 @@ def test_a_phone_needs_no_sideways_scrolling(page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     page.locator(".card").first.click()
     assert page.evaluate("document.querySelector('#player').scrollWidth") <= 360
+
+
+def test_a_video_without_a_picture_for_this_browser_shows_its_frames_and_plays_no_sound(page):
+    page.locator("#query").fill("nothing")
+    card = page.locator(".card", has_text=SOUND).first
+    card.click()
+    playwright.expect(page.locator("#fault")).to_contain_text("This browser cannot play the file")
+    playwright.expect(page.locator("#video")).to_be_hidden()
+    assert page.evaluate("document.querySelector('video').paused")
+    assert page.locator("#stills button").count() == 4
+
+
+def test_a_video_that_is_gone_is_named_as_gone(page, server, tmp_path):
+    page.locator("#query").fill("yellow")
+    card = page.locator(".card", has_text="b.mp4").first
+    playwright.expect(card).to_be_visible()
+    [path] = (path for path in server.index().files if path.name == "b.mp4")
+    path.rename(tmp_path / "b.mp4")
+    try:
+        card.click()
+        playwright.expect(page.locator("#fault")).to_contain_text("the file is not there any more")
+    finally:
+        shutil.move(tmp_path / "b.mp4", path)
+
+
+def test_another_search_in_the_address_is_answered(page):
+    page.locator("#query").fill("red")
+    playwright.expect(page.locator("#status")).to_contain_text("for “red”")
+    page.evaluate("location.hash = '#blue'")
+    playwright.expect(page.locator("#status")).to_contain_text("for “blue”")
+    assert page.locator("#query").input_value() == "blue"
+
+
+def test_an_answer_with_the_focus_is_not_behind_the_search_field(page):
+    page.set_viewport_size({"width": 500, "height": 600})
+    page.locator("#query").fill("red")
+    playwright.expect(page.locator("#status")).to_contain_text("for “red”")
+    page.locator(".card").last.focus()
+    for _ in range(page.locator(".card").count() - 1):
+        page.keyboard.press("ArrowUp")
+        top = page.evaluate("document.activeElement.getBoundingClientRect().top")
+        assert top >= page.evaluate("document.querySelector('header').getBoundingClientRect().bottom - 3")

@@ -48,3 +48,17 @@ def test_candidates_are_as_many_as_were_asked_for(tmp_path):
     for count in (1, 7, 90, 200):
         found = one._open.candidates(QUERY, count)
         assert found == all_of_them._open.candidates(QUERY, count) and len(found) == min(count, 90)
+
+
+def test_equal_windows_come_in_the_order_of_paths_and_times_for_any_number_of_answers(tmp_path):
+    """Copies of a video and scenes that stand still have equal vectors."""
+    generator = torch.Generator().manual_seed(0)
+    vector, query = torch.nn.functional.normalize(torch.randn(2, 512, generator=generator), dim=1)
+    starts = 4.0 * torch.arange(60, dtype=torch.float64)
+    rows = Rows(vector.half().expand(60, 1, 512).contiguous(), torch.stack([starts, starts + 8], dim=1))
+    films = {name: (Film(f"/films/{name}.mp4", name, 0, 60, rows.sha256()), partial(Rows, *rows)) for name in "abc"}
+    index = index_of(tmp_path / "films.index", [films["b"]], [films["a"], films["c"]])
+    expected = [(name, 8.0 * row) for name in "abc" for row in range(30)]
+    for top in (1, 2, 5, 9, 33, 90):
+        found = index.nearest(query[None], top=top)
+        assert [(moment.path.stem, moment.start) for moment in found] == expected[:top]

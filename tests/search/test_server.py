@@ -1,5 +1,6 @@
 """The page answers from its index, gives out only what belongs to it, and only to itself."""
 
+import errno
 import http.client
 import io
 import json
@@ -145,6 +146,8 @@ def test_parts_of_a_video_are_sent_as_a_browser_asks_for_them(server, films):
         assert headers["Content-Range"] == f"bytes {start}-{stop - 1}/{len(whole)}"
     status, headers, _ = fetch(server, f"/video/{key}", Range=f"bytes={len(whole)}-")
     assert status == 416 and headers["Content-Range"] == f"bytes */{len(whole)}"
+    status, _, body = fetch(server, f"/video/{key}", Range="bytes=10-19", If_Range='"of another file"')
+    assert status == 200 and body == whole
     status, headers, body = fetch(server, f"/video/{key}", method="HEAD")
     assert status == 200 and int(headers["Content-Length"]) == len(whole) and body == b""
 
@@ -195,6 +198,25 @@ def test_another_web_site_cannot_ask(server):
     assert fetch(server, "/search", method="POST", body=b"a", Origin="http://evil.example")[0] == 403
     assert fetch(server, "/search", method="POST", body=b"a", Origin="null")[0] == 403
     assert fetch(server, "/search?q=red", Origin=f"http://localhost:{port}")[0] == 200
+
+
+def test_a_clip_that_was_not_sent_to_its_end_is_refused(server, films):
+    clip = (films / "more" / "b.mp4").read_bytes()
+    with socket.create_connection(("localhost", server.server_address[1]), timeout=60) as raw:
+        raw.sendall(f"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(clip) + 7}\r\n\r\n".encode())
+        raw.sendall(clip)
+        raw.shutdown(socket.SHUT_WR)
+        answer = raw.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400 ") and b"without its last 7 bytes" in answer
+
+
+def test_a_disk_without_room_for_a_clip_is_named(server, monkeypatch, capsys):
+    def fail(prefix):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(servers.tempfile, "TemporaryDirectory", fail)
+    status, _, body = fetch(server, "/search", method="POST", body=b"clip")
+    assert status == 507 and b"no room for the file" in body and capsys.readouterr().err == ""
 
 
 def test_files_that_are_no_pictures_and_too_large_ones_are_refused(server, monkeypatch):

@@ -7,6 +7,7 @@ const [query, answers, status_, player, video] = ["query", "answers", "status", 
 let shown = []; // the answers on the page
 let playing = null; // the answer in the player
 let request = new AbortController();
+let typing; // the search that begins when nothing more is typed
 let about = "";
 
 function make(tag, name, text) {
@@ -22,6 +23,7 @@ function clock(seconds) {
   return parts.map((part, i) => (i ? String(part).padStart(2, "0") : part)).join(":");
 }
 
+const count = (number, what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
 const span = (moment) => `${clock(moment.start)} – ${clock(moment.end)}`;
 const part = (moment) => new URLSearchParams({film: moment.film, start: moment.start, end: moment.end});
 
@@ -35,7 +37,7 @@ async function ask(address, what, options = {}) {
     if (!response.ok) throw new Error(await response.text());
     shown = (await response.json()).answers;
     const took = Math.max(1, Math.round(performance.now() - begun));
-    status_.textContent = shown.length ? `${shown.length} moments ${what} · ${took} ms` : `No moments ${what}`;
+    status_.textContent = shown.length ? `${count(shown.length, "moment")} ${what} · ${took} ms` : `No moments ${what}`;
     answers.replaceChildren(...shown.map(card));
     window.scrollTo(0, 0);
   } catch (error) {
@@ -55,13 +57,16 @@ function search() {
 
 function like(moment) {
   close_();
+  clearTimeout(typing);
   ask(`/like?${part(moment)}`, `like ${span(moment)} of ${moment.name}`);
 }
 
 function byFile(file) {
   if (!file) return;
   close_();
+  clearTimeout(typing);
   query.value = "";
+  history.replaceState(null, "", location.pathname);
   ask("/search", `like ${file.name}`, {method: "POST", body: file});
 }
 
@@ -135,24 +140,39 @@ player.addEventListener("close", () => {
   if (at >= 0) answers.children[at]?.focus();
 });
 player.addEventListener("click", (event) => { if (event.target === player) close_(); });
-video.addEventListener("error", () => {
-  if (!playing) return;
+async function fail() {
+  const moment = playing;
+  if (!moment) return;
+  let cause = "This browser cannot play the file. Its frames are below.";
+  const address = video.src;
+  video.removeAttribute("src"); // sound without a picture would go on
+  video.load();
+  try {
+    const response = await fetch(address, {headers: {Range: "bytes=0-0"}});
+    if (!response.ok) cause = `The video cannot be played: ${await response.text()}`;
+  } catch (error) {
+    cause = `The video cannot be played: ${error.message}`;
+  }
+  if (playing !== moment) return;
   video.hidden = true;
   element("fault").hidden = false;
-  element("fault").textContent = "This browser cannot play the file. Its frames are below.";
-});
+  element("fault").textContent = cause;
+}
+
+video.addEventListener("error", fail);
+video.addEventListener("loadedmetadata", () => { if (!video.videoWidth) fail(); }); // the browser knows only its sound
 element("like").addEventListener("click", () => playing && like(playing));
 element("close").addEventListener("click", close_);
 
-let typing;
 query.addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(search, 120); });
 element("form").addEventListener("submit", (event) => { event.preventDefault(); clearTimeout(typing); search(); });
 element("file").addEventListener("change", (event) => { byFile(event.target.files[0]); event.target.value = ""; });
 
 const drop = element("drop");
-addEventListener("dragover", (event) => { event.preventDefault(); drop.hidden = ![...event.dataTransfer.types].includes("Files"); });
+const dragsFile = (event) => [...event.dataTransfer.types].includes("Files"); // a text may be dropped into the search field
+addEventListener("dragover", (event) => { if (dragsFile(event)) { event.preventDefault(); drop.hidden = false; } });
 addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.hidden = true; });
-addEventListener("drop", (event) => { event.preventDefault(); drop.hidden = true; byFile(event.dataTransfer.files[0]); });
+addEventListener("drop", (event) => { if (dragsFile(event)) { event.preventDefault(); drop.hidden = true; byFile(event.dataTransfer.files[0]); } });
 addEventListener("paste", (event) => { if (event.clipboardData.files.length) byFile(event.clipboardData.files[0]); });
 
 function move(by) {
@@ -185,11 +205,19 @@ addEventListener("keydown", (event) => {
   }
 });
 
-fetch("/about").then((response) => response.json()).then((value) => {
-  about = `${value.windows.toLocaleString("en")} moments of ${value.files.toLocaleString("en")} videos`;
-  if (!query.value) status_.textContent = about;
+function searchAddress() {
+  try {
+    query.value = decodeURIComponent(location.hash.slice(1));
+  } catch { /* the address does not hold a search */ }
+  search();
+}
+
+fetch("/about").then(async (response) => {
+  if (!response.ok) throw new Error(await response.text());
+  const value = await response.json();
+  about = `${count(value.windows, "moment")} of ${count(value.files, "video")}`;
+}).catch((error) => { about = `No answer: ${error.message}`; }).finally(() => {
+  if (!query.value && !shown.length) status_.textContent = about;
 });
-try {
-  query.value = decodeURIComponent(location.hash.slice(1));
-} catch { /* the address does not hold a search */ }
-if (query.value) search();
+addEventListener("hashchange", searchAddress);
+if (location.hash) searchAddress();
