@@ -65,7 +65,7 @@ def require_same(
 
 
 def _other_graph(own: Tensor, ours: Tensor, threshold: float) -> str | None:
-    """What is different in a graph that a block built, or None. own, ours: weights (1, N, N)."""
+    """Returns what differs between the weights of a block's own graph and of ours, (1, N, N), or None."""
     rounding = 3e-2 if own.dtype in (torch.bfloat16, torch.float16) else 5e-3  # TF32 counts as float32
     own, ours = own.float(), ours.float()
     at_threshold = ((own == 0) | (ours == 0)) & ((own + ours - threshold).abs() <= rounding)
@@ -84,7 +84,7 @@ def _other_graph(own: Tensor, ours: Tensor, threshold: float) -> str | None:
 def _other_attention(
     block: nn.Module, attend: Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, None]]
 ) -> str | None:
-    """What is different in the block's attention along a graph, or None.
+    """Returns what differs between the block's own attention along a graph and ours, or None.
 
     It is compared in float64, since the softmax of large scores in half precision would differ by rounding alone.
     """

@@ -35,7 +35,7 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
 
 
 def printed_text(capsys: pytest.CaptureFixture) -> str:
-    """What the command line printed since the last call, in one line and without the frames of boxes."""
+    """Returns what the command line printed since the last call, in one line and without the frames of boxes."""
     printed = capsys.readouterr()
     return " ".join((printed.out + printed.err).replace("│", " ").split())
 
