@@ -25,9 +25,9 @@ def dropout(x: Tensor, p: float) -> Tensor:
     of PyTorch's generator decides about four elements, and p is rounded to a multiple of 1/65536.
     x: any floating-point tensor; p: 0 <= p < 1.
     """
-    dropped = min(round(p * _VALUES), _VALUES - 1)
     if not _fast(x, p):
         return F.dropout(x, p)
+    dropped = min(round(p * _VALUES), _VALUES - 1)
     if dropped == 0:
         return x
     draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
