@@ -11,7 +11,7 @@
 namespace stgt {
 
 // The multiply-adds that are worth a thread of their own. Waking one takes about as long.
-inline constexpr double LEAST_WORK = 2e6;
+inline constexpr double LEAST_WORK = 1e6;
 
 // work: the multiply-adds of all tasks together, at most. flush_results: see Denormals.
 inline void run_tasks(const char* op, int64_t tasks, double work, int64_t workspace_bytes, auto&& run,
