@@ -2,11 +2,9 @@
 // messages; these checks keep a direct call through torch.ops from reading out of bounds.
 #pragma once
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#include <exception>
 #include <initializer_list>
 
 namespace stgt {
@@ -58,19 +56,6 @@ inline ScalarType weight_dtype(ScalarType features, bool differentiable) {
 inline void check_weight_dtype(const char* op, const Tensor& weight, ScalarType features) {
   const ScalarType stored = weight_dtype(features, false);
   if (weight.scalar_type() != weight_dtype(features, true)) check_dtype(op, "weight", weight, stored);
-}
-
-// Returns a new tensor on the device of `like`. If there is no memory for it, the error says how much was asked for.
-inline Tensor new_tensor(const char* op, const char* name, const Tensor& like, std::initializer_list<int64_t> sizes,
-                         ScalarType dtype) {
-  try {
-    return torch::stable::new_empty(like, sizes, dtype);
-  } catch (const std::exception& error) {
-    double bytes = dtype == ScalarType::Bool ? 1 : dtype == ScalarType::Double ? 8 : dtype == ScalarType::Float ? 4 : 2;
-    for (int64_t size : sizes) bytes *= double(size);
-    STGT_CHECK(op, false, "out of memory: ", name, " needs ", int64_t(bytes), " bytes (", error.what(), ")");
-    throw;
-  }
 }
 
 }  // namespace stgt

@@ -1,5 +1,5 @@
 // edge_attention_fwd and edge_attention_bwd for CPU tensors: checks, outputs, tasks.
-#include "../checks.h"
+#include "../tensors.h"
 #include "args.h"
 #include "tasks.h"
 
@@ -26,9 +26,7 @@ Dtype dtype_of(const char* op, const Tensor& q) {
   }
 }
 
-Tensor last_contiguous(const Tensor& x) {
-  return x.size(2) == 1 || x.stride(2) == 1 ? x : torch::stable::contiguous(x);
-}
+Tensor last_contiguous(const Tensor& x) { return x.size(2) == 1 || x.stride(2) == 1 ? x : as_contiguous(x); }
 
 NodeHeads node_heads(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.stride(1)}; }
 
@@ -62,7 +60,7 @@ EdgeValues edge_values(const char* op, const char* name, MaybeTensor& values, co
   STGT_CHECK(op, values->dim() == 2, name, " must be (E, H) or (types, H), got ", values->dim(), " dimensions");
   check_shape(op, name, *values, {type ? values->size(0) : args.E, args.H});
   check_dtype(op, name, *values, dtype);
-  values = torch::stable::contiguous(*values);
+  values = as_contiguous(*values);
   if (!type) return {values->data_ptr(), nullptr};
   check_shape(op, "edge_type", *type, {args.E});
   check_dtype(op, "edge_type", *type, ScalarType::Byte);
@@ -129,7 +127,7 @@ template <class A> void sum_types(const char* op, const EdgeAttentionArgs& args,
 // The gradient of edge_scale or edge_bias, from that for each edge; empty if it is not needed.
 Tensor gradient_of(const char* op, const EdgeAttentionArgs& args, bool needed, const MaybeTensor& values,
                    const MaybeTensor& type, Tensor per_edge) {
-  if (!needed) return torch::stable::new_zeros(per_edge, {0});
+  if (!needed) return new_tensor(op, "no gradient", per_edge, {0}, per_edge.scalar_type());
   if (!type) return per_edge;
   const uint8_t* const types = static_cast<const uint8_t*>(type->data_ptr());
   Tensor sums = new_tensor(op, "sums of types", per_edge, {values->size(0), args.H}, per_edge.scalar_type());
@@ -186,11 +184,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   if (dscores) {
     check_shape(op, "dscores", *dscores, {args.E, args.H});
     check_dtype(op, "dscores", *dscores, wide);
-    dscores = torch::stable::contiguous(*dscores);
+    dscores = as_contiguous(*dscores);
     args.dscores = dscores->data_ptr();
   }
   q = last_contiguous(q), k = last_contiguous(k), v = last_contiguous(v), dout = last_contiguous(dout);
-  scores = torch::stable::contiguous(scores), softmax = torch::stable::contiguous(softmax);
+  scores = as_contiguous(scores), softmax = as_contiguous(softmax);
   args.q = node_heads(q), args.k = node_heads(k), args.v = node_heads(v), args.dout = node_heads(dout);
   args.scores = scores.data_ptr(), args.softmax = softmax.data_ptr();
   Tensor dq = node_tensor(op, "dq", args, q), dk = node_tensor(op, "dk", args, q), dv = node_tensor(op, "dv", args, q);

@@ -1,5 +1,5 @@
 // graph_attention_fwd and graph_attention_bwd for CPU tensors: checks, outputs, tasks.
-#include "../checks.h"
+#include "../tensors.h"
 #include "args.h"
 #include "pages.h"
 #include "tasks.h"
@@ -28,17 +28,12 @@ Dtype dtype_of(const char* op, const Tensor& q) {
   }
 }
 
-Tensor last_contiguous(const Tensor& x) {
-  return x.size(3) == 1 || x.stride(3) == 1 ? x : torch::stable::contiguous(x);
-}
+Tensor last_contiguous(const Tensor& x) { return x.size(3) == 1 || x.stride(3) == 1 ? x : as_contiguous(x); }
 
 Heads heads(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.stride(1), x.stride(2)}; }
 
-// (B, H, N, D) in the memory order of (B, N, H, D), so that merging the heads copies nothing.
 Tensor heads_last(const char* op, const char* name, const Tensor& like) {
-  Tensor x = in_huge_pages(
-      new_tensor(op, name, like, {like.size(0), like.size(2), like.size(1), like.size(3)}, like.scalar_type()));
-  return torch::stable::transpose(x, 1, 2);
+  return in_huge_pages(new_heads_last(op, name, like));
 }
 
 GraphAttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weight,
@@ -77,7 +72,7 @@ std::tuple<Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, Tensor weight, 
   const char* op = "graph_attention_fwd";
   GraphAttentionArgs args = checked(op, q, k, v, weight, live, seed, scale, dropout_p);
   q = last_contiguous(q), k = last_contiguous(k), v = last_contiguous(v);
-  weight = torch::stable::contiguous(weight), live = torch::stable::contiguous(live);
+  weight = as_contiguous(weight), live = as_contiguous(live);
   Tensor out = heads_last(op, "out", q);
   Tensor lse = new_tensor(op, "lse", q, {args.B, args.H, args.T * args.P}, accumulator_dtype(q.scalar_type()));
   args.q = heads(q), args.k = heads(k), args.v = heads(v), args.out = heads(out);
@@ -104,13 +99,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tenso
   if (dlse) {
     check_shape(op, "dlse", *dlse, {args.B, args.H, args.T * args.P});
     check_dtype(op, "dlse", *dlse, lse.scalar_type());
-    dlse = torch::stable::contiguous(*dlse);
+    dlse = as_contiguous(*dlse);
     args.dlse = dlse->data_ptr();
   }
   q = last_contiguous(q), k = last_contiguous(k), v = last_contiguous(v);
   dout = last_contiguous(dout), out = last_contiguous(out);
-  weight = torch::stable::contiguous(weight), live = torch::stable::contiguous(live);
-  lse = torch::stable::contiguous(lse);
+  weight = as_contiguous(weight), live = as_contiguous(live);
+  lse = as_contiguous(lse);
   Tensor delta = new_tensor(op, "delta", lse, {args.B, args.H, args.T * args.P}, lse.scalar_type());
   Tensor dq = heads_last(op, "dq", q), dk = heads_last(op, "dk", q), dv = heads_last(op, "dv", q);
   args.q = heads(q), args.k = heads(k), args.v = heads(v), args.dout = heads(dout);
@@ -129,7 +124,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tenso
       [&](int64_t begin, int64_t end, char* workspace) { cpu.graph_attention_bwd(args, begin, end, workspace); });
   run_attention_tasks(op, args.B * args.H * (args.segments - 1) * 2 * args.W, args.product(), 0,
                       [&](int64_t begin, int64_t end, char*) { cpu.graph_attention_bwd_join(args, begin, end); });
-  Tensor dweight = torch::stable::new_zeros(weight, {0});
+  Tensor dweight = new_tensor(op, "dweight", weight, {0}, weight.scalar_type());
   if (need_dweight) {
     STGT_CHECK(op, !args.half_weight, "gradients of weights need weights in float32, got float16");
     dweight = new_tensor(op, "dweight", weight, {args.B, args.T, args.P, args.band(), args.P}, weight.scalar_type());

@@ -1,7 +1,7 @@
 // The system zeroes new memory page by page, and each page that is touched first costs a page fault. This file asks for
 // huge pages for a large output, so that one fault brings 2 MiB in place of 4 KiB.
 #pragma once
-#include "../checks.h"
+#include "../tensors.h"
 
 #ifdef __linux__
 #include <sys/mman.h>

@@ -1,5 +1,5 @@
 // spatio_temporal_graph_fwd and spatio_temporal_graph_bwd for CPU tensors: checks, outputs, tasks.
-#include "../checks.h"
+#include "../tensors.h"
 #include "args.h"
 #include "pages.h"
 #include "tasks.h"
@@ -56,7 +56,7 @@ void forward_in_range(const char* op, SpatioTemporalGraphArgs args, const Tensor
 std::tuple<Tensor, Tensor, Tensor> forward(Tensor x, double threshold, int64_t window, bool differentiable) {
   const char* op = "spatio_temporal_graph_fwd";
   SpatioTemporalGraphArgs args = checked(op, x, window);
-  x = torch::stable::contiguous(x);
+  x = as_contiguous(x);
   const ScalarType dtype = weight_dtype(x.scalar_type(), differentiable);
   Tensor weight = in_huge_pages(new_tensor(op, "weight", x, {args.B, args.T, args.P, args.band(), args.P}, dtype));
   Tensor live = new_tensor(op, "live", x, {args.B, args.T, args.tiles(), args.band(), args.tiles()}, ScalarType::Bool);
@@ -78,8 +78,8 @@ Tensor backward(Tensor dweight, Tensor x, Tensor weight, Tensor inv_norm) {
   }
   check_shape(op, "inv_norm", inv_norm, {args.B, args.T, args.P});
   check_dtype(op, "inv_norm", inv_norm, accumulator_dtype(x.scalar_type()));
-  x = torch::stable::contiguous(x), weight = torch::stable::contiguous(weight);
-  dweight = torch::stable::contiguous(dweight), inv_norm = torch::stable::contiguous(inv_norm);
+  x = as_contiguous(x), weight = as_contiguous(weight);
+  dweight = as_contiguous(dweight), inv_norm = as_contiguous(inv_norm);
   Tensor dx = new_tensor(op, "dx", x, {args.B, args.T, args.P, args.C}, x.scalar_type());
   args.x = x.data_ptr(), args.weight = weight.data_ptr(), args.dweight = dweight.data_ptr();
   args.inv_norm = inv_norm.data_ptr(), args.dx = dx.data_ptr();

@@ -3,6 +3,8 @@
 #include "../checks.h"
 #include "denormals.h"
 
+#include <torch/csrc/stable/ops.h>
+
 #include <algorithm>
 #include <atomic>
 #include <memory>

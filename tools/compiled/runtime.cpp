@@ -4,6 +4,7 @@
 // launches.py links it with nvcc's objects into one library, which binds to its own functions (-Bsymbolic).
 #include <cuda.h>
 #include <cuda_runtime.h>
+#include <dlfcn.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 #include <cstring>
@@ -191,6 +192,12 @@ AOTITorchError aoti_torch_get_device_type(AtenTensorHandle, int32_t* type) {
 AOTITorchError aoti_torch_get_device_index(AtenTensorHandle, int32_t* index) {
   *index = 0;
   return 0;
+}
+AOTITorchError aoti_torch_empty_strided(int64_t dims, const int64_t* sizes, const int64_t* strides, int32_t dtype,
+                                        int32_t, int32_t, AtenTensorHandle* made) {
+  static const auto of_torch =
+      reinterpret_cast<decltype(&aoti_torch_empty_strided)>(dlsym(RTLD_NEXT, "aoti_torch_empty_strided"));
+  return of_torch(dims, sizes, strides, dtype, aoti_torch_device_type_cpu(), 0, made);
 }
 
 }  // extern "C"

@@ -1,5 +1,6 @@
 // edge_attention_fwd and edge_attention_bwd for CUDA tensors: checks of arguments, outputs and launches. The node
 // numbers in the graph are not checked, since the CPU would have to wait for the GPU.
+#include "../../tensors.h"
 #include "../common/launch.h"
 #include "bwd_columns_sm80.cuh"
 #include "bwd_rows_sm80.cuh"
@@ -27,7 +28,7 @@ constexpr int RUN = 1024, MOST_RUNS = 256;
 // nodes is too large.
 Tensor readable(const Tensor& x) {
   const bool last = x.size(2) == 1 || x.stride(2) == 1, near = x.size(0) <= 1 || x.stride(0) <= INT32_MAX / 4;
-  return last && near ? x : torch::stable::contiguous(x);
+  return last && near ? x : as_contiguous(x);
 }
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -87,7 +88,7 @@ edges::EdgeValues edge_values(const char* op, const char* name, MaybeTensor& val
   check_shape(op, name, *values, {type ? values->size(0) : E, q.size(1)});
   check_dtype(op, name, *values, ScalarType::Float);
   check_device(op, name, *values, q);
-  values = torch::stable::contiguous(*values);
+  values = as_contiguous(*values);
   const float* const data = static_cast<const float*>(values->data_ptr());
   if (!type) return {data, nullptr};
   check_shape(op, "edge_type", *type, {E});
@@ -186,7 +187,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, MaybeTe
 // Returns the gradient of edge_scale or edge_bias, from the gradient for each edge. It is empty if it is not needed.
 Tensor gradient_of(const Call& call, bool needed, const MaybeTensor& values, const MaybeTensor& type,
                    const Tensor& per_edge) {
-  if (!needed) return torch::stable::new_empty(per_edge, {0});
+  if (!needed) return new_tensor(call.op, "no gradient", per_edge, {0}, per_edge.scalar_type());
   if (!type) return per_edge;
   const int64_t types = values->size(0), E = call.p.E, H = call.p.H;
   Tensor sums = new_tensor(call.op, "sums of types", per_edge, {types, H}, ScalarType::Float);
@@ -229,12 +230,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
              "need_dscale must come with edge_scale, and need_dbias with edge_bias, got no tensor for one of them");
   if (dscores) {
     check_floats("dscores", *dscores, {p.E, p.H});
-    dscores = torch::stable::contiguous(*dscores);
+    dscores = as_contiguous(*dscores);
     p.dscores = floats(*dscores);
   }
   const Launcher launch(op, q);
   q = readable(q), k = readable(k), v = readable(v), dout = readable(dout);
-  scores = torch::stable::contiguous(scores), softmax = torch::stable::contiguous(softmax);
+  scores = as_contiguous(scores), softmax = as_contiguous(softmax);
   const auto node_tensor = [&](const char* name) { return new_tensor(op, name, q, {p.N, p.H, p.D}, q.scalar_type()); };
   Tensor dq = node_tensor("dq"), dk = node_tensor("dk"), dv = node_tensor("dv");
   const auto per_edge = [&](const char* name, bool needed) {

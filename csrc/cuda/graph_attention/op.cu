@@ -1,4 +1,5 @@
 // graph_attention_fwd and graph_attention_bwd for CUDA tensors: checks, outputs, the choice of a path.
+#include "../../tensors.h"
 #include "bwd_delta.cuh"
 #include "launch.h"
 
@@ -16,12 +17,6 @@ Strides strides(const Tensor& x) {
   return {at(0), at(1), at(2)};
 }
 
-// Returns a new tensor (B, H, N, D) in the memory order of (B, N, H, D), so that merging the heads copies nothing.
-Tensor heads_last(const char* op, const char* name, const Tensor& like) {
-  Tensor x = new_tensor(op, name, like, {like.size(0), like.size(2), like.size(1), like.size(3)}, like.scalar_type());
-  return torch::stable::transpose(x, 1, 2);
-}
-
 // Returns whether Hopper's copy engine takes the layout of a (B, H, N, D) tensor. The engine needs multiples of 16
 // bytes, and cuda.h does not say that it can repeat an expanded dimension.
 bool fits_copies(const Tensor& x) {
@@ -32,7 +27,7 @@ bool fits_copies(const Tensor& x) {
 // Returns x, or a copy if the kernels do not take its layout. hopper: whether they are the kernels for Hopper.
 Tensor suited(const char* op, const char* name, const Tensor& x, bool hopper) {
   if (hopper ? fits_copies(x) : x.size(3) == 1 || x.stride(3) == 1) return x;
-  Tensor copy = heads_last(op, name, x);
+  Tensor copy = new_heads_last(op, name, x);
   return torch::stable::copy_(copy, x);
 }
 
@@ -105,8 +100,8 @@ std::tuple<Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, Tensor weight, 
   const Launcher launch(op, q);
   const bool hopper = q.scalar_type() != ScalarType::Float && fits_sm90(launch, p);
   q = suited(op, "q", q, hopper), k = suited(op, "k", k, hopper), v = suited(op, "v", v, hopper);
-  weight = torch::stable::contiguous(weight), live = torch::stable::contiguous(live);
-  Tensor out = heads_last(op, "out", q);
+  weight = as_contiguous(weight), live = as_contiguous(live);
+  Tensor out = new_heads_last(op, "out", q);
   Tensor lse = new_tensor(op, "lse", q, {p.B, p.H, int64_t(p.T) * p.P}, ScalarType::Float);
   if (q.numel() == 0) return {out, lse};
   point_at_inputs(p, q, k, v, weight, live);
@@ -150,17 +145,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tenso
     check_shape(op, "dlse", *dlse, {p.B, p.H, N});
     check_dtype(op, "dlse", *dlse, ScalarType::Float);
     check_device(op, "dlse", *dlse, q);
-    dlse = torch::stable::contiguous(*dlse);
+    dlse = as_contiguous(*dlse);
   }
   const Launcher launch(op, q);
   const bool hopper = q.scalar_type() != ScalarType::Float && fits_sm90(launch, p);
   q = suited(op, "q", q, hopper), k = suited(op, "k", k, hopper), v = suited(op, "v", v, hopper);
   dout = suited(op, "dout", dout, hopper);
-  weight = torch::stable::contiguous(weight), live = torch::stable::contiguous(live);
-  lse = torch::stable::contiguous(lse), out = torch::stable::contiguous(torch::stable::transpose(out, 1, 2));
-  Tensor dq = heads_last(op, "dq", q), dk = heads_last(op, "dk", q), dv = heads_last(op, "dv", q);
+  weight = as_contiguous(weight), live = as_contiguous(live);
+  lse = as_contiguous(lse), out = torch::stable::contiguous(torch::stable::transpose(out, 1, 2));
+  Tensor dq = new_heads_last(op, "dq", q), dk = new_heads_last(op, "dk", q), dv = new_heads_last(op, "dv", q);
   Tensor delta = new_tensor(op, "delta", lse, {p.B, p.H, N}, ScalarType::Float);
-  Tensor dweight = torch::stable::new_empty(weight, {0});
+  Tensor dweight = new_tensor(op, "dweight", weight, {0}, weight.scalar_type());
   point_at_inputs(p, q, k, v, weight, live);
   p.dout = dout.data_ptr(), p.dout_at = strides(dout), p.out = out.data_ptr();
   p.lse = static_cast<float*>(lse.data_ptr()), p.delta = static_cast<const float*>(delta.data_ptr());

@@ -1,4 +1,5 @@
 // spatio_temporal_graph_fwd and spatio_temporal_graph_bwd for CUDA tensors: checks, outputs, the choice of a kernel.
+#include "../../tensors.h"
 #include "../common/launch.h"
 #include "../common/tensor_map.h"
 #include "bwd_fp32.cuh"
@@ -74,7 +75,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor x, double threshold, int64_t w
   const char* op = "spatio_temporal_graph_fwd";
   GraphParams p = checked(op, x, window);
   const Launcher launch(op, x);
-  x = torch::stable::contiguous(x);
+  x = as_contiguous(x);
   const ScalarType dtype = x.scalar_type();
   const int64_t B = p.B, T = p.T, P = p.P, band = 2 * window + 1, tiles = ceil_div(P, graph::TILE);
   Tensor weight = new_tensor(op, "weight", x, {B, T, P, band, P}, weight_dtype(dtype, differentiable));
@@ -115,8 +116,8 @@ Tensor backward(Tensor dweight, Tensor x, Tensor weight, Tensor inv_norm) {
   check_dtype(op, "inv_norm", inv_norm, ScalarType::Float);
   check_device(op, "inv_norm", inv_norm, x);
   const Launcher launch(op, x);
-  x = torch::stable::contiguous(x), weight = torch::stable::contiguous(weight);
-  dweight = torch::stable::contiguous(dweight), inv_norm = torch::stable::contiguous(inv_norm);
+  x = as_contiguous(x), weight = as_contiguous(weight);
+  dweight = as_contiguous(dweight), inv_norm = as_contiguous(inv_norm);
   Tensor dx = new_tensor(op, "dx", x, {p.B, p.T, p.P, p.C}, x.scalar_type());
   Tensor largest = new_tensor(op, "largest", x, {1}, ScalarType::Float);
   p.x = x.data_ptr(), p.weight = weight.data_ptr(), p.dx = dx.data_ptr();
