@@ -175,9 +175,16 @@ def test_a_single_pair_has_no_negative():
         losses.hard_negatives(torch.zeros(1, 1), torch.zeros(1))
 
 
-def test_broken_similarities_draw_something():
-    drawn = losses.hard_negatives(torch.full((3, 3), math.nan), torch.rand(3))
-    assert ((drawn >= 0) & (drawn < 3)).all()
+@pytest.mark.parametrize("N", [3, 4])
+def test_broken_similarities_draw_something(N):
+    drawn = losses.hard_negatives(torch.full((3, N), math.nan), torch.rand(3))
+    assert ((drawn >= 0) & (drawn < N)).all()
+
+
+def test_a_pair_whose_partners_are_all_right_has_no_negative():
+    same = torch.tensor([[True, False], [True, True]])
+    with pytest.raises(ValueError, match="as all 2 pairs of the batch"):
+        losses.hard_negatives(torch.zeros(2, 2), torch.zeros(2), same=same)
 
 
 def test_vtm_by_hand():

@@ -178,7 +178,8 @@ def test_tokens_of_denormal_numbers_carry_no_gradient(backend):
 
     dx = gradient(*on(backend, x, dweight), backend)[0].cpu()
     assert not dx[0, 0, 4].any() and dx.isfinite().all()
-    exact, exact_graph = gradient(x.double(), dweight.double(), "reference")  # in float64 these numbers are not denormal
+    # In float64 these numbers are not denormal.
+    exact, exact_graph = gradient(x.double(), dweight.double(), "reference")
     exact[0, 0, 4] = 0
     terms = graph_term_size(x.double(), exact_graph, dweight)
     for found in (dx, gradient(x, dweight, "reference")[0]):
