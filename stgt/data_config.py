@@ -8,7 +8,13 @@ from typing import Literal
 
 from stgt.fields import COUNT, LONGEST, WORDS, require, require_counts, require_types
 
+Sampling = Literal["uniform", "headtail"]
 Decoder = Literal["auto", "pyav", "decord"]
+
+MAX_PIXELS = 50_000_000
+"""Default for the pixels of the largest frame or image that is decoded. A frame of 8K video has 33 million."""
+DEADLINE = 60.0
+"""Default for the seconds that reading one file may take."""
 
 
 @dataclass
@@ -31,7 +37,7 @@ class DataConfig:
     """Cache of the frozen tower's tokens (`stgt data features`), which training reads in place of the videos"""
     frames: int = 8
     """Number of frames of a clip that the model sees"""
-    sampling: Literal["uniform", "headtail"] = "headtail"
+    sampling: Sampling = "headtail"
     """The way in which training picks frames; evaluation spreads them uniformly"""
     tokenizer: str = "bert-base-uncased"
     """A tokenizer of the hub, a folder in which one was saved, or "train": WordPiece fitted to the training captions.
@@ -40,9 +46,9 @@ class DataConfig:
     """Largest number of words of a trained tokenizer"""
     decoder: Decoder = "auto"
     """The reader of videos: "pyav" (the same as "auto"), or "decord", which gives the frames of the released code"""
-    max_pixels: int = 50_000_000
+    max_pixels: int = MAX_PIXELS
     """A video or image whose frames have more pixels is refused before it is decoded"""
-    deadline: float = 60.0
+    deadline: float = DEADLINE
     """Seconds that reading one file may take"""
     augment: bool = True
     """Whether training uses random crops, flips and RandAugment; otherwise it sees the same frames as evaluation"""

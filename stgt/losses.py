@@ -143,29 +143,12 @@ def vtm_loss(logits: Tensor, matched: int) -> Tensor:
     return F.cross_entropy(logits, target)
 
 
-def vtg_loss(
-    logits: Tensor,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    *,
-    smoothing: float = 0.1,
-    words: Tensor | None = None,
-) -> Tensor:
+@_in_float32
+def vtg_loss(logits: Tensor, target: Tensor, words: Tensor, *, smoothing: float = 0.1) -> Tensor:
     """Video-grounded text generation loss: the cross-entropy of the next word, averaged over words without padding.
 
-    logits: (n, L, V); position i predicts word i+1. input_ids, attention_mask: (n, L). words: the divisor, which is the
-    mean number of predicted words per process; None counts the words of this process. Returns a scalar.
-    """
-    predicted = attention_mask[:, 1:] != 0
-    words = predicted_words(attention_mask) if words is None else words
-    return next_word_loss(logits[:, :-1][predicted], input_ids[:, 1:][predicted], words, smoothing=smoothing)
-
-
-@_in_float32
-def next_word_loss(logits: Tensor, target: Tensor, words: Tensor, *, smoothing: float = 0.1) -> Tensor:
-    """`vtg_loss` of the predicted words alone. logits: (W, V); target: their ids, (W,); words: the divisor, a scalar.
-
-    A model that computes only these logits saves those of padding. Returns a scalar.
+    logits: (W, V), of the words that are predicted; target: their ids, (W,); words: the divisor, which is the mean of
+    `predicted_words` over processes. Returns a scalar.
     """
     return F.cross_entropy(logits, target, label_smoothing=smoothing, reduction="sum") / words
 

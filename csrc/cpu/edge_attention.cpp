@@ -1,10 +1,9 @@
 // edge_attention_fwd and edge_attention_bwd for CPU tensors: checks, outputs, tasks.
 #include "../tensors.h"
-#include "args.h"
+#include "inputs.h"
 #include "tasks.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <optional>
 #include <tuple>
@@ -13,18 +12,6 @@ namespace stgt {
 namespace {
 
 typedef std::optional<Tensor> MaybeTensor;
-
-Dtype dtype_of(const char* op, const Tensor& q) {
-  switch (q.scalar_type()) {
-    case ScalarType::Float: return Dtype::f32;
-    case ScalarType::Double: return Dtype::f64;
-    case ScalarType::BFloat16: return Dtype::bf16;
-    case ScalarType::Half: return Dtype::f16;
-    default:
-      STGT_CHECK(op, false, "q must be float32, float64, bfloat16 or float16, got ", dtype_name(q.scalar_type()));
-      return Dtype::f32;
-  }
-}
 
 Tensor last_contiguous(const Tensor& x) { return x.size(2) == 1 || x.stride(2) == 1 ? x : as_contiguous(x); }
 
@@ -80,7 +67,7 @@ EdgeAttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, cons
   STGT_CHECK(op, q.dim() == 3 && source.dim() == 1, "q must be (N, H, D) and source (E), got ", q.dim(), " and ",
              source.dim(), " dimensions");
   EdgeAttentionArgs args{};
-  args.dtype = dtype_of(op, q);
+  args.dtype = dtype_of(op, "q", q);
   args.N = q.size(0), args.H = q.size(1), args.D = q.size(2), args.E = source.size(0);
   args.scale = scale, args.clamp = clamp;
   STGT_CHECK(op, args.H >= 1 && args.D >= 1 && args.D <= 128, "H >= 1 and 1 <= D <= 128, got H=", args.H,
@@ -93,14 +80,7 @@ EdgeAttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, cons
   const ScalarType wide = accumulator_dtype(q.scalar_type());
   args.edge_scale = edge_values(op, "edge_scale", edge_scale, scale_type, args, wide);
   args.edge_bias = edge_values(op, "edge_bias", edge_bias, bias_type, args, wide);
-  if (dropout_p > 0) {
-    STGT_CHECK(op, dropout_p < 1 && seed, "dropout needs a seed and a probability below 1, got ", dropout_p,
-               seed ? " and a seed" : " and no seed");
-    check_shape(op, "seed", *seed, {1});
-    check_dtype(op, "seed", *seed, ScalarType::Long);
-    args.drop_threshold = uint32_t(std::min(std::nearbyint(dropout_p * 65536), 65535.0));
-    args.seed = uint64_t(*static_cast<const int64_t*>(seed->data_ptr()));
-  }
+  read_dropout(op, seed, dropout_p, args);
   return args;
 }
 

@@ -1,11 +1,9 @@
 // graph_attention_fwd and graph_attention_bwd for CPU tensors: checks, outputs, tasks.
 #include "../tensors.h"
-#include "args.h"
+#include "inputs.h"
 #include "pages.h"
 #include "tasks.h"
 
-#include <algorithm>
-#include <cmath>
 #include <optional>
 #include <tuple>
 
@@ -15,18 +13,6 @@ namespace {
 // The most bytes that the segments of heads share in the backward pass. They grow with the square of the window. Fewer
 // segments give the same bits on fewer threads.
 constexpr int64_t MOST_SHARED = int64_t(1) << 30;
-
-Dtype dtype_of(const char* op, const Tensor& q) {
-  switch (q.scalar_type()) {
-    case ScalarType::Float: return Dtype::f32;
-    case ScalarType::Double: return Dtype::f64;
-    case ScalarType::BFloat16: return Dtype::bf16;
-    case ScalarType::Half: return Dtype::f16;
-    default:
-      STGT_CHECK(op, false, "q must be float32, float64, bfloat16 or float16, got ", dtype_name(q.scalar_type()));
-      return Dtype::f32;
-  }
-}
 
 Tensor last_contiguous(const Tensor& x) { return x.size(3) == 1 || x.stride(3) == 1 ? x : as_contiguous(x); }
 
@@ -41,7 +27,7 @@ GraphAttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, con
   STGT_CHECK(op, q.dim() == 4 && weight.dim() == 5, "q must be (B, H, N, D) and weight (B, T, P, 2w+1, P), got ",
              q.dim(), " and ", weight.dim(), " dimensions");
   GraphAttentionArgs args{};
-  args.dtype = dtype_of(op, q);
+  args.dtype = dtype_of(op, "q", q);
   args.B = q.size(0), args.H = q.size(1), args.D = q.size(3);
   args.T = weight.size(1), args.P = weight.size(2), args.W = weight.size(3) / 2;
   args.scale = scale;
@@ -56,14 +42,7 @@ GraphAttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, con
   check_weight_dtype(op, weight, q.scalar_type());
   args.half_weight = weight.scalar_type() == ScalarType::Half;
   check_dtype(op, "live", live, ScalarType::Bool);
-  if (dropout_p > 0) {
-    STGT_CHECK(op, dropout_p < 1 && seed, "dropout needs a seed and a probability below 1, got ", dropout_p,
-               seed ? " and a seed" : " and no seed");
-    check_shape(op, "seed", *seed, {1});
-    check_dtype(op, "seed", *seed, ScalarType::Long);
-    args.drop_threshold = uint32_t(std::min(std::nearbyint(dropout_p * 65536), 65535.0));
-    args.seed = uint64_t(*static_cast<const int64_t*>(seed->data_ptr()));
-  }
+  read_dropout(op, seed, dropout_p, args);
   return args;
 }
 

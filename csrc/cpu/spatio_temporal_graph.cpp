@@ -1,6 +1,6 @@
 // spatio_temporal_graph_fwd and spatio_temporal_graph_bwd for CPU tensors: checks, outputs, tasks.
 #include "../tensors.h"
-#include "args.h"
+#include "inputs.h"
 #include "pages.h"
 #include "tasks.h"
 
@@ -13,14 +13,7 @@ namespace {
 SpatioTemporalGraphArgs checked(const char* op, const Tensor& x, int64_t window) {
   STGT_CHECK(op, x.dim() == 4, "x must be (B, T, P, C), got ", x.dim(), " dimensions");
   SpatioTemporalGraphArgs args{};
-  switch (x.scalar_type()) {
-    case ScalarType::Float: args.dtype = Dtype::f32; break;
-    case ScalarType::Double: args.dtype = Dtype::f64; break;
-    case ScalarType::BFloat16: args.dtype = Dtype::bf16; break;
-    case ScalarType::Half: args.dtype = Dtype::f16; break;
-    default:
-      STGT_CHECK(op, false, "x must be float32, float64, bfloat16 or float16, got ", dtype_name(x.scalar_type()));
-  }
+  args.dtype = dtype_of(op, "x", x);
   args.B = x.size(0), args.T = x.size(1), args.P = x.size(2), args.C = x.size(3), args.W = window;
   STGT_CHECK(op, args.W >= 0 && args.W < args.T, "0 <= window < T=", args.T, ", got ", window);
   return args;

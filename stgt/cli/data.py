@@ -10,6 +10,7 @@ import tyro
 
 from stgt.cli import train as recipes
 from stgt.data.datasets import DATA_SETS
+from stgt.data_config import MAX_PIXELS, Decoder
 from stgt.paths import given_path
 from stgt.terminal import say
 
@@ -136,8 +137,8 @@ def check(
     videos: Path | None = None,
     out: Path | None = None,
     report: Path | None = None,
-    decoder: Literal["auto", "pyav", "decord"] = "auto",
-    max_pixels: int = 50_000_000,
+    decoder: Decoder = "auto",
+    max_pixels: int = MAX_PIXELS,
     timeout: float = 30.0,
     jobs: int | None = None,
 ) -> None:

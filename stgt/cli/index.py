@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from stgt.cli.options import require_positive
+from stgt.data_config import DEADLINE
 
 
 def index(
@@ -20,7 +21,7 @@ def index(
     shots: bool = False,
     workers: int = 2,
     ray: bool = False,
-    timeout: float = 60.0,
+    timeout: float = DEADLINE,
     exact_up_to: int = 1_000_000,
     tokenizer: str | None = None,
     device: str = "auto",

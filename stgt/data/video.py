@@ -6,7 +6,7 @@ import importlib.metadata
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import NamedTuple, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -16,15 +16,9 @@ from stgt.data.decord_reader import DecordReader
 from stgt.data.errors import VideoError as VideoError
 from stgt.data.images import holds_image, holds_still, read_image
 from stgt.data.pyav_reader import FramesDisagreeError, PyAVReader
+from stgt.data_config import DEADLINE, MAX_PIXELS, Decoder, Sampling
 
 Result = TypeVar("Result")
-Sampling = Literal["uniform", "headtail"]
-Decoder = Literal["auto", "pyav", "decord"]
-
-MAX_PIXELS = 50_000_000
-"""Default for the pixels of the largest frame or image that is decoded. A frame of 8K video has 33 million."""
-DEADLINE = 60.0
-"""Default for the seconds that reading one file may take."""
 
 
 def sample_indices(

@@ -47,22 +47,16 @@ def model_digest(model: nn.Module, precision: str) -> str:
     return tensors_hash(model.state_dict(), json.dumps([to_dict(model.config), precision]))[:16]
 
 
-def clips_digest(clips: VideoDataset, contents: bool = False) -> str:
-    """A name for the clips that a model sees: their files, manifest, decoder, frames and transform.
-
-    contents: whether files are identified by their contents in place of their time of change.
-    """
-    return _name_of(clips, _fingerprint(clips, contents))
-
-
-def _fingerprint(clips: VideoDataset, contents: bool) -> Fingerprint:
+def clips_fingerprint(clips: VideoDataset, contents: bool = False) -> Fingerprint:
+    """The files and the manifest of the clips. contents: whether to compare contents in place of times of change."""
     files, videos = {}, clips.files
     if isinstance(clips.videos, Manifest):
         files, videos = {"manifest": clips.videos.annotation}, [*videos, *clips.videos.single_files()]
     return Fingerprint.take(files, videos, clips.root, decoder=clips.decoder_version, contents=contents)
 
 
-def _name_of(clips: VideoDataset, fingerprint: Fingerprint) -> str:
+def clips_digest(clips: VideoDataset, fingerprint: Fingerprint) -> str:
+    """A name for the clips that a model sees: their files, manifest, decoder, frames and transform."""
     return digest(fingerprint.sha256(), list(clips.videos), clips.frames, clips.sampling, describe(clips.transform))
 
 
@@ -84,8 +78,8 @@ def encode_videos(
     not finite. The batches before it are kept. If files have changed since they were encoded, or another decoder read
     them, they are encoded again, and a warning lists the differences.
     """
-    fingerprint = _fingerprint(clips, contents)
-    place = folder / f"videos-{_name_of(clips, fingerprint)}-{batch_size}"
+    fingerprint = clips_fingerprint(clips, contents)
+    place = folder / f"videos-{clips_digest(clips, fingerprint)}-{batch_size}"
     if world.is_main and not (place / FINGERPRINT).exists():
         _warn_of_others(folder, fingerprint)
         fingerprint.save(place / FINGERPRINT)

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stgt.checkpoint import read_state
 from stgt.config import K_TEST, DataConfig
+from stgt.data.samples import RetrievalDataset
 from stgt.data.text import wordings
 from stgt.distributed import World, start_world
 from stgt.evaluation.answers import evaluate_answers
@@ -119,15 +120,7 @@ def _evaluate_retrieval(
     _require_candidates(k_test, candidates, data, len(clips.videos), len(clips.captions))
     owner = torch.tensor([video for video, _ in clips.captions])
     wording = torch.tensor(wordings(caption for _, caption in clips.captions))
-    shared = said_of(owner, wording, len(clips.videos)).sum(0)[wording] > 1
-    split = {
-        "annotation": str(data.test),
-        "sha256": file_hash(data.test),
-        "videos": len(clips.videos),
-        "captions": len(clips.captions),
-        "distinct_captions": len({caption for _, caption in clips.captions}),
-        "shared_captions": int(shared.sum()),
-    }
+    split = _facts_of(data, clips, owner, wording)
     if world.is_main:
         say("{annotation}: {videos} videos, {captions} captions, {distinct_captions} of them distinct".format(**split))
         if split["shared_captions"]:
@@ -173,6 +166,19 @@ def _evaluate_retrieval(
             say("With dual softmax, which uses all queries of the test set at once, unlike the figures above:")
             print(format_figures({way: {"dual softmax": found} for way, found in result["dual_softmax"].items()}))
     return result
+
+
+def _facts_of(data: DataConfig, clips: RetrievalDataset, owner: Tensor, wording: Tensor) -> dict:
+    """What the result says about the test split. owner, wording: int64 (M,), the video and the wording of each text."""
+    shared = said_of(owner, wording, len(clips.videos)).sum(0)[wording] > 1
+    return {
+        "annotation": str(data.test),
+        "sha256": file_hash(data.test),
+        "videos": len(clips.videos),
+        "captions": len(clips.captions),
+        "distinct_captions": len({caption for _, caption in clips.captions}),
+        "shared_captions": int(shared.sum()),
+    }
 
 
 def _require_candidates(

@@ -181,7 +181,7 @@ class STGT(VideoEncoder):
         predicted = batch["predicted"] if "predicted" in batch else predicted_places(mask)
         logits = self.qformer.word_logits(select_places(hidden[:, :-1], predicted))
         target = select_places(ids[:, 1:], predicted)
-        written = losses.next_word_loss(logits, target, words, smoothing=loss.vtg_smoothing)
+        written = losses.vtg_loss(logits, target, words, smoothing=loss.vtg_smoothing)
         return Read(embeds, keys, self._queries(queries), self._text(text), written, stats)
 
     def _read_in_chunks(self, batch: dict[str, Tensor], words: Tensor | None, loss: LossConfig) -> Read:

@@ -17,7 +17,7 @@ from stgt.data.fingerprint import Fingerprint, data_differences
 from stgt.data.isolated import Failure, call_each
 from stgt.data.pixels import read_pixels_array
 from stgt.data.store import Batches, Store, digest
-from stgt.data.video import decoder_version
+from stgt.data.video import DEADLINE, decoder_version
 from stgt.integrity import DamagedError, require_finite_rows
 from stgt.runs import Run
 from stgt.search.films import find_videos, first_fault, names_of
@@ -36,7 +36,9 @@ class EncodedFolder(NamedTuple):
 
 
 @torch.inference_mode()
-def index_folder(run: Run, folder: Path, kept: Path, *, batch_size: int = 32, timeout: float = 60.0) -> EncodedFolder:
+def index_folder(
+    run: Run, folder: Path, kept: Path, *, batch_size: int = 32, timeout: float = DEADLINE
+) -> EncodedFolder:
     """Encode the videos of a folder that `kept`/folder-… does not have yet, and remove those that are gone from it.
 
     A file is identified by its path, size, time of change (or contents, with `data.check_contents`) and decoder. A file

@@ -20,7 +20,7 @@ def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     u = (step - config.warmup_steps) / max(1, total_steps - 1 - config.warmup_steps)
-    return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * min(u, 1.0))) / 2
+    return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * u)) / 2
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:

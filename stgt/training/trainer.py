@@ -26,7 +26,7 @@ from stgt.memory import keep_freed_memory
 from stgt.models.precision import DTYPES
 from stgt.ownership import clear_up
 from stgt.randomness import Items, SeededItems, random_state, restore_random_state, seed_everything
-from stgt.signals import Interrupted, StoppedError, StopSignals
+from stgt.signals import NOTICE, Interrupted, StoppedError, StopSignals
 from stgt.training.determinism import deterministic, warn_of_threads
 from stgt.training.finite import FiniteValues
 from stgt.training.log import RunLog
@@ -112,8 +112,7 @@ class Trainer:
         """
         if self.world.device.type == "cpu":
             keep_freed_memory()
-        notice = "\nstopping after this step, with a checkpoint; another Ctrl-C stops at once, without a checkpoint\n"
-        with deterministic(self.config.deterministic), StopSignals(notice=notice if self.world.is_main else "") as stop:
+        with deterministic(self.config.deterministic), StopSignals(notice=NOTICE if self.world.is_main else "") as stop:
             self._fit(stop)
 
     def _fit(self, stop: StopSignals) -> None:

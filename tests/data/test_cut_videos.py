@@ -11,17 +11,13 @@ import pytest
 import torch
 from helpers import flv
 from helpers.clips import grey, write_video
-from helpers.numbered import Kind, number_in, picture, write_numbered
+from helpers.numbered import Kind, numbers, picture, write_numbered
 
 from stgt.data import video_file
 from stgt.data.inspection import inspect
 from stgt.data.video import MAX_PIXELS, VideoError, read_clip, read_frames, sample_indices
 
 CLIPS = Path(__file__).parent.parent / "assets" / "clips"
-
-
-def numbers(frames, bits=7):
-    return [number_in(frame, bits) for frame in frames.numpy()]
 
 
 def packets_of(path):

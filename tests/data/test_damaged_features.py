@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from helpers.clips import grey, write_video
-from torch import nn
+from helpers.manifest_caches import tower
 from torch.utils.data import DataLoader
 
 from stgt.data.features import FeatureStore
@@ -18,12 +18,6 @@ from stgt.data.write_features import write_features
 from stgt.integrity import DamagedError, sealed
 
 VIDEOS = ["a.mp4", "b.mp4"]
-
-
-def tower(video):
-    """(B, T, 3, 16, 16) → (B, T, 1+4, 3): the mean of the frame and the means of four patches."""
-    patches = nn.functional.avg_pool2d(video.flatten(0, 1), 8).flatten(2).transpose(1, 2)
-    return torch.cat([patches.mean(1, keepdim=True), patches], 1).unflatten(0, video.shape[:2])
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import flv
-from helpers.numbered import Kind, number_in, picture, write_numbered
+from helpers.numbered import Kind, numbers, picture, write_numbered
 from PIL import Image
 
 from stgt.data import video_file
@@ -17,10 +17,6 @@ from stgt.data.video import read_clip, read_frames, sample_indices
 
 X264 = Kind(".mp4", "libx264", codec_options={"bf": "2"})
 COUNT = 60
-
-
-def numbers(frames, bits=7):
-    return [number_in(frame, bits) for frame in frames.numpy()]
 
 
 def require_the_right_samples(path, count=COUNT):

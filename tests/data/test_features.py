@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 import torch
 from helpers.clips import grey, write_video
-from torch import nn
+from helpers.manifest_caches import tower
 
 from stgt.config import VisionConfig
 from stgt.data import write_features as writing
@@ -33,12 +33,6 @@ def root(tmp_path_factory):
     for number, name in enumerate(VIDEOS):
         write_video(folder / name, [frame + 20 * number for frame in grey(12)])
     return folder
-
-
-def tower(video):
-    """(B, T, 3, 16, 16) → (B, T, 1+4, 3): the mean of the frame and the means of four patches."""
-    patches = nn.functional.avg_pool2d(video.flatten(0, 1), 8).flatten(2).transpose(1, 2)
-    return torch.cat([patches.mean(1, keepdim=True), patches], 1).unflatten(0, video.shape[:2])
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.numbered import BITS, KINDS, number_in, write_numbered
+from helpers.numbered import BITS, KINDS, numbers, write_numbered
 
 from stgt.data.inspection import inspect
 from stgt.data.samples import VideoDataset
@@ -20,10 +20,6 @@ COUNT = 60
 @pytest.fixture(scope="module", params=KINDS, ids=str)
 def numbered(request, tmp_path_factory):
     return write_numbered(tmp_path_factory.mktemp("numbered") / f"clip{request.param.suffix}", request.param, COUNT)
-
-
-def numbers(frames, bits=BITS):
-    return [number_in(frame, bits) for frame in frames.numpy()]
 
 
 def require_the_same_frames_however_read(path, expected, bits):

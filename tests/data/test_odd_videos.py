@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.clips import noise, write_video
-from helpers.numbered import Kind, number_in, write_numbered
+from helpers.numbered import Kind, number_in, numbers, write_numbered
 
 from stgt.data import video_file
 from stgt.data.pyav_reader import FramesDisagreeError
@@ -16,10 +16,6 @@ from stgt.data.video import MAX_PIXELS, VideoError, open_video, read_clip, read_
 
 X264 = Kind(".mp4", "libx264", codec_options={"bf": "2"})
 STREAM = Kind(".ts", "mpeg2video", codec_options={"bf": "2"})
-
-
-def numbers(frames, bits=7):
-    return [number_in(frame, bits) for frame in frames.numpy()]
 
 
 def test_a_long_film_is_read_by_its_table_and_not_scanned(tmp_path, monkeypatch):

@@ -5,14 +5,10 @@ from fractions import Fraction
 import av
 import pytest
 import torch
-from helpers.numbered import Kind, number_in, picture, write_numbered
+from helpers.numbered import Kind, numbers, picture, write_numbered
 from PIL import Image
 
 from stgt.data.video import MAX_PIXELS, open_video, read_clip, read_frames
-
-
-def numbers(frames, bits=7):
-    return [number_in(frame, bits) for frame in frames.numpy()]
 
 
 def test_a_window_may_begin_at_the_time_of_the_first_frame(tmp_path):

@@ -27,6 +27,12 @@ ALONE = World(0, 1, torch.device("cpu"))
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
+def digest(data, size=32, **options):
+    """The name of a configuration's test clips."""
+    items = RETRIEVAL.items(data.test, data, size)
+    return encode.clips_digest(items, encode.clips_fingerprint(items, **options))
+
+
 @torch.inference_mode()
 def test_stores_hold_the_models_outputs(run, tmp_path):
     opened = open_run(run, "cpu")
@@ -66,14 +72,14 @@ def test_files_are_identified_by_name_size_and_time(run, clips, tmp_path):
     names = []
     for frames in (4, 5):
         data.frames = frames
-        names.append(encode.clips_digest(RETRIEVAL.items(data.test, data, 32)))
-    names.append(encode.clips_digest(RETRIEVAL.items(data.test, data, 64)))
+        names.append(digest(data))
+    names.append(digest(data, size=64))
     video = clips / "videos" / RETRIEVAL.items(data.test, data, 32).videos[0]
     before = video.stat()
     os.utime(video, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    names.append(encode.clips_digest(RETRIEVAL.items(data.test, data, 32)))
+    names.append(digest(data))
     os.utime(video, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert len(set(names)) == 4 and encode.clips_digest(RETRIEVAL.items(data.test, data, 32)) == names[1]
+    assert len(set(names)) == 4 and digest(data) == names[1]
 
 
 def test_replaced_videos_are_encoded_again_and_named(run, clips, tmp_path, caplog, monkeypatch):
@@ -106,10 +112,10 @@ def test_encoded_videos_of_version_0_1_0_are_not_used(run, tmp_path, caplog):
 
 def test_copied_videos_keep_their_name_if_contents_are_compared(run, clips, tmp_path):
     data = open_run(run, "cpu").config.data
-    names = [encode.clips_digest(RETRIEVAL.items(data.test, data, 32), contents) for contents in (False, True)]
+    names = [digest(data, contents=contents) for contents in (False, True)]
     shutil.copytree(clips / "videos", tmp_path / "videos", copy_function=shutil.copyfile)
     data.videos = tmp_path / "videos"
-    again = [encode.clips_digest(RETRIEVAL.items(data.test, data, 32), contents) for contents in (False, True)]
+    again = [digest(data, contents=contents) for contents in (False, True)]
     assert again[0] != names[0] and again[1] == names[1]
 
 
@@ -192,7 +198,7 @@ def test_the_name_of_clips_of_a_manifest_holds_its_rows_and_single_files(run, cl
             for video, (offset, size) in zip(("a.mp4", "b.mp4"), places, strict=True):
                 manifest.add(video, [video], shard="0.tar", offset=offset, size=size)
             manifest.add("c.mp4", ["c"])
-        return encode.clips_digest(RETRIEVAL.items(data.test, data, 32))
+        return digest(data)
 
     names = [name_of(places), name_of(places[::-1])]
     (tmp_path / "c.mp4").write_bytes(second + b"more")

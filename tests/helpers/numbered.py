@@ -7,6 +7,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 import pytest
+import torch
 
 BITS = 7
 
@@ -98,6 +99,11 @@ def number_in(frame: np.ndarray, bits: int = BITS) -> int:
     middle = frame[height * 4 // 10 : height * 9 // 10].mean((0, 2))
     centres = (2 * np.arange(bits) + 1) * width // (2 * bits)
     return sum(int(middle[centre] > 127) << bit for bit, centre in enumerate(centres))
+
+
+def numbers(frames: torch.Tensor, bits: int = BITS) -> list[int]:
+    """The numbers that the frames of a video (T, H, W, 3) show."""
+    return [number_in(frame, bits) for frame in frames.numpy()]
 
 
 def write_numbered(path, kind: Kind, count: int = 60, bits: int = BITS):

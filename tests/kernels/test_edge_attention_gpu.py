@@ -41,7 +41,7 @@ def test_50_repeats_give_the_same_bits(dtype, backend):
         assert_same_bits(results[-1], results[0])
 
 
-def work_of(backend: str):
+def work_of(backend: str, dropout_p: float = 0.1):
     """A function that runs both passes, and q."""
     case = hub_call(5_000, torch.bfloat16)
     graph, table = case.graph.to("cuda"), case.tensors["edge_scale"].cuda().requires_grad_()
@@ -49,7 +49,7 @@ def work_of(backend: str):
 
     def work() -> dict[str, torch.Tensor]:
         leaves = [t.detach().requires_grad_() for t in (q, k, v)]
-        out = edge_attention(*leaves, graph, edge_scale=table, dropout_p=0.1, backend=backend)
+        out = edge_attention(*leaves, graph, edge_scale=table, dropout_p=dropout_p, backend=backend)
         gradients = torch.autograd.grad(out, [*leaves, table], dout)
         return {"out": out.detach(), **dict(zip(("dq", "dk", "dv", "dtable"), gradients, strict=True))}
 
@@ -63,16 +63,21 @@ def test_nothing_waits_for_the_gpu(backend):
 
 
 @each_backend
-def test_cuda_graphs_capture_it(backend):
-    """Each replay reads new inputs and draws a new mask."""
-    work, q = work_of(backend)
+@pytest.mark.parametrize("dropout_p", [0.0, 0.1])
+def test_cuda_graphs_capture_it(dropout_p, backend):
+    """Replays read new inputs, and with dropout each draws a new mask."""
+    work, q = work_of(backend, dropout_p)
     cuda_graph, results = captured(work)
-    cuda_graph.replay()
-    first = results["out"].clone()
     q.copy_(torch.randn_like(q))
     cuda_graph.replay()
-    assert not torch.equal(results["out"], first)
-    assert all(result.isfinite().all() for result in results.values())
+    first = {name: tensor.clone() for name, tensor in results.items()}
+    cuda_graph.replay()
+    if dropout_p:
+        assert not torch.equal(results["out"], first["out"])
+        assert all(result.isfinite().all() for result in results.values())
+    else:
+        assert_same_bits(results, first)
+        assert_same_bits(first, work())
 
 
 @each_backend

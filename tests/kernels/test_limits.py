@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from helpers.bounds import graph_term_size
 from helpers.cases import (
     DTYPES,
     GPU_BACKENDS,
@@ -23,7 +24,7 @@ from helpers.cases import (
 
 from stgt_kernels import GraphAttention, SpatioTemporalGraph, graph_attention, spatio_temporal_graph, token_similarity
 from stgt_kernels.rounding import compared_threshold, similarity_error
-from stgt_kernels.testing import assert_graph_close, video_like_tokens
+from stgt_kernels.testing import assert_close, assert_graph_close, video_like_tokens
 
 all_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 
@@ -150,15 +151,16 @@ def test_gradients_of_tokens_of_any_size(size, dtype, backend):
     sizes = torch.ones(50, 1)
     sizes[::2] = 2.0 ** round(float(torch.tensor(size).log2()))
 
+    dweight = torch.randn(1, 2, 50, 3, 50, generator=torch.Generator().manual_seed(0))
+
     def gradient(x, name):
         x = on(name, x).requires_grad_()
-        weight = spatio_temporal_graph(x, threshold=0.5, differentiable=True, backend=name).weight
-        dweight = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)).to(weight)
-        return torch.autograd.grad(weight, x, dweight)[0].double().cpu()
+        graph = spatio_temporal_graph(x, threshold=0.5, differentiable=True, backend=name)
+        return torch.autograd.grad(graph.weight, x, dweight.to(graph.weight))[0].double().cpu(), graph
 
-    expected = gradient(x.double(), "reference") / sizes
-    actual = gradient((x * sizes).to(dtype), backend)
-    torch.testing.assert_close(actual * sizes, expected * sizes, rtol=0.02, atol=0.02 * (expected * sizes).abs().max())
+    exact, graph = gradient(x.double(), "reference")
+    plain, actual = gradient(x.to(dtype), "reference")[0], gradient((x * sizes).to(dtype), backend)[0] * sizes
+    assert_close(actual, plain, exact, "dx", dtype=dtype, terms=graph_term_size(x, graph, dweight))
 
 
 @each_kernel
@@ -170,16 +172,18 @@ def test_tokens_of_denormal_numbers_carry_no_gradient(backend):
 
     def gradient(x, dweight, name):
         leaf = x.requires_grad_()
-        weight = spatio_temporal_graph(leaf, threshold=0.5, differentiable=True, backend=name).weight
-        assert (weight[0, 0, 4] != 0).sum() > 1
-        return torch.autograd.grad(weight, leaf, dweight)[0]
+        graph = spatio_temporal_graph(leaf, threshold=0.5, differentiable=True, backend=name)
+        assert (graph.weight[0, 0, 4] != 0).sum() > 1
+        return torch.autograd.grad(graph.weight, leaf, dweight)[0], graph
 
-    dx = gradient(*on(backend, x, dweight), backend).cpu()
+    dx = gradient(*on(backend, x, dweight), backend)[0].cpu()
     assert not dx[0, 0, 4].any() and dx.isfinite().all()
-    exact = gradient(x.double(), dweight.double(), "reference")  # in float64 these numbers are not denormal
+    # In float64 these numbers are not denormal.
+    exact, exact_graph = gradient(x.double(), dweight.double(), "reference")
     exact[0, 0, 4] = 0
-    torch.testing.assert_close(dx, exact.float(), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(gradient(x, dweight, "reference"), exact.float(), rtol=1e-4, atol=1e-5)
+    terms = graph_term_size(x.double(), exact_graph, dweight)
+    for found in (dx, gradient(x, dweight, "reference")[0]):
+        assert_close(found, exact, exact, "dx", terms=terms)
 
 
 OUT_OF_MEMORY = """

@@ -18,6 +18,7 @@ def test_schedule_at_its_corners():
     assert learning_rate(10, 101, CONFIG) == pytest.approx(1e-3)
     assert learning_rate(55, 101, CONFIG) == pytest.approx((1e-3 + 1e-5) / 2)
     assert learning_rate(100, 101, CONFIG) == pytest.approx(1e-5)
+    assert learning_rate(11, 12, CONFIG) == pytest.approx(1e-5)
 
 
 @given(total=st.integers(1, 300), warmup=st.integers(0, 50))

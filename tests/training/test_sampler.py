@@ -106,6 +106,12 @@ def test_both_kinds_take_turns_and_a_single_kind_is_shuffled_as_without_kinds():
     assert list(alone.batches(0, 16)) == list(BatchSampler(64, 4, seed=0).batches(0, 16))
 
 
+def test_each_epoch_has_other_batches_of_a_kind():
+    sampler = BatchSampler(64, 4, seed=0, images=torch.arange(64) % 2 == 0)
+    one, other = ({frozenset(i for _, i in sampler.batch(16 * epoch + n)) for n in range(16)} for epoch in range(2))
+    assert one != other
+
+
 def test_too_few_of_one_kind_are_refused():
     with pytest.raises(ValueError, match="has 3 images, expected at least one batch: 4 × 1"):
         BatchSampler(20, 4, seed=0, images=torch.arange(20) < 3)

@@ -22,7 +22,7 @@ from stgt.integrity import NonFiniteError
 from stgt.models.precision import DTYPES
 from stgt.ownership import clear_up
 from stgt.randomness import SeededItems, random_state, restore_random_state, seed_everything
-from stgt.signals import StoppedError, StopSignals
+from stgt.signals import NOTICE, StoppedError, StopSignals
 from stgt.training.determinism import deterministic, warn_of_threads
 from stgt.training.log import RunLog
 from stgt.training.optim import decay_groups, learning_rate
@@ -35,7 +35,6 @@ OBJECTIVE = "objective"
 """The group of a checkpoint that holds the objective's tensors"""
 LOWEST = 0.01
 """The learning rate of a stage's last step, as a part of the largest one"""
-_NOTICE = "\nstopping after this step, with a checkpoint; another Ctrl-C stops at once, without a checkpoint\n"
 
 
 class PostTrainer:
@@ -71,7 +70,7 @@ class PostTrainer:
         Raises StoppedError after a signal, NonFiniteError if the loss is NaN or infinite, and LoaderError if the
         processes that read clips are killed again and again.
         """
-        with deterministic(True), StopSignals(notice=_NOTICE) as stop:
+        with deterministic(True), StopSignals(notice=NOTICE) as stop:
             self._fit(stop)
         self.model.eval()
 
