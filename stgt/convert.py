@@ -83,8 +83,9 @@ def fit_config(config: ModelConfig, sources: Mapping[str, Source]) -> ModelConfi
         if numbers := _numbers(pattern, sources):
             sizes[field] = len(numbers)
     crossed = _numbers(_CROSSED, sources)
-    if len(crossed) > 1:
-        sizes["qformer.cross_frequency"] = crossed[1] - crossed[0]
+    if crossed:
+        # If only the first layer has a cross-attention, the next one would come after the last layer.
+        sizes["qformer.cross_frequency"] = crossed[1] - crossed[0] if len(crossed) > 1 else sizes["qformer.layers"]
     if words := sizes.get("qformer.vocab_size"):
         sizes["qformer.vocab_size"] = words = words + (words == BERT_WORDS)
         sizes["qformer.bos_token_id"] = words - 1

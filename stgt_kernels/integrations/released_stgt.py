@@ -39,11 +39,14 @@ class Acceleration:
         self.blocks = tuple(blocks)
         self._replaced: list[tuple[nn.Module, str, object]] = []
         for name, block in blocks.items():
-            self._set(block, _SETTINGS, settings[name])
-            self._set(block.graphattn, _SETTINGS, settings[name])
             # These are no bound methods, which pickle would look for in the class of the module.
+            self._set(block, _SETTINGS, settings[name])
             self._set(block, "build_graph", partial(_build_graph, block))
-            self._set(block.graphattn, "forward", partial(_attend, block.graphattn))
+            for module in block.graphattn.modules():
+                # A wrapper, as for activation checkpointing, keeps its own method, which calls the module inside.
+                if "W_Q" in dict(module.named_children()):
+                    self._set(module, _SETTINGS, settings[name])
+                    self._set(module, "forward", partial(_attend, module))
 
     def _set(self, module: nn.Module, name: str, value: object) -> None:
         # The attribute of the instance hides the method of the class. An attribute that was there is restored later.

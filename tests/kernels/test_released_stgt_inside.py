@@ -77,6 +77,21 @@ def test_a_wrapped_block_counts_once(wrap):
     assert_same({name.replace(wrapper, ""): value for name, value in actual.items()}, expected)
 
 
+def test_a_wrapper_of_the_attention_alone_still_works():
+    """Activation checkpointing computes the projections once more in the backward pass."""
+    model, x, calls = build(), clip(), []
+    expected = results(model, x)
+    attention = model.resblocks[0].graphattn
+    attention.W_Q.register_forward_hook(lambda module, args, out: calls.append(out))
+    model.resblocks[0].graphattn = checkpoint_wrapper(attention)
+    with accelerate(model):
+        calls.clear()
+        actual = results(model, x)
+        assert len(calls) == 2
+    assert "forward" not in vars(attention)
+    assert_same({name.replace("_checkpoint_wrapped_module.", ""): value for name, value in actual.items()}, expected)
+
+
 def test_hooks_still_run():
     model, seen = build(), []
     model.resblocks[0].graphattn.register_forward_hook(lambda module, args, out: seen.append(out[0].shape))

@@ -140,6 +140,16 @@ def test_files_with_any_number_of_frames_are_converted(frames, tmp_path, caplog)
         torch.testing.assert_close(loaded.encode_video(video).queries, expected)
 
 
+@pytest.mark.parametrize("layers, frequency", [(1, 1), (3, 3), (4, 4), (5, 2), (3, 1)])
+def test_files_with_any_layers_of_cross_attention_are_converted(layers, frequency, tmp_path):
+    source = tiny_model(qformer=dict(layers=layers, cross_frequency=frequency)).eval()
+    export_released(source, tmp_path / "released.pth")
+    model = convert_files([tmp_path / "released.pth"], tiny_config()).eval()
+    assert model.config.qformer == source.config.qformer
+    video = tiny_batch()["video"]
+    torch.testing.assert_close(model.encode_video(video).queries, source.encode_video(video).queries)
+
+
 def test_both_vocabularies_are_converted(tmp_path, caplog):
     """A vocabulary with BERT's 30522 words gets [DEC], as in LAVIS. One with 30523 words is unchanged."""
     sizes = dict(hidden=8, intermediate=8, vocab_size=30523, bos_token_id=30522)
