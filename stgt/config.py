@@ -290,7 +290,7 @@ class TrainConfig:
     epochs: int = 10
     """Number of passes over the training pairs"""
     vtc_epochs: int = 0
-    """Number of epochs at the start that train with VTC; needs `loss.alignment="csal"`, which the others train with"""
+    """Number of epochs at the start that train with VTC before those with CSAL (`loss.alignment="csal"`)"""
     batch_size: int = 20
     """Number of pairs in a batch of one process; with `global_batch`, only validation uses it"""
     global_batch: int | None = None

@@ -61,8 +61,8 @@ class DataConfig:
     workers: int = 4
     """Number of processes that read clips"""
     max_replacements: int = 10
-    """Number of pairs in a row that may be replaced because their videos are broken; the log counts them. `stgt data
-    features` marks so many videos of manifests in a row"""
+    """Number of pairs in a row that may be replaced because their videos are broken; the log counts them. In `stgt
+    data features`, it is the number of broken videos of manifests in a row"""
 
     def __post_init__(self) -> None:
         require_types(self)

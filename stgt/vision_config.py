@@ -11,13 +11,10 @@ from stgt.towers import KNOWN, LAYERS, TowerSizes
 
 @dataclass
 class VisionConfig:
-    """The image tower: any open_clip model with a square patch grid, or a small one with `tower="vit"`.
-
-    The property `sizes` holds all sizes, with the tower's own size for each field that is None.
-    """
+    """The image tower: any open_clip model with a square patch grid, or with `tower="vit"` one of the sizes below."""
 
     tower: str = "EVA01-g-14"
-    """The name of an open_clip model, which decides its sizes; or "vit": an EVA01-g of the sizes below"""
+    """The name of an open_clip model, which decides its sizes; or "vit": an EVA01-g of other sizes"""
     pretrained: str | None = None
     """An open_clip tag or a weight file; None leaves the tower randomly initialised"""
     image_size: int | None = None
@@ -61,7 +58,7 @@ class VisionConfig:
 
     @property
     def sizes(self) -> TowerSizes:
-        """The sizes of the tower, where `layers` is the number of layers that are run."""
+        """All sizes, the tower's own where a field is None. `layers` is the number of layers that are run."""
         given = self._given()
         if None not in given.values():
             return TowerSizes(**given)

@@ -50,7 +50,7 @@ def graphs(
         videos: Folder of the videos, for --detect and for annotations that lack the size or the rate of the frames; the
             folder `videos` beside SOURCE if not given.
         only: An annotation such as train.json; clips whose videos it does not name are left out.
-        parse: Make the graphs of the texts with a parser. The form "texts" always does.
+        parse: Make the graphs of the texts with a parser. For "texts", it always makes them.
         detect: Make the graphs of the videos with a detector of transformers: a folder, or a name on the Hugging Face
             hub. "blobs" finds the objects of simulated clips by their colours.
         labels: Things that the detector looks for, e.g. "a man" "a horse"; for a detector with a fixed list of

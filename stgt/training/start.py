@@ -115,6 +115,9 @@ def _tell_differences(ours: ModelConfig, init: Path) -> None:
         return
     if theirs.language is None:
         theirs = replace(theirs, language=ours.language)
+    if ours.language is not None:  # Its Q-Former reads no text.
+        words = {name: getattr(ours.qformer, name) for name in ("vocab_size", "bos_token_id", "pad_token_id")}
+        theirs = replace(theirs, qformer=replace(theirs.qformer, **words))
     for line in differences(to_dict(ours), to_dict(theirs), "model."):
         logger.info("starting from %s, which was trained with another value of %s", init, line)
 

@@ -136,6 +136,12 @@ def test_a_language_model_keeps_its_words(run, clips, stgt, tmp_path):
     assert first == second
 
 
+def test_the_words_of_a_retrieval_model_are_no_difference_for_questions(run, clips, stgt, caplog, tmp_path):
+    caplog.set_level("INFO")
+    status, printed = stgt(*train_questions(clips, tmp_path / "next", "--init", run, "--epochs", 1))
+    assert status == 0 and "vocab_size" not in printed + caplog.text and "token_id" not in printed + caplog.text
+
+
 def test_settings_that_differ_from_those_of_the_weights_are_told(run, stgt, caplog, tmp_path):
     assert stgt("convert", run, "--out", tmp_path / "folder")[0] == 0
     caplog.set_level("INFO")

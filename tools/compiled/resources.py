@@ -3,6 +3,7 @@
 It needs nvcc but no GPU, and writes benchmarks/results/compile/kernels.md.
 """
 
+import argparse
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ def kept() -> dict[tuple[str, str], int]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     text = table(resources(SHOWN), stages())
     TABLE.parent.mkdir(parents=True, exist_ok=True)
     TABLE.write_text(
