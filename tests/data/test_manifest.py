@@ -242,6 +242,16 @@ def test_the_rows_are_converted_once_for_each_state_of_the_file(tmp_path, monkey
     assert open_manifest(path).file.startswith(str(tmp_path / "cache"))
 
 
+def test_a_manifest_that_was_replaced_is_noticed_also_if_its_size_and_time_of_change_are_the_same(tmp_path):
+    path, sizes = tmp_path / "m.parquet", set()
+    for captions in (["a red cat", "a blue dog"], ["a blue cat", "a red dog"]):
+        pd.DataFrame({"video": ["a.mp4", "b.mp4"], "caption": captions}).to_parquet(path, compression=None)
+        os.utime(path, ns=(0, 0))  # as tar and images of containers set it
+        sizes.add(path.stat().st_size)
+        assert [*open_manifest(path).said()] == [[caption] for caption in captions]
+    assert len(sizes) == 1
+
+
 def test_arrow_files_that_nobody_uses_any_more_are_removed_when_another_one_is_made(tmp_path):
     path = tmp_path / "rows.parquet"
     pd.DataFrame({"video": ["a.mp4", "b.mp4", "c.mp4"], "caption": "a"}).to_parquet(path)
