@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,8 +58,7 @@ def parse_json(text: str, where: str, kind: type | None = None) -> object:
         value = dict(items)
         if len(value) == len(items):
             return value
-        keys = [key for key, _ in items]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = Counter(key for key, _ in items).most_common(1)[0][0]
         return refuse(f"an object that has the key {shown(twice)} twice", "each key once")
 
     def whole(digits: str) -> object:

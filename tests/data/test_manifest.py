@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -240,6 +241,25 @@ def test_the_rows_are_converted_once_for_each_state_of_the_file(tmp_path, monkey
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may run as root, who may write everywhere
     assert open_manifest(path).file.startswith(str(tmp_path / "cache"))
+
+
+def test_a_manifest_that_was_replaced_is_noticed_also_if_its_size_and_time_of_change_are_the_same(tmp_path):
+    path, sizes = tmp_path / "m.parquet", set()
+    for captions in (["a red cat", "a blue dog"], ["a blue cat", "a red dog"]):
+        pd.DataFrame({"video": ["a.mp4", "b.mp4"], "caption": captions}).to_parquet(path, compression=None)
+        os.utime(path, ns=(0, 0))  # as tar and images of containers set it
+        sizes.add(path.stat().st_size)
+        assert [*open_manifest(path).said()] == [[caption] for caption in captions]
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("kept", [0, 100, -1])
+def test_an_arrow_file_that_is_cut_off_is_made_again(kept, tmp_path, caplog):
+    pd.DataFrame({"video": ["a.mp4", "b.mp4"], "caption": ["a", "b"]}).to_parquet(tmp_path / "m.parquet")
+    file = Path(open_manifest(tmp_path / "m.parquet").file)
+    file.write_bytes(file.read_bytes()[:kept])
+    assert list(open_manifest(tmp_path / "m.parquet").pairs) == [(0, "a"), (1, "b")]
+    assert f"{file} cannot be read, and is made again" in caplog.text
 
 
 def test_arrow_files_that_nobody_uses_any_more_are_removed_when_another_one_is_made(tmp_path):

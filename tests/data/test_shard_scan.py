@@ -1,18 +1,23 @@
 """A scan makes a manifest of shards, and what is odd in a shard costs only its own samples."""
 
+import io
 import shutil
 import subprocess
 import tarfile
 
 import pytest
+from helpers.ranges import serving_ranges
 from helpers.shards import write_shard
 
+import stgt.data.shards.member as member_module
+from stgt.data.errors import StoreError
 from stgt.data.manifest.cache import open_manifest
 
+fsspec = pytest.importorskip("fsspec", reason="pip install fsspec aiohttp")
 pd = pytest.importorskip("pandas", reason="pip install pandas")
 webdataset = pytest.importorskip("webdataset", reason="pip install webdataset")
 
-from stgt.data.shards.scan import scan_shards  # noqa: E402
+from stgt.data.shards.scan import _Shard, scan_shards  # noqa: E402
 
 
 def rows_of(folder, out):
@@ -148,3 +153,51 @@ def test_a_table_beside_a_shard_may_have_no_captions(tmp_path, caplog):
     pd.DataFrame({"key": ["a", "b"], "url": ["u", "v"]}).to_parquet(tmp_path / "0.parquet")
     assert rows_of(tmp_path, tmp_path / "m.parquet") == {"0.tar/a.mp4": ["a"]}
     assert "0.tar: 1 videos or images have no caption, and are left out" in caplog.text
+
+
+def test_hidden_members_as_macos_writes_them_part_no_video_from_its_caption(tmp_path, caplog):
+    named = {"./._a.mp4": b"xattr", "./a.mp4": b"x", "./._a.txt": b"xattr", "./a.txt": b"a", ".DS_Store": b"x"}
+    write_shard(tmp_path / "0.tar", named)
+    assert rows_of(tmp_path, tmp_path / "m.parquet") == {"0.tar/./a.mp4": ["a"]}
+    assert "left out" not in caplog.text
+
+
+@pytest.mark.parametrize("failure", [TimeoutError("too slow"), RuntimeError("503")], ids=str)
+def test_a_scan_asks_a_failing_store_again_and_has_each_row_once(failure, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(member_module, "_WAIT", 0.0)
+    memory, failures, contents = fsspec.filesystem("memory"), [], io.BytesIO()
+    write_shard(contents, {"a.mp4": b"x", "a.txt": b"a", "b.mp4": b"x", "b.txt": b"b"})
+    memory.pipe("/scanned/0.tar", contents.getvalue())
+    captions = _Shard.captions
+
+    def unsteady(self, sample):
+        if sample.key == "/b" and failures:
+            raise failures.pop()
+        return captions(self, sample)
+
+    monkeypatch.setattr(_Shard, "captions", unsteady)
+    try:
+        failures[:] = [failure] * 2
+        assert scan_shards("memory://scanned", tmp_path / "m.parquet") == (2, 1)
+        assert list(open_manifest(tmp_path / "m.parquet").said()) == [["a"], ["b"]]
+        assert caplog.text.count(f"{failure}; it is asked for again") == 2
+        failures[:] = [failure] * 3
+        with pytest.raises(StoreError, match=f"/scanned/0.tar: {type(failure).__name__}: {failure}"):
+            scan_shards("memory://scanned", tmp_path / "n.parquet")
+        failures[:] = [PermissionError("no key")]
+        with pytest.raises(PermissionError, match="/scanned/0.tar: PermissionError: no key"):
+            scan_shards("memory://scanned", tmp_path / "n.parquet")
+        assert not (tmp_path / "n.parquet").exists()
+    finally:
+        memory.store.clear()
+
+
+def test_a_scan_of_a_server_that_refuses_or_fails_is_no_fault_of_this_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(member_module, "_WAIT", 0.0)
+    write_shard(tmp_path / "0.tar", {"a.mp4": b"x", "a.txt": b"a"})
+    for status, kind in ((401, PermissionError), (403, PermissionError), (503, StoreError)):
+        with (
+            serving_ranges(tmp_path, status=status) as (address, _),
+            pytest.raises(kind, match=f"^{address}: .*{status}"),
+        ):
+            scan_shards(address, tmp_path / "m.parquet")

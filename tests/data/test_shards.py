@@ -292,7 +292,7 @@ def test_addresses_that_cannot_be_read_here_are_refused(tmp_path, monkeypatch):
 
 def test_a_server_that_does_not_know_ranges_is_named(packed, monkeypatch):
     monkeypatch.setattr(member_module, "_WAIT", 0.0)
-    with serving_ranges(packed, refuse=True) as (address, _), pytest.raises(VideoError, match="more than the range"):
+    with serving_ranges(packed, refuse=True) as (address, _), pytest.raises(StoreError, match="more than the range"):
         read_member(Member(f"{address}/train-000000.tar", 512, 100, "a.mp4"))
 
 

@@ -1,9 +1,10 @@
 """Opens a manifest. Its rows are converted once into an Arrow file, which every process then maps into its memory.
 
 The Arrow file is a hidden file beside the manifest, or in the user's cache folder if that folder cannot be written. Its
-name holds a digest of the manifest's size and time of change, and of the rows that are left out. Its time of change is
-that of its last use. When a new Arrow file is made, those of other digests are removed if nobody has opened them for
-seven days and no run uses them.
+name holds a digest of the manifest's size and times of change, and of the rows that are left out. One of the times is
+that of its inode, since programs that copy or unpack files set the other one to any value. The time of change of the
+Arrow file is that of its last use. When a new Arrow file is made, those of other digests are removed if nobody has
+opened them for seven days and no run uses them.
 """
 
 from __future__ import annotations
@@ -47,18 +48,32 @@ def open_manifest(path: str | Path, left_out: Collection[str] = frozenset(), *, 
     except FileNotFoundError:
         raise ValueError(no_such_file(path)) from None
     kind = kind or _kind_of(path)
-    state = _digest(status.st_size, status.st_mtime_ns, FORMAT, kind)
+    state = _digest(status.st_size, status.st_mtime_ns, status.st_ctime_ns, FORMAT, kind)
     begin = _place(Path(path))
     file = Path(f"{begin}{state}-{_digest(*sorted(left_out))}.arrow")
-    if not file.exists():
+    if not _is_whole(file):
         with claimed(file, wait=True):
-            if not file.exists():
+            if not _is_whole(file):
+                if file.exists():
+                    logger.warning("%s cannot be read, and is made again", file)
                 _convert(path, left_out, file, kind)
         for other in glob.glob(f"{glob.escape(begin)}*.arrow"):
             with suppress(OSError):
                 if time.time() - os.stat(other).st_mtime > KEPT and PathUse(Path(other)).alone():
                     os.unlink(other)
     return Manifest(str(path), str(file))
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether an Arrow file is there to its end, which a failing disk or a copy may have cut off."""
+    import pyarrow as pa
+
+    try:
+        with pa.OSFile(str(file)) as source:
+            pa.ipc.open_file(source)
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return True
 
 
 def _kind_of(path: str | Path) -> Kind:

@@ -7,10 +7,10 @@ import os
 import re
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from stgt.causes import cause_of
 from stgt.data.errors import StoreError, VideoError, require_file
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
-"""How often a member that is not on this machine is asked for"""
+"""How often a store is asked for the same thing"""
 _WAIT = 1.0  # seconds before the second attempt
 _HEADERS = 8 * tarfile.BLOCKSIZE  # bytes in front of a member that are read with it
 _ENDING = re.compile(r"\.\w{1,8}$")
+Answer = TypeVar("Answer")
 
 
 class Member(NamedTuple):
@@ -68,14 +69,14 @@ def opened(member: Member) -> Iterator[Path]:
 def read_member(member: Member) -> bytes:
     """The bytes of a member. Raises VideoError, naming shard, offset and member, if they cannot be read.
 
-    Raises StoreError, which is a VideoError, if the store fails at every attempt, PermissionError if it refuses, and
-    ValueError for an address that fsspec cannot read on this machine.
+    Raises StoreError, which is a VideoError, if the store fails at every attempt or does not know ranges of bytes,
+    PermissionError if it refuses, and ValueError for an address that fsspec cannot read on this machine.
     """
     start = max(member.offset - _HEADERS, 0)
     found = _remote(member, start) if is_address(member.shard) else _local(member, start)
     headers, contents = found[: member.offset - start], found[member.offset - start :]
     if len(contents) > member.size:
-        raise VideoError(f"{member}: the server sends more than the range of bytes that it was asked for")
+        raise StoreError(f"{member}: the server sends more than the range of bytes that it was asked for")
     if len(contents) < member.size:
         raise VideoError(f"{member}: the shard is cut short: {len(contents)} of {member.size} bytes are there")
     if (size := _size_in(headers)) != member.size:
@@ -138,25 +139,39 @@ def file_system(address: str) -> tuple[AbstractFileSystem, str]:
         raise ValueError(f"{address}: {error}, expected an address that fsspec reads here") from None
 
 
-def _remote(member: Member, start: int) -> bytes:
-    system, path = file_system(member.shard)
+def asked(what: object, ask: Callable[[], Answer]) -> Answer:
+    """What `ask` returns, which reads from a store. If the store fails, `ask` is called again, ATTEMPTS times in all.
+
+    Raises StoreError, naming `what`, if the store fails at every attempt, PermissionError, naming it, if the store
+    refuses, and the ValueErrors and FileNotFoundErrors of `ask` as they are.
+    """
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return system.cat_file(path, start=start, end=member.offset + member.size)
+            return ask()
+        except (ValueError, FileNotFoundError, MemoryError):
+            raise
         except Exception as error:  # every protocol has errors of its own
-            if isinstance(error, FileNotFoundError):
-                raise VideoError(f"{member}: no such file") from error
             cause = cause_of(error)[:200]
             # An error of HTTP has a status.
             if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
-                raise PermissionError(f"{member}: {cause}") from error
+                raise PermissionError(f"{what}: {cause}") from error
             if attempt == ATTEMPTS:
-                if _ends_before(member.offset, system, path):
-                    return b""
-                raise StoreError(f"{member}: {cause}") from error
-            logger.warning("%s: %s; it is asked for again", member, cause)
+                raise StoreError(f"{what}: {cause}") from error
+            logger.warning("%s: %s; it is asked for again", what, cause)
             time.sleep(_WAIT * attempt)
     raise AssertionError
+
+
+def _remote(member: Member, start: int) -> bytes:
+    system, path = file_system(member.shard)
+    try:
+        return asked(member, lambda: system.cat_file(path, start=start, end=member.offset + member.size))
+    except FileNotFoundError as error:
+        raise VideoError(f"{member}: no such file") from error
+    except (ValueError, StoreError) as error:
+        if _ends_before(member.offset, system, path):
+            return b""
+        raise error if isinstance(error, StoreError) else StoreError(f"{member}: {cause_of(error)[:200]}") from error
 
 
 def _ends_before(offset: int, system: AbstractFileSystem, path: str) -> bool:

@@ -14,7 +14,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,7 +23,7 @@ from fsspec import AbstractFileSystem
 
 from stgt.data.manifest.write import whole, writing_manifest
 from stgt.data.names import IMAGES, VIDEOS, is_image
-from stgt.data.shards.member import file_system, is_address
+from stgt.data.shards.member import asked, file_system, is_address
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +53,10 @@ def scan_shards(folder: str, out: Path) -> tuple[int, int]:
     address. Samples that are empty, have no caption, or have no video or image, are left out, and the log counts them.
     If a shard was cut short, the log says so, and the samples before the cut are used.
     Raises ValueError if there is no shard or none with a sample, for a sample in which two members have the same
-    ending, and for an address that fsspec cannot read here.
+    ending, and for an address that fsspec cannot read here. Errors of a store are those of `asked`.
     """
     system, root = file_system(folder)
-    found = [path for path in system.find(root) if path.endswith(".tar")]
+    found = [path for path in asked(folder, partial(system.find, root)) if path.endswith(".tar")]
     shards = sorted(path for path in found if "/." not in path[len(root) :])  # hidden ones are not complete yet
     if not shards:
         raise ValueError(
@@ -67,29 +67,45 @@ def scan_shards(folder: str, out: Path) -> tuple[int, int]:
     with writing_manifest(out) as manifest:
         for path in shards:
             shard = system.unstrip_protocol(path) if is_address(folder) else str(Path(path).relative_to(beside))
-            scan, left_out, nameless = _Shard(system, path), Counter(), []
-            for sample in scan.samples():
-                if sample.media is None:
-                    nameless.append(sample.first)
-                    continue
-                captions = scan.captions(sample)
-                if not sample.media.size:
-                    left_out["are empty"] += 1
-                elif not captions:
-                    left_out["have no caption"] += 1
-                else:
-                    place = dict(shard=shard, offset=sample.media.offset_data, size=sample.media.size)
-                    manifest.add(whole(sample.media.name), captions, **place, packed_from=packed_from(sample))
-            for cause, count in left_out.items():
-                logger.warning("%s: %d videos or images %s, and are left out", shard, count, cause)
-            if nameless:
-                logger.warning(
-                    "%s: %d samples have no video or image, and are left out; the first begins with %s, and the ending "
-                    "of a member is all that follows the first dot of its name", shard, len(nameless), nameless[0],
-                )  # fmt: skip
+            for member, captions, former in asked(path, partial(_rows, system, path, shard)):
+                place = dict(shard=shard, offset=member.offset_data, size=member.size)
+                manifest.add(whole(member.name), captions, **place, packed_from=former)
         if not manifest.count:
             raise ValueError(f"{folder}: no shard holds a video or image with a caption")
     return manifest.count, len(shards)
+
+
+def _rows(system: AbstractFileSystem, path: str, shard: str) -> list[tuple[tarfile.TarInfo, list[str], str | None]]:
+    """The videos and images of a shard, each with its captions and the name that it had before it was packed.
+
+    shard: the name of the shard in the log, which counts the samples that are left out.
+    Raises ValueError, naming the shard, if it cannot be read by range, and for a sample in which two members have the
+    same ending: nothing tells which video the caption is about.
+    """
+    rows, left_out, nameless = [], Counter(), []
+    scan = _Shard(system, path)
+    try:
+        for sample in scan.samples():
+            if sample.media is None:
+                nameless.append(sample.first)
+                continue
+            captions = scan.captions(sample)
+            if not sample.media.size:
+                left_out["are empty"] += 1
+            elif not captions:
+                left_out["have no caption"] += 1
+            else:
+                rows.append((sample.media, captions, packed_from(sample)))
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"{path}: {str(error) or type(error).__name__}") from error
+    for cause, count in left_out.items():
+        logger.warning("%s: %d videos or images %s, and are left out", shard, count, cause)
+    if nameless:
+        logger.warning(
+            "%s: %d samples have no video or image, and are left out; the first begins with %s, and the ending "
+            "of a member is all that follows the first dot of its name", shard, len(nameless), nameless[0],
+        )  # fmt: skip
+    return rows
 
 
 class _Shard:
@@ -100,17 +116,7 @@ class _Shard:
         self._warned = False
 
     def samples(self) -> Iterator[Sample]:
-        """The samples. A truncated shard ends with its last whole member.
-
-        Raises ValueError, naming the shard, if it cannot be read, or not by range, and for a sample in which two
-        members have the same ending: nothing tells which video the caption is about.
-        """
-        try:
-            yield from self._samples()
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{self.path}: {str(error) or type(error).__name__}") from error
-
-    def _samples(self) -> Iterator[Sample]:
+        """The samples. A truncated shard ends with its last whole member."""
         with self.system.open(self.path, "rb", block_size=_BLOCK, cache_type="readahead") as file:
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
@@ -133,12 +139,15 @@ class _Shard:
                 yield sample
 
     def _members(self, file: io.BufferedIOBase, size: int) -> Iterator[tarfile.TarInfo]:
-        """The ordinary files whose bytes are all there. tarfile takes some damaged headers for the end of the shard."""
+        """The ordinary files whose bytes are all there. tarfile takes some damaged headers for the end of the shard.
+
+        Hidden files are passed over, as WebDataset does. The tar of macOS writes one in front of each member.
+        """
         try:
             with tarfile.open(fileobj=file, mode="r:") as shard:
                 while (member := shard.next()) is not None:
                     shard.members = []  # tarfile would keep all of them
-                    if not member.isreg() or member.issparse():
+                    if not member.isreg() or member.issparse() or member.name.rpartition("/")[2].startswith("."):
                         continue
                     if member.offset_data + member.size > size:
                         raise tarfile.ReadError("unexpected end of data")
@@ -192,7 +201,7 @@ class _Shard:
                 rows = table.read(["key", "caption"]).to_pydict()
         except MemoryError:  # Arrow's own one is an ArrowException, too
             raise
-        except (pa.ArrowException, OSError) as error:
+        except pa.ArrowException as error:
             raise ValueError(f"{path}: columns key and caption cannot be read ({error})") from None
         return dict(zip(rows["key"], rows["caption"], strict=True))
 
