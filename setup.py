@@ -139,6 +139,8 @@ def main() -> None:
             f"stgt_kernels: building needs setuptools >= 77, here is {setuptools.__version__}. Install what it needs:\n"
             f"  {INSTALL_TOOLS}"
         )
+    if not os.environ.get("CXX", "").strip():  # an empty variable names no compiler, here and for torch
+        os.environ.pop("CXX", None)
     compiler = os.environ.get("CXX", "c++")
     require(compiler.split()[0], "a C++20 compiler (g++ 12 or later)")
     cpp_extension, pybind11_include = build_tools()

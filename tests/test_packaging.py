@@ -80,8 +80,9 @@ def test_the_library_needs_no_symbol_of_torch_s_unstable_c_plus_plus():
     assert unstable == []
 
 
-def test_setup_reads_without_building(setup_py):
-    result = setup_py()
+@pytest.mark.parametrize("environment", [{}, {"CXX": ""}])
+def test_setup_reads_without_building(setup_py, environment):
+    result = setup_py(**environment)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split()[-1] == stgt_kernels.__version__
 

@@ -213,6 +213,15 @@ def test_compile_with_dynamic_shapes(dropout_p, backend):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
 
 
+def test_compiled_code_takes_a_table_of_one_type_after_a_table_of_several():
+    """A size of 1 is a number in compiled code, and the number of types then is a symbol."""
+    compiled = torch.compile(edge_attention, fullgraph=True, backend="aot_eager")
+    for types in (4, 5, 1):
+        graph, q = ragged_graph([9, 20], 100, types=types), node_heads(29, 2, 8)
+        table = torch.randn(types, 2)
+        assert same_bits(compiled(q, q, q, graph, edge_bias=table), edge_attention(q, q, q, graph, edge_bias=table))
+
+
 @each_kernel
 def test_compile_with_inductor(backend):
     """The whole compiler once. Its own generator draws other dropout seeds; forward and backward must share one."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.cases import each_backend, each_kernel, heads, on, same_bits, video_graph
-from torch.func import grad, jacrev, vjp, vmap
+from torch.func import grad, jacrev, jvp, vjp, vmap
 
 from stgt_kernels import (
     GraphAttention,
@@ -87,6 +87,16 @@ def test_second_derivatives_are_refused(backend):
     x = samples(backend)[0][0]
     with pytest.raises(RuntimeError, match="spatio_temporal_graph: the kernels have no second derivatives"):
         grad(lambda x: grad(lambda x: build(backend, x).weight.square().sum())(x).sum())(x)
+
+
+def test_the_reference_has_forward_mode_derivatives():
+    q, k, v, weight = (t.double() for t in inputs("reference"))
+
+    def loss(q):
+        return attention_loss("reference")(q, k, v, weight)
+
+    _, actual = jvp(loss, (q,), (v,))
+    torch.testing.assert_close(actual, (grad(loss)(q) * v).sum())
 
 
 @each_kernel

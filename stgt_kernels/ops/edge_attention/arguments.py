@@ -53,7 +53,8 @@ def edge_values(name: str, values: Tensor | None, q: Tensor, graph: RaggedGraph)
 
 
 def _check_rows(name: str, rows: int, graph: RaggedGraph) -> None:
-    if rows in (graph.edges, graph.types) and (rows == graph.edges or graph.edge_type is not None):
+    # torch.compile does not find a number among the symbols of a tuple, so there is no `in`.
+    if rows == graph.edges or (graph.edge_type is not None and rows == graph.types):
         return
     types = f", or for each of its {graph.types} edge types" if graph.edge_type is not None else ", which have no types"
     raise ValueError(f"{OP}: {name} must have a row for each of the graph's {graph.edges} edges{types}, got {rows}")
