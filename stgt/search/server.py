@@ -186,7 +186,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not _is_this_machine(host.hostname or "", self.server.host):
             raise RefusedError(
                 HTTPStatus.FORBIDDEN,
-                f"this page does not open under the name {host.hostname!r} (from the Host header); put the machine's IP "
+                f"this page does not open under the name {host.hostname!r} (in the Host header); put the machine's IP "
                 "address in its place, or localhost on the machine itself",
             )
         origin = self.headers.get("Origin")
