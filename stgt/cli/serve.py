@@ -38,7 +38,8 @@ def serve(
     server = Server(opened, host, port)
     say(f"{len(opened)} moments of {len(opened.files)} videos at {server.url} (Ctrl-C ends it)")
     if host not in ("localhost", "127.0.0.1", "::1"):
-        say("every machine that reaches this one can search the index and fetch its videos")
+        place = f"http://IP-ADDRESS-OF-THIS-MACHINE:{server.server_address[1]}/"
+        say(f"every machine that reaches this one can search the index and fetch its videos, at {place}")
     try:
         server.serve_forever()
     finally:

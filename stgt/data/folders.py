@@ -15,6 +15,8 @@ class Found(NamedTuple):
 
     files: list[str]
     faults: dict[str, str]
+    unseen: list[str]
+    """Folders that cannot be read, and links that lead nowhere: nobody knows what lies in them"""
 
 
 def find_files(folder: str | Path, endings: Sequence[str], *, without_ending: bool = False) -> Found:
@@ -29,7 +31,7 @@ def find_files(folder: str | Path, endings: Sequence[str], *, without_ending: bo
     scan = _Scan(folder, tuple(endings), without_ending)
     while scan.folders or scan.linked:
         scan.look_through((scan.folders or scan.linked).popleft())
-    return Found(sorted(scan.files), dict(sorted(scan.faults.items())))
+    return Found(sorted(scan.files), dict(sorted(scan.faults.items())), sorted(scan.unseen))
 
 
 class _Scan:
@@ -40,6 +42,7 @@ class _Scan:
         self.folders, self.linked = deque([""]), deque[str]()
         self.files: list[str] = []
         self.faults: dict[str, str] = {}
+        self.unseen: list[str] = []
         self._seen: set[str] = set()
 
     def look_through(self, below: str) -> None:
@@ -53,6 +56,7 @@ class _Scan:
                 found = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
         except OSError as error:
             self.faults[below or "."] = f"the folder cannot be read: {error.strerror}"
+            self.unseen.append(below or ".")
             return
         for entry in found:
             self._take(os.path.join(below, entry.name), entry)
@@ -69,6 +73,8 @@ class _Scan:
                 self.files.append(path)
             elif wanted or (entry.is_symlink() and not entry.is_file()):
                 self.faults[path] = describe_special(entry.path)
+                if entry.is_symlink():
+                    self.unseen.append(path)
         except OSError as error:
             self.faults[path] = str(error.strerror)
 
@@ -78,7 +84,7 @@ def describe_special(path: str | Path) -> str:
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        return "a link to a file that is not there" if os.path.islink(path) else "no such file"
+        return "a link to a file or folder that is not there" if os.path.islink(path) else "no such file"
     except (OSError, ValueError) as error:
         return str(getattr(error, "strerror", error))
     kinds = {

@@ -31,7 +31,7 @@ from stgt.ownership import owned
 from stgt.search import manifest, packed
 from stgt.search.cutter import Cutter
 from stgt.search.encoder import ChunkEncoder, Encoder
-from stgt.search.films import find_videos, first_fault, names_of
+from stgt.search.films import find_videos, first_fault, moved, names_of
 from stgt.search.manifest import Film, Manifest, Settings
 from stgt.search.packed import Packed, Rows
 from stgt.terminal import printable
@@ -73,8 +73,9 @@ def update(
         if old is not None:
             _require_same(place, settings, old.manifest.settings)
         folders = [Path(os.path.abspath(folder)) for folder in folders]
-        names, broken = _videos(folders, encoder, settings)
-        kept = {film.key: film for film in _sound(old) if film.key in names}
+        names, broken, before = _videos(folders, encoder, settings, old)
+        sound = {film.key: film for film in _sound(old)}
+        kept = {name: sound[then] for name in names if (then := before.get(name, name)) in sound}
         # The processes that read are killed after `timeout`, so the model's own limit for a file does not count.
         pixels = replace(encoder.pixels, decoding=encoder.pixels.decoding | {"deadline": None})
         encode = partial(_vectors, encoder, pixels=pixels, workers=workers, ray=ray, timeout=timeout)
@@ -115,18 +116,28 @@ def _require_same(place: Path, now: Settings, then: Settings) -> None:
             raise ValueError(f"{place}: {what}; expected the same, or remove the index or choose another name")
 
 
-def _videos(folders: Sequence[Path], encoder: Encoder, settings: Settings) -> tuple[dict[str, Path], dict[Path, str]]:
-    """The videos of all folders by their keys, and why others cannot be read."""
-    videos, broken = [], {}
+def _videos(
+    folders: Sequence[Path], encoder: Encoder, settings: Settings, old: Packed | None
+) -> tuple[dict[str, Path], dict[Path, str], dict[str, str]]:
+    """The videos of all folders by their keys, why others cannot be read, and the earlier keys of those that moved.
+
+    A film of the index may still be there if it lies in a folder that cannot be read now, such as one of a disk that
+    does not answer. So it counts as one of the videos.
+    """
+    videos, broken, unseen = [], {}, set()
     for folder in folders:
-        found, faults = find_videos(folder)
-        videos += found
-        broken |= faults
+        found = find_videos(folder)
+        videos += found.files
+        broken |= found.faults
+        unseen.update(found.unseen)
     videos = list(dict.fromkeys(videos))
     pixels = encoder.pixels
     now = Fingerprint.take({}, map(str, videos), "", decoder=pixels.decoding["decoder"])
     how = (pixels.frames, settings.window, settings.stride, settings.digest, *(["shots"] if settings.shots else []))
-    return names_of(videos, now, broken, *how), broken
+    names, films = names_of(videos, now, broken, *how), old.manifest.films if old else []
+    hidden = {film.key: Path(film.path) for film in films if not unseen.isdisjoint(Path(film.path).parents)}
+    gone = [(film.path, film.key) for film in films if film.key not in names and film.key not in hidden]
+    return hidden | names, broken, moved(names, now, gone, *how)
 
 
 def _sound(old: Packed | None) -> list[Film]:
@@ -202,6 +213,8 @@ def _pack(
 ) -> Changes:
     """Write the index of the files `whole`: those that are kept from the old one, and those in `parts`.
 
+    kept: what the old index has of files, which may have been moved since then.
+
     Old segments that are no larger than the new one become a part of it, and so do those of which more than half is
     gone. So there are few segments, and an update of a few files writes few vectors.
     """
@@ -216,15 +229,16 @@ def _pack(
             rows = part(name)
             joined.append((Film(str(path), name, 0, len(rows.times), rows.sha256()), partial(part, name)))
     added, size, segments = [Path(film.path) for film, _ in joined], sum(film.windows for film, _ in joined), []
+    # The same file may now be found at another place, or by another link, while that of the last time may be gone.
+    now = {film.key: replace(film, key=name, path=str(whole[name])) for name, film in kept.items() if name in whole}
     for segment in sorted(old.manifest.segments if old else [], key=lambda segment: segment.live):
-        # A key belongs to a file, which may now be found by another link, while the link of the last time may be gone.
-        films = [film for film in segment.films if film.key in kept and film.key in whole]
-        segment = replace(segment, films=[replace(film, path=str(whole[film.key])) for film in films])
-        if segment.live > size and 2 * segment.live >= segment.windows:
-            segments.append(segment)
+        films = [film for film in segment.films if film.key in now]
+        live = sum(film.windows for film in films)
+        if live > size and 2 * live >= segment.windows:
+            segments.append(replace(segment, films=[now[film.key] for film in films]))
         else:
-            joined += [(film, partial(old.rows, film)) for film in segment.films]
-            size += segment.live
+            joined += [(now[film.key], partial(old.rows, film)) for film in films]
+            size += live
     if joined:
         segments.append(packed.write(place, sorted(joined, key=lambda each: each[0].path)))
     packed.publish(place, replace(new, segments=segments), exact_up_to)
@@ -232,6 +246,6 @@ def _pack(
     before = old.manifest.films if old else []
     return Changes(
         sorted(added),
-        [Path(film.path) for film in before if film.key not in whole],
+        [Path(film.path) for film in before if film.key not in whole and film.key not in now],
         {Path(path): cause for path, cause in new.broken.items()},
     )

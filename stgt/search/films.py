@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from stgt.data.fingerprint import Fingerprint
 from stgt.data.folders import find_files
@@ -12,10 +15,19 @@ from stgt.data.names import VIDEOS
 from stgt.data.store import digest
 
 
-def find_videos(folder: Path) -> tuple[list[Path], dict[Path, str]]:
-    """The video files in a folder and in the folders inside it, by their endings, and why others cannot be read.
+class Videos(NamedTuple):
+    """The video files of a folder, in alphabetical order, and why others cannot be read."""
 
-    Both are in alphabetical order. Linked folders are followed, and hidden files and folders are passed over. Raises
+    files: list[Path]
+    faults: dict[Path, str]
+    unseen: list[Path]
+    """Folders that cannot be read, and links that lead nowhere: nobody knows what lies in them"""
+
+
+def find_videos(folder: Path) -> Videos:
+    """The video files in a folder and in the folders inside it, by their endings.
+
+    Linked folders are followed, and hidden files and folders are passed over. Raises
     ValueError if there is no video.
     """
     if not folder.is_dir():
@@ -24,7 +36,7 @@ def find_videos(folder: Path) -> tuple[list[Path], dict[Path, str]]:
     faults = {folder / name: cause for name, cause in found.faults.items()}
     if not found.files:
         raise ValueError(f"{folder} holds no video{first_fault(faults)}, expected files ending in {', '.join(VIDEOS)}")
-    return [folder / name for name in found.files], faults
+    return Videos([folder / name for name in found.files], faults, [folder / name for name in found.unseen])
 
 
 def first_fault(faults: dict[Path, str]) -> str:
@@ -47,9 +59,35 @@ def names_of(videos: list[Path], now: Fingerprint, faults: dict[Path, str], *set
             if now.sizes[row] < 0:
                 path.open("rb").close()  # this raises an error that says what is wrong
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            version = bytes(now.hashes[row]) if now.hashes[row].any() else int(now.times[row])
-            key = (str(path.resolve()), int(now.sizes[row]), version, now.decoder, *settings)
-            names.setdefault(digest(*key), path)
+            names.setdefault(_name_at(str(path.resolve()), now, row, settings), path)
         except OSError as error:
             faults[path] = str(error.strerror)
     return names
+
+
+def moved(
+    names: dict[str, Path], now: Fingerprint, gone: Iterable[tuple[str, str]], *settings: object
+) -> dict[str, str]:
+    """{the name of a video that has moved to another folder: the name that it had there before}.
+
+    names, now, settings: see `names_of`. gone: the places of files that are gone, and the names that they had. A video
+    has moved if a file is gone that had the same name in its folder, the same size and the same time of change.
+    """
+    places = defaultdict(list)
+    for place, name in gone:
+        places[os.path.basename(place)].append((place, name))
+    rows = {name: row for row, name in enumerate(now.names)}
+    found = {}
+    for name, path in names.items():
+        for place, then in places.get(path.name, ()):
+            if _name_at(place, now, rows[str(path)], settings) == then:
+                found[name] = then
+                places[path.name].remove((place, then))  # the same file cannot have become two
+                break
+    return found
+
+
+def _name_at(place: str, now: Fingerprint, row: int, settings: tuple[object, ...]) -> str:
+    """The name that the file in a row of a fingerprint has if it lies at `place`."""
+    version = bytes(now.hashes[row]) if now.hashes[row].any() else int(now.times[row])
+    return digest(place, int(now.sizes[row]), version, now.decoder, *settings)

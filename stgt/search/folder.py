@@ -46,7 +46,7 @@ def index_folder(
     since it was encoded is encoded again, and a warning lists the differences. Raises ValueError if there is no video,
     or none that can be read. The store raises DamagedError for a damaged row when the row is read.
     """
-    videos, broken = find_videos(folder)
+    videos, broken, _ = find_videos(folder)
     data = run.config.data
     decoder = decoder_version(data.decoder)
     now = Fingerprint.take({}, map(str, videos), "", decoder=decoder, contents=data.check_contents)

@@ -113,9 +113,10 @@ class Index:
     ) -> Changes:
         """Bring the index up to date with the videos in some folders, or in those of the last time if none is given.
 
-        Only new and changed files are read. Files that are gone, or lie in none of the folders, are removed from the
-        index. A file that cannot be read is left out, listed in `broken`, and tried again the next time. An update that
-        was killed goes on where it stopped.
+        Only new and changed files are read, and not those that were only moved to another folder. Files that are gone,
+        or lie in none of the folders, are removed from the index. Those in a folder that cannot be read stay. A file
+        that cannot be read is left out, listed in `broken`, and tried again the next time. An update that was killed
+        goes on where it stopped.
         window, stride: seconds of a window, and between the beginnings of windows; those of the index if None, and 8
         and 4 for a new one. shots: whether videos are cut at shots first, so that each window ends with its shot; as in
         the index if None, and not for a new one. workers: processes that read videos. ray: whether the machines of a

@@ -43,7 +43,7 @@ PAGE = Path(__file__).parent / "page"
 FILES = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
 LARGEST = 2**28
 """Bytes of the largest clip that can be searched by"""
-MOST = 60
+MOST = 768
 """Most answers to a request"""
 PAINTERS = 2
 """Processes that make pictures"""
@@ -85,12 +85,14 @@ class Server(http.server.ThreadingHTTPServer):
             self.address_family = socket.getaddrinfo(host, port)[0][0]
             super().__init__((host, port), Handler)  # it calls `server_close` if the port cannot be used
         except OSError as error:
-            raise OSError(error.errno, f"cannot listen at host {host!r} and port {port} ({error.strerror})") from None
+            hint = "; expected another port, or 0 for a free one" if error.errno == errno.EADDRINUSE else ""
+            raise OSError(f"cannot listen at host {host!r} and port {port} ({error.strerror}){hint}") from None
 
     @property
     def url(self) -> str:
-        """The address of the page."""
-        name = f"[{self.host}]" if ":" in self.host else self.host
+        """The address of the page on this machine."""
+        host = "localhost" if self.host in ("0.0.0.0", "::") else self.host
+        name = f"[{host}]" if ":" in host else host
         return f"http://{name}:{self.server_address[1]}/"
 
     def server_close(self) -> None:
@@ -182,7 +184,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _require_own_page(self) -> None:
         host = _split(f"//{self.headers.get('Host', '')}")
         if not _is_this_machine(host.hostname or "", self.server.host):
-            raise RefusedError(HTTPStatus.FORBIDDEN, f"the Host header names another machine than {self.server.host}")
+            raise RefusedError(
+                HTTPStatus.FORBIDDEN,
+                f"this page does not open under the name {host.hostname!r} (in the Host header); put the machine's IP "
+                "address in its place, or localhost on the machine itself",
+            )
         origin = self.headers.get("Origin")
         if origin is not None and _split(origin).netloc != self.headers["Host"]:
             raise RefusedError(HTTPStatus.FORBIDDEN, "the request comes from another web site")
@@ -221,7 +227,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not length.isdecimal():
             raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "the request does not tell how long the file is")
         if len(length.lstrip("0")) > len(str(LARGEST)) or int(length) > LARGEST:
-            raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the file has more than {LARGEST} bytes")
+            raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the file is larger than {LARGEST // 10**6} MB")
         try:
             found = self._found_by_body(int(length), _top(words))
         except OSError as error:
@@ -297,7 +303,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             file = open(path, "rb")  # noqa: SIM115 (it is closed below)
         except OSError as error:
-            raise RefusedError(HTTPStatus.NOT_FOUND, f"the file is not there any more: {error.strerror}") from None
+            raise RefusedError(HTTPStatus.NOT_FOUND, f"the file cannot be opened any more: {error.strerror}") from None
         with file:
             size = os.fstat(file.fileno()).st_size
             more = {"Accept-Ranges": "bytes", "Cache-Control": "no-store"}

@@ -26,8 +26,14 @@ def test_linked_folders_are_followed_and_loops_end(tmp_path):
     (folder / "z" / "up").symlink_to(folder)
     (folder / "z" / "deep" / "out").symlink_to(tmp_path)  # from where everything is reached once more
     (folder / "alias.mp4").symlink_to(folder / "z" / "own.mp4")
-    files, faults = found(folder)
-    assert files == ["alias.mp4", "archive/far.webm", "archive/more/far.avi", "z/deep/own.MKV", "z/own.mp4"]
+    files, faults, unseen = found(folder)
+    assert unseen == [] and files == [
+        "alias.mp4",
+        "archive/far.webm",
+        "archive/more/far.avi",
+        "z/deep/own.MKV",
+        "z/own.mp4",
+    ]
     assert faults == {}
 
 
@@ -48,12 +54,13 @@ def test_things_that_are_no_files_are_listed_with_their_causes(tmp_path, monkeyp
     os.symlink("loop.mp4", "loop.mp4")
     with socket.socket(socket.AF_UNIX) as unix:
         unix.bind("socket.avi")
-    files, faults = found(tmp_path)
+    files, faults, unseen = found(tmp_path)
     assert files == ["film.mp4/inside.mp4", "fine.mp4"]
+    assert unseen == ["archive", "gone.mp4"]
     assert faults == {
-        "archive": "a link to a file that is not there",
+        "archive": "a link to a file or folder that is not there",
         "film.mp4": "a folder, expected a file; what is in it is looked through",
-        "gone.mp4": "a link to a file that is not there",
+        "gone.mp4": "a link to a file or folder that is not there",
         "loop.mp4": "Too many levels of symbolic links",
         "pipe.mp4": "a named pipe, expected a file",
         "socket.avi": "a socket, expected a file",
@@ -70,12 +77,12 @@ def test_a_folder_that_cannot_be_read_does_no_harm_to_others(tmp_path, monkeypat
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    assert found(tmp_path) == (["a/1.mp4", "c/3.mp4"], {"b": "the folder cannot be read: Permission denied"})
+    assert found(tmp_path) == (["a/1.mp4", "c/3.mp4"], {"b": "the folder cannot be read: Permission denied"}, ["b"])
 
 
 def test_files_without_an_ending_are_found_where_they_are_asked_for(tmp_path):
     make(tmp_path, "training/123", "training/1.txt")
-    assert found(tmp_path).files == [] and found(tmp_path, without_ending=True) == (["training/123"], {})
+    assert found(tmp_path).files == [] and found(tmp_path, without_ending=True) == (["training/123"], {}, [])
 
 
 def test_special_paths_are_described(tmp_path):

@@ -144,7 +144,7 @@ def test_a_video_that_is_gone_is_named_as_gone(page, server, tmp_path):
     path.rename(tmp_path / "b.mp4")
     try:
         card.click()
-        playwright.expect(page.locator("#fault")).to_contain_text("the file is not there any more")
+        playwright.expect(page.locator("#fault")).to_contain_text("the file cannot be opened any more")
     finally:
         shutil.move(tmp_path / "b.mp4", path)
 
@@ -166,3 +166,49 @@ def test_an_answer_with_the_focus_is_not_behind_the_search_field(page):
         page.keyboard.press("ArrowUp")
         top = page.evaluate("document.activeElement.getBoundingClientRect().top")
         assert top >= page.evaluate("document.querySelector('header').getBoundingClientRect().bottom - 3")
+
+
+def test_more_answers_come_below_those_that_are_there(page, tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        film(tmp_path / name, ("red", 30))
+    index = stgt.Index(tmp_path / "films.index", Colours())
+    index.update(tmp_path, window=1, stride=1, workers=1)
+    with served(index) as server:
+        page.goto(server.url)
+        page.locator("#query").fill("red")
+        playwright.expect(page.locator(".card")).to_have_count(24)
+        first = page.locator(".card .time").all_inner_texts()
+        page.locator("#more").click()
+        playwright.expect(page.locator(".card")).to_have_count(48)
+        assert page.locator(".card .time").all_inner_texts()[:24] == first
+        assert page.evaluate("[...document.querySelectorAll('.card')].indexOf(document.activeElement)") == 24
+        page.locator("#more").click()
+        playwright.expect(page.locator(".card")).to_have_count(60)
+        playwright.expect(page.locator("#more")).to_be_hidden()
+        page.locator("#query").fill("")
+        playwright.expect(page.locator(".card")).to_have_count(0)
+
+
+def test_the_page_says_that_its_server_has_ended(page):
+    page.route("**/search*", lambda route: route.abort("connectionrefused"))
+    page.locator("#query").fill("blue")
+    playwright.expect(page.locator("#status")).to_have_text(
+        "No answer: stgt serve does not answer. Is it still running?"
+    )
+
+
+def test_choosing_a_word_with_the_arrow_keys_does_not_leave_the_search_field(page):
+    page.locator("#query").fill("red")
+    playwright.expect(page.locator("#status")).to_contain_text("for “red”")
+    down = "query.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowDown', bubbles: true, isComposing: %s}))"
+    page.evaluate(down % "true")  # an input method for Japanese offers words below the field
+    assert page.evaluate("document.activeElement.id") == "query"
+    page.evaluate(down % "false")
+    assert page.evaluate("document.activeElement.className") == "card"
+
+
+def test_a_screen_reader_hears_all_that_is_written_on_an_answer(page):
+    page.locator("#query").fill("yellow")
+    playwright.expect(page.locator("#status")).to_contain_text("for “yellow”")
+    card = page.locator(".card", has_text="b.mp4").first
+    playwright.expect(card).to_have_accessible_name("0:00 – 0:03 b.mp4 1.000")

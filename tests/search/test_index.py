@@ -58,6 +58,59 @@ def test_a_file_that_is_found_by_another_link_has_the_path_by_which_it_is_found(
     assert index.search("red", top=1)[0].path == films / "a.mp4"
 
 
+def test_files_that_were_moved_to_other_folders_are_not_read_again(copied, tmp_path):
+    index, films = copied
+    seen, colours = index.encoder.seen, ("red", "green", "blue", "yellow")
+    then = {(m.path.name, *m[1:]) for colour in colours for m in index.search(colour, top=20)}
+    film(films / "more" / "a.mp4", ("green", 2))  # another file with the name of one that is moved
+    (films / "more").rename(films / "old")
+    (films / "new").mkdir()
+    (films / "a.mp4").rename(films / "new" / "a.mp4")
+    changes = index.update(workers=1)
+    assert changes.added == [films / "old" / "a.mp4"] and changes.removed == []
+    assert index.encoder.seen == seen + 1
+    assert index.files == [films / name for name in ("new/a.mp4", "old/a.mp4", "old/b.mp4", "old/c.mkv")]
+    assert stgt.Index(index.path, Colours()).files == index.files
+    found = {(m.path.name, *m[1:]) for c in colours for m in index.search(c, top=20) if m.path != films / "old/a.mp4"}
+    assert found == then
+    shutil.move(films, tmp_path / "moved")  # and the whole folder, as on another machine
+    assert index.update(tmp_path / "moved", workers=1)[:2] == ([], []) and index.encoder.seen == seen + 1
+    shutil.copytree(tmp_path / "moved" / "old", tmp_path / "moved" / "twice")
+    (tmp_path / "moved" / "old" / "b.mp4").rename(tmp_path / "moved" / "b.mp4")
+    changes = index.update(workers=1)  # of two files that may be the one that is gone, one is read
+    assert [path.name for path in changes.added] == ["a.mp4", "b.mp4", "c.mkv"] and changes.removed == []
+    assert all(path.exists() for path in index.files) and len(index.files) == 7
+
+
+def test_files_in_a_folder_that_cannot_be_read_now_stay_in_the_index(copied, tmp_path, monkeypatch):
+    index, films = copied
+    shutil.move(films / "more", tmp_path / "disk")
+    (films / "more").symlink_to(tmp_path / "disk")
+    index.update(workers=1)
+    seen, files = index.encoder.seen, index.files
+    (tmp_path / "disk").rename(tmp_path / "away")
+    changes = index.update(workers=1)
+    assert changes.removed == [] and index.files == files
+    assert changes.broken[films / "more"] == "a link to a file or folder that is not there"
+    (tmp_path / "away").rename(tmp_path / "disk")
+    scan = os.scandir
+
+    def fail(folder):
+        if Path(folder) == films / "more":
+            raise OSError(5, "Input/output error")
+        return scan(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", fail)
+        changes = index.update(workers=1)
+    assert changes.removed == [] and index.files == files
+    assert changes.broken[films / "more"] == "the folder cannot be read: Input/output error"
+    assert index.search("yellow", top=1)[0].path.parent == films / "more"
+    assert index.update(workers=1)[:2] == ([], []) and index.encoder.seen == seen
+    (films / "more").unlink()
+    assert index.update(workers=1).removed == [films / "more" / "b.mp4", films / "more" / "c.mkv"]
+
+
 def test_an_update_of_few_files_writes_few_vectors_and_answers_as_a_new_index(tmp_path):
     (tmp_path / "films").mkdir()
     names = [f"{number:02}.mp4" for number in range(12)]

@@ -137,7 +137,7 @@ def test_a_file_that_cannot_be_read_is_the_only_one_left_out(run, videos, tmp_pa
     assert sum(line.endswith(f"{videos}/linked/caf\\xe9\\x1b[2J\\n$x_{{$.mp4") for line in lines) == 1
     assert [line for line in lines if line.startswith("left out")] == [
         f"left out, {videos}/a.mp4.d/film.mp4: a folder, expected a file; what is in it is looked through",
-        f"left out, {videos}/gone.mp4: a link to a file that is not there",
+        f"left out, {videos}/gone.mp4: a link to a file or folder that is not there",
         f"left out, {videos}/pipe.mp4: a named pipe, expected a file",
         f"left out, {videos}/broken.mp4: not a video file, or one that is cut short",
     ]

@@ -185,7 +185,7 @@ def test_a_range_behind_the_end_is_refused(header):
 )
 def test_a_site_that_points_its_name_at_this_machine_is_refused(name, server):
     status, _, body = fetch(server, "/search?q=red", Host=name)
-    assert status == 403 and b"path" not in body
+    assert status == 403 and b"does not open under the name" in body and b"localhost on the machine itself" in body
 
 
 @pytest.mark.parametrize("name", ["localhost", "LOCALHOST:1", "127.0.0.1:8765", "[::1]:8765", "192.168.0.7"])
@@ -325,7 +325,7 @@ def test_an_update_is_seen_and_odd_names_are_plain_text(tmp_path):
         assert found["name"] == "new.mp4"
         os.unlink(tmp_path / "films" / "new.mp4")
         status, _, body = fetch(server, f"/video/{found['film']}")
-        assert status == 404 and b"not there any more" in body
+        assert status == 404 and b"cannot be opened any more" in body
 
 
 def test_the_command_listens_until_it_is_interrupted(made, monkeypatch, stgt):
@@ -343,6 +343,9 @@ def test_the_command_listens_until_it_is_interrupted(made, monkeypatch, stgt):
         port = other.getsockname()[1]
         status, printed = stgt("serve", made, "--host", "127.0.0.1", "--port", port)
         assert status == 2 and f"cannot listen at host '127.0.0.1' and port {port} (Address already in use)" in printed
+        assert "expected another port, or 0 for a free one" in printed
+    status, printed = stgt("serve", made, "--host", "0.0.0.0", "--port", 0)
+    assert " at http://localhost:" in printed and "http://IP-ADDRESS-OF-THIS-MACHINE:" in printed
     status, printed = stgt("serve", made, "--host", "a host.invalid")
     assert status == 2 and "cannot listen at host 'a host.invalid' and port 8765" in printed
     status, printed = stgt("serve", made.parent)

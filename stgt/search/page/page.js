@@ -3,7 +3,7 @@
 
 const FRAMES = 4;
 const element = (id) => document.getElementById(id);
-const [query, answers, status_, player, video] = ["query", "answers", "status", "player", "video"].map(element);
+const [query, answers, status_, more, player, video] = ["query", "answers", "status", "more", "player", "video"].map(element);
 let shown = []; // the answers on the page
 let playing = null; // the answer in the player
 let request = new AbortController();
@@ -25,40 +25,46 @@ function clock(seconds) {
 
 const count = (number, what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
 const span = (moment) => `${clock(moment.start)} – ${clock(moment.end)}`;
-const part = (moment) => new URLSearchParams({film: moment.film, start: moment.start, end: moment.end});
+const part = (moment) => ({film: moment.film, start: moment.start, end: moment.end});
+const reason = (error) => (error instanceof TypeError ? "stgt serve does not answer. Is it still running?" : error.message);
 
-async function ask(address, what, options = {}) {
+// `seen` answers are on the page already, and stay in view.
+async function ask(path, words, what, options = {}, top = 24, seen = 0) {
   request.abort();
   request = new AbortController();
   const begun = performance.now();
   status_.textContent = options.body ? "Reading the file…" : status_.textContent;
   try {
-    const response = await fetch(address, {...options, signal: request.signal});
+    const response = await fetch(`${path}?${new URLSearchParams({...words, top})}`, {...options, signal: request.signal});
     if (!response.ok) throw new Error(await response.text());
     shown = (await response.json()).answers;
     const took = Math.max(1, Math.round(performance.now() - begun));
     status_.textContent = shown.length ? `${count(shown.length, "moment")} ${what} · ${took} ms` : `No moments ${what}`;
     answers.replaceChildren(...shown.map(card));
-    window.scrollTo(0, 0);
+    more.hidden = shown.length < top;
+    more.onclick = () => ask(path, words, what, options, 2 * top, shown.length);
+    if (seen) answers.children[seen]?.focus();
+    else window.scrollTo(0, 0);
   } catch (error) {
-    if (error.name !== "AbortError") status_.textContent = `No answer: ${error.message}`;
+    if (error.name !== "AbortError") status_.textContent = `No answer: ${reason(error)}`;
   }
 }
 
 function search() {
   const text = query.value.trim();
   history.replaceState(null, "", text ? `#${encodeURIComponent(text)}` : location.pathname);
-  if (text) return ask(`/search?${new URLSearchParams({q: text})}`, `for “${text}”`);
+  if (text) return ask("/search", {q: text}, `for “${text}”`);
   request.abort();
   shown = [];
   answers.replaceChildren();
+  more.hidden = true;
   status_.textContent = about;
 }
 
 function like(moment) {
   close_();
   clearTimeout(typing);
-  ask(`/like?${part(moment)}`, `like ${span(moment)} of ${moment.name}`);
+  ask("/like", part(moment), `like ${span(moment)} of ${moment.name}`);
 }
 
 function byFile(file) {
@@ -67,12 +73,12 @@ function byFile(file) {
   clearTimeout(typing);
   query.value = "";
   history.replaceState(null, "", location.pathname);
-  ask("/search", `like ${file.name}`, {method: "POST", body: file});
+  ask("/search", {}, `like ${file.name}`, {method: "POST", body: file});
 }
 
 function picture(moment) {
   const image = new Image();
-  image.src = `/sheet?${part(moment)}`;
+  image.src = `/sheet?${new URLSearchParams(part(moment))}`;
   image.alt = "";
   image.loading = "lazy";
   image.draggable = false;
@@ -84,7 +90,6 @@ function card(moment) {
   const image = picture(moment);
   whole.type = "button";
   whole.title = moment.path;
-  whole.setAttribute("aria-label", `${moment.name}, ${span(moment)}`);
   for (let i = 0; i < FRAMES; i++) ticks.append(make("i", ""));
   const show = (number) => {
     image.style.left = `${-100 * number}%`;
@@ -151,10 +156,11 @@ async function fail() {
     const response = await fetch(address, {headers: {Range: "bytes=0-0"}});
     if (!response.ok) cause = `The video cannot be played: ${await response.text()}`;
   } catch (error) {
-    cause = `The video cannot be played: ${error.message}`;
+    cause = `The video cannot be played: ${reason(error)}`;
   }
   if (playing !== moment) return;
   video.hidden = true;
+  for (const still of element("stills").children) still.disabled = true;
   element("fault").hidden = false;
   element("fault").textContent = cause;
 }
@@ -183,7 +189,7 @@ function move(by) {
 }
 
 addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.isComposing || event.ctrlKey || event.metaKey || event.altKey) return;
   const writing = document.activeElement === query;
   if (player.open) {
     if (event.key === "m" && playing) like(playing);
@@ -216,7 +222,7 @@ fetch("/about").then(async (response) => {
   if (!response.ok) throw new Error(await response.text());
   const value = await response.json();
   about = `${count(value.windows, "moment")} of ${count(value.files, "video")}`;
-}).catch((error) => { about = `No answer: ${error.message}`; }).finally(() => {
+}).catch((error) => { about = `No answer: ${reason(error)}`; }).finally(() => {
   if (!query.value && !shown.length) status_.textContent = about;
 });
 addEventListener("hashchange", searchAddress);
