@@ -41,7 +41,7 @@ def test_a_caption_that_equals_its_only_reference_has_the_highest_scores():
 
 
 def test_bleu_gives_long_captions_nothing_beyond_their_shares():
-    words = "a red square moves left".split()
+    words = ["a", "red", "square", "moves", "left"]
     assert bleu([[*words, "twice"]], [[words]]) == pytest.approx((5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** 0.25)
 
 
