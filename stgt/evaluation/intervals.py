@@ -30,20 +30,17 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-def paired_difference(one: Sequence[float], other: Sequence[float], *, draws: int = DRAWS, seed: int = 0) -> Difference:
+def paired_difference(one: Sequence[float], other: Sequence[float], *, seed: int = 0) -> Difference:
     """The difference of two models' results for the same clips, `one` minus `other`.
 
-    The interval holds the middle 95% of the means of `draws` samples of as many clips, drawn with replacement.
+    The interval holds the middle 95% of the means of DRAWS samples of as many clips, drawn with replacement.
     Raises ValueError for lists of different lengths, and for empty ones.
     """
     if len(one) != len(other) or not len(one):
         raise ValueError(f"there are {len(one)} and {len(other)} results, expected equal numbers of at least one")
     each = np.asarray(one, float) - np.asarray(other, float)
     rng = np.random.default_rng(seed)
-    means = [
-        each[rng.integers(len(each), size=(min(_AT_ONCE, draws - start), len(each)))].mean(1)
-        for start in range(0, draws, _AT_ONCE)
-    ]
+    means = [each[rng.integers(len(each), size=(_AT_ONCE, len(each)))].mean(1) for _ in range(DRAWS // _AT_ONCE)]
     low, high = np.quantile(np.concatenate(means), ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return Difference(float(each.mean()), float(low), float(high))
 

@@ -118,6 +118,7 @@ def test_times_begin_with_the_file_and_windows_are_in_seconds(tmp_path):
     assert clip.times.tolist() == pytest.approx([i / 25 for i in sample_indices(50, 4)])
     assert numbers(read_frames(path, None, start=0.4, end=0.6)) == [10, 11, 12, 13, 14]
     assert numbers(read_frames(path, None, start=1.9)) == [48, 49]
+    assert numbers(read_frames(path, None, start=1.9, end=1e300)) == [48, 49]
     assert numbers(read_frames(path, None, end=0.1)) == [0, 1, 2]
     assert numbers(read_frames(path, 8, start=0.401, end=0.402)) == [10] * 8  # the frame that is shown then
     assert numbers(read_frames(path, 2, "headtail", start=1.0)) == [31, 43]
@@ -128,6 +129,7 @@ def test_times_begin_with_the_file_and_windows_are_in_seconds(tmp_path):
     [
         ({"start": -1.0}, "start is -1.0, expected"),
         ({"start": float("nan")}, "start is nan"),
+        ({"start": float("inf")}, "start is inf, expected a number of seconds"),
         ({"start": 2.0}, "start is 2.0, expected less than the 2 s of "),
         ({"start": 1.0, "end": 1.0}, "end is 1.0, expected a number of seconds after start=1.0"),
         ({"end": 0.0}, "end is 0.0"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stgt.data.inspection import inspect
-from stgt.data.video import MAX_PIXELS, VideoError, read_frames, sample_indices
+from stgt.data.video import MAX_PIXELS, VideoError, frame_window, read_frames, sample_indices
 
 lengths, frame_counts = st.integers(1, 400), st.integers(1, 70)
 generators = st.none() | st.integers(0, 2**31).map(lambda seed: torch.Generator().manual_seed(seed))
@@ -45,6 +45,15 @@ def test_headtail_draws_only_with_a_generator():
     drawn = {tuple(sample_indices(100, 8, "headtail", torch.Generator().manual_seed(seed))) for seed in range(20)}
     assert len(drawn) == 20
     assert sample_indices(100, 4, "headtail").tolist() == [12, 37, 62, 87]
+
+
+def test_a_window_that_ends_before_the_first_frame_shows_it():
+    class LateVideo:
+        def between(self, start, end):
+            return tuple(np.searchsorted([0.5, 0.6, 0.7], [start, end]).tolist())
+
+    windows = [(0.0, 0.1), (0.0, 0.55), (0.65, 0.7), (0.8, 0.9)]
+    assert [frame_window(LateVideo(), *window) for window in windows] == [(0, 1), (0, 1), (1, 2), (2, 3)]
 
 
 @pytest.mark.parametrize(

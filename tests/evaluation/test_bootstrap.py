@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from stgt.evaluation.intervals import paired_difference, rank_correlation
+from stgt.evaluation.intervals import Difference, paired_difference, rank_correlation
 
 
 def test_the_interval_is_that_of_a_mean_of_independent_clips():
@@ -26,6 +26,7 @@ def test_clips_are_paired():
     found = paired_difference(clips + 0.01, clips)
     assert found == pytest.approx((0.01, 0.01, 0.01)) and found.is_clear
     assert not paired_difference([0, 1, 0, 1], [1, 0, 0, 1]).is_clear
+    assert not Difference(1.0, 0.0, 2.0).is_clear and not Difference(-1.0, -2.0, 0.0).is_clear
 
 
 @pytest.mark.parametrize(("one", "other"), [([1], [1, 2]), ([], [])])
@@ -39,6 +40,7 @@ def test_the_rank_correlation_is_spearmans():
     assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
     assert rank_correlation([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(1 - 6 * 2 / (4 * 15))
     assert rank_correlation([1, 1, 2], [1, 2, 3]) == pytest.approx(math.sqrt(3) / 2)
+    assert rank_correlation([1, 1, 2, 3], [1, 2, 3, 4]) == pytest.approx(4.5 / math.sqrt(4.5 * 5))
     assert rank_correlation([1, 1], [1, 2]) is None
     with pytest.raises(ValueError, match="at least two"):
         rank_correlation([1], [1])

@@ -40,6 +40,11 @@ def test_a_caption_that_equals_its_only_reference_has_the_highest_scores():
     assert cider_d(words, [[text] for text in words]) == pytest.approx(10)
 
 
+def test_bleu_gives_long_captions_nothing_beyond_their_shares():
+    words = ["a", "red", "square", "moves", "left"]
+    assert bleu([[*words, "twice"]], [[words]]) == pytest.approx((5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** 0.25)
+
+
 def test_captions_without_common_words_score_nothing():
     figures = caption_figures(["one two three four five", "x"], [["six seven eight nine ten"], ["y"]])
     assert figures == {"BLEU-4": 0, "CIDEr-D": 0}

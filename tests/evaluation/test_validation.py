@@ -53,6 +53,11 @@ def test_the_best_checkpoint_stays_and_is_the_one_that_is_used(tmp_path):
     assert figures == [(5, 20.0), (10, 35.0), (15, 35.0), (20, 10.0)]
 
 
+def test_a_run_whose_last_step_ends_within_an_epoch_is_measured_after_it(tmp_path):
+    run(tmp_path, Given(20.0, 21.0, 22.0, 23.0), accumulate=3).fit()  # 6 steps of 3 batches, 5 batches in each epoch
+    assert [record["step"] for record in read_log(tmp_path) if "val" in record] == [2, 4, 5, 6]
+
+
 def test_without_validation_the_last_checkpoint_is_used(tmp_path):
     run(tmp_path, None).fit()
     assert ckpt.chosen_checkpoint(tmp_path) == ckpt.latest_checkpoint(tmp_path)

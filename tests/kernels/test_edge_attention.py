@@ -368,3 +368,14 @@ def test_against_the_definition_in_float64(backend):
     wrong = {name: tensor.float() * (1 + 1e-4) for name, tensor in exact.items()}
     with pytest.raises(AssertionError):
         assert_close_to_definition(case, backend, wrong)
+
+
+@each_backend
+def test_scores_that_equal_the_clamp_have_gradients(backend):
+    case = call(RaggedGraph.from_edge_index(torch.tensor([[0, 1, 2], [0, 0, 0]]), 3), 1, 1, clamp=0.5, scale=1.0)
+    case.tensors["q"].fill_(1.0)
+    case.tensors["k"].copy_(torch.tensor([1.0, -1.0, 0.5]).view(3, 1, 1))
+    case.tensors["edge_scale"].fill_(0.5)
+    found = run(case, backend)
+    assert_close_to_definition(case, backend, found)
+    assert found["dedge_scale"].all()

@@ -114,7 +114,8 @@ def test_ordinary_thresholds_are_taken_as_they_are():
     for dtype in DTYPES:
         for threshold in (-0.999, -0.5, 0.0, 0.3, 0.5, 0.9, 0.999, 0.99999):
             assert compared_threshold(threshold, 1408, dtype) == threshold
-        assert 0 < 1 - compared_threshold(1.0, 1408, dtype) == pytest.approx(similarity_error(1408, dtype), rel=1e-2)
+        error = 1 - compared_threshold(1.0, 1408, dtype)
+        assert error == pytest.approx(similarity_error(1408, dtype), rel=1e-2, abs=0)
 
 
 def test_the_error_of_similarities():
@@ -125,7 +126,7 @@ def test_the_error_of_similarities():
     )
     assert similarity_error(1408, torch.float32) == pytest.approx(2.24e-6, rel=0.01)
     assert similarity_error(64, torch.float32) == pytest.approx(1.91e-6, rel=0.01)
-    assert similarity_error(1408, torch.float64) == pytest.approx(3.16e-13, rel=0.01)
+    assert similarity_error(1408, torch.float64) == pytest.approx(3.16e-13, rel=0.01, abs=0)
 
 
 @each_backend

@@ -14,6 +14,7 @@ from stgt.distributed import World
 from stgt.integrity import NonFiniteError
 from stgt.training import trainer as trainer_module
 from stgt.training.log import read_log
+from stgt.training.optim import learning_rate
 from stgt.training.trainer import Trainer
 
 
@@ -123,6 +124,13 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path):
         run.total = 6
         run.fit()
     torch.testing.assert_close(small.model.line.weight, large.model.line.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_each_step_has_its_learning_rate(tmp_path):
+    run = plain(standin.config(tmp_path, log_every=1))
+    run.fit()
+    expected = [learning_rate(step, run.total, run.config.optim) for step in range(run.total)]
+    assert [record["lr"] for record in read_log(tmp_path)] == expected
 
 
 def test_gradients_are_clipped(tmp_path):

@@ -109,7 +109,7 @@ def _belonging(graphs: GraphBatch, same: Tensor, filled: Tensor) -> tuple[Tensor
     ours = clip[:, None] == pairs.clip
     fits = ours & (texts.targeted[:, None] == (pairs.target >= 0))
     fits &= _argument(same, texts.subject, pairs.subject)
-    fits &= _argument(same, texts.target, pairs.target) | (pairs.target < 0)
+    fits &= _argument(same, texts.target, pairs.target)
     alike = texts.saying[:, None] == texts.saying
     neighbours = clip[:, None] == clip
     of_clip = clip[:, None] == torch.arange(graphs.clips, device=clip.device)
