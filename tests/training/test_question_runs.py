@@ -208,6 +208,14 @@ def test_training_on_cached_features_equals_training_on_videos(clips, monkeypatc
     assert one == pytest.approx(other, rel=0.01)  # the cache holds bfloat16
 
 
+def test_settings_of_the_losses_of_retrieval_are_told_to_change_nothing(clips, monkeypatch, caplog, tmp_path):
+    words = train_questions(clips, tmp_path / "never", "--data.train", tmp_path / "none.json")
+    assert run_cli(monkeypatch, *words, "--loss.alignment", "vtc", "--vtc-epochs", 0) == 2
+    assert "change nothing" not in caplog.text
+    assert run_cli(monkeypatch, *words, "--loss.alignment", "csal", "--vtc-epochs", 1, "--loss.gamma", 2) == 2
+    assert "these settings change nothing: loss.alignment, loss.gamma, vtc_epochs" in caplog.text
+
+
 def test_mistakes_are_reported_before_anything_is_done(clips, run, monkeypatch, capsys, tmp_path):
     pairs = json.loads((clips / "qa_train.json").read_text())
     (tmp_path / "odd.json").write_text(json.dumps([*pairs, pairs[0] | {"answer": "octarine", "question_id": "odd"}]))
@@ -236,7 +244,7 @@ def test_mistakes_are_reported_before_anything_is_done(clips, run, monkeypatch, 
         (["--data.answers", tmp_path / "none.json"], "none.json: no such file"),
         (["--data.train", clips / "train.json"], "train.json: in entry 0 there is no 'question', expected a text"),
         (["--init", run, "--model.qformer.hidden", "32"], "qformer.hidden: 32, there 16"),
-        (["--data.tokenizer-size", "100"], "size is 100, expected at least 259"),
+        (["--data.tokenizer-size", "100"], "tokenizer_size is 100, expected at least 259"),
         (["--model.language.max-positions", "12"], "expected at most the language model's 12"),
         (["--data.val", tmp_path / "long.json"], "data.val: 'zqxjkvzqxjkv"),
         (["--model.language.dtype", "bfloat16"], "LanguageConfig.dtype is 'bfloat16', expected 'float32'"),
