@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 
 import pytest
@@ -102,6 +103,12 @@ def test_evaluate_and_ask_answer_from_the_folder_alone(answering, clips, monkeyp
     video = clips / "videos" / entry["video"]
     assert run_cli(monkeypatch, "ask", video, entry["question"], "--run", answering, "--beams", 2) == 0
     assert capsys.readouterr().out.splitlines()[-1] == printable(entry["predicted"])
+    training_alone = shutil.ignore_patterns("optimizer.safetensors", "random.safetensors", "log.jsonl", "tensorboard")
+    shared = shutil.copytree(answering, tmp_path / "shared", ignore=training_alone)
+    assert run_cli(monkeypatch, "ask", video, entry["question"], "--run", shared, "--beams", 2) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == printable(entry["predicted"])
+    assert run_cli(monkeypatch, "convert", shared, "--out", tmp_path / "folder") == 2
+    assert "copy the folder of the run to share it" in printed_text(capsys)
 
 
 def test_captions_come_from_a_retrieval_run(run, answering, clips, monkeypatch, capsys):
