@@ -97,8 +97,8 @@ def _own(inputs: Sequence[Path]) -> tuple[STGT, Tokenizer | None, Training] | No
         model, tokenizer, training = run.model, run.tokenizer, run.training
         if not isinstance(model, STGT):
             raise ValueError(
-                f"{folder} holds a model that answers questions, expected a retrieval model; copy the folder of the run "
-                "to share it"
+                f"{folder} holds a model that answers questions, expected a retrieval model; "
+                "copy the folder of the run to share it"
             )
     else:
         return None
