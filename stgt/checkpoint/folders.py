@@ -81,19 +81,21 @@ def require_kept(kept: Path | None, step: int) -> None:
         )
 
 
-def rotate(used: Path, keep: int, best: dict | None) -> None:
-    """Remove the checkpoints beside `used`, except the newest `keep`, the best one, and those that cannot be read.
+def rotate(used: Path, keep: int) -> None:
+    """Remove the checkpoints beside `used`, except the newest `keep`, their best ones, and those that cannot be read.
 
-    used: the checkpoint that the run has written or read. best: holds the step of the best checkpoint.
+    used: the checkpoint that the run has written or read. The best one of a checkpoint is the one that it names as the
+    best so far. Without it, a run could not go back to this checkpoint if the newer ones are damaged.
     """
-    needed = {used, *([] if best is None else [used.with_name(name_of(best["step"]))])}
-    readable = []
+    states = {}
     for path in checkpoints(used.parents[1]):
         try:
-            read_state(path)
-            readable.append(path)
+            states[path] = read_state(path)
         except CheckpointError as error:
             logger.warning("%s; it is kept", error)
-    for old in readable[:-keep]:
+    needed = {used, *list(states)[-keep:]}
+    bests = [best for path in needed & states.keys() if (best := states[path].get("best"))]
+    needed |= {used.with_name(name_of(best["step"])) for best in bests}
+    for old in states:
         if old not in needed and not old.is_symlink():
             remove_folder(old)

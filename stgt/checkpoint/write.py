@@ -20,7 +20,7 @@ from stgt.integrity import NonFiniteError, nonfinite, sealed
 def write_checkpoint(
     run: Path, step: int, groups: dict[str, dict[str, torch.Tensor]], state: dict, *, keep: int, world: World = ALONE
 ) -> Path:
-    """Write `RUN/checkpoints/step-STEP` atomically, and remove all but the newest `keep` checkpoints and the best one.
+    """Write `RUN/checkpoints/step-STEP` atomically, and remove older checkpoints as `rotate` does.
 
     Each group of tensors becomes `<group>.safetensors`, or a folder `<group>` of safetensors if its tensors are cut
     into rows that the processes of `world` share. `state` (JSON values) becomes `state.json`. The best checkpoint has
@@ -54,7 +54,7 @@ def write_checkpoint(
                     hashes[name] = file_hash(partial / name)
                 (partial / STATE).write_text(sealed({"format": FORMAT, "files": hashes, **state}), "utf-8")
         if world.is_main:
-            rotate(final, keep, state.get("best"))
+            rotate(final, keep)
     return final
 
 

@@ -96,7 +96,10 @@ def _own(inputs: Sequence[Path]) -> tuple[STGT, Tokenizer | None, Training] | No
         run = load_run(folder, "cpu")
         model, tokenizer, training = run.model, run.tokenizer, run.training
         if not isinstance(model, STGT):
-            raise ValueError(f"{folder} holds a {type(model).__name__}, expected a retrieval model")
+            raise ValueError(
+                f"{folder} holds a model that answers questions, expected a retrieval model; "
+                "copy the folder of the run to share it"
+            )
     else:
         return None
     return model, tokenizer, training

@@ -57,20 +57,22 @@ class LanguageTokenizer:
         return cls(tokenizer)
 
     @classmethod
-    def train(cls, questions: Iterable[Question], size: int) -> LanguageTokenizer:
-        """A byte-level BPE tokenizer of at most `size` tokens, fitted to prompts with their answers.
+    def train(cls, questions: Iterable[Question], tokenizer_size: int) -> LanguageTokenizer:
+        """A byte-level BPE tokenizer of at most `tokenizer_size` tokens, fitted to prompts with their answers.
 
-        Raises ValueError if `size` has no room for every byte and the special tokens.
+        Raises ValueError if `tokenizer_size` has no room for every byte and the special tokens.
         """
         from transformers import PreTrainedTokenizerFast
 
         bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
-        if size < (least := len(bytes_) + len(SPECIAL)):
-            raise ValueError(f"size is {size}, expected at least {least}: every byte and the special tokens")
+        if tokenizer_size < (least := len(bytes_) + len(SPECIAL)):
+            raise ValueError(
+                f"tokenizer_size is {tokenizer_size}, expected at least {least}: every byte and the special tokens"
+            )
         bpe = tokenizers.Tokenizer(models.BPE())
         bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=size, special_tokens=list(SPECIAL), initial_alphabet=bytes_, show_progress=False
+            vocab_size=tokenizer_size, special_tokens=list(SPECIAL), initial_alphabet=bytes_, show_progress=False
         )
         bpe.train_from_iterator((f"{prompt(q.question)} {q.answer}" for q in questions), trainer)
         begin, pad, end = SPECIAL

@@ -73,10 +73,11 @@ class Tokenizer:
         self._tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
 
     @classmethod
-    def train(cls, captions: Iterable[str], size: int) -> Tokenizer:
-        """Fit a vocabulary of at most `size` pieces, [DEC] included. The same captions always give the same ids.
+    def train(cls, captions: Iterable[str], tokenizer_size: int) -> Tokenizer:
+        """Fit a vocabulary of at most `tokenizer_size` pieces, [DEC] included. The same captions always give the same
+        ids.
 
-        Raises ValueError if `size` has no room for the special tokens and every character of the captions.
+        Raises ValueError if `tokenizer_size` has no room for the special tokens and every character of the captions.
         """
         captions = [clean_text(caption) for caption in captions]
         words = _bert(models.WordPiece(unk_token="[UNK]"))
@@ -84,10 +85,12 @@ class Tokenizer:
         # The trainer numbers pieces in the order of a randomly seeded hash map, and breaks ties by number. So every
         # one-letter piece is given beforehand, in order.
         pieces = [*SPECIAL, *letters, *("##" + letter for letter in letters)]
-        if size <= len(pieces):
-            raise ValueError(f"size is {size}, expected more than the {len(pieces)} special tokens and letters")
+        if tokenizer_size <= len(pieces):
+            raise ValueError(
+                f"tokenizer_size is {tokenizer_size}, expected more than the {len(pieces)} special tokens and letters"
+            )
         trainer = trainers.WordPieceTrainer(
-            vocab_size=size - 1, special_tokens=pieces, limit_alphabet=len(letters), show_progress=False
+            vocab_size=tokenizer_size - 1, special_tokens=pieces, limit_alphabet=len(letters), show_progress=False
         )
         words.train_from_iterator(captions, trainer)
         return cls(words.get_vocab())

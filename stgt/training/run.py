@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 
@@ -25,7 +25,7 @@ from stgt.randomness import seed_everything
 from stgt.recipes import read_recipe
 from stgt.runs import save_tokenizer
 from stgt.structure import require_readable
-from stgt.tasks import task_of
+from stgt.tasks import QUESTIONS, RETRIEVAL, task_of
 from stgt.training.inputs import (
     fingerprint_file,
     forget_best_of_other_data,
@@ -34,7 +34,7 @@ from stgt.training.inputs import (
 )
 from stgt.training.start import start_from, starting_tokenizer
 from stgt.training.trackers import require_service
-from stgt.training.trainer import Trainer
+from stgt.training.trainer import Trainer, own_batch
 from stgt.weights.tower import tower_hash
 from stgt_kernels import dispatch
 
@@ -67,6 +67,9 @@ def _train(config: TrainConfig, world: World) -> None:
         logger.warning(
             "vtc_epochs=%d leaves none of the %d epochs for loss.alignment='csal'", config.vtc_epochs, config.epochs
         )
+    if world.is_main and task is QUESTIONS and (unused := _changed_losses(config)):
+        logger.warning("questions have a loss of their own, so these settings change nothing: %s", ", ".join(unused))
+    require_negatives(config, world.size)
     started = (config.out / "config.json").exists()  # it is written last, so the tokenizer is complete
     place = config.out / "tokenizer"
     tokenizer = task.load_tokenizer(place) if started else starting_tokenizer(config)
@@ -100,6 +103,22 @@ def _train(config: TrainConfig, world: World) -> None:
         data.save(fingerprint_file(config.out))
         write_json(config.out / "config.json", to_dict(config))
     trainer.fit()
+
+
+def _changed_losses(config: TrainConfig) -> list[str]:
+    """The settings of the losses of retrieval that are not the defaults."""
+    default = asdict(TrainConfig().loss)
+    changed = [f"loss.{name}" for name, value in asdict(config.loss).items() if value != default[name]]
+    return changed + (["vtc_epochs"] if config.vtc_epochs else [])
+
+
+def require_negatives(config: TrainConfig, processes: int) -> None:
+    """Raise ValueError if a batch of all processes has a single pair, so that VTM has no wrong partner for it."""
+    if task_of(config.model) is RETRIEVAL and config.loss.vtm_weight and own_batch(config, processes) * processes == 1:
+        raise ValueError(
+            "batch_size or global_batch gives batches of 1 pair, expected at least 2, because VTM compares each pair "
+            "with wrong ones; or leave VTM out with loss.vtm_weight=0"
+        )
 
 
 def require_backend(graph: GraphConfig, device: torch.device) -> None:

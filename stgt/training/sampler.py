@@ -36,7 +36,7 @@ class BatchSampler:
             self.counts, names = [len(places) for places in self.kinds], ["videos", "images"]
         for name, count in zip(names, self.counts, strict=True):
             if count < self.whole:
-                expected = f"expected at least one batch: {batch_size} × {world}"
+                expected = f"expected at least one batch: {batch_size} × {world} processes (batch_size or global_batch)"
                 raise ValueError(f"the data set has {count} {name}, {expected}")
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self.per_epoch = sum(count // self.whole for count in self.counts)

@@ -95,7 +95,12 @@ def starting_tokenizer(config: TrainConfig) -> Tokenizer | LanguageTokenizer:
 def _tokenizer_of(task: Task, init: Path) -> Tokenizer | LanguageTokenizer | None:
     """The tokenizer that belongs to weights, or None if they come without one or are for another task."""
     if _is_run(init):
-        if task_of(saved_config(ckpt.chosen_checkpoint(init)).model) is not task:
+        if (theirs := task_of(saved_config(ckpt.chosen_checkpoint(init)).model)) is not task:
+            if task is RETRIEVAL:
+                raise ValueError(
+                    f"init is {init}, {theirs.described.partition(',')[0]}, whose weights have no part that reads "
+                    "captions: expected weights of a retrieval model"
+                )
             return None
         return task.load_tokenizer(init / "tokenizer")
     return stored_tokenizer(init) if task is RETRIEVAL and is_pretrained(init) else None

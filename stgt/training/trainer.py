@@ -124,7 +124,7 @@ class Trainer:
             logger.info("going on from %s, step %d of %d", resumed, self.step, self.total)
             if self.world.is_main:  # the next checkpoint would do both, but a run that is complete writes none
                 clear_up(resumed.parent)
-                ckpt.rotate(resumed, self.config.keep, self.best)
+                ckpt.rotate(resumed, self.config.keep)
         ckpt.require_free_names(self.run, self.step, self.total)
         if resumed is None:
             self._save()

@@ -88,7 +88,7 @@ def test_training_it_again_gives_the_same_ids():
 
 
 def test_too_small_a_vocabulary_is_refused():
-    with pytest.raises(ValueError, match="size is 100, expected at least 259"):
+    with pytest.raises(ValueError, match="tokenizer_size is 100, expected at least 259"):
         LanguageTokenizer.train(simulated_questions(), 100)
 
 

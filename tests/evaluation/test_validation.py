@@ -12,6 +12,7 @@ from helpers import standin
 from helpers.commands import run_cli, train_questions, train_retrieval
 
 from stgt import checkpoint as ckpt
+from stgt import files
 from stgt.data.annotations import load_captions, load_questions, save_captions, save_questions
 from stgt.data.shapes import render_shapes
 from stgt.evaluation.metrics import ranks
@@ -56,6 +57,15 @@ def test_the_best_checkpoint_stays_and_is_the_one_that_is_used(tmp_path):
 def test_a_run_whose_last_step_ends_within_an_epoch_is_measured_after_it(tmp_path):
     run(tmp_path, Given(20.0, 21.0, 22.0, 23.0), accumulate=3).fit()  # 6 steps of 3 batches, 5 batches in each epoch
     assert [record["step"] for record in read_log(tmp_path) if "val" in record] == [2, 4, 5, 6]
+
+
+def test_a_run_goes_back_to_an_older_checkpoint_whose_best_one_is_still_there(tmp_path):
+    run(tmp_path, Given(20.0, 10.0, 5.0, 40.0), keep=2).fit()  # the steps 18 and 20 are kept, and 20 is the best
+    files.remove_folder(ckpt.latest_checkpoint(tmp_path))
+    assert ckpt.latest_checkpoint(tmp_path).name == "step-00000018"
+    assert ckpt.chosen_checkpoint(tmp_path).name == "step-00000005"
+    run(tmp_path, Given(15.0), keep=2).fit()
+    assert ckpt.chosen_checkpoint(tmp_path).name == "step-00000005"
 
 
 def test_without_validation_the_last_checkpoint_is_used(tmp_path):

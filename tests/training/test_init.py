@@ -134,6 +134,8 @@ def test_a_language_model_keeps_its_words(run, clips, stgt, tmp_path):
     assert stgt(*again, "--data.train", tmp_path / "qa.json")[0] == 0
     first, second = (load_run(tmp_path / name, "cpu").tokenizer.vocabulary for name in ("first", "next"))
     assert first == second
+    status, printed = stgt(*training(clips, tmp_path / "back", "--init", tmp_path / "first"))
+    assert status == 2 and "first, a question answering run, whose weights have no part that reads captions" in printed
 
 
 def test_the_words_of_a_retrieval_model_are_no_difference_for_questions(run, clips, stgt, caplog, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 
 import pytest
@@ -102,6 +103,12 @@ def test_evaluate_and_ask_answer_from_the_folder_alone(answering, clips, monkeyp
     video = clips / "videos" / entry["video"]
     assert run_cli(monkeypatch, "ask", video, entry["question"], "--run", answering, "--beams", 2) == 0
     assert capsys.readouterr().out.splitlines()[-1] == printable(entry["predicted"])
+    training_alone = shutil.ignore_patterns("optimizer.safetensors", "random.safetensors", "log.jsonl", "tensorboard")
+    shared = shutil.copytree(answering, tmp_path / "shared", ignore=training_alone)
+    assert run_cli(monkeypatch, "ask", video, entry["question"], "--run", shared, "--beams", 2) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == printable(entry["predicted"])
+    assert run_cli(monkeypatch, "convert", shared, "--out", tmp_path / "folder") == 2
+    assert "copy the folder of the run to share it" in printed_text(capsys)
 
 
 def test_captions_come_from_a_retrieval_run(run, answering, clips, monkeypatch, capsys):
@@ -208,6 +215,14 @@ def test_training_on_cached_features_equals_training_on_videos(clips, monkeypatc
     assert one == pytest.approx(other, rel=0.01)  # the cache holds bfloat16
 
 
+def test_settings_of_the_losses_of_retrieval_are_told_to_change_nothing(clips, monkeypatch, caplog, tmp_path):
+    words = train_questions(clips, tmp_path / "never", "--data.train", tmp_path / "none.json")
+    assert run_cli(monkeypatch, *words, "--loss.alignment", "vtc", "--vtc-epochs", 0) == 2
+    assert "change nothing" not in caplog.text
+    assert run_cli(monkeypatch, *words, "--loss.alignment", "csal", "--vtc-epochs", 1, "--loss.gamma", 2) == 2
+    assert "these settings change nothing: loss.alignment, loss.gamma, vtc_epochs" in caplog.text
+
+
 def test_mistakes_are_reported_before_anything_is_done(clips, run, monkeypatch, capsys, tmp_path):
     pairs = json.loads((clips / "qa_train.json").read_text())
     (tmp_path / "odd.json").write_text(json.dumps([*pairs, pairs[0] | {"answer": "octarine", "question_id": "odd"}]))
@@ -236,7 +251,7 @@ def test_mistakes_are_reported_before_anything_is_done(clips, run, monkeypatch, 
         (["--data.answers", tmp_path / "none.json"], "none.json: no such file"),
         (["--data.train", clips / "train.json"], "train.json: in entry 0 there is no 'question', expected a text"),
         (["--init", run, "--model.qformer.hidden", "32"], "qformer.hidden: 32, there 16"),
-        (["--data.tokenizer-size", "100"], "size is 100, expected at least 259"),
+        (["--data.tokenizer-size", "100"], "tokenizer_size is 100, expected at least 259"),
         (["--model.language.max-positions", "12"], "expected at most the language model's 12"),
         (["--data.val", tmp_path / "long.json"], "data.val: 'zqxjkvzqxjkv"),
         (["--model.language.dtype", "bfloat16"], "LanguageConfig.dtype is 'bfloat16', expected 'float32'"),

@@ -160,6 +160,13 @@ def test_a_run_that_never_trains_with_csal_is_told(epochs, told, clips, monkeypa
     assert ("vtc_epochs=1 leaves none of the 1 epochs for loss.alignment='csal'" in caplog.text) == told
 
 
+@pytest.mark.parametrize("options", [["--batch-size", 1], ["--global-batch", 1]])
+def test_batches_of_one_pair_are_refused_before_anything_is_done(options, clips, monkeypatch, capsys, tmp_path):
+    assert run_cli(monkeypatch, *train_retrieval(clips, tmp_path / "run", *options)) == 2
+    assert "batch_size or global_batch gives batches of 1 pair, expected at least 2" in printed_text(capsys)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_annotation_without_its_video_is_refused(clips, monkeypatch, capsys, tmp_path):
     (tmp_path / "bad.json").write_text(json.dumps([{"video": "gone.mp4", "caption": "a red square"}] * 9))
     words = train_retrieval(clips, tmp_path / "run", "--data.tokenizer", "train", "--data.train", tmp_path / "bad.json")

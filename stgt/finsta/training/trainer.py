@@ -82,7 +82,7 @@ class PostTrainer:
             logger.info("going on from %s, step %d of %d", resumed, self.step, self.total)
             # The next checkpoint would do both, but a run that is complete writes none.
             clear_up(resumed.parent)
-            ckpt.rotate(resumed, self.config.keep, None)
+            ckpt.rotate(resumed, self.config.keep)
         ckpt.require_free_names(out, self.step, self.total)
         if resumed is None:
             self._save()
