@@ -64,8 +64,10 @@ class PyAVReader:
         try:
             with self._file.complaints():
                 self._index = self._make_index()
-            if self._file.start is None and isinstance(self._index, FrameIndex) and self._index.length:
-                self._start = self._index.pts[0] * float(self._file.stream.time_base)
+            if isinstance(self._index, FrameIndex) and self._index.length:
+                first = self._index.pts[0] * float(self._file.stream.time_base)
+                # ASF files may say that they begin after their first frame.
+                self._start = first if self._file.start is None else min(self._file.start, first)
         except UnusableTimesError:
             self.count_by_decoding()
         if self.length == 0:
@@ -165,7 +167,7 @@ class PyAVReader:
             # For a container that stores no presentation times, FFmpeg may swap those of neighbouring frames.
             pts = sorted(pts)
             known = self._file.start is not None and stores_times(self._file.container.format.name)
-            late = 0.0 if known else self._seconds(pts[0])
+            late = min(0.0, self._seconds(pts[0])) if known else self._seconds(pts[0])
             if self._file.start is not None and late > REORDERED / self._rate:
                 late = 0.0  # no decoder is so late, so the video begins after the sound
             return [self._seconds(value) - late for value in pts]

@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import av
+import numpy as np
 import pytest
 import torch
 from helpers.numbered import Kind, numbers, picture, write_numbered
@@ -151,3 +152,25 @@ def test_times_begin_with_the_first_frame_where_the_file_does_not_tell_its_start
     clip = read_clip(path, None)
     assert clip.times.tolist() == [0.0]
     assert len(read_frames(path, None, start=0.0, end=0.01)) == 1
+
+
+def test_no_frame_of_a_file_that_says_it_begins_with_its_sound_is_before_it(tmp_path):
+    """FFmpeg does not know when B-frames in ASF are shown, so it takes the first time of the sound for the beginning."""
+    path = tmp_path / "late.asf"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "2"})
+        stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p"
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        packets = []
+        for number in range(50):
+            frame = av.VideoFrame.from_ndarray(picture(number, (128, 64)), format="rgb24")
+            frame.pts = number
+            packets += stream.encode(frame)
+        packets += stream.encode()
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+        silence.sample_rate, silence.pts = 8000, 8000  # from 1 s to 2 s
+        container.mux(packets[:25])
+        container.mux([*sound.encode(silence), *sound.encode()])
+        container.mux(packets[25:])
+    assert read_clip(path, None).times.tolist() == pytest.approx([number / 25 for number in range(50)], abs=0.002)
+    assert numbers(read_frames(path, None, start=1.899, end=2.0)) == [48, 49]
