@@ -204,7 +204,7 @@ class PyAVReader:
     @property
     def _rate(self) -> float:
         """Frames per second."""
-        return float(self._file.stream.average_rate or self._file.stream.guessed_rate or 25)
+        return self._file.rate or float(self._file.stream.guessed_rate or 25)
 
     def _make_index(self) -> FrameIndex | PacketTable:
         file = self._file
