@@ -65,7 +65,7 @@ class PyAVReader:
             with self._file.complaints():
                 self._index = self._make_index()
             if isinstance(self._index, FrameIndex) and self._index.length:
-                first = self._index.pts[0] * float(self._file.stream.time_base)
+                first = int(self._index.pts[0]) * float(self._file.stream.time_base)
                 # ASF files may say that they begin after their first frame.
                 self._start = first if self._file.start is None else min(self._file.start, first)
         except UnusableTimesError:

@@ -160,7 +160,7 @@ def test_times_begin_with_the_first_frame_where_the_file_does_not_tell_its_start
 
 
 def test_no_frame_of_a_file_that_says_it_begins_with_its_sound_is_before_it(tmp_path):
-    """FFmpeg does not know when B-frames in ASF are shown, so it takes the first time of the sound for the beginning."""
+    """FFmpeg does not know when B-frames in ASF are shown, so it takes the start of the sound for that of the file."""
     path = tmp_path / "late.asf"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"bf": "2"})
