@@ -81,11 +81,10 @@ def _inspect_video(
     path: str | Path, decoder: Decoder, found: Inspection, max_pixels: int, shown: np.ndarray | None
 ) -> None:
     with VideoFile(path, max_pixels=max_pixels, deadline=None) as file:
-        rate = file.stream.average_rate
         found.facts |= {
             "container": file.container.format.name,
             "codec": file.stream.codec_context.codec.canonical_name,
-            "rate": None if rate is None else round(float(rate), 3),
+            "rate": None if file.rate is None else round(file.rate, 3),
         }
         with file.complaints():
             for frame in islice(file.frames(file.packets()), 1):

@@ -65,7 +65,7 @@ class PyAVReader:
             with self._file.complaints():
                 self._index = self._make_index()
             if isinstance(self._index, FrameIndex) and self._index.length:
-                first = self._index.pts[0] * float(self._file.stream.time_base)
+                first = int(self._index.pts[0]) * float(self._file.stream.time_base)
                 # ASF files may say that they begin after their first frame.
                 self._start = first if self._file.start is None else min(self._file.start, first)
         except UnusableTimesError:
@@ -204,7 +204,7 @@ class PyAVReader:
     @property
     def _rate(self) -> float:
         """Frames per second."""
-        return float(self._file.stream.average_rate or self._file.stream.guessed_rate or 25)
+        return self._file.rate or float(self._file.stream.guessed_rate or 25)
 
     def _make_index(self) -> FrameIndex | PacketTable:
         file = self._file

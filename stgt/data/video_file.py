@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import av
 from av.container import InputContainer
+from av.format import Flags
 from av.index import IndexEntries
 from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
@@ -133,6 +134,15 @@ class VideoFile:
     def start(self) -> float | None:
         """The time in seconds at which the file begins, on its own clock; None if FFmpeg does not know it."""
         return None if self.container.start_time is None else self.container.start_time / av.time_base
+
+    @property
+    def rate(self) -> float | None:
+        """Frames per second, or None if the file does not tell."""
+        container = self.container.format
+        if container.flags & Flags.no_timestamps.value or container.name == "dv":
+            # FFmpeg assumes 25 for a bare stream, and takes the clock of a DV stream for its rate. Their headers know.
+            return float(self.stream.codec_context.framerate or self.stream.average_rate or 0) or None
+        return float(self.stream.average_rate or 0) or None
 
     def packet_table(self) -> IndexEntries | None:
         """The container's own table of all packets in the order of decoding, or None if it has no complete one."""

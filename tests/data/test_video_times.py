@@ -9,6 +9,7 @@ import torch
 from helpers.numbered import Kind, numbers, picture, write_numbered
 from PIL import Image
 
+from stgt.data.inspection import inspect
 from stgt.data.video import MAX_PIXELS, open_video, read_clip, read_frames
 
 
@@ -155,7 +156,7 @@ def test_times_begin_with_the_first_frame_where_the_file_does_not_tell_its_start
 
 
 def test_no_frame_of_a_file_that_says_it_begins_with_its_sound_is_before_it(tmp_path):
-    """FFmpeg does not know when B-frames in ASF are shown, so it takes the first time of the sound for the beginning."""
+    """FFmpeg does not know when B-frames in ASF are shown, so it takes the start of the sound for that of the file."""
     path = tmp_path / "late.asf"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"bf": "2"})
@@ -174,3 +175,20 @@ def test_no_frame_of_a_file_that_says_it_begins_with_its_sound_is_before_it(tmp_
         container.mux(packets[25:])
     assert read_clip(path, None).times.tolist() == pytest.approx([number / 25 for number in range(50)], abs=0.002)
     assert numbers(read_frames(path, None, start=1.899, end=2.0)) == [48, 49]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate"),
+    [
+        (Kind(".h264", "libx264", codec_options={"bf": "2"}, rate=30), 30),
+        (Kind(".h264", "libx264", rate=12), 12),
+        (Kind(".hevc", "libx265", codec_options={"x265-params": "log-level=error"}, rate=30), 30),
+        (Kind(".dv", "dvvideo", size=(720, 576)), 25),
+    ],
+    ids=str,
+)
+def test_a_stream_without_a_container_has_the_rate_of_its_header(kind, rate, tmp_path):
+    """FFmpeg assumes 25 frames per second for a bare stream, and 60000 for DV."""
+    path = write_numbered(tmp_path / f"bare{kind.suffix}", kind, 10)
+    assert read_clip(path, None).times.tolist() == pytest.approx([number / rate for number in range(10)], abs=1e-6)
+    assert inspect(path, "pyav", max_pixels=MAX_PIXELS).facts["rate"] == rate

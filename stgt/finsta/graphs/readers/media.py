@@ -28,8 +28,8 @@ def facts_of(video: str, videos: Path | None, missing: str, where: str) -> Facts
         raise ValueError(f"{where}: {missing} of {video} is not in it, expected the folder of the videos (--videos)")
     path = videos / video
     with VideoFile(path, max_pixels=MAX_PIXELS, deadline=None) as file:
-        rate = file.stream.average_rate
+        rate = file.rate
     if not rate:
         raise ValueError(f"{path}: its frame rate is unknown, expected a video with one")
     height, width = read_clip(path, 1).frames.shape[1:3]
-    return Facts(float(rate), width, height)
+    return Facts(rate, width, height)
