@@ -19,6 +19,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
 from stgt.data import apng
+from stgt.data.deadline import Deadline
 from stgt.data.errors import VideoError, require_file, require_memory
 from stgt.data.names import is_image
 
@@ -105,7 +106,11 @@ def stills(paths: Sequence[str | Path]) -> list[bool]:
 
 
 def read_image(
-    path: str | Path, *, max_pixels: int, choose: Callable[[np.ndarray], np.ndarray] | None = None
+    path: str | Path,
+    *,
+    max_pixels: int,
+    deadline: float | None = None,
+    choose: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Decode an image: its frames, uint8 (T, H, W, 3) RGB, and the time when each begins, float64 (T,) in seconds.
 
@@ -114,8 +119,10 @@ def read_image(
     A still image has one frame, at 0 s. Orientation in EXIF data is applied, transparency is composited on white, and
     16 bits are scaled to 8. A frame of an animation that claims to last 10 ms or less lasts 100 ms, as in browsers.
     Raises VideoError, naming the file and the cause, for a file that is missing, not a regular file, broken, or whose
-    frames have more than `max_pixels` pixels; the size is checked before anything is decoded.
+    frames have more than `max_pixels` pixels; the size is checked before anything is decoded. So it does for an
+    animation that takes longer than `deadline`, in seconds.
     """
+    limit = Deadline(path, deadline)
     kind = image_format(path)
     if kind is None:
         raise VideoError(f"{path}: not an image, expected JPEG, PNG, WebP or BMP")
@@ -123,13 +130,15 @@ def read_image(
         with closing(_FORMATS[kind](path)) as image:
             _require_size(path, image.size, max_pixels)
         frames = _png_animation if kind == "PNG" and apng.promised_frames(path) else _frames
-        seconds = [0.0] if holds_still(path) else [duration for _, duration in frames(path, kind)]
+        seconds = [0.0]
+        if not holds_still(path):
+            seconds = [duration for _, duration in _in_time(frames(path, kind), limit)]
     begins = np.concatenate([[0.0], np.cumsum(seconds)[:-1]])
     chosen = np.arange(len(begins)) if choose is None else choose(begins)
     require_memory(path, len(chosen), image.height, image.width)
     decoded = {}
     with _complaints(path):
-        for number, (frame, _) in enumerate(islice(frames(path, kind), int(chosen.max()) + 1)):
+        for number, (frame, _) in enumerate(islice(_in_time(frames(path, kind), limit), int(chosen.max()) + 1)):
             if number in chosen:
                 decoded[number] = np.array(_on_white(frame))
         return torch.from_numpy(np.stack([decoded[number] for number in chosen])), torch.from_numpy(begins[chosen])
@@ -183,6 +192,12 @@ def _frames(path: str | Path, kind: str) -> Iterator[tuple[Image.Image, float]]:
             if kind == "BMP" and image.mode == "RGBA" and image.getchannel("A").getbbox() is None:
                 pixels = image.convert("RGB")  # many programs write 0 as the alpha of opaque 32-bit files
             yield _upright(pixels, image), _lasting(image.info.get("duration", 0) / 1000)
+
+
+def _in_time(frames: Iterator[tuple[Image.Image, float]], limit: Deadline) -> Iterator[tuple[Image.Image, float]]:
+    for frame in frames:
+        limit.check()
+        yield frame
 
 
 def _png_animation(path: str | Path, kind: str) -> Iterator[tuple[Image.Image, float]]:

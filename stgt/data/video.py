@@ -117,7 +117,7 @@ def read_clip(
         return first + (np.arange(length) if frames is None else sample_indices(length, frames, sampling, rng))
 
     if holds_image(path):
-        return _from_image(path, sample, start, end, max_pixels)
+        return _from_image(path, sample, start, end, max_pixels=max_pixels, deadline=deadline)
     with open_video(path, decoder, max_pixels=max_pixels, deadline=deadline) as reader:
         return _from_video(path, reader, sample, start, end, rng)
 
@@ -185,16 +185,20 @@ def _read(reader: PyAVReader | DecordReader, numbers: np.ndarray) -> Clip:
 
 
 def _from_image(
-    path: str | Path, sample: Callable[[int, int], np.ndarray], start: float | None, end: float | None, max_pixels: int
+    path: str | Path,
+    sample: Callable[[int, int], np.ndarray],
+    start: float | None,
+    end: float | None,
+    **limits,
 ) -> Clip:
-    """A still image, which is shown at all times, or frames of an animated one."""
+    """A still image, which is shown at all times, or frames of an animated one. limits: those of `read_image`."""
     if holds_still(path):
-        return Clip(*read_image(path, max_pixels=max_pixels))
+        return Clip(*read_image(path, **limits))
 
     def choose(times: np.ndarray) -> np.ndarray:
         return sample(*_or_shown(*np.searchsorted(times, [start or 0.0, math.inf if end is None else end]).tolist()))
 
-    return Clip(*read_image(path, max_pixels=max_pixels, choose=choose))
+    return Clip(*read_image(path, choose=choose, **limits))
 
 
 def require_window(start: float | None, end: float | None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import struct
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from av.stream import Discard, Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from stgt.data.deadline import Deadline
 from stgt.data.errors import VideoError, require_file
 from stgt.data.frame_index import Keyframe, PacketTimes, UnusableTimesError, counts_decoding
 
@@ -57,8 +57,7 @@ class VideoFile:
         Raises VideoError, naming the file and the cause.
         """
         require_file(path)
-        self.path, self.max_pixels, self._seconds = path, max_pixels, deadline
-        self._end = None if deadline is None else time.monotonic() + deadline
+        self.path, self.max_pixels, self._deadline = path, max_pixels, Deadline(path, deadline)
         self.is_cut_short = False
         """Whether the last packet is incomplete, as far as the container tells. It is known at the end of `packets`"""
         self.container: InputContainer
@@ -186,7 +185,7 @@ class VideoFile:
                 if self._goes_on():
                     raise
                 packet, self.is_cut_short = None, True
-            self._require_time()
+            self._deadline.check()
             if packet is None:
                 break
             if packet.size:
@@ -265,10 +264,6 @@ class VideoFile:
 
     def _is_brief(self, part: Packet | VideoFrame) -> bool:
         return self.container.format.name == "gif" and part.duration == _BRIEF
-
-    def _require_time(self) -> None:
-        if self._end is not None and time.monotonic() > self._end:
-            raise VideoError(f"{self.path}: decoding did not end within {self._seconds:g} s, the deadline for one file")
 
     @contextmanager
     def complaints(self) -> Iterator[None]:

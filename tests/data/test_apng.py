@@ -7,6 +7,7 @@ from PIL import Image
 
 from stgt.data.errors import VideoError
 from stgt.data.images import holds_still, read_image
+from stgt.data.video import read_frames
 
 SIZE = (16, 12)
 NONE, BACKGROUND, PREVIOUS = range(3)
@@ -97,3 +98,11 @@ def test_animations_that_contradict_themselves_are_refused(tmp_path, options, pl
     frames = [(red, 0, 0, NONE, SOURCE, 50), (red, *place, NONE, SOURCE, 50)]
     with pytest.raises(VideoError, match=f"a.png: broken image: {message}"):
         read_image(write_apng(tmp_path / "a.png", frames, **options), max_pixels=1000)
+
+
+def test_an_animation_that_takes_too_long_is_given_up(tmp_path):
+    red = Image.new("RGB", SIZE, "red")
+    path = write_apng(tmp_path / "a.png", [(red, 0, 0, NONE, SOURCE, 50)] * 3)
+    with pytest.raises(VideoError, match=r"a.png: decoding did not end within 1e-09 s, the deadline for one file"):
+        read_frames(path, 2, deadline=1e-9)
+    assert len(read_frames(path, 2, deadline=None)) == 2
