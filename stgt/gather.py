@@ -38,9 +38,7 @@ def gather(x: Tensor, gradients: bool = True) -> Tensor:
     from all processes. DDP averages parameter gradients over processes, so they become those of the mean of all losses.
     Without gradients, the result is a constant if there is more than one process, as in the released model.
     """
-    if world_size() == 1:
-        return x
-    return _Gather.apply(x) if gradients else _Gather.apply(x.detach())
+    return x if world_size() == 1 else _gathered(x if gradients else x.detach())
 
 
 def gather_texts(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,21 +48,12 @@ def gather_texts(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Ten
     """
     if world_size() == 1:
         return input_ids, attention_mask
-    longest = torch.tensor(input_ids.shape[1], device=input_ids.device)
-    dist.all_reduce(longest, dist.ReduceOp.MAX)
-    missing = int(longest) - input_ids.shape[1]
-    # The mask hides the padding, so the id of the padding does not matter.
-    both = torch.nn.functional.pad(torch.stack([input_ids, attention_mask], 1), (0, missing))
-    return gather(both).unbind(1)
+    return _gathered_texts(input_ids, attention_mask)
 
 
 def mean(x: Tensor) -> Tensor:
     """The mean of a tensor over processes, without gradients."""
-    if world_size() == 1:
-        return x
-    total = x.detach().clone()
-    dist.all_reduce(total)
-    return total / world_size()
+    return x if world_size() == 1 else _mean(x)
 
 
 def shared_uniform(*shape: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
@@ -75,6 +64,36 @@ def shared_uniform(*shape: int, device: torch.device, generator: torch.Generator
     numbers = torch.rand(*shape, generator=generator)
     # From pinned memory, the host does not wait for the copy.
     numbers = (numbers.pin_memory() if device.type == "cuda" else numbers).to(device, non_blocking=True)
-    if world_size() > 1:
-        dist.broadcast(numbers, src=0)
-    return numbers
+    return numbers if world_size() == 1 else _from_first(numbers)
+
+
+# torch.compile leaves out the functions below. In compiled code, a process that compiles its step again may wait for
+# the others, which wait for this process, for ever. `torch.compiler.disable` would load all of torch._dynamo here.
+
+
+@torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
+def _gathered(x: Tensor) -> Tensor:
+    return _Gather.apply(x)
+
+
+@torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
+def _gathered_texts(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    longest = torch.tensor(input_ids.shape[1], device=input_ids.device)
+    dist.all_reduce(longest, dist.ReduceOp.MAX)
+    missing = int(longest) - input_ids.shape[1]
+    # The mask hides the padding, so the id of the padding does not matter.
+    both = torch.nn.functional.pad(torch.stack([input_ids, attention_mask], 1), (0, missing))
+    return _Gather.apply(both).unbind(1)
+
+
+@torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
+def _mean(x: Tensor) -> Tensor:
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+@torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
+def _from_first(x: Tensor) -> Tensor:
+    dist.broadcast(x, src=0)
+    return x

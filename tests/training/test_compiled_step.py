@@ -1,6 +1,7 @@
 """torch.compile takes the whole training step, and gives what the plain model gives."""
 
 import torch
+from helpers.processes import in_processes
 from helpers.tiny import tiny_batch, tiny_model
 
 from stgt.config import LossConfig
@@ -25,3 +26,20 @@ def test_a_compiled_step_is_a_step(assert_near):
         assert_near(found[name], value.detach(), name)
     for name, gradient in gradients.items():
         assert_near(compiled[name], gradient, name, gradient=True)
+
+
+def steps_of_a_process(rank):
+    """Compiled steps, each beside the plain one. The process compiles again where its texts have another length."""
+    model = tiny_model(vision=dict(layers=1, open_blocks=-1), qformer=dict(layers=1)).train()
+    compiled, loss = torch.compile(model, backend="aot_eager"), LossConfig(multi_positive=True)
+    for step, lengths in enumerate([(6, 6), (6, 5)]):
+        batch = tiny_batch(length=lengths[rank], seed=2 * step + rank)
+        batch["predicted"] = predicted_places(batch["attention_mask"])
+        batch["video_index"] = 4 * rank + torch.arange(4)
+        found, expected = (each(batch, loss, torch.Generator().manual_seed(0))["loss"] for each in (compiled, model))
+        found.backward()
+        torch.testing.assert_close(found, expected)
+
+
+def test_processes_with_texts_of_other_lengths_do_not_wait_for_each_other_for_ever():
+    in_processes(2, steps_of_a_process)
