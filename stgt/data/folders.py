@@ -16,7 +16,7 @@ class Found(NamedTuple):
     files: list[str]
     faults: dict[str, str]
     unseen: list[str]
-    """Folders that cannot be read, and links that lead nowhere: nobody knows what lies in them"""
+    """Folders and links that cannot be read, and links that lead nowhere: nobody knows what lies in them"""
 
 
 def find_files(folder: str | Path, endings: Sequence[str], *, without_ending: bool = False) -> Found:
@@ -77,6 +77,7 @@ class _Scan:
                     self.unseen.append(path)
         except OSError as error:
             self.faults[path] = str(error.strerror)
+            self.unseen.append(path)
 
 
 def describe_special(path: str | Path) -> str:

@@ -86,7 +86,7 @@ def update(
             return _encode_each(chunks, encode, broken)
 
         store.fill(compute, what=printable(place))
-        whole = {name: path for name, path in names.items() if path not in broken}
+        whole = {name: path for name, path in names.items() if name in kept or path not in broken}
         if not whole:
             raise ValueError(f"{', '.join(map(str, folders))}: no video can be read{first_fault(broken)}")
         causes = {str(path): cause for path, cause in broken.items()}
@@ -122,7 +122,7 @@ def _videos(
     """The videos of all folders by their keys, why others cannot be read, and the earlier keys of those that moved.
 
     A film of the index may still be there if it lies in a folder that cannot be read now, such as one of a disk that
-    does not answer. So it counts as one of the videos.
+    does not answer, or behind a link. So it counts as one of the videos.
     """
     videos, broken, unseen = [], {}, set()
     for folder in folders:
@@ -135,9 +135,11 @@ def _videos(
     now = Fingerprint.take({}, map(str, videos), "", decoder=pixels.decoding["decoder"])
     how = (pixels.frames, settings.window, settings.stride, settings.digest, *(["shots"] if settings.shots else []))
     names, films = names_of(videos, now, broken, *how), old.manifest.films if old else []
-    hidden = {film.key: Path(film.path) for film in films if not unseen.isdisjoint(Path(film.path).parents)}
+    hidden = {film.key: path for film in films if not unseen.isdisjoint([path := Path(film.path), *path.parents])}
     gone = [(film.path, film.key) for film in films if film.key not in names and film.key not in hidden]
-    return hidden | names, broken, moved(names, now, gone, *how)
+    known = {film.key for film in films}
+    new = {name: path for name, path in names.items() if name not in known}
+    return hidden | names, broken, moved(new, now, gone, *how)
 
 
 def _sound(old: Packed | None) -> list[Film]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class Videos(NamedTuple):
     files: list[Path]
     faults: dict[Path, str]
     unseen: list[Path]
-    """Folders that cannot be read, and links that lead nowhere: nobody knows what lies in them"""
+    """Folders and links that cannot be read, and links that lead nowhere: nobody knows what lies in them"""
 
 
 def find_videos(folder: Path) -> Videos:
@@ -70,8 +70,9 @@ def moved(
 ) -> dict[str, str]:
     """{the name of a video that has moved to another folder: the name that it had there before}.
 
-    names, now, settings: see `names_of`. gone: the places of files that are gone, and the names that they had. A video
-    has moved if a file is gone that had the same name in its folder, the same size and the same time of change.
+    names: those of new videos; now, settings: see `names_of`. gone: the places of files that are gone, and the names
+    that they had. A video has moved if a file is gone that had the same name in its folder, the same size and the same
+    time of change. If there are several such files or videos, nothing tells which is which, so none of them has moved.
     """
     places = defaultdict(list)
     for place, name in gone:
@@ -79,12 +80,12 @@ def moved(
     rows = {name: row for row, name in enumerate(now.names)}
     found = {}
     for name, path in names.items():
-        for place, then in places.get(path.name, ()):
-            if _name_at(place, now, rows[str(path)], settings) == then:
-                found[name] = then
-                places[path.name].remove((place, then))  # the same file cannot have become two
-                break
-    return found
+        here = places.get(path.name, ())
+        fits = [then for place, then in here if _name_at(place, now, rows[str(path)], settings) == then]
+        if len(fits) == 1:
+            found[name] = fits[0]
+    videos = Counter(found.values())
+    return {name: then for name, then in found.items() if videos[then] == 1}
 
 
 def _name_at(place: str, now: Fingerprint, row: int, settings: tuple[object, ...]) -> str:

@@ -56,7 +56,7 @@ def test_things_that_are_no_files_are_listed_with_their_causes(tmp_path, monkeyp
         unix.bind("socket.avi")
     files, faults, unseen = found(tmp_path)
     assert files == ["film.mp4/inside.mp4", "fine.mp4"]
-    assert unseen == ["archive", "gone.mp4"]
+    assert unseen == ["archive", "gone.mp4", "loop.mp4"]
     assert faults == {
         "archive": "a link to a file or folder that is not there",
         "film.mp4": "a folder, expected a file; what is in it is looked through",
