@@ -17,7 +17,7 @@ from stgt.models.stgt import STGT
 TOWER, GRAPH, ATTENTION, LAYER = "vision tower", "graph construction", "graph attention", "rest of the graph layer"
 QFORMER, LOSSES, OPTIMIZER, OTHER = "Q-Former and heads", "losses", "optimizer", "other"
 PARTS = (TOWER, GRAPH, ATTENTION, LAYER, QFORMER, LOSSES, OPTIMIZER, OTHER)
-LOSS_FUNCTIONS = ("similarity", "vtc_loss", "csal_targets", "csal_loss", "hard_negatives", "vtm_loss", "next_word_loss")
+LOSS_FUNCTIONS = ("similarity", "vtc_loss", "csal_targets", "csal_loss", "hard_negatives", "vtm_loss", "vtg_loss")
 BACKWARD = "autograd::engine::evaluate_function: "
 
 

@@ -155,6 +155,26 @@ def test_a_table_beside_a_shard_may_have_no_captions(tmp_path, caplog):
     assert "0.tar: 1 videos or images have no caption, and are left out" in caplog.text
 
 
+def test_a_table_beside_a_shard_that_is_damaged_is_named_at_once(tmp_path, caplog):
+    write_shard(tmp_path / "0.tar", {"a.mp4": b"x"})
+    pd.DataFrame({"key": ["a"], "caption": ["a"]}).to_parquet(table := tmp_path / "0.parquet")
+    table.write_bytes(b"PAR1" + b"\xff" * 60 + table.read_bytes()[64:])
+    with pytest.raises(ValueError, match="0.parquet: columns key and caption cannot be read"):
+        scan_shards(str(tmp_path), tmp_path / "m.parquet")
+    assert "asked for again" not in caplog.text
+
+
+def test_a_table_beside_a_shard_that_a_store_does_not_send_is_not_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(member_module, "_WAIT", 0.0)
+    write_shard(tmp_path / "0.tar", {"a.mp4": b"x", "b.mp4": b"x", "b.txt": b"b"})
+    pd.DataFrame({"key": ["a"], "caption": ["a"]}).to_parquet(tmp_path / "0.parquet")
+    with serving_ranges(tmp_path, status=503, failing=".parquet") as (address, _):
+        with pytest.raises(StoreError, match=f"^{address}/0.tar: .*503"):
+            scan_shards(address, tmp_path / "m.parquet")
+    with serving_ranges(tmp_path) as (address, _):
+        assert scan_shards(address, tmp_path / "m.parquet") == (2, 1)
+
+
 def test_hidden_members_as_macos_writes_them_part_no_video_from_its_caption(tmp_path, caplog):
     named = {"./._a.mp4": b"xattr", "./a.mp4": b"x", "./._a.txt": b"xattr", "./a.txt": b"a", ".DS_Store": b"x"}
     write_shard(tmp_path / "0.tar", named)

@@ -9,11 +9,11 @@ from stgt.search.byte_range import parse_range
 
 
 @contextmanager
-def serving_ranges(folder, *, refuse=False, status=None):
+def serving_ranges(folder, *, refuse=False, status=None, failing=""):
     """Yields the server's address, and a list to which it adds the range of each answer.
 
-    refuse: whether it always sends whole files, as Python's own server does. status: the status of
-    all answers, which are then errors.
+    refuse: whether it always sends whole files, as Python's own server does. status: the status of all answers about
+    paths that end in `failing`; these answers are then errors.
     """
     answered = []
 
@@ -22,7 +22,7 @@ def serving_ranges(folder, *, refuse=False, status=None):
             super().__init__(*args, directory=str(folder))
 
         def do_GET(self):  # noqa: N802 (the name is Python's)
-            if status is not None:
+            if status is not None and self.path.endswith(failing):
                 return self.send_error(status)
             path = Path(self.translate_path(self.path))
             asked = None if refuse or not path.is_file() else parse_range(self.headers["Range"], path.stat().st_size)

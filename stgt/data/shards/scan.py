@@ -191,17 +191,18 @@ class _Shard:
         It is empty if there is no such file, or if the file has no captions.
         """
         path = self.path.removesuffix(".tar") + ".parquet"
-        if not self.system.exists(path):
+        try:
+            contents = self.system.cat_file(path)
+        except FileNotFoundError:
             return {}
         try:
-            with self.system.open(path, "rb") as file:
-                table = pq.ParquetFile(file)
-                if not {"key", "caption"} <= {*table.schema_arrow.names}:
-                    return {}
-                rows = table.read(["key", "caption"]).to_pydict()
+            table = pq.ParquetFile(pa.BufferReader(contents))
+            if not {"key", "caption"} <= {*table.schema_arrow.names}:
+                return {}
+            rows = table.read(["key", "caption"]).to_pydict()
         except MemoryError:  # Arrow's own one is an ArrowException, too
             raise
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path}: columns key and caption cannot be read ({error})") from None
         return dict(zip(rows["key"], rows["caption"], strict=True))
 
