@@ -168,9 +168,11 @@ def test_a_table_beside_a_shard_that_a_store_does_not_send_is_not_passed_over(tm
     monkeypatch.setattr(member_module, "_WAIT", 0.0)
     write_shard(tmp_path / "0.tar", {"a.mp4": b"x", "b.mp4": b"x", "b.txt": b"b"})
     pd.DataFrame({"key": ["a"], "caption": ["a"]}).to_parquet(tmp_path / "0.parquet")
-    with serving_ranges(tmp_path, status=503, failing=".parquet") as (address, _):
-        with pytest.raises(StoreError, match=f"^{address}/0.tar: .*503"):
-            scan_shards(address, tmp_path / "m.parquet")
+    with (
+        serving_ranges(tmp_path, status=503, failing=".parquet") as (address, _),
+        pytest.raises(StoreError, match=f"^{address}/0.tar: .*503"),
+    ):
+        scan_shards(address, tmp_path / "m.parquet")
     with serving_ranges(tmp_path) as (address, _):
         assert scan_shards(address, tmp_path / "m.parquet") == (2, 1)
 
