@@ -29,7 +29,10 @@ inline Tensor new_strided_tensor(const char* op, const char* name, const Tensor&
 inline Tensor new_tensor(const char* op, const char* name, const Tensor& like, std::initializer_list<int64_t> sizes,
                          ScalarType dtype) {
   int64_t strides[8], numbers = 1;
-  for (size_t dim = sizes.size(); dim-- > 0; numbers *= sizes.begin()[dim]) strides[dim] = numbers;
+  for (size_t dim = sizes.size(); dim-- > 0;) {
+    strides[dim] = numbers;
+    if (sizes.begin()[dim] > 1) numbers *= sizes.begin()[dim];  // as in PyTorch, an empty dimension counts as 1
+  }
   return new_strided_tensor(op, name, like, sizes, strides, dtype);
 }
 
