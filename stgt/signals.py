@@ -12,7 +12,7 @@ from types import FrameType
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that ask a command to stop"""
 NOTICE = "\nstopping after this step, with a checkpoint; another Ctrl-C stops at once, without a checkpoint\n"
-"""What training prints when it is asked to stop"""
+"""Training prints this text when it is asked to stop."""
 GRACE = 10.0
 """Seconds in which an interrupted command has to end. It may hang if the exception came while Python held a lock"""
 PATIENCE = 2.0

@@ -1,4 +1,4 @@
-// What the ops for CPU tensors read in the same way from their arguments.
+// These functions read what all ops for CPU tensors read in the same way from their arguments.
 #pragma once
 #include "../checks.h"
 #include "args.h"

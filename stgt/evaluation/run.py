@@ -169,7 +169,7 @@ def _evaluate_retrieval(
 
 
 def _facts_of(data: DataConfig, clips: RetrievalDataset, owner: Tensor, wording: Tensor) -> dict:
-    """What the result says about the test split. owner, wording: int64 (M,), the video and the wording of each text."""
+    """Describe the test split for the result. owner, wording: int64 (M,), the video and the wording of each text."""
     shared = said_of(owner, wording, len(clips.videos)).sum(0)[wording] > 1
     return {
         "annotation": str(data.test),

@@ -140,7 +140,7 @@ def file_system(address: str) -> tuple[AbstractFileSystem, str]:
 
 
 def asked(what: object, ask: Callable[[], Answer]) -> Answer:
-    """What `ask` returns, which reads from a store. If the store fails, `ask` is called again, ATTEMPTS times in all.
+    """Return what `ask` reads from a store. If the store fails, `ask` is called again, up to ATTEMPTS times in all.
 
     Raises StoreError, naming `what`, if the store fails at every attempt, PermissionError, naming it, if the store
     refuses, and the ValueErrors and FileNotFoundErrors of `ask` as they are.
