@@ -1,9 +1,11 @@
-// New tensors and contiguous ones. PyTorch looks up its operators by their names at each call, which takes longer than
-// the rest of a small call, so these functions only call one if they have to copy a tensor.
+// This file makes new tensors and contiguous ones. PyTorch looks up its operators by their names at each call, which
+// takes longer than the rest of a small call, so these functions only call one if they have to copy a tensor.
 #pragma once
 #include "checks.h"
 
 #include <torch/csrc/stable/ops.h>
+
+#include <exception>
 
 namespace stgt {
 
