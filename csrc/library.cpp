@@ -17,6 +17,10 @@ STABLE_TORCH_LIBRARY(stgt_kernels, m) {
       "graph_attention_bwd(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor weight, Tensor live, Tensor? seed, "
       "Tensor out, Tensor lse, Tensor? dlse, float scale, float dropout_p, bool need_dweight) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("dense_attention_fwd(Tensor q, Tensor k, Tensor v, Tensor? bias, float scale) -> (Tensor, Tensor)");
+  m.def(
+      "dense_attention_bwd(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor out, Tensor stats, "
+      "float scale, Tensor(a!) dq, Tensor(b!) dk, Tensor(c!) dv) -> ()");
   m.def(
       "edge_attention_fwd(Tensor q, Tensor k, Tensor v, Tensor? edge_scale, Tensor? edge_bias, Tensor row_ptr, "
       "Tensor source, Tensor row_edge, Tensor? scale_type, Tensor? bias_type, Tensor? seed, float clamp, float scale, "

@@ -2,7 +2,13 @@
 
 from stgt_kernels import dispatch
 from stgt_kernels.dispatch import ReferenceWarning
-from stgt_kernels.functional import edge_attention, graph_attention, spatio_temporal_graph, token_similarity
+from stgt_kernels.functional import (
+    edge_attention,
+    graph_attention,
+    packed_attention,
+    spatio_temporal_graph,
+    token_similarity,
+)
 from stgt_kernels.graph import SpatioTemporalGraph
 from stgt_kernels.modules import GraphAttention
 from stgt_kernels.ragged_graph import RaggedGraph
@@ -16,6 +22,7 @@ __all__ = [
     "dispatch",
     "edge_attention",
     "graph_attention",
+    "packed_attention",
     "spatio_temporal_graph",
     "token_similarity",
 ]

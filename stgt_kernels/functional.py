@@ -10,6 +10,7 @@ from stgt_kernels import dispatch
 from stgt_kernels.graph import SpatioTemporalGraph, clamped_window, storage_dtype
 from stgt_kernels.ops import numbers
 from stgt_kernels.ops.autograd import own_view
+from stgt_kernels.ops.dense_attention.functional import packed_attention as packed_attention
 from stgt_kernels.ops.edge_attention.functional import edge_attention as edge_attention
 from stgt_kernels.ops.graph_attention import reference as graph_attention_reference
 from stgt_kernels.ops.graph_attention.function import GraphAttentionFunction

@@ -81,6 +81,22 @@ struct SpatioTemporalGraphArgs {
   double product() const { return double(B * T) * double(P) * double(band() * P) * double(C); }  // multiply-adds
 };
 
+struct DenseAttentionArgs {
+  Dtype dtype;            // f32 or f64, of all tensors
+  int64_t B, H, M, N, D;  // M queries and N keys in each head
+  double scale;
+  Heads q, k, v;
+  Heads bias;        // (B, H, M, N), added to the scaled scores; null data stands for zeros
+  Heads out;         // written forward, read backward
+  void* stats;       // (B, H, M, 2) contiguous: each row's maximum and 1 / sum; written forward, read backward
+  Heads dout;        // backward
+  Heads dq, dk, dv;  // written
+
+  int64_t tiles() const { return ceil_div(N, TILE); }  // of keys
+  int64_t row_blocks() const { return ceil_div(M, ROW_BLOCK); }
+  double product() const { return double(B * H) * double(M) * double(N) * double(D); }  // multiply-adds
+};
+
 // The kernels of one instruction set. Each runs the tasks [begin, end), and needs a workspace of as many bytes as its
 // function with the name `..._workspace` returns.
 struct Kernels {
@@ -99,6 +115,10 @@ struct Kernels {
   void (*spatio_temporal_graph_scale_norms)(const SpatioTemporalGraphArgs&, int64_t begin, int64_t end);
   int64_t (*spatio_temporal_graph_bwd_workspace)(const SpatioTemporalGraphArgs&);
   void (*spatio_temporal_graph_bwd)(const SpatioTemporalGraphArgs&, int64_t begin, int64_t end, char* workspace);
+  int64_t (*dense_attention_fwd_workspace)(const DenseAttentionArgs&);
+  void (*dense_attention_fwd)(const DenseAttentionArgs&, int64_t begin, int64_t end, char* workspace);
+  int64_t (*dense_attention_bwd_workspace)(const DenseAttentionArgs&);
+  void (*dense_attention_bwd)(const DenseAttentionArgs&, int64_t begin, int64_t end, char* workspace);
   int64_t (*edge_attention_workspace)(const EdgeAttentionArgs&);
   void (*edge_attention_fwd)(const EdgeAttentionArgs&, int64_t begin, int64_t end, char* workspace);
   void (*edge_attention_bwd_rows)(const EdgeAttentionArgs&, int64_t begin, int64_t end, char* workspace);

@@ -170,6 +170,23 @@ template <class E, class A> inline const E* as_left_transposed(const A* block, i
   }
 }
 
+// The sum of the products of two rows of D numbers.
+template <class A, class S> inline A dot(const S* a, const S* b, int64_t D) {
+  vec<A> sum{};
+  int64_t d = 0;
+  for (; d + lanes<A> <= D; d += lanes<A>) sum += load_wide<A>(a + d) * load_wide<A>(b + d);
+  A total = horizontal_sum<A>(sum);
+  for (; d < D; ++d) total += A(widen(a[d])) * A(widen(b[d]));
+  return total;
+}
+
+// Writes rows of a block of results, times a scale.
+template <class S, class A>
+void write_rows(S* dst, int64_t stride, int64_t rows, int64_t D, A scale, const A* src, int64_t columns) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t d = 0; d < D; ++d) dst[r * stride + d] = narrow<S>(src[r * columns + d] * scale);
+}
+
 // Adds A (M, K) * B (K, D) over edges to C (M, D), for those elements of B that pack_right replaced by 0.
 template <class A, class S, class WT>
 inline void add_nonfinite(const S* B, int64_t b_row, int64_t M, int64_t K, int64_t D, const WT* weight, int64_t w_row,

@@ -9,12 +9,6 @@
 
 namespace stgt::STGT_ISA {
 
-template <class S, class A>
-void write_rows(S* dst, int64_t stride, int64_t rows, int64_t D, A scale, const A* src, int64_t columns) {
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t d = 0; d < D; ++d) dst[r * stride + d] = narrow<S>(src[r * columns + d] * scale);
-}
-
 // The numbers that are kept for one border, for dk or for dv. The frames are those at most W before or after it.
 template <class A> struct Border {
   int64_t frames, tiles, numbers;  // numbers: those of one frame, with the rows that a product writes behind its last

@@ -102,12 +102,7 @@ void row_deltas(const GraphAttentionArgs& args, int64_t head, int64_t first_fram
   const int64_t N = args.T * args.P, b = head / args.H, h = head % args.H;
   const A* dlse = (const A*)args.dlse;
   for (int64_t i = first_frame * args.P; i < end_frame * args.P; ++i) {
-    const S *dout = args.dout.rows<S>(b, h, i), *out = args.out.rows<S>(b, h, i);
-    vec<A> sum{};
-    int64_t d = 0;
-    for (; d + lanes<A> <= args.D; d += lanes<A>) sum += load_wide<A>(dout + d) * load_wide<A>(out + d);
-    A delta = horizontal_sum<A>(sum);
-    for (; d < args.D; ++d) delta += A(widen(dout[d])) * A(widen(out[d]));
+    const A delta = dot<A>(args.dout.rows<S>(b, h, i), args.out.rows<S>(b, h, i), args.D);
     ((A*)args.delta)[head * N + i] = delta - (dlse ? dlse[head * N + i] : A(0));
   }
 }

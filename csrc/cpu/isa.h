@@ -1,4 +1,5 @@
 // Each isa_<name>.cpp ends with this file, which compiles all kernels for one instruction set.
+#include "dense_attention.h"
 #include "edge_attention_bwd.h"
 #include "edge_attention_fwd.h"
 #include "graph_attention_bwd.h"
@@ -25,6 +26,10 @@ const Kernels STGT_TABLE = {
     .spatio_temporal_graph_scale_norms = STGT_ISA::spatio_temporal_graph_scale_norms,
     .spatio_temporal_graph_bwd_workspace = STGT_ISA::spatio_temporal_graph_bwd_workspace,
     .spatio_temporal_graph_bwd = STGT_ISA::spatio_temporal_graph_bwd,
+    .dense_attention_fwd_workspace = STGT_ISA::dense_attention_fwd_workspace,
+    .dense_attention_fwd = STGT_ISA::dense_attention_fwd,
+    .dense_attention_bwd_workspace = STGT_ISA::dense_attention_bwd_workspace,
+    .dense_attention_bwd = STGT_ISA::dense_attention_bwd,
     .edge_attention_workspace = STGT_ISA::edge_attention_workspace,
     .edge_attention_fwd = STGT_ISA::edge_attention_fwd,
     .edge_attention_bwd_rows = STGT_ISA::edge_attention_bwd_rows,
