@@ -92,13 +92,10 @@ class Attention(nn.Module):
 
         Returns (B, S, hidden).
         """
-        q, k, v = (self._heads(part) for part in (self.attention.query(x), *keys_values.chunk(2, dim=-1)))
+        q = self.attention.query(x).unflatten(-1, (1, self.heads, -1))
         dropout = self.dropout if self.training else 0.0
-        heads = attention(q, k, v, bias, dropout)
-        return self.output(heads.transpose(1, 2).flatten(2), x)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        heads = attention(q, keys_values.unflatten(-1, (2, self.heads, -1)), bias, dropout)
+        return self.output(heads.flatten(2), x)
 
 
 class Layer(nn.Module):

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stgt_kernels import packed_attention
+
 _VALUES = 1 << 16
 """The number of values of the random integers, each of which decides about one element"""
 
@@ -35,16 +37,20 @@ def dropout(x: Tensor, p: float) -> Tensor:
     return x * kept.to(x.dtype).mul_(_VALUES / (_VALUES - dropped))
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, p: float) -> Tensor:
-    """F.scaled_dot_product_attention with bias and dropout p, which has no fused form with dropout on a CPU.
+def attention(q: Tensor, kv: Tensor, bias: Tensor | None, p: float) -> Tensor:
+    """Softmax attention with bias and dropout p, which has no fused form with dropout on a CPU.
 
-    q: (B, H, S, D); k, v: (B, H, N, D); bias, which is added to the scores and is finite: (B, 1, S, N) or None.
-    Returns (B, H, S, D).
+    q: (B, S, 1, H, D); kv, keys and values: (B, N, 2, H, D); bias, which is added to the scores and is finite:
+    (B, 1, S, N) or None. Returns (B, S, H, D).
     """
+    if p == 0:
+        return packed_attention(q, kv, bias=bias)
+    queries, keys, values = (part.transpose(1, 2) for part in (q[:, :, 0], *kv.unbind(2)))
     if not _fast(q, p):
-        return F.scaled_dot_product_attention(q, k, v, bias, p)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    return dropout((scores if bias is None else scores + bias).softmax(-1), p) @ v
+        return F.scaled_dot_product_attention(queries, keys, values, bias, p).transpose(1, 2)
+    scores = (queries * q.shape[-1] ** -0.5) @ keys.transpose(-2, -1)
+    heads = dropout((scores if bias is None else scores + bias).softmax(-1), p) @ values
+    return heads.transpose(1, 2)
 
 
 def _fast(x: Tensor, p: float) -> bool:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stgt.models.plain import is_plain
+from stgt_kernels import packed_attention
 
 
 class LayerNorm(nn.LayerNorm):
@@ -76,12 +77,15 @@ class ResidualAttentionBlock(nn.Module):
 def attend(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
     """Self-attention over the second-to-last dimension of x (…, S, C). The dimensions before it are the batch.
 
-    The result is that of `attn`, but queries, keys and values are views of one product, where `attn` makes copies.
+    The result is that of `attn`, but queries, keys and values are parts of one product, where `attn` makes copies.
     """
     flat = x.flatten(0, -3)
-    if not is_plain(attn):
-        return attn(flat, flat, flat, need_weights=False)[0].view(x.shape)
-    parts = F.linear(flat, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
-    q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts)
-    heads = F.scaled_dot_product_attention(q, k, v)
-    return attn.out_proj(heads.transpose(1, 2).flatten(2)).view(x.shape)
+    found = self_attention(attn, flat) if is_plain(attn) else attn(flat, flat, flat, need_weights=False)[0]
+    return found.view(x.shape)
+
+
+def self_attention(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """What `attn` computes with its weights, without dropout. x: (B, S, C). Returns (B, S, C)."""
+    qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
+    heads = packed_attention(qkv.unflatten(-1, (3, attn.num_heads, -1)))
+    return attn.out_proj(heads.flatten(2))

@@ -74,8 +74,8 @@ def test_instruction_sets(isa):
     code = f"""
 import pytest, stgt_kernels._C as native
 assert native.build_info()["cpu_isa"] == {isa!r}, native.build_info()
-of_the_cpu = ["-k", "cpu", {str(TESTS / "kernels" / "test_fuzz.py")!r}]
-raise SystemExit(pytest.main(["-q", "-p", "no:cacheprovider", *of_the_cpu]))
+tests = [{str(TESTS / "kernels" / "test_fuzz.py")!r}, {str(TESTS / "kernels" / "test_dense_attention.py")!r}]
+raise SystemExit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "cpu", *tests]))
 """
     result = python(code, STGT_CPU_ISA=isa)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]

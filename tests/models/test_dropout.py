@@ -62,23 +62,26 @@ def test_the_module_drops_nothing_in_evaluation():
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_without_dropped_elements_is_that_of_pytorch(masked):
     torch.manual_seed(0)
-    q, k, v = (torch.randn(2, 3, n, 8, dtype=torch.float64, requires_grad=True) for n in (5, 7, 7))
+    q, kv = torch.randn(2, 5, 1, 3, 8, dtype=torch.float64), torch.randn(2, 7, 2, 3, 8, dtype=torch.float64)
+    q, kv = q.requires_grad_(), kv.requires_grad_()
     bias = (
         torch.zeros(2, 1, 5, 7, dtype=torch.float64).masked_fill(torch.rand(2, 1, 5, 7) < 0.4, -1e4) if masked else None
     )
-    out, expected = attention(q, k, v, bias, 1e-9), F.scaled_dot_product_attention(q, k, v, bias)
+    out = attention(q, kv, bias, 1e-9)
+    queries, keys, values = (part.transpose(1, 2) for part in (q[:, :, 0], *kv.unbind(2)))
+    expected = F.scaled_dot_product_attention(queries, keys, values, bias).transpose(1, 2)
     torch.testing.assert_close(out, expected)
     weight = torch.randn_like(out)
-    found = torch.autograd.grad((out * weight).sum(), (q, k, v))
-    torch.testing.assert_close(found, torch.autograd.grad((expected * weight).sum(), (q, k, v)))
+    found = torch.autograd.grad((out * weight).sum(), (q, kv))
+    torch.testing.assert_close(found, torch.autograd.grad((expected * weight).sum(), (q, kv)))
 
 
 def test_attention_drops_probabilities_and_keeps_the_mean():
     torch.manual_seed(0)
-    q, k = torch.randn(1, 1, 4, 8), torch.randn(1, 1, 6, 8)
-    v = torch.eye(6)[None, None]  # the output is the matrix of probabilities
-    draws = torch.stack([attention(q, k, v, None, 0.25) for _ in range(4000)])
-    expected = F.scaled_dot_product_attention(q, k, v)
+    q, keys, values = torch.randn(1, 4, 1, 1, 6), torch.randn(6, 6), torch.eye(6)
+    kv = torch.stack([keys, values], 1)[None, :, :, None]  # the output is the matrix of probabilities
+    draws = torch.stack([attention(q, kv, None, 0.25) for _ in range(4000)])
+    expected = F.scaled_dot_product_attention(q[:, :, 0, 0], keys[None], values[None])[:, :, None]
     assert abs((draws == 0).double().mean() - 0.25) < 0.01
     torch.testing.assert_close(draws.mean(0), expected, rtol=6 * (0.25 / 0.75 / 4000) ** 0.5, atol=0)
 

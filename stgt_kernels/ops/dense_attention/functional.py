@@ -17,13 +17,14 @@ def packed_attention(*packed: Tensor, bias: Tensor | None = None) -> Tensor:
     Queries, keys and values lie in one tensor, as a projection to all three makes them, or in two or three. The kernels
     read them in place and write their gradients in the same layout, so nothing is copied or concatenated. They compute
     float32 and float64 on the CPU, with up to 4096 keys. In all other cases PyTorch's function is called: on GPUs, in
-    half precision, under autocast, torch.compile and torch.func, and for a bias that needs a gradient.
+    half precision, under autocast, torch.compile and torch.func, and for a bias that is boolean or needs a gradient.
 
     Args:
         packed: ``qkv`` (B, N, 3, H, D); or ``q`` (B, M, 1, H, D) and ``kv`` (B, N, 2, H, D); or three tensors with one
             part each. Floating point, any strides.
         bias: (B or 1, H or 1, M, N) in the dtype of the others, which is added to the scaled scores. -infinity leaves
-            a pair out; a row without pairs has output 0 and gradients 0.
+            a pair out; a row without pairs has output 0 and gradients 0 in the kernels. Or boolean, as PyTorch's
+            ``attn_mask``.
 
     Returns:
         (B, M, H, D) in the dtype of the arguments, differentiable once. ``flatten(2)`` merges its heads without a copy.
@@ -51,7 +52,9 @@ def _on_kernels(packed: tuple[Tensor, ...], bias: Tensor | None) -> bool:
         return False
     if torch._C._are_functorch_transforms_active() or torch.is_autocast_enabled("cpu"):
         return False
-    if torch.autograd.forward_ad._current_level >= 0 or (bias is not None and bias.requires_grad):
+    if torch.autograd.forward_ad._current_level >= 0:
+        return False
+    if bias is not None and (bias.requires_grad or bias.dtype != first.dtype or bias.device != first.device):
         return False
     if packed[-1].shape[1] > MOST_KEYS or any(t.numel() == 0 for t in packed):
         return False
@@ -59,6 +62,9 @@ def _on_kernels(packed: tuple[Tensor, ...], bias: Tensor | None) -> bool:
 
 
 def _check(packed: tuple[Tensor, ...], bias: Tensor | None) -> None:
+    given = packed if bias is None else (*packed, bias)
+    if wrong := [type(t).__name__ for t in given if not isinstance(t, Tensor)]:
+        raise ValueError(f"packed_attention: packed must be tensors, and bias a tensor or None, got {wrong[0]}")
     shapes = [tuple(t.shape) for t in packed]
     parts = [shape[2] if len(shape) == 5 else 0 for shape in shapes]
     if parts not in ([3], [1, 2], [1, 1, 1]):
@@ -70,7 +76,9 @@ def _check(packed: tuple[Tensor, ...], bias: Tensor | None) -> None:
     N = shapes[-1][1]
     for tensor, shape in zip(packed[1:], shapes[1:], strict=True):
         if (shape[0], shape[1], *shape[3:]) != (B, N, H, D):
-            raise ValueError(f"packed_attention: q is {shapes[0]}, so k and v must have B={B}, H={H}, D={D} and one N, got {shape}")
+            raise ValueError(
+                f"packed_attention: q is {shapes[0]}, so k and v must have B={B}, H={H}, D={D} and one N, got {shape}"
+            )
         if tensor.dtype != packed[0].dtype or tensor.device != packed[0].device:
             raise ValueError(
                 f"packed_attention: k and v must have q's dtype and device, {packed[0].dtype} on {packed[0].device}, "
@@ -80,5 +88,3 @@ def _check(packed: tuple[Tensor, ...], bias: Tensor | None) -> None:
         return
     if bias.ndim != 4 or tuple(bias.shape[2:]) != (M, N) or bias.shape[0] not in (1, B) or bias.shape[1] not in (1, H):
         raise ValueError(f"packed_attention: bias must be ({B} or 1, {H} or 1, {M}, {N}), got {tuple(bias.shape)}")
-    if bias.dtype != packed[0].dtype or bias.device != packed[0].device:
-        raise ValueError(f"packed_attention: bias must be {packed[0].dtype} on {packed[0].device}, got {bias.dtype} on {bias.device}")

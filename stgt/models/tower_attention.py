@@ -1,0 +1,94 @@
+"""The attention of vision towers: that of timm and open_clip, computed by `stgt_kernels.packed_attention`.
+
+On CPUs this is faster than what these libraries call, and it gives the same result. This module imports timm, which is
+slow.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.models.eva import EvaAttention
+from timm.models.vision_transformer import Attention
+from torch import Tensor, nn
+
+from stgt.models.plain import is_plain
+from stgt.models.transformer import self_attention
+from stgt_kernels import packed_attention
+
+
+def pack_attention(tower: nn.Module) -> None:
+    """Lets all attention layers of a tower that are of a known class read queries, keys and values in place.
+
+    Their weights and the names of these stay the same.
+    """
+    for module in tower.modules():
+        if packed := _PACKED.get(type(module)):
+            module.__class__ = packed
+
+
+class PackedAttention(Attention):
+    """timm's attention of ViT. What it does beside plain attention is left to timm."""
+
+    def forward(self, x: Tensor, *args, **options) -> Tensor:
+        """x: (B, N, C). Returns (B, N, C). Other arguments are those of timm."""
+        if not _plain(self, args, options):
+            return super().forward(x, *args, **options)
+        return _attend(self, self.qkv(x))
+
+
+class PackedEvaAttention(EvaAttention):
+    """timm's attention of EVA, which keeps the biases of queries and values beside the layer."""
+
+    def forward(self, x: Tensor, *args, **options) -> Tensor:
+        """x: (B, N, C). Returns (B, N, C). Other arguments are those of timm."""
+        if self.qkv is None or not _plain(self, args, options):
+            return super().forward(x, *args, **options)
+        bias = None if self.q_bias is None else torch.cat([self.q_bias, self.k_bias, self.v_bias])
+        return _attend(self, F.linear(x, self.qkv.weight, bias))
+
+
+class PackedMultiheadAttention(nn.MultiheadAttention):
+    """PyTorch's attention, as open_clip's blocks call it."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, *args, **options):
+        """query, key, value: (B, N, C). Other arguments and the result are those of PyTorch."""
+        itself = query is key and key is value and query.ndim == 3 and self.batch_first
+        others = {name: value for name, value in options.items() if name != "need_weights"}
+        weights = options.get("need_weights", True)
+        if weights or not itself or args or _asked(others) or not self._plain():
+            return super().forward(query, key, value, *args, **options)
+        return self_attention(self, query), None
+
+    def _plain(self) -> bool:
+        """Whether it computes with its weights alone. A parametrization changes its class."""
+        more = self.bias_k is not None or self.add_zero_attn or self.in_proj_weight is None
+        return type(self) is PackedMultiheadAttention and not more and not (self.training and self.dropout > 0)
+
+
+_PACKED = {
+    Attention: PackedAttention,
+    EvaAttention: PackedEvaAttention,
+    nn.MultiheadAttention: PackedMultiheadAttention,
+}
+
+
+def _attend(layer: Attention | EvaAttention, qkv: Tensor) -> Tensor:
+    """The rest of the layer after its projection qkv (B, N, 3·H·D)."""
+    heads = packed_attention(qkv.unflatten(-1, (3, layer.num_heads, -1)))
+    return layer.proj_drop(layer.proj(layer.norm(heads.flatten(2))))
+
+
+def _plain(layer: Attention | EvaAttention, args: tuple, options: dict) -> bool:
+    """Whether the layer is plain attention with one projection, without a mask and rotary positions."""
+    normed = not isinstance(layer.q_norm, nn.Identity) or not isinstance(layer.k_norm, nn.Identity)
+    dropped = layer.training and layer.attn_drop.p > 0
+    gated = getattr(layer, "gate", None) is not None
+    if normed or dropped or gated or not layer.fused_attn or not is_plain(layer.qkv):
+        return False
+    return not any(arg is not None for arg in args) and not _asked(options)
+
+
+def _asked(options: dict) -> bool:
+    """Whether an option asks for more than plain attention, such as a mask."""
+    return any(value is not None and value is not False for value in options.values())

@@ -1,0 +1,258 @@
+"""Dense attention of packed tensors is softmax attention, and its kernels run where they are meant to."""
+
+from random import Random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.poison import poisoned_memory
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from stgt_kernels import dispatch, packed_attention
+from stgt_kernels.ops.dense_attention.functional import MOST_KEYS
+from stgt_kernels.testing import assert_close
+
+FORMS = ("qkv", "q, kv", "q, k, v")
+
+
+def dense(*packed, bias=None):
+    """The definition, in plain PyTorch."""
+    q, k, v = (part.transpose(1, 2) for tensor in packed for part in tensor.unbind(2))
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    return ((scores if bias is None else scores + bias).softmax(-1) @ v).transpose(1, 2)
+
+
+def packed_tensors(form, B, M, N, H, D, generator, dtype=torch.float32):
+    sizes = {"qkv": [(N, 3)], "q, kv": [(M, 1), (N, 2)], "q, k, v": [(M, 1), (N, 1), (N, 1)]}[form]
+    return [torch.randn(B, rows, parts, H, D, generator=generator, dtype=dtype) for rows, parts in sizes]
+
+
+def results(function, packed, bias, dout):
+    """out, and the gradients of the packed tensors."""
+    leaves = [tensor.detach().requires_grad_() for tensor in packed]
+    out = function(*leaves, bias=bias)
+    return [out.detach(), *torch.autograd.grad(out, leaves, dout)]
+
+
+def assert_right(packed, bias, dout):
+    """Fails if a result errs more than twice as much as the definition in plain PyTorch does in the same dtype."""
+    wide = [tensor.double() for tensor in packed]
+    exact = results(dense, wide, None if bias is None else bias.double(), dout.double())
+    plain = results(dense, packed, bias, dout)
+    # A gradient is a difference of terms of the size of dout . v.
+    terms = (dout.double().norm(dim=-1).max() * wide[-1].norm(dim=-1).max()).item()
+    with poisoned_memory():
+        found = results(packed_attention, packed, bias, dout)
+    assert len(found) == len(exact)
+    for number, (one, same, right) in enumerate(zip(found, plain, exact, strict=True)):
+        assert one.dtype == right.dtype or one.dtype == packed[0].dtype
+        assert_close(one, same, right, f"result {number}", terms=terms if number else 0.0)
+
+
+class Called(TorchDispatchMode):
+    """The names of the operators that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function._schema.name)
+        return function(*args, **(kwargs or {}))
+
+
+def on_kernels(function):
+    with Called() as called:
+        function()
+    return "stgt_kernels::dense_attention_fwd" in called.names
+
+
+def views(tensor, draw, generator):
+    """The same numbers in another layout."""
+    kind = draw.choice(["contiguous", "wider", "heads first", "last strided", "repeated"])
+    if kind == "wider":
+        room = torch.randn(*tensor.shape[:-1], tensor.shape[-1] + 3, generator=generator, dtype=tensor.dtype)
+        room[..., 2:-1] = tensor
+        return room[..., 2:-1]
+    if kind == "heads first":
+        return tensor.permute(3, 0, 2, 1, 4).contiguous().permute(1, 3, 2, 0, 4)
+    if kind == "last strided":
+        return torch.stack([tensor, tensor], -1)[..., 0]
+    if kind == "repeated":
+        return tensor[:1].expand(tensor.shape)
+    return tensor
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_cpu_kernels_equal_the_definition(seed):
+    draw, generator = Random(seed), torch.Generator().manual_seed(seed)
+    form = draw.choice(FORMS)
+    B, H = draw.randint(1, 3), draw.randint(1, 4)
+    M, N = (draw.choice([1, 2, 7, 15, 16, 17, 33, 49, 63, 64, 65, 97, 129, 197, 300]) for _ in range(2))
+    M = N if form == "qkv" else M
+    D, dtype = (
+        draw.choice([1, 2, 3, 8, 15, 16, 17, 24, 31, 32, 64, 88, 128]),
+        draw.choice([torch.float32, torch.float64]),
+    )
+    packed = [views(t, draw, generator) for t in packed_tensors(form, B, M, N, H, D, generator, dtype)]
+    shape = (draw.choice([1, B]), draw.choice([1, H]), M, N)
+    bias = draw.choice([None, torch.randn(shape, generator=generator, dtype=dtype)])
+    if bias is not None and draw.random() < 0.5:
+        left_out = torch.rand(shape, generator=generator) < 0.5
+        left_out[..., 0] = False  # each row keeps a pair
+        bias = bias.masked_fill(left_out, draw.choice([float("-inf"), -1e4, torch.finfo(dtype).min]))
+    dout = views(torch.randn(B, M, 1, H, D, generator=generator, dtype=dtype), draw, generator)[:, :, 0]
+    assert on_kernels(lambda: packed_attention(*packed, bias=bias))
+    assert_right(packed, bias, dout)
+
+
+def test_cpu_scores_of_any_size():
+    """Large scores are rounded alike in both passes, so no probability exceeds 1."""
+    generator = torch.Generator().manual_seed(0)
+    for size in (1e-3, 30.0, 1e4):
+        (qkv,) = packed_tensors("qkv", 2, 40, 40, 2, 16, generator)
+        qkv[:, :, :2] *= size**0.5
+        assert_right([qkv], None, torch.randn(2, 40, 2, 16, generator=generator))
+
+
+def test_cpu_a_row_that_is_left_out_is_zero():
+    generator = torch.Generator().manual_seed(0)
+    packed = packed_tensors("q, kv", 1, 5, 70, 2, 16, generator)
+    bias = torch.zeros(1, 1, 5, 70)
+    bias[..., 2, :] = float("-inf")
+    out, dq, dkv = results(packed_attention, packed, bias, torch.ones(1, 5, 2, 16))
+    assert not out[:, 2].any() and not dq[:, 2].any() and out[:, 1].all() and dkv.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", range(3))
+def test_cpu_numbers_that_are_not_finite_reach_what_they_reach_in_pytorch(part, value):
+    (qkv,) = packed_tensors("qkv", 1, 20, 20, 1, 16, torch.Generator().manual_seed(0))
+    qkv[0, 3, part, 0, 5] = value
+    found, expected = packed_attention(qkv), dense(qkv)
+    assert torch.equal(found.isfinite(), expected.isfinite()) and not found.isfinite().all()
+
+
+def test_cpu_threads_change_no_bit():
+    generator = torch.Generator().manual_seed(0)
+    packed, dout = packed_tensors("qkv", 3, 130, 130, 4, 32, generator), torch.randn(3, 130, 4, 32, generator=generator)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 7):
+            torch.set_num_threads(threads)
+            found.append(results(packed_attention, packed, None, dout))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+def test_nothing_is_copied():
+    """The gradient has the layout of the packed tensor. Heads are merged without a copy."""
+    (qkv,) = packed_tensors("qkv", 2, 50, 50, 4, 16, torch.Generator().manual_seed(0))
+    qkv.requires_grad_()
+    with Called() as called:
+        packed_attention(qkv).flatten(2).sum().backward()
+    assert not {"aten::clone", "aten::copy_", "aten::cat", "aten::stack"}.intersection(called.names), called.names
+    assert qkv.grad.is_contiguous()
+
+
+def test_other_cases_are_left_to_pytorch():
+    generator = torch.Generator().manual_seed(0)
+    (qkv,) = packed_tensors("qkv", 1, 9, 9, 2, 16, generator)
+    long = packed_tensors("q, kv", 1, 1, MOST_KEYS + 1, 1, 8, generator)
+    bias, learned = torch.randn(1, 1, 9, 9), torch.randn(1, 1, 9, 9, requires_grad=True)
+    assert on_kernels(lambda: packed_attention(qkv, bias=bias))
+    for function in (
+        lambda: packed_attention(qkv.bfloat16()),
+        lambda: packed_attention(*long),
+        lambda: packed_attention(qkv, bias=learned),
+        lambda: packed_attention(qkv, bias=bias > 0),
+        lambda: packed_attention(qkv[:0]),
+        lambda: packed_attention(qkv.to("meta")),
+        lambda: torch.func.vmap(packed_attention)(qkv[None]),
+    ):
+        assert not on_kernels(function)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert packed_attention(qkv, bias=bias).dtype == torch.bfloat16
+    with dispatch.use_backend("reference"):
+        assert not on_kernels(lambda: packed_attention(qkv))
+    torch.testing.assert_close(packed_attention(*long), dense(*long))
+    torch.testing.assert_close(packed_attention(qkv, bias=bias > 0), dense(qkv, bias=torch.log((bias > 0).float())))
+    expected = torch.autograd.grad(dense(qkv, bias=learned).square().sum(), learned)
+    torch.testing.assert_close(
+        torch.autograd.grad(packed_attention(qkv, bias=learned).square().sum(), learned), expected
+    )
+
+
+def test_transforms_and_compiled_code_get_the_same_result():
+    (qkv,) = packed_tensors("qkv", 2, 9, 9, 2, 16, torch.Generator().manual_seed(0), torch.float64)
+
+    def loss(x):
+        return packed_attention(x).square().sum()
+
+    (expected,) = torch.autograd.grad(loss(qkv.requires_grad_()), qkv)
+    torch.testing.assert_close(torch.func.grad(loss)(qkv.detach()), expected)
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(torch.autograd.grad(compiled(qkv), qkv)[0], expected)
+
+
+def test_a_second_derivative_is_refused():
+    (qkv,) = packed_tensors("qkv", 1, 9, 9, 1, 8, torch.Generator().manual_seed(0))
+    qkv.requires_grad_()
+    (gradient,) = torch.autograd.grad(packed_attention(qkv).square().sum(), qkv, create_graph=True)
+    with pytest.raises(RuntimeError, match="packed_attention: the kernels have no second derivatives"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ([], "packed must be qkv .* got nothing"),
+        ([(2, 9, 3, 16)], r"packed must be qkv \(B, N, 3, H, D\).* got \(2, 9, 3, 16\)"),
+        ([(2, 9, 2, 4, 16)], "packed must be qkv"),
+        ([(2, 9, 2, 4, 16), (2, 9, 1, 4, 16)], "packed must be qkv"),
+        ([(2, 5, 1, 4, 16), (2, 9, 2, 4, 8)], "k and v must have B=2, H=4, D=16"),
+        ([(2, 5, 1, 4, 16), (3, 9, 2, 4, 16)], "k and v must have B=2, H=4, D=16"),
+        ([(2, 5, 1, 4, 16), (2, 9, 1, 4, 16), (2, 8, 1, 4, 16)], r"one N, got \(2, 9, 1, 4, 16\)"),
+    ],
+)
+def test_wrong_shapes_are_named(shapes, message):
+    with pytest.raises(ValueError, match=f"packed_attention: .*{message}"):
+        packed_attention(*(torch.randn(shape) for shape in shapes))
+
+
+def test_other_wrong_arguments_are_named():
+    q, kv = torch.randn(2, 5, 1, 4, 16), torch.randn(2, 9, 2, 4, 16)
+    for shape in [(2, 4, 9, 5), (2, 3, 5, 9), (3, 1, 5, 9), (5, 9)]:
+        with pytest.raises(ValueError, match=r"bias must be \(2 or 1, 4 or 1, 5, 9\), got"):
+            packed_attention(q, kv, bias=torch.zeros(shape))
+    with pytest.raises(ValueError, match="dtype and device, torch.float32 on cpu, got torch.float64 on cpu"):
+        packed_attention(q, kv.double())
+    for wrong in ([1.0], None):
+        with pytest.raises(ValueError, match="packed must be tensors"):
+            packed_attention(wrong)
+    with pytest.raises(ValueError, match="bias a tensor or None, got bool"):
+        packed_attention(q, kv, bias=True)
+
+
+def test_a_direct_call_of_the_operators_is_checked():
+    ops = torch.ops.stgt_kernels
+    q, k = torch.randn(2, 4, 5, 16), torch.randn(2, 4, 9, 16)
+    with pytest.raises(RuntimeError, match="dense_attention_fwd: v must have size 9 in dimension 2, got 5"):
+        ops.dense_attention_fwd(q, k, q, None, 1.0)
+    with pytest.raises(RuntimeError, match="q must be float32 or float64, got float16"):
+        ops.dense_attention_fwd(q.half(), k.half(), k.half(), None, 1.0)
+    with pytest.raises(RuntimeError, match="k must have a contiguous last dimension"):
+        ops.dense_attention_fwd(q, k.transpose(2, 3).contiguous().transpose(2, 3), k, None, 1.0)
+    with pytest.raises(RuntimeError, match="bias must have size 5 in dimension 2, got 1"):
+        ops.dense_attention_fwd(q, k, k, torch.zeros(2, 4, 1, 9), 1.0)
+    out, stats = ops.dense_attention_fwd(q, k, k, None, 1.0)
+    with pytest.raises(RuntimeError, match="dense_attention_bwd: dk must have size 9 in dimension 2, got 5"):
+        ops.dense_attention_bwd(out, q, k, k, None, out, stats, 1.0, q.clone(), q.clone(), k.clone())
+
+
+def test_pytorch_is_the_definition():
+    """The function that is called in all other cases computes the same."""
+    packed = packed_tensors("q, kv", 2, 5, 9, 2, 16, torch.Generator().manual_seed(0), torch.float64)
+    q, k, v = (part.transpose(1, 2) for tensor in packed for part in tensor.unbind(2))
+    torch.testing.assert_close(F.scaled_dot_product_attention(q, k, v).transpose(1, 2), dense(*packed))

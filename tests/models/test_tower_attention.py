@@ -1,0 +1,174 @@
+"""The towers' own attention gives the results of timm's, open_clip's and PyTorch's."""
+
+import copy
+
+import pytest
+import torch
+from timm.layers import Mlp
+from timm.models.eva import Eva, EvaAttention
+from timm.models.vision_transformer import Attention
+from torch import nn
+from torch.nn.utils import parametrize
+
+from stgt.config import VisionConfig
+from stgt.models.tower_attention import (
+    PackedAttention,
+    PackedEvaAttention,
+    PackedMultiheadAttention,
+    pack_attention,
+)
+from stgt.models.vision import VisionTower
+
+N, C, HEADS = 10, 24, 3
+
+
+def eva(**switches):
+    return EvaAttention(C, HEADS, norm_layer=nn.LayerNorm, **{"scale_norm": False} | switches)
+
+
+LAYERS = {
+    "timm": lambda: Attention(C, HEADS, qkv_bias=True),
+    "timm, no bias": lambda: Attention(C, HEADS),
+    "timm, norms": lambda: Attention(C, HEADS, qk_norm=True, norm_layer=nn.LayerNorm),
+    "timm, scale norm and gate": lambda: Attention(C, HEADS, scale_norm=True, gated=True, norm_layer=nn.LayerNorm),
+    "timm, scale norm": lambda: Attention(C, HEADS, scale_norm=True, norm_layer=nn.LayerNorm),
+    "timm, smaller heads": lambda: Attention(C, HEADS, attn_head_dim=4),
+    "EVA": eva,
+    "EVA, scale norm": lambda: eva(scale_norm=True),
+    "EVA, no bias": lambda: eva(qkv_bias=False),
+    "EVA, three projections": lambda: eva(qkv_fused=False),
+    "EVA, norms": lambda: eva(qk_norm=True),
+    "EVA, separate bias": lambda: eva(qkv_bias_separate=True),
+    "EVA, gate": lambda: eva(gated=True),
+}
+
+
+def randomised(layer):
+    torch.manual_seed(0)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return layer.double()
+
+
+def packed(layer):
+    """A copy whose attention is our own."""
+    holder = nn.Sequential(copy.deepcopy(layer))
+    pack_attention(holder)
+    return holder[0]
+
+
+def assert_same(layer, other, call):
+    """Fails unless two layers with the same weights give the same result and the same gradients."""
+    x = torch.randn(2, N, C, dtype=torch.float64)
+    found = []
+    for one in (layer, other):
+        inputs = [x.clone().requires_grad_(), *one.parameters()]
+        out = call(one, inputs[0])
+        found.append([out, *torch.autograd.grad(out.square().sum(), inputs, allow_unused=True)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_timm_layers(name):
+    layer = randomised(LAYERS[name]())
+    other = packed(layer)
+    assert type(other) in (PackedAttention, PackedEvaAttention)
+    assert list(other.state_dict()) == list(layer.state_dict())
+    assert_same(layer, other, lambda one, x: one(x))
+    mask = torch.randn(2, 1, N, N, dtype=torch.float64)
+    assert_same(layer, other, lambda one, x: one(x, attn_mask=mask))
+    assert_same(layer, other, lambda one, x: one(x, is_causal=True))
+
+
+def test_rotary_positions():
+    model = Eva(img_size=32, patch_size=8, num_classes=0, embed_dim=C, depth=2, num_heads=HEADS, use_rot_pos_emb=True)
+    model = randomised(model).eval()
+    other = copy.deepcopy(model)
+    pack_attention(other)
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    torch.testing.assert_close(other(images), model(images))
+
+
+MODULES = [
+    {},
+    {"bias": False},
+    {"dropout": 0.5},
+    {"batch_first": False},
+    {"add_bias_kv": True},
+    {"kdim": 24, "vdim": 24},
+]
+
+
+@pytest.mark.parametrize("options", MODULES)
+def test_pytorch_layers(options):
+    layer = randomised(nn.MultiheadAttention(C, HEADS, **{"batch_first": True} | options)).eval()
+    other = packed(layer)
+    assert type(other) is PackedMultiheadAttention
+    mask = torch.randn(N, N, dtype=torch.float64)
+    if not layer.batch_first:
+        mask = mask[:2, :2]  # the first dimension is the sequence
+    assert_same(layer, other, lambda one, x: one(x, x, x, need_weights=False)[0])
+    assert_same(layer, other, lambda one, x: one(x, x, x)[1])
+    assert_same(layer, other, lambda one, x: one(x, x, x, None, False)[0])
+    assert_same(layer, other, lambda one, x: one(x, x, x, need_weights=False, attn_mask=mask)[0])
+    assert_same(layer, other, lambda one, x: one(x, x.flip(1), x, need_weights=False)[0])
+    unmapped = torch.randn(N, C, dtype=torch.float64)
+    torch.testing.assert_close(
+        other(unmapped, unmapped, unmapped, need_weights=False)[0],
+        layer(unmapped, unmapped, unmapped, need_weights=False)[0],
+    )
+
+
+class Double(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def test_adapters_of_a_layer_are_called():
+    for layer, name in (
+        (randomised(nn.MultiheadAttention(C, HEADS, batch_first=True)), "in_proj_weight"),
+        (randomised(Attention(C, HEADS)), "qkv.weight"),
+        (randomised(eva()), "qkv.weight"),
+    ):
+        other = packed(layer)
+        *path, last = name.split(".")
+        for one in (layer, other):
+            parametrize.register_parametrization(one.get_submodule(".".join(path)), last, Double())
+        call = (lambda one, x: one(x, x, x, need_weights=False)[0]) if not path else (lambda one, x: one(x))
+        assert_same(layer, other, call)
+
+
+def test_dropout_is_timms():
+    layer = randomised(Attention(C, HEADS, attn_drop=0.5)).train()
+    other, x = packed(layer), torch.randn(2, N, C, dtype=torch.float64)
+    torch.manual_seed(1)
+    expected = layer(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(other(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("vit", PackedEvaAttention),
+        ("ViT-B-32", PackedMultiheadAttention),
+        ("EVA02-B-16", PackedEvaAttention),
+        ("ViT-B-16-SigLIP", PackedAttention),
+    ],
+)
+def test_towers_use_them(name, kind):
+    sizes = dict(image_size=32, patch_size=8, width=24, heads=3) if name == "vit" else {}
+    tower = VisionTower(VisionConfig(tower=name, layers=1, **sizes))
+    found = [
+        module for module in tower.modules() if isinstance(module, (EvaAttention, Attention, nn.MultiheadAttention))
+    ]
+    assert {type(module) for module in found} == {kind}
+    copied = copy.deepcopy(tower)
+    assert {type(module) for module in copied.modules()} == {type(module) for module in tower.modules()}
+
+
+def test_other_modules_stay_as_they_are():
+    tower = nn.Sequential(Mlp(8), nn.Linear(8, 8))
+    pack_attention(tower)
+    assert [type(module) for module in tower] == [Mlp, nn.Linear]
