@@ -21,6 +21,7 @@ from stgt.models.motion import EdgeMotion
 from stgt.models.qformer import QFormer, WordHead
 from stgt.models.stgt import STGT
 from stgt_kernels import GraphAttention, SpatioTemporalGraph
+from stgt_kernels.dispatch import use_backend
 from stgt_kernels.graph import band_of
 
 from transformers import Blip2QFormerConfig, Blip2QFormerModel  # isort: skip  (after stgt._torchvision)
@@ -160,12 +161,16 @@ def as_released(graph: GraphTransformer, frames: int, device: torch.device) -> I
 
 @contextmanager
 def eager_tower(model: STGT) -> Iterator[None]:
-    """Within the block, the tower's attention is eager as in the released model: it stores whole score matrices."""
+    """Within the block, the tower's attention is eager as in the released model: it stores whole score matrices.
+
+    All other dense attention is PyTorch's.
+    """
     layers = [m for m in model.modules() if getattr(m, "fused_attn", False)]
     for layer in layers:
         layer.fused_attn = False
     try:
-        yield
+        with use_backend("reference"):
+            yield
     finally:
         for layer in layers:
             layer.fused_attn = True
