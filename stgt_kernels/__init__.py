@@ -5,6 +5,7 @@ from stgt_kernels.dispatch import ReferenceWarning
 from stgt_kernels.functional import (
     edge_attention,
     graph_attention,
+    linear,
     packed_attention,
     spatio_temporal_graph,
     token_similarity,
@@ -22,6 +23,7 @@ __all__ = [
     "dispatch",
     "edge_attention",
     "graph_attention",
+    "linear",
     "packed_attention",
     "spatio_temporal_graph",
     "token_similarity",

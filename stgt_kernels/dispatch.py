@@ -183,6 +183,12 @@ def choose(backend: str, device: torch.device, dtype: torch.dtype, op: str, lett
     return backend
 
 
+def cpu_kernels_wanted() -> bool:
+    """Whether ops that PyTorch has as well run on the CPU's kernels: unless another backend was asked for."""
+    backend = environment_backend() if _override == "auto" else _override
+    return backend in ("auto", "cpu") and extension_error("_C") is None
+
+
 def environment_backend() -> str:
     """The backend that STGT_BACKEND names, or ``auto``. The first call reads the variable, and logs it if it is set."""
     return _read_environment()

@@ -14,6 +14,7 @@ from stgt_kernels.ops.dense_attention.functional import packed_attention as pack
 from stgt_kernels.ops.edge_attention.functional import edge_attention as edge_attention
 from stgt_kernels.ops.graph_attention import reference as graph_attention_reference
 from stgt_kernels.ops.graph_attention.function import GraphAttentionFunction
+from stgt_kernels.ops.linear.functional import linear as linear
 from stgt_kernels.ops.spatio_temporal_graph import reference as spatio_temporal_graph_reference
 from stgt_kernels.ops.spatio_temporal_graph.function import SpatioTemporalGraphFunction
 from stgt_kernels.ops.tensors import check_dtype, check_operands, in_autocast_dtype

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from stgt_kernels.dispatch import MAX_HEAD_DIM, autocast_dtype, check_name
 from stgt_kernels.functional import graph_attention
 from stgt_kernels.graph import SpatioTemporalGraph
+from stgt_kernels.plain import project
 
 
 class AttentionProjections(nn.Module):
@@ -43,14 +44,14 @@ class AttentionProjections(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of tokens x (B, N, C): three tensors (B, H, N, D), views of (B, N, H, D)."""
         q, k, v = (
-            projection(x).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+            project(projection, x).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         return q, k, v
 
     def merge(self, out: Tensor) -> Tensor:
         """The output projection of the heads' results. out: (B, H, N, D). Returns (B, N, C)."""
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        return project(self.out_proj, out.transpose(1, 2).flatten(2))
 
     def extra_repr(self) -> str:
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, dropout={self.dropout}"

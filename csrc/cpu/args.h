@@ -97,6 +97,25 @@ struct DenseAttentionArgs {
   double product() const { return double(B * H) * double(M) * double(N) * double(D); }  // multiply-adds
 };
 
+struct LinearArgs {
+  static constexpr int64_t ROWS = 48, OUTPUTS = 24;  // those of one task: of out and dx, and of dweight
+
+  int64_t M, N, K;  // rows, outputs and inputs
+  const float* x;   // (M, K) with a contiguous last dimension
+  int64_t x_row;
+  const float *weight, *bias;  // (N, K) and (N) contiguous; bias may be null
+  float* out;                  // (M, N) contiguous; written forward
+  const float* dout;           // (M, N) with a contiguous last dimension
+  int64_t dout_row;
+  float *dx, *dweight, *dbias;     // (M, K), (N, K) and (N) contiguous; written backward
+  float *weight_sums, *bias_sums;  // (parts, N, K) and (parts, N) contiguous; those of one part may be the gradients
+
+  int64_t parts() const { return M < 2048 ? 1 : M < 32768 ? M / 1024 : 32; }  // of the rows
+  int64_t first_row(int64_t part) const { return M * part / parts(); }
+  int64_t output_blocks() const { return ceil_div(N, OUTPUTS); }
+  double product() const { return double(M) * double(N) * double(K); }  // multiply-adds
+};
+
 // The kernels of one instruction set. Each runs the tasks [begin, end), and needs a workspace of as many bytes as its
 // function with the name `..._workspace` returns.
 struct Kernels {
@@ -119,6 +138,13 @@ struct Kernels {
   void (*dense_attention_fwd)(const DenseAttentionArgs&, int64_t begin, int64_t end, char* workspace);
   int64_t (*dense_attention_bwd_workspace)(const DenseAttentionArgs&);
   void (*dense_attention_bwd)(const DenseAttentionArgs&, int64_t begin, int64_t end, char* workspace);
+  int64_t (*linear_fwd_workspace)(const LinearArgs&);
+  void (*linear_fwd)(const LinearArgs&, int64_t begin, int64_t end, char* workspace);
+  int64_t (*linear_bwd_x_workspace)(const LinearArgs&);
+  void (*linear_bwd_x)(const LinearArgs&, int64_t begin, int64_t end, char* workspace);
+  int64_t (*linear_bwd_weight_workspace)(const LinearArgs&);
+  void (*linear_bwd_weight)(const LinearArgs&, int64_t begin, int64_t end, char* workspace);
+  void (*linear_bwd_join)(const LinearArgs&, int64_t begin, int64_t end);
   int64_t (*edge_attention_workspace)(const EdgeAttentionArgs&);
   void (*edge_attention_fwd)(const EdgeAttentionArgs&, int64_t begin, int64_t end, char* workspace);
   void (*edge_attention_bwd_rows)(const EdgeAttentionArgs&, int64_t begin, int64_t end, char* workspace);

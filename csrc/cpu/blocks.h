@@ -170,6 +170,37 @@ template <class E, class A> inline const E* as_left_transposed(const A* block, i
   }
 }
 
+// Copies rows of D numbers to rows of `width` numbers, whose padding is 0.
+template <class A>
+inline void copy_rows(const A* src, int64_t stride, int64_t rows, int64_t D, A* dst, int64_t width) {
+  for (int64_t r = 0; r < rows; ++r, src += stride, dst += width) {
+    for (int64_t d = 0; d < D; ++d) dst[d] = src[d];
+    for (int64_t d = D; d < width; ++d) dst[d] = 0;
+  }
+}
+
+// Copies a matrix (rows, columns) to its transpose (columns, width), whose padding is 0.
+template <class A>
+inline void transposed_copy(const A* src, int64_t stride, int64_t rows, int64_t columns, A* dst, int64_t width) {
+  constexpr int L = lanes<A>;
+  if (rows < width) memset(dst, 0, columns * width * sizeof(A));
+  if (rows < L || columns < L) {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < columns; ++c) dst[c * width + r] = src[r * stride + c];
+    return;
+  }
+  for (int64_t r = 0; r < rows; r += L)
+    for (int64_t c = 0; c < columns; c += L) {
+      const int64_t r0 = least(r, rows - L), c0 = least(c, columns - L);  // the last squares overlap those before them
+      vec<A> square[L];
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) square[i] = load(src + (r0 + i) * stride + c0);
+      transpose<A>(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) store(dst + (c0 + i) * width + r0, square[i]);
+    }
+}
+
 // The sum of the products of two rows of D numbers.
 template <class A, class S> inline A dot(const S* a, const S* b, int64_t D) {
   vec<A> sum{};

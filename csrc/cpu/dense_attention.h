@@ -7,19 +7,10 @@
 
 namespace stgt::STGT_ISA {
 
-// Copies rows of D numbers to rows of `width` numbers, whose padding is 0.
-template <class A>
-inline void copy_rows(const A* src, int64_t stride, int64_t rows, int64_t D, A* dst, int64_t width) {
-  for (int64_t r = 0; r < rows; ++r, src += stride, dst += width) {
-    for (int64_t d = 0; d < D; ++d) dst[d] = src[d];
-    for (int64_t d = D; d < width; ++d) dst[d] = 0;
-  }
-}
-
 // What both passes need for the scores of some rows: keys transposed, the rows' scores, and one row of bias.
 template <class A> struct DenseScores {
   int64_t ld, most_rows;      // ld: N padded to whole vectors; most_rows: those whose scores fit the second-level cache
-  A *keys_t, *scores, *bias;  // per tile of keys: (D, TILE); (most_rows, ld); (ld)
+  A *keys_t, *scores, *bias;  // per tile of keys: (D, up to TILE); (most_rows, ld); (ld)
 
   DenseScores(Arena& arena, const DenseAttentionArgs& args)
       : ld(round_up(args.N, lanes<A>)),
@@ -33,15 +24,16 @@ template <class A> struct DenseScores {
 
   static void transpose_rows(const DenseAttentionArgs& args, const A* src, int64_t stride, A* dst) {
     for (int64_t j0 = 0; j0 < args.N; j0 += TILE, src += TILE * stride, dst += args.D * TILE)
-      pack_right_transposed(src, stride, least(TILE, args.N - j0), args.D, dst);
+      transposed_copy(src, stride, least(TILE, args.N - j0), args.D, dst, least(TILE, round_up(args.N - j0, lanes<A>)));
   }
 
   // The product of rows (`rows`, D) with transposed keys or values: (rows, ld).
   void multiply(const DenseAttentionArgs& args, const A* left, int64_t stride, int64_t rows, const A* right_t,
                 A* to) const {
-    for (int64_t j0 = 0; j0 < args.N; j0 += TILE, right_t += args.D * TILE)
-      gemm(rows, vector_columns<A>(least(TILE, args.N - j0)), args.D, left, stride, 1, right_t, TILE, to + j0, ld,
-           false);
+    for (int64_t j0 = 0; j0 < args.N; j0 += TILE, right_t += args.D * TILE) {
+      const int64_t width = least(TILE, ld - j0);
+      gemm(rows, width, args.D, left, stride, 1, right_t, width, to + j0, ld, false);
+    }
   }
 
   // Turns row r of the scores into z = score * scale + bias, and returns its maximum. `row` is its number in the head.

@@ -4,6 +4,7 @@
 #include "edge_attention_fwd.h"
 #include "graph_attention_bwd.h"
 #include "graph_attention_fwd.h"
+#include "linear.h"
 #include "spatio_temporal_graph.h"
 
 namespace stgt {
@@ -30,6 +31,13 @@ const Kernels STGT_TABLE = {
     .dense_attention_fwd = STGT_ISA::dense_attention_fwd,
     .dense_attention_bwd_workspace = STGT_ISA::dense_attention_bwd_workspace,
     .dense_attention_bwd = STGT_ISA::dense_attention_bwd,
+    .linear_fwd_workspace = STGT_ISA::linear_workspace<STGT_ISA::LinearForward>,
+    .linear_fwd = STGT_ISA::linear_fwd,
+    .linear_bwd_x_workspace = STGT_ISA::linear_workspace<STGT_ISA::LinearInputGradient>,
+    .linear_bwd_x = STGT_ISA::linear_bwd_x,
+    .linear_bwd_weight_workspace = STGT_ISA::linear_workspace<STGT_ISA::LinearWeightGradient>,
+    .linear_bwd_weight = STGT_ISA::linear_bwd_weight,
+    .linear_bwd_join = STGT_ISA::linear_bwd_join,
     .edge_attention_workspace = STGT_ISA::edge_attention_workspace,
     .edge_attention_fwd = STGT_ISA::edge_attention_fwd,
     .edge_attention_bwd_rows = STGT_ISA::edge_attention_bwd_rows,

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from stgt.config import QFormerConfig
 from stgt.models.dropout import Dropout, attention
-from stgt.models.plain import is_plain
 from stgt.models.rows import select_rows
+from stgt_kernels import linear
+from stgt_kernels.plain import is_plain, project
 
 _EPS = 1e-12
 
@@ -45,7 +46,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """x: (B, S, width); residual: (B, S, hidden). Returns (B, S, hidden)."""
-        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+        return self.LayerNorm(self.dropout(project(self.dense, x)) + residual)
 
 
 class Intermediate(nn.Module):
@@ -57,7 +58,7 @@ class Intermediate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, S, hidden). Returns (B, S, intermediate)."""
-        return F.gelu(self.dense(x))
+        return F.gelu(project(self.dense, x))
 
 
 class Projections(nn.Module):
@@ -74,7 +75,7 @@ class Projections(nn.Module):
         if not is_plain(self.key, self.value):
             return torch.cat([self.key(x), self.value(x)], -1)
         weight = torch.cat([self.key.weight, self.value.weight])
-        return F.linear(x, weight, torch.cat([self.key.bias, self.value.bias]))
+        return linear(x, weight, torch.cat([self.key.bias, self.value.bias]))
 
 
 class Attention(nn.Module):
@@ -92,7 +93,7 @@ class Attention(nn.Module):
 
         Returns (B, S, hidden).
         """
-        q = self.attention.query(x).unflatten(-1, (1, self.heads, -1))
+        q = project(self.attention.query, x).unflatten(-1, (1, self.heads, -1))
         dropout = self.dropout if self.training else 0.0
         heads = attention(q, keys_values.unflatten(-1, (2, self.heads, -1)), bias, dropout)
         return self.output(heads.flatten(2), x)

@@ -12,11 +12,12 @@ from stgt.models.motion import EdgeMotion
 from stgt.models.position import Position
 from stgt.models.precision import Float32Module
 from stgt.models.transformer import LayerNorm, ResidualAttentionBlock
-from stgt_kernels import GraphAttention, SpatioTemporalGraph, spatio_temporal_graph, token_similarity
+from stgt_kernels import GraphAttention, SpatioTemporalGraph, linear, spatio_temporal_graph, token_similarity
 from stgt_kernels.graph import band_of
 from stgt_kernels.modules import AttentionProjections
 from stgt_kernels.ops.graph_attention.reference import graph_attention_dense
 from stgt_kernels.ops.spatio_temporal_graph.reference import spatio_temporal_graph_dense
+from stgt_kernels.plain import project
 from stgt_kernels.rounding import compared_threshold
 
 
@@ -83,7 +84,7 @@ class GraphBlock(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, T, 1+P, C), [CLS] first. Returns the same shape and the mean number of edges per patch, a scalar."""
-        x = self.proj(x)
+        x = project(self.proj, x)
         cls, local = x.split([1, x.shape[2] - 1], 2)  # the backward pass of two slices would add two padded tensors
         cls = cls.squeeze(2)
         for _ in range(self.config.cls_repeats):
@@ -156,4 +157,4 @@ class GraphTransformer(Float32Module):
                 x, degree = block(x)
             degrees.append(degree)
         stats = {"edges_per_token": torch.stack(degrees).mean()} if self.config.kind == "graph" else {}
-        return self.ln_post(max_pool_sampling(x)) @ self.proj, stats
+        return linear(self.ln_post(max_pool_sampling(x)), self.proj.t()), stats

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stgt_kernels import SpatioTemporalGraph
+from stgt_kernels.plain import project
 
 PRIOR = 0.01
 """The weight, relative to that of all edges, of the assumption that nothing moves. It keeps a patch that has hardly any
@@ -69,4 +70,4 @@ class EdgeMotion(nn.Module):
 
     def forward(self, graph: SpatioTemporalGraph) -> Tensor:
         """graph: of B clips of T frames with P patches, in a square grid. Returns (B, T, P, C)."""
-        return self.proj(edge_motion(graph))
+        return project(self.proj, edge_motion(graph))

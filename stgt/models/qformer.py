@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from stgt.config import QFormerConfig
 from stgt.models.bert import Bert, VideoKeys, WordEmbeddings, initial_std
 from stgt.models.precision import Float32Module
+from stgt_kernels import linear
+from stgt_kernels.plain import project
 
 # This number is added to the score of a pair that must not attend. BERT uses it too. It gives 0 after softmax, and it
 # is finite in every dtype.
@@ -51,7 +53,7 @@ class WordHead(nn.Module):
 
     def forward(self, x: Tensor, word_embeddings: Tensor) -> Tensor:
         """x: (…, hidden), word_embeddings: (V, hidden). Returns (…, V)."""
-        return F.linear(self.layernorm(F.gelu(self.dense(x))), word_embeddings, self.bias)
+        return linear(self.layernorm(F.gelu(project(self.dense, x))), word_embeddings, self.bias)
 
 
 class QFormer(Float32Module):

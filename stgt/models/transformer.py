@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stgt.models.plain import is_plain
-from stgt_kernels import packed_attention
+from stgt_kernels import linear, packed_attention
+from stgt_kernels.plain import is_plain, project
 
 
 class LayerNorm(nn.LayerNorm):
@@ -38,8 +38,8 @@ class MLP(nn.Module):
         """x: (…, width). Returns the same shape."""
         if not is_plain(self.c_fc, self.c_proj):
             return self.c_proj(F.silu(self.c_fc(x) * _STEEPNESS) / _STEEPNESS)
-        hidden = F.silu(F.linear(x, self.c_fc.weight * _STEEPNESS, self.c_fc.bias * _STEEPNESS))
-        return F.linear(hidden, self.c_proj.weight / _STEEPNESS, self.c_proj.bias)
+        hidden = F.silu(linear(x, self.c_fc.weight * _STEEPNESS, self.c_fc.bias * _STEEPNESS))
+        return linear(hidden, self.c_proj.weight / _STEEPNESS, self.c_proj.bias)
 
 
 class DropPath(nn.Module):
@@ -86,6 +86,6 @@ def attend(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
 
 def self_attention(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
     """What `attn` computes with its weights, without dropout. x: (B, S, C). Returns (B, S, C)."""
-    qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
+    qkv = linear(x, attn.in_proj_weight, attn.in_proj_bias)
     heads = packed_attention(qkv.unflatten(-1, (3, attn.num_heads, -1)))
-    return attn.out_proj(heads.flatten(2))
+    return project(attn.out_proj, heads.flatten(2))

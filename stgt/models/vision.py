@@ -40,9 +40,9 @@ class VisionTower(Float32Module):
         self.tower.attn_pool = None
         if from_file:
             load_tower(self.tower, config.pretrained)
-        from stgt.models.tower_attention import pack_attention
+        from stgt.models.tower_layers import use_kernels
 
-        pack_attention(self.tower)
+        use_kernels(self.tower)
         self.tower.requires_grad_(config.open_blocks == -1)
         if config.open_blocks > 0:
             _blocks(self.tower)[-config.open_blocks :].requires_grad_(True)

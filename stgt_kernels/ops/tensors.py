@@ -1,7 +1,7 @@
 """The checks of the ops' arguments that are tensors. Each error names the op, the argument and what came."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stgt_kernels import dispatch
 
@@ -30,3 +30,21 @@ def check_dtype(op: str, name: str, tensor: Tensor) -> None:
     """Raises ValueError unless the tensor has a dtype of the ops."""
     if tensor.dtype not in (*dispatch.FLOAT_DTYPES, torch.float64):
         raise ValueError(f"{op}: {name} must be float32, float64, bfloat16 or float16, got {tensor.dtype}")
+
+
+def eager_on_cpu(*tensors: Tensor, dtypes: tuple[torch.dtype, ...]) -> bool:
+    """Whether an op that is PyTorch's own elsewhere runs on its kernels for CPUs.
+
+    They compute plain tensors of these dtypes outside of autocast, torch.compile, torch.func and forward-mode
+    derivatives, unless another backend was asked for.
+    """
+    if torch.compiler.is_compiling() or any(type(t) not in (Tensor, nn.Parameter) for t in tensors):
+        return False
+    first = tensors[0]
+    if first.dtype not in dtypes or any(t.device.type != "cpu" or t.dtype != first.dtype for t in tensors):
+        return False
+    if torch._C._are_functorch_transforms_active() or torch.is_autocast_enabled("cpu"):
+        return False
+    if torch.autograd.forward_ad._current_level >= 0:
+        return False
+    return dispatch.cpu_kernels_wanted()

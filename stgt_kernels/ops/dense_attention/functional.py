@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stgt_kernels import dispatch
+from stgt_kernels.ops.tensors import eager_on_cpu
 
 MOST_KEYS = 4096
 """PyTorch's attention reads longer sequences in blocks, while these kernels keep the scores of whole rows in a cache"""
@@ -47,18 +47,12 @@ def packed_attention(*packed: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _on_kernels(packed: tuple[Tensor, ...], bias: Tensor | None) -> bool:
-    first = packed[0]
-    if torch.compiler.is_compiling() or first.device.type != "cpu" or first.dtype not in (torch.float32, torch.float64):
-        return False
-    if torch._C._are_functorch_transforms_active() or torch.is_autocast_enabled("cpu"):
-        return False
-    if torch.autograd.forward_ad._current_level >= 0:
-        return False
-    if bias is not None and (bias.requires_grad or bias.dtype != first.dtype or bias.device != first.device):
-        return False
     if packed[-1].shape[1] > MOST_KEYS or any(t.numel() == 0 for t in packed):
         return False
-    return dispatch.choose("auto", first.device, first.dtype, "packed_attention", "D", first.shape[-1]) == "cpu"
+    tensors = packed if bias is None else (*packed, bias)
+    if bias is not None and bias.requires_grad:
+        return False
+    return eager_on_cpu(*tensors, dtypes=(torch.float32, torch.float64))
 
 
 def _check(packed: tuple[Tensor, ...], bias: Tensor | None) -> None:

@@ -1,24 +1,24 @@
-"""The attention of vision towers: that of timm and open_clip, computed by `stgt_kernels.packed_attention`.
+"""The layers of vision towers, which are those of timm and open_clip, on the kernels of stgt_kernels.
 
-On CPUs this is faster than what these libraries call, and it gives the same result. This module imports timm, which is
+On CPUs these are faster than what the libraries call, and they give the same result. This module imports timm, which is
 slow.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from timm.layers import Mlp
 from timm.models.eva import EvaAttention
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
-from stgt.models.plain import is_plain
 from stgt.models.transformer import self_attention
-from stgt_kernels import packed_attention
+from stgt_kernels import linear, packed_attention
+from stgt_kernels.plain import is_plain, project
 
 
-def pack_attention(tower: nn.Module) -> None:
-    """Lets all attention layers of a tower that are of a known class read queries, keys and values in place.
+def use_kernels(tower: nn.Module) -> None:
+    """Lets the layers of a tower that are of a known class compute with our kernels.
 
     Their weights and the names of these stay the same.
     """
@@ -34,7 +34,7 @@ class PackedAttention(Attention):
         """x: (B, N, C). Returns (B, N, C). Other arguments are those of timm."""
         if not _plain(self, args, options):
             return super().forward(x, *args, **options)
-        return _attend(self, self.qkv(x))
+        return _attend(self, project(self.qkv, x))
 
 
 class PackedEvaAttention(EvaAttention):
@@ -45,7 +45,7 @@ class PackedEvaAttention(EvaAttention):
         if self.qkv is None or not _plain(self, args, options):
             return super().forward(x, *args, **options)
         bias = None if self.q_bias is None else torch.cat([self.q_bias, self.k_bias, self.v_bias])
-        return _attend(self, F.linear(x, self.qkv.weight, bias))
+        return _attend(self, linear(x, self.qkv.weight, bias))
 
 
 class PackedMultiheadAttention(nn.MultiheadAttention):
@@ -66,7 +66,17 @@ class PackedMultiheadAttention(nn.MultiheadAttention):
         return type(self) is PackedMultiheadAttention and not more and not (self.training and self.dropout > 0)
 
 
+class PackedMlp(Mlp):
+    """timm's two linear layers with an activation between them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, N, C). Returns (B, N, C)."""
+        hidden = self.norm(self.drop1(self.act(project(self.fc1, x))))
+        return self.drop2(project(self.fc2, hidden))
+
+
 _PACKED = {
+    Mlp: PackedMlp,
     Attention: PackedAttention,
     EvaAttention: PackedEvaAttention,
     nn.MultiheadAttention: PackedMultiheadAttention,
@@ -76,7 +86,7 @@ _PACKED = {
 def _attend(layer: Attention | EvaAttention, qkv: Tensor) -> Tensor:
     """The rest of the layer after its projection qkv (B, N, 3·H·D)."""
     heads = packed_attention(qkv.unflatten(-1, (3, layer.num_heads, -1)))
-    return layer.proj_drop(layer.proj(layer.norm(heads.flatten(2))))
+    return layer.proj_drop(project(layer.proj, layer.norm(heads.flatten(2))))
 
 
 def _plain(layer: Attention | EvaAttention, args: tuple, options: dict) -> bool:

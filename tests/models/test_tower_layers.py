@@ -11,11 +11,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from stgt.config import VisionConfig
-from stgt.models.tower_attention import (
+from stgt.models.tower_layers import (
     PackedAttention,
     PackedEvaAttention,
+    PackedMlp,
     PackedMultiheadAttention,
-    pack_attention,
+    use_kernels,
 )
 from stgt.models.vision import VisionTower
 
@@ -53,7 +54,7 @@ def randomised(layer):
 def packed(layer):
     """A copy whose attention is our own."""
     holder = nn.Sequential(copy.deepcopy(layer))
-    pack_attention(holder)
+    use_kernels(holder)
     return holder[0]
 
 
@@ -85,7 +86,7 @@ def test_rotary_positions():
     model = Eva(img_size=32, patch_size=8, num_classes=0, embed_dim=C, depth=2, num_heads=HEADS, use_rot_pos_emb=True)
     model = randomised(model).eval()
     other = copy.deepcopy(model)
-    pack_attention(other)
+    use_kernels(other)
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     torch.testing.assert_close(other(images), model(images))
 
@@ -169,6 +170,14 @@ def test_towers_use_them(name, kind):
 
 
 def test_other_modules_stay_as_they_are():
-    tower = nn.Sequential(Mlp(8), nn.Linear(8, 8))
-    pack_attention(tower)
-    assert [type(module) for module in tower] == [Mlp, nn.Linear]
+    tower = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8))
+    use_kernels(tower)
+    assert [type(module) for module in tower] == [nn.LayerNorm, nn.Linear]
+
+
+@pytest.mark.parametrize("options", [{}, {"norm_layer": nn.LayerNorm}, {"bias": False}, {"use_conv": True}])
+def test_two_linear_layers(options):
+    layer = randomised(Mlp(C, 2 * C, **options))
+    x = torch.randn(2, C, 5, 5, dtype=torch.float64) if options.get("use_conv") else None
+    assert type(packed(layer)) is PackedMlp
+    assert_same(layer, packed(layer), lambda one, tokens: one(tokens if x is None else x + 0 * tokens.sum()))

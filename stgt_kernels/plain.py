@@ -1,0 +1,24 @@
+"""Tells layers whose weights can be used directly from layers that others have put in their place."""
+
+from torch import Tensor, nn
+
+from stgt_kernels.ops.linear.functional import linear
+
+
+def is_plain(*layers: nn.Module) -> bool:
+    """Whether these layers are of PyTorch's own classes, which compute with their weights alone.
+
+    Adapters (LoRA), parametrizations, quantization and FSDP put other classes in their place, which have to be called.
+    So do layers with hooks, and layers whose method `forward` was replaced, as Accelerate does.
+    """
+    return all(
+        type(layer) in (nn.Linear, nn.MultiheadAttention)
+        and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+        and "forward" not in vars(layer)
+        for layer in layers
+    )
+
+
+def project(layer: nn.Module, x: Tensor) -> Tensor:
+    """layer(x) for a linear layer, computed by `linear` if it is plain. x: (…, K). Returns (…, N)."""
+    return linear(x, layer.weight, layer.bias) if is_plain(layer) else layer(x)

@@ -1,0 +1,209 @@
+"""Linear layers are those of PyTorch, and their kernels run where they are meant to."""
+
+from random import Random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.poison import poisoned_memory
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from stgt_kernels import dispatch, linear
+from stgt_kernels.ops.linear.functional import LEAST_WORK, MOST_WEIGHTS
+from stgt_kernels.plain import is_plain, project
+from stgt_kernels.testing import assert_close
+
+
+class Called(TorchDispatchMode):
+    """The names of the operators that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function._schema.name)
+        return function(*args, **(kwargs or {}))
+
+
+def on_kernels(function):
+    with Called() as called:
+        function()
+    return "stgt_kernels::linear_fwd" in called.names
+
+
+def results(function, x, weight, bias, dout):
+    """out, and the gradients."""
+    leaves = [t.detach().requires_grad_() for t in (x, weight, bias) if t is not None]
+    out = function(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, dout)]
+
+
+def assert_right(x, weight, bias, dout):
+    """Fails if a result errs more than twice as much as PyTorch's function does in float32."""
+    wide = [None if t is None else t.double() for t in (x, weight, bias, dout)]
+    exact, plain = results(F.linear, *wide), results(F.linear, x, weight, bias, dout)
+    with poisoned_memory():
+        found = results(linear, x, weight, bias, dout)
+    for name, one, same, right in zip(("out", "dx", "dweight", "dbias"), found, plain, exact, strict=False):
+        assert_close(one, same, right, name)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_cpu_kernels_equal_pytorch(seed):
+    draw, generator = Random(seed), torch.Generator().manual_seed(seed)
+    K, N = (draw.choice([1, 2, 3, 7, 15, 16, 17, 33, 48, 49, 64, 100, 128, 257]) for _ in range(2))
+    least = -(-LEAST_WORK // (K * N))
+    M = draw.choice([least, least + 1, least + 47, max(least, 2047), max(least, 2049), max(least, 4100)])
+    x = torch.randn(M, K, generator=generator)
+    layout = draw.choice(["contiguous", "wider", "transposed", "repeated"])
+    if layout == "wider":
+        room = torch.randn(M, K + 3, generator=generator)
+        room[:, 1:-2] = x
+        x = room[:, 1:-2]
+    elif layout == "transposed":
+        x = x.t().contiguous().t()
+    elif layout == "repeated":
+        x = x[:1].expand(M, K)
+    weight = torch.randn(N, K, generator=generator)
+    weight = weight if draw.random() < 0.7 else weight.t().contiguous().t()
+    bias = torch.randn(N, generator=generator) if draw.random() < 0.7 else None
+    dout = torch.randn(M, N, generator=generator) if draw.random() < 0.7 else torch.randn(1, N).expand(M, N)
+    assert on_kernels(lambda: linear(x, weight, bias))
+    assert_right(x, weight, bias, dout)
+
+
+def test_cpu_any_number_of_dimensions():
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(64, 64, generator=generator), torch.randn(64, generator=generator)
+    x = torch.randn(3, 5, 40, 64, generator=generator)
+    assert_right(x, weight, bias, torch.randn(3, 5, 40, 64, generator=generator))
+    assert_right(x.transpose(1, 2), weight, bias, torch.randn(3, 40, 5, 64, generator=generator))
+    assert linear(x, weight, bias).shape == (3, 5, 40, 64)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_cpu_numbers_that_are_not_finite_reach_what_they_reach_in_pytorch(value):
+    x, weight, bias = torch.randn(700, 50), torch.randn(60, 50), torch.randn(60)
+    for tensor in (x, weight, bias):
+        changed = [t.clone() if t is tensor else t for t in (x, weight, bias)]
+        next(t for t, same in zip(changed, (x, weight, bias), strict=True) if t is not same).view(-1)[5] = value
+        assert torch.equal(linear(*changed).isfinite(), F.linear(*changed).isfinite())
+
+
+@pytest.mark.parametrize("M", [500, 5000])
+def test_cpu_threads_change_no_bit(M):
+    x, weight, bias, dout = torch.randn(M, 64), torch.randn(96, 64), torch.randn(96), torch.randn(M, 96)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 7):
+            torch.set_num_threads(threads)
+            found.append(results(linear, x, weight, bias, dout))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+def test_only_needed_gradients_are_computed():
+    x, weight, bias = torch.randn(600, 64), torch.randn(64, 64), torch.randn(64)
+    for needed in ({0}, {1}, {2}, {0, 1}, {1, 2}, {0, 1, 2}):
+        leaves = [t.clone().requires_grad_(n in needed) for n, t in enumerate((x, weight, bias))]
+        plain = [t.clone().requires_grad_(n in needed) for n, t in enumerate((x, weight, bias))]
+        linear(*leaves).square().sum().backward()
+        F.linear(*plain).square().sum().backward()
+        for leaf, other in zip(leaves, plain, strict=True):
+            assert (leaf.grad is None) == (other.grad is None)
+            if leaf.grad is not None:
+                torch.testing.assert_close(leaf.grad, other.grad, rtol=1e-4, atol=1e-3)
+
+
+def test_second_derivatives():
+    def second(function, x, weight, bias):
+        leaves = [t.detach().requires_grad_() for t in (x, weight, bias)]
+        first = torch.autograd.grad(function(*leaves).pow(3).mean(), leaves, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+
+    tensors = torch.randn(600, 64), torch.randn(64, 64) / 8, torch.randn(64)
+    assert on_kernels(lambda: linear(*tensors))
+    for found, expected in zip(second(linear, *tensors), second(F.linear, *tensors), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_other_cases_are_left_to_pytorch():
+    x, weight, bias = torch.randn(600, 64), torch.randn(64, 64), torch.randn(64)
+    wide = torch.randn(MOST_WEIGHTS // 64 + 1, 64)
+    assert on_kernels(lambda: linear(x, weight, bias)) and on_kernels(lambda: linear(x, wide[:-1]))
+    for function in (
+        lambda: linear(x.double(), weight.double(), bias.double()),
+        lambda: linear(x.bfloat16(), weight.bfloat16()),
+        lambda: linear(x, wide),
+        lambda: linear(x[:1], weight),
+        lambda: linear(x[:0], weight),
+        lambda: linear(x.to("meta"), weight.to("meta")),
+        lambda: torch.func.vmap(lambda part: linear(part, weight))(x.view(2, 300, 64)),
+    ):
+        assert not on_kernels(function)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x, weight, bias).dtype == torch.bfloat16
+    for backend in ("reference", "cuda"):
+        with dispatch.use_backend(backend):
+            assert not on_kernels(lambda: linear(x, weight, bias))
+    with dispatch.use_backend("cpu"):
+        assert on_kernels(lambda: linear(x, weight, bias))
+    compiled = torch.compile(linear, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, weight, bias), F.linear(x, weight, bias), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(linear(x[0], weight, bias), F.linear(x[0], weight, bias))
+
+
+@pytest.mark.parametrize(
+    "shapes", [((200, 63), (64, 64), (64,)), ((200, 64), (64, 64), (63,)), ((200, 64), (64, 64), (1, 64, 1))]
+)
+def test_shapes_that_do_not_fit_get_pytorchs_error(shapes):
+    tensors = [torch.randn(shape) for shape in shapes]
+    with pytest.raises(RuntimeError):
+        linear(*tensors)
+
+
+def test_a_direct_call_of_the_operators_is_checked():
+    ops, x, weight = torch.ops.stgt_kernels, torch.randn(20, 8), torch.randn(6, 8)
+    with pytest.raises(RuntimeError, match="linear_fwd: weight must have size 8 in dimension 1, got 7"):
+        ops.linear_fwd(x, weight[:, :7], None)
+    with pytest.raises(RuntimeError, match="linear_fwd: x must be float32, got float64"):
+        ops.linear_fwd(x.double(), weight, None)
+    with pytest.raises(RuntimeError, match="linear_fwd: bias must have size 6 in dimension 0, got 5"):
+        ops.linear_fwd(x, weight, torch.zeros(5))
+    with pytest.raises(RuntimeError, match="linear_fwd: x must be .M, K. and weight .N, K., got 1 and 2 dimensions"):
+        ops.linear_fwd(x[0], weight, None)
+    with pytest.raises(RuntimeError, match="linear_bwd: dout must have size 20 in dimension 0, got 19"):
+        ops.linear_bwd(torch.zeros(19, 6), x, weight, True, True)
+
+
+def test_layers_that_compute_more_than_their_weights_are_called():
+    x, called = torch.randn(600, 64), []
+    layer = nn.Linear(64, 64)
+    assert is_plain(layer) and on_kernels(lambda: project(layer, x))
+    torch.testing.assert_close(project(layer, x), layer(x), rtol=1e-4, atol=1e-5)
+
+    hook = layer.register_forward_hook(lambda module, given, out: called.append(out) or 2 * out)
+    assert not is_plain(layer)
+    assert torch.equal(project(layer, x), layer(x)) and len(called) == 2
+    hook.remove()
+    hook = layer.register_full_backward_hook(lambda *given: called.append(given))
+    project(layer, x).sum().backward()
+    assert len(called) == 3
+    hook.remove()
+    assert is_plain(layer)
+
+    class Double(nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    parametrize.register_parametrization(layer, "weight", Double())
+    assert not is_plain(layer) and torch.equal(project(layer, x), layer(x))
+
+    replaced = nn.Linear(64, 64)
+    replaced.forward = lambda x: x + 1
+    assert not is_plain(replaced) and torch.equal(project(replaced, x), x + 1)
+    assert torch.equal(project(nn.Identity(), x), x)
