@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.inputs import Problem
-from benchmarks.questions import decoding, edge_attention
+from benchmarks.questions import decoding, edge_attention, layers
 from benchmarks.ragged import BATCHES
 from benchmarks.rows import Row
 from benchmarks.tables import number, spoken
@@ -107,6 +107,7 @@ def cpu_claims() -> list[Claim]:
         ),
         *edge_claims(),
         *decoding_claims(),
+        *layer_claims(),
     ]
 
 
@@ -145,6 +146,19 @@ def decoding_claims() -> list[Claim]:
         ),
         Claim(decoding.LONG, "uint8", "the clip's time", times(decoding.LONG, decoding.FILM, decoding.CLIP), at_most=3),
     ]
+
+
+def layer_claims() -> list[Claim]:
+    """Claims for dense attention and narrow linear layers, forward and backward."""
+
+    def claim(case: str, at_least: float) -> Claim:
+        def value(found: Found) -> float:
+            return found.seconds("layers", case, layers.PYTORCH) / found.seconds("layers", case, layers.OURS)
+
+        return Claim(case, "fp32", layers.PYTORCH, value, at_least)
+
+    names = [case.name for case in layers.cases("cpu", quick=False)]
+    return [claim(name, 1.2 if name.startswith("packed_attention") else 1.05) for name in names]
 
 
 def gpu_claims() -> list[Claim]:

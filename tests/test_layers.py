@@ -73,13 +73,18 @@ def test_there_is_no_circle():
 def test_no_import_is_hidden_in_a_function(module):
     """Commands import late, so that help is quick; other modules import packages of their own at the top.
 
-    `import stgt` and configurations are quick as well: they import what is slow when it is asked for. A study of Finsta
+    `import stgt` and configurations are quick as well: they import what is slow when it is asked for, and a model
+    without a tower does not import timm. A study of Finsta
     imports the parser, which needs the extra [finsta], for the row that parses texts alone. Manifests need the extra
     [scale] when they are opened or joined.
     """
     functions = (node for node in ast.walk(MODULES[module]) if isinstance(node, ast.FunctionDef))
     hidden = {name for function in functions for name in imports(function)}
-    quick = {"stgt": {"stgt.retriever", "stgt.search.index"}, "stgt.vision_config": {"stgt.open_clip_towers"}}
+    quick = {
+        "stgt": {"stgt.retriever", "stgt.search.index"},
+        "stgt.vision_config": {"stgt.open_clip_towers"},
+        "stgt.models.vision": {"stgt.models.tower_layers"},
+    }
     optional = {
         "stgt.finsta.evaluation.ablation.graphs": {"stgt.finsta.graphs.text.parser"},
         "stgt.data.manifest.cache": {"stgt.data.manifest.columns"},

@@ -18,6 +18,7 @@ QUESTIONS = (
     "index",
     "shards",
     "compiled_step",
+    "layers",
 )
 
 

@@ -10,7 +10,7 @@ from helpers.benchmark_rows import ABOUT, bench
 
 from benchmarks import claims, models, parts
 from benchmarks.inputs import Problem
-from benchmarks.questions import QUESTIONS, decoding, edge_attention, module
+from benchmarks.questions import QUESTIONS, decoding, edge_attention, layers, module
 from benchmarks.questions.training_step import DENSE, KERNELS, RELEASED, Training
 from benchmarks.rows import Row
 from stgt.config import ModelConfig, QFormerConfig, VisionConfig
@@ -60,6 +60,7 @@ def possible_rows(device):
         edge_attention.CONV,
         edge_attention.SDPA,
         edge_attention.BANDED,
+        layers.PYTORCH,
         "released model",
         "released graph attention alone",
     ]
