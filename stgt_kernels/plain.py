@@ -1,6 +1,7 @@
 """Tells layers whose weights can be used directly from layers that others have put in their place."""
 
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from stgt_kernels.ops.linear.functional import linear
 
@@ -9,9 +10,10 @@ def is_plain(*layers: nn.Module) -> bool:
     """Whether these layers are of PyTorch's own classes, which compute with their weights alone.
 
     Adapters (LoRA), parametrizations, quantization and FSDP put other classes in their place, which have to be called.
-    So do layers with hooks, and layers whose method `forward` was replaced, as Accelerate does.
+    So do layers with hooks, all layers while there are hooks of all modules, as profilers have, and layers whose method
+    `forward` was replaced, as Accelerate does.
     """
-    return all(
+    return not _has_any_global_hook() and all(
         type(layer) in (nn.Linear, nn.MultiheadAttention)
         and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
         and "forward" not in vars(layer)
@@ -20,5 +22,8 @@ def is_plain(*layers: nn.Module) -> bool:
 
 
 def project(layer: nn.Module, x: Tensor) -> Tensor:
-    """layer(x) for a linear layer, computed by `linear` if it is plain. x: (…, K). Returns (…, N)."""
-    return linear(x, layer.weight, layer.bias) if is_plain(layer) else layer(x)
+    """layer(x) for a linear layer, computed by `linear` if it is plain. x: (…, K). Returns (…, N).
+
+    torch.fx traces with an x that is no tensor. Its graph has the layer.
+    """
+    return linear(x, layer.weight, layer.bias) if isinstance(x, Tensor) and is_plain(layer) else layer(x)

@@ -18,12 +18,13 @@ from stgt_kernels.plain import is_plain, project
 
 
 def use_kernels(tower: nn.Module) -> None:
-    """Lets the layers of a tower that are of a known class compute with our kernels.
+    """Lets the layers of a tower that are of a known class, with known parts, compute with our kernels.
 
-    Their weights and the names of these stay the same.
+    Their weights and the names of these stay the same. A layer with other parts, such as a gate, is left as it is.
     """
     for module in tower.modules():
-        if packed := _PACKED.get(type(module)):
+        packed, parts = _PACKED.get(type(module), (None, None))
+        if packed is not None and parts == {name for name, _ in module.named_children()}:
             module.__class__ = packed
 
 
@@ -32,7 +33,7 @@ class PackedAttention(Attention):
 
     def forward(self, x: Tensor, *args, **options) -> Tensor:
         """x: (B, N, C). Returns (B, N, C). Other arguments are those of timm."""
-        if not _plain(self, args, options):
+        if not _plain(self, x, args, options):
             return super().forward(x, *args, **options)
         return _attend(self, project(self.qkv, x))
 
@@ -42,10 +43,15 @@ class PackedEvaAttention(EvaAttention):
 
     def forward(self, x: Tensor, *args, **options) -> Tensor:
         """x: (B, N, C). Returns (B, N, C). Other arguments are those of timm."""
-        if self.qkv is None or not _plain(self, args, options):
+        if not _plain(self, x, args, options):
             return super().forward(x, *args, **options)
-        bias = None if self.q_bias is None else torch.cat([self.q_bias, self.k_bias, self.v_bias])
-        return _attend(self, linear(x, self.qkv.weight, bias))
+        if self.q_bias is None:
+            return _attend(self, project(self.qkv, x))
+        bias = torch.cat([self.q_bias, self.k_bias, self.v_bias])
+        if is_plain(self.qkv):
+            return _attend(self, linear(x, self.qkv.weight, bias))
+        qkv = self.qkv(x)  # timm would read its weight alone, without an adapter
+        return _attend(self, qkv + bias.to(qkv.dtype))
 
 
 class PackedMultiheadAttention(nn.MultiheadAttention):
@@ -53,7 +59,7 @@ class PackedMultiheadAttention(nn.MultiheadAttention):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, *args, **options):
         """query, key, value: (B, N, C). Other arguments and the result are those of PyTorch."""
-        itself = query is key and key is value and query.ndim == 3 and self.batch_first
+        itself = query is key and key is value and query.ndim == 3 and self.batch_first and not query.is_nested
         others = {name: value for name, value in options.items() if name != "need_weights"}
         weights = options.get("need_weights", True)
         if weights or not itself or args or _asked(others) or not self._plain():
@@ -75,12 +81,14 @@ class PackedMlp(Mlp):
         return self.drop2(project(self.fc2, hidden))
 
 
+_ATTENTION = {"qkv", "q_norm", "k_norm", "attn_drop", "norm", "proj", "proj_drop"}
 _PACKED = {
-    Mlp: PackedMlp,
-    Attention: PackedAttention,
-    EvaAttention: PackedEvaAttention,
-    nn.MultiheadAttention: PackedMultiheadAttention,
+    Mlp: (PackedMlp, {"fc1", "act", "drop1", "norm", "fc2", "drop2"}),
+    Attention: (PackedAttention, _ATTENTION),
+    EvaAttention: (PackedEvaAttention, _ATTENTION),
+    nn.MultiheadAttention: (PackedMultiheadAttention, {"out_proj"}),
 }
+"""The classes in place of others, and the parts that they know. Other versions of timm may have more or fewer."""
 
 
 def _attend(layer: Attention | EvaAttention, qkv: Tensor) -> Tensor:
@@ -89,12 +97,14 @@ def _attend(layer: Attention | EvaAttention, qkv: Tensor) -> Tensor:
     return layer.proj_drop(project(layer.proj, layer.norm(heads.flatten(2))))
 
 
-def _plain(layer: Attention | EvaAttention, args: tuple, options: dict) -> bool:
-    """Whether the layer is plain attention with one projection, without a mask and rotary positions."""
+def _plain(layer: Attention | EvaAttention, x: Tensor, args: tuple, options: dict) -> bool:
+    """Whether the layer is plain attention of a tensor, without a mask and rotary positions.
+
+    torch.fx traces with an x that is no tensor.
+    """
     normed = not isinstance(layer.q_norm, nn.Identity) or not isinstance(layer.k_norm, nn.Identity)
     dropped = layer.training and layer.attn_drop.p > 0
-    gated = getattr(layer, "gate", None) is not None
-    if normed or dropped or gated or not layer.fused_attn or not is_plain(layer.qkv):
+    if normed or dropped or not layer.fused_attn or not isinstance(x, Tensor):
         return False
     return not any(arg is not None for arg in args) and not _asked(options)
 

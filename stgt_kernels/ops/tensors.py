@@ -35,10 +35,14 @@ def check_dtype(op: str, name: str, tensor: Tensor) -> None:
 def eager_on_cpu(*tensors: Tensor, dtypes: tuple[torch.dtype, ...]) -> bool:
     """Whether an op that is PyTorch's own elsewhere runs on its kernels for CPUs.
 
-    They compute plain tensors of these dtypes outside of autocast, torch.compile, torch.func and forward-mode
-    derivatives, unless another backend was asked for.
+    They compute plain tensors of these dtypes outside of autocast, torch.compile, torch.jit.trace, torch.func and
+    forward-mode derivatives, unless another backend was asked for.
     """
-    if torch.compiler.is_compiling() or any(type(t) not in (Tensor, nn.Parameter) for t in tensors):
+    if (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or any(type(t) not in (Tensor, nn.Parameter) for t in tensors)
+    ):
         return False
     first = tensors[0]
     if first.dtype not in dtypes or any(t.device.type != "cpu" or t.dtype != first.dtype for t in tensors):

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.benchmark_rows import ABOUT, bench
+from helpers.benchmark_rows import ABOUT, bench, one_call_each
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import claims, models, parts
 from benchmarks.inputs import Problem
@@ -17,6 +18,7 @@ from stgt.config import ModelConfig, QFormerConfig, VisionConfig
 from stgt.models.bert import Bert
 from stgt.models.qformer import WordHead
 from stgt.recipes import quickstart
+from stgt_kernels.ops.linear import functional as linear_functional
 
 TINY = Problem(T=2, P=16, C=32, H=2, D=8)
 
@@ -47,6 +49,39 @@ def test_every_question_gives_rows(question, monkeypatch):
         assert len({row.provider for row in rows}) == len(rows)
         assert any(row.median for row in rows) and all((row.median is None) == bool(row.missing) for row in rows)
         assert any("stgt" in row.provider and row.median for row in rows)
+
+
+class OwnOperations(TorchDispatchMode):
+    """Notes the names of our operations that run within the block."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "stgt_kernels":
+            self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("question", ["graph_layer", "inference", "training_step"])
+def test_the_released_model_calls_none_of_our_kernels(question, monkeypatch):
+    monkeypatch.setattr(linear_functional, "LEAST_WORK", 0)
+    asked, called = module(question), {}
+    monkeypatch.setattr(asked, "model_config", tiny_config)
+
+    def measure(functions, seconds):
+        for name, function in functions.items():
+            with OwnOperations() as own:
+                function()
+            called[name] = own.names
+        return one_call_each(functions, seconds)
+
+    for case in asked.cases("cpu", True):
+        case.run(question, replace(bench(quick=True), measure=measure))
+    ours = next(names for provider, names in called.items() if "stgt_kernels" in provider)
+    assert called["released model"] == set()
+    assert ours >= {"spatio_temporal_graph_fwd", "graph_attention_fwd", "dense_attention_fwd", "linear_fwd"}
 
 
 def possible_rows(device):

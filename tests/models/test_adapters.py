@@ -5,6 +5,7 @@ import copy
 import torch
 from helpers.tiny import in_float64, tiny_batch, tiny_model
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from stgt.models.transformer import attend
 
@@ -74,3 +75,12 @@ def test_attention_of_another_class_is_called():
     plain = nn.MultiheadAttention(8, 2, batch_first=True).double()
     plain.load_state_dict(attn.state_dict())
     torch.testing.assert_close(attend(attn, x), 2 * attend(plain, x), rtol=0, atol=1e-13)
+
+
+def test_hooks_of_all_modules_see_every_layer():
+    """Profilers and counters of operations have such hooks."""
+    model, batch, seen = tiny_model(vision=dict(open_blocks=-1)).eval(), tiny_batch(), set()
+    with register_module_forward_hook(lambda module, given, result: seen.add(module)):
+        outputs(model, batch)
+    unseen = [name for name, layer in model.named_modules() if type(layer) is nn.Linear and layer not in seen]
+    assert unseen == []

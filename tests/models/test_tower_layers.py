@@ -19,6 +19,7 @@ from stgt.models.tower_layers import (
     use_kernels,
 )
 from stgt.models.vision import VisionTower
+from stgt_kernels.ops.linear import functional as linear_functional
 
 N, C, HEADS = 10, 24, 3
 
@@ -74,7 +75,8 @@ def assert_same(layer, other, call):
 def test_timm_layers(name):
     layer = randomised(LAYERS[name]())
     other = packed(layer)
-    assert type(other) in (PackedAttention, PackedEvaAttention)
+    unknown = "gate" in name or "three projections" in name
+    assert type(other) in ((Attention, EvaAttention) if unknown else (PackedAttention, PackedEvaAttention))
     assert list(other.state_dict()) == list(layer.state_dict())
     assert_same(layer, other, lambda one, x: one(x))
     mask = torch.randn(2, 1, N, N, dtype=torch.float64)
@@ -140,6 +142,40 @@ def test_adapters_of_a_layer_are_called():
         assert_same(layer, other, call)
 
 
+class Adapted(nn.Module):
+    """A layer with a further term, as an adapter puts in its place."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.weight = base, base.weight
+        self.term = nn.Parameter(torch.randn_like(base.weight))
+
+    def forward(self, x):
+        return self.base(x) + x @ self.term.T
+
+
+@pytest.mark.parametrize("name", ["timm", "timm, no bias", "EVA", "EVA, no bias", "EVA, separate bias"])
+def test_layers_in_place_of_projections_are_called(name):
+    layer = packed(randomised(LAYERS[name]()))
+    merged = copy.deepcopy(layer)
+    for projection in ("qkv", "proj"):
+        adapted = Adapted(layer.get_submodule(projection)).double()
+        setattr(layer, projection, adapted)
+        merged.get_submodule(projection).weight.data += adapted.term.data
+    x = torch.randn(2, N, C, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), merged(x))
+    layer(x).square().sum().backward()
+    assert layer.qkv.term.grad.any() and layer.proj.term.grad.any()
+
+
+@pytest.mark.parametrize("make", [LAYERS["timm"], eva, lambda: Mlp(C, 2 * C)])
+def test_layers_with_other_parts_are_left_to_timm(make):
+    newer, older = make(), make()
+    newer.smoothing = nn.Conv1d(C, C, 3)
+    del older.norm
+    assert [type(packed(layer)) for layer in (newer, older)] == [type(newer), type(older)]
+
+
 def test_dropout_is_timms():
     layer = randomised(Attention(C, HEADS, attn_drop=0.5)).train()
     other, x = packed(layer), torch.randn(2, N, C, dtype=torch.float64)
@@ -154,7 +190,7 @@ def test_dropout_is_timms():
     [
         ("vit", PackedEvaAttention),
         ("ViT-B-32", PackedMultiheadAttention),
-        ("EVA02-B-16", PackedEvaAttention),
+        ("EVA02-B-16", EvaAttention),  # it has three projections
         ("ViT-B-16-SigLIP", PackedAttention),
     ],
 )
@@ -167,6 +203,31 @@ def test_towers_use_them(name, kind):
     assert {type(module) for module in found} == {kind}
     copied = copy.deepcopy(tower)
     assert {type(module) for module in copied.modules()} == {type(module) for module in tower.modules()}
+
+
+def test_a_traced_tower_consists_of_operations_of_pytorch(monkeypatch):
+    monkeypatch.setattr(linear_functional, "LEAST_WORK", 0)
+    tower = VisionTower(VisionConfig(tower="vit", layers=1, image_size=32, patch_size=8, width=24, heads=3)).tower
+    images = torch.randn(2, 3, 32, 32)
+    traced = torch.jit.trace(tower.float(), images)
+    assert "stgt_kernels::" not in str(traced.inlined_graph)
+    torch.testing.assert_close(traced(images[:1]), tower(images[:1]))
+
+
+@pytest.mark.parametrize("make", [LAYERS["timm"], eva, lambda: Mlp(C, 2 * C)])
+def test_torch_fx_traces_timms_layers(make):
+    layer = nn.Sequential(packed(randomised(make()))).eval()
+    traced, x = torch.fx.symbolic_trace(layer), torch.randn(2, N, C, dtype=torch.float64)
+    torch.testing.assert_close(traced(x), layer(x))
+
+
+def test_nested_tensors_are_pytorchs():
+    layer = randomised(nn.MultiheadAttention(C, 2, batch_first=True)).eval()
+    nested = torch.nested.nested_tensor([torch.randn(n, C, dtype=torch.float64) for n in (3, 5)])
+    with torch.no_grad():
+        found, expected = (one(nested, nested, nested, need_weights=False)[0] for one in (packed(layer), layer))
+    for a, b in zip(found.unbind(), expected.unbind(), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_other_modules_stay_as_they_are():
