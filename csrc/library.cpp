@@ -22,8 +22,7 @@ STABLE_TORCH_LIBRARY(stgt_kernels, m) {
       "dense_attention_bwd(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor out, Tensor stats, "
       "float scale, Tensor(a!) dq, Tensor(b!) dk, Tensor(c!) dv) -> ()");
   m.def("linear_fwd(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
-  m.def(
-      "linear_bwd(Tensor dout, Tensor x, Tensor weight, bool need_dx, bool need_dweight) -> (Tensor, Tensor, Tensor)");
+  m.def("linear_bwd(Tensor dout, Tensor? x, Tensor? weight) -> (Tensor, Tensor, Tensor)");
   m.def(
       "edge_attention_fwd(Tensor q, Tensor k, Tensor v, Tensor? edge_scale, Tensor? edge_bias, Tensor row_ptr, "
       "Tensor source, Tensor row_edge, Tensor? scale_type, Tensor? bias_type, Tensor? seed, float clamp, float scale, "

@@ -1,9 +1,12 @@
 """Tells layers whose weights can be used directly from layers that others have put in their place."""
 
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.modules.module import _has_any_global_hook
 
 from stgt_kernels.ops.linear.functional import linear
+
+_PLAIN = (nn.Linear, NonDynamicallyQuantizableLinear, nn.MultiheadAttention)  # the second is MultiheadAttention's own
 
 
 def is_plain(*layers: nn.Module) -> bool:
@@ -14,7 +17,7 @@ def is_plain(*layers: nn.Module) -> bool:
     `forward` was replaced, as Accelerate does.
     """
     return not _has_any_global_hook() and all(
-        type(layer) in (nn.Linear, nn.MultiheadAttention)
+        type(layer) in _PLAIN
         and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
         and "forward" not in vars(layer)
         for layer in layers

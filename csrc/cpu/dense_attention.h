@@ -52,9 +52,10 @@ template <class A> struct DenseScores {
   }
 };
 
-// exp(z - max), and 0 for a key that the bias leaves out with -infinity.
+// exp(z - max), and 0 where that is no normal number, so that a key whose bias is large and negative gets nothing.
 template <class A> STGT_INLINE vec<A> dense_exp(vec<A> z, vec<A> max) {
-  return z == A(-INFINITY) ? vec<A>{} : exp_nonpositive(z - max);
+  const vec<A> x = z - max;
+  return x < A(sizeof(A) == 4 ? -87 : -708) ? vec<A>{} : exp_nonpositive(x);
 }
 
 template <class A> struct DenseForward {
@@ -150,9 +151,9 @@ void dense_attention_bwd_tasks(const DenseAttentionArgs& args, int64_t begin, in
         const A delta = dot<A>(pass.dout + r * width, out, D);
         const vec<A> max = broadcast(stats[2 * r]), inverse = broadcast(stats[2 * r + 1]);
         for (int64_t n = r * ld; n < (r + 1) * ld; n += lanes<A>) {
-          const vec<A> z = load(block.scores + n), p = dense_exp<A>(z, max) * inverse;
+          const vec<A> p = dense_exp<A>(load(block.scores + n), max) * inverse;
           store(block.scores + n, p);
-          store(pass.dscores + n, z == A(-INFINITY) ? vec<A>{} : p * (load(pass.dscores + n) - delta));
+          store(pass.dscores + n, p * (load(pass.dscores + n) - delta));
         }
       }
       gemm(N, width, rows, block.scores, 1, ld, pass.dout, width, pass.dvalues, width, true);

@@ -13,16 +13,22 @@ Tensor last_contiguous(const Tensor& x) { return x.size(1) == 1 || x.stride(1) =
 
 float* data(const Tensor& x) { return static_cast<float*>(x.data_ptr()); }
 
-LinearArgs checked(const char* op, const Tensor& x, const Tensor& weight) {
-  STGT_CHECK(op, x.dim() == 2 && weight.dim() == 2, "x must be (M, K) and weight (N, K), got ", x.dim(), " and ",
-             weight.dim(), " dimensions");
-  LinearArgs args{};
-  args.M = x.size(0), args.N = weight.size(0), args.K = x.size(1);
-  STGT_CHECK(op, args.N >= 1 && args.K >= 1, "1 <= N and 1 <= K, got ", args.N, " and ", args.K);
-  check_shape(op, "weight", weight, {args.N, args.K});
+// Sets the tensor (M, K) or (N, K) that comes with dout or out (M, N).
+void read_x(const char* op, const Tensor& x, LinearArgs& args) {
+  check_shape(op, "x", x, {args.M, args.K});
   check_dtype(op, "x", x, ScalarType::Float);
+  args.x = data(x), args.x_row = x.stride(0);
+}
+void read_weight(const char* op, const Tensor& weight, LinearArgs& args) {
+  check_shape(op, "weight", weight, {args.N, args.K});
   check_dtype(op, "weight", weight, ScalarType::Float);
-  args.x = data(x), args.x_row = x.stride(0), args.weight = data(weight);
+  args.weight = data(weight);
+}
+
+LinearArgs sizes(const char* op, int64_t M, int64_t N, int64_t K) {
+  STGT_CHECK(op, N >= 1 && K >= 1, "1 <= N and 1 <= K, got ", N, " and ", K);
+  LinearArgs args{};
+  args.M = M, args.N = N, args.K = K;
   return args;
 }
 
@@ -31,7 +37,8 @@ Tensor forward(Tensor x, Tensor weight, std::optional<Tensor> bias) {
   STGT_CHECK(op, x.dim() == 2 && weight.dim() == 2, "x must be (M, K) and weight (N, K), got ", x.dim(), " and ",
              weight.dim(), " dimensions");
   x = last_contiguous(x), weight = as_contiguous(weight);
-  LinearArgs args = checked(op, x, weight);
+  LinearArgs args = sizes(op, x.size(0), weight.size(0), x.size(1));
+  read_x(op, x, args), read_weight(op, weight, args);
   if (bias) {
     check_shape(op, "bias", *bias, {args.N});
     check_dtype(op, "bias", *bias, ScalarType::Float);
@@ -46,28 +53,34 @@ Tensor forward(Tensor x, Tensor weight, std::optional<Tensor> bias) {
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward(Tensor dout, Tensor x, Tensor weight, bool need_dx, bool need_dweight) {
+// The gradient of x, if weight is given, and those of weight and bias, if x is given. The others are empty.
+std::tuple<Tensor, Tensor, Tensor> backward(Tensor dout, std::optional<Tensor> x, std::optional<Tensor> weight) {
   const char* op = "linear_bwd";
-  STGT_CHECK(op, x.dim() == 2 && weight.dim() == 2 && dout.dim() == 2, "x, weight and dout must have 2 dimensions");
-  x = last_contiguous(x), weight = as_contiguous(weight), dout = last_contiguous(dout);
-  LinearArgs args = checked(op, x, weight);
-  check_shape(op, "dout", dout, {args.M, args.N});
+  STGT_CHECK(op, x || weight, "x or weight must be given");
+  STGT_CHECK(op, dout.dim() == 2 && (!x || x->dim() == 2) && (!weight || weight->dim() == 2),
+             "dout, x and weight must have 2 dimensions");
+  dout = last_contiguous(dout);
+  LinearArgs args = sizes(op, dout.size(0), dout.size(1), (x ? x : weight)->size(1));
   check_dtype(op, "dout", dout, ScalarType::Float);
   args.dout = data(dout), args.dout_row = dout.stride(0);
-  const int64_t inputs = need_dx ? args.M : 0, outputs = need_dweight ? args.N : 0;
-  Tensor dx = new_tensor(op, "dx", x, {inputs, args.K}, ScalarType::Float);
-  Tensor dweight = new_tensor(op, "dweight", x, {outputs, args.K}, ScalarType::Float);
-  Tensor dbias = new_tensor(op, "dbias", x, {outputs}, ScalarType::Float);
+  if (x) x = last_contiguous(*x), read_x(op, *x, args);
+  if (weight) weight = as_contiguous(*weight), read_weight(op, *weight, args);
+  const auto gradient = [&](const char* name, bool wanted, std::initializer_list<int64_t> shape) {
+    return wanted ? new_tensor(op, name, dout, shape, ScalarType::Float)
+                  : new_tensor(op, name, dout, {0}, ScalarType::Float);
+  };
+  Tensor dx = gradient("dx", bool(weight), {args.M, args.K});
+  Tensor dweight = gradient("dweight", bool(x), {args.N, args.K}), dbias = gradient("dbias", bool(x), {args.N});
   args.dx = data(dx), args.dweight = data(dweight), args.dbias = data(dbias);
   const Kernels& cpu = kernels();
-  if (need_dx)
+  if (weight)
     run_tasks(op, ceil_div(args.M, LinearArgs::ROWS), args.product(), cpu.linear_bwd_x_workspace(args),
               [&](int64_t begin, int64_t end, char* workspace) { cpu.linear_bwd_x(args, begin, end, workspace); });
-  if (need_dweight) {
+  if (x) {
     const int64_t parts = args.parts();
     const bool several = parts > 1;
-    Tensor weight_sums = new_tensor(op, "sums", x, {several ? parts : 0, args.N, args.K}, ScalarType::Float);
-    Tensor bias_sums = new_tensor(op, "sums", x, {several ? parts : 0, args.N}, ScalarType::Float);
+    Tensor weight_sums = new_tensor(op, "sums", dout, {several ? parts : 0, args.N, args.K}, ScalarType::Float);
+    Tensor bias_sums = new_tensor(op, "sums", dout, {several ? parts : 0, args.N}, ScalarType::Float);
     args.weight_sums = data(several ? weight_sums : dweight), args.bias_sums = data(several ? bias_sums : dbias);
     run_tasks(op, parts * args.output_blocks(), args.product(), cpu.linear_bwd_weight_workspace(args),
               [&](int64_t begin, int64_t end, char* workspace) { cpu.linear_bwd_weight(args, begin, end, workspace); });

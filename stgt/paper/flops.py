@@ -33,8 +33,8 @@ def formulas() -> dict[object, Callable]:
         ours.dense_attention_fwd: lambda q, k, v, *rest, **_: sdpa_flop_count(q, k, v),
         ours.dense_attention_bwd: lambda dout, q, k, v, *rest, **_: sdpa_backward_flop_count(dout, q, k, v),
         ours.linear_fwd: lambda x, weight, *rest, **_: 2 * x[0] * x[1] * weight[0],
-        ours.linear_bwd: lambda dout, x, weight, *rest, out_shape, **_: (
-            2 * x[0] * x[1] * weight[0] * sum(shape[0] > 0 for shape in out_shape[:2])
+        ours.linear_bwd: lambda dout, x, weight, **_: (
+            2 * dout[0] * dout[1] * sum(other[1] for other in (x, weight) if other)
         ),
         ours.spatio_temporal_graph_fwd: lambda x, *rest, out_shape, **_: 2 * x[-1] * own_pairs(out_shape[0]),
         ours.spatio_temporal_graph_bwd: lambda dweight, x, *rest, **_: 4 * x[-1] * pairs(dweight),

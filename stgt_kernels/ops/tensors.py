@@ -35,14 +35,13 @@ def check_dtype(op: str, name: str, tensor: Tensor) -> None:
 def eager_on_cpu(*tensors: Tensor, dtypes: tuple[torch.dtype, ...]) -> bool:
     """Whether an op that is PyTorch's own elsewhere runs on its kernels for CPUs.
 
-    They compute plain tensors of these dtypes outside of autocast, torch.compile, torch.jit.trace, torch.func and
-    forward-mode derivatives, unless another backend was asked for.
+    They compute plain, dense tensors of these dtypes outside of autocast, torch.compile, torch.jit.trace, torch.func
+    and forward-mode derivatives, unless another backend was asked for. Ask this before any question about sizes, for
+    torch.export would limit its programs to the sizes for which the answer is the same.
     """
-    if (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or any(type(t) not in (Tensor, nn.Parameter) for t in tensors)
-    ):
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return False
+    if any(type(t) not in (Tensor, nn.Parameter) or t.layout != torch.strided or t.is_nested for t in tensors):
         return False
     first = tensors[0]
     if first.dtype not in dtypes or any(t.device.type != "cpu" or t.dtype != first.dtype for t in tensors):

@@ -146,6 +146,16 @@ def test_cpu_threads_change_no_bit():
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
 
+@pytest.mark.parametrize("hidden", [-1e4, torch.finfo(torch.float32).min, float("-inf")])
+def test_cpu_keys_with_a_large_negative_bias_get_nothing(hidden):
+    """PyTorch's probability of such a key is 0, too, so even its infinite gradient has no effect."""
+    generator = torch.Generator().manual_seed(0)
+    packed = packed_tensors("q, kv", 1, 5, 70, 2, 16, generator)
+    bias = torch.zeros(1, 1, 5, 70).masked_fill(torch.arange(70) >= 40, hidden)
+    _, _, dkv = results(packed_attention, packed, bias, 1e30 * torch.ones(1, 5, 2, 16))
+    assert not dkv[:, 40:].any() and dkv[:, :40].any()
+
+
 def test_nothing_is_copied():
     """The gradient has the layout of the packed tensor. Heads are merged without a copy."""
     (qkv,) = packed_tensors("qkv", 2, 50, 50, 4, 16, torch.Generator().manual_seed(0))
@@ -196,12 +206,24 @@ def test_transforms_and_compiled_code_get_the_same_result():
     torch.testing.assert_close(torch.autograd.grad(compiled(qkv), qkv)[0], expected)
 
 
-def test_a_second_derivative_is_refused():
-    (qkv,) = packed_tensors("qkv", 1, 9, 9, 1, 8, torch.Generator().manual_seed(0))
-    qkv.requires_grad_()
-    (gradient,) = torch.autograd.grad(packed_attention(qkv).square().sum(), qkv, create_graph=True)
-    with pytest.raises(RuntimeError, match="packed_attention: the kernels have no second derivatives"):
-        gradient.sum().backward()
+@pytest.mark.parametrize("form", FORMS)
+def test_second_derivatives_and_gradients_of_a_batch(form):
+    generator = torch.Generator().manual_seed(0)
+    packed = packed_tensors(form, 2, 5, 7, 2, 8, generator, torch.float64)
+    M, N = packed[0].shape[1], packed[-1].shape[1]
+    bias = torch.randn(1, 1, M, N, generator=generator, dtype=torch.float64)
+    bias[..., 0, 1:3] = float("-inf")
+    douts = torch.randn(3, 2, M, 2, 8, generator=generator, dtype=torch.float64)
+    found = []
+    for function in (packed_attention, dense):
+        leaves = [tensor.clone().requires_grad_() for tensor in packed]
+        out = function(*leaves, bias=bias)
+        batch = torch.autograd.grad(out, leaves, douts, is_grads_batched=True, retain_graph=True)
+        first = torch.autograd.grad(out.pow(3).sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+        found.append([*batch, *first, *second])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize(

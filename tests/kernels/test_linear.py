@@ -119,6 +119,32 @@ def test_only_needed_gradients_are_computed():
                 torch.testing.assert_close(leaf.grad, other.grad, rtol=1e-4, atol=1e-3)
 
 
+def test_a_frozen_weight_keeps_no_input_and_a_result_can_be_changed_in_place():
+    x, weight, bias = torch.randn(3, 200, 64, requires_grad=True), torch.randn(64, 64), torch.randn(64)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        out = linear(x, weight, bias)
+        assert kept == [weight.shape]
+        kept.clear()
+        linear(x.detach(), weight.clone().requires_grad_(), bias)
+        assert kept == [x.shape]
+    changed = out.relu_()
+    assert changed is out
+    (found,) = torch.autograd.grad(changed.sum(), x)
+    (expected,) = torch.autograd.grad(F.linear(x, weight, bias).relu().sum(), x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_gradients_of_a_batch():
+    x, weight, bias = torch.randn(600, 64), torch.randn(64, 64), torch.randn(64)
+    douts, found = torch.randn(2, 600, 64), []
+    for function in (linear, F.linear):
+        leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
+        found.append(torch.autograd.grad(function(*leaves), leaves, douts, is_grads_batched=True))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
 def test_second_derivatives():
     def second(function, x, weight, bias):
         leaves = [t.detach().requires_grad_() for t in (x, weight, bias)]
@@ -176,8 +202,10 @@ def test_a_direct_call_of_the_operators_is_checked():
         ops.linear_fwd(x, weight, torch.zeros(5))
     with pytest.raises(RuntimeError, match="linear_fwd: x must be .M, K. and weight .N, K., got 1 and 2 dimensions"):
         ops.linear_fwd(x[0], weight, None)
-    with pytest.raises(RuntimeError, match="linear_bwd: dout must have size 20 in dimension 0, got 19"):
-        ops.linear_bwd(torch.zeros(19, 6), x, weight, True, True)
+    with pytest.raises(RuntimeError, match="linear_bwd: weight must have size 5 in dimension 0, got 6"):
+        ops.linear_bwd(torch.zeros(20, 5), x, weight)
+    with pytest.raises(RuntimeError, match="linear_bwd: x or weight must be given"):
+        ops.linear_bwd(torch.zeros(20, 6), None, None)
 
 
 def test_layers_that_compute_more_than_their_weights_are_called():

@@ -1,13 +1,15 @@
 """The autograd function of dense attention. Its kernels run on CPUs."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from stgt_kernels import _C as _C  # registers torch.ops.stgt_kernels
-from stgt_kernels.ops.autograd import KernelFunction, differentiable_once
+from stgt_kernels.ops.autograd import KernelFunction
 
 
-def unpacked(packed: tuple[Tensor, ...]) -> list[Tensor]:
+def unpacked(packed: Sequence[Tensor]) -> list[Tensor]:
     """q (B, H, M, D), k and v (B, H, N, D): the parts of packed tensors (B, L, parts, H, D), as views."""
     return [part.transpose(1, 2) for tensor in packed for part in tensor.unbind(2)]
 
@@ -31,9 +33,23 @@ class DenseAttentionFunction(KernelFunction):
         bias, out, stats, *packed = ctx.saved_tensors
         if dout is None:
             return None, None, *(None for _ in packed)
-        with torch.no_grad():
-            gradients = tuple(torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in packed)
-            torch.ops.stgt_kernels.dense_attention_bwd(
-                dout, *unpacked(tuple(packed)), bias, out, stats, ctx.scale, *unpacked(gradients)
-            )
-        return None, None, *differentiable_once("packed_attention", gradients, dout, *packed)
+        if torch.is_grad_enabled() or torch._C._functorch.is_batchedtensor(dout):
+            # A second derivative, or the gradients of a batch of dout (is_grads_batched).
+            return None, None, *plain_gradients(dout, packed, bias, ctx.scale)
+        gradients = tuple(torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in packed)
+        torch.ops.stgt_kernels.dense_attention_bwd(
+            dout, *unpacked(packed), bias, out, stats, ctx.scale, *unpacked(gradients)
+        )
+        return None, None, *gradients
+
+
+def plain_gradients(dout: Tensor, packed: Sequence[Tensor], bias: Tensor | None, scale: float) -> list[Tensor]:
+    """The gradients of the packed tensors in plain PyTorch, which can be differentiated again. dout: (B, H, M, D)."""
+    q, k, v = unpacked(packed)
+    z = q @ k.transpose(-2, -1) * scale
+    z = z if bias is None else z + bias
+    p = z.softmax(-1).masked_fill(z == float("-inf"), 0.0)
+    dp = dout @ v.transpose(-2, -1)
+    dz = p * (dp - (p * dp).sum(-1, keepdim=True)) * scale
+    parts = [part.transpose(1, 2) for part in (dz @ k, dz.transpose(-2, -1) @ q, p.transpose(-2, -1) @ dout)]
+    return [torch.stack([parts.pop(0) for _ in range(tensor.shape[2])], 2) for tensor in packed]

@@ -17,7 +17,8 @@ def packed_attention(*packed: Tensor, bias: Tensor | None = None) -> Tensor:
     Queries, keys and values lie in one tensor, as a projection to all three makes them, or in two or three. The kernels
     read them in place and write their gradients in the same layout, so nothing is copied or concatenated. They compute
     float32 and float64 on the CPU, with up to 4096 keys. In all other cases PyTorch's function is called: on GPUs, in
-    half precision, under autocast, torch.compile and torch.func, and for a bias that is boolean or needs a gradient.
+    half precision, under autocast, torch.compile, torch.jit.trace and torch.func, and for a bias that is boolean or
+    needs a gradient.
 
     Args:
         packed: ``qkv`` (B, N, 3, H, D); or ``q`` (B, M, 1, H, D) and ``kv`` (B, N, 2, H, D); or three tensors with one
@@ -27,7 +28,8 @@ def packed_attention(*packed: Tensor, bias: Tensor | None = None) -> Tensor:
             ``attn_mask``.
 
     Returns:
-        (B, M, H, D) in the dtype of the arguments, differentiable once. ``flatten(2)`` merges its heads without a copy.
+        (B, M, H, D) in the dtype of the arguments. The kernels' result can be differentiated any number of times, and
+        ``flatten(2)`` merges its heads without a copy.
 
     Raises:
         ValueError: the tensors do not have three parts, or their shapes or that of the bias do not fit.
@@ -39,20 +41,20 @@ def packed_attention(*packed: Tensor, bias: Tensor | None = None) -> Tensor:
         packed = tuple(t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous() for t in packed)
         if bias is not None:
             B, M, _, H, _ = packed[0].shape
-            bias = bias.expand(B, H, M, packed[-1].shape[1])
             bias = bias if bias.stride(-1) == 1 or bias.shape[-1] == 1 else bias.contiguous()
+            bias = bias.expand(B, H, M, packed[-1].shape[1])
         return DenseAttentionFunction.apply(bias, packed[0].shape[-1] ** -0.5, *packed)[0].transpose(1, 2)
     q, k, v = (part.transpose(1, 2) for tensor in packed for part in tensor.unbind(2))
     return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2)
 
 
 def _on_kernels(packed: tuple[Tensor, ...], bias: Tensor | None) -> bool:
-    if packed[-1].shape[1] > MOST_KEYS or any(t.numel() == 0 for t in packed):
-        return False
     tensors = packed if bias is None else (*packed, bias)
+    if not eager_on_cpu(*tensors, dtypes=(torch.float32, torch.float64)):
+        return False
     if bias is not None and bias.requires_grad:
         return False
-    return eager_on_cpu(*tensors, dtypes=(torch.float32, torch.float64))
+    return packed[-1].shape[1] <= MOST_KEYS and all(t.numel() > 0 for t in packed)
 
 
 def _check(packed: tuple[Tensor, ...], bias: Tensor | None) -> None:

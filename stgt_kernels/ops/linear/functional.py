@@ -17,8 +17,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     The kernels compute float32 on the CPU, with up to 131072 weights, such as 256 by 512. They transpose the weight
     once, add the bias in the cache, and sum up its gradient while they compute that of the weight. In all other cases
-    PyTorch's function is called: on GPUs, in other dtypes, under autocast, torch.compile and torch.func, and for small
-    calls.
+    PyTorch's function is called: on GPUs, in other dtypes, for sparse and nested tensors, under autocast,
+    torch.compile, torch.jit.trace and torch.func, and for small calls.
 
     Args:
         x: (…, K), any strides.
@@ -39,9 +39,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _on_kernels(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    if weight.numel() > MOST_WEIGHTS or x.numel() * len(weight) < LEAST_WORK:
-        return False
-    if weight.ndim != 2 or x.shape[-1] != weight.shape[1] or (bias is not None and bias.shape != weight.shape[:1]):
-        return False  # PyTorch's error says what does not fit
     tensors = (x, weight) if bias is None else (x, weight, bias)
-    return eager_on_cpu(*tensors, dtypes=(torch.float32,))
+    if not eager_on_cpu(*tensors, dtypes=(torch.float32,)):
+        return False
+    if weight.ndim != 2 or weight.numel() > MOST_WEIGHTS or x.numel() * len(weight) < LEAST_WORK:
+        return False
+    # PyTorch's error says what does not fit.
+    return x.shape[-1] == weight.shape[1] and (bias is None or bias.shape == weight.shape[:1])
