@@ -20,7 +20,7 @@ STABLE_TORCH_LIBRARY(stgt_kernels, m) {
   m.def("dense_attention_fwd(Tensor q, Tensor k, Tensor v, Tensor? bias, float scale) -> (Tensor, Tensor)");
   m.def(
       "dense_attention_bwd(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor out, Tensor stats, "
-      "float scale, Tensor(a!) dq, Tensor(b!) dk, Tensor(c!) dv) -> ()");
+      "float scale, int tensors) -> (Tensor, Tensor, Tensor)");
   m.def("linear_fwd(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
   m.def("linear_bwd(Tensor dout, Tensor? x, Tensor? weight) -> (Tensor, Tensor, Tensor)");
   m.def(

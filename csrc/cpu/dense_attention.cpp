@@ -52,8 +52,10 @@ std::tuple<Tensor, Tensor> forward(Tensor q, Tensor k, Tensor v, std::optional<T
   return {out, stats};
 }
 
-void backward(Tensor dout, Tensor q, Tensor k, Tensor v, std::optional<Tensor> bias, Tensor out, Tensor stats,
-              double scale, Tensor dq, Tensor dk, Tensor dv) {
+// The gradients of the packed tensors (B, L, parts, H, D): of qkv, of q and kv, or of q, k and v. `tensors` is their
+// number, and the rest of the results is empty.
+std::tuple<Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tensor k, Tensor v, std::optional<Tensor> bias,
+                                            Tensor out, Tensor stats, double scale, int64_t tensors) {
   const char* op = "dense_attention_bwd";
   DenseAttentionArgs args = checked(op, q, k, v, bias, scale);
   const auto like = [&](const char* name, const Tensor& x, int64_t rows) {
@@ -63,7 +65,19 @@ void backward(Tensor dout, Tensor q, Tensor k, Tensor v, std::optional<Tensor> b
   };
   dout = dout.stride(3) == 1 || args.D == 1 ? dout : as_contiguous(dout);
   args.dout = like("dout", dout, args.M), args.out = like("out", out, args.M);
-  args.dq = like("dq", dq, args.M), args.dk = like("dk", dk, args.N), args.dv = like("dv", dv, args.N);
+  STGT_CHECK(op, tensors >= 1 && tensors <= 3 && (tensors > 1 || args.M == args.N),
+             "tensors must be 1 for as many queries as keys, 2 or 3, got ", tensors);
+  Tensor gradients[3];
+  Heads* const parts[] = {&args.dq, &args.dk, &args.dv};
+  for (int64_t number = 0, part = 0; number < 3; ++number) {
+    const int64_t held = number + 1 < tensors ? 1 : number < tensors ? 3 - part : 0, L = part ? args.N : args.M;
+    gradients[number] = held ? new_tensor(op, "gradients", q, {args.B, L, held, args.H, args.D}, q.scalar_type())
+                             : new_tensor(op, "gradients", q, {0}, q.scalar_type());
+    char* const data = static_cast<char*>(gradients[number].data_ptr());
+    for (int64_t own = 0; own < held; ++own, ++part)
+      *parts[part] = {data + own * args.H * args.D * int64_t(q.element_size()), L * held * args.H * args.D, args.D,
+                      held * args.H * args.D};
+  }
   check_shape(op, "stats", stats, {args.B, args.H, args.M, 2});
   check_dtype(op, "stats", stats, q.scalar_type());
   stats = as_contiguous(stats);
@@ -72,6 +86,7 @@ void backward(Tensor dout, Tensor q, Tensor k, Tensor v, std::optional<Tensor> b
   run_attention_tasks(
       op, args.B * args.H, 5 * args.product(), cpu.dense_attention_bwd_workspace(args),
       [&](int64_t begin, int64_t end, char* workspace) { cpu.dense_attention_bwd(args, begin, end, workspace); });
+  return {gradients[0], gradients[1], gradients[2]};
 }
 
 }  // namespace

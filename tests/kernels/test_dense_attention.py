@@ -219,6 +219,8 @@ def test_second_derivatives_and_gradients_of_a_batch(form):
         leaves = [tensor.clone().requires_grad_() for tensor in packed]
         out = function(*leaves, bias=bias)
         batch = torch.autograd.grad(out, leaves, douts, is_grads_batched=True, retain_graph=True)
+        mapped = torch.func.vmap(lambda dout, out=out, to=leaves: torch.autograd.grad(out, to, dout, retain_graph=True))
+        batch += mapped(douts)
         first = torch.autograd.grad(out.pow(3).sum(), leaves, create_graph=True)
         second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
         found.append([*batch, *first, *second])
@@ -269,8 +271,11 @@ def test_a_direct_call_of_the_operators_is_checked():
     with pytest.raises(RuntimeError, match="bias must have size 5 in dimension 2, got 1"):
         ops.dense_attention_fwd(q, k, k, torch.zeros(2, 4, 1, 9), 1.0)
     out, stats = ops.dense_attention_fwd(q, k, k, None, 1.0)
-    with pytest.raises(RuntimeError, match="dense_attention_bwd: dk must have size 9 in dimension 2, got 5"):
-        ops.dense_attention_bwd(out, q, k, k, None, out, stats, 1.0, q.clone(), q.clone(), k.clone())
+    with pytest.raises(RuntimeError, match="dense_attention_bwd: out must have size 5 in dimension 2, got 9"):
+        ops.dense_attention_bwd(out, q, k, k, None, k, stats, 1.0, 3)
+    for tensors in (0, 1, 4):
+        with pytest.raises(RuntimeError, match=f"tensors must be 1 .* got {tensors}"):
+            ops.dense_attention_bwd(out, q, k, k, None, out, stats, 1.0, tensors)
 
 
 def test_pytorch_is_the_definition():

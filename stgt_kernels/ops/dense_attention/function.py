@@ -33,14 +33,12 @@ class DenseAttentionFunction(KernelFunction):
         bias, out, stats, *packed = ctx.saved_tensors
         if dout is None:
             return None, None, *(None for _ in packed)
-        if torch.is_grad_enabled() or torch._C._functorch.is_batchedtensor(dout):
-            # A second derivative, or the gradients of a batch of dout (is_grads_batched).
+        if torch.is_grad_enabled():  # for a second derivative
             return None, None, *plain_gradients(dout, packed, bias, ctx.scale)
-        gradients = tuple(torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in packed)
-        torch.ops.stgt_kernels.dense_attention_bwd(
-            dout, *unpacked(packed), bias, out, stats, ctx.scale, *unpacked(gradients)
+        gradients = torch.ops.stgt_kernels.dense_attention_bwd(
+            dout, *unpacked(packed), bias, out, stats, ctx.scale, len(packed)
         )
-        return None, None, *gradients
+        return None, None, *gradients[: len(packed)]
 
 
 def plain_gradients(dout: Tensor, packed: Sequence[Tensor], bias: Tensor | None, scale: float) -> list[Tensor]:

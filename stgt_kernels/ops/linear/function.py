@@ -7,19 +7,6 @@ from stgt_kernels import _C as _C  # registers torch.ops.stgt_kernels
 from stgt_kernels.ops.autograd import KernelFunction
 
 
-@torch.library.register_fake("stgt_kernels::linear_fwd")
-def _(x, weight, bias):
-    return x.new_empty(len(x), len(weight))
-
-
-@torch.library.register_fake("stgt_kernels::linear_bwd")
-def _(dout, x, weight):
-    M, N = dout.shape
-    dx = dout.new_empty((0,) if weight is None else (M, weight.shape[1]))
-    dweight = dout.new_empty((0,) if x is None else (N, x.shape[1]))
-    return dx, dweight, dout.new_empty(0 if x is None else N)
-
-
 class LinearFunction(KernelFunction):
     """(x (…, K), weight (N, K), bias (N) or None) -> (…, N).
 
@@ -45,8 +32,7 @@ class LinearFunction(KernelFunction):
         need_dx, need_dweight, need_dbias = ctx.needs_input_grad
         dout = dout.reshape(-1, dout.shape[-1])
         rows = x.reshape(-1, x.shape[-1]) if need_dweight else None
-        if torch.is_grad_enabled() or torch._C._functorch.is_batchedtensor(dout):
-            # A second derivative, or the gradients of a batch of dout (is_grads_batched).
+        if torch.is_grad_enabled():  # for a second derivative
             dx = dout @ weight if need_dx else None
             dweight = dout.t() @ rows if need_dweight else None
             dbias = dout.sum(0) if need_dbias else None
