@@ -84,7 +84,7 @@ sanitize: setup
 	    'from stgt_kernels import _C; info = _C.build_info(); assert "-fsanitize=" in info["flags"]; print(info["cpu_isa"])' && \
 	  LD_PRELOAD="$(SANITIZERS)" $(CURDIR)/$(BIN)/python -m pytest --capture=sys -p no:cacheprovider \
 	    $(CURDIR)/tests/kernels/test_fuzz.py $(CURDIR)/tests/kernels/test_edge_attention_fuzz.py \
-	    $(CURDIR)/tests/kernels/test_dense_attention.py || exit 1; \
+	    $(CURDIR)/tests/kernels/test_dense_attention.py $(CURDIR)/tests/kernels/test_linear.py || exit 1; \
 	done
 
 bench: setup

@@ -1,18 +1,21 @@
 """Dense attention of packed tensors is softmax attention, and its kernels run where they are meant to."""
 
+from functools import partial
 from random import Random
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.called import Called, calls
 from helpers.poison import poisoned_memory
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from stgt_kernels import dispatch, packed_attention
 from stgt_kernels.ops.dense_attention.functional import MOST_KEYS
 from stgt_kernels.testing import assert_close
 
 FORMS = ("qkv", "q, kv", "q, k, v")
+
+on_kernels = partial(calls, "stgt_kernels::dense_attention_fwd")
 
 
 def dense(*packed, bias=None):
@@ -47,24 +50,6 @@ def assert_right(packed, bias, dout):
     for number, (one, same, right) in enumerate(zip(found, plain, exact, strict=True)):
         assert one.dtype == right.dtype or one.dtype == packed[0].dtype
         assert_close(one, same, right, f"result {number}", terms=terms if number else 0.0)
-
-
-class Called(TorchDispatchMode):
-    """The names of the operators that are called."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(function._schema.name)
-        return function(*args, **(kwargs or {}))
-
-
-def on_kernels(function):
-    with Called() as called:
-        function()
-    return "stgt_kernels::dense_attention_fwd" in called.names
 
 
 def views(tensor, draw, generator):

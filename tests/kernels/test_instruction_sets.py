@@ -74,7 +74,7 @@ def test_instruction_sets(isa):
     code = f"""
 import pytest, stgt_kernels._C as native
 assert native.build_info()["cpu_isa"] == {isa!r}, native.build_info()
-tests = [{str(TESTS / "kernels" / "test_fuzz.py")!r}, {str(TESTS / "kernels" / "test_dense_attention.py")!r}]
+tests = {[str(TESTS / "kernels" / f"test_{name}.py") for name in ("fuzz", "dense_attention", "linear")]!r}
 raise SystemExit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "cpu", *tests]))
 """
     result = python(code, STGT_CPU_ISA=isa)

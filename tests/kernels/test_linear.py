@@ -1,37 +1,22 @@
 """Linear layers are those of PyTorch, and their kernels run where they are meant to."""
 
+from functools import partial
 from random import Random
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.called import calls
 from helpers.poison import poisoned_memory
 from torch import nn
 from torch.nn.utils import parametrize
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from stgt_kernels import dispatch, linear
 from stgt_kernels.ops.linear.functional import LEAST_WORK, MOST_WEIGHTS
 from stgt_kernels.plain import is_plain, project
 from stgt_kernels.testing import assert_close
 
-
-class Called(TorchDispatchMode):
-    """The names of the operators that are called."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(function._schema.name)
-        return function(*args, **(kwargs or {}))
-
-
-def on_kernels(function):
-    with Called() as called:
-        function()
-    return "stgt_kernels::linear_fwd" in called.names
+on_kernels = partial(calls, "stgt_kernels::linear_fwd")
 
 
 def results(function, x, weight, bias, dout):
