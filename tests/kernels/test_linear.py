@@ -91,50 +91,6 @@ def test_cpu_threads_change_no_bit(M):
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
 
-def test_a_result_can_be_changed_in_place():
-    x, weight = torch.randn(3, 200, 64), torch.randn(64, 64)
-
-    def gradient(function):
-        leaf = weight.clone().requires_grad_()
-        F.relu(function(x, leaf), inplace=True).mul_(2).sum().backward()
-        return leaf.grad
-
-    assert on_kernels(lambda: linear(x, weight))
-    torch.testing.assert_close(gradient(linear), gradient(F.linear), rtol=1e-4, atol=1e-3)
-
-
-@pytest.mark.parametrize("needed", [{0}, {1}, {2}, {0, 1}, {0, 2}, {1, 2}, {0, 1, 2}])
-def test_only_what_a_gradient_needs_is_kept(needed):
-    """A frozen layer keeps no activation, so that others may change it, and it may be a tensor of inference mode."""
-
-    def kept(function):
-        found, storages = set(), [t.untyped_storage().data_ptr() for t in tensors]
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda t: found.add(storages.index(t.untyped_storage().data_ptr())) or t, lambda t: t
-        ):
-            function(*tensors)
-        return found
-
-    tensors = [t.requires_grad_(n in needed) for n, t in enumerate([torch.randn(600, 64), torch.randn(64, 64), torch.randn(64)])]
-    assert kept(linear) == kept(F.linear)
-    tensors = [t.detach() for t in tensors]
-    with torch.inference_mode():
-        made_in_inference = tensors[0].clone()
-    linear(made_in_inference, tensors[1], tensors[2].requires_grad_()).sum().backward()
-    assert torch.equal(tensors[2].grad, torch.full((64,), 600.0))
-
-
-def test_gradients_of_a_batch():
-    leaves = [torch.randn(600, 64), torch.randn(48, 64), torch.randn(48)]
-    leaves = [t.requires_grad_() for t in leaves]
-    out, dout = linear(*leaves), torch.randn(3, 600, 48)
-    each = [torch.autograd.grad(out, leaves, one, retain_graph=True) for one in dout]
-    at_once = torch.autograd.grad(out, leaves, dout, is_grads_batched=True, retain_graph=True)
-    mapped = torch.func.vmap(lambda one: torch.autograd.grad(out, leaves, one, retain_graph=True))(dout)
-    for found in (at_once, mapped):
-        torch.testing.assert_close(found, tuple(map(torch.stack, zip(*each, strict=True))), rtol=1e-4, atol=1e-3)
-
-
 def test_only_needed_gradients_are_computed():
     x, weight, bias = torch.randn(600, 64), torch.randn(64, 64), torch.randn(64)
     for needed in ({0}, {1}, {2}, {0, 1}, {1, 2}, {0, 1, 2}):
@@ -197,10 +153,6 @@ def test_other_cases_are_left_to_pytorch():
         lambda: linear(x[:1], weight),
         lambda: linear(x[:0], weight),
         lambda: linear(x.to("meta"), weight.to("meta")),
-        lambda: linear(x, weight.to_sparse_csr()),
-        lambda: linear(x.to_sparse(), weight),
-        lambda: linear(x.to_mkldnn(), weight.to_mkldnn()),
-        lambda: linear(torch.nested.nested_tensor([x, x]), weight),
         lambda: torch.func.vmap(lambda part: linear(part, weight))(x.view(2, 300, 64)),
     ):
         assert not on_kernels(function)
@@ -216,52 +168,8 @@ def test_other_cases_are_left_to_pytorch():
     torch.testing.assert_close(linear(x[0], weight, bias), F.linear(x[0], weight, bias))
 
 
-class Layer(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(64, 64))
-
-    def forward(self, x):
-        return linear(x, self.weight)
-
-
-@pytest.mark.parametrize("strict", [False, True])
-def test_an_exported_layer_takes_any_size(strict):
-    layer, x, rows = Layer(), torch.randn(700, 64), torch.export.Dim("rows", min=2)
-    program = torch.export.export(layer, (x[:600],), dynamic_shapes={"x": {0: rows}}, strict=strict).module()
-    for given in (x, x[:3]):
-        torch.testing.assert_close(program(given), F.linear(given, layer.weight))
-
-
-def test_a_traced_layer_can_be_saved(tmp_path):
-    layer, x = Layer(), torch.randn(700, 64)
-    torch.jit.trace(layer, (x[:600],)).save(tmp_path / "layer.pt")
-    torch.testing.assert_close(torch.jit.load(tmp_path / "layer.pt")(x), F.linear(x, layer.weight))
-
-
-def test_fake_tensors_have_the_shapes_of_real_ones():
-    ops, x, weight, bias, dout = (
-        torch.ops.stgt_kernels,
-        *(torch.randn(shape) for shape in ((30, 8), (6, 8), (6,), (30, 6))),
-    )
-    utils = ("test_schema", "test_faketensor")
-    for given in (bias, None):
-        opcheck(ops.linear_fwd.default, (x, weight, given), test_utils=utils)
-    for given in ((x, weight), (None, weight), (x, None)):
-        opcheck(ops.linear_bwd.default, (dout, *given), test_utils=utils)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        assert linear(torch.ones(600, 64), torch.ones(64, 64)).shape == (600, 64)
-
-
 @pytest.mark.parametrize(
-    "shapes",
-    [
-        ((600, 63), (64, 64), (64,)),
-        ((600, 64), (64, 64), (63,)),
-        ((600, 64), (64, 64), (1, 64, 1)),
-        ((600, 64), (), (64,)),
-        ((), (64, 64), (64,)),
-    ],
+    "shapes", [((200, 63), (64, 64), (64,)), ((200, 64), (64, 64), (63,)), ((200, 64), (64, 64), (1, 64, 1))]
 )
 def test_shapes_that_do_not_fit_get_pytorchs_error(shapes):
     tensors = [torch.randn(shape) for shape in shapes]
