@@ -63,6 +63,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor dout, Tensor q, Tensor k, Ten
     check_dtype(op, name, x, q.scalar_type());
     return heads(op, name, x);
   };
+  check_shape(op, "dout", dout, {args.B, args.H, args.M, args.D});
   dout = dout.stride(3) == 1 || args.D == 1 ? dout : as_contiguous(dout);
   args.dout = like("dout", dout, args.M), args.out = like("out", out, args.M);
   STGT_CHECK(op, tensors >= 1 && tensors <= 3 && (tensors > 1 || args.M == args.N),

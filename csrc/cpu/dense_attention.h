@@ -7,7 +7,8 @@
 
 namespace stgt::STGT_ISA {
 
-// What both passes need for the scores of some rows: keys transposed, the rows' scores, and one row of bias.
+// Both passes compute the scores of some rows. This struct holds what they need for that: the transposed keys, the
+// scores of these rows, and one row of bias.
 template <class A> struct DenseScores {
   int64_t ld, most_rows;      // ld: N padded to whole vectors; most_rows: those whose scores fit the second-level cache
   A *keys_t, *scores, *bias;  // per tile of keys: (D, up to TILE); (most_rows, ld); (ld)

@@ -85,7 +85,7 @@ def attend(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
 
 
 def self_attention(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """What `attn` computes with its weights, without dropout. x: (B, S, C). Returns (B, S, C)."""
+    """Computes self-attention with the weights of `attn`, without dropout. x: (B, S, C). Returns (B, S, C)."""
     qkv = linear(x, attn.in_proj_weight, attn.in_proj_bias)
     heads = packed_attention(qkv.unflatten(-1, (3, attn.num_heads, -1)))
     return project(attn.out_proj, heads.flatten(2))

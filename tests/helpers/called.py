@@ -1,4 +1,4 @@
-"""Which operators a function calls."""
+"""This module tells which operators a function calls."""
 
 from collections.abc import Callable
 

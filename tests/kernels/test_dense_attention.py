@@ -258,6 +258,8 @@ def test_a_direct_call_of_the_operators_is_checked():
     out, stats = ops.dense_attention_fwd(q, k, k, None, 1.0)
     with pytest.raises(RuntimeError, match="dense_attention_bwd: out must have size 5 in dimension 2, got 9"):
         ops.dense_attention_bwd(out, q, k, k, None, k, stats, 1.0, 3)
+    with pytest.raises(RuntimeError, match="dense_attention_bwd: dout must have 4 dimensions, got 2"):
+        ops.dense_attention_bwd(out[0, 0], q, k, k, None, out, stats, 1.0, 3)
     for tensors in (0, 1, 4):
         with pytest.raises(RuntimeError, match=f"tensors must be 1 .* got {tensors}"):
             ops.dense_attention_bwd(out, q, k, k, None, out, stats, 1.0, tensors)
