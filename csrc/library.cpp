@@ -46,10 +46,11 @@ PYBIND11_MODULE(_C, m) {
         info["cuda_architectures"] = STGT_CUDA_ARCHITECTURES;
         info["torch_target"] = STGT_TORCH_TARGET;
         info["cpu_isa"] = stgt::kernels().name;
+        info["cpu_vendor"] = stgt::vendor();
         return info;
       },
-      "The compiler, its flags, the CUDA architectures ('' if none), the oldest torch that works, and the CPU "
-      "instruction set in use.");
+      "The compiler, its flags, the CUDA architectures ('' if none), the oldest torch that works, the CPU instruction "
+      "set in use, and the CPU's vendor as CPUID names it ('' if it is not x86).");
   m.def(
       "cpu_isa",
       [](const std::string& vendor, bool avx2, bool avx512, bool avx512_bf16, bool amx, const std::string& asked) {

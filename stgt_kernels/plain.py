@@ -6,7 +6,8 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from stgt_kernels.ops.linear.functional import linear
 
-_PLAIN = (nn.Linear, NonDynamicallyQuantizableLinear, nn.MultiheadAttention)  # the second is MultiheadAttention's own
+# MultiheadAttention's output is a class of its own.
+_PLAIN = (nn.Linear, NonDynamicallyQuantizableLinear, nn.MultiheadAttention, nn.Embedding)
 
 
 def is_plain(*layers: nn.Module) -> bool:

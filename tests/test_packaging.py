@@ -39,7 +39,7 @@ def setup_py(tmp_path):
 
 def test_build_info():
     info = _C.build_info()
-    assert set(info) == {"compiler", "flags", "cuda_architectures", "torch_target", "cpu_isa"}
+    assert set(info) == {"compiler", "flags", "cuda_architectures", "torch_target", "cpu_isa", "cpu_vendor"}
     assert re.search(r"\d+\.\d+", info["compiler"])
     assert "-O3" in info["flags"] and "-std=c++20" in info["flags"]
     assert "-march=native" not in info["flags"]  # a wheel has to run on other machines

@@ -98,7 +98,10 @@ struct DenseAttentionArgs {
 };
 
 struct LinearArgs {
-  static constexpr int64_t ROWS = 48, OUTPUTS = 24;  // those of one task: of out and dx, and of dweight
+  // Blocks of out and dx, and how much of the contracted dimension is added to them at a time.
+  static constexpr int64_t ROWS = 48, COLUMNS = 128, DEPTH = 768;
+  // Blocks of dweight, outputs by inputs, and how many rows of x and dout are added to them at a time.
+  static constexpr int64_t OUTPUTS = 24, INPUTS = 384, SUMMED_ROWS = 384;
 
   int64_t M, N, K;  // rows, outputs and inputs
   const float* x;   // (M, K) with a contiguous last dimension
@@ -110,9 +113,15 @@ struct LinearArgs {
   float *dx, *dweight, *dbias;     // (M, K), (N, K) and (N) contiguous; written backward
   float *weight_sums, *bias_sums;  // (parts, N, K) and (parts, N) contiguous; those of one part may be the gradients
 
-  int64_t parts() const { return M < 2048 ? 1 : M < 32768 ? M / 1024 : 32; }  // of the rows
-  int64_t first_row(int64_t part) const { return M * part / parts(); }
+  int64_t row_blocks() const { return ceil_div(M, ROWS); }
   int64_t output_blocks() const { return ceil_div(N, OUTPUTS); }
+  int64_t weight_blocks() const { return ceil_div(K, INPUTS) * output_blocks(); }
+  // The parts of the rows: so many that all threads have tasks, but no more, since their sums have to be added.
+  int64_t parts() const {
+    const int64_t enough = ceil_div(64, weight_blocks()), most = M / 1024;
+    return most < 2 ? 1 : enough < most ? enough : most;
+  }
+  int64_t first_row(int64_t part) const { return M * part / parts(); }
   double product() const { return double(M) * double(N) * double(K); }  // multiply-adds
 };
 
@@ -138,11 +147,9 @@ struct Kernels {
   void (*dense_attention_fwd)(const DenseAttentionArgs&, int64_t begin, int64_t end, char* workspace);
   int64_t (*dense_attention_bwd_workspace)(const DenseAttentionArgs&);
   void (*dense_attention_bwd)(const DenseAttentionArgs&, int64_t begin, int64_t end, char* workspace);
-  int64_t (*linear_fwd_workspace)(const LinearArgs&);
+  int64_t (*linear_workspace)();
   void (*linear_fwd)(const LinearArgs&, int64_t begin, int64_t end, char* workspace);
-  int64_t (*linear_bwd_x_workspace)(const LinearArgs&);
   void (*linear_bwd_x)(const LinearArgs&, int64_t begin, int64_t end, char* workspace);
-  int64_t (*linear_bwd_weight_workspace)(const LinearArgs&);
   void (*linear_bwd_weight)(const LinearArgs&, int64_t begin, int64_t end, char* workspace);
   void (*linear_bwd_join)(const LinearArgs&, int64_t begin, int64_t end);
   int64_t (*edge_attention_workspace)(const EdgeAttentionArgs&);

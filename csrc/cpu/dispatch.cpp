@@ -89,6 +89,8 @@ Processor this_processor() {
 
 }  // namespace
 
+std::string vendor() { return this_processor().vendor; }
+
 const char* isa_of(const Processor& processor, const std::string& asked) { return choose(processor, asked).name; }
 
 const Kernels& kernels() {

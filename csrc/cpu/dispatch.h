@@ -9,6 +9,8 @@ struct Processor {
   bool avx2 = false, avx512 = false, avx512_bf16 = false, amx = false;
 };
 
+std::string vendor();  // of this machine's processor; empty if it is not x86
+
 // The name of the instruction set for a processor. `asked` is the value of STGT_CPU_ISA, or empty.
 const char* isa_of(const Processor& processor, const std::string& asked);
 

@@ -48,7 +48,7 @@ Tensor forward(Tensor x, Tensor weight, std::optional<Tensor> bias) {
   Tensor out = new_tensor(op, "out", x, {args.M, args.N}, ScalarType::Float);
   args.out = data(out);
   const Kernels& cpu = kernels();
-  run_tasks(op, ceil_div(args.M, LinearArgs::ROWS), args.product(), cpu.linear_fwd_workspace(args),
+  run_tasks(op, args.row_blocks() * ceil_div(args.N, LinearArgs::COLUMNS), args.product(), cpu.linear_workspace(),
             [&](int64_t begin, int64_t end, char* workspace) { cpu.linear_fwd(args, begin, end, workspace); });
   return out;
 }
@@ -74,7 +74,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor dout, std::optional<Tensor> x
   args.dx = data(dx), args.dweight = data(dweight), args.dbias = data(dbias);
   const Kernels& cpu = kernels();
   if (weight)
-    run_tasks(op, ceil_div(args.M, LinearArgs::ROWS), args.product(), cpu.linear_bwd_x_workspace(args),
+    run_tasks(op, args.row_blocks() * ceil_div(args.K, LinearArgs::COLUMNS), args.product(), cpu.linear_workspace(),
               [&](int64_t begin, int64_t end, char* workspace) { cpu.linear_bwd_x(args, begin, end, workspace); });
   if (x) {
     const int64_t parts = args.parts();
@@ -82,7 +82,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor dout, std::optional<Tensor> x
     Tensor weight_sums = new_tensor(op, "sums", dout, {several ? parts : 0, args.N, args.K}, ScalarType::Float);
     Tensor bias_sums = new_tensor(op, "sums", dout, {several ? parts : 0, args.N}, ScalarType::Float);
     args.weight_sums = data(several ? weight_sums : dweight), args.bias_sums = data(several ? bias_sums : dbias);
-    run_tasks(op, parts * args.output_blocks(), args.product(), cpu.linear_bwd_weight_workspace(args),
+    run_tasks(op, parts * args.weight_blocks(), args.product(), cpu.linear_workspace(),
               [&](int64_t begin, int64_t end, char* workspace) { cpu.linear_bwd_weight(args, begin, end, workspace); });
     if (several)
       run_tasks(op, args.N, double(parts * args.N * args.K), 0,

@@ -1,106 +1,158 @@
 // A linear layer, forward and backward: out = x w^T + bias in float32.
 //
-// A block of rows is multiplied with the whole weight, which is transposed once for all rows of a thread. The gradients
-// of weight and bias are sums over parts of the rows. There are as many parts as the rows need, whatever the number of
-// threads, so that threads change no bit.
+// Results are computed in blocks, each as a sum over parts of the contracted dimension. A part of the right operand
+// stays in the second-level cache while all rows of a thread are multiplied with it. Where the blocks and parts begin
+// follows from the sizes alone, so threads change no bit.
 #pragma once
 #include "blocks.h"
 
 namespace stgt::STGT_ISA {
 
-inline constexpr int64_t SUMMED_ROWS = 192;  // rows whose operands lie in the second-level cache
-
-// Multiplies a block of rows with `right` (K, width), and adds it to `first` in each row, if that is not null. Columns
-// behind the last are cut off, for which `buffer` has room.
-inline void multiply_rows(int64_t rows, int64_t columns, int64_t K, const float* left, int64_t stride,
-                          const float* right, int64_t width, const float* first, float* to, float* buffer) {
-  float* const block = columns == width ? to : buffer;
-  if (first)
-    for (int64_t r = 0; r < rows; ++r) memcpy(block + r * width, first, columns * sizeof(float));
-  gemm(rows, width, K, left, stride, 1, right, width, block, width, first != nullptr);
-  if (block != to)
-    for (int64_t r = 0; r < rows; ++r) memcpy(to + r * columns, block + r * width, columns * sizeof(float));
-}
-
-struct LinearForward {
-  int64_t width;  // N padded to whole vectors
-  float *weight_t, *buffer;
-  LinearForward(Arena& arena, const LinearArgs& args)
-      : width(round_up(args.N, lanes<float>)),
-        weight_t(arena.take<float>(args.K * width)),
-        buffer(arena.take<float>(LinearArgs::ROWS * width)) {}
+// A block of consecutive columns, and their number padded to whole vectors.
+struct Columns {
+  int64_t first, count, width;
+  Columns(int64_t first, int64_t end, int64_t most)
+      : first(first), count(least(most, end - first)), width(round_up(count, lanes<float>)) {}
 };
 
-// The tasks are blocks of LinearArgs::ROWS rows.
-inline void linear_fwd(const LinearArgs& args, int64_t begin, int64_t end, char* workspace) {
-  Arena arena{workspace};
-  const LinearForward pass(arena, args);
-  transposed_copy(args.weight, args.K, args.N, args.K, pass.weight_t, pass.width);
-  memset(pass.buffer, 0, LinearArgs::ROWS * pass.width * sizeof(float));
-  for (int64_t row = begin * LinearArgs::ROWS; row < least(args.M, end * LinearArgs::ROWS); row += LinearArgs::ROWS)
-    multiply_rows(least(LinearArgs::ROWS, args.M - row), args.N, args.K, args.x + row * args.x_row, args.x_row,
-                  pass.weight_t, pass.width, args.bias, args.out + row * args.N, pass.buffer);
-}
-
-struct LinearInputGradient {
-  int64_t width;  // K padded to whole vectors
-  float *weight, *buffer;
-  LinearInputGradient(Arena& arena, const LinearArgs& args)
-      : width(round_up(args.K, lanes<float>)),
-        weight(arena.take<float>(width == args.K ? 0 : args.N * width)),
-        buffer(arena.take<float>(LinearArgs::ROWS * width)) {}
-};
-
-// The gradient of x. The tasks are blocks of LinearArgs::ROWS rows.
-inline void linear_bwd_x(const LinearArgs& args, int64_t begin, int64_t end, char* workspace) {
-  Arena arena{workspace};
-  const LinearInputGradient pass(arena, args);
-  const float* weight = args.weight;
-  if (pass.width != args.K) copy_rows(weight, args.K, args.N, args.K, pass.weight, pass.width), weight = pass.weight;
-  for (int64_t row = begin * LinearArgs::ROWS; row < least(args.M, end * LinearArgs::ROWS); row += LinearArgs::ROWS)
-    multiply_rows(least(LinearArgs::ROWS, args.M - row), args.K, args.N, args.dout + row * args.dout_row, args.dout_row,
-                  weight, pass.width, nullptr, args.dx + row * args.K, pass.buffer);
-}
-
-struct LinearWeightGradient {
-  int64_t width;  // K padded to whole vectors
-  float *x, *sums;
-  LinearWeightGradient(Arena& arena, const LinearArgs& args)
-      : width(round_up(args.K, lanes<float>)),
-        x(arena.take<float>(width == args.K ? 0 : SUMMED_ROWS * width)),
-        sums(arena.take<float>(width == args.K ? 0 : LinearArgs::OUTPUTS * width)) {}
-};
-
-// One part's sums of the gradients of weight and bias. The tasks are (part, block of OUTPUTS outputs).
-inline void linear_bwd_weight(const LinearArgs& args, int64_t begin, int64_t end, char* workspace) {
-  Arena arena{workspace};
-  const LinearWeightGradient pass(arena, args);
-  const int64_t K = args.K, N = args.N, width = pass.width;
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t part = task / args.output_blocks(), n0 = task % args.output_blocks() * LinearArgs::OUTPUTS;
-    const int64_t outputs = least(LinearArgs::OUTPUTS, N - n0), last = args.first_row(part + 1);
-    float *const dbias = args.bias_sums + part * N + n0, *const dweight = args.weight_sums + (part * N + n0) * K;
-    float* const sums = width == K ? dweight : pass.sums;
-    memset(sums, 0, outputs * width * sizeof(float));
-    memset(dbias, 0, outputs * sizeof(float));
-    for (int64_t row = args.first_row(part); row < last; row += SUMMED_ROWS) {
-      const int64_t rows = least(SUMMED_ROWS, last - row);
-      const float *dout = args.dout + row * args.dout_row + n0, *x = args.x + row * args.x_row;
-      if (width != K) copy_rows(x, args.x_row, rows, K, pass.x, width), x = pass.x;
-      gemm(outputs, width, rows, dout, 1, args.dout_row, x, width == K ? args.x_row : width, sums, width, true);
-      // Sums of sums round less than one running sum over all rows.
-      float total[LinearArgs::OUTPUTS] = {};
-      for (int64_t r0 = 0; r0 < rows; r0 += 16) {
-        float sum[LinearArgs::OUTPUTS] = {};
-        for (int64_t r = r0; r < least(rows, r0 + 16); ++r)
-          for (int64_t n = 0; n < outputs; ++n) sum[n] += dout[r * args.dout_row + n];
-        for (int64_t n = 0; n < outputs; ++n) total[n] += sum[n];
-      }
-      for (int64_t n = 0; n < outputs; ++n) dbias[n] += total[n];
-    }
-    if (width != K)
-      for (int64_t n = 0; n < outputs; ++n) memcpy(dweight + n * K, sums + n * width, K * sizeof(float));
+// Copies of a part of the right operand and of a block of results, with padded columns.
+struct LinearWorkspace {
+  float *right, *block;
+  LinearWorkspace(Arena& arena)
+      : right(arena.take<float>(
+            most(LinearArgs::DEPTH * LinearArgs::COLUMNS, LinearArgs::SUMMED_ROWS * LinearArgs::INPUTS))),
+        block(
+            arena.take<float>(most(LinearArgs::ROWS * LinearArgs::COLUMNS, LinearArgs::OUTPUTS * LinearArgs::INPUTS))) {
   }
+};
+
+// Calls run(group, first, last) for each group of `tasks` tasks of which some are in [begin, end). The tasks first to
+// last of the group are.
+inline void for_each_group(int64_t begin, int64_t end, int64_t tasks, auto&& run) {
+  while (begin < end) {
+    const int64_t group = begin / tasks, first = group * tasks, last = least(end, first + tasks);
+    run(group, begin - first, last - first);
+    begin = last;
+  }
+}
+
+// The most products in a running sum. Sums of sums round less than one sum of all products.
+inline constexpr int64_t SUMMED = 192;
+
+// A left operand of any strides, or a result whose rows are contiguous.
+struct Left {
+  const float* data;
+  int64_t row, column;
+};
+struct Result {
+  float* data;
+  int64_t row;
+};
+
+// result = initial + left * right, for a block of rows. The rows of `initial` have a stride, and without it they are 0.
+// It may be the result. Results are computed in `block` if their columns are not whole vectors.
+inline void multiply_rows(int64_t rows, const Columns& columns, int64_t K, Left left, const float* right,
+                          int64_t right_row, const float* initial, int64_t initial_row, Result result, float* block) {
+  const auto copy = [&](const float* from, int64_t from_row, Result to) {
+    for (int64_t r = 0; r < rows; ++r) memcpy(to.data + r * to.row, from + r * from_row, columns.count * sizeof(float));
+  };
+  const bool whole = columns.count == columns.width;
+  const Result sums = whole ? result : Result{block, columns.width};
+  if (initial && initial != sums.data) copy(initial, initial_row, sums);
+  for (int64_t k = 0; k < K; k += SUMMED)
+    gemm(rows, columns.width, least(SUMMED, K - k), left.data + k * left.column, left.row, left.column,
+         right + k * right_row, right_row, sums.data, sums.row, initial || k);
+  if (!whole) copy(sums.data, sums.row, result);
+}
+
+// A product whose results have M rows: out, or dx.
+struct Product {
+  int64_t columns, K;  // of the result, and of the left operand
+  const float* left;
+  int64_t left_row;
+  const float* bias;  // (columns), or null
+  float* result;
+};
+
+// Computes results. The tasks are (block of columns, block of rows). pack(columns, k, depth, to) copies the rows k to
+// k + depth of some columns of the right operand.
+inline void multiply(const LinearArgs& args, const Product& product, int64_t begin, int64_t end, char* workspace,
+                     auto&& pack) {
+  constexpr int64_t ROWS = LinearArgs::ROWS, COLUMNS = LinearArgs::COLUMNS, DEPTH = LinearArgs::DEPTH;
+  Arena arena{workspace};
+  const LinearWorkspace at(arena);
+  memset(at.block, 0, ROWS * COLUMNS * sizeof(float));
+  for_each_group(begin, end, args.row_blocks(), [&](int64_t group, int64_t first, int64_t last) {
+    const Columns columns(group * COLUMNS, product.columns, COLUMNS);
+    for (int64_t k = 0; k < product.K; k += DEPTH) {
+      const int64_t depth = least(DEPTH, product.K - k);
+      pack(columns, k, depth, at.right);
+      for (int64_t row = first * ROWS; row < least(args.M, last * ROWS); row += ROWS) {
+        const Result result{product.result + row * product.columns + columns.first, product.columns};
+        const float* const bias = product.bias ? product.bias + columns.first : nullptr;
+        multiply_rows(least(ROWS, args.M - row), columns, depth,
+                      {product.left + row * product.left_row + k, product.left_row, 1}, at.right, columns.width,
+                      k ? result.data : bias, k ? result.row : 0, result, at.block);
+      }
+    }
+  });
+}
+
+inline void linear_fwd(const LinearArgs& args, int64_t begin, int64_t end, char* workspace) {
+  const Product out{args.N, args.K, args.x, args.x_row, args.bias, args.out};
+  multiply(args, out, begin, end, workspace, [&](const Columns& columns, int64_t k, int64_t depth, float* to) {
+    transposed_copy(args.weight + columns.first * args.K + k, args.K, columns.count, depth, to, columns.width);
+  });
+}
+
+// The gradient of x.
+inline void linear_bwd_x(const LinearArgs& args, int64_t begin, int64_t end, char* workspace) {
+  const Product dx{args.K, args.N, args.dout, args.dout_row, nullptr, args.dx};
+  multiply(args, dx, begin, end, workspace, [&](const Columns& columns, int64_t n, int64_t depth, float* to) {
+    copy_rows(args.weight + n * args.K + columns.first, args.K, depth, columns.count, to, columns.width);
+  });
+}
+
+// Adds sums of rows of dout to the gradient of the bias. Sums of sums round less than one running sum over all rows.
+inline void add_rows(int64_t rows, int64_t outputs, const float* dout, int64_t stride, float* dbias) {
+  for (int64_t n0 = 0; n0 < outputs; n0 += 16) {
+    const int64_t count = least(16, outputs - n0);
+    float total[16] = {};
+    for (int64_t r0 = 0; r0 < rows; r0 += 16) {
+      float sum[16] = {};
+      for (int64_t r = r0; r < least(rows, r0 + 16); ++r)
+        for (int64_t n = 0; n < count; ++n) sum[n] += dout[r * stride + n0 + n];
+      for (int64_t n = 0; n < count; ++n) total[n] += sum[n];
+    }
+    for (int64_t n = 0; n < count; ++n) dbias[n0 + n] += total[n];
+  }
+}
+
+// One part's sums of the gradients of weight and bias. The tasks are (part, block of inputs, block of outputs).
+inline void linear_bwd_weight(const LinearArgs& args, int64_t begin, int64_t end, char* workspace) {
+  constexpr int64_t OUTPUTS = LinearArgs::OUTPUTS, INPUTS = LinearArgs::INPUTS, ROWS = LinearArgs::SUMMED_ROWS;
+  Arena arena{workspace};
+  const LinearWorkspace at(arena);
+  memset(at.block, 0, OUTPUTS * INPUTS * sizeof(float));
+  for_each_group(begin, end, args.output_blocks(), [&](int64_t group, int64_t first, int64_t last) {
+    const int64_t blocks = ceil_div(args.K, INPUTS), part = group / blocks, first_row = args.first_row(part);
+    const Columns columns(group % blocks * INPUTS, args.K, INPUTS);
+    const int64_t n0 = first * OUTPUTS, n1 = least(args.N, last * OUTPUTS);
+    float* const dbias = args.bias_sums + part * args.N + n0;
+    float* const dweight = args.weight_sums + part * args.N * args.K + columns.first;
+    if (columns.first == 0) memset(dbias, 0, (n1 - n0) * sizeof(float));
+    for (int64_t row = first_row; row < args.first_row(part + 1); row += ROWS) {
+      const int64_t rows = least(ROWS, args.first_row(part + 1) - row);
+      const float *const x = args.x + row * args.x_row + columns.first, *const dout = args.dout + row * args.dout_row;
+      copy_rows(x, args.x_row, rows, columns.count, at.right, columns.width);
+      for (int64_t n = n0; n < n1; n += OUTPUTS) {
+        const Result result{dweight + n * args.K, args.K};
+        multiply_rows(least(OUTPUTS, n1 - n), columns, rows, {dout + n, 1, args.dout_row}, at.right, columns.width,
+                      row > first_row ? result.data : nullptr, args.K, result, at.block);
+      }
+      if (columns.first == 0) add_rows(rows, n1 - n0, dout + n0, args.dout_row, dbias);
+    }
+  });
 }
 
 // Adds the sums of all parts. The tasks are outputs.
@@ -114,9 +166,9 @@ inline void linear_bwd_join(const LinearArgs& args, int64_t begin, int64_t end) 
   add(args.bias_sums, args.N, begin, end, args.dbias);
 }
 
-template <class Pass> int64_t linear_workspace(const LinearArgs& args) {
+inline int64_t linear_workspace() {
   Arena arena{nullptr};
-  Pass(arena, args);
+  LinearWorkspace{arena};
   return arena.used;
 }
 

@@ -140,19 +140,6 @@ class Layer(nn.Module):
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
-class WordEmbeddings(nn.Module):
-    """The sum of a word's and its position's embedding."""
-
-    def __init__(self, config: QFormerConfig) -> None:
-        super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden, padding_idx=config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_positions, config.hidden)
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """input_ids: (…, L). Returns (…, L, hidden)."""
-        return self.word_embeddings(input_ids) + self.position_embeddings.weight[: input_ids.shape[-1]]
-
-
 class Bert(nn.Module):
     """The layers of the Q-Former, and the norm of their input."""
 

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stgt.config import QFormerConfig
-from stgt.models.bert import Bert, VideoKeys, WordEmbeddings, initial_std
+from stgt.models.bert import Bert, VideoKeys, initial_std
 from stgt.models.precision import Float32Module
+from stgt.models.words import WordEmbeddings
 from stgt_kernels import linear
 from stgt_kernels.plain import project
 
@@ -164,7 +165,7 @@ class QFormer(Float32Module):
 
     def word_logits(self, hidden: Tensor) -> Tensor:
         """Logits of words. hidden: (B, L, hidden); position i predicts word i+1. Returns (B, L, V)."""
-        return self.word_head(hidden, self.embeddings.word_embeddings.weight)
+        return self.word_head(hidden, self.embeddings.matrix)
 
 
 def _check_text(input_ids: Tensor, attention_mask: Tensor, config: QFormerConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,6 +127,13 @@ class STGT(VideoEncoder):
         Returns scalars: "loss", whose mean over processes is the loss of the global batch, its parts "vtc" or
         "csal", "vtm", "vtg", and statistics. A part with weight 0 is neither computed nor returned.
         """
+        # A chunk is computed again outside of the block, so both times have to be outside.
+        with self.qformer.embeddings.one_gradient() if loss.chunk is None else nullcontext():
+            return self._objective(batch, loss, generator)
+
+    def _objective(
+        self, batch: dict[str, Tensor], loss: LossConfig, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
         ids, mask = batch["input_ids"], batch["attention_mask"]
         words = gather.mean(losses.predicted_words(mask)) if loss.vtg_weight else None
         chunked = loss.chunk is not None

@@ -11,12 +11,19 @@ from helpers.poison import poisoned_memory
 from torch import nn
 from torch.nn.utils import parametrize
 
-from stgt_kernels import dispatch, linear
-from stgt_kernels.ops.linear.functional import LEAST_WORK, MOST_WEIGHTS
+from stgt_kernels import _C, dispatch, linear
+from stgt_kernels.ops.linear import functional
+from stgt_kernels.ops.linear.functional import LEAST_WORK, most_weights
 from stgt_kernels.plain import is_plain, project
 from stgt_kernels.testing import assert_close
 
 on_kernels = partial(calls, "stgt_kernels::linear_fwd")
+
+
+@pytest.fixture(autouse=True)
+def any_size(monkeypatch):
+    """Runs weights of any size on the kernels, whose CPU this may be."""
+    monkeypatch.setattr(functional, "most_weights", lambda: 1 << 40)
 
 
 def results(function, x, weight, bias, dout):
@@ -60,6 +67,27 @@ def test_cpu_kernels_equal_pytorch(seed):
     assert_right(x, weight, bias, dout)
 
 
+@pytest.mark.parametrize(
+    ("M", "N", "K"),
+    [
+        (1, 1537, 1400),
+        (49, 770, 1538),
+        (64, 3072, 768),
+        (97, 129, 2305),
+        (300, 25, 769),
+        (2100, 130, 385),
+        (5000, 49, 1153),
+        (21, 30523, 70),
+    ],
+)
+def test_cpu_weights_wider_than_a_block_equal_pytorch(M, N, K):
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias, dout = (torch.randn(shape, generator=generator) for shape in ((M, K), (N, K), (N,), (M, N)))
+    assert on_kernels(lambda: linear(x, weight, bias))
+    assert_right(x, weight, bias, dout)
+    assert_right(x, weight, None, dout)
+
+
 def test_cpu_any_number_of_dimensions():
     generator = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(64, 64, generator=generator), torch.randn(64, generator=generator)
@@ -78,9 +106,9 @@ def test_cpu_numbers_that_are_not_finite_reach_what_they_reach_in_pytorch(value)
         assert torch.equal(linear(*changed).isfinite(), F.linear(*changed).isfinite())
 
 
-@pytest.mark.parametrize("M", [500, 5000])
-def test_cpu_threads_change_no_bit(M):
-    x, weight, bias, dout = torch.randn(M, 64), torch.randn(96, 64), torch.randn(96), torch.randn(M, 96)
+@pytest.mark.parametrize(("M", "N", "K"), [(500, 96, 64), (5000, 96, 64), (100, 400, 1600), (3000, 200, 400)])
+def test_cpu_threads_change_no_bit(M, N, K):
+    x, weight, bias, dout = torch.randn(M, K), torch.randn(N, K), torch.randn(N), torch.randn(M, N)
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 7):
@@ -142,9 +170,10 @@ def test_second_derivatives():
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_other_cases_are_left_to_pytorch():
+def test_other_cases_are_left_to_pytorch(monkeypatch):
     x, weight, bias = torch.randn(600, 64), torch.randn(64, 64), torch.randn(64)
-    wide = torch.randn(MOST_WEIGHTS // 64 + 1, 64)
+    wide = torch.randn(101, 64)
+    monkeypatch.setattr(functional, "most_weights", lambda: 6400)
     assert on_kernels(lambda: linear(x, weight, bias)) and on_kernels(lambda: linear(x, wide[:-1]))
     for function in (
         lambda: linear(x.double(), weight.double(), bias.double()),
@@ -191,6 +220,16 @@ def test_a_direct_call_of_the_operators_is_checked():
         ops.linear_bwd(torch.zeros(20, 5), x, weight)
     with pytest.raises(RuntimeError, match="linear_bwd: x or weight must be given"):
         ops.linear_bwd(torch.zeros(20, 6), None, None)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "most"), [("AuthenticAMD", float("inf")), ("GenuineIntel", 1 << 17), ("HygonGenuine", 0), ("", 0)]
+)
+def test_the_largest_weight_follows_from_the_vendor(vendor, most, monkeypatch):
+    info = _C.build_info()
+    monkeypatch.setattr(_C, "build_info", lambda: info | {"cpu_vendor": vendor})
+    found = most_weights.__wrapped__()
+    assert found == most or (most == float("inf") and found > 1 << 50)
 
 
 def test_layers_that_compute_more_than_their_weights_are_called():

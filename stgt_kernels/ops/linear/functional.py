@@ -1,23 +1,39 @@
-"""Linear layers with narrow weights. Its docstring is the contract."""
+"""Linear layers. Its docstring is the contract."""
+
+import functools
+import sys
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stgt_kernels.dispatch import extension_error
 from stgt_kernels.ops.tensors import eager_on_cpu
 
-MOST_WEIGHTS = 1 << 17
-"""A thread's copy of so many weights fits the second-level cache. Larger layers are as fast in PyTorch."""
 LEAST_WORK = 1 << 21
 """The multiply-adds from which on the kernels win more than the call costs"""
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x weight^T + bias``, as ``torch.nn.functional.linear``, and faster on CPUs where the weight is narrow.
+@functools.cache
+def most_weights() -> int:
+    """The largest weight for which the kernels are faster than PyTorch's own product on this machine's CPU.
 
-    The kernels compute float32 on the CPU, with up to 131072 weights, such as 256 by 512. They transpose the weight
-    once, add the bias in the cache, and sum up its gradient while they compute that of the weight. In all other cases
-    PyTorch's function is called: on GPUs, in other dtypes, for sparse and nested tensors, under autocast,
+    PyTorch's builds for x86 multiply with MKL, which knows Intel's CPUs better than AMD's. On Intel's, the kernels are
+    meant for weights whose packing takes MKL as long as the product. On ARM, the kernels have no instruction set.
+    """
+    if extension_error("_C"):
+        return 0
+    from stgt_kernels import _C
+
+    return {"AuthenticAMD": sys.maxsize, "GenuineIntel": 1 << 17}.get(_C.build_info()["cpu_vendor"], 0)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x weight^T + bias``, as ``torch.nn.functional.linear``, and faster on x86 CPUs.
+
+    The kernels compute float32: on CPUs of AMD weights of any size, and on CPUs of Intel up to 131072 of them, such as
+    256 by 512. They add the bias in the cache, and sum up its gradient while they compute that of the weight. In all
+    other cases PyTorch's function is called: on GPUs, in other dtypes, for sparse and nested tensors, under autocast,
     torch.compile, torch.jit.trace and torch.func, and for small calls.
 
     Args:
@@ -42,7 +58,7 @@ def _on_kernels(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     tensors = (x, weight) if bias is None else (x, weight, bias)
     if not eager_on_cpu(*tensors, dtypes=(torch.float32,)):
         return False
-    if weight.ndim != 2 or weight.numel() > MOST_WEIGHTS or x.numel() * len(weight) < LEAST_WORK:
+    if weight.ndim != 2 or weight.numel() > most_weights() or x.numel() * len(weight) < LEAST_WORK:
         return False
     # PyTorch's error says what does not fit.
     return x.shape[-1] == weight.shape[1] and (bias is None or bias.shape == weight.shape[:1])

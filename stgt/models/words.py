@@ -1,0 +1,70 @@
+"""The embeddings of words, which are also the output matrix of the Q-Former's prediction head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stgt.config import QFormerConfig
+from stgt_kernels.ops.tensors import eager_on_cpu
+from stgt_kernels.plain import is_plain
+
+
+class WordEmbeddings(nn.Module):
+    """The sum of a word's and its position's embedding."""
+
+    def __init__(self, config: QFormerConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_positions, config.hidden)
+        self._shared: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def matrix(self) -> Tensor:
+        """The embeddings of all words, to multiply with: (V, hidden)."""
+        return self.word_embeddings.weight if self._shared is None else self._shared[0]
+
+    @contextmanager
+    def one_gradient(self) -> Iterator[None]:
+        """Within the block, all uses of the embeddings add up their gradients in one tensor.
+
+        By itself, PyTorch makes a gradient of the size of all embeddings for each text that is looked up, nearly all of
+        which is 0. Here those gradients are sparse, and are added in place to that of the product with the matrix. The
+        sum is a dense tensor in any case. On GPUs and in compiled models, which clear and add faster, nothing changes.
+        """
+        weight = self.word_embeddings.weight
+        if torch.is_grad_enabled() and is_plain(self.word_embeddings) and eager_on_cpu(weight, dtypes=(weight.dtype,)):
+            self._shared = _OneGradient.apply(weight)
+        try:
+            yield
+        finally:
+            self._shared = None
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """input_ids: (…, L). Returns (…, L, hidden)."""
+        if self._shared is None:
+            words = self.word_embeddings(input_ids)
+        else:
+            words = F.embedding(input_ids, self._shared[1], sparse=True)
+            padding = (input_ids == self.word_embeddings.padding_idx).unsqueeze(-1)
+            words = torch.where(padding, words.detach(), words)
+        return words + self.position_embeddings.weight[: input_ids.shape[-1]]
+
+
+class _OneGradient(torch.autograd.Function):
+    """A weight -> two views of it: one whose gradient is dense, and one whose gradient is sparse."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        return weight.view_as(weight), weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx, dense: Tensor | None, sparse: Tensor | None) -> Tensor | None:
+        if dense is None or sparse is None:
+            return dense if sparse is None else sparse.to_dense()
+        return dense.add_(sparse)  # nothing else has this gradient
