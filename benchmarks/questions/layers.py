@@ -1,4 +1,4 @@
-"""16. How much faster than PyTorch's are dense attention and narrow linear layers, at the sizes of the models?
+"""16. How much faster than PyTorch's are dense attention and linear layers, at the sizes of the models?
 
 Both sides compute the results and all gradients, from and to one packed tensor of queries, keys and values.
 """
@@ -29,11 +29,16 @@ LINEAR = {
     "quickstart's tower, narrower": dict(M=16640, K=256, N=64),
     "quickstart's Q-Former, wider": dict(M=1216, K=128, N=512),
 }
+LARGE_LINEAR = {
+    "ViT-B's graph transformer, wider": dict(M=3152, K=768, N=3072),
+    "ViT-B's Q-Former, narrower": dict(M=192, K=3072, N=768),
+    "ViT-B's prediction head": dict(M=21, K=768, N=30523),
+}
 
 
 def cases(device: str, quick: bool) -> list[Case]:
     sizes = [(attention_case_name(name), attention_call, shape) for name, shape in ATTENTION.items()]
-    sizes += [(linear_case_name(name), linear_call, shape) for name, shape in LINEAR.items()]
+    sizes += [(linear_case_name(name), linear_call, shape) for name, shape in (LINEAR | LARGE_LINEAR).items()]
     return [Case(name, partial(compare, make=make, shape=shape)) for name, make, shape in sizes[: 1 if quick else None]]
 
 

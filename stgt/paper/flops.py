@@ -5,10 +5,8 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from stgt_kernels.ops.dense_attention import function as _dense  # noqa: F401  (registers the ops)
-from stgt_kernels.ops.edge_attention import native_impl as _edges  # noqa: F401
+from stgt_kernels.ops.edge_attention import native_impl as _edges  # noqa: F401  (registers the ops)
 from stgt_kernels.ops.graph_attention import native_impl as _attention  # noqa: F401
-from stgt_kernels.ops.linear import function as _linear  # noqa: F401
 from stgt_kernels.ops.spatio_temporal_graph import native_impl as _graph  # noqa: F401
 
 
@@ -30,12 +28,6 @@ def formulas() -> dict[object, Callable]:
     return {
         ours.graph_attention_fwd: lambda q, k, v, weight, *rest, **_: 4 * heads(q) * pairs(weight),
         ours.graph_attention_bwd: lambda dout, q, k, v, weight, *rest, **_: 10 * heads(q) * pairs(weight),
-        ours.dense_attention_fwd: lambda q, k, v, *rest, **_: sdpa_flop_count(q, k, v),
-        ours.dense_attention_bwd: lambda dout, q, k, v, *rest, **_: sdpa_backward_flop_count(dout, q, k, v),
-        ours.linear_fwd: lambda x, weight, *rest, **_: 2 * x[0] * x[1] * weight[0],
-        ours.linear_bwd: lambda dout, x, weight, **_: (
-            2 * dout[0] * dout[1] * sum(other[1] for other in (x, weight) if other)
-        ),
         ours.spatio_temporal_graph_fwd: lambda x, *rest, out_shape, **_: 2 * x[-1] * own_pairs(out_shape[0]),
         ours.spatio_temporal_graph_bwd: lambda dweight, x, *rest, **_: 4 * x[-1] * pairs(dweight),
         ours.edge_attention_fwd: lambda *shapes, **_: 4 * edge_channels(*shapes[:7]),

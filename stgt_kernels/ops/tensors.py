@@ -36,10 +36,13 @@ def eager_on_cpu(*tensors: Tensor, dtypes: tuple[torch.dtype, ...]) -> bool:
     """Whether an op that is PyTorch's own elsewhere runs on its kernels for CPUs.
 
     They compute plain, dense tensors of these dtypes outside of autocast, torch.compile, torch.jit.trace, torch.func
-    and forward-mode derivatives, unless another backend was asked for. Ask this before any question about sizes, for
-    torch.export would limit its programs to the sizes for which the answer is the same.
+    and forward-mode derivatives, unless another backend was asked for. Dispatch modes get PyTorch's own operators,
+    since some of them count or replace what they know, as FlopCounterMode and FakeTensorMode do. Ask this before any
+    question about sizes, for torch.export would limit its programs to the sizes for which the answer is the same.
     """
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return False
+    if torch._C._len_torch_dispatch_stack():
         return False
     if any(type(t) not in (Tensor, nn.Parameter) or t.layout != torch.strided or t.is_nested for t in tensors):
         return False

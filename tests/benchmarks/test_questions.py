@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers.benchmark_rows import ABOUT, bench, one_call_each
-from helpers.called import Called
+from helpers.called import called
 
 from benchmarks import claims, models, parts
 from benchmarks.inputs import Problem
@@ -54,22 +54,20 @@ def test_every_question_gives_rows(question, monkeypatch):
 @pytest.mark.parametrize("question", ["graph_layer", "inference", "training_step"])
 def test_the_released_model_calls_none_of_our_kernels(question, monkeypatch):
     monkeypatch.setattr(linear_functional, "LEAST_WORK", 0)
-    asked, called = module(question), {}
+    asked, names = module(question), {}
     monkeypatch.setattr(asked, "model_config", tiny_config)
 
     def measure(functions, seconds):
         for name, function in functions.items():
-            with Called() as own:
-                function()
-            called[name] = {found for found in own.names if found.startswith("stgt_kernels::")}
+            names[name] = {found for found in called(function) if found.startswith("stgt_kernels::")}
         return one_call_each(functions, seconds)
 
     for case in asked.cases("cpu", True):
         case.run(question, replace(bench(quick=True), measure=measure))
-    ours = next(names for provider, names in called.items() if "stgt_kernels" in provider)
-    assert called["released model"] == set()
-    names = ("spatio_temporal_graph_fwd", "graph_attention_fwd", "dense_attention_fwd", "linear_fwd")
-    assert ours >= {f"stgt_kernels::{name}" for name in names}
+    ours = next(found for provider, found in names.items() if "stgt_kernels" in provider)
+    assert names["released model"] == set()
+    expected = ("spatio_temporal_graph_fwd", "graph_attention_fwd", "dense_attention_fwd", "linear_fwd")
+    assert ours >= {f"stgt_kernels::{name}" for name in expected}
 
 
 def possible_rows(device):

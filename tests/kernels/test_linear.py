@@ -6,10 +6,12 @@ from random import Random
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.called import calls
+from helpers.called import calls, under_a_dispatch_mode
 from helpers.poison import poisoned_memory
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrize
+from torch.utils.flop_counter import FlopCounterMode
 
 from stgt_kernels import _C, dispatch, linear
 from stgt_kernels.ops.linear import functional
@@ -70,7 +72,7 @@ def test_cpu_kernels_equal_pytorch(seed):
 @pytest.mark.parametrize(
     ("M", "N", "K"),
     [
-        (1, 1537, 1400),
+        (2, 1537, 1400),
         (49, 770, 1538),
         (64, 3072, 768),
         (97, 129, 2305),
@@ -172,14 +174,17 @@ def test_second_derivatives():
 
 def test_other_cases_are_left_to_pytorch(monkeypatch):
     x, weight, bias = torch.randn(600, 64), torch.randn(64, 64), torch.randn(64)
-    wide = torch.randn(101, 64)
+    wide, row = torch.randn(101, 64), torch.randn(1, 64)
+    assert on_kernels(lambda: linear(row.expand(2, -1), torch.zeros(1 << 15, 64)))
     monkeypatch.setattr(functional, "most_weights", lambda: 6400)
     assert on_kernels(lambda: linear(x, weight, bias)) and on_kernels(lambda: linear(x, wide[:-1]))
     for function in (
         lambda: linear(x.double(), weight.double(), bias.double()),
         lambda: linear(x.bfloat16(), weight.bfloat16()),
         lambda: linear(x, wide),
-        lambda: linear(x[:1], weight),
+        lambda: linear(x[:2], weight),
+        lambda: linear(row, torch.zeros(1 << 15, 64)),
+        lambda: under_a_dispatch_mode(linear, x, weight),
         lambda: linear(x[:0], weight),
         lambda: linear(x.to("meta"), weight.to("meta")),
         lambda: torch.func.vmap(lambda part: linear(part, weight))(x.view(2, 300, 64)),
@@ -259,3 +264,12 @@ def test_layers_that_compute_more_than_their_weights_are_called():
     replaced.forward = lambda x: x + 1
     assert not is_plain(replaced) and torch.equal(project(replaced, x), x + 1)
     assert torch.equal(project(nn.Identity(), x), x)
+
+
+def test_flops_are_counted_and_fake_tensors_work():
+    x, weight, bias = torch.randn(600, 64), torch.randn(64, 64, requires_grad=True), torch.randn(64)
+    with FlopCounterMode(display=False) as counter:
+        linear(x, weight, bias).sum().backward()
+    assert counter.get_total_flops() == 2 * 2 * 600 * 64 * 64
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert linear(x, weight, bias).shape == (600, 64)

@@ -109,9 +109,7 @@ class Peak(TorchDispatchMode):
         out = function(*args, **(kwargs or {}))
         for tensor in out if isinstance(out, (tuple, list)) else [out]:
             if isinstance(tensor, torch.Tensor):
-                parts = (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,)
-                for part in parts:
-                    self.note(part.untyped_storage())
+                self.note(tensor.untyped_storage())
         return out
 
     def note(self, storage):

@@ -17,8 +17,8 @@ def packed_attention(*packed: Tensor, bias: Tensor | None = None) -> Tensor:
     Queries, keys and values lie in one tensor, as a projection to all three makes them, or in two or three. The kernels
     read them in place and write their gradients in the same layout, so nothing is copied or concatenated. They compute
     float32 and float64 on the CPU, with up to 4096 keys. In all other cases PyTorch's function is called: on GPUs, in
-    half precision, under autocast, torch.compile, torch.jit.trace and torch.func, and for a bias that is boolean or
-    needs a gradient.
+    half precision, under autocast, torch.compile, torch.jit.trace, torch.func and dispatch modes, and for a bias that
+    is boolean or needs a gradient.
 
     Args:
         packed: ``qkv`` (B, N, 3, H, D); or ``q`` (B, M, 1, H, D) and ``kv`` (B, N, 2, H, D); or three tensors with one

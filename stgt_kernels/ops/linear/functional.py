@@ -34,7 +34,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     The kernels compute float32: on CPUs of AMD weights of any size, and on CPUs of Intel up to 131072 of them, such as
     256 by 512. They add the bias in the cache, and sum up its gradient while they compute that of the weight. In all
     other cases PyTorch's function is called: on GPUs, in other dtypes, for sparse and nested tensors, under autocast,
-    torch.compile, torch.jit.trace and torch.func, and for small calls.
+    torch.compile, torch.jit.trace, torch.func and dispatch modes, for small calls, and for one row.
 
     Args:
         x: (…, K), any strides.
@@ -59,6 +59,8 @@ def _on_kernels(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     if not eager_on_cpu(*tensors, dtypes=(torch.float32,)):
         return False
     if weight.ndim != 2 or weight.numel() > most_weights() or x.numel() * len(weight) < LEAST_WORK:
+        return False
+    if x.numel() == x.shape[-1]:  # one row uses each weight once, so there is nothing to keep in a cache
         return False
     # PyTorch's error says what does not fit.
     return x.shape[-1] == weight.shape[1] and (bias is None or bias.shape == weight.shape[:1])
