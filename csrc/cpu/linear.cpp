@@ -26,7 +26,7 @@ void read_weight(const char* op, const Tensor& weight, LinearArgs& args) {
 }
 
 LinearArgs sizes(const char* op, int64_t M, int64_t N, int64_t K) {
-  STGT_CHECK(op, N >= 1 && K >= 1, "1 <= N and 1 <= K, got ", N, " and ", K);
+  STGT_CHECK(op, M >= 1 && N >= 1 && K >= 1, "1 <= M, 1 <= N and 1 <= K, got ", M, ", ", N, " and ", K);
   LinearArgs args{};
   args.M = M, args.N = N, args.K = K;
   return args;

@@ -223,6 +223,8 @@ def test_a_direct_call_of_the_operators_is_checked():
         ops.linear_fwd(x[0], weight, None)
     with pytest.raises(RuntimeError, match="linear_bwd: weight must have size 5 in dimension 0, got 6"):
         ops.linear_bwd(torch.zeros(20, 5), x, weight)
+    with pytest.raises(RuntimeError, match="linear_bwd: 1 <= M, 1 <= N and 1 <= K, got 0, 6 and 8"):
+        ops.linear_bwd(torch.zeros(0, 6), x[:0], None)
     with pytest.raises(RuntimeError, match="linear_bwd: x or weight must be given"):
         ops.linear_bwd(torch.zeros(20, 6), None, None)
 
