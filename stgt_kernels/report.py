@@ -67,19 +67,28 @@ def _gpu(device: str) -> str:
 
 
 def _extension(module: str) -> str:
-    """How a compiled extension was built, or why it cannot be loaded."""
-    if error := dispatch.extension_error(module):
+    """How a compiled extension was built, or why it cannot be used."""
+    if error := _fault(module):
         return f"{module}: {error}"
-    extension = importlib.import_module(f"stgt_kernels.{module}")
-    try:
-        info = extension.build_info()
-    except RuntimeError as error:  # an instruction set that is not known
-        return f"{module}: {error}"
+    info = importlib.import_module(f"stgt_kernels.{module}").build_info()
     return f"{module}: " + ", ".join(f"{name} {value or 'none'}" for name, value in info.items())
+
+
+def _fault(module: str) -> str | None:
+    """Why a compiled extension cannot be used, or None. STGT_CPU_ISA may name an instruction set that is not here."""
+    if error := dispatch.extension_error(module):
+        return error
+    try:
+        importlib.import_module(f"stgt_kernels.{module}").build_info()
+    except RuntimeError as error:
+        return str(error)
+    return None
 
 
 def _availability(backend: str) -> str:
     """The devices of this machine that a backend runs on, or why it runs on none."""
+    if backend == "cpu" and (fault := _fault("_C")):
+        return f"no: {fault}"
     able = [device for device in ("cpu", *_gpus()) if dispatch.why_not(backend, device) is None]
     if able:
         return f"yes, on {', '.join(able)}"

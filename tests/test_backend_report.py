@@ -1,5 +1,6 @@
 """The report on backends and the start of `stgt` work where only torch is installed."""
 
+import os
 import re
 import subprocess
 import sys
@@ -60,6 +61,15 @@ def test_the_report_shows_the_variables_that_change_what_runs(monkeypatch):
     monkeypatch.setenv("SECRET", "word")
     line = report().splitlines()[-1]
     assert line.startswith("environment: ") and "STGT_CPU_ISA=portable" in line and "word" not in line
+
+
+def test_an_instruction_set_that_is_not_here_is_the_reason_why_the_cpu_kernels_cannot_run():
+    command = [sys.executable, "-m", "stgt_kernels"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"STGT_CPU_ISA": "abacus"}, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"no: .*STGT_CPU_ISA must be one of .+, got abacus$", verdicts(done.stdout)["cpu"])
 
 
 def test_the_report_needs_torch_alone():
