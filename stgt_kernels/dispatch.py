@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shlex
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -247,8 +248,20 @@ def _warn_of_reference(device: torch.device, dtype: torch.dtype) -> None:
         f"backend='reference' if that is what you want. Otherwise mend what keeps the kernels from running: {reasons}"
     )
     if message not in _warned:
-        warnings.warn(message, ReferenceWarning, stacklevel=4)
+        warnings.warn(message, ReferenceWarning, stacklevel=_level_of_caller())
         _warned.add(message)  # last, so that a filter that turns warnings into errors raises each time
+
+
+def _level_of_caller() -> int:
+    """The ``stacklevel`` with which a warning of the calling function points at the line that called this package.
+
+    Between the two may be PyTorch's own frames, such as that of a module's call.
+    """
+    inside = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, torch.__file__))
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

@@ -72,6 +72,14 @@ def test_auto_warns_once_of_the_reference_with_reason_and_cure(no_kernels):
     assert len(warned(lambda: spatio_temporal_graph(double, threshold=0.5))) == 1
 
 
+@pytest.mark.parametrize("through_module", [False, True])
+def test_the_warning_points_at_the_line_that_called_the_package(no_kernels, through_module):
+    module, x, graph = GraphAttention(16, 2), torch.randn(1, 40, 16), video_graph(1, 2, 20)
+    with pytest.warns(ReferenceWarning) as caught:
+        module(x, graph) if through_module else attend()
+    assert caught[0].filename == __file__
+
+
 def test_a_reference_that_was_asked_for_is_no_cause_for_a_warning(no_kernels, set_backend):
     assert warned(lambda: attend("reference")) == []
     with dispatch.use_backend("reference"):
