@@ -265,8 +265,8 @@ class PyAVReader:
                     raise FramesDisagreeError
                 if frame.pts is not None and frame.pts < start:
                     continue  # a frame of the group before, whose reference frames the decoder does not have
-                if index.rank_of(frame.pts) != expected:
-                    raise FramesDisagreeError
+                if index.rank_of(frame.pts) != expected or frame.is_corrupt:
+                    raise FramesDisagreeError  # what the decoder puts in for lost bytes depends on where it began
                 yield expected, frame
                 expected += 1
         except UNDECODABLE as error:

@@ -38,6 +38,9 @@ _UNCODED = 8
 # Browsers show a frame of a GIF file that claims to last a hundredth of a second, the unit of its times, ten times as
 # long. FFmpeg knows this only of frames that claim to last no time.
 _BRIEF, _LASTS = 1, 10
+# What is left of the last packet of a file that is cut short may be several places that cannot be read, as in
+# RealMedia, where a packet is stored in pieces. A file with more of them than this goes on.
+_ATTEMPTS = 1000
 # Decoders raise one of these for a packet that they cannot decode.
 UNDECODABLE = (av.error.InvalidDataError, av.error.ArgumentError, av.error.PermissionError)
 # FFmpeg's own texts for these would be "Operation not permitted", "Invalid argument" and "Operation not supported".
@@ -205,7 +208,7 @@ class VideoFile:
         One packet may follow, which is what is left of the last one.
         """
         left = 0
-        for _ in range(4):
+        for _ in range(_ATTEMPTS):
             with suppress(av.error.InvalidDataError, IndexError):
                 for packet in self.container.demux(self.stream):
                     left += packet.size > 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import flv
-from helpers.clips import grey, write_video
+from helpers.clips import grey, noise, write_video
 from helpers.numbered import Kind, numbers, picture, write_numbered
 
 from stgt.data import video_file
@@ -53,6 +53,26 @@ def test_a_file_that_is_cut_in_its_last_packet_gives_the_frames_before(kind, tmp
         wanted = torch.from_numpy(sample_indices(41, frames))
         assert torch.equal(sampled.frames, whole.frames[wanted]) and torch.equal(sampled.times, whole.times[wanted])
     assert inspect(path, "pyav", max_pixels=MAX_PIXELS).cause is None
+
+
+@pytest.mark.parametrize("last", [30, 31])
+def test_a_last_frame_with_lost_bytes_is_the_same_from_wherever_decoding_begins(last, tmp_path):
+    texture = noise(1, size=160)[0]
+    moving = [np.ascontiguousarray(texture[:64, 3 * i % 96 :][:, :64]) for i in range(60)]
+    path = write_video(tmp_path / "clip.ts", moving, gop=10)
+    packet = packets_of(path)[last]
+    path.write_bytes(path.read_bytes()[: packet.pos + packet.size // 2])
+    whole = read_clip(path, None)
+    for frame, time in zip(whole.frames[-3:], whole.times[-3:], strict=True):
+        assert torch.equal(read_frames(path, 1, start=time.item())[0], frame)
+
+
+def test_a_realmedia_file_may_be_cut_anywhere(tmp_path):
+    path = write_numbered(tmp_path / "clip.rm", Kind(".rm", "rv20", size=(176, 144), codec_options={"qmin": "1", "qmax": "1"}), 60)
+    data, last = path.read_bytes(), packets_of(path)[41].pos
+    for rest in range(20, 8000, 500):  # several places of such a rest cannot be read
+        path.write_bytes(data[: last + rest])
+        assert numbers(read_frames(path, None))[:41] == list(range(41))
 
 
 def test_a_broken_packet_is_an_error_unless_it_is_the_last(tmp_path):

@@ -4,13 +4,13 @@ import av
 import numpy as np
 
 
-def write_video(path, frames, *, codec="libx264", replace=lambda number: None, **options):
+def write_video(path, frames, *, codec="libx264", gop=10_000, replace=lambda number: None, **options):
     """Encode uint8 frames. `replace(number)` may return other bytes for a packet."""
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=8)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
-        stream.gop_size = 10_000
+        stream.gop_size = gop
         packets = [p for frame in frames for p in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24"))]
         for number, packet in enumerate(packets + stream.encode()):
             if (data := replace(number)) is not None:
