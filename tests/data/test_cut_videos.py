@@ -68,7 +68,8 @@ def test_a_last_frame_with_lost_bytes_is_the_same_from_wherever_decoding_begins(
 
 
 def test_a_realmedia_file_may_be_cut_anywhere(tmp_path):
-    path = write_numbered(tmp_path / "clip.rm", Kind(".rm", "rv20", size=(176, 144), codec_options={"qmin": "1", "qmax": "1"}), 60)
+    kind = Kind(".rm", "rv20", size=(176, 144), codec_options={"qmin": "1", "qmax": "1"})
+    path = write_numbered(tmp_path / "clip.rm", kind, 60)
     data, last = path.read_bytes(), packets_of(path)[41].pos
     for rest in range(20, 8000, 500):  # several places of such a rest cannot be read
         path.write_bytes(data[: last + rest])

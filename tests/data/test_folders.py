@@ -18,6 +18,11 @@ def make(folder, *names):
     return folder
 
 
+def test_bare_streams_and_old_endings_are_found(tmp_path):
+    names = ["a.qt", "animated.apng", "camera.H264", "film.m1v", "hevc.hevc", "ivf.ivf", "pi.mjpg", "tape.mpe"]
+    assert found(make(tmp_path, *names)).files == names
+
+
 def test_linked_folders_are_followed_and_loops_end(tmp_path):
     folder = make(tmp_path / "films", "z/own.mp4", "z/deep/own.MKV")
     make(tmp_path / "elsewhere", "far.webm", "more/far.avi")

@@ -129,7 +129,7 @@ def test_samples_whose_video_is_not_found_are_counted(tmp_path, caplog):
     """The names of LSMDC's clips hold times, whose dots begin the ending of a member."""
     names = ["film_00.01-00.02", "film_00.02-00.03", "g_00.05-00.06"]
     members = {f"{name}{ending}": b"x" for name in names for ending in (".mp4", ".txt")}
-    write_shard(tmp_path / "0.tar", {"a.mp4": b"x", "a.txt": b"a"} | members | {"b.h264": b"x", "b.txt": b"b"})
+    write_shard(tmp_path / "0.tar", {"a.mp4": b"x", "a.txt": b"a"} | members | {"b.braw": b"x", "b.txt": b"b"})
     assert rows_of(tmp_path, tmp_path / "m.parquet") == {"0.tar/a.mp4": ["a"]}
     assert "0.tar: 3 samples have no video or image, and are left out; the first begins with film_00.01-00.02.mp4" in (
         caplog.text

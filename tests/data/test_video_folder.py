@@ -24,6 +24,8 @@ def test_names_of_videos():
     assert name_of("a/video1.mp4") == name_of("video1") == "video1"
     assert name_of(f"film/{CLIP}.avi") == name_of(CLIP) == CLIP
     assert name_of("1@N0_2_x.m2ts") == name_of("1@N0_2_x.3g2") == name_of("1@N0_2_x.") == "1@N0_2_x"
+    times = [f"{CLIP[:-3]}{milliseconds:03}" for milliseconds in range(1000)]
+    assert [name_of(name) for name in times] == times
     assert name_of("x.MOV") == "x" and name_of("00000/000012.jpg") == "000012"
 
 
