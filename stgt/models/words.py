@@ -33,11 +33,12 @@ class WordEmbeddings(nn.Module):
         """Within the block, all uses of the embeddings add up their gradients in one tensor.
 
         By itself, PyTorch makes a gradient of the size of all embeddings for each text that is looked up, nearly all of
-        which is 0. Here those gradients are sparse, and are added in place to that of the product with the matrix. The
-        sum is a dense tensor in any case. On GPUs and in compiled models, which clear and add faster, nothing changes.
+        which is 0. Here those gradients are sparse, and their sum is added to the gradient of the product with the
+        matrix. The result is a dense tensor in any case. On GPUs and in compiled models, which clear and add faster,
+        nothing changes.
         """
         weight = self.word_embeddings.weight
-        if torch.is_grad_enabled() and is_plain(self.word_embeddings) and eager_on_cpu(weight, dtypes=(weight.dtype,)):
+        if torch.is_grad_enabled() and _only_looks_up(self.word_embeddings):
             self._shared = _OneGradient.apply(weight)
         try:
             yield
@@ -49,10 +50,15 @@ class WordEmbeddings(nn.Module):
         if self._shared is None:
             words = self.word_embeddings(input_ids)
         else:
-            words = F.embedding(input_ids, self._shared[1], sparse=True)
-            padding = (input_ids == self.word_embeddings.padding_idx).unsqueeze(-1)
-            words = torch.where(padding, words.detach(), words)
+            words = F.embedding(input_ids, self._shared[1], self.word_embeddings.padding_idx, sparse=True)
         return words + self.position_embeddings.weight[: input_ids.shape[-1]]
+
+
+def _only_looks_up(table: nn.Embedding) -> bool:
+    """Whether a table on the CPU does nothing but look up rows whose gradients are dense."""
+    if not is_plain(table) or table.max_norm is not None or table.scale_grad_by_freq or table.sparse:
+        return False
+    return eager_on_cpu(table.weight, dtypes=(table.weight.dtype,))
 
 
 class _OneGradient(torch.autograd.Function):
@@ -67,4 +73,4 @@ class _OneGradient(torch.autograd.Function):
     def backward(ctx, dense: Tensor | None, sparse: Tensor | None) -> Tensor | None:
         if dense is None or sparse is None:
             return dense if sparse is None else sparse.to_dense()
-        return dense.add_(sparse)  # nothing else has this gradient
+        return dense + sparse  # a hook may have kept the dense one, or another function may have got it

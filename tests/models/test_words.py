@@ -2,11 +2,14 @@
 
 import copy
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
 from helpers.tiny import tiny_batch, tiny_model
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.checkpoint import checkpoint
 
 from stgt.config import LossConfig, QFormerConfig
 from stgt.models.words import WordEmbeddings
@@ -43,13 +46,65 @@ def test_the_gradient_is_that_of_pytorch_and_dense(embeddings, product, lookups)
     assert found[0].count_nonzero() == (H if product else 0)  # word 0 is padding
 
 
-def test_one_tensor_is_made_for_all_gradients(embeddings):
-    counts = []
+@pytest.mark.parametrize("lookups", [1, 4])
+def test_lookups_make_one_tensor_for_all_of_their_gradients(embeddings, lookups):
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        gradient(embeddings, True, lookups=lookups)
+    assert sum(event.self_cpu_memory_usage >= 4 * V * H for event in recorded.events()) == 2  # one is of the product
+
+
+def test_a_gradient_that_others_have_stays_as_it_is(embeddings):
+    kept, other = [], torch.zeros(V, H, requires_grad=True)
+    with embeddings.one_gradient():
+        embeddings.matrix.register_hook(kept.append)
+        product = torch.ones(3, H) @ (embeddings.matrix + other * 1).T
+        (product.sum() + embeddings(torch.tensor([[7, 9]])).sum()).backward()
+    for found in (kept[0], other.grad):
+        assert torch.equal(found, torch.full((V, H), 3.0))
+    assert torch.equal(embeddings.word_embeddings.weight.grad[6:9, 0], torch.tensor([3.0, 4.0, 3.0]))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_lookups_are_computed_again_outside_of_the_block(embeddings, reentrant):
+    ids, scale, found = torch.tensor([[1, 7, 7, 0]]), torch.ones(1, requires_grad=True), []
+    recomputed = partial(checkpoint, use_reentrant=reentrant)
+
+    def looked_up(scale):
+        return embeddings(ids) * scale
+
+    for again in (False, True):
+        embeddings.zero_grad()
+        with embeddings.one_gradient():
+            words = recomputed(looked_up, scale) if again else looked_up(scale)
+            total = words.pow(3).sum() + embeddings.matrix.square().sum()
+        total.backward()
+        found.append(embeddings.word_embeddings.weight.grad)
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, dict(max_norm=0.1), dict(scale_grad_by_freq=True), dict(sparse=True), dict(padding_idx=-1)]
+)
+def test_other_tables_have_the_gradient_of_pytorch(embeddings, options):
+    ids, found = torch.tensor([[1, 7, 7, V - 1, 0]]), []
     for shared in (False, True):
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-            gradient(embeddings, shared)
-        counts.append(sum(event.self_cpu_memory_usage >= 4 * V * H for event in recorded.events()))
-    assert counts[1] == 1 < counts[0]
+        torch.manual_seed(0)
+        embeddings.word_embeddings = nn.Embedding(V, H, **options)
+        with embeddings.one_gradient() if shared else nullcontext():
+            words = embeddings(ids)
+        words.pow(3).sum().backward()
+        found.append((words.detach(), embeddings.word_embeddings.weight.grad.to_dense()))
+    torch.testing.assert_close(*found)
+
+
+def test_second_derivatives(embeddings):
+    weight, found = embeddings.word_embeddings.weight, []
+    for shared in (False, True):
+        with embeddings.one_gradient() if shared else nullcontext():
+            total = embeddings(torch.tensor([[1, 7, 7, 0]])).pow(3).sum() + embeddings.matrix.pow(3).sum()
+        (first,) = torch.autograd.grad(total, weight, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), weight)[0])
+    torch.testing.assert_close(*found)
 
 
 def test_gradients_of_several_steps_are_added_up(embeddings):
