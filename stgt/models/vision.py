@@ -80,8 +80,7 @@ class VisionTower(Float32Module):
 
     def _tokens(self, images: Tensor) -> Tensor:
         """(n, 3, S, S) to (n, 1+P, C). The interfaces of open_clip and timm differ."""
-        last = self.config.sizes.layers - 1
-        options = dict(indices=[last], stop_early=True, intermediates_only=True, output_fmt="NLC")
+        options = dict(indices=1, intermediates_only=True, output_fmt="NLC")  # the output of the last block
         if not hasattr(self.tower, "blocks"):  # open_clip's
             out = self.tower.forward_intermediates(images, **options, output_extra_tokens=True)
             patches, extra = out["image_intermediates"][0], out["image_intermediates_prefix"][0]
