@@ -131,7 +131,7 @@ def interpreted() -> bool:
 def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str | None:
     """The reason why ``backend`` cannot run ops on tensors of this device and dtype, or None if it can.
 
-    Raises ValueError for an unknown name of a backend.
+    Raises ValueError for an unknown name of a backend, and PyTorch's TypeError or RuntimeError for what is no device.
     """
     check_name(backend)
     device = torch.device(device)

@@ -17,7 +17,7 @@ from stgt_kernels.ops.graph_attention.function import GraphAttentionFunction
 from stgt_kernels.ops.linear.functional import linear as linear
 from stgt_kernels.ops.spatio_temporal_graph import reference as spatio_temporal_graph_reference
 from stgt_kernels.ops.spatio_temporal_graph.function import SpatioTemporalGraphFunction
-from stgt_kernels.ops.tensors import check_dtype, check_operands, in_autocast_dtype
+from stgt_kernels.ops.tensors import check_dense, check_dtype, check_operands, in_autocast_dtype
 from stgt_kernels.rounding import compared_threshold
 
 
@@ -50,8 +50,8 @@ def spatio_temporal_graph(
         are float16, or float32 if the graph is differentiable.
 
     Raises:
-        ValueError: x has another rank or dtype, threshold or window is out of range, or a backend that was asked for
-            cannot run.
+        ValueError: x is no dense tensor or has another rank or dtype, threshold or window is out of range,
+            differentiable is no bool, or a backend that was asked for cannot run.
     """
     return _build("spatio_temporal_graph", x, _checked_threshold(threshold), window, differentiable, backend)
 
@@ -131,14 +131,16 @@ def graph_attention(
         grad. The same input gives the same bits, forward and backward.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit each other or the graph, D > 128, scale is not finite,
-            dropout_p is out of range, or a backend that was asked for cannot run.
+        ValueError: an argument has another type, a tensor is not dense, shapes, dtypes or devices do not fit each other
+            or the graph, D > 128, scale is not finite, dropout_p is out of range, or a backend that was asked for
+            cannot run.
     """
     _check_tensors(q, k, v, graph)
     q, k, v = in_autocast_dtype(q, k, v)
     _check_attention(q, k, v, graph)
     factor = numbers.finite_scale("graph_attention", scale, q.shape[-1])
-    dropout_p = numbers.dropout_probability("graph_attention", dropout_p)
+    dropout_p = numbers.dropout_probability("graph_attention", "dropout_p", dropout_p)
+    return_lse = numbers.flag("graph_attention", "return_lse", return_lse)
     seed = torch.randint(2**63 - 1, (1,), device=q.device) if dropout_p > 0 else None
     backend = dispatch.choose(backend, q.device, q.dtype, "graph_attention", "D", q.shape[-1])
     if backend == "reference":
@@ -154,6 +156,8 @@ def graph_attention(
 def _build(
     op: str, x: Tensor, threshold: float | None, window: int, differentiable: bool, backend: str
 ) -> SpatioTemporalGraph:
+    if isinstance(x, Tensor):
+        check_dense(op, "x", x)
     if not isinstance(x, Tensor) or x.ndim != 4:
         raise ValueError(f"{op}: x must be a tensor (B, T, P, C), got {_describe(x)}")
     if x.dtype == torch.float32 and (autocast := dispatch.autocast_dtype(x.device)) is not None:
@@ -162,6 +166,7 @@ def _build(
     if 0 in x.shape:
         raise ValueError(f"{op}: x must not be empty, got {tuple(x.shape)}")
     window = clamped_window(op, window, x.shape[1])
+    differentiable = numbers.flag(op, "differentiable", differentiable)
     if not differentiable:
         x = x.detach()
     if threshold is not None:
@@ -192,6 +197,7 @@ def _check_tensors(q: object, k: object, v: object, graph: object) -> None:
 
 def _check_attention(q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph) -> None:
     op = "graph_attention"
+    check_dense(op, "q", q)
     if q.ndim != 4:
         raise ValueError(f"{op}: q must be (B, H, N, D), got {tuple(q.shape)}")
     check_operands(op, q, k, v)
@@ -200,6 +206,7 @@ def _check_attention(q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph
         limit = dispatch.MAX_HEAD_DIM
         raise ValueError(f"{op}: the head dimension must satisfy 1 <= D <= {limit}, got q {tuple(q.shape)}")
     weight = graph.weight
+    check_dense(op, "graph.weight", weight)
     if weight.ndim != 5 or weight.shape[2] != weight.shape[4] or weight.shape[3] % 2 == 0:
         raise ValueError(f"{op}: graph.weight must be (B, T, P, 2*window+1, P), got {tuple(weight.shape)}")
     if graph.batch_size != B or graph.nodes != N:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from stgt_kernels.ops.numbers import integer
+from stgt_kernels.ops.tensors import check_dense
 
 TILE = 64
 WEIGHT_DTYPES = (torch.float16, torch.float32, torch.float64)
@@ -89,6 +90,12 @@ class SpatioTemporalGraph:
     """
 
     def __init__(self, weight: Tensor):
+        """Raises ValueError unless weight is a tensor. Attention checks its shape and dtype."""
+        if not isinstance(weight, Tensor):
+            raise ValueError(
+                "SpatioTemporalGraph: weight must be a tensor (B, T, P, 2*window+1, P), "
+                f"got {type(weight).__name__}; from_dense takes a matrix"
+            )
         self._weight = weight
         self._live: Tensor | None = None
         self._live_version: int | None = None
@@ -137,6 +144,8 @@ class SpatioTemporalGraph:
         default is ``frames - 1``, which joins all frames, and a larger one is taken as that. Raises ValueError if N is
         not a multiple of frames, or if an edge lies outside the window (not under torch.compile).
         """
+        if isinstance(weight, Tensor):
+            check_dense("from_dense", "weight", weight)
         if not isinstance(weight, Tensor) or weight.ndim != 3 or weight.shape[1] != weight.shape[2]:
             got = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
             raise ValueError(f"from_dense: weight must be a tensor (B, N, N), got {got}")
@@ -325,10 +334,17 @@ def _flatten_with_keys(graph: SpatioTemporalGraph) -> tuple[list[tuple[Any, Tens
     return [(pytree.GetAttrKey("weight"), graph.weight)], None
 
 
+def _unflatten(children, _) -> SpatioTemporalGraph:
+    """A graph of whatever stands for its weights, such as their place among the inputs of a program."""
+    graph = SpatioTemporalGraph.__new__(SpatioTemporalGraph)
+    graph._weight, graph._live, graph._live_version = *children, None, None
+    return graph
+
+
 pytree.register_pytree_node(
     SpatioTemporalGraph,
     lambda graph: ([graph.weight], None),
-    lambda children, _: SpatioTemporalGraph(*children),
+    _unflatten,
     serialized_type_name="stgt_kernels.SpatioTemporalGraph",
     flatten_with_keys_fn=_flatten_with_keys,
 )

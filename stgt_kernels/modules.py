@@ -8,13 +8,15 @@ from torch import Tensor, nn
 from stgt_kernels.dispatch import MAX_HEAD_DIM, autocast_dtype, check_name
 from stgt_kernels.functional import graph_attention
 from stgt_kernels.graph import SpatioTemporalGraph
+from stgt_kernels.ops import numbers
 from stgt_kernels.plain import project
 
 
 class AttentionProjections(nn.Module):
     """The projections of multi-head attention to queries, keys, values and the output. A subclass adds the attention.
 
-    Arguments and errors are those of ``GraphAttention``.
+    Arguments and errors are those of ``GraphAttention``. most_channels: the most channels of a head; None for any
+    number.
     """
 
     def __init__(
@@ -26,19 +28,25 @@ class AttentionProjections(nn.Module):
         dropout: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        most_channels: int | None = None,
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
+        width, heads = numbers.integer(embed_dim), numbers.integer(num_heads)
+        if width is None or heads is None or heads < 1 or width < 1 or width % heads:
             raise ValueError(
-                f"{name}: embed_dim must be a positive multiple of num_heads, "
-                f"got embed_dim={embed_dim}, num_heads={num_heads}"
+                f"{name}: embed_dim must be a positive multiple of num_heads, and both integers, "
+                f"got embed_dim={embed_dim!r}, num_heads={num_heads!r}"
             )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"{name}: dropout must satisfy 0 <= dropout < 1, got {dropout}")
-        self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, embed_dim // num_heads
-        self.dropout = dropout
-        linear = partial(nn.Linear, embed_dim, embed_dim, bias=bias, device=device, dtype=dtype)
+        if most_channels is not None and width > heads * most_channels:
+            raise ValueError(
+                f"{name}: heads have embed_dim / num_heads = {width} / {heads} = {width // heads} channels, "
+                f"expected at most {most_channels}"
+            )
+        bias = numbers.flag(name, "bias", bias)
+        self.embed_dim, self.num_heads, self.head_dim = width, heads, width // heads
+        self.dropout = numbers.dropout_probability(name, "dropout", dropout)
+        linear = partial(nn.Linear, width, width, bias=bias, device=device, dtype=dtype)
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = linear(), linear(), linear(), linear()
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,8 +82,9 @@ class GraphAttention(AttentionProjections):
         device, dtype: where the parameters are made and in what, as in all modules of PyTorch.
 
     Raises:
-        ValueError: embed_dim is no multiple of num_heads, D > 128, dropout is out of range, or the backend is unknown;
-            in a call outside of autocast, x has another dtype than the parameters.
+        ValueError: embed_dim is no multiple of num_heads, D > 128, dropout is out of range, bias is no bool, or the
+            backend is unknown; in a call, x has another shape, or outside of autocast another dtype than the
+            parameters.
     """
 
     def __init__(
@@ -90,16 +99,16 @@ class GraphAttention(AttentionProjections):
         dtype: torch.dtype | None = None,
     ) -> None:
         check_name(backend)
-        super().__init__(embed_dim, num_heads, bias=bias, dropout=dropout, device=device, dtype=dtype)
-        if self.head_dim > MAX_HEAD_DIM:
-            raise ValueError(
-                f"GraphAttention: heads have embed_dim / num_heads = {embed_dim} / {num_heads} = {self.head_dim} "
-                f"channels, expected at most {MAX_HEAD_DIM}"
-            )
+        super().__init__(
+            embed_dim, num_heads, bias=bias, dropout=dropout, device=device, dtype=dtype, most_channels=MAX_HEAD_DIM
+        )
         self.backend = backend
 
     def forward(self, x: Tensor, graph: SpatioTemporalGraph) -> Tensor:
         """x: (B, N, C); graph: of B samples with N nodes. Returns (B, N, C). Raises ValueError as the class says."""
+        if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[-1] != self.embed_dim:
+            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"GraphAttention: x must be a tensor (B, N, C) with C={self.embed_dim}, got {got}")
         # Quantized projections and those of adapters are other classes, which may take any dtype.
         if type(self.q_proj) is nn.Linear and x.dtype != self.q_proj.weight.dtype and autocast_dtype(x.device) is None:
             raise ValueError(

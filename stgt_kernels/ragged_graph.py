@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from stgt_kernels.ops.numbers import integer
+from stgt_kernels.ops.tensors import check_dense
 
 MOST_TYPES = 256
 MOST_INDEX = 2**31 - 1
@@ -122,10 +123,13 @@ class RaggedGraph:
 
 def _check_edge_index(edge_index: Tensor, num_nodes: int) -> int:
     """Returns the number of nodes."""
+    _check_dense("edge_index", edge_index)
     if not isinstance(edge_index, Tensor) or edge_index.ndim != 2 or edge_index.shape[0] != 2:
         raise ValueError(f"from_edge_index: edge_index must be a tensor (2, E), got {_describe(edge_index)}")
     if edge_index.dtype != torch.int64:
         raise ValueError(f"from_edge_index: edge_index must be int64, got {edge_index.dtype}")
+    if edge_index.is_meta:
+        raise ValueError("from_edge_index: edge_index must have values, got a tensor on the device meta")
     whole = integer(num_nodes)
     if whole is None or not 0 <= whole <= MOST_INDEX:
         raise ValueError(f"from_edge_index: num_nodes must be an integer, 0 <= num_nodes < 2**31, got {num_nodes!r}")
@@ -144,6 +148,7 @@ def _check_edge_index(edge_index: Tensor, num_nodes: int) -> int:
 def _check_edge_type(edge_type: Tensor, edge_index: Tensor, types: int | None) -> int:
     """Returns the number of types."""
     edges = edge_index.shape[1]
+    _check_dense("edge_type", edge_type)
     if not isinstance(edge_type, Tensor) or edge_type.shape != (edges,):
         raise ValueError(f"from_edge_index: edge_type must be a tensor (E,) with E={edges}, got {_describe(edge_type)}")
     if edge_type.is_floating_point() or edge_type.is_complex() or edge_type.dtype == torch.bool:
@@ -166,6 +171,7 @@ def _graph_ptr(edge_index: Tensor, num_nodes: int, batch: Tensor | None) -> Tens
     device = edge_index.device
     if batch is None:
         return torch.tensor([0, num_nodes], dtype=torch.int32, device=device)
+    _check_dense("batch", batch)
     if not isinstance(batch, Tensor) or batch.shape != (num_nodes,):
         raise ValueError(f"from_edge_index: batch must be a tensor (N,) with N={num_nodes}, got {_describe(batch)}")
     if batch.dtype != torch.int64:
@@ -202,6 +208,11 @@ def _sorted_by(node: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
     ordered, order = torch.sort(node, stable=True)
     bounds = torch.arange(num_nodes + 1, device=node.device)
     return torch.searchsorted(ordered, bounds, out_int32=True), order
+
+
+def _check_dense(name: str, value: object) -> None:
+    if isinstance(value, Tensor):
+        check_dense("from_edge_index", name, value)
 
 
 def _describe(value: object) -> str:

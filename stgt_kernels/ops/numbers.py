@@ -1,4 +1,4 @@
-"""The checks of the attention ops' arguments that are numbers. Each error names the op, the argument and its value."""
+"""The checks of the ops' arguments that are numbers or bools. Each error names the op, the argument and its value."""
 
 import math
 import operator
@@ -21,11 +21,11 @@ def finite_scale(op: str, scale: float | None, D: int) -> float:
     return factor
 
 
-def dropout_probability(op: str, dropout_p: float) -> float:
+def dropout_probability(op: str, name: str, value: float) -> float:
     """The probability of dropout as a float. Raises ValueError unless it is a number in [0, 1)."""
-    probability = _number(op, "dropout_p", dropout_p)
+    probability = _number(op, name, value)
     if not 0 <= probability < 1:
-        raise ValueError(f"{op}: dropout_p must satisfy 0 <= dropout_p < 1, got {dropout_p}")
+        raise ValueError(f"{op}: {name} must satisfy 0 <= {name} < 1, got {value}")
     return probability
 
 
@@ -37,6 +37,13 @@ def clamp_limit(op: str, clamp: float | None) -> float:
     if not 0 < limit < math.inf:
         raise ValueError(f"{op}: clamp must be positive and finite, or None, got {clamp}")
     return limit
+
+
+def flag(op: str, name: str, value: bool) -> bool:
+    """The value itself. Raises ValueError unless it is a bool, since the text "False" counts as true in Python."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{op}: {name} must be True or False, got {value!r}")
+    return value
 
 
 def integer(value: object) -> int | None:

@@ -15,7 +15,9 @@ def in_autocast_dtype(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def check_operands(op: str, q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Raises ValueError unless k and v have q's shape, dtype and device, and q has a dtype of the ops."""
+    """Raises ValueError unless all are dense, with q's shape, device and dtype, which has to be one of the ops."""
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        check_dense(op, name, tensor)
     for name, tensor in (("k", k), ("v", v)):
         if tensor.shape != q.shape:
             raise ValueError(f"{op}: {name} must have q's shape {tuple(q.shape)}, got {tuple(tensor.shape)}")
@@ -24,6 +26,13 @@ def check_operands(op: str, q: Tensor, k: Tensor, v: Tensor) -> None:
         if tensor.device != q.device:
             raise ValueError(f"{op}: {name} must be on q's device {q.device}, got {tensor.device}")
     check_dtype(op, "q", q)
+
+
+def check_dense(op: str, name: str, tensor: Tensor) -> None:
+    """Raises ValueError for a sparse or nested tensor, and for one in a layout that only a library knows."""
+    if tensor.is_nested or tensor.layout != torch.strided:
+        layout = "a nested tensor" if tensor.is_nested else f"a tensor in the layout {tensor.layout}"
+        raise ValueError(f"{op}: {name} must be a dense tensor, got {layout}")
 
 
 def check_dtype(op: str, name: str, tensor: Tensor) -> None:

@@ -197,6 +197,7 @@ def test_from_dense():
     cases = [
         ((weight[0],), "weight must be a tensor (B, N, N)", "(12, 12)"),
         (([1.0],), "weight must be a tensor (B, N, N)", "list"),
+        ((weight.to_sparse(),), "weight must be a dense tensor", "torch.sparse_coo"),
         ((weight[:, :5],), "weight must be a tensor (B, N, N)", "(2, 5, 12)"),
         ((weight.long(),), "floating-point", "torch.int64"),
         ((weight, 5), "frames must be an integer that divides the number of tokens N=12", "got 5"),
@@ -221,6 +222,12 @@ def test_module_heads(width, count):
 def test_module_head_dim():
     with raises("GraphAttention", "512 / 2 = 256 channels", "at most 128"):
         GraphAttention(512, 2)
+
+
+@pytest.mark.parametrize("dropout", [None, "half"])
+def test_module_dropout_of_another_type(dropout):
+    with raises("GraphAttention", "dropout must be a number", repr(dropout)):
+        GraphAttention(8, 2, dropout=dropout)
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, nan])
@@ -249,3 +256,58 @@ def test_a_backend_that_cannot_run_these_tensors(backend, monkeypatch):
         spatio_temporal_graph(torch.randn(1, 2, 3, 4), threshold=0.5, backend=backend)
     with raises("graph_attention", f"backend='{backend}' cannot run"):
         graph_attention(*[heads(2, 3, 40, 8)] * 3, a_graph(2, 2, 20), backend=backend)
+
+
+SPARSE, NESTED = torch.zeros(2, 3, 40, 8).to_sparse(), torch.nested.nested_tensor([torch.zeros(3, 40, 8)] * 2)
+each_layout = pytest.mark.parametrize("tensor", [SPARSE, NESTED], ids=["sparse", "nested"])
+
+
+@each_layout
+@pytest.mark.parametrize("backend", [*BACKENDS, "auto"])
+def test_tensors_that_are_not_dense(backend, tensor):
+    with raises("spatio_temporal_graph", "x must be a dense tensor"):
+        spatio_temporal_graph(tensor, threshold=0.5, backend=backend)
+    q = heads(2, 3, 40, 8)
+    for number, name in enumerate("qkv"):
+        operands = [tensor if i == number else q for i in range(3)]
+        with raises("graph_attention", f"{name} must be a dense tensor"):
+            graph_attention(*operands, a_graph(2, 2, 20), backend=backend)
+    with raises("graph_attention", "graph.weight must be a dense tensor"):
+        graph_attention(q, q, q, SpatioTemporalGraph(tensor), backend=backend)
+
+
+@pytest.mark.parametrize("value", ["False", None, 1, torch.zeros(2)], ids=["text", "none", "number", "tensor"])
+def test_flags(value):
+    with raises("spatio_temporal_graph", "differentiable must be True or False", repr(value)):
+        spatio_temporal_graph(torch.randn(1, 2, 3, 4), threshold=0.5, differentiable=value)
+    with raises("graph_attention", "return_lse must be True or False", repr(value)):
+        graph_attention(*[heads(2, 3, 40, 8)] * 3, a_graph(2, 2, 20), return_lse=value)
+    with raises("GraphAttention", "bias must be True or False", repr(value)):
+        GraphAttention(8, 2, bias=value)
+
+
+@pytest.mark.parametrize("weight", [None, [[1.0]], "weights"])
+def test_a_graph_of_no_tensor(weight):
+    with raises("SpatioTemporalGraph", "weight must be a tensor", type(weight).__name__):
+        SpatioTemporalGraph(weight)
+
+
+@pytest.mark.parametrize("value", [None, "8", 8.0, torch.tensor(8), True], ids=repr)
+def test_module_sizes_that_are_no_integers(value):
+    with raises("GraphAttention", "both integers", f"embed_dim={value!r}"):
+        GraphAttention(value, 2)
+    with raises("GraphAttention", "both integers", f"num_heads={value!r}"):
+        GraphAttention(8, value)
+
+
+def test_a_module_of_wide_heads_is_refused_before_memory_is_taken_for_it():
+    with raises("GraphAttention", "channels", "at most 128"):
+        GraphAttention(10**400, 2)
+
+
+@pytest.mark.parametrize(
+    "x", [None, [1.0], torch.zeros(40, 8), torch.zeros(2, 40, 7)], ids=["none", "list", "rank", "width"]
+)
+def test_module_input(x):
+    with raises("GraphAttention", "x must be a tensor (B, N, C) with C=8"):
+        GraphAttention(8, 2)(x, a_graph(2, 2, 20))

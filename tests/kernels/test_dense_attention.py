@@ -243,6 +243,18 @@ def test_other_wrong_arguments_are_named():
             packed_attention(wrong)
     with pytest.raises(ValueError, match="bias a tensor or None, got bool"):
         packed_attention(q, kv, bias=True)
+    for dtype in (torch.int64, torch.complex64):
+        with pytest.raises(ValueError, match=f"packed must be float32, float64, bfloat16 or float16, got {dtype}"):
+            packed_attention(q.to(dtype), kv.to(dtype))
+    for dtype in (torch.int64, torch.float16, torch.float64):
+        with pytest.raises(ValueError, match=f"bias must be bool or have q's dtype torch.float32, got {dtype}"):
+            packed_attention(q, kv, bias=torch.zeros(2, 4, 5, 9, dtype=dtype))
+    with pytest.raises(ValueError, match="bias must be on q's device cpu, got meta"):  # PyTorch would read no memory
+        packed_attention(q, kv, bias=torch.zeros(2, 4, 5, 9, device="meta"))
+    with pytest.raises(ValueError, match=r"packed\[1\] must be a dense tensor"):
+        packed_attention(q, kv.to_sparse())
+    with pytest.raises(ValueError, match="bias must be a dense tensor"):
+        packed_attention(q, kv, bias=torch.zeros(2, 4, 5, 9).to_sparse())
 
 
 def test_a_direct_call_of_the_operators_is_checked():

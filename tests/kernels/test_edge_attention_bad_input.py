@@ -130,6 +130,21 @@ class TestValuesOfEdges:
 
 
 @each_choice
+@pytest.mark.parametrize("name", ["q", "k", "v", "edge_scale", "edge_bias"])
+def test_tensors_that_are_not_dense(backend, name):
+    sparse = torch.zeros(4, 2) if name.startswith("edge") else torch.zeros(5, 2, 8)
+    with raises(f"{name} must be a dense tensor", "torch.sparse_coo"):
+        attend(backend, **{name: sparse.to_sparse()})
+
+
+@each_choice
+@pytest.mark.parametrize("value", ["False", None, 1])
+def test_return_scores(backend, value):
+    with raises("return_scores must be True or False", repr(value)):
+        attend(backend, return_scores=value)
+
+
+@each_choice
 @pytest.mark.parametrize("scale", [nan, inf, -inf])
 def test_scale(backend, scale):
     with raises("scale must be finite", str(scale)):

@@ -203,7 +203,13 @@ def test_other_cases_are_left_to_pytorch(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "shapes", [((200, 63), (64, 64), (64,)), ((200, 64), (64, 64), (63,)), ((200, 64), (64, 64), (1, 64, 1))]
+    "shapes",
+    [
+        ((200, 63), (64, 64), (64,)),
+        ((200, 64), (64, 64), (63,)),
+        ((200, 64), (64, 64), (1, 64, 1)),
+        ((), (LEAST_WORK, 1), (LEAST_WORK,)),
+    ],
 )
 def test_shapes_that_do_not_fit_get_pytorchs_error(shapes):
     tensors = [torch.randn(shape) for shape in shapes]

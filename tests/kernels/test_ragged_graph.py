@@ -108,6 +108,17 @@ class TestBadInput:
         with raises("edge_index must be a tensor", "list"):
             RaggedGraph.from_edge_index([[0], [0]], 5)
 
+    def test_no_values(self):
+        with raises("edge_index must have values", "meta"):
+            RaggedGraph.from_edge_index(EDGES.to("meta"), 5)
+
+    def test_tensors_that_are_not_dense(self):
+        with raises("edge_index must be a dense tensor"):
+            RaggedGraph.from_edge_index(EDGES.to_sparse(), 5)
+        for name, size in [("batch", 5), ("edge_type", 6)]:
+            with raises(f"{name} must be a dense tensor"):
+                RaggedGraph.from_edge_index(EDGES, 5, **{name: torch.zeros(size).long().to_sparse()})
+
     @pytest.mark.parametrize("dtype", [torch.int32, torch.float32])
     def test_dtype(self, dtype):
         with raises("edge_index must be int64", str(dtype)):

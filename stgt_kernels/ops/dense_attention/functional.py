@@ -1,10 +1,11 @@
-"""Dense attention of packed tensors. Its docstring is the contract."""
+"""Dense attention of packed tensors. The docstring of `packed_attention` is the contract."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stgt_kernels.ops.tensors import eager_on_cpu
+from stgt_kernels import dispatch
+from stgt_kernels.ops.tensors import check_dense, check_dtype, eager_on_cpu
 
 MOST_KEYS = 4096
 """PyTorch's attention reads longer sequences in blocks, while these kernels keep the scores of whole rows in a cache"""
@@ -32,7 +33,8 @@ def packed_attention(*packed: Tensor, bias: Tensor | None = None) -> Tensor:
         ``flatten(2)`` merges its heads without a copy.
 
     Raises:
-        ValueError: the tensors do not have three parts, or their shapes or that of the bias do not fit.
+        ValueError: an argument is no dense tensor, the tensors do not have three parts, or their shapes, dtypes or
+            devices, or those of the bias, do not fit.
     """
     _check(packed, bias)
     if _on_kernels(packed, bias):
@@ -61,6 +63,8 @@ def _check(packed: tuple[Tensor, ...], bias: Tensor | None) -> None:
     given = packed if bias is None else (*packed, bias)
     if wrong := [type(t).__name__ for t in given if not isinstance(t, Tensor)]:
         raise ValueError(f"packed_attention: packed must be tensors, and bias a tensor or None, got {wrong[0]}")
+    for number, tensor in enumerate(packed):
+        check_dense("packed_attention", f"packed[{number}]", tensor)
     shapes = [tuple(t.shape) for t in packed]
     parts = [shape[2] if len(shape) == 5 else 0 for shape in shapes]
     if parts not in ([3], [1, 2], [1, 1, 1]):
@@ -68,6 +72,7 @@ def _check(packed: tuple[Tensor, ...], bias: Tensor | None) -> None:
             "packed_attention: packed must be qkv (B, N, 3, H, D), or q (B, M, 1, H, D) and kv (B, N, 2, H, D), or "
             f"q, k and v with one part each, got {', '.join(map(str, shapes)) or 'nothing'}"
         )
+    check_dtype("packed_attention", "packed", packed[0])
     B, M, _, H, D = shapes[0]
     N = shapes[-1][1]
     for tensor, shape in zip(packed[1:], shapes[1:], strict=True):
@@ -82,5 +87,11 @@ def _check(packed: tuple[Tensor, ...], bias: Tensor | None) -> None:
             )
     if bias is None:
         return
+    check_dense("packed_attention", "bias", bias)
+    if bias.device != packed[0].device:
+        raise ValueError(f"packed_attention: bias must be on q's device {packed[0].device}, got {bias.device}")
+    converted = bias.is_floating_point() and dispatch.autocast_dtype(bias.device) is not None
+    if bias.dtype not in (torch.bool, torch.float32, packed[0].dtype) and not converted:
+        raise ValueError(f"packed_attention: bias must be bool or have q's dtype {packed[0].dtype}, got {bias.dtype}")
     if bias.ndim != 4 or tuple(bias.shape[2:]) != (M, N) or bias.shape[0] not in (1, B) or bias.shape[1] not in (1, H):
         raise ValueError(f"packed_attention: bias must be ({B} or 1, {H} or 1, {M}, {N}), got {tuple(bias.shape)}")

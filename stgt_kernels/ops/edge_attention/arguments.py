@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from stgt_kernels import dispatch
-from stgt_kernels.ops.tensors import check_operands
+from stgt_kernels.ops.tensors import check_dense, check_operands
 from stgt_kernels.ragged_graph import RaggedGraph
 from stgt_kernels.rounding import accumulator_dtype
 
@@ -12,6 +12,7 @@ OP = "edge_attention"
 
 def check(q: Tensor, k: Tensor, v: Tensor, graph: RaggedGraph) -> None:
     """Raises ValueError unless q, k and v are (N, H, D) of one dtype, on the device of a graph with N nodes."""
+    check_dense(OP, "q", q)
     if q.ndim != 3:
         raise ValueError(f"{OP}: q must be (N, H, D), got {tuple(q.shape)}")
     check_operands(OP, q, k, v)
@@ -39,6 +40,8 @@ def edge_values(name: str, values: Tensor | None, q: Tensor, graph: RaggedGraph)
     """
     if values is None:
         return None
+    if isinstance(values, Tensor):
+        check_dense(OP, name, values)
     if not isinstance(values, Tensor) or values.ndim != 2 or values.shape[1] != q.shape[1]:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(f"{OP}: {name} must be a tensor (E, H) or (types, H) with H={q.shape[1]}, got {got}")

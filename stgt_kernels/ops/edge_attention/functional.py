@@ -95,8 +95,9 @@ def edge_attention(
         threads. Beyond inputs and gradients, memory holds a few numbers for each edge and head.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit each other or the graph, D > 128, scale is not finite, clamp is
-            not positive and finite, dropout_p is out of range, or a backend that was asked for cannot run.
+        ValueError: an argument has another type, a tensor is not dense, shapes, dtypes or devices do not fit each other
+            or the graph, D > 128, scale is not finite, clamp is not positive and finite, dropout_p is out of range, or
+            a backend that was asked for cannot run.
     """
     arguments.check_tensors(q, k, v, graph)
     q, k, v = in_autocast_dtype(q, k, v)
@@ -105,7 +106,8 @@ def edge_attention(
     edge_bias = arguments.edge_values("edge_bias", edge_bias, q, graph)
     factor = numbers.finite_scale(arguments.OP, scale, q.shape[-1])
     limit = numbers.clamp_limit(arguments.OP, clamp)
-    dropout_p = numbers.dropout_probability(arguments.OP, dropout_p)
+    dropout_p = numbers.dropout_probability(arguments.OP, "dropout_p", dropout_p)
+    return_scores = numbers.flag(arguments.OP, "return_scores", return_scores)
     seed = torch.randint(2**63 - 1, (1,), device=q.device) if dropout_p > 0 else None
     backend = dispatch.choose(backend, q.device, q.dtype, "edge_attention", "edge D", q.shape[-1])
     if backend == "reference":

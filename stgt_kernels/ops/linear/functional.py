@@ -1,4 +1,4 @@
-"""Linear layers. Its docstring is the contract."""
+"""Linear layers. The docstring of `linear` is the contract."""
 
 import functools
 import sys
@@ -45,7 +45,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         (…, N). It can be differentiated any number of times.
 
     Raises:
-        RuntimeError: shapes or dtypes do not fit, as in PyTorch.
+        RuntimeError, TypeError: shapes, dtypes or devices do not fit, or an argument is no tensor, as in PyTorch, whose
+            errors call x ``input``.
     """
     if not _on_kernels(x, weight, bias):
         return F.linear(x, weight, bias)
@@ -58,7 +59,7 @@ def _on_kernels(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     tensors = (x, weight) if bias is None else (x, weight, bias)
     if not eager_on_cpu(*tensors, dtypes=(torch.float32,)):
         return False
-    if weight.ndim != 2 or weight.numel() > most_weights() or x.numel() * len(weight) < LEAST_WORK:
+    if x.ndim == 0 or weight.ndim != 2 or weight.numel() > most_weights() or x.numel() * len(weight) < LEAST_WORK:
         return False
     if x.numel() == x.shape[-1]:  # one row uses each weight once, so there is nothing to keep in a cache
         return False
