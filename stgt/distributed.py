@@ -21,6 +21,8 @@ import torch.distributed.nn
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from stgt.causes import first_line
+
 _PATIENCE = {"nccl": timedelta(minutes=10), "gloo": timedelta(minutes=30)}
 """How long processes wait for each other. These are torch's own defaults. Without a timeout, a store that is handed to
 torch waits for 5 minutes only"""
@@ -133,8 +135,9 @@ def choose_device(device: str = "auto") -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device is {device!r}, expected 'auto' or a torch device: {error}") from None
+    except (RuntimeError, TypeError) as error:
+        reason = str(error) if isinstance(device, str) else f"it is a {type(device).__name__}"
+        raise ValueError(f"device is {device!r}, expected 'auto' or a torch device: {reason}") from None
     if chosen.type == "meta":
         raise ValueError(f"device is {device!r}, expected one that computes")
     if chosen.type == "cuda":
@@ -142,6 +145,11 @@ def choose_device(device: str = "auto") -> torch.device:
             raise ValueError(f"device is {device!r}, but torch sees no GPU")
         local = int(os.environ.get("LOCAL_RANK", 0))
         chosen = torch.device("cuda", local if chosen.index is None else chosen.index)
+    elif chosen.type != "cpu":
+        try:
+            torch.empty(0, device=chosen)
+        except (RuntimeError, AssertionError) as error:  # NotImplementedError is a RuntimeError
+            raise ValueError(f"device is {device!r}, which this torch does not have: {first_line(error)}") from None
     return chosen
 
 

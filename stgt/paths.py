@@ -11,9 +11,11 @@ def given_path(path: str | Path) -> Path:
 
     Shells leave the "~" of `--out=~/films.index` as it is, and Python that of "~/films.index". Otherwise a folder with
     the name "~" would be made in the present folder.
-    Raises ValueError for an empty text, which would be the present folder. A text is empty by mistake, such as that of
-    a variable that is not set.
+    Raises ValueError for what is no path, and for an empty text, which would be the present folder. A text is empty by
+    mistake, such as that of a variable that is not set.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"the path is {path!r}, expected the text or pathlib.Path of a file or a folder")
     if path == "":
         raise ValueError("the path is '', expected a file or a folder; the present folder is '.'")
     return Path(os.path.expanduser(path))

@@ -119,5 +119,9 @@ def _require_batch(size: object) -> None:
 def _require_vectors(name: str, vectors: object, dimensions: int, shape: str, width: int) -> None:
     if not isinstance(vectors, Tensor):
         raise ValueError(f"{name} is a {type(vectors).__name__}, expected a tensor {shape}")
-    if vectors.ndim != dimensions or vectors.shape[-1] != width or not vectors.is_floating_point():
+    if vectors.layout != torch.strided or vectors.is_meta:
+        got = f"a tensor in the layout {vectors.layout} on {vectors.device}"
+        raise ValueError(f"{name} is {got}, expected dense numbers")
+    whole = vectors.ndim == dimensions and vectors.shape[-1] == width and 0 not in vectors.shape[1:]
+    if not whole or not vectors.is_floating_point():
         raise ValueError(f"{name} is {tuple(vectors.shape)} {vectors.dtype}, expected floating point {shape}")

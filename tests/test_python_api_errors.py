@@ -5,6 +5,9 @@ import pytest
 import torch
 
 import stgt
+from stgt.data.video import read_clip
+from stgt.distributed import choose_device
+from stgt.models.stgt import STGT
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,9 @@ def test_vectors(model, video):
         ((videos[..., :4], texts[:, :4]), r"videos is \(1, 2, 4\)"),
         ((videos, texts.long()), r"texts is \(2, 8\) torch.int64, expected floating point"),
         ((videos.numpy(), texts), r"videos is a ndarray, expected a tensor \(V, Q, 8\)"),
+        ((videos[:, :0], texts), r"videos is \(1, 0, 8\) torch.float32, expected floating point \(V, Q, 8\)"),
+        ((videos.to("meta"), texts), "videos is a tensor in the layout torch.strided on meta, expected dense numbers"),
+        ((videos, torch.zeros(2, 8).to_sparse()), "texts is a tensor in the layout torch.sparse_coo on cpu"),
     ]:
         with pytest.raises(ValueError, match=message):
             model.similarity(*bad)
@@ -80,12 +86,16 @@ def test_sequences_of_other_kinds_are_fine(model):
         assert torch.equal(model.embed_texts(values), expected)
 
 
-@pytest.mark.parametrize(
-    "device", ["nonsense", pytest.param("cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU"))]
-)
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU")
+NO_XPU = pytest.mark.skipif(torch.xpu.is_available(), reason="a GPU")
+
+
+@pytest.mark.parametrize("device", ["nonsense", pytest.param("cuda", marks=NO_GPU), pytest.param("xpu", marks=NO_XPU)])
 def test_devices(device, model):
     with pytest.raises(ValueError, match=f"device is '{device}'"):
         model.to(device)
+    with pytest.raises(ValueError, match="device is None, expected 'auto' or a torch device: it is a NoneType"):
+        choose_device(None)
     assert model.to(torch.device("cpu")).device.type == "cpu"
 
 
@@ -93,3 +103,29 @@ def test_devices(device, model):
 def test_names(name):
     with pytest.raises(ValueError, match=f"name is {name!r}, expected the folder of a model"):
         stgt.load(name)
+
+
+@pytest.mark.parametrize("folder", [None, 5, b"runs", ""])
+def test_folders(folder, model):
+    for call in (model.save_pretrained, stgt.Index, STGT.from_pretrained):
+        with pytest.raises(ValueError, match=f"the path is {folder!r}, expected"):
+            call(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("frames", 2.5, "a whole number of at least 1"),
+        ("frames", "4", "a whole number of at least 1"),
+        ("rng", 5, "a torch.Generator or None"),
+        ("start", "1", "a number of seconds that is not negative"),
+        ("end", [], "a number of seconds after start=0"),
+        ("max_pixels", None, "a whole number of at least 1"),
+        ("max_pixels", float("inf"), "a whole number of at least 1"),
+        ("deadline", "1", "a positive number of seconds, or None"),
+        ("path", 5, "that of a video or an image"),
+    ],
+)
+def test_arguments_of_read_clip(name, value, expected, video):
+    with pytest.raises(ValueError, match=f"{name} is .*, expected {expected}"):
+        read_clip(**{"path": video, "frames": 4, name: value})

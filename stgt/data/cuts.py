@@ -48,7 +48,7 @@ def cut(end: float, length: float, stride: float, *, start: float = 0.0) -> Cut:
     The last window is the first one that reaches the end. Raises ValueError unless 0 < stride <= length.
     """
     if not 0 < length < math.inf:
-        raise ValueError(f"window is {length}, expected a positive number of seconds")
+        raise ValueError(f"window is {length!r}, expected a positive number of seconds")
     if not 0 < stride <= length:
         raise ValueError(f"stride is {stride}, expected a positive number of seconds, at most the window of {length}")
     return Cut(start, end, length, stride, 1 + max(0, math.ceil((end - start - length) / stride)))

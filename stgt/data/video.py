@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import os
 from collections.abc import Callable
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple, TypeVar, get_args
 
@@ -12,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stgt.arguments import require_whole
 from stgt.data.decord_reader import DecordReader
 from stgt.data.errors import VideoError as VideoError
 from stgt.data.images import holds_image, holds_still, read_image
@@ -31,9 +34,8 @@ def sample_indices(
     one more. A clip with fewer frames gives all of them, and its last one repeatedly.
     Raises ValueError for a length or number of frames below 1, and for another sampling.
     """
-    for name, value in (("length", length), ("frames", frames)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}, expected at least 1")
+    require_whole("length", length)
+    require_whole("frames", frames)
     if sampling not in get_args(Sampling):
         raise ValueError(f"sampling is {sampling!r}, expected one of {', '.join(map(repr, get_args(Sampling)))}")
     if length <= frames:
@@ -104,13 +106,16 @@ def read_clip(
     deadline: float | None = DEADLINE,
 ) -> Clip:
     """The frames that `read_frames` gives for these arguments, with their times. Errors are those of `read_frames`."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"path is {path!r}, expected that of a video or an image")
     require_window(start, end)
+    if rng is not None and not isinstance(rng, torch.Generator):
+        raise ValueError(f"rng is {rng!r}, expected a torch.Generator or None")
     if decoder not in get_args(Decoder):
         raise ValueError(f"decoder is {decoder!r}, expected one of {', '.join(map(repr, get_args(Decoder)))}")
-    if not max_pixels > 0:
-        raise ValueError(f"max_pixels is {max_pixels}, expected a positive number of pixels")
-    if deadline is not None and not deadline > 0:
-        raise ValueError(f"deadline is {deadline}, expected a positive number of seconds, or None")
+    require_whole("max_pixels", max_pixels)
+    if deadline is not None and not (isinstance(deadline, Real) and deadline > 0):
+        raise ValueError(f"deadline is {deadline!r}, expected a positive number of seconds, or None")
 
     def sample(first: int, stop: int) -> np.ndarray:
         length = stop - first
@@ -203,10 +208,10 @@ def _from_image(
 
 def require_window(start: float | None, end: float | None) -> None:
     """Raise ValueError unless `start` and `end` are two times in seconds, or one of them, or none."""
-    if start is not None and not (math.isfinite(start) and start >= 0):
-        raise ValueError(f"start is {start}, expected a number of seconds that is not negative")
-    if end is not None and not (math.isfinite(end) and end > (start or 0)):
-        raise ValueError(f"end is {end}, expected a number of seconds after start={start or 0}")
+    if start is not None and not (isinstance(start, Real) and 0 <= start < math.inf):
+        raise ValueError(f"start is {start!r}, expected a number of seconds that is not negative")
+    if end is not None and not (isinstance(end, Real) and (start or 0) < end < math.inf):
+        raise ValueError(f"end is {end!r}, expected a number of seconds after start={start or 0}")
 
 
 def _window(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
+from stgt.arguments import require_flag, require_number, require_whole
 from stgt.data.cuts import Window
 from stgt.data.images import holds_image
 from stgt.data.video import DEADLINE, require_before_end, require_window
@@ -125,12 +128,20 @@ class Index:
         exact_up_to: an index with more windows is searched with IVF-PQ of faiss (the extra `faiss`), which may miss an
         answer, and otherwise exactly.
         A script calls this under `if __name__ == "__main__":`, because the processes import the script again.
-        Raises ValueError if there is no video that can be read, if timeout is not positive, or if window, stride, shots
+        Raises ValueError if an argument has another type or is out of range, if there is no video that can be read, or
+        if window, stride, shots
         or model are not those of the index, OwnedError if another process updates it, OSError if it cannot be written,
         and UnguardedError for a script that calls this outside of the guard.
         """
+        for name, value in (("window", window), ("stride", stride), ("timeout", timeout)):
+            if value is not None or name == "timeout":
+                require_number(name, value, "a positive number of seconds")
         if not timeout > 0:
             raise ValueError(f"timeout is {timeout}, expected a positive number of seconds")
+        require_flag("shots", False if shots is None else shots)
+        require_flag("ray", ray)
+        require_whole("workers", workers)
+        require_whole("exact_up_to", exact_up_to)
         then = None if self._packed is None else self._packed.manifest
         if not folders and then is None:
             raise ValueError(f"folders: got none, expected at least one, because {self.path} is new")
@@ -175,6 +186,7 @@ class Index:
         All parts of a picture are the whole picture. Errors are those of `search_video`.
         """
         require_window(start, end)
+        path, start = given_path(path), 0.0 if start is None else start
         pixels = self.encoder.pixels
         last = windows_of(path, WHOLE, WHOLE, pixels)[-1].end
         if not holds_image(path):
@@ -188,6 +200,8 @@ class Index:
         top: see `search`. Raises ValueError if the moment is none of the index's windows, and for a top below 1.
         """
         opened = self._open
+        if not isinstance(moment, Moment):
+            raise ValueError(f"moment is {moment!r}, expected one that this index has given as an answer")
         if (film := opened.manifest.by_path.get(str(moment.path))) is not None:
             rows = opened.rows(film)
             for row, (start, end) in enumerate(rows.times.tolist()):
@@ -200,14 +214,21 @@ class Index:
 
         query: float32 (K, E), unit vectors; see `stgt.search.ranking`. top: see `search`. apart_from: number of a
         window; it and the windows that overlap it are no answers.
-        Raises ValueError unless top is positive and the query has this shape and finite numbers, and DamagedError if
+        Raises ValueError unless top is positive, apart_from is the number of a window, and the query has this shape and
+        finite numbers, and DamagedError if
         the vectors of an answer have changed.
         """
         if not isinstance(top, int) or top < 1:
             raise ValueError(f"top is {top!r}, expected a whole number of at least 1")
         opened = self._open
+        if not isinstance(query, Tensor) or query.layout != torch.strided or query.is_meta:
+            raise ValueError(f"query is {query!r}, expected a dense tensor with values")
         if query.dim() != 2 or not len(query) or query.shape[1] != opened.width:
             raise ValueError(f"query is {tuple(query.shape)}, expected (K, {opened.width}) with K of at least 1")
+        if apart_from is not None and not (isinstance(apart_from, Integral) and 0 <= apart_from < len(self)):
+            raise ValueError(
+                f"apart_from is {apart_from!r}, expected the number of a window, from 0 to {len(self) - 1}"
+            )
         require_finite_rows(query, ["the query"] * len(query), "the model's vectors")
         known = [] if apart_from is None else [apart_from]
         wanted = 4 * top + 16

@@ -214,6 +214,41 @@ def test_an_index_keeps_its_settings(change, message, copied):
         index.update(**change)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("window", "8", "a positive number of seconds"),
+        ("stride", "4", "a positive number of seconds"),
+        ("timeout", None, "a positive number of seconds"),
+        ("shots", "no", "True or False"),
+        ("ray", "no", "True or False"),
+        ("workers", 1.5, "a whole number of at least 1"),
+        ("workers", -1, "a whole number of at least 1"),
+        ("exact_up_to", None, "a whole number of at least 1"),
+    ],
+)
+def test_wrong_arguments_of_an_update_are_named(name, value, expected, copied):
+    with pytest.raises(ValueError, match=f"{name} is {value!r}, expected {expected}"):
+        copied[0].update(**{name: value})
+
+
+def test_wrong_queries_are_named(copied):
+    index, _ = copied
+    query = index.encoder.encode_texts(["red"])[0][None]
+    for wrong in (None, [1.0], query.to("meta"), query.to_sparse()):
+        with pytest.raises(ValueError, match="(?s)query is .*, expected a dense tensor with values"):
+            index.nearest(wrong)
+    for wrong in (-1, 2.5, "1", len(index)):
+        with pytest.raises(ValueError, match=f"apart_from is {wrong!r}, expected the number of a window"):
+            index.nearest(query, apart_from=wrong)
+    for wrong in (None, "red", (1, 2)):
+        with pytest.raises(ValueError, match="moment is .*, expected one that this index has given"):
+            index.like(wrong)
+    for wrong in (None, 5):
+        with pytest.raises(ValueError, match=f"the path is {wrong!r}, expected"):
+            index.search_video(wrong)
+
+
 def test_another_model_is_refused(copied):
     other = Colours()
     other.digest, other.name = "f" * 16, "others"
