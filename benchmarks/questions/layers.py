@@ -99,7 +99,7 @@ def results(functions: dict[str, Callable], leaves: list[Tensor], dout: Tensor, 
 
 
 def work(shape: dict[str, int]) -> int:
-    """The operations of two products forward and five backward of attention, or one and two of a linear layer."""
+    """The operations of attention, two products forward and five backward, or of a linear layer, one and two."""
     if "H" in shape:
         return 14 * shape["B"] * shape["H"] * shape["M"] * shape["N"] * shape["D"]
     return 6 * shape["M"] * shape["K"] * shape["N"]

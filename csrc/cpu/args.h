@@ -116,7 +116,8 @@ struct LinearArgs {
   int64_t row_blocks() const { return ceil_div(M, ROWS); }
   int64_t output_blocks() const { return ceil_div(N, OUTPUTS); }
   int64_t weight_blocks() const { return ceil_div(K, INPUTS) * output_blocks(); }
-  // The parts of the rows: so many that all threads have tasks, but no more, since their sums have to be added.
+  // The number of parts of the rows: so many that there are about 64 tasks for the threads, and no more, since the sums
+  // of parts have to be added. Each part has at least 1024 rows.
   int64_t parts() const {
     const int64_t enough = ceil_div(64, weight_blocks()), most = M / 1024;
     return most < 2 ? 1 : enough < most ? enough : most;

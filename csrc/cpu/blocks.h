@@ -18,16 +18,16 @@ struct Arena {
 
 template <class A> constexpr bool finite(A x) { return x - x == 0; }
 
-// The type of the elements of a product's operands, for inputs that are stored as S and summed up as A. `reach` is the
-// number of values along K that one element holds.
+// The type of the elements of a product's operands, for inputs that are stored as S and summed up as A: A itself, or a
+// pair of bfloat16 values where the machine multiplies pairs. `reach` is the number of values along K in one element.
 template <class S, class A> struct Operand { typedef A type; };
 #ifdef STGT_BF16_PAIRS
 template <> struct Operand<bfloat16, float> { typedef bfloat16x2 type; };
 #endif
 template <class E> inline constexpr int64_t reach = 1;
 template <> inline constexpr int64_t reach<bfloat16x2> = 2;
-// The elements along K that hold so many values: whole blocks of them, where the machine multiplies blocks. The packed
-// values behind the last one are 0.
+// How many elements along K hold K values. Where the machine multiplies blocks, this is rounded up to whole blocks, and
+// the values behind the last one are packed as 0.
 template <class E> constexpr int64_t steps(int64_t K) {
   return round_up((K + reach<E> - 1) / reach<E>, reach<E> == 1 ? 1 : PAIRS_AT_A_TIME);
 }

@@ -49,7 +49,8 @@ inline void gemm_rows(int64_t rows, int64_t K, const E* A, int64_t a_row, int64_
     if (rows > 0) gemm_rows<NV, (M + 1) / 2>(rows, K, A, a_row, a_col, B, b_row, C, c_row, accumulate);
 }
 
-// columns: a multiple of lanes<T> that b_row and c_row have room for.
+// C (rows, columns) = A (rows, K) * B (K, columns), and with `accumulate` this is added to C. columns: a multiple of
+// lanes<T> that the rows of B and C have room for; a_row, a_col, b_row, c_row: strides in elements.
 template <class E, class T>
 inline void gemm(int64_t rows, int64_t columns, int64_t K, const E* A, int64_t a_row, int64_t a_col, const E* B,
                  int64_t b_row, T* C, int64_t c_row, bool accumulate) {

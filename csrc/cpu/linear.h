@@ -26,8 +26,8 @@ struct LinearWorkspace {
   }
 };
 
-// Calls run(group, first, last) for each group of `tasks` tasks of which some are in [begin, end). The tasks first to
-// last of the group are.
+// Cuts the tasks [begin, end) into groups of `tasks` consecutive ones. Calls run(group, first, last) for each group
+// with its tasks in this range, which are [first, last), counted from the beginning of the group.
 inline void for_each_group(int64_t begin, int64_t end, int64_t tasks, auto&& run) {
   while (begin < end) {
     const int64_t group = begin / tasks, first = group * tasks, last = least(end, first + tasks);
@@ -49,8 +49,9 @@ struct Result {
   int64_t row;
 };
 
-// result = initial + left * right, for a block of rows. The rows of `initial` have a stride, and without it they are 0.
-// It may be the result. Results are computed in `block` if their columns are not whole vectors.
+// result = initial + left * right, for a block of rows. `initial` is null for zeros, and may be the result itself. Its
+// rows are initial_row numbers apart, so with 0 it is one row for all, as a bias is. Results whose columns are not
+// whole vectors are computed in `block`, whose padding must hold numbers.
 inline void multiply_rows(int64_t rows, const Columns& columns, int64_t K, Left left, const float* right,
                           int64_t right_row, const float* initial, int64_t initial_row, Result result, float* block) {
   const auto copy = [&](const float* from, int64_t from_row, Result to) {

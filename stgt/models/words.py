@@ -32,10 +32,10 @@ class WordEmbeddings(nn.Module):
     def one_gradient(self) -> Iterator[None]:
         """Within the block, all uses of the embeddings add up their gradients in one tensor.
 
-        By itself, PyTorch makes a gradient of the size of all embeddings for each text that is looked up, nearly all of
-        which is 0. Here those gradients are sparse, and their sum is added to the gradient of the product with the
-        matrix. The result is a dense tensor in any case. On GPUs and in compiled models, which clear and add faster,
-        nothing changes.
+        By itself, PyTorch makes a gradient of the size of all embeddings for each batch of texts that is looked up, and
+        nearly all of it is 0. Here those gradients are sparse, and their sum is added to the gradient of the product
+        with the matrix. The result is a dense tensor in any case. On GPUs and in compiled models, which clear and add
+        faster, nothing changes.
         """
         weight = self.word_embeddings.weight
         if torch.is_grad_enabled() and _only_looks_up(self.word_embeddings):
@@ -46,7 +46,7 @@ class WordEmbeddings(nn.Module):
             self._shared = None
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """input_ids: (…, L). Returns (…, L, hidden)."""
+        """input_ids: (…, L) integers, L at most `max_positions`. Returns float32 (…, L, hidden)."""
         if self._shared is None:
             words = self.word_embeddings(input_ids)
         else:
