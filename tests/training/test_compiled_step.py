@@ -1,5 +1,6 @@
 """torch.compile takes the whole training step, and gives what the plain model gives."""
 
+import pytest
 import torch
 from helpers.processes import in_processes
 from helpers.tiny import tiny_batch, tiny_model
@@ -8,10 +9,10 @@ from stgt.config import LossConfig
 from stgt.data.words import predicted_places
 
 
-def values_and_gradients(compiled):
+def values_and_gradients(compiled, dynamic=None):
     """The values of one training step, and the gradients of all parameters."""
     model = tiny_model(vision=dict(layers=1, open_blocks=-1), qformer=dict(layers=1)).train()
-    called = torch.compile(model, backend="aot_eager") if compiled else model
+    called = torch.compile(model, backend="aot_eager", dynamic=dynamic) if compiled else model
     batch = tiny_batch()
     batch["predicted"] = predicted_places(batch["attention_mask"])
     values = called(batch, LossConfig(), torch.Generator().manual_seed(0))
@@ -19,8 +20,10 @@ def values_and_gradients(compiled):
     return values, {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def test_a_compiled_step_is_a_step(assert_near):
-    (values, gradients), (found, compiled) = values_and_gradients(False), values_and_gradients(True)
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_a_compiled_step_is_a_step(assert_near, dynamic):
+    torch._dynamo.reset()
+    (values, gradients), (found, compiled) = values_and_gradients(False), values_and_gradients(True, dynamic)
     assert found.keys() == values.keys()
     for name, value in values.items():
         assert_near(found[name], value.detach(), name)
