@@ -86,6 +86,8 @@ def test_cpu_kernels_equal_the_definition(seed):
         left_out = torch.rand(shape, generator=generator) < 0.5
         left_out[..., 0] = False  # each row keeps a pair
         bias = bias.masked_fill(left_out, draw.choice([float("-inf"), -1e4, torch.finfo(dtype).min]))
+    if bias is not None and draw.random() < 0.5:
+        bias = bias.mT.contiguous().mT
     dout = views(torch.randn(B, M, 1, H, D, generator=generator, dtype=dtype), draw, generator)[:, :, 0]
     assert on_kernels(lambda: packed_attention(*packed, bias=bias))
     assert_right(packed, bias, dout)
@@ -172,6 +174,7 @@ def test_other_cases_are_left_to_pytorch():
         assert packed_attention(qkv, bias=bias).dtype == torch.bfloat16
     with dispatch.use_backend("reference"):
         assert not on_kernels(lambda: packed_attention(qkv))
+    assert on_kernels(lambda: packed_attention(long[0], long[1][:, 1:]))
     torch.testing.assert_close(packed_attention(*long), dense(*long))
     torch.testing.assert_close(packed_attention(qkv, bias=bias > 0), dense(qkv, bias=torch.log((bias > 0).float())))
     expected = torch.autograd.grad(dense(qkv, bias=learned).square().sum(), learned)
@@ -212,6 +215,23 @@ def test_second_derivatives_and_gradients_of_a_batch(form):
         found.append([*batch, *first, *second])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_second_derivatives_of_a_row_that_is_left_out_are_zero():
+    generator = torch.Generator().manual_seed(0)
+    packed = packed_tensors("q, kv", 1, 5, 7, 2, 8, generator, torch.float64)
+    bias = torch.randn(1, 1, 5, 7, generator=generator, dtype=torch.float64)
+    bias[..., 2, :] = float("-inf")
+    found = []
+    for kept in ([0, 1, 2, 3, 4], [0, 1, 3, 4]):
+        leaves = [packed[0][:, kept].requires_grad_(), packed[1].clone().requires_grad_()]
+        out = packed_attention(*leaves, bias=bias[:, :, kept])
+        first = torch.autograd.grad(out.pow(3).sum(), leaves, create_graph=True)
+        found.append([*first, *torch.autograd.grad(sum(g.square().sum() for g in first), leaves)])
+    for dq in found[0][::2]:
+        assert not dq[:, 2].any()
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one if one.shape[1] == 7 else one[:, [0, 1, 3, 4]], other)
 
 
 @pytest.mark.parametrize(
@@ -260,22 +280,43 @@ def test_other_wrong_arguments_are_named():
 def test_a_direct_call_of_the_operators_is_checked():
     ops = torch.ops.stgt_kernels
     q, k = torch.randn(2, 4, 5, 16), torch.randn(2, 4, 9, 16)
-    with pytest.raises(RuntimeError, match="dense_attention_fwd: v must have size 9 in dimension 2, got 5"):
-        ops.dense_attention_fwd(q, k, q, None, 1.0)
-    with pytest.raises(RuntimeError, match="q must be float32 or float64, got float16"):
-        ops.dense_attention_fwd(q.half(), k.half(), k.half(), None, 1.0)
-    with pytest.raises(RuntimeError, match="k must have a contiguous last dimension"):
-        ops.dense_attention_fwd(q, k.transpose(2, 3).contiguous().transpose(2, 3), k, None, 1.0)
-    with pytest.raises(RuntimeError, match="bias must have size 5 in dimension 2, got 1"):
-        ops.dense_attention_fwd(q, k, k, torch.zeros(2, 4, 1, 9), 1.0)
+    bias = torch.zeros(2, 4, 5, 9)
+    for arguments, message in (
+        ((q[0], k, k, None), "q must be .B, H, M, D. and k .B, H, N, D., got 3 and 4 dimensions"),
+        ((q, k[0], k, None), "q must be .B, H, M, D. and k .B, H, N, D., got 4 and 3 dimensions"),
+        ((q.half(), k.half(), k.half(), None), "q must be float32 or float64, got float16"),
+        ((q[..., :0], k[..., :0], k[..., :0], None), "1 <= D and 1 <= N, got 0 and 9"),
+        ((q, k[:, :, :0], k[:, :, :0], None), "1 <= D and 1 <= N, got 16 and 0"),
+        ((q, k[:1], k, None), "k must have size 2 in dimension 0, got 1"),
+        ((q, k, q, None), "v must have size 9 in dimension 2, got 5"),
+        ((q, k.double(), k, None), "k must be float32, got float64"),
+        ((q, k, k.double(), None), "v must be float32, got float64"),
+        ((q, k.mT.contiguous().mT, k, None), "k must have a contiguous last dimension"),
+        ((q, k, k, bias[:, :, :1]), "bias must have size 5 in dimension 2, got 1"),
+        ((q, k, k, bias.double()), "bias must be float32, got float64"),
+        ((q, k, k, bias.mT.contiguous().mT), "bias must have a contiguous last dimension"),
+    ):
+        with pytest.raises(RuntimeError, match=f"dense_attention_fwd: {message}"):
+            ops.dense_attention_fwd(*arguments, 1.0)
     out, stats = ops.dense_attention_fwd(q, k, k, None, 1.0)
-    with pytest.raises(RuntimeError, match="dense_attention_bwd: out must have size 5 in dimension 2, got 9"):
-        ops.dense_attention_bwd(out, q, k, k, None, k, stats, 1.0, 3)
-    with pytest.raises(RuntimeError, match="dense_attention_bwd: dout must have 4 dimensions, got 2"):
-        ops.dense_attention_bwd(out[0, 0], q, k, k, None, out, stats, 1.0, 3)
-    for tensors in (0, 1, 4):
-        with pytest.raises(RuntimeError, match=f"tensors must be 1 .* got {tensors}"):
-            ops.dense_attention_bwd(out, q, k, k, None, out, stats, 1.0, tensors)
+    for dout, given, kept, tensors, message in (
+        (out[0, 0], out, stats, 3, "dout must have 4 dimensions, got 2"),
+        (k, out, stats, 3, "dout must have size 5 in dimension 2, got 9"),
+        (out.double(), out, stats, 3, "dout must be float32, got float64"),
+        (out, k, stats, 3, "out must have size 5 in dimension 2, got 9"),
+        (out, out.double(), stats, 3, "out must be float32, got float64"),
+        (out, out, stats[..., :1], 3, "stats must have size 2 in dimension 3, got 1"),
+        (out, out, stats.double(), 3, "stats must be float32, got float64"),
+        *((out, out, stats, tensors, f"tensors must be 1 .* got {tensors}") for tensors in (0, 1, 4)),
+    ):
+        with pytest.raises(RuntimeError, match=f"dense_attention_bwd: {message}"):
+            ops.dense_attention_bwd(dout, q, k, k, None, given, kept, 1.0, tensors)
+    given = (out, q, k, k, None, out)
+    strided = torch.stack([stats, -stats], -1)[..., 0]
+    for found, expected in zip(
+        ops.dense_attention_bwd(*given, strided, 1.0, 3), ops.dense_attention_bwd(*given, stats, 1.0, 3), strict=True
+    ):
+        assert torch.equal(found, expected)
 
 
 def test_pytorch_is_the_definition():

@@ -46,7 +46,8 @@ def plain_gradients(dout: Tensor, packed: Sequence[Tensor], bias: Tensor | None,
     q, k, v = unpacked(packed)
     z = q @ k.transpose(-2, -1) * scale
     z = z if bias is None else z + bias
-    p = z.softmax(-1).masked_fill(z == float("-inf"), 0.0)
+    left_out = (z == float("-inf")).all(-1, keepdim=True)  # a row without pairs, whose softmax is NaN
+    p = z.masked_fill(left_out, 0.0).softmax(-1).masked_fill(left_out, 0.0)
     dp = dout @ v.transpose(-2, -1)
     dz = p * (dp - (p * dp).sum(-1, keepdim=True)) * scale
     parts = [part.transpose(1, 2) for part in (dz @ k, dz.transpose(-2, -1) @ q, p.transpose(-2, -1) @ dout)]
