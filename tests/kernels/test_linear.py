@@ -10,6 +10,7 @@ from helpers.called import calls, under_a_dispatch_mode
 from helpers.poison import poisoned_memory
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -63,8 +64,9 @@ def test_cpu_kernels_equal_pytorch(seed):
         x = x[:1].expand(M, K)
     weight = torch.randn(N, K, generator=generator)
     weight = weight if draw.random() < 0.7 else weight.t().contiguous().t()
-    bias = torch.randn(N, generator=generator) if draw.random() < 0.7 else None
-    dout = torch.randn(M, N, generator=generator) if draw.random() < 0.7 else torch.randn(1, N).expand(M, N)
+    bias = torch.randn(N, 2, generator=generator)[:, draw.choice([0, 1])] if draw.random() < 0.7 else None
+    dout = torch.randn(M, N, generator=generator)
+    dout = draw.choice([dout, dout, dout[:1].expand(M, N), dout[:1, :1].expand(M, N), dout.t().contiguous().t()])
     assert on_kernels(lambda: linear(x, weight, bias))
     assert_right(x, weight, bias, dout)
 
@@ -123,7 +125,7 @@ def test_cpu_threads_change_no_bit(M, N, K):
 
 def test_only_needed_gradients_are_computed():
     x, weight, bias = torch.randn(600, 64), torch.randn(64, 64), torch.randn(64)
-    for needed in ({0}, {1}, {2}, {0, 1}, {1, 2}, {0, 1, 2}):
+    for needed in ({0}, {1}, {2}, {0, 1}, {0, 2}, {1, 2}, {0, 1, 2}):
         leaves = [t.clone().requires_grad_(n in needed) for n, t in enumerate((x, weight, bias))]
         plain = [t.clone().requires_grad_(n in needed) for n, t in enumerate((x, weight, bias))]
         linear(*leaves).square().sum().backward()
@@ -187,6 +189,7 @@ def test_other_cases_are_left_to_pytorch(monkeypatch):
         lambda: under_a_dispatch_mode(linear, x, weight),
         lambda: linear(x[:0], weight),
         lambda: linear(x.to("meta"), weight.to("meta")),
+        lambda: linear(x.to_sparse(), weight),
         lambda: torch.func.vmap(lambda part: linear(part, weight))(x.view(2, 300, 64)),
     ):
         assert not on_kernels(function)
@@ -197,6 +200,12 @@ def test_other_cases_are_left_to_pytorch(monkeypatch):
             assert not on_kernels(lambda: linear(x, weight, bias))
     with dispatch.use_backend("cpu"):
         assert on_kernels(lambda: linear(x, weight, bias))
+    with forward_ad.dual_level():
+        found, expected = (
+            forward_ad.unpack_dual(function(forward_ad.make_dual(x, x.cos()), weight, bias)).tangent
+            for function in (linear, F.linear)
+        )
+        torch.testing.assert_close(found, expected)
     compiled = torch.compile(linear, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, weight, bias), F.linear(x, weight, bias), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(linear(x[0], weight, bias), F.linear(x[0], weight, bias))
@@ -213,26 +222,47 @@ def test_other_cases_are_left_to_pytorch(monkeypatch):
 )
 def test_shapes_that_do_not_fit_get_pytorchs_error(shapes):
     tensors = [torch.randn(shape) for shape in shapes]
-    with pytest.raises(RuntimeError):
-        linear(*tensors)
+    messages = []
+    for function in (linear, F.linear):
+        with pytest.raises(RuntimeError) as raised:
+            function(*tensors)
+        messages.append(str(raised.value))
+    assert messages[0] == messages[1]
 
 
 def test_a_direct_call_of_the_operators_is_checked():
-    ops, x, weight = torch.ops.stgt_kernels, torch.randn(20, 8), torch.randn(6, 8)
-    with pytest.raises(RuntimeError, match="linear_fwd: weight must have size 8 in dimension 1, got 7"):
-        ops.linear_fwd(x, weight[:, :7], None)
-    with pytest.raises(RuntimeError, match="linear_fwd: x must be float32, got float64"):
-        ops.linear_fwd(x.double(), weight, None)
-    with pytest.raises(RuntimeError, match="linear_fwd: bias must have size 6 in dimension 0, got 5"):
-        ops.linear_fwd(x, weight, torch.zeros(5))
-    with pytest.raises(RuntimeError, match="linear_fwd: x must be .M, K. and weight .N, K., got 1 and 2 dimensions"):
-        ops.linear_fwd(x[0], weight, None)
-    with pytest.raises(RuntimeError, match="linear_bwd: weight must have size 5 in dimension 0, got 6"):
-        ops.linear_bwd(torch.zeros(20, 5), x, weight)
-    with pytest.raises(RuntimeError, match="linear_bwd: 1 <= M, 1 <= N and 1 <= K, got 0, 6 and 8"):
-        ops.linear_bwd(torch.zeros(0, 6), x[:0], None)
-    with pytest.raises(RuntimeError, match="linear_bwd: x or weight must be given"):
-        ops.linear_bwd(torch.zeros(20, 6), None, None)
+    x, weight, bias, dout = torch.randn(20, 8), torch.randn(6, 8), torch.randn(6), torch.randn(20, 6)
+    for arguments, message in (
+        ((x, weight[:, :7], None), "weight must have size 8 in dimension 1, got 7"),
+        ((x.double(), weight, None), "x must be float32, got float64"),
+        ((x, weight.double(), None), "weight must be float32, got float64"),
+        ((x, weight, bias[:5]), "bias must have size 6 in dimension 0, got 5"),
+        ((x, weight, bias.double()), "bias must be float32, got float64"),
+        ((x[0], weight, None), "x must be .M, K. and weight .N, K., got 1 and 2 dimensions"),
+        ((x, weight[0], None), "x must be .M, K. and weight .N, K., got 2 and 1 dimensions"),
+        ((x[:0], weight, None), "1 <= M, 1 <= N and 1 <= K, got 0, 6 and 8"),
+        ((x, weight[:0], None), "1 <= M, 1 <= N and 1 <= K, got 20, 0 and 8"),
+        ((x[:, :0], weight[:, :0], None), "1 <= M, 1 <= N and 1 <= K, got 20, 6 and 0"),
+    ):
+        with pytest.raises(RuntimeError, match=f"linear_fwd: {message}"):
+            torch.ops.stgt_kernels.linear_fwd(*arguments)
+    for arguments, message in (
+        ((dout[:, :5], x, weight), "weight must have size 5 in dimension 0, got 6"),
+        ((dout[:19], x, weight), "x must have size 19 in dimension 0, got 20"),
+        ((dout.double(), x, weight), "dout must be float32, got float64"),
+        ((dout, x.double(), weight), "x must be float32, got float64"),
+        ((dout, None, weight.double()), "weight must be float32, got float64"),
+        ((dout[0], x, weight), "dout, x and weight must have 2 dimensions"),
+        ((dout, x[0], None), "dout, x and weight must have 2 dimensions"),
+        ((dout, None, weight[0]), "dout, x and weight must have 2 dimensions"),
+        ((dout[:0], x[:0], None), "1 <= M, 1 <= N and 1 <= K, got 0, 6 and 8"),
+        ((dout, None, None), "x or weight must be given"),
+    ):
+        with pytest.raises(RuntimeError, match=f"linear_bwd: {message}"):
+            torch.ops.stgt_kernels.linear_bwd(*arguments)
+    shapes = [tuple(t.shape) for t in torch.ops.stgt_kernels.linear_bwd(dout, x, None)]
+    shapes += [tuple(t.shape) for t in torch.ops.stgt_kernels.linear_bwd(dout, None, weight)]
+    assert shapes == [(0,), (6, 8), (6,), (20, 8), (0,), (0,)]
 
 
 @pytest.mark.parametrize(
