@@ -82,7 +82,7 @@ inline void multiply(const LinearArgs& args, const Product& product, int64_t beg
   constexpr int64_t ROWS = LinearArgs::ROWS, COLUMNS = LinearArgs::COLUMNS, DEPTH = LinearArgs::DEPTH;
   Arena arena{workspace};
   const LinearWorkspace at(arena);
-  memset(at.block, 0, ROWS * COLUMNS * sizeof(float));
+  memset(at.block, 0, ROWS * COLUMNS * sizeof(float));  // its padding is summed up, too; no denormals may slow that
   for_each_group(begin, end, args.row_blocks(), [&](int64_t group, int64_t first, int64_t last) {
     const Columns columns(group * COLUMNS, product.columns, COLUMNS);
     for (int64_t k = 0; k < product.K; k += DEPTH) {
@@ -134,7 +134,7 @@ inline void linear_bwd_weight(const LinearArgs& args, int64_t begin, int64_t end
   constexpr int64_t OUTPUTS = LinearArgs::OUTPUTS, INPUTS = LinearArgs::INPUTS, ROWS = LinearArgs::SUMMED_ROWS;
   Arena arena{workspace};
   const LinearWorkspace at(arena);
-  memset(at.block, 0, OUTPUTS * INPUTS * sizeof(float));
+  memset(at.block, 0, OUTPUTS * INPUTS * sizeof(float));  // as in multiply
   for_each_group(begin, end, args.output_blocks(), [&](int64_t group, int64_t first, int64_t last) {
     const int64_t blocks = ceil_div(args.K, INPUTS), part = group / blocks, first_row = args.first_row(part);
     const Columns columns(group % blocks * INPUTS, args.K, INPUTS);

@@ -66,11 +66,9 @@ class _OneGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, weight: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
         return weight.view_as(weight), weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx, dense: Tensor | None, sparse: Tensor | None) -> Tensor | None:
-        if dense is None or sparse is None:
-            return dense if sparse is None else sparse.to_dense()
-        return dense + sparse  # a hook may have kept the dense one, or another function may have got it
+    def backward(ctx, dense: Tensor, sparse: Tensor) -> Tensor:
+        # A hook may have kept the dense one, or another function may have got it, so it is not changed in place.
+        return dense + sparse

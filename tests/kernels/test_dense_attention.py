@@ -217,6 +217,25 @@ def test_second_derivatives_and_gradients_of_a_batch(form):
         torch.testing.assert_close(one, other)
 
 
+def test_a_result_without_a_gradient():
+    """A later function may return None in place of a gradient."""
+
+    class NoGradient(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, dout):
+            return None
+
+    for form in FORMS:
+        packed = packed_tensors(form, 1, 9, 9, 2, 16, torch.Generator().manual_seed(0))
+        leaves = [tensor.requires_grad_() for tensor in packed]
+        NoGradient.apply(packed_attention(*leaves)).sum().backward()
+        assert all(tensor.grad is None for tensor in leaves)
+
+
 def test_second_derivatives_of_a_row_that_is_left_out_are_zero():
     generator = torch.Generator().manual_seed(0)
     packed = packed_tensors("q, kv", 1, 5, 7, 2, 8, generator, torch.float64)
@@ -253,11 +272,13 @@ def test_wrong_shapes_are_named(shapes, message):
 
 def test_other_wrong_arguments_are_named():
     q, kv = torch.randn(2, 5, 1, 4, 16), torch.randn(2, 9, 2, 4, 16)
-    for shape in [(2, 4, 9, 5), (2, 3, 5, 9), (3, 1, 5, 9), (5, 9)]:
+    for shape in [(2, 4, 9, 5), (2, 3, 5, 9), (3, 1, 5, 9), (5, 9), (9,), (1, 1, 1, 5, 9)]:
         with pytest.raises(ValueError, match=r"bias must be \(2 or 1, 4 or 1, 5, 9\), got"):
             packed_attention(q, kv, bias=torch.zeros(shape))
     with pytest.raises(ValueError, match="dtype and device, torch.float32 on cpu, got torch.float64 on cpu"):
         packed_attention(q, kv.double())
+    with pytest.raises(ValueError, match="dtype and device, torch.float32 on cpu, got torch.float32 on meta"):
+        packed_attention(q, kv.to("meta"))
     for wrong in ([1.0], None):
         with pytest.raises(ValueError, match="packed must be tensors"):
             packed_attention(wrong)

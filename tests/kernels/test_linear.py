@@ -209,14 +209,15 @@ def test_other_cases_are_left_to_pytorch(monkeypatch):
     compiled = torch.compile(linear, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, weight, bias), F.linear(x, weight, bias), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(linear(x[0], weight, bias), F.linear(x[0], weight, bias))
+    torch.testing.assert_close(linear(x, weight[0]), F.linear(x, weight[0]))
 
 
 @pytest.mark.parametrize(
     "shapes",
     [
-        ((200, 63), (64, 64), (64,)),
-        ((200, 64), (64, 64), (63,)),
-        ((200, 64), (64, 64), (1, 64, 1)),
+        ((600, 63), (64, 64), (64,)),
+        ((600, 64), (64, 64), (63,)),
+        ((600, 64), (64, 64), (1, 64, 1)),
         ((), (LEAST_WORK, 1), (LEAST_WORK,)),
     ],
 )

@@ -93,5 +93,5 @@ def _check(packed: tuple[Tensor, ...], bias: Tensor | None) -> None:
     converted = bias.is_floating_point() and dispatch.autocast_dtype(bias.device) is not None
     if bias.dtype not in (torch.bool, torch.float32, packed[0].dtype) and not converted:
         raise ValueError(f"packed_attention: bias must be bool or have q's dtype {packed[0].dtype}, got {bias.dtype}")
-    if bias.ndim != 4 or tuple(bias.shape[2:]) != (M, N) or bias.shape[0] not in (1, B) or bias.shape[1] not in (1, H):
+    if tuple(bias.shape[2:]) != (M, N) or bias.shape[0] not in (1, B) or bias.shape[1] not in (1, H):
         raise ValueError(f"packed_attention: bias must be ({B} or 1, {H} or 1, {M}, {N}), got {tuple(bias.shape)}")
