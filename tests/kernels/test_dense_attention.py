@@ -120,9 +120,10 @@ def test_cpu_numbers_that_are_not_finite_reach_what_they_reach_in_pytorch(part, 
     assert torch.equal(found.isfinite(), expected.isfinite()) and not found.isfinite().all()
 
 
-def test_cpu_threads_change_no_bit():
+@pytest.mark.parametrize(("B", "N"), [(3, 130), (1, 600)])
+def test_cpu_threads_change_no_bit(B, N):
     generator = torch.Generator().manual_seed(0)
-    packed, dout = packed_tensors("qkv", 3, 130, 130, 4, 32, generator), torch.randn(3, 130, 4, 32, generator=generator)
+    packed, dout = packed_tensors("qkv", B, N, N, 4, 32, generator), torch.randn(B, N, 4, 32, generator=generator)
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 7):
@@ -141,6 +142,17 @@ def test_cpu_keys_with_a_large_negative_bias_get_nothing(hidden):
     bias = torch.zeros(1, 1, 5, 70).masked_fill(torch.arange(70) >= 40, hidden)
     _, _, dkv = results(packed_attention, packed, bias, 1e30 * torch.ones(1, 5, 2, 16))
     assert not dkv[:, 40:].any() and dkv[:, :40].any()
+
+
+@pytest.mark.parametrize(("dtype", "below", "value"), [(torch.float32, 86, 1e36), (torch.float64, 700, 1e300)])
+def test_cpu_keys_with_a_small_probability_keep_it(dtype, below, value):
+    """A probability is only 0 where it is no normal number."""
+    q, v = torch.ones(1, 3, 1, 1, 1, dtype=dtype), torch.zeros(1, 20, 1, 1, 1, dtype=dtype)
+    v[0, 7] = value
+    bias = torch.full((1, 1, 3, 20), -below, dtype=dtype)
+    bias[..., 0] = 0
+    found = packed_attention(q, torch.ones_like(v), v, bias=bias)
+    torch.testing.assert_close(found, dense(q, torch.ones_like(v), v, bias=bias), rtol=1e-4, atol=0)
 
 
 def test_nothing_is_copied():

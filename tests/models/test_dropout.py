@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from stgt.config import QFormerConfig
+from stgt.models.bert import Attention
 from stgt.models.dropout import Dropout, attention, dropout
 
 
@@ -84,6 +86,17 @@ def test_attention_drops_probabilities_and_keeps_the_mean():
     expected = F.scaled_dot_product_attention(q[:, :, 0, 0], keys[None], values[None])[:, :, None]
     assert abs((draws == 0).double().mean() - 0.25) < 0.01
     torch.testing.assert_close(draws.mean(0), expected, rtol=6 * (0.25 / 0.75 / 4000) ** 0.5, atol=0)
+
+
+def test_the_q_former_drops_probabilities_in_training_alone():
+    torch.manual_seed(0)
+    config = QFormerConfig(hidden=24, layers=1, heads=2, intermediate=48, queries=3, dropout=0.5)
+    layer, x = Attention(config, 24), torch.randn(2, 5, 24)
+    layer.output.dropout.p = 0.0
+    keys_values = torch.randn(2, 7, 48)
+    assert not torch.allclose(layer(x, keys_values), layer(x, keys_values))
+    layer.eval()
+    torch.testing.assert_close(layer(x, keys_values), layer(x, keys_values))
 
 
 def test_compiled_code_drops_as_pytorch_does():
