@@ -110,8 +110,9 @@ struct LinearArgs {
   float* out;                  // (M, N) contiguous; written forward
   const float* dout;           // (M, N) with a contiguous last dimension
   int64_t dout_row;
-  float *dx, *dweight, *dbias;     // (M, K), (N, K) and (N) contiguous; written backward
-  float *weight_sums, *bias_sums;  // (parts, N, K) and (parts, N) contiguous; those of one part may be the gradients
+  float *dx, *dweight, *dbias;  // (M, K), (N, K) and (N) contiguous; written backward
+  float* weight_sums;           // (parts, N, K) contiguous; that of one part is dweight
+  double* bias_sums;            // (parts, N) contiguous
 
   int64_t row_blocks() const { return ceil_div(M, ROWS); }
   int64_t output_blocks() const { return ceil_div(N, OUTPUTS); }

@@ -80,13 +80,13 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor dout, std::optional<Tensor> x
     const int64_t parts = args.parts();
     const bool several = parts > 1;
     Tensor weight_sums = new_tensor(op, "sums", dout, {several ? parts : 0, args.N, args.K}, ScalarType::Float);
-    Tensor bias_sums = new_tensor(op, "sums", dout, {several ? parts : 0, args.N}, ScalarType::Float);
-    args.weight_sums = data(several ? weight_sums : dweight), args.bias_sums = data(several ? bias_sums : dbias);
+    Tensor bias_sums = new_tensor(op, "sums", dout, {parts, args.N}, ScalarType::Double);
+    args.weight_sums = data(several ? weight_sums : dweight),
+    args.bias_sums = static_cast<double*>(bias_sums.data_ptr());
     run_tasks(op, parts * args.weight_blocks(), args.product(), cpu.linear_workspace(),
               [&](int64_t begin, int64_t end, char* workspace) { cpu.linear_bwd_weight(args, begin, end, workspace); });
-    if (several)
-      run_tasks(op, args.N, double(parts * args.N * args.K), 0,
-                [&](int64_t begin, int64_t end, char*) { cpu.linear_bwd_join(args, begin, end); });
+    run_tasks(op, args.N, several ? double(parts * args.N * args.K) : 0, 0,
+              [&](int64_t begin, int64_t end, char*) { cpu.linear_bwd_join(args, begin, end); });
   }
   return {dx, dweight, dbias};
 }

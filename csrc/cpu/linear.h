@@ -114,18 +114,17 @@ inline void linear_bwd_x(const LinearArgs& args, int64_t begin, int64_t end, cha
   });
 }
 
-// Adds sums of rows of dout to the gradient of the bias. Sums of sums round less than one running sum over all rows.
-inline void add_rows(int64_t rows, int64_t outputs, const float* dout, int64_t stride, float* dbias) {
+// Adds rows of dout to the gradient of the bias, in float64 but for the sums of 16 rows, since each number of this
+// gradient is a sum of all rows, of which there may be a hundred thousand.
+inline void add_rows(int64_t rows, int64_t outputs, const float* dout, int64_t stride, double* dbias) {
   for (int64_t n0 = 0; n0 < outputs; n0 += 16) {
     const int64_t count = least(16, outputs - n0);
-    float total[16] = {};
     for (int64_t r0 = 0; r0 < rows; r0 += 16) {
       float sum[16] = {};
       for (int64_t r = r0; r < least(rows, r0 + 16); ++r)
         for (int64_t n = 0; n < count; ++n) sum[n] += dout[r * stride + n0 + n];
-      for (int64_t n = 0; n < count; ++n) total[n] += sum[n];
+      for (int64_t n = 0; n < count; ++n) dbias[n0 + n] += double(sum[n]);
     }
-    for (int64_t n = 0; n < count; ++n) dbias[n0 + n] += total[n];
   }
 }
 
@@ -139,9 +138,9 @@ inline void linear_bwd_weight(const LinearArgs& args, int64_t begin, int64_t end
     const int64_t blocks = ceil_div(args.K, INPUTS), part = group / blocks, first_row = args.first_row(part);
     const Columns columns(group % blocks * INPUTS, args.K, INPUTS);
     const int64_t n0 = first * OUTPUTS, n1 = least(args.N, last * OUTPUTS);
-    float* const dbias = args.bias_sums + part * args.N + n0;
+    double* const dbias = args.bias_sums + part * args.N + n0;
     float* const dweight = args.weight_sums + part * args.N * args.K + columns.first;
-    if (columns.first == 0) memset(dbias, 0, (n1 - n0) * sizeof(float));
+    if (columns.first == 0) memset(dbias, 0, (n1 - n0) * sizeof(double));
     for (int64_t row = first_row; row < args.first_row(part + 1); row += ROWS) {
       const int64_t rows = least(ROWS, args.first_row(part + 1) - row);
       const float *const x = args.x + row * args.x_row + columns.first, *const dout = args.dout + row * args.dout_row;
@@ -156,14 +155,16 @@ inline void linear_bwd_weight(const LinearArgs& args, int64_t begin, int64_t end
   });
 }
 
-// Adds the sums of all parts. The tasks are outputs.
+// Adds the sums of all parts, in pairs, which rounds less than one running sum. The tasks are outputs.
 inline void linear_bwd_join(const LinearArgs& args, int64_t begin, int64_t end) {
-  const auto add = [&](const float* sums, int64_t size, int64_t first, int64_t last, float* to) {
-    memcpy(to + first, sums + first, (last - first) * sizeof(float));
-    for (int64_t part = 1; part < args.parts(); ++part)
-      for (int64_t i = first; i < last; ++i) to[i] += sums[part * size + i];
+  const int64_t parts = args.parts();
+  const auto add = [&](auto* sums, int64_t size, int64_t first, int64_t last, float* to) {
+    for (int64_t step = 1; step < parts; step *= 2)
+      for (int64_t part = 0; part + step < parts; part += 2 * step)
+        for (int64_t i = first; i < last; ++i) sums[part * size + i] += sums[(part + step) * size + i];
+    for (int64_t i = first; i < last; ++i) to[i] = float(sums[i]);
   };
-  add(args.weight_sums, args.N * args.K, begin * args.K, end * args.K, args.dweight);
+  if (parts > 1) add(args.weight_sums, args.N * args.K, begin * args.K, end * args.K, args.dweight);
   add(args.bias_sums, args.N, begin, end, args.dbias);
 }
 

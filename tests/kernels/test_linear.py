@@ -71,6 +71,14 @@ def test_cpu_kernels_equal_pytorch(seed):
     assert_right(x, weight, bias, dout)
 
 
+def test_the_gradient_of_the_bias_rounds_little_if_there_are_many_rows():
+    generator = torch.Generator().manual_seed(42)
+    x, dout = torch.zeros(1 << 17, 16), torch.randn(1 << 17, 1, generator=generator)
+    *_, dbias = results(linear, x, torch.zeros(1, 16), torch.zeros(1), dout)
+    error = dbias.double() - dout.double().sum(0)
+    assert error.abs().item() < 1.5e-7 * dout.double().norm()
+
+
 @pytest.mark.parametrize(
     ("M", "N", "K"),
     [
