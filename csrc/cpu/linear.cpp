@@ -1,6 +1,7 @@
 // linear_fwd and linear_bwd for CPU tensors: checks, outputs, tasks.
 #include "../tensors.h"
 #include "inputs.h"
+#include "pages.h"
 #include "tasks.h"
 
 #include <optional>
@@ -10,6 +11,10 @@ namespace stgt {
 namespace {
 
 Tensor last_contiguous(const Tensor& x) { return x.size(1) == 1 || x.stride(1) == 1 ? x : as_contiguous(x); }
+
+Tensor new_floats(const char* op, const char* name, const Tensor& like, std::initializer_list<int64_t> shape) {
+  return in_huge_pages(new_tensor(op, name, like, shape, ScalarType::Float));
+}
 
 float* data(const Tensor& x) { return static_cast<float*>(x.data_ptr()); }
 
@@ -45,7 +50,7 @@ Tensor forward(Tensor x, Tensor weight, std::optional<Tensor> bias) {
     bias = as_contiguous(*bias);
     args.bias = data(*bias);
   }
-  Tensor out = new_tensor(op, "out", x, {args.M, args.N}, ScalarType::Float);
+  Tensor out = new_floats(op, "out", x, {args.M, args.N});
   args.out = data(out);
   const Kernels& cpu = kernels();
   run_tasks(op, args.row_blocks() * ceil_div(args.N, LinearArgs::COLUMNS), args.product(), cpu.linear_workspace(),
@@ -66,8 +71,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor dout, std::optional<Tensor> x
   if (x) x = last_contiguous(*x), read_x(op, *x, args);
   if (weight) weight = as_contiguous(*weight), read_weight(op, *weight, args);
   const auto gradient = [&](const char* name, bool wanted, std::initializer_list<int64_t> shape) {
-    return wanted ? new_tensor(op, name, dout, shape, ScalarType::Float)
-                  : new_tensor(op, name, dout, {0}, ScalarType::Float);
+    return wanted ? new_floats(op, name, dout, shape) : new_floats(op, name, dout, {0});
   };
   Tensor dx = gradient("dx", bool(weight), {args.M, args.K});
   Tensor dweight = gradient("dweight", bool(x), {args.N, args.K}), dbias = gradient("dbias", bool(x), {args.N});
@@ -79,7 +83,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor dout, std::optional<Tensor> x
   if (x) {
     const int64_t parts = args.parts();
     const bool several = parts > 1;
-    Tensor weight_sums = new_tensor(op, "sums", dout, {several ? parts : 0, args.N, args.K}, ScalarType::Float);
+    Tensor weight_sums = new_floats(op, "sums", dout, {several ? parts : 0, args.N, args.K});
     Tensor bias_sums = new_tensor(op, "sums", dout, {parts, args.N}, ScalarType::Double);
     args.weight_sums = data(several ? weight_sums : dweight),
     args.bias_sums = static_cast<double*>(bias_sums.data_ptr());

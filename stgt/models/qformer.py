@@ -10,7 +10,6 @@ from stgt.config import QFormerConfig
 from stgt.models.bert import Bert, VideoKeys, initial_std
 from stgt.models.precision import Float32Module
 from stgt.models.words import WordEmbeddings
-from stgt_kernels import linear
 from stgt_kernels.plain import project
 
 # This number is added to the score of a pair that must not attend. BERT uses it too. It gives 0 after softmax, and it
@@ -44,7 +43,7 @@ def _bias(allowed: Tensor) -> Tensor:
 
 
 class WordHead(nn.Module):
-    """BERT's prediction head: logits over the vocabulary, with the word embeddings as output matrix."""
+    """The part of BERT's prediction head before the product with the word embeddings, and the bias of that product."""
 
     def __init__(self, hidden: int, vocab_size: int) -> None:
         super().__init__()
@@ -52,9 +51,9 @@ class WordHead(nn.Module):
         self.layernorm = nn.LayerNorm(hidden, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
-    def forward(self, x: Tensor, word_embeddings: Tensor) -> Tensor:
-        """x: (…, hidden), word_embeddings: (V, hidden). Returns (…, V)."""
-        return linear(self.layernorm(F.gelu(project(self.dense, x))), word_embeddings, self.bias)
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (…, hidden). Returns the same shape."""
+        return self.layernorm(F.gelu(project(self.dense, x)))
 
 
 class QFormer(Float32Module):
@@ -165,7 +164,7 @@ class QFormer(Float32Module):
 
     def word_logits(self, hidden: Tensor) -> Tensor:
         """Logits of words. hidden: (B, L, hidden); position i predicts word i+1. Returns (B, L, V)."""
-        return self.word_head(hidden, self.embeddings.matrix)
+        return self.embeddings.logits(self.word_head(hidden), self.word_head.bias)
 
 
 def _check_text(input_ids: Tensor, attention_mask: Tensor, config: QFormerConfig) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stgt.config import QFormerConfig
+from stgt_kernels import linear
 from stgt_kernels.ops.tensors import eager_on_cpu
 from stgt_kernels.plain import is_plain
 
@@ -23,19 +24,14 @@ class WordEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_positions, config.hidden)
         self._shared: tuple[Tensor, Tensor] | None = None
 
-    @property
-    def matrix(self) -> Tensor:
-        """The embeddings of all words, to multiply with: (V, hidden)."""
-        return self.word_embeddings.weight if self._shared is None else self._shared[0]
-
     @contextmanager
     def one_gradient(self) -> Iterator[None]:
         """Within the block, all uses of the embeddings add up their gradients in one tensor.
 
         By itself, PyTorch makes a gradient of the size of all embeddings for each batch of texts that is looked up, and
-        nearly all of it is 0. Here those gradients are sparse, and their sum is added to the gradient of the product
-        with the matrix. The result is a dense tensor in any case. On GPUs and in compiled models, which clear and add
-        faster, nothing changes.
+        nearly all of it is 0. Here those gradients are sparse, and are added in place to that of the product in
+        `logits`. The result is a dense tensor in any case. On GPUs and in compiled models, which clear and add faster,
+        nothing changes.
         """
         weight = self.word_embeddings.weight
         if torch.is_grad_enabled() and _only_looks_up(self.word_embeddings):
@@ -53,6 +49,10 @@ class WordEmbeddings(nn.Module):
             words = F.embedding(input_ids, self._shared[1], self.word_embeddings.padding_idx, sparse=True)
         return words + self.position_embeddings.weight[: input_ids.shape[-1]]
 
+    def logits(self, hidden: Tensor, bias: Tensor) -> Tensor:
+        """The products of vectors with the embeddings of all words. hidden: (…, hidden), bias: (V). Returns (…, V)."""
+        return linear(hidden, self.word_embeddings.weight if self._shared is None else self._shared[0], bias)
+
 
 def _only_looks_up(table: nn.Embedding) -> bool:
     """Whether a table on the CPU does nothing but look up rows whose gradients are dense."""
@@ -62,7 +62,10 @@ def _only_looks_up(table: nn.Embedding) -> bool:
 
 
 class _OneGradient(torch.autograd.Function):
-    """A weight -> two views of it: one whose gradient is dense, and one whose gradient is sparse."""
+    """A weight -> two views of it: one whose gradient is dense, and one whose gradient is sparse.
+
+    Nothing but a product may use the first, whose gradient is changed in place: no other function may have it as well.
+    """
 
     @staticmethod
     def forward(ctx, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,5 +73,4 @@ class _OneGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dense: Tensor, sparse: Tensor) -> Tensor:
-        # A hook may have kept the dense one, or another function may have got it, so it is not changed in place.
-        return dense + sparse
+        return dense.add_(sparse)
