@@ -18,7 +18,7 @@ from stgt.data.words import predicted_places
 from stgt.models.bert import Bert
 from stgt.models.graph_transformer import GraphBlock, GraphTransformer
 from stgt.models.motion import EdgeMotion
-from stgt.models.qformer import QFormer, WordHead
+from stgt.models.qformer import QFormer
 from stgt.models.stgt import STGT
 from stgt_kernels import GraphAttention, SpatioTemporalGraph
 from stgt_kernels.dispatch import use_backend
@@ -222,19 +222,6 @@ class ReleasedBert(nn.Module):
         return self.layers(x, queries, bias, encoder_hidden_states=embeds).last_hidden_state[:, :outputs]
 
 
-class ReleasedWordHead(nn.Module):
-    """Computes the logits of padding as well, as the released model does: those of all places that a batch may have."""
-
-    def __init__(self, head: WordHead, rows: int) -> None:
-        """rows: the number of places that a batch may have."""
-        super().__init__()
-        self.head, self.rows = head, rows
-
-    def forward(self, x: Tensor, word_embeddings: Tensor) -> Tensor:
-        """The arguments are those of `stgt.models.qformer.WordHead`. x: (W, hidden), with at most `rows` places."""
-        return self.head(F.pad(x, (0, 0, 0, self.rows - len(x))), word_embeddings)[: len(x)]
-
-
 def released_read(
     qformer: QFormer, video: Tensor, written_ids: Tensor, input_ids: Tensor, attention_mask: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -243,16 +230,21 @@ def released_read(
     return queries, written, qformer.text(input_ids, attention_mask)[:, 0]
 
 
+def released_logits(qformer: QFormer, places: int, hidden: Tensor) -> Tensor:
+    """Computes the logits of padding as well, as the released model does. hidden: (W, hidden), W at most `places`."""
+    return QFormer.word_logits(qformer, F.pad(hidden, (0, 0, 0, places - len(hidden))))[: len(hidden)]
+
+
 @contextmanager
 def released_qformer(model: STGT, texts: int) -> Iterator[None]:
     """Within the block, the Q-Former computes as in the released model, with the same weights, for so many texts."""
     qformer, config = model.qformer, model.config
-    own = qformer.bert, qformer.word_head
-    qformer.bert = ReleasedBert(qformer.bert, config).train(model.training)
+    bert = qformer.bert
+    qformer.bert = ReleasedBert(bert, config).train(model.training)
     qformer.read = partial(released_read, qformer)
-    qformer.word_head = ReleasedWordHead(qformer.word_head, texts * (config.qformer.max_text_length - 1))
+    qformer.word_logits = partial(released_logits, qformer, texts * (config.qformer.max_text_length - 1))
     try:
         yield
     finally:
-        qformer.bert, qformer.word_head = own
-        del qformer.read
+        qformer.bert = bert
+        del qformer.read, qformer.word_logits

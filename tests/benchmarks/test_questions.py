@@ -16,7 +16,6 @@ from benchmarks.questions.training_step import DENSE, KERNELS, RELEASED, Trainin
 from benchmarks.rows import Row
 from stgt.config import ModelConfig, QFormerConfig, VisionConfig
 from stgt.models.bert import Bert
-from stgt.models.qformer import WordHead
 from stgt.recipes import quickstart
 from stgt_kernels.ops.linear import functional as linear_functional
 
@@ -126,13 +125,12 @@ def test_variants_of_a_model_compute_the_same_and_leave_it_as_it_was(training):
         torch.testing.assert_close(loss, outputs[0][1], rtol=1e-4, atol=1e-5)
     block = training.model.graph.blocks[0]
     with training.using(RELEASED, texts=2):
-        assert isinstance(training.model.qformer.word_head, models.ReleasedWordHead)
         assert isinstance(block.graph_attention, models.ReleasedAttention)
         assert not any(getattr(m, "fused_attn", False) for m in training.model.modules())
         assert isinstance(training.model.qformer.bert, models.ReleasedBert)
         theirs = {p.data_ptr() for p in training.model.qformer.bert.parameters()}
     assert theirs == {p.data_ptr() for p in training.model.qformer.bert.parameters()}
-    assert isinstance(training.model.qformer.bert, Bert) and isinstance(training.model.qformer.word_head, WordHead)
+    assert isinstance(training.model.qformer.bert, Bert)
     assert not isinstance(block.graph_attention, models.ReleasedAttention) and "build_graph" not in vars(block)
     assert any(getattr(m, "fused_attn", False) for m in training.model.modules())
 
