@@ -116,6 +116,7 @@ def pack(
     out: Path,
     videos: Path | None = None,
     shard_size: str = "1GB",
+    bad_list: Path | None = None,
 ) -> None:
     """Pack the videos or images of an annotation into tar shards in WebDataset's form, with a manifest of them.
 
@@ -125,10 +126,12 @@ def pack(
             annotations may be packed into one folder, which is given to training as --data.videos.
         videos: Folder that the names in the annotation are relative to; the folder `videos` beside it if not given.
         shard_size: Largest size of a shard. A video that is larger has a shard of its own.
+        bad_list: The list that `stgt data check` wrote, whose videos are left out.
     """
     from stgt.data.shards.pack import pack, parse_size
 
-    written = pack(annotation, videos or annotation.parent / "videos", out, shard_size=parse_size(shard_size))
+    videos = videos or annotation.parent / "videos"
+    written = pack(annotation, videos, out, shard_size=parse_size(shard_size), bad_list=bad_list)
     say("{}: {} videos or images in {} shards".format(*written))
 
 

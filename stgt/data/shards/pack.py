@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import io
 import json
+import logging
 import re
 import shutil
 import tarfile
@@ -19,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from stgt.data.annotations import require_videos
+from stgt.data.annotations import load_bad_names, require_videos
 from stgt.data.entries import Question
 from stgt.data.errors import require_file
 from stgt.data.images import image_format, stills
@@ -27,6 +28,8 @@ from stgt.data.manifest.cache import is_manifest, open_manifest
 from stgt.data.manifest.write import ManifestWriter, Texts, said_of_videos, whole, writing_manifest
 from stgt.files import atomic_file
 from stgt.ownership import owned
+
+logger = logging.getLogger(__name__)
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -50,12 +53,15 @@ def parse_size(text: str) -> int:
     return size
 
 
-def pack(annotation: Path, videos: Path, out: Path, *, shard_size: int) -> tuple[Path, int, int]:
+def pack(
+    annotation: Path, videos: Path, out: Path, *, shard_size: int, bad_list: Path | None = None
+) -> tuple[Path, int, int]:
     """Pack train.json into OUT/train-000000.tar and so on; returns OUT/train.parquet, its number of videos, and shards.
 
     videos: the folder that names in the annotation are relative to. shard_size: the largest number of bytes of
-    a shard; a video that is larger has a shard of its own. Raises ValueError if `out` holds shards of this name already
-    or a file is missing, and VideoError if a file cannot be read. A call that failed or was killed can be repeated.
+    a shard; a video that is larger has a shard of its own. bad_list: the list that `stgt data check` wrote, whose
+    videos are left out. Raises ValueError if `out` holds shards of this name already, a file is missing or all videos
+    are left out, and VideoError if a file cannot be read. A call that failed or was killed can be repeated.
     """
     name = annotation.stem
     place, unfinished = out / f"{name}.parquet", out / f".unfinished-{name}"
@@ -63,7 +69,7 @@ def pack(annotation: Path, videos: Path, out: Path, *, shard_size: int) -> tuple
         there = _written(out, name)
         if there and not unfinished.exists():
             raise ValueError(f"{out} holds {there[0].name} already, expected a folder without shards of {name}")
-        sources = _sources(annotation, videos)
+        sources = _sources(annotation, videos, bad_list)
         _discard(out, name, unfinished)  # what a killed command has left
         unfinished.mkdir()
         try:
@@ -99,14 +105,27 @@ def _discard(out: Path, name: str, unfinished: Path) -> None:
         shutil.rmtree(unfinished)
 
 
-def _sources(annotation: Path, videos: Path) -> Iterator[Source]:
+def _sources(annotation: Path, videos: Path, bad_list: Path | None) -> Iterator[Source]:
+    bad = load_bad_names(bad_list)
     if is_manifest(annotation):
-        rows = open_manifest(annotation)
+        rows = open_manifest(annotation, bad)
+        _report_left_out(annotation, rows.left_out, rows.whole, bad_list)
         numbered = enumerate(zip(rows.identities(), rows.said(), strict=True))
         return (Source(*row, partial(rows.opened, number, videos), rows.still(number)) for number, row in numbered)
     said = said_of_videos(annotation)
-    require_videos(annotation, [*said], videos)
-    return (Source(name, texts, partial(nullcontext, videos / name)) for name, texts in said.items())
+    require_videos(annotation, [*said], videos, bad)
+    kept = {name: texts for name, texts in said.items() if name not in bad}
+    _report_left_out(annotation, len(said) - len(kept), len(said), bad_list)
+    return (Source(name, texts, partial(nullcontext, videos / name)) for name, texts in kept.items())
+
+
+def _report_left_out(annotation: Path, left_out: int, count: int, bad_list: Path | None) -> None:
+    """Log how many videos are left out. Raises ValueError if it is all of them."""
+    if left_out and left_out == count:
+        raise ValueError(f"{annotation}: {bad_list} lists every video, expected one that is left")
+    if left_out:
+        by = f"{bad_list} lists them" if bad_list else "the column bad says so"
+        logger.warning("%s: %d of %d videos are left out, %s", annotation, left_out, count, by)
 
 
 def _write_shard(
