@@ -129,9 +129,8 @@ class Index:
         answer, and otherwise exactly.
         A script calls this under `if __name__ == "__main__":`, because the processes import the script again.
         Raises ValueError if an argument has another type or is out of range, if there is no video that can be read, or
-        if window, stride, shots
-        or model are not those of the index, OwnedError if another process updates it, OSError if it cannot be written,
-        and UnguardedError for a script that calls this outside of the guard.
+        if window, stride, shots or model are not those of the index, OwnedError if another process updates it, OSError
+        if it cannot be written, and UnguardedError for a script that calls this outside of the guard.
         """
         for name, value in (("window", window), ("stride", stride), ("timeout", timeout)):
             if value is not None or name == "timeout":
@@ -215,8 +214,7 @@ class Index:
         query: float32 (K, E), unit vectors; see `stgt.search.ranking`. top: see `search`. apart_from: number of a
         window; it and the windows that overlap it are no answers.
         Raises ValueError unless top is positive, apart_from is the number of a window, and the query has this shape and
-        finite numbers, and DamagedError if
-        the vectors of an answer have changed.
+        finite numbers, and DamagedError if the vectors of an answer have changed.
         """
         if not isinstance(top, int) or top < 1:
             raise ValueError(f"top is {top!r}, expected a whole number of at least 1")
