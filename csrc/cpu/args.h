@@ -112,7 +112,7 @@ struct LinearArgs {
   int64_t dout_row;
   float *dx, *dweight, *dbias;  // (M, K), (N, K) and (N) contiguous; written backward
   float* weight_sums;           // (parts, N, K) contiguous; that of one part is dweight
-  double* bias_sums;            // (parts, N) contiguous
+  double* bias_sums;            // (parts, N) contiguous, zeros at first
 
   int64_t row_blocks() const { return ceil_div(M, ROWS); }
   int64_t output_blocks() const { return ceil_div(N, OUTPUTS); }

@@ -6,6 +6,7 @@
 
 #include <optional>
 #include <tuple>
+#include <vector>
 
 namespace stgt {
 namespace {
@@ -83,10 +84,9 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor dout, std::optional<Tensor> x
   if (x) {
     const int64_t parts = args.parts();
     const bool several = parts > 1;
-    Tensor weight_sums = new_floats(op, "sums", dout, {several ? parts : 0, args.N, args.K});
-    Tensor bias_sums = new_tensor(op, "sums", dout, {parts, args.N}, ScalarType::Double);
-    args.weight_sums = data(several ? weight_sums : dweight),
-    args.bias_sums = static_cast<double*>(bias_sums.data_ptr());
+    Tensor weight_sums = several ? new_floats(op, "sums", dout, {parts, args.N, args.K}) : dweight;
+    std::vector<double> bias_sums(parts * args.N);
+    args.weight_sums = data(weight_sums), args.bias_sums = bias_sums.data();
     run_tasks(op, parts * args.weight_blocks(), args.product(), cpu.linear_workspace(),
               [&](int64_t begin, int64_t end, char* workspace) { cpu.linear_bwd_weight(args, begin, end, workspace); });
     run_tasks(op, args.N, several ? double(parts * args.N * args.K) : 0, 0,

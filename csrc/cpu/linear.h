@@ -140,7 +140,6 @@ inline void linear_bwd_weight(const LinearArgs& args, int64_t begin, int64_t end
     const int64_t n0 = first * OUTPUTS, n1 = least(args.N, last * OUTPUTS);
     double* const dbias = args.bias_sums + part * args.N + n0;
     float* const dweight = args.weight_sums + part * args.N * args.K + columns.first;
-    if (columns.first == 0) memset(dbias, 0, (n1 - n0) * sizeof(double));
     for (int64_t row = first_row; row < args.first_row(part + 1); row += ROWS) {
       const int64_t rows = least(ROWS, args.first_row(part + 1) - row);
       const float *const x = args.x + row * args.x_row + columns.first, *const dout = args.dout + row * args.dout_row;

@@ -16,20 +16,29 @@ class KernelFunction(torch.autograd.Function):
     """
 
     generate_vmap_rule = True
+    _direct: type[torch.autograd.Function]
+    """The same function in the form that transforms cannot use, where forward gets the context"""
+
+    def __init_subclass__(cls) -> None:
+        def forward(ctx, *args):
+            output = cls.forward(*args)
+            cls.setup_context(ctx, args, output)
+            return output
+
+        methods = {"forward": staticmethod(forward), "backward": staticmethod(cls.backward)}
+        cls._direct = type(cls.__name__, (torch.autograd.Function,), methods)
 
     @classmethod
     def apply(cls, *args):
-        """Calls forward. Without a transform, it skips what PyTorch does before each call of such a function.
+        """Calls forward, in the quickest way that there is.
 
-        PyTorch inspects the signature of forward, to fill in default values, which takes longer than all the rest. If
-        nothing is recorded for a backward pass, only forward itself is called.
+        Before each call of a function with ``setup_context``, PyTorch inspects the signature of forward, to fill in
+        default values, which takes longer than all the rest. If nothing is recorded for a backward pass, only forward
+        itself is called.
         """
-        if torch._C._are_functorch_transforms_active():
+        if torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling():
             return super().apply(*args)
-        if not torch.compiler.is_compiling() and not _recorded(args):
-            return cls.forward(*args)
-        args = torch._functorch.utils.unwrap_dead_wrappers(args)
-        return super(torch.autograd.Function, cls).apply(*args)
+        return cls._direct.apply(*args) if _recorded(args) else cls.forward(*args)
 
 
 def own_view(x: T) -> T:

@@ -1,5 +1,7 @@
 """edge_attention: values and gradients, layouts, rows without edges, determinism."""
 
+from math import inf
+
 import pytest
 import torch
 from helpers.cases import (
@@ -32,8 +34,9 @@ def by_hand(case: Call) -> tuple[torch.Tensor, torch.Tensor]:
     for e, (j, i) in enumerate(zip(source, target, strict=True)):
         scores[e] = options.get("scale", q.shape[-1] ** -0.5) * (q[i] * k[j]).sum(-1)
         z[e] = scores[e] * values(tensors.get("edge_scale"), graph, e, 1.0)
-        limit = options.get("clamp")
-        z[e] = (z[e] if limit is None else z[e].clamp(-limit, limit)) + values(tensors.get("edge_bias"), graph, e, 0.0)
+        limit = options.get("clamp") or inf
+        limited = z[e].masked_fill(z[e] > limit, limit).masked_fill(z[e] < -limit, -limit)
+        z[e] = limited + values(tensors.get("edge_bias"), graph, e, 0.0)
     out = torch.zeros_like(q)
     for i in range(graph.nodes):
         edges = [e for e in range(graph.edges) if target[e] == i]

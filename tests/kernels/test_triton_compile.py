@@ -18,6 +18,7 @@ if triton.knobs.runtime.interpret:
     pytest.skip("Triton's interpreter has taken the compiler's place in this process", allow_module_level=True)
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.backends.nvidia.compiler import get_ptxas  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from stgt_kernels.ops.edge_attention import triton_impl as edges  # noqa: E402
@@ -88,7 +89,7 @@ def assembled(ptx, arch, folder):
     """The report of ptxas: the number of registers, the spilled bytes, and its text, which holds warnings."""
     (folder / "kernel.ptx").write_text(ptx)
     target = f"sm_{arch}a" if arch >= 90 else f"sm_{arch}"
-    command = [triton.knobs.nvidia.ptxas.path, "-v", f"--gpu-name={target}", "kernel.ptx", "-o", "kernel.cubin"]
+    command = [get_ptxas(arch).path, "-v", f"--gpu-name={target}", "kernel.ptx", "-o", "kernel.cubin"]
     log = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
     return int(re.search(r"Used (\d+) registers", log)[1]), sum(map(int, re.findall(r"(\d+) bytes spill", log))), log
 

@@ -34,7 +34,8 @@ def edge_attention(
     z = scores
     if edge_scale is not None:
         z = z * per_edge(edge_scale, graph).to(wide)
-    z = z.clamp(-clamp, clamp)
+    # Scores that equal the limit have gradients, which torch.clamp gives them in PyTorch before 2.15 only.
+    z = z.masked_fill(z > clamp, clamp).masked_fill(z < -clamp, -clamp)
     if edge_bias is not None:
         z = z + per_edge(edge_bias, graph).to(wide)
     probability = softmax_of_rows(z, target, graph.nodes)
