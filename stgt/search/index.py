@@ -223,10 +223,8 @@ class Index:
             raise ValueError(f"query is {query!r}, expected a dense tensor with values")
         if query.dim() != 2 or not len(query) or query.shape[1] != opened.width:
             raise ValueError(f"query is {tuple(query.shape)}, expected (K, {opened.width}) with K of at least 1")
-        if apart_from is not None and not (isinstance(apart_from, Integral) and 0 <= apart_from < len(self)):
-            raise ValueError(
-                f"apart_from is {apart_from!r}, expected the number of a window, from 0 to {len(self) - 1}"
-            )
+        if apart_from is not None and not (isinstance(apart_from, Integral) and opened.holds(apart_from)):
+            raise ValueError(f"apart_from is {apart_from!r}, expected the number of a window")
         require_finite_rows(query, ["the query"] * len(query), "the model's vectors")
         known = [] if apart_from is None else [apart_from]
         wanted = 4 * top + 16

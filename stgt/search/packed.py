@@ -150,6 +150,13 @@ class Packed:
         film = self._films[bisect_right(self._firsts, number) - 1]
         return film, number - self.number(film)
 
+    def holds(self, number: int) -> bool:
+        """Whether a window has this number. Those of files that are no longer in the index have none."""
+        if number < 0 or not self._films:
+            return False
+        film, row = self.film_of(number)
+        return 0 <= row < film.windows
+
     def window(self, number: int) -> tuple[str, float, float]:
         """The key of a window's file, and the window's start and end in seconds."""
         film, row = self.film_of(number)

@@ -45,6 +45,19 @@ def test_new_changed_and_removed_files_are_noticed_and_no_others_are_read(copied
     assert {path.name for path in index.path.iterdir()} == {"index.json", *(s.vectors for s in index.manifest.segments)}
 
 
+def test_moments_are_like_others_after_a_file_was_removed(copied):
+    index, films = copied
+    (films / "a.mp4").unlink()
+    index.update(workers=1)
+    kept = [moment for colour in ("red", "green", "blue", "yellow") for moment in index.search(colour, top=9)]
+    assert kept and all(moment not in index.like(moment, top=3) for moment in kept)
+    query = index.encoder.encode_texts(["red"])[0][None]
+    assert index._packed.holds(len(index))  # the rows of the removed file are still there, but have no numbers
+    dead = next(number for number in range(len(index)) if not index._packed.holds(number))
+    with pytest.raises(ValueError, match=f"apart_from is {dead}, expected the number of a window"):
+        index.nearest(query, apart_from=dead)
+
+
 def test_a_file_that_is_found_by_another_link_has_the_path_by_which_it_is_found(films, tmp_path):
     (tmp_path / "link").symlink_to(films)
     index = stgt.Index(tmp_path / "films.index", Colours())

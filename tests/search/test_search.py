@@ -227,7 +227,7 @@ def test_a_file_that_never_ends_is_left_out_after_its_time_limit(workers, run, v
     ("make", "message"),
     [
         (lambda folder: None, "is not a folder, expected a folder with videos"),
-        (lambda folder: folder.mkdir(), "holds no video, expected files ending in .3g2, .3gp, .asf"),
+        (lambda folder: folder.mkdir(), "holds no video, expected files ending in .3g2, .3gp, .amv"),
         (
             lambda folder: (folder.mkdir(), (folder / "a.mp4").touch()),
             "holds no video that can be read; .*: the file is",
