@@ -47,7 +47,7 @@ def test_new_changed_and_removed_files_are_noticed_and_no_others_are_read(copied
 
 def test_moments_are_like_others_after_a_file_was_removed(copied):
     index, films = copied
-    (films / "a.mp4").unlink()
+    (films / "more" / "b.mp4").unlink()
     index.update(workers=1)
     kept = [moment for colour in ("red", "green", "blue", "yellow") for moment in index.search(colour, top=9)]
     assert kept and all(moment not in index.like(moment, top=3) for moment in kept)
