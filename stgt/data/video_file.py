@@ -38,8 +38,8 @@ _UNCODED = 8
 # Browsers show a frame of a GIF file that claims to last a hundredth of a second, the unit of its times, ten times as
 # long. FFmpeg knows this only of frames that claim to last no time.
 _BRIEF, _LASTS = 1, 10
-# What is left of the last packet of a file that is cut short may be several places that cannot be read, as in
-# RealMedia, where a packet is stored in pieces. A file with more of them than this goes on.
+# A file that is cut short ends with the remains of a packet. In RealMedia, which stores packets in pieces, reading the
+# remains fails at several places. A file in which it fails at more places than this is not taken for one that ends.
 _ATTEMPTS = 1000
 # Decoders raise one of these for a packet that they cannot decode.
 UNDECODABLE = (av.error.InvalidDataError, av.error.ArgumentError, av.error.PermissionError)
