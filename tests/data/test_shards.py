@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -164,28 +163,6 @@ def test_missing_videos_and_odd_sizes_are_refused_before_anything_is_written(dat
     for text in ("", "GB", "-1GB", "0", "1XB", "1e9"):
         with pytest.raises(ValueError, match="shard_size is .*, expected a size such as 1GB"):
             parse_size(text)
-
-
-@pytest.mark.parametrize("of_manifest", [False, True])
-def test_videos_of_a_bad_list_are_not_packed(data, packed, tmp_path, stgt, caplog, of_manifest):
-    kept = [name for name in CAPTIONS if name != "d.mp4"]
-    if of_manifest:
-        annotation, videos, bad = packed / "train.parquet", packed, load_videos(packed / "train.parquet")[3]
-    else:
-        annotation, videos, bad = tmp_path / "train.json", tmp_path / "videos", "d.mp4"
-        shutil.copy(data / "train.json", annotation)
-        shutil.copytree(data / "videos", videos)
-        (videos / bad).unlink()
-    listed = tmp_path / "train.bad.json"
-    listed.write_text(json.dumps({bad: "it is broken"}))
-    words = ("data", "pack", annotation, "--videos", videos, "--out", tmp_path / "out", "--bad-list", listed)
-    status, printed = stgt(*words)
-    assert status == 0 and f"1 of {len(CAPTIONS)} videos are left out, {listed} lists them" in caplog.text
-    assert pd.read_parquet(tmp_path / "out" / "train.parquet")["packed_from"].tolist() == kept
-    listed.write_text(json.dumps(dict.fromkeys(load_videos(annotation), "all are broken")))
-    status, printed = stgt(*words[:-4], "--out", tmp_path / "none", *words[-2:])
-    assert status == 2 and ("lists every video" in printed or "none of its" in printed)
-    assert not (tmp_path / "none").exists()
 
 
 @pytest.fixture(scope="module")
