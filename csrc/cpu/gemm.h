@@ -3,6 +3,9 @@
 // A is read element by element with any two strides, so a transposed operand costs nothing. B and C are row-major, with
 // N padded to whole vectors. The elements E of A and B have C's type, or they are pairs of bfloat16 along K, and then K
 // counts pairs.
+//
+// Where an operand lies outside the cache, gemm fetches what is needed next while it multiplies. A processor does this
+// by itself only for consecutive lines.
 #pragma once
 #include "simd.h"
 
@@ -11,23 +14,58 @@ namespace stgt::STGT_ISA {
 // Accumulators that fit the register file beside one row of B and one element of A.
 inline constexpr int ACCUMULATORS = STGT_VECTOR_BYTES == 64 ? 24 : 12;
 
-template <int M, int NV, class E, class T>
+// What gemm fetches if A, B and C lie in the cache.
+struct Nothing {
+  static constexpr bool result = false;
+  STGT_INLINE void fetch() {}
+};
+
+// Fetches C, and rows that the next products read: those of a matrix (rows, columns) whose rows are `stride` floats
+// apart. Each call fetches LINES cache lines of one row. Lines behind the end of a row do no harm.
+template <int LINES> struct NextRows {
+  static constexpr bool result = true;
+  static constexpr int64_t LINE = 16;  // floats
+  const float* row = nullptr;
+  int64_t rows = 0, columns = 0, stride = 0, column = 0;
+
+  STGT_INLINE void fetch() {
+    if (rows == 0) return;
+#pragma GCC unroll 8
+    for (int i = 0; i < LINES; ++i) __builtin_prefetch(row + column + i * LINE);
+    column += LINES * LINE;
+    if (column >= columns) column = 0, row += stride, --rows;
+  }
+};
+
+// The multiply-adds between two calls of fetch. More lines at once would wait for each other.
+inline constexpr int64_t WORK_PER_FETCH = 6144;
+
+template <int M, int NV, class E, class T, class Ahead>
 STGT_INLINE void gemm_registers(int64_t K, const E* A, int64_t a_row, int64_t a_col, const E* B, int64_t b_row, T* C,
-                                int64_t c_row, bool accumulate) {
+                                int64_t c_row, bool accumulate, Ahead& ahead) {
   vec<T> c[M][NV];
+  if constexpr (Ahead::result)
+#pragma GCC unroll 24
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
+      for (int n = 0; n < NV; ++n) __builtin_prefetch(C + m * c_row + n * lanes<T>, 1);
 #pragma GCC unroll 24
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
     for (int n = 0; n < NV; ++n) c[m][n] = vec<T>{};
-  for (int64_t k = 0; k < K; ++k) {
-    vec<E> b[NV];
+  const int64_t steps = Ahead::result ? WORK_PER_FETCH / (ACCUMULATORS * lanes<T>) : K;
+  for (int64_t k0 = 0; k0 < K; k0 += steps) {
+    ahead.fetch();
+    for (int64_t k = k0; k < least(K, k0 + steps); ++k) {
+      vec<E> b[NV];
 #pragma GCC unroll 8
-    for (int n = 0; n < NV; ++n) b[n] = load(B + k * b_row + n * lanes<E>);
+      for (int n = 0; n < NV; ++n) b[n] = load(B + k * b_row + n * lanes<E>);
 #pragma GCC unroll 24
-    for (int m = 0; m < M; ++m) {
-      const vec<E> a = broadcast(A[m * a_row + k * a_col]);
+      for (int m = 0; m < M; ++m) {
+        const vec<E> a = broadcast(A[m * a_row + k * a_col]);
 #pragma GCC unroll 8
-      for (int n = 0; n < NV; ++n) c[m][n] = multiply_add(c[m][n], a, b[n]);
+        for (int n = 0; n < NV; ++n) c[m][n] = multiply_add(c[m][n], a, b[n]);
+      }
     }
   }
 #pragma GCC unroll 24
@@ -40,23 +78,24 @@ STGT_INLINE void gemm_registers(int64_t K, const E* A, int64_t a_row, int64_t a_
     }
 }
 
-template <int NV, int M, class E, class T>
+template <int NV, int M, class E, class T, class Ahead>
 inline void gemm_rows(int64_t rows, int64_t K, const E* A, int64_t a_row, int64_t a_col, const E* B, int64_t b_row,
-                      T* C, int64_t c_row, bool accumulate) {
+                      T* C, int64_t c_row, bool accumulate, Ahead& ahead) {
   for (; rows >= M; rows -= M, A += M * a_row, C += M * c_row)
-    gemm_registers<M, NV>(K, A, a_row, a_col, B, b_row, C, c_row, accumulate);
+    gemm_registers<M, NV>(K, A, a_row, a_col, B, b_row, C, c_row, accumulate, ahead);
   if constexpr (M > 1)
-    if (rows > 0) gemm_rows<NV, (M + 1) / 2>(rows, K, A, a_row, a_col, B, b_row, C, c_row, accumulate);
+    if (rows > 0) gemm_rows<NV, (M + 1) / 2>(rows, K, A, a_row, a_col, B, b_row, C, c_row, accumulate, ahead);
 }
 
 // C (rows, columns) = A (rows, K) * B (K, columns), and with `accumulate` this is added to C. columns: a multiple of
-// lanes<T> that the rows of B and C have room for; a_row, a_col, b_row, c_row: strides in elements.
-template <class E, class T>
+// lanes<T> that the rows of B and C have room for; a_row, a_col, b_row, c_row: strides in elements; ahead: what is
+// fetched meanwhile.
+template <class E, class T, class Ahead>
 inline void gemm(int64_t rows, int64_t columns, int64_t K, const E* A, int64_t a_row, int64_t a_col, const E* B,
-                 int64_t b_row, T* C, int64_t c_row, bool accumulate) {
+                 int64_t b_row, T* C, int64_t c_row, bool accumulate, Ahead& ahead) {
   int64_t left = columns / lanes<T>;
   const auto block = [&]<int NV>() {
-    gemm_rows<NV, ACCUMULATORS / NV>(rows, K, A, a_row, a_col, B, b_row, C, c_row, accumulate);
+    gemm_rows<NV, ACCUMULATORS / NV>(rows, K, A, a_row, a_col, B, b_row, C, c_row, accumulate, ahead);
     B += NV * lanes<T>, C += NV * lanes<T>, left -= NV;
   };
   while (left > 6) block.template operator()<4>();
@@ -68,6 +107,13 @@ inline void gemm(int64_t rows, int64_t columns, int64_t K, const E* A, int64_t a
     case 2: return block.template operator()<2>();
     case 1: return block.template operator()<1>();
   }
+}
+
+template <class E, class T>
+inline void gemm(int64_t rows, int64_t columns, int64_t K, const E* A, int64_t a_row, int64_t a_col, const E* B,
+                 int64_t b_row, T* C, int64_t c_row, bool accumulate) {
+  Nothing ahead;
+  gemm(rows, columns, K, A, a_row, a_col, B, b_row, C, c_row, accumulate, ahead);
 }
 
 #ifdef STGT_MATRIX_UNIT

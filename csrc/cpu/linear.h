@@ -53,7 +53,8 @@ struct Result {
 // rows are initial_row numbers apart, so with 0 it is one row for all, as a bias is. Results whose columns are not
 // whole vectors are computed in `block`, whose padding must hold numbers.
 inline void multiply_rows(int64_t rows, const Columns& columns, int64_t K, Left left, const float* right,
-                          int64_t right_row, const float* initial, int64_t initial_row, Result result, float* block) {
+                          int64_t right_row, const float* initial, int64_t initial_row, Result result, float* block,
+                          auto& ahead) {
   const auto copy = [&](const float* from, int64_t from_row, Result to) {
     for (int64_t r = 0; r < rows; ++r) memcpy(to.data + r * to.row, from + r * from_row, columns.count * sizeof(float));
   };
@@ -62,7 +63,7 @@ inline void multiply_rows(int64_t rows, const Columns& columns, int64_t K, Left 
   if (initial && initial != sums.data) copy(initial, initial_row, sums);
   for (int64_t k = 0; k < K; k += SUMMED)
     gemm(rows, columns.width, least(SUMMED, K - k), left.data + k * left.column, left.row, left.column,
-         right + k * right_row, right_row, sums.data, sums.row, initial || k);
+         right + k * right_row, right_row, sums.data, sums.row, initial || k, ahead);
   if (!whole) copy(sums.data, sums.row, result);
 }
 
@@ -71,47 +72,63 @@ struct Product {
   int64_t columns, K;  // of the result, and of the left operand
   const float* left;
   int64_t left_row;
+  const float* right;
+  int64_t right_row;
+  bool transposed;    // whether `right` is (columns, K), and not (K, columns)
   const float* bias;  // (columns), or null
   float* result;
+
+  // The rows k to k + DEPTH of some columns of the right operand.
+  NextRows<8> panel(const Columns& some, int64_t k) const {
+    const int64_t depth = least(LinearArgs::DEPTH, K - k);
+    if (transposed) return {right + some.first * right_row + k, some.count, depth, right_row};
+    return {right + k * right_row + some.first, depth, some.count, right_row};
+  }
 };
 
-// Computes results. The tasks are (block of columns, block of rows). pack(columns, k, depth, to) copies the rows k to
-// k + depth of some columns of the right operand.
-inline void multiply(const LinearArgs& args, const Product& product, int64_t begin, int64_t end, char* workspace,
-                     auto&& pack) {
+// Computes results. The tasks are (block of columns, block of rows). A panel of the right operand is fetched while
+// results are computed with the one before it.
+inline void multiply(const LinearArgs& args, const Product& product, int64_t begin, int64_t end, char* workspace) {
   constexpr int64_t ROWS = LinearArgs::ROWS, COLUMNS = LinearArgs::COLUMNS, DEPTH = LinearArgs::DEPTH;
   Arena arena{workspace};
   const LinearWorkspace at(arena);
   memset(at.block, 0, ROWS * COLUMNS * sizeof(float));  // its padding is summed up, too; no denormals may slow that
   for_each_group(begin, end, args.row_blocks(), [&](int64_t group, int64_t first, int64_t last) {
-    const Columns columns(group * COLUMNS, product.columns, COLUMNS);
+    const auto columns_of = [&](int64_t block) { return Columns(block * COLUMNS, product.columns, COLUMNS); };
+    const Columns columns = columns_of(group);
+    const bool is_last = (group + 1) * args.row_blocks() >= end;
     for (int64_t k = 0; k < product.K; k += DEPTH) {
       const int64_t depth = least(DEPTH, product.K - k);
-      pack(columns, k, depth, at.right);
+      const auto panel = product.panel(columns, k);
+      if (product.transposed)
+        transposed_copy(panel.row, panel.stride, panel.rows, panel.columns, at.right, columns.width);
+      else
+        copy_rows(panel.row, panel.stride, panel.rows, panel.columns, at.right, columns.width);
+      NextRows<8> ahead;
+      if (k + DEPTH < product.K)
+        ahead = product.panel(columns, k + DEPTH);
+      else if (!is_last)
+        ahead = product.panel(columns_of(group + 1), 0);
       for (int64_t row = first * ROWS; row < least(args.M, last * ROWS); row += ROWS) {
         const Result result{product.result + row * product.columns + columns.first, product.columns};
         const float* const bias = product.bias ? product.bias + columns.first : nullptr;
         multiply_rows(least(ROWS, args.M - row), columns, depth,
                       {product.left + row * product.left_row + k, product.left_row, 1}, at.right, columns.width,
-                      k ? result.data : bias, k ? result.row : 0, result, at.block);
+                      k ? result.data : bias, k ? result.row : 0, result, at.block, ahead);
       }
     }
   });
 }
 
 inline void linear_fwd(const LinearArgs& args, int64_t begin, int64_t end, char* workspace) {
-  const Product out{args.N, args.K, args.x, args.x_row, args.bias, args.out};
-  multiply(args, out, begin, end, workspace, [&](const Columns& columns, int64_t k, int64_t depth, float* to) {
-    transposed_copy(args.weight + columns.first * args.K + k, args.K, columns.count, depth, to, columns.width);
-  });
+  multiply(args, {args.N, args.K, args.x, args.x_row, args.weight, args.K, true, args.bias, args.out}, begin, end,
+           workspace);
 }
 
 // The gradient of x.
 inline void linear_bwd_x(const LinearArgs& args, int64_t begin, int64_t end, char* workspace) {
-  const Product dx{args.K, args.N, args.dout, args.dout_row, nullptr, args.dx};
-  multiply(args, dx, begin, end, workspace, [&](const Columns& columns, int64_t n, int64_t depth, float* to) {
-    copy_rows(args.weight + n * args.K + columns.first, args.K, depth, columns.count, to, columns.width);
-  });
+  multiply(args, {args.K, args.N, args.dout, args.dout_row, args.weight, args.K, false, nullptr, args.dx}, begin, end,
+           workspace);
 }
 
 // Adds rows of dout to the gradient of the bias, in float64 but for the sums of 16 rows, since each number of this
@@ -146,8 +163,10 @@ inline void linear_bwd_weight(const LinearArgs& args, int64_t begin, int64_t end
       copy_rows(x, args.x_row, rows, columns.count, at.right, columns.width);
       for (int64_t n = n0; n < n1; n += OUTPUTS) {
         const Result result{dweight + n * args.K, args.K};
+        NextRows<2> ahead;  // those of dout that the next block of outputs reads
+        if (n + OUTPUTS < n1) ahead = {dout + n + OUTPUTS, rows, OUTPUTS, args.dout_row};
         multiply_rows(least(OUTPUTS, n1 - n), columns, rows, {dout + n, 1, args.dout_row}, at.right, columns.width,
-                      row > first_row ? result.data : nullptr, args.K, result, at.block);
+                      row > first_row ? result.data : nullptr, args.K, result, at.block, ahead);
       }
       if (columns.first == 0) add_rows(rows, n1 - n0, dout + n0, args.dout_row, dbias);
     }
