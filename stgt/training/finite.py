@@ -31,8 +31,9 @@ class FiniteValues:
     So the values are kept there until `require`, which comes before anything of their steps is kept.
     """
 
-    def __init__(self, world: World, run: Path) -> None:
-        self.world, self.run = world, run
+    def __init__(self, world: World, run: Path, again: str) -> None:
+        """again: the end of the error, which tells what starts another run from the checkpoints in `run`."""
+        self.world, self.run, self.again = world, run, again
         self.at_once = world.device.type == "cpu"
         self._noted: list[Noted] = []
 
@@ -53,6 +54,5 @@ class FiniteValues:
         files = "\n  ".join(noted[first].paths)
         raise NonFiniteError(
             f"{noted[first].what} is {values[first]} at step {noted[first].step}, on these files:\n  {files}\n  "
-            f"{ckpt.latest_checkpoint(self.run)} is older than this; "
-            f"--init {self.run} starts another run from its weights"
+            f"{ckpt.latest_checkpoint(self.run)} is older than this; {self.again}"
         )

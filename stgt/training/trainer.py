@@ -99,7 +99,7 @@ class Trainer:
         self.step = 0
         self.kept: Path | None = None  # the newest checkpoint
         self.replaced = 0
-        self.finite = FiniteValues(world, self.run)
+        self.finite = FiniteValues(world, self.run, f"--init {self.run} starts another run from its weights")
         self.validation, self.best, self.data = validation, None, data
         self.unmeasured: int | None = None  # the epoch whose validation a signal cut short
         self.parallel = self.sharded or (torch.compile(model) if config.compile else model)

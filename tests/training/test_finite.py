@@ -13,14 +13,14 @@ from stgt.training.log import read_log
 
 
 def values(run, at_once):
-    finite = FiniteValues(World(0, 1, torch.device("cpu")), run)
+    finite = FiniteValues(World(0, 1, torch.device("cpu")), run, "--init starts another run")
     assert finite.at_once
     finite.at_once = at_once
     return finite
 
 
 def test_a_cpu_looks_at_once_and_a_gpu_does_not(tmp_path):
-    assert not FiniteValues(World(0, 1, torch.device("cuda")), tmp_path).at_once
+    assert not FiniteValues(World(0, 1, torch.device("cuda")), tmp_path, "").at_once
     ckpt.write_checkpoint(tmp_path, 0, {"model": {}}, {}, keep=1)
     with pytest.raises(NonFiniteError, match="loss is inf at step 3"):
         values(tmp_path, at_once=True).note("loss", torch.tensor(float("inf")), 3, ["a.mp4"])

@@ -14,16 +14,17 @@ from stgt import checkpoint as ckpt
 from stgt.config import OptimConfig
 from stgt.data.loader import LoaderError, read_batches
 from stgt.data.samples import collate
+from stgt.distributed import World
 from stgt.finsta.hosts.folders import HostFolder
 from stgt.finsta.training.config import PostTraining
 from stgt.finsta.training.data import Clips, GraphDataset
 from stgt.finsta.training.objective import Objective
-from stgt.integrity import NonFiniteError
 from stgt.models.precision import DTYPES
 from stgt.ownership import clear_up
 from stgt.randomness import SeededItems, random_state, restore_random_state, seed_everything
 from stgt.signals import NOTICE, StoppedError, StopSignals
 from stgt.training.determinism import deterministic, warn_of_threads
+from stgt.training.finite import FiniteValues
 from stgt.training.log import RunLog
 from stgt.training.optim import decay_groups, learning_rate
 from stgt.training.records import Scalars
@@ -63,6 +64,8 @@ class PostTrainer:
         self.total = self.aligning + config.epochs * self.sampler.per_epoch
         self.step = self.replaced = 0
         self.kept: Path | None = None  # the newest checkpoint
+        again = f"{config.run} with another --out starts another run"
+        self.finite = FiniteValues(World(0, 1, self.device), config.out, again)
 
     def fit(self) -> None:
         """Run to the end.
@@ -106,6 +109,7 @@ class PostTrainer:
         ended = self.step == self.total
         log.add(values, clips)
         if self.step % self.config.log_every == 0 or ended:
+            self.finite.require()
             stage, rate = 1 if self.step <= self.aligning else 2, self.optimizer.param_groups[0]["lr"]
             log.record(self.step, self.device, stage=stage, lr=rate, replaced=self.replaced)
         if ended or self.step % self.config.save_every == 0:
@@ -152,13 +156,13 @@ class PostTrainer:
         losses, precision = self.objective.tune if tuning else self.objective.align, self.config.precision or "fp32"
         with torch.autocast(self.device.type, DTYPES[precision], precision != "fp32"):
             values = losses(self.host, clips)
-        self._require_finite("loss", values["loss"].item(), paths)
+        self.finite.note("loss", values["loss"], self.step + 1, paths)
         values["loss"].backward()
         for name, module in self.trained.items():  # one by one, so the objective's gradient does not shrink the host's
             if not (parameters := list(module.parameters())):
                 continue
             norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm or math.inf)
-            self._require_finite(f"gradient norm of the {name}", norm.item(), paths)
+            self.finite.note(f"gradient norm of the {name}", norm, self.step + 1, paths)
             values[f"grad_norm_{name}"] = norm
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -174,12 +178,8 @@ class PostTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["largest"]
 
-    def _require_finite(self, what: str, value: float, paths: list[str]) -> None:
-        if not math.isfinite(value):
-            files = "\n  ".join(paths)
-            raise NonFiniteError(f"{what} is {value} at step {self.step + 1}, on these files:\n  {files}")
-
     def _save(self) -> None:
+        self.finite.require()
         ckpt.require_kept(self.kept, self.step)
         tower = self.folder.tower
         groups = {

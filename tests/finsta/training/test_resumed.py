@@ -13,6 +13,7 @@ from helpers.runs import differing
 from stgt import checkpoint as ckpt
 from stgt import files
 from stgt.finsta.training.trainer import PostTrainer
+from stgt.training.finite import FiniteValues
 from stgt.training.log import read_log
 
 GROUPS = ("model", "objective", "optimizer", "random")
@@ -149,7 +150,28 @@ def test_a_loss_that_is_not_finite_ends_it_and_names_the_files(post_train, tmp_p
     monkeypatch.setattr(PostTrainer, "_advance", spoil)
     status, printed = post_train(tmp_path / "out")
     assert status == 1 and "loss is nan at step 6, on these files:" in printed and ".mp4" in printed
+    assert "with another --out starts another run" in printed
     assert ckpt.read_state(ckpt.latest_checkpoint(tmp_path / "out"))["step"] == 3
+
+
+def test_the_host_waits_for_a_gpu_only_where_something_is_kept(post_train, tmp_path, monkeypatch):
+    read, require, note = [], FiniteValues.require, FiniteValues.note
+
+    def noted(self, what, value, step, paths):
+        self.at_once = False  # as on a GPU
+        note(self, what, value, step, paths)
+
+    def required(self):
+        read.append({value.step for value in self._noted})
+        require(self)
+
+    monkeypatch.setattr(FiniteValues, "note", noted)
+    monkeypatch.setattr(FiniteValues, "require", required)
+    assert post_train(tmp_path / "out")[0] == 0
+    checked = [steps for steps in read if steps]
+    assert max(map(len, checked)) > 1  # several steps are looked at in one go
+    last = ckpt.read_state(ckpt.latest_checkpoint(tmp_path / "out"))["step"]
+    assert set.union(*checked) == {*range(1, last + 1)}
 
 
 def test_each_stage_has_a_warm_up_and_a_cosine_of_its_own(post_train, tmp_path, monkeypatch):
