@@ -238,7 +238,7 @@ def features(
         random=True,
     )
     videos = [VideoDataset(names, data.videos, **views_of) for names in splits]
-    if len(set.union(*(part.kinds() for part in videos))) > 1:
+    if len(set.union(*(part.videos.kinds() for part in videos))) > 1:
         raise ValueError(
             f"{' and '.join(map(str, annotations))}: there are videos and images, expected one kind, because a cache "
             "has one number of frames; a row of a manifest that --data.bad-list lists counts, too, unless its column "

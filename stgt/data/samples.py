@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,14 @@ from stgt.data.annotations import load_bad_names, load_captions, load_questions,
 from stgt.data.entries import Question
 from stgt.data.errors import StoreError
 from stgt.data.features import FeatureStore
-from stgt.data.images import stills
 from stgt.data.manifest.cache import is_manifest, open_manifest
 from stgt.data.manifest.rows import Manifest
-from stgt.data.names import is_image, plain
+from stgt.data.names import plain
 from stgt.data.pixels import to_pixels
 from stgt.data.shared_list import SharedList
 from stgt.data.text import Tokenizer
 from stgt.data.video import Clip, Sampling, VideoError, decoder_version, read_clip, sample_indices
+from stgt.data.video_names import VideoNames
 from stgt.data.words import predicted_places
 
 logger = logging.getLogger(__name__)
@@ -59,12 +60,12 @@ class VideoDataset(Dataset):
         decoding: Mapping[str, object] | None = None,
     ) -> None:
         self.decoding = dict(decoding or {})
-        self.videos, self.root = videos if isinstance(videos, Manifest) else SharedList(videos), Path(root)
+        self.root = Path(root)
+        if not isinstance(videos, Manifest):
+            videos = VideoNames(videos, self.root, opened=features is None)
+        self.videos: VideoNames | Manifest = videos
         self.frames, self.transform, self.sampling, self.random = frames, transform, sampling, random
         self.features = features
-        if not isinstance(videos, Manifest):
-            kinds = map(is_image, videos) if features else stills([self.root / video for video in videos])
-            self.stills = torch.tensor([*kinds], dtype=torch.bool)
         numbers = range(len(self.videos))
         self._decoded = [self._decode(index) for index in numbers] if cache and features is None else None
 
@@ -76,39 +77,9 @@ class VideoDataset(Dataset):
         """The decoder that reads the videos, with its version. Feature caches have it in their key."""
         return decoder_version(self.decoding.get("decoder", "auto"))
 
-    @property
-    def files(self) -> Sequence[str]:
-        """The files that a fingerprint compares: the videos or, with a manifest, the shards, which are fewer."""
-        return self.videos.shards() if isinstance(self.videos, Manifest) else self.videos
-
-    def still(self, index: int) -> bool:
-        """Whether a video is an image of one frame. A manifest says it; `stgt.data.images.stills` does for files."""
-        return self.videos.still(index) if isinstance(self.videos, Manifest) else bool(self.stills[index])
-
-    def kinds(self) -> set[bool]:
-        """The distinct values of `still`."""
-        return self.videos.kinds() if isinstance(self.videos, Manifest) else {*self.stills.tolist()}
-
-    def place(self, index: int) -> str:
-        """The place by which a feature cache knows a video (`stgt.data.manifest.rows.Row.place`)."""
-        return self.videos.row(index).place if isinstance(self.videos, Manifest) else self.videos[index]
-
-    def described(self, index: int) -> str:
-        """A video's name in errors; that of a member of a shard with its offset, since several may have one name."""
-        return self.videos.row(index).described if isinstance(self.videos, Manifest) else self.videos[index]
-
-    def places(self) -> Iterator[str]:
-        """`place` of each video."""
-        return self.videos.places() if isinstance(self.videos, Manifest) else iter(self.videos)
-
-    @contextmanager
-    def opened(self, index: int) -> Iterator[Path]:
+    def opened(self, index: int) -> AbstractContextManager[Path]:
         """The file of a video, which is a temporary one if the video is in a shard."""
-        if isinstance(self.videos, Manifest):
-            with self.videos.opened(index, self.root) as path:
-                yield path
-        else:
-            yield self.root / self.videos[index]
+        return self.videos.opened(index, self.root)
 
     def __getitem__(self, index: int) -> dict:
         return self.clip(index)
@@ -118,8 +89,8 @@ class VideoDataset(Dataset):
         place = {"index": index, "path": str(self.root / self.videos[index])}
         if self.features is not None:
             view = int(torch.randint(self.features.views, ())) if self.random else 0
-            names = dict(name=self.described(index), root=self.root)
-            return {"tokens": self.features.read(self.place(index), view, **names), **place}
+            names = dict(name=self.videos.described(index), root=self.root)
+            return {"tokens": self.features.read(self.videos.place(index), view, **names), **place}
         frames, times = self._frames(index)
         return {"video": to_pixels(frames, self.transform), "times": times, **place}
 
@@ -130,7 +101,7 @@ class VideoDataset(Dataset):
                 clip = read_clip(path, self.frames, self.sampling, rng, **self.decoding)
         else:
             clip = self._cached(index, rng)
-        if self.still(index):
+        if self.videos.still(index):
             if len(clip.frames) > 1:
                 path = self.root / self.videos[index]
                 raise VideoError(f"{path}: holds a video, expected an image, as the file's ending says")
@@ -222,11 +193,9 @@ class PairDataset(VideoDataset):
         )  # fmt: skip
         if features is not None:
             _require_tokens(annotation, self, features)
-        if not isinstance(entries, Manifest):
-            self._images = self.stills[[number for number, _ in self.pairs]]
-        if not train and len(self.kinds()) > 1:
+        if not train and len(self.videos.kinds()) > 1:
             image, video = (
-                next(videos[number] for number in range(len(videos)) if self.still(number) is kind)
+                next(videos[number] for number in range(len(videos)) if self.videos.still(number) is kind)
                 for kind in (True, False)
             )
             raise ValueError(
@@ -234,15 +203,17 @@ class PairDataset(VideoDataset):
                 "annotation that mixes them can only be trained on"
             )
 
-    @property
+    @cached_property
     def images(self) -> Tensor:
         """Whether each pair is about an image of one frame: bool (pairs,)."""
-        return self.videos.images if isinstance(self.videos, Manifest) else self._images
+        if isinstance(self.videos, Manifest):
+            return self.videos.images
+        return self.videos.stills[[number for number, _ in self.pairs]]
 
     def _video_number(self, index: int) -> int:
         """63 bits of a digest of a video's name, so that all entries and rows about one video have the same number."""
-        name = self.videos.identity(index) if isinstance(self.videos, Manifest) else self.videos[index]
-        digest = hashlib.blake2b(plain(name).encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        name = plain(self.videos.identity(index))
+        digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
         return int.from_bytes(digest, "big") >> 1
 
     def said(self, text: object) -> dict:
@@ -390,11 +361,11 @@ def _require_single_names(annotation: str | Path, videos: Sequence[str], root: s
 
 
 def _require_tokens(annotation: str | Path, items: PairDataset, features: FeatureStore) -> None:
-    if (absent := features.table.first_absent(items.places())) is not None:
-        raise ValueError(f"{annotation}: {features.lacks(items.described(absent))}")
-    if not items.train and (unread := features.unread_among(items.places())):
+    if (absent := features.table.first_absent(items.videos.places())) is not None:
+        raise ValueError(f"{annotation}: {features.lacks(items.videos.described(absent))}")
+    if not items.train and (unread := features.unread_among(items.videos.places())):
         more = f" ({len(unread)} of {len(items.videos)} videos are)" if len(unread) > 1 else ""
         raise ValueError(
-            f"{annotation}: {items.described(unread[0])} was listed as bad or could not be read when its tokens in "
-            f"{features.folder} were computed{more}, and validation replaces no video: list it in --data.bad-list"
+            f"{annotation}: {items.videos.described(unread[0])} was listed as bad or could not be read when its tokens "
+            f"in {features.folder} were computed{more}, and validation replaces no video: list it in --data.bad-list"
         )

@@ -69,28 +69,28 @@ class Views(Dataset):
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         row, view = divmod(number, self.views)
         part, index = self._find(row)
-        videos = self.parts[part]
+        clips = self.parts[part]
         if self._last[0] != row:
             self._last = row, self._file(part, index)
         file = self._last[1]
         with seeded(self.seed, view, row):
             try:
                 if self.is_bad(number):
-                    raise VideoError(f"{videos.videos[index]}: it is listed as bad")
-                return videos.clip(index)["video"], torch.tensor([1, *file])
+                    raise VideoError(f"{clips.videos[index]}: it is listed as bad")
+                return clips.clip(index)["video"], torch.tensor([1, *file])
             except VideoError as error:
-                if isinstance(error, StoreError) or not isinstance(videos.videos, Manifest):
+                if isinstance(error, StoreError) or not isinstance(clips.videos, Manifest):
                     raise
                 logger.warning("%s; its pairs are replaced in training", error)
-                grey = torch.full((1 if videos.still(index) else videos.frames, 32, 32, 3), 127, dtype=torch.uint8)
-                return to_pixels(grey, videos.transform), torch.tensor([0, *file])
+                grey = torch.full((1 if clips.videos.still(index) else clips.frames, 32, 32, 3), 127, dtype=torch.uint8)
+                return to_pixels(grey, clips.transform), torch.tensor([0, *file])
 
     def _file(self, part: int, index: int) -> list[int]:
         """1 and the numbers of a video's file, or seven zeros if the fingerprint covers it or its shard."""
-        videos, recorded = self.parts[part], self._recorded[part]
-        if not (videos.videos.row(index).shard is None if recorded is None else recorded[index]):
+        clips, recorded = self.parts[part], self._recorded[part]
+        if not (clips.videos.row(index).shard is None if recorded is None else recorded[index]):
             return [0] * 7
-        taken = Fingerprint.take({}, [videos.videos[index]], videos.root, decoder="", contents=self.contents)
+        taken = Fingerprint.take({}, [clips.videos[index]], clips.root, decoder="", contents=self.contents)
         return [1, *taken.row().tolist()]
 
     def name(self, number: int) -> str:
@@ -111,8 +111,8 @@ class Views(Dataset):
         return torch.stack(pixels).numpy(), torch.stack(states).numpy()
 
 
-def _recorded(videos: VideoDataset, compared: Container[str]) -> Tensor | None:
+def _recorded(clips: VideoDataset, compared: Container[str]) -> Tensor | None:
     """Whether each file is recorded here, bool (videos,); None for a manifest, whose rows tell it."""
-    if isinstance(videos.videos, Manifest):
+    if isinstance(clips.videos, Manifest):
         return None
-    return torch.tensor([name not in compared for name in videos.videos], dtype=torch.bool)
+    return torch.tensor([name not in compared for name in clips.videos], dtype=torch.bool)

@@ -143,7 +143,7 @@ def _opened(
 
     Raises ValueError if it is one of other videos or of another key.
     """
-    table, chosen = distinct(itertools.chain.from_iterable(part.places() for part in parts))
+    table, chosen = distinct(itertools.chain.from_iterable(part.videos.places() for part in parts))
     if not (folder / INDEX).is_file():
         with claimed(folder / INDEX, wait=True):
             _begin(folder, parts, table, key, batch_size, contents)
@@ -177,7 +177,7 @@ def _begin(
             "empty folder, or a name that does not exist"
         )
     # This is taken before the videos are read, so that a change in the meantime is noticed later.
-    files = itertools.chain.from_iterable(part.files for part in parts)
+    files = itertools.chain.from_iterable(part.videos.files() for part in parts)
     fingerprint = Fingerprint.take({}, files, parts[0].root, decoder=key.decoder, contents=contents)
     fingerprint.save(folder / FINGERPRINT)
     write_table(folder / TABLE, table)

@@ -49,7 +49,7 @@ def model_digest(model: nn.Module, precision: str) -> str:
 
 def clips_fingerprint(clips: VideoDataset, contents: bool = False) -> Fingerprint:
     """The files and the manifest of the clips. contents: whether to compare contents in place of times of change."""
-    files, videos = {}, clips.files
+    files, videos = {}, clips.videos.files()
     if isinstance(clips.videos, Manifest):
         files, videos = {"manifest": clips.videos.annotation}, [*videos, *clips.videos.single_files()]
     return Fingerprint.take(files, videos, clips.root, decoder=clips.decoder_version, contents=contents)

@@ -46,7 +46,7 @@ def require_same_data(config: TrainConfig, items: PairDataset, validation: Valid
     }
     now = Fingerprint.take(
         {label: path for label, path in paths.items() if path is not None},
-        [] if cached else {*items.files, *(validation.clips.files if validation else ())},
+        [] if cached else {*items.videos.files(), *(validation.clips.videos.files() if validation else ())},
         data.videos,
         decoder=f"that of {data.features}" if cached else items.decoder_version,
         contents=data.check_contents,
@@ -114,7 +114,7 @@ def forget_best_of_other_data(run: Path, now: Fingerprint, validation: Validatio
     except DamagedError as error:
         changes = [str(error)]
     else:
-        read = ("data.val", "data.bad_list", "data.features"), validation.clips.files
+        read = ("data.val", "data.bad_list", "data.features"), validation.clips.videos.files()
         changes = data_differences(now.part(*read), then.part(*read), count_names=False)
     if changes:
         best = state["best"]["step"]

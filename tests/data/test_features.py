@@ -18,6 +18,7 @@ from stgt.data.samples import RetrievalDataset, VideoDataset
 from stgt.data.text import Tokenizer
 from stgt.data.transforms import describe, eval_transform, train_transform
 from stgt.data.video import VideoError
+from stgt.data.video_names import VideoNames
 from stgt.data.write_features import write_features
 from stgt.integrity import DamagedError
 from stgt.ownership import claimed
@@ -117,7 +118,7 @@ def test_a_whole_cache_is_not_written_again(store, videos, tmp_path):
     for name, there, here in (("views", 3, 2), ("seed", 0, 1)):
         with pytest.raises(ValueError, match=f"{name} is {there} in the cache and {here} in this run"):
             write_features(tmp_path / "features", videos, never, **arguments | {name: here})
-    videos.videos = [*videos.videos, "d.mp4"]
+    videos.videos = VideoNames([*videos.videos, "d.mp4"], videos.root, opened=False)
     with pytest.raises(ValueError, match="lacks 1 videos, the first is d.mp4"):
         write_features(tmp_path / "features", videos, never, **arguments)
 
@@ -179,7 +180,7 @@ def test_a_video_that_cannot_be_read_is_named_and_those_before_it_are_kept(root,
 
 def test_a_cache_that_was_begun_for_other_videos_is_not_finished_with_these(store, videos, tmp_path):
     store.tokens.path("000001").unlink()
-    videos.videos = [video for video in videos.videos if video != "b.mp4"]
+    videos.videos = VideoNames([video for video in VIDEOS if video != "b.mp4"], videos.root, opened=False)
     with pytest.raises(ValueError, match="features is not complete, and was begun for other videos"):
         write_features(tmp_path / "features", videos, tower, tower_hash="abc", views=3)
 

@@ -198,7 +198,7 @@ def test_shards_of_img2dataset_are_read(pictures, tmp_path, make):
     items = make(tmp_path / "m.parquet", pictures, train=False)
     assert list(items.captions) == [(i, f"picture {i % 3} of {i // 3}") for i in range(6)]
     assert items.images.all() and items[4]["video"].shape == (1, 3, 16, 16)
-    assert items.files == ["00000.tar", "00001.tar"]
+    assert items.videos.files() == ["00000.tar", "00001.tar"]
 
 
 def test_a_truncated_shard_costs_its_own_samples(data, tmp_path, make, caplog):

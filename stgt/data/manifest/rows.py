@@ -117,6 +117,14 @@ class Manifest(Sequence[str]):
             for row in zip(*(batch.column(name).to_pylist() for name in Row._fields), strict=True):
                 yield Row(*row).place
 
+    def place(self, number: int) -> str:
+        """`Row.place` of a row."""
+        return self.row(number).place
+
+    def described(self, number: int) -> str:
+        """`Row.described` of a row."""
+        return self.row(number).described
+
     def identity(self, number: int) -> str:
         """The name by which a row's video is compared with others: the one that it had before it was packed."""
         batch, place = self._place(number)
@@ -142,6 +150,10 @@ class Manifest(Sequence[str]):
         else:
             with opened(Member(locate(row.shard, root), row.offset, row.size, row.video)) as path:
                 yield path
+
+    def files(self) -> list[str]:
+        """The files that a fingerprint compares beside the manifest: the shards, which are fewer than the videos."""
+        return self.shards()
 
     def shards(self) -> list[str]:
         """The distinct shards, in alphabetical order."""
