@@ -22,8 +22,9 @@ def read_sentences(path: Path) -> list[Clip]:
     """The clips of a text file and their captions, in the order of the file."""
     captions: dict[str, list[str]] = {}
     for line in read_lines(path):
-        name, sentence = line.rstrip("\r\n").split("\t")
-        captions.setdefault(name, []).append(sentence)
+        if line.strip():
+            name, sentence = line.rstrip("\r\n").split("\t")
+            captions.setdefault(name, []).append(sentence)
     return [Clip(name, tuple(sentences)) for name, sentences in captions.items()]
 
 

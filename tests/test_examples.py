@@ -34,7 +34,7 @@ def trained(videos, tmp_path_factory) -> tuple[Path, dict]:
     out = tmp_path_factory.mktemp("runs") / "mine"
     clips = json.loads((videos.parent / "train.json").read_text())
     sentences = out.with_name("sentences.tsv")
-    sentences.write_text("".join(f"{clip['video']}\t{clip['caption']}\n" for clip in clips))
+    sentences.write_text("".join(f"{clip['video']}\t{clip['caption']}\n" for clip in clips) + "\n")
     return out, example("your_own_data_set")["main"](videos, sentences, out, epochs=1)
 
 

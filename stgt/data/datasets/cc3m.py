@@ -35,6 +35,8 @@ def read_cc3m(source: Path) -> dict[str, list[Clip]]:
 
 def _addressed(path: Path, folder: str) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
         columns = line.rstrip("\r\n").split("\t")
         if len(columns) != 2:
             raise ValueError(f"{path}: line {number} has {len(columns)} columns, expected 2: caption, address")

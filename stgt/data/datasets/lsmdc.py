@@ -31,6 +31,8 @@ def read_lsmdc(source: Path) -> dict[str, list[Clip]]:
 
 def _pairs(path: Path) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
         row = line.rstrip("\r\n\t").split("\t")
         if len(row) != 6:
             raise ValueError(f"{path}: line {number} has {len(row)} columns, expected 6: clip, 4 times, sentence")

@@ -51,3 +51,9 @@ def test_a_header_is_no_image(tmp_path):
     write(tmp_path / "Train_GCC-training.tsv", "caption\turl\na dog\thttp://a/1.jpg\n")
     with pytest.raises(ValueError, match="tsv: the address in line 1 is 'url', expected one with ://"):
         convert("cc3m", tmp_path, tmp_path / "out")
+
+
+def test_blank_lines_are_no_images(tmp_path):
+    write(tmp_path / "Train_GCC-training.tsv", "a dog\thttp://a/1.jpg\n\n\r\n")
+    convert("cc3m", tmp_path, tmp_path / "out")
+    assert [clip.captions for clip in load_captions(tmp_path / "out" / "train.json")] == [("a dog",)]

@@ -18,6 +18,14 @@ def test_lsmdc(tmp_path):
     assert read_lsmdc(tmp_path)["test"] == clips
 
 
+def test_blank_lines_are_no_clips(tmp_path):
+    row = "\t".join([CLIP, "0", "1", "0", "1", "no"])
+    for file in ("LSMDC16_annos_training.csv", "LSMDC16_annos_val.csv", "LSMDC16_challenge_1000_publictect.csv"):
+        write(tmp_path / file, f"{row}\n\n \r\n")
+    clips = [(f"1001_American_Beauty/{CLIP}.avi", ("no",))]
+    assert read_lsmdc(tmp_path) == {"train": clips, "val": clips, "test": clips}
+
+
 @pytest.mark.parametrize(("row", "count"), [("clip\t0\t1\n", 3), ("clip\t0\t1\t0\t1\tHe says\tno.\n", 7)])
 def test_a_row_of_another_length_is_named(tmp_path, row, count):
     path = write(tmp_path / "LSMDC16_annos_training.csv", row)
