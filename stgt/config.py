@@ -334,7 +334,8 @@ class TrainConfig:
 
 
 # Fields that may have another value when a run goes on, because they do not change its numbers. The trainer itself
-# compares the size of the whole batch, so a run that began without `global_batch` may go on with it.
+# compares the size of the whole batch, so a run that began without `global_batch` may go on with it. The contents of
+# the bad list are compared with the rest of the data.
 _FREE = (
     "out",
     "global_batch",
@@ -343,6 +344,7 @@ _FREE = (
     "data.cache",
     "data.check_contents",
     "data.test",
+    "data.bad_list",
     "data.max_pixels",
     "data.deadline",
     "log_every",

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stgt import checkpoint as ckpt
 from stgt.config import TrainConfig, to_dict
+from stgt.data.errors import StoreError, VideoError
 from stgt.data.loader import LoaderError, read_batches
 from stgt.distributed import World, data_parallel
 from stgt.integrity import NonFiniteError
@@ -205,6 +206,13 @@ class Trainer:
                 figures = self.validation(self.model, stop)
         except Interrupted:
             figures = None
+        except StoreError:
+            raise
+        except VideoError as error:
+            raise VideoError(
+                f"{error}; validation replaces no video: list it in --data.bad-list, and go on with "
+                "--accept-changed-data"
+            ) from error
         if self.world.any(figures is None):
             self.unmeasured = epoch
             return False

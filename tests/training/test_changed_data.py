@@ -250,3 +250,22 @@ def test_figures_of_two_validation_sets_are_not_compared(change, forgotten, data
     other_validation_captions(data)
     assert train(monkeypatch, data, tmp_path / "run", "--epochs", 2, "--accept-changed-data") == 0
     assert ckpt.read_state(ckpt.latest_checkpoint(tmp_path / "run")) == complete  # the run was complete
+
+
+def test_a_run_that_a_broken_validation_video_ended_goes_on_with_a_bad_list(rendered, tmp_path, monkeypatch, capsys):
+    data, run = shutil.copytree(rendered, tmp_path / "data"), tmp_path / "run"
+    (data / CHECKSUMS).unlink()
+    broken = json.loads((data / "test.json").read_text())[0]["video"]
+    (data / "videos" / broken).write_bytes(b"half a download")
+    (data / "bad.json").write_text("{}")
+    paths = ["--data.train", data / "train.json", "--data.val", data / "test.json", "--data.videos", data / "videos"]
+    words = ["train", "quickstart", *TINY, "--epochs", 1, *paths, "--out", run]
+    assert run_cli(monkeypatch, *words) == 2
+    assert f"{broken}: not a video file" in (told := capsys.readouterr().err)
+    assert "list it in --data.bad-list, and go on with --accept-changed-data" in told
+    (data / "bad.json").write_text(json.dumps({broken: "cut short"}))
+    words += ["--data.bad-list", data / "bad.json"]
+    assert run_cli(monkeypatch, *words) == 2
+    assert "data.bad_list: SHA-256 " in capsys.readouterr().err
+    assert run_cli(monkeypatch, *words, "--accept-changed-data") == 0
+    assert ckpt.read_state(ckpt.newest_checkpoint(run))["best"] is not None
