@@ -60,6 +60,13 @@ def test_pairs_of_one_video_share_the_contrastive_target():
     loss = losses.vtc_loss(v2t, t2v, smoothing=0.1, offset=2, same=SAME)
     rows = [smoothed(sim[i], SAME[i].float() / 2, 0.1) for sim in (v2t, t2v) for i in range(2)]
     torch.testing.assert_close(loss, torch.stack(rows).mean())
+    # Rows may have different numbers of positives. Each row's own ones are targets in equal parts.
+    uneven = SAME.clone()
+    uneven[0, [1, 4]] = True
+    loss = losses.vtc_loss(v2t, t2v, smoothing=0.1, offset=2, same=uneven)
+    targets = [uneven[0].float() / 4, uneven[1].float() / 2]
+    rows = [smoothed(sim[i], targets[i], 0.1) for sim in (v2t, t2v) for i in range(2)]
+    torch.testing.assert_close(loss, torch.stack(rows).mean())
     # If the model scores two copies of a video equally, the loss is log 2, and its gradient asks for no preference.
     even = torch.tensor([[50.0, 50.0, 0.0]])
     same = torch.tensor([[True, True, False]])
@@ -120,6 +127,13 @@ def test_csal_targets_by_hand(mask):
     assert (targets == 0).any()  # at least one pair is masked, so the test covers masks
     paper, release = (losses.csal_targets(video, text, video, text, mask=m) for m in ("paper", "release"))
     assert not torch.equal(paper, release)
+
+
+def test_a_pair_with_exactly_the_least_similarity_can_be_a_target():
+    video = torch.tensor([[[1.0, 0.0]]]).expand(2, 1, 2)
+    text = torch.tensor([[1.0, 0.0], [0.05, math.sqrt(1 - 0.05**2)]])
+    targets = losses.csal_targets(video[:1], text[:1], video, text, gamma=3.0)
+    torch.testing.assert_close(targets, torch.softmax(3 * torch.tensor([[1.0, 0.05]]), -1))
 
 
 def test_csal_targets_are_sharper_with_gamma_and_largest_on_the_diagonal():
