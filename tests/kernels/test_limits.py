@@ -188,9 +188,9 @@ def test_tokens_of_denormal_numbers_carry_no_gradient(backend):
 
 
 OUT_OF_MEMORY = """
-import resource, torch
+import resource, sys, torch
 from stgt_kernels import spatio_temporal_graph
-x = torch.zeros(1, 4, 20000, 1)
+x = torch.zeros(*map(int, sys.argv[1:]))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), resource.RLIM_INFINITY))
 try:
@@ -201,10 +201,17 @@ except RuntimeError as error:
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_AS") or sys.platform != "linux", reason="limits memory as Linux does")
-def test_out_of_memory_says_how_much_was_asked_for():
-    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, timeout=600)
-    wanted = f"spatio_temporal_graph_fwd: out of memory: weight needs {4 * 20000 * 3 * 20000 * 4} bytes"
-    assert wanted in done.stdout, done.stdout + done.stderr
+@pytest.mark.parametrize(
+    ("shape", "wanted"),
+    [
+        ((1, 4, 20000, 1), f"weight needs {4 * 20000 * 3 * 20000 * 4} bytes"),
+        ((1, 1, 1, 1 << 23), "a thread's workspace needs "),  # a tile of 64 tokens takes 2 GiB
+    ],
+)
+def test_out_of_memory_says_how_much_was_asked_for(shape, wanted):
+    command = [sys.executable, "-c", OUT_OF_MEMORY, *map(str, shape)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert f"spatio_temporal_graph_fwd: out of memory: {wanted}" in done.stdout, done.stdout + done.stderr
 
 
 def with_instruction_set(name):

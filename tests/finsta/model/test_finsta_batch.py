@@ -14,7 +14,7 @@ from stgt.finsta.batching import edges as batching_edges
 from stgt.finsta.batching.edges import TYPES, neighbourhoods
 from stgt.finsta.batching.space import FLOOR
 from stgt.finsta.config import FinstaConfig
-from stgt.finsta.graphs.graph import KINDS, Frame, Relation, SeenObject, VideoGraph
+from stgt.finsta.graphs.graph import KINDS, Frame, Relation, SeenObject, TextEdge, TextGraph, TextNode, VideoGraph
 
 CONFIG = FinstaConfig()
 CLIPS = [scene(seed, things) for seed, things in enumerate((2, 1, 3))]
@@ -71,6 +71,15 @@ def test_a_node_of_a_text_has_the_words_that_share_characters_with_it():
     assert words[2].nonzero().flatten().tolist() == [3]
 
 
+def test_words_that_only_touch_a_node_and_words_without_characters_do_not_belong_to_it():
+    clip = scene(0, 1)
+    start, end = clip.tsg.nodes[1].span
+    assert start >= 2
+    offsets = torch.tensor([[[0, start], [start, start + 2], [start + 1, start + 1], [start + 2, end], [end, end + 1]]])
+    texts = GraphBatch.of([clip], times_of([clip]), offsets, CONFIG).texts
+    assert texts.words.flatten(0, 1)[texts.slot][1].tolist() == [0, 0.5, 0, 0.5, 0]
+
+
 def test_predicates_know_their_arguments_and_which_say_the_same():
     texts = batch_of(CLIPS, CONFIG).texts
     position = {int(node): place for place, node in enumerate(texts.object)}
@@ -93,6 +102,20 @@ def test_predicates_know_their_arguments_and_which_say_the_same():
         said.append((graph.nodes[own].text, *adverbs))
     same = [[one == other for other in said] for one in said]
     assert (texts.saying[:, None] == texts.saying).tolist() == same
+
+
+def test_a_predicate_about_another_predicate_is_about_its_subject():
+    clip = scene(0, 1)
+    kinds = ("object", "predicate", "object", "predicate", "object", "predicate", "predicate")
+    nodes = [TextNode(number, kind, f"word{number}", (0, 1)) for number, kind in enumerate(kinds)]
+    edges = [(1, 0, "subject"), (1, 3, "object"), (3, 2, "subject"), (3, 4, "object")]
+    edges += [(5, 3, "subject"), (5, 6, "object"), (6, 6, "subject")]  # the last one leads nowhere
+    graph = TextGraph(tuple(nodes), tuple(TextEdge(*edge) for edge in edges))
+    texts = batch_of([dataclasses.replace(clip, tsg=graph)], CONFIG).texts
+    assert texts.object.tolist() == [0, 2, 4] and texts.predicate.tolist() == [1, 3, 5, 6]
+    assert texts.subject.tolist() == [0, 1, 1, -1]
+    assert texts.target.tolist() == [1, 2, -1, -1]
+    assert texts.targeted.tolist() == [True, True, True, False]
 
 
 def test_videos_have_the_nodes_and_edges_of_their_frames_and_edges_in_time():
@@ -285,6 +308,13 @@ def test_the_read_out_of_a_video_is_the_mean_over_frames_of_the_mean_of_their_no
     frames = torch.stack([table[videos.frame == f].mean(0) for f in range(2 * FRAMES)])
     torch.testing.assert_close(videos.read_out.sums(table), frames.view(2, FRAMES, 3).mean(1), rtol=1e-6, atol=1e-7)
     assert len({int(n) for n in torch.bincount(videos.frame)}) > 1
+
+
+def test_frames_without_nodes_do_not_count_in_the_read_out_of_a_video():
+    frames = [Frame(f.t, (), ()) if t in (1, 4) else f for t, f in enumerate(CLIPS[0].dsg.frames)]
+    videos = batch_of([dataclasses.replace(CLIPS[0], dsg=VideoGraph(tuple(frames)))], CONFIG).videos
+    assert videos.frame.unique().tolist() == [0, 2, 3, 5]
+    torch.testing.assert_close(videos.read_out.sums(torch.ones(len(videos.frame), 1)), torch.ones(1, 1))
 
 
 def test_only_the_pairs_that_are_seen_longest_are_kept():
