@@ -106,3 +106,20 @@ def test_a_denormal_weight_is_an_edge(backend):
     v = torch.eye(4)[None, None]
     out = graph_attention(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 4, 4), v, graph, backend=backend)
     torch.testing.assert_close(out, torch.full((1, 1, 4, 4), 0.25))
+
+
+def test_a_denormal_similarity_is_an_edge():
+    x = torch.zeros(1, 1, 2, 8)
+    x[0, 0, 0, 0] = x[0, 0, 1, 1] = 1.0
+    x[0, 0, 1, 0] = TINY / 8
+    for backend in ("cpu", "reference"):
+        weight = spatio_temporal_graph(x, threshold=0.0, backend=backend).weight.view(2, 2)
+        assert torch.equal(weight, torch.tensor([[1.0, TINY / 8], [TINY / 8, 1.0]])), backend
+
+
+def test_linear_layers_give_denormal_numbers_as_pytorch_does():
+    x, weight, dout = torch.full((64, 32), TINY), torch.eye(32) / 4, torch.full((64, 32), 0.25)
+    assert torch.equal(torch.ops.stgt_kernels.linear_fwd(x, weight, None), x / 4)
+    dx, dweight, dbias = torch.ops.stgt_kernels.linear_bwd(dout * TINY, x / TINY, weight)
+    assert torch.equal(dx, dout * TINY / 4)
+    assert torch.equal(dweight, torch.full((32, 32), 64 * TINY / 4)) and torch.equal(dbias, dweight[0])
