@@ -40,7 +40,14 @@ def test_answers_are_compared_without_case_punctuation_and_articles(answer, expe
 
 @pytest.mark.parametrize(
     "answer, right, same",
-    [("का", "कि", False), ("कि.", "कि", True), ("-", "+", False), ("", "?", False), ("+", "a", False)],
+    [
+        ("का", "कि", False),
+        ("कि.", "कि", True),
+        ("-", "+", False),
+        ("", "?", False),
+        ("+", "a", False),
+        ("?", " ? ", True),
+    ],
 )
 def test_answers_that_differ_in_marks_or_symbols_only(answer, right, same):
     """Normalising left nothing of these, so that every answer of this kind was right, even an empty one."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stgt.finsta.evaluation.grounding import (
+    PredicateTime,
     changing_frames,
     object_figures,
     object_frames,
@@ -62,6 +63,8 @@ def test_intervals_of_frames_are_compared_in_seconds():
     figures = predicate_figures([time, missed])
     assert (figures["found_iou"], figures["found_R@1"], figures["whole_R@1"]) == pytest.approx((40, 50, 100))
     assert figures["track"] == 50 and figures["predicates"] == 2
+    exactly = predicate_figures([PredicateTime(0.5, 0.5, 0.49, True)])
+    assert (exactly["found_R@1"], exactly["whole_R@1"], exactly["changing_R@1"]) == (100, 100, 0)
 
 
 def test_temporal_iou():
@@ -79,3 +82,5 @@ def test_the_longest_run_of_frames_in_which_a_box_changes():
     assert changing_frames(clip(boxes=[rest] * 4), 5, times[:4]) == (0, 4)
     assert changing_frames(clip(boxes=[None, rest, None, rest]), 5, times[:4]) == (0, 4)
     assert changing_frames(clip(), 5, times) == (0, 7)
+    half = [(x, 0.25, x + 0.125, 0.5) for x in (0.0, 0.5, 0.75, 0.75)]  # the second step is half of the first one
+    assert changing_frames(clip(boxes=half), 5, times[:4]) == (0, 2)

@@ -35,6 +35,11 @@ def test_the_motion_of_an_object_follows_from_the_relations_of_the_nearest_frame
     assert motion(ClipGraphs("", "", None, None, "parser"), 0, 0.0) is None
 
 
+def test_the_motion_of_an_object_is_unknown_where_something_was_hit_in_another_frame():
+    assert motion(clip([(1, "hits", 0)], []), 0, 0.8) is None
+    assert motion(clip([(1, "meets", 0)], []), 0, 0.8) == "still"
+
+
 def objects(informative, count=2000):
     kinds = [KINDS[number % 5] for number in range(count)]
     clips = [number // 10 for number in range(count)]
@@ -56,6 +61,15 @@ def test_a_rare_class_counts_as_much_as_a_frequent_one():
     states, kinds, _ = objects(informative=False)
     kinds = [{0: "moving", 10: "growing"}.get(number % 20, "still") for number in range(len(kinds))]
     assert probe_figures(states, kinds, [number // 20 for number in range(len(kinds))])["motion"] < 45
+
+
+def test_a_rare_class_is_found_as_well_as_a_frequent_one():
+    """Two classes overlap. Halfway between them, Φ(0.75) = 77.3% of each lie on the right side."""
+    states, _, _ = objects(informative=False, count=20_000)
+    kinds = ["turning" if number % 20 == 0 else "still" for number in range(len(states))]
+    states[::20, 0] += 1.5
+    clips = [number // 20 for number in range(len(states))]
+    assert probe_figures(states, kinds, clips)["turning"] == pytest.approx(77.3, abs=4)
 
 
 def test_a_figure_without_all_classes_in_both_halves_is_left_out():

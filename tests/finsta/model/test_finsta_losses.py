@@ -126,6 +126,7 @@ def test_only_the_two_best_tracks_count_unless_edges_between_modalities_are_swit
     labels = word_vectors(graphs.labels)
     assert same_things(graphs, labels, FinstaConfig(rho=-1.0)).sum(1).tolist() == [2, 2, 2]
     assert same_things(graphs, labels, FinstaConfig(rho=-1.0, crossmodal_coref=False)).all()
+    assert not same_things(graphs, labels, FinstaConfig(rho=1.0)).any()  # no cosine is above 1
 
 
 def test_regions_are_means_over_intervals_and_belong_to_predicates_of_their_clip():
