@@ -62,7 +62,7 @@ def clamped_window(op: str, window: int, frames: int) -> int:
     return min(whole, frames - 1)
 
 
-def _version(x: Tensor) -> int | None:
+def version_of(x: Tensor) -> int | None:
     """How often x was changed in place. None for a tensor made in inference mode, where PyTorch does not count."""
     return None if x.is_inference() else x._version
 
@@ -106,7 +106,7 @@ class SpatioTemporalGraph:
         graph = cls(weight)
         graph._live = live
         # A tensor that compiled code returns is new: it has not been changed in place.
-        graph._live_version = 0 if torch.compiler.is_compiling() else _version(weight)
+        graph._live_version = 0 if torch.compiler.is_compiling() else version_of(weight)
         return graph
 
     @property
@@ -121,7 +121,7 @@ class SpatioTemporalGraph:
             if self._live is None or _is_parameter(self._weight):
                 return live_tiles(self._weight.detach())
             return self._live
-        weight, version = self._weight, _version(self._weight)
+        weight, version = self._weight, version_of(self._weight)
         if self._live is not None and self._live_version == version and not _is_parameter(weight):
             return self._live
         with torch.inference_mode(False):  # a later call may need the tiles for its backward pass

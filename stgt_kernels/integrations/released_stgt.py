@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stgt_kernels.dispatch import MAX_HEAD_DIM, check_name
 from stgt_kernels.functional import graph_attention, spatio_temporal_graph
-from stgt_kernels.graph import SpatioTemporalGraph, storage_dtype
+from stgt_kernels.graph import SpatioTemporalGraph, storage_dtype, version_of
 from stgt_kernels.integrations.comparison import require_same
 
 # A module that has these attributes is a graph block of the released model. None of its classes is imported.
@@ -27,6 +27,16 @@ class _Settings:
     """The most frames between two tokens that the mask joins; None if it joins all"""
     differentiable: bool = False
     """Whether gradients pass through the weights of the block's graph"""
+    version: int | None = -1
+    """How often the mask had been changed in place when its window was found; -1 if that is not known"""
+
+    def __reduce__(self):
+        # The count of a copied mask starts anew.
+        return _Settings, (self.backend, self.mask, self.window, self.differentiable)
+
+    def are_for(self, mask: Tensor | None) -> bool:
+        """Whether the window is that of this mask. Compiled code cannot see whether a mask was changed in place."""
+        return mask is self.mask and (torch.compiler.is_compiling() or _mask_version(mask) == self.version)
 
 
 class Acceleration:
@@ -79,7 +89,8 @@ def accelerate(model: nn.Module, *, backend: str = "auto") -> Acceleration:
 
     Three things differ. Clips of any number of frames work. A token without an edge gives 0 instead of NaN. No
     (T*P, T*P) matrix is made, so the graph that a block passes on is a ``SpatioTemporalGraph``. The threshold
-    (``sim_th``), the mask (``g_mask``) and dropout are read at every call. A deep copy of the model stays accelerated,
+    (``sim_th``), the mask (``g_mask``) and dropout are read at every call, except that compiled code does not notice a
+    mask that is changed in place, as ``load_state_dict`` changes a buffer. A deep copy of the model stays accelerated,
     and so does a model that ``torch.save`` wrote whole; neither of them can be undone. Use DDP, since replicas of
     ``nn.DataParallel`` would compute with the parameters of the first device.
 
@@ -125,7 +136,8 @@ def accelerate(model: nn.Module, *, backend: str = "auto") -> Acceleration:
             window, frames, patches = _band(mask)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None
-        plain = _Settings("reference", mask, window)  # the reference runs wherever the model's own code does
+        # The reference runs wherever the model's own code does.
+        plain = _Settings("reference", mask, window, version=_mask_version(mask))
         differentiable = require_same(
             block, place, partial(_graph, plain, block), partial(_attention, plain), frames, patches
         )
@@ -137,8 +149,9 @@ def _build_graph(self: nn.Module, x: Tensor, t: int) -> SpatioTemporalGraph:
     """Takes the place of a block's method. x: (B, T*P, C). t: the number of frames, T."""
     settings: _Settings = getattr(self, _SETTINGS)
     mask = getattr(self, "g_mask", None)
-    if mask is not settings.mask:
-        settings = replace(settings, mask=mask, window=_band(mask)[0])
+    if not settings.are_for(mask):
+        version = -1 if torch.compiler.is_compiling() else _mask_version(mask)
+        settings = replace(settings, mask=mask, window=_band(mask)[0], version=version)
         setattr(self, _SETTINGS, settings)
     return _graph(settings, self, x, t)
 
@@ -207,6 +220,11 @@ def _nothing_found(model: nn.Module, lacking: dict[str, list[str]]) -> str:
         kind = type(model.get_submodule(closest)).__name__
         message += f"; the closest, {closest or 'the model itself'} ({kind}), lacks {', '.join(lacking[closest])}"
     return message
+
+
+def _mask_version(mask: Tensor | None) -> int | None:
+    """How often a mask was changed in place. None without a mask, and where PyTorch does not count."""
+    return None if mask is None else version_of(mask)
 
 
 def _band(mask: Tensor | None) -> tuple[int | None, int, int]:

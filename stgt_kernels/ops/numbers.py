@@ -12,7 +12,8 @@ def finite_scale(op: str, scale: float | None, D: int) -> float:
     Raises ValueError for one that is not a finite number, and for a tensor that requires a gradient.
     """
     if scale is None:
-        return D**-0.5
+        # torch.jit.trace gives sizes as tensors, whose powers are float32. A symbol of torch.compile stays one.
+        return (int(D) if isinstance(D, torch.Tensor) else D) ** -0.5
     if isinstance(scale, torch.Tensor) and scale.requires_grad:
         raise ValueError(f"{op}: scale gets no gradient, so it must not require one; multiply q by it instead")
     factor = _number(op, "scale", scale)

@@ -326,3 +326,14 @@ def test_fakes_say_what_the_kernels_return(backend):
             assert (r is None) == (f is None)
             if r is not None:
                 assert (r.shape, r.dtype, r.stride()) == (f.shape, f.dtype, f.stride())
+
+
+def test_a_traced_program_scales_scores_as_exactly_as_the_op():
+    """torch.jit.trace gives sizes as tensors."""
+    q = torch.randn(1, 2, 6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    graph = SpatioTemporalGraph(torch.ones(1, 1, 6, 1, 6, dtype=torch.float64))
+
+    def attention(q):
+        return graph_attention(q, q, q, graph)
+
+    torch.testing.assert_close(torch.jit.trace(attention, q)(q), attention(q), rtol=0, atol=1e-14)

@@ -4,6 +4,7 @@ It is a stand-in here (released.py), which itself gives the numbers recorded fro
 """
 
 import copy
+import io
 
 import pytest
 import torch
@@ -22,6 +23,14 @@ from helpers.settled import exact_graphs, recorded_model, settled
 
 from stgt_kernels import SpatioTemporalGraph
 from stgt_kernels.integrations.released_stgt import accelerate
+
+
+def saved_and_loaded(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
 
 GOLDEN = ["video_t3_h05", "video_t4_h01_b2_l2", "video_t5_of_8_h03", "image_t1_h05"]
 
@@ -133,6 +142,22 @@ def test_a_mask_that_replaces_another_one_is_used():
         after = model(x)
     assert_outputs_same(after, model(x))
     assert not torch.allclose(before, after)
+
+
+@pytest.mark.parametrize("copied", [lambda model: model, copy.deepcopy, saved_and_loaded])
+def test_a_mask_that_is_changed_in_place_is_used(copied):
+    """Loading a state dict writes into a mask that is a buffer."""
+    model, other, x = build(), build(window=2), clip()
+    for block in (model.resblocks[0], other.resblocks[0]):
+        mask = block.g_mask
+        del block.g_mask
+        block.register_buffer("g_mask", mask)
+    expected, own = other(x), model(x)
+    accelerate(model)
+    assert_outputs_same(model(x), own)
+    model.load_state_dict(other.state_dict())
+    assert_outputs_same(copied(model)(x), expected)
+    assert_outputs_same(model(x), expected)
 
 
 @pytest.mark.parametrize(
