@@ -241,7 +241,8 @@ class Index:
         film, row = opened.film_of(number)
         rows = opened.rows(film)
         score = exact_scores(rows.vectors[row : row + 1], query).item()
-        return Moment(Path(film.path), *rows.times[row].tolist(), score)
+        # Vectors that were rounded to half precision may be a little longer than 1.
+        return Moment(Path(film.path), *rows.times[row].tolist(), min(score, 1.0))
 
     @property
     def _open(self) -> Packed:

@@ -55,6 +55,21 @@ def test_answers_are_moments_that_do_not_overlap(films, made):
     assert len(blue) < 12  # the rest overlap
 
 
+class Rounded(Colours):
+    """A model whose vectors get longer than 1 when the index rounds them to half precision."""
+
+    def encode_windows(self, windows):
+        return torch.tensor([0.7, 0.71414, 0.0]).expand(len(windows.rows), 1, 3)
+
+
+def test_no_score_is_above_1(films, tmp_path):
+    index = stgt.Index(tmp_path / "index", Rounded())
+    index.update(films / "more", window=4, stride=2, workers=1)
+    stored = torch.tensor([[[0.7, 0.71414, 0.0]]]).half()
+    assert exact_scores(stored, stored[0].float()).item() > 1
+    assert index.like(index.search("blue")[0])[0].score == 1
+
+
 def test_a_score_is_the_largest_cosine_of_a_window_and_a_query():
     vectors = torch.nn.functional.normalize(torch.randn(50, 5, 16), dim=-1)
     queries = torch.nn.functional.normalize(torch.randn(3, 16), dim=-1)
