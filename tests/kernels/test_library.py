@@ -336,4 +336,5 @@ def test_a_traced_program_scales_scores_as_exactly_as_the_op():
     def attention(q):
         return graph_attention(q, q, q, graph)
 
-    torch.testing.assert_close(torch.jit.trace(attention, q)(q), attention(q), rtol=0, atol=1e-14)
+    traced = torch.jit.trace(attention, q, check_trace=False)  # the graph knows its tiles after the first call
+    torch.testing.assert_close(traced(q), attention(q), rtol=0, atol=1e-14)
