@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stgt_kernels import _C as _C  # registers torch.ops.stgt_kernels
 from stgt_kernels import RaggedGraph, SpatioTemporalGraph, edge_attention, graph_attention, spatio_temporal_graph
 
 SIZE, D = 96, 16

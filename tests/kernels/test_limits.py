@@ -22,6 +22,7 @@ from helpers.cases import (
     run_attention,
 )
 
+from stgt_kernels import _C as _C  # registers torch.ops.stgt_kernels
 from stgt_kernels import GraphAttention, SpatioTemporalGraph, graph_attention, spatio_temporal_graph, token_similarity
 from stgt_kernels.rounding import compared_threshold, similarity_error
 from stgt_kernels.testing import assert_close, assert_graph_close, video_like_tokens
@@ -190,7 +191,7 @@ def test_tokens_of_denormal_numbers_carry_no_gradient(backend):
 OUT_OF_MEMORY = """
 import resource, sys, torch
 from stgt_kernels import spatio_temporal_graph
-x = torch.zeros(*map(int, sys.argv[1:]))
+x = torch.zeros(*map(int, sys.argv[2:]), dtype=getattr(torch, sys.argv[1]))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), resource.RLIM_INFINITY))
 try:
@@ -202,16 +203,24 @@ except RuntimeError as error:
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_AS") or sys.platform != "linux", reason="limits memory as Linux does")
 @pytest.mark.parametrize(
-    ("shape", "wanted"),
+    ("dtype", "shape", "wanted"),
     [
-        ((1, 4, 20000, 1), f"weight needs {4 * 20000 * 3 * 20000 * 4} bytes"),
-        ((1, 1, 1, 1 << 23), "a thread's workspace needs "),  # a tile of 64 tokens takes 2 GiB
+        ("float32", (1, 4, 20000, 1), f"weight needs {4 * 20000 * 3 * 20000 * 4} bytes"),
+        ("float64", (1, 4, 20000, 1), f"weight needs {4 * 20000 * 3 * 20000 * 8} bytes"),
+        ("bfloat16", (1, 4, 20000, 1), f"weight needs {4 * 20000 * 3 * 20000 * 2} bytes"),
+        ("float32", (1, 1, 1, 1 << 23), "a thread's workspace needs "),  # a tile of 64 tokens takes 2 GiB
     ],
 )
-def test_out_of_memory_says_how_much_was_asked_for(shape, wanted):
-    command = [sys.executable, "-c", OUT_OF_MEMORY, *map(str, shape)]
+def test_out_of_memory_says_how_much_was_asked_for(dtype, shape, wanted):
+    command = [sys.executable, "-c", OUT_OF_MEMORY, dtype, *map(str, shape)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert f"spatio_temporal_graph_fwd: out of memory: {wanted}" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 0, 8), (0, 3, 20, 8), (2, 3, 20, 8)])
+def test_results_are_contiguous_with_the_strides_that_pytorch_gives_them(shape):
+    for result in torch.ops.stgt_kernels.spatio_temporal_graph_fwd(torch.zeros(shape), 0.5, 1, False):
+        assert result.stride() == torch.empty(result.shape).stride()
 
 
 def with_instruction_set(name):

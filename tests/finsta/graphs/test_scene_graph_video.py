@@ -83,6 +83,10 @@ def test_impossible_settings_of_the_tracker_are_refused(arguments):
         ((0.1, 0.1, 0.2, 0.2), (0, 0, 0.5, 0.5), {"inside"}),
         ((0, 0, 0.5, 0.5), (0.1, 0.1, 0.2, 0.2), {"around"}),
         ((0, 0, 0.3, 0.3), (0.2, 0.2, 0.5, 0.5), {"touching"}),
+        ((0, 0, 0.2, 0.2), (0.2, 0, 0.5, 0.2), {"left of"}),  # boxes that only share a side do not overlap
+        ((0.2, 0, 0.5, 0.2), (0, 0, 0.2, 0.2), {"right of"}),
+        ((0, 0, 0.2, 0.2), (0, 0.2, 0.2, 0.5), {"above"}),
+        ((0, 0.2, 0.2, 0.5), (0, 0, 0.2, 0.2), {"below"}),
     ],
 )
 def test_places_of_two_boxes(one, other, said):
@@ -112,6 +116,14 @@ def test_a_motion_is_said_while_it_happens():
     boxes = np.stack([x, 0 * x, x + 0.1, 0 * x + 0.1], 1)
     found = motions(times, boxes)
     assert found[:7] == [[]] * 7 and found[9:] == [["moving right"]] * 8
+
+
+def test_sightings_a_quarter_of_a_second_apart_are_measured_whatever_their_times_are_rounded_to():
+    boxes = np.array([[0.1, 0.1, 0.2, 0.2], [0.2, 0.1, 0.3, 0.2]])
+    starts = np.arange(300) / 100
+    assert any((start + 0.25) - start > 0.25 for start in starts)
+    assert all(motions(np.array([start, start + 0.25]), boxes) == [["moving right"]] * 2 for start in starts)
+    assert motions(np.array([0.3, 0.551]), boxes) == [[], []]
 
 
 def test_a_graph_has_tracks_relations_and_scores(tmp_path):

@@ -63,6 +63,12 @@ def test_the_weights_of_the_parts_scale_them():
     assert torch.allclose(values["loss"], expected)
 
 
+def test_the_loss_of_the_first_stage_is_the_sum_of_the_contrasts():
+    values = make_objective(settings(), host := tiny_host("clip"), ()).align(host, batch())
+    assert values.keys() == {"loss", "vtc", "osc", "ptc"}
+    assert torch.allclose(values["loss"], values["vtc"] + values["osc"] + values["ptc"])
+
+
 def test_the_labels_are_found_in_the_mean_state_of_the_video():
     host, clips = tiny_host("clip"), batch()
     vocabulary = sorted(set().union(*map(labels_of, clips.graphs)))
