@@ -32,6 +32,9 @@ NEAR = 16
 KEPT_BYTES = 2**27
 # FFmpeg rounds the time at which a file begins to a microsecond, so a frame may seem to begin before the file.
 _START_ROUNDING = 1e-6
+# FFmpeg converts these formats of two bytes a pixel to RGB as if the bytes were in the other order, unless the size
+# changes as well. QuickTime files have such pixels. FFmpeg swaps the bytes rightly.
+_SWAPPED = ("rgb555be", "rgb565be", "bgr555be", "bgr565be")
 
 Numbered = tuple[VideoFrame, float]  # a frame and its time of presentation in seconds
 
@@ -325,10 +328,10 @@ class PyAVReader:
         """A frame as it is shown: uint8 (H, W, 3)."""
         width, height = self._shown_size[::-1] if turns_sideways(frame) else self._shown_size
         if self._file.container.format.name == "gif":  # transparent parts are shown on white
-            rgba = frame.to_ndarray(format="rgba", width=width, height=height, threads=1).astype(np.uint16)
+            rgba = _pixels(frame, "rgba", width, height).astype(np.uint16)
             alpha = rgba[..., 3:]
             return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-        return upright(frame.to_ndarray(format="rgb24", width=width, height=height, threads=1), frame)
+        return upright(_pixels(frame, "rgb24", width, height), frame)
 
     def _take_size_of(self, frame: VideoFrame) -> None:
         """All frames are shown with the width and height of the file's first one, which this is."""
@@ -345,9 +348,17 @@ class PyAVReader:
         return math.ceil((seconds + self._start - _START_ROUNDING) / self._file.stream.time_base)
 
 
+def _pixels(frame: VideoFrame, format: str, width: int, height: int, **options: str) -> np.ndarray:
+    """A frame as an array (height, width, channels) of uint8. options: further ones of `VideoFrame.to_ndarray`."""
+    name = frame.format.name
+    if name in _SWAPPED:
+        frame = frame.reformat(format=f"{name.removesuffix('be')}le", threads=1)
+    return frame.to_ndarray(format=format, width=width, height=height, threads=1, **options)
+
+
 def _squeezed(frame: VideoFrame, side: int) -> np.ndarray:
     """A frame as a square of mean colours: uint8 (side, side, 3)."""
-    return frame.to_ndarray(format="rgb24", width=side, height=side, interpolation="AREA", threads=1)
+    return _pixels(frame, "rgb24", side, side, interpolation="AREA")
 
 
 def _longest_move(times: list[int]) -> int:

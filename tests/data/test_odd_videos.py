@@ -243,6 +243,21 @@ def test_depths_and_ranges_of_colour(format, tmp_path):
     assert np.abs(read_frames(path, 5).float().mean((1, 2, 3)).numpy() - values).max() <= 2
 
 
+@pytest.mark.parametrize(
+    "format, red", [("rgb555be", 31 << 10), ("rgb565be", 31 << 11), ("bgr555be", 31), ("bgr565be", 31)]
+)
+def test_colours_of_two_bytes_in_the_order_of_quicktime(format, red, tmp_path):
+    frame = av.VideoFrame(16, 16, format)
+    frame.planes[0].update(np.full(frame.planes[0].buffer_size // 2, red, ">u2").tobytes())
+    path = tmp_path / "clip.nut"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("rawvideo", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, format
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert (read_frames(path, 1).int() - torch.tensor([255, 0, 0])).abs().max() <= 8
+
+
 def test_colours_that_cannot_be_converted_are_named(tmp_path):
     path = tmp_path / "clip.mp4"
     with av.open(str(path), "w") as container:
