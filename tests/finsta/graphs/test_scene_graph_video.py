@@ -28,7 +28,7 @@ def at(*centres, label="ball", side=20):
 
 def test_boxes_are_cut_at_the_border_and_weak_ones_are_left_out():
     found = detections(
-        [[-10, 20, 50, 120], [120, 0, 130, 10], [0, 0, 10, 10]], ["a", "b", "c"], [0.5, 1.0, 0.1], 100, 100, least=0.2
+        [[-10, 20, 50, 120], [120, 0, 130, 10], [0, 0, 10, 10]], ["a", "b", "c"], [0.5, 1.0, 0.1], 100, 100, least=0.5
     )
     assert found.labels == ("a",) and found.boxes.tolist() == [[0, 0.2, 0.5, 1]] and found.scores.tolist() == [0.5]
     with pytest.raises(ValueError, match="there are 1 boxes, 2 labels and 1 scores, expected equal numbers"):
