@@ -79,7 +79,9 @@ def merge(
     out: Path,
     videos: Path = Path("data"),
 ) -> None:
-    """Join caption annotations to one, such as those of WebVid and CC3M. Each batch then has videos or images only.
+    """Join caption annotations, such as those of WebVid and CC3M. Each batch then has videos or images only.
+
+    With one annotation, only the folder changes that its names are relative to: validation needs that of training.
 
     Args:
         annotations: Annotations such as data/webvid/train.json, each with its videos or images in the folder `videos`

@@ -1,4 +1,4 @@
-"""Several caption annotations as one, to train on them together."""
+"""Caption annotations of several folders as one, to train on them together."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from stgt.terminal import say
 
 
 def merge(annotations: Sequence[Path], out: Path, root: Path) -> None:
-    """Write the clips of several caption annotations as one, whose names are relative to `root`.
+    """Write the clips of caption annotations as one annotation, whose names are relative to `root`.
 
     The videos of each annotation are in the folder `videos` beside it, which may be a link, or those of a manifest in
     its own folder if there is no such folder. If `out` is a manifest, the annotations may be manifests, too. Raises
     ValueError, before anything is written, for annotations that are malformed, whose videos are not below `root`, or
     that are given twice.
     """
-    if not 1 < len(annotations) == len(set(map(os.path.abspath, annotations))):
+    if not 0 < len(annotations) == len(set(map(os.path.abspath, annotations))):
         got = ", ".join(map(str, annotations)) or "none"
-        raise ValueError(f"annotations: got {got}, expected two or more, each of them once")
+        raise ValueError(f"annotations: got {got}, expected one or more, each of them once")
     parts = [(annotation, _folder(annotation, root)) for annotation in annotations]
     if is_manifest(out):
         from stgt.data.manifest.join import join_manifests

@@ -17,6 +17,7 @@ from stgt.data.entries import Question
 from stgt.data.loader import parts, read_batches
 from stgt.data.prompts import LanguageTokenizer
 from stgt.data.samples import collate
+from stgt.distributed import World
 from stgt.files import file_hash, write_json
 from stgt.models.vqa import VideoQA
 from stgt.runs import Run
@@ -42,8 +43,13 @@ def question_word(question: str) -> str:
     return first if first in QUESTION_WORDS else "other"
 
 
-def evaluate_answers(run: Run, data: DataConfig, out: Path, *, beams: int = 5, batch_size: int = 32) -> dict:
-    """Answer the questions of `data.test`, print and return the accuracy, and write each answer into `out`."""
+def evaluate_answers(
+    run: Run, data: DataConfig, out: Path, world: World, *, beams: int = 5, batch_size: int = 32
+) -> dict:
+    """Answer the questions of `data.test`, print and return the accuracy, and write each answer into `out`.
+
+    Each process answers the questions about its share of the videos. All of them return the same.
+    """
     videos = run.test_items(data, answers=data.answers)
     questions = [question for _, question in videos.questions]
     split = {
@@ -52,19 +58,28 @@ def evaluate_answers(run: Run, data: DataConfig, out: Path, *, beams: int = 5, b
         "videos": len(videos.videos),
         "questions": len(questions),
     }
-    say("{annotation}: {videos} videos, {questions} questions".format(**split))
-    print(f"its SHA-256 is {split['sha256']}")
-    numbers = parts(len(videos), batch_size)
+    if world.is_main:
+        say("{annotation}: {videos} videos, {questions} questions".format(**split))
+        print(f"its SHA-256 is {split['sha256']}")
+    numbers = parts(len(videos), batch_size)[world.rank :: world.size]
+    own = {number for batch in numbers for number in batch}
+    places = [place for place, (video, _) in enumerate(videos.questions) if video in own]
     read = read_batches(videos, numbers, workers=data.workers, collate=collate)
-    batches = tqdm(read, "videos", len(numbers), unit="batch", disable=len(numbers) < 8)
-    answers = predict(run.model, run.tokenizer, batches, videos.questions, beams=beams, batch_size=batch_size)
+    batches = tqdm(read, "videos", len(numbers), unit="batch", disable=len(numbers) < 8 or not world.is_main)
+    asked = [videos.questions[place] for place in places]
+    found = predict(run.model, run.tokenizer, batches, asked, beams=beams, batch_size=batch_size)
+    answer_at = {
+        place: answer for pairs in world.collect([*zip(places, found, strict=True)]) for place, answer in pairs
+    }
+    answers = [answer_at[place] for place in range(len(questions))]
     figures = answer_figures(questions, answers)
     trained = each_question(data.train, data.bad_list) if data.train.is_file() else None
     guesses = {} if trained is None else frequent_answers(trained, questions)
     baselines = {name: answer_figures(questions, guess)["all"]["accuracy"] for name, guess in guesses.items()}
-    print(format_answers(figures, baselines))
-    entries = [question._asdict() | {"predicted": answer} for question, answer in zip(questions, answers, strict=True)]
-    write_json(out, entries, indent=0)
+    if world.is_main:
+        print(format_answers(figures, baselines))
+        pairs = zip(questions, answers, strict=True)
+        write_json(out, [question._asdict() | {"predicted": answer} for question, answer in pairs], indent=0)
     return {"split": split, "beams": beams, "answers": figures, "baselines": baselines}
 
 

@@ -89,10 +89,8 @@ def _evaluate_questions(run: Run, data: DataConfig, options: Evaluation, out: Pa
         "dual_softmax",
         "captions",
     )
-    if world.size > 1:
-        raise ValueError(f"{options.model} answers questions, expected 1 process, but there are {world.size}")
     beams = 5 if options.beams is None else options.beams
-    return evaluate_answers(run, data, out.with_name("answers.json"), beams=beams, batch_size=options.batch_size)
+    return evaluate_answers(run, data, out.with_name("answers.json"), world, beams=beams, batch_size=options.batch_size)
 
 
 def _refuse(because: str, options: Evaluation, *names: str) -> None:

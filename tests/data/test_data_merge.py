@@ -21,10 +21,12 @@ def test_sets_to_train_on_together_are_merged(tmp_path):
     assert [clip.video for clip in load_captions(tmp_path / "out" / "pretrain.json")] == expected
     with pytest.raises(ValueError, match="webvid/train.json: its folder videos is not below .*cc3m"):
         merge(both, tmp_path / "again.json", data / "cc3m")
-    for wrong in (both + both[:1], both[:1]):
-        with pytest.raises(ValueError, match="annotations: got .*train.json, expected two or more, each of them once"):
+    for wrong, got in ((both + both[:1], ".*train.json"), ((), "none")):
+        with pytest.raises(ValueError, match=f"annotations: got {got}, expected one or more, each of them once"):
             merge(wrong, tmp_path / "again.json", data)
     assert not (tmp_path / "again.json").exists()
+    merge(both[:1], tmp_path / "out" / "val.json", data)
+    assert [clip.video for clip in load_captions(tmp_path / "out" / "val.json")] == expected[:2]
 
 
 def test_manifests_of_files_and_shards_are_merged_with_annotations(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.commands import printed_text, run_cli, train_questions, train_retrieval
 from helpers.language_models import save_language_model
+from helpers.processes import stgt_in_processes
 
 from stgt import checkpoint as ckpt
 from stgt.data.shapes import render_shapes, scene
@@ -99,6 +100,10 @@ def test_evaluate_and_ask_answer_from_the_folder_alone(answering, clips, monkeyp
     guessed = 100 * sum(q["answer"] == frequent for q in questions) / len(questions)
     assert result["baselines"]["most frequent answer"] == pytest.approx(guessed)
     assert re.search(rf"all +{len(questions)} ", printed) and f"most frequent answer: {guessed:.1f}" in printed
+    shared_out = tmp_path / "several" / "evaluation.json"  # of more processes than batches of videos can keep busy
+    stgt_in_processes(3, "evaluate", "--run", answering, "--beams", 2, "--batch-size", 8, "--out", shared_out)
+    assert json.loads(shared_out.read_text())["answers"] == result["answers"]
+    assert json.loads(shared_out.with_name("answers.json").read_text()) == answers
     entry = answers[0]
     video = clips / "videos" / entry["video"]
     assert run_cli(monkeypatch, "ask", video, entry["question"], "--run", answering, "--beams", 2) == 0
