@@ -38,7 +38,7 @@ def test_the_mlp_is_quick_gelu_between_two_linear_layers():
 
 
 class Results(TorchDispatchMode):
-    """The operators that gave a tensor of at least so many elements."""
+    """The operators that wrote a tensor of at least so many elements. Those that give a view write nothing."""
 
     def __init__(self, elements):
         super().__init__()
@@ -46,9 +46,10 @@ class Results(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        view = function._schema.returns and function._schema.returns[0].alias_info is not None
-        if isinstance(result, torch.Tensor) and result.numel() >= self.elements and not view:
-            self.names.append(function._schema.name.removeprefix("aten::"))
+        if isinstance(result, torch.Tensor) and result.numel() >= self.elements:
+            held = {tensor.untyped_storage().data_ptr() for tensor in args if isinstance(tensor, torch.Tensor)}
+            if function._schema.is_mutable or result.untyped_storage().data_ptr() not in held:
+                self.names.append(function._schema.name.removeprefix("aten::"))
         return result
 
 
