@@ -33,7 +33,7 @@ KEPT_BYTES = 2**27
 # FFmpeg rounds the time at which a file begins to a microsecond, so a frame may seem to begin before the file.
 _START_ROUNDING = 1e-6
 # FFmpeg converts these formats of two bytes a pixel to RGB as if the bytes were in the other order, unless the size
-# changes as well. QuickTime files have such pixels. FFmpeg swaps the bytes rightly.
+# changes as well. QuickTime files have such pixels. FFmpeg's conversion to the formats of the other order is right.
 _SWAPPED = ("rgb555be", "rgb565be", "bgr555be", "bgr565be")
 
 Numbered = tuple[VideoFrame, float]  # a frame and its time of presentation in seconds
