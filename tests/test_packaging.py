@@ -104,6 +104,7 @@ def test_a_source_distribution_can_be_built(setup_py, tmp_path):
         held = {name.partition("/")[2] for name in archive.getnames()}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.is_file()}
     assert sources and sources <= held
+    assert not any(name.startswith("tests") for name in held)  # a part of the tests could not run
 
 
 def test_without_torch_it_says_what_to_install(setup_py, tmp_path):
