@@ -81,7 +81,8 @@ def merge(
 ) -> None:
     """Join caption annotations, such as those of WebVid and CC3M. Each batch then has videos or images only.
 
-    With one annotation, only the folder changes that its names are relative to: validation needs that of training.
+    With one annotation, only its names are written anew. An annotation for validation needs this, because its names
+    have to be relative to the same folder as those for training.
 
     Args:
         annotations: Annotations such as data/webvid/train.json, each with its videos or images in the folder `videos`

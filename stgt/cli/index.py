@@ -44,7 +44,8 @@ def index(
             RAY_ADDRESS names or that runs here. If there is none, this machine works with all its GPUs.
         timeout: Seconds that reading 16 windows of a video, or finding the shots in a minute of it, may take. A file
             that takes longer is left out.
-        exact_up_to: An index with more windows is searched with faiss, which may miss an answer, and otherwise exactly.
+        exact_up_to: An index with more windows than this is searched with faiss, which may miss an answer. Other
+            indexes, and all of them where faiss is not installed, are searched exactly.
         tokenizer: The tokenizer's folder, or its name on the hub. It is needed for a model that is not a run, comes
             without a tokenizer and does not use BERT's.
         device: The device that the model runs on; "auto" is a GPU where there is one.
