@@ -18,6 +18,8 @@ def efficiency(
 ) -> None:
     """Print the paper's Table 6: parameters, FLOPs and clips per second of STGT, dense attention and CCT+MIT.
 
+    CCT+MIT is the paper's baseline, with X-CLIP's cross-frame transformers in place of the graph.
+
     Args:
         size: Size of the models that are timed. If not given, it is the paper's ViT-g on a GPU, and the quickstart's
             size elsewhere. Parameters and FLOPs are always counted for ViT-g.
