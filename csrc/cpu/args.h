@@ -48,7 +48,7 @@ struct GraphAttentionArgs {
   int64_t band() const { return 2 * W + 1; }
   int64_t row_blocks() const { return ceil_div(P, ROW_BLOCK); }
   double product() const { return double(B * H) * double(T * P) * double(band() * P) * double(D); }  // multiply-adds
-  int64_t first_row(int64_t segment) const { return T * segment / segments; }                        // a frame
+  int64_t first_frame(int64_t segment) const { return T * segment / segments; }
   // The weight of the edge from token `row` of the clip to column j of the frame at offset o.
   template <class WT> const WT* edges(int64_t b, int64_t row, int64_t o, int64_t j) const {
     return static_cast<const WT*>(weight) + ((b * T * P + row) * band() + o) * P + j;

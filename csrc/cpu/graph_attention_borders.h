@@ -3,7 +3,7 @@
 // dk and dv of a frame are sums over the row frames that are at most W away, in their order. Near the border of two
 // segments, the first of these row frames belong to the segment before it and the others to the segment after it. The
 // segment before keeps its sums, the segment after keeps each of its products, and then they are added in order. So
-// every bit is that of one segment, however many there are.
+// any number of segments gives the same bits as one segment.
 #pragma once
 #include "blocks.h"
 
@@ -51,7 +51,7 @@ void graph_attention_bwd_join_tasks(const GraphAttentionArgs& args, int64_t begi
   for (int64_t task = begin; task < end; ++task) {
     const int64_t frame = task % layout.frames, number = task / layout.frames % borders;
     const int64_t head = task / layout.frames / borders, b = head / args.H, h = head % args.H;
-    const int64_t token = (args.first_row(number + 1) - args.W + frame) * args.P;
+    const int64_t token = (args.first_frame(number + 1) - args.W + frame) * args.P;
     for (int values = 0; values < 2; ++values) {
       const Border<A> border = layout.at(args, head, number, values);
       A* const sum = border.sum(frame);

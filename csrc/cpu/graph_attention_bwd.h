@@ -122,7 +122,7 @@ void graph_attention_bwd_tasks(const GraphAttentionArgs& args, int64_t begin, in
   const Border<A> layout(args, width);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t segment = task % args.segments, head = task / args.segments, b = head / args.H, h = head % args.H;
-    const int64_t first = args.first_row(segment), last = args.first_row(segment + 1);
+    const int64_t first = args.first_frame(segment), last = args.first_frame(segment + 1);
     // Frames before `own` also belong to the segment before this one, and frames from `foreign` on to the one after it.
     const int64_t own = first > 0 ? first + W : 0, foreign = last < T ? last - W : T;
     const auto finish = [&](int64_t frame) {
