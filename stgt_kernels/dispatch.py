@@ -163,12 +163,12 @@ def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch
 why_not._dynamo_marked_constant = True
 
 
-def choose(backend: str, device: torch.device, dtype: torch.dtype, op: str, letter: str, size: int) -> str:
+def choose(backend: str, device: torch.device, dtype: torch.dtype, op: str, size_name: str, size: int) -> str:
     """The backend that runs an op: the one that was asked for, or with ``auto`` the fastest that can run.
 
     The argument asks for a backend. If it is ``auto``, ``use_backend`` may ask for one, and then STGT_BACKEND.
-    letter, size: the size that ``measured.size_class`` sorts into a class. Raises ValueError if the backend that
-    was asked for cannot run.
+    size_name, size: the name of a size, such as D, and the size, which ``measured.size_class`` sorts into a class.
+    Raises ValueError if the backend that was asked for cannot run.
     """
     check_name(backend)
     source = "backend"
@@ -178,7 +178,7 @@ def choose(backend: str, device: torch.device, dtype: torch.dtype, op: str, lett
         backend, source = environment_backend(), "STGT_BACKEND"
     if backend == "auto":
         # Without measurements, sizes are not compared: torch.export would limit its programs to one of the classes.
-        return fastest(device, dtype, op, size_class(letter, size) if FASTER_IN_TRITON else letter)
+        return fastest(device, dtype, op, size_class(size_name, size) if FASTER_IN_TRITON else size_name)
     if reason := why_not(backend, device, dtype):
         raise ValueError(f"{op}: {source}={backend!r} cannot run: {reason}")
     return backend
@@ -229,7 +229,7 @@ fastest._dynamo_marked_constant = True
 
 
 def available(backend: str, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether ``auto`` may choose it. Interpreted Triton is for tests, and runs only if it is asked for by name."""
+    """Whether ``auto`` may choose a backend. Interpreted Triton is for tests, and runs only if asked for by name."""
     return why_not(backend, device, dtype) is None and not (backend == "triton" and interpreted())
 
 

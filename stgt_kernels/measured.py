@@ -11,9 +11,9 @@ faster at the paper's size, and most other cases have not been measured.
 import torch
 
 
-def size_class(letter: str, size: int) -> str:
-    """The class of a size, such as ``D<=64`` or ``D>64`` for ``D``."""
-    return f"{letter}<=64" if size <= 64 else f"{letter}>64"
+def size_class(name: str, size: int) -> str:
+    """The class of the size with this name, such as ``D<=64`` or ``D>64`` for ``D``."""
+    return f"{name}<=64" if size <= 64 else f"{name}>64"
 
 
 FASTER_IN_TRITON: frozenset[tuple[str, torch.dtype, str]] = frozenset()
