@@ -40,7 +40,8 @@ SortedEdges sorted_edges(const char* op, const char* name, const Tensor& ptr, co
   return edges;
 }
 
-// values: contiguous, for the lifetime of what is returned.
+// Checks edge_scale or edge_bias, and makes `values` contiguous. The tensor has to live as long as the result, which
+// points into it.
 EdgeValues edge_values(const char* op, const char* name, MaybeTensor& values, const MaybeTensor& type,
                        const EdgeAttentionArgs& args, ScalarType dtype) {
   if (!values) return {};

@@ -14,7 +14,7 @@ struct NodeHeads {
   template <class S> S* at(int64_t node, int64_t head) const { return static_cast<S*>(data) + node * n + head * h; }
 };
 
-// The edges sorted by one of their ends: those of node i are the slots ptr[i] to ptr[i + 1].
+// The edges sorted by one of their ends. A slot is a place in this order. Node i has slots ptr[i] to ptr[i + 1] - 1.
 struct SortedEdges {
   const int32_t* ptr;    // (N + 1)
   const int32_t* other;  // (E): the node at the other end
@@ -46,13 +46,13 @@ struct EdgeAttentionArgs {
   const void* dscores;     // (E, H) contiguous, accumulator; null: zero
   NodeHeads dq, dk, dv;    // written
   void *dproduct, *kept;   // (E, H): gradient of q . k, and probability after dropout; written by rows for columns
-  void *dscale, *dbias;    // (E, H), written; null: not asked
+  void *dscale, *dbias;    // (E, H), written; null: not needed
 
   // A task is a run of nodes with about this many edges and nodes together.
   static constexpr int64_t TASK = 256;
   double product() const { return double(E) * double(H * D); }  // multiply-adds
   int64_t tasks() const { return (E + N + TASK - 1) / TASK; }
-  // The first node of a task; of tasks(), N.
+  // Returns the first node of a task, or N for the task number tasks(), which is one past the last.
   int64_t first_node(const SortedEdges& edges, int64_t task) const {
     int64_t low = 0, high = N;
     while (low < high) {

@@ -4,8 +4,8 @@
 
 namespace stgt::STGT_ISA {
 
-// The scores of a chunk become probabilities against the row's maximum so far. Returns whether the maximum grew after
-// an earlier chunk, so that the sum so far has to shrink by block.delta.
+// Turns the scores of a chunk into exp(z - top), where top is the row's maximum so far. Returns whether there was an
+// earlier chunk, whose sums have to shrink by the factors in block.delta.
 template <class S, class A, int DIM>
 inline bool softmax_chunk(const EdgeAttentionArgs& args, RowBlocks<S, A, DIM>& block, int64_t count, bool first) {
   const int64_t width = block.width;

@@ -111,7 +111,8 @@ template <class S, class A> struct Neighbours {
   const A* weights[MOST];
 };
 
-// Vectors i0 to i0 + NV of the heads h to h + HEADS. TAIL: the last of them is a head's last, and not full.
+// Adds the neighbours' vectors i0 to i0 + NV - 1 of the heads h to h + HEADS - 1 to sum. TAIL: the last of these
+// vectors is a head's last one, and not full.
 template <int HEADS, int NV, bool TAIL, class S, class A, int DIM>
 STGT_INLINE void add_vectors(const HeadVectors<S, A, DIM>& vectors, int64_t h, int64_t i0, const Neighbours<S, A>& from,
                              vec<A>* sum) {

@@ -1,4 +1,5 @@
-// The edges of a row, a chunk of slots at a time, with what belongs to each edge and head in padded blocks.
+// The workspace for the edges of one row. It holds a chunk of slots at a time: blocks with a value for each edge and
+// head, whose heads are padded to whole vectors.
 #pragma once
 #include "dropout.h"
 #include "edge_attention_gather.h"
@@ -18,9 +19,9 @@ template <class A> STGT_INLINE void copy_heads(A* dst, const A* src, int64_t H) 
 template <class S, class A, int DIM = 0> struct RowBlocks {
   HeadVectors<S, A, DIM> vectors;
   int64_t H, width;
-  vec<A>*left, *right, *sum;  // (H, vectors.count())
-  A *score, *factor, *bias, *probability, *product;
-  A *top, *total, *delta;  // (width)
+  vec<A>*left, *right, *sum;  // (H, vectors.count()): q of the row (forward), dout of the row (backward), the sums
+  A *score, *factor, *bias, *probability, *product;  // product: dout . v (backward)
+  A *top, *total, *delta;  // (width). Backward, total is 1 / sum. Forward, delta is the factor that shrinks the sums.
 
   RowBlocks(Arena& arena, const EdgeAttentionArgs& args)
       : vectors(args.D),
@@ -67,7 +68,7 @@ template <class A> inline A inverse_keep_prob(const EdgeAttentionArgs& args) {
   return A(65536.0 / (65536.0 - args.drop_threshold));
 }
 
-// Zeroes the dropped ones of a block, and multiplies the others by `keep`. The mask is that of
+// Zeroes the dropped elements of a block, and multiplies the others by `keep`. The mask is that of
 // stgt_kernels/ops/edge_attention/dropout.py, whose docstring defines it.
 template <class A>
 inline void drop(const EdgeAttentionArgs& args, const int32_t* edge, int64_t count, A keep, A* block, int64_t width) {

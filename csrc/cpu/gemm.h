@@ -4,8 +4,8 @@
 // N padded to whole vectors. The elements E of A and B have C's type, or they are pairs of bfloat16 along K, and then K
 // counts pairs.
 //
-// Where an operand lies outside the cache, gemm fetches what is needed next while it multiplies. A processor does this
-// by itself only for consecutive lines.
+// Where an operand lies outside the cache, gemm prefetches what is needed next while it multiplies. A processor does
+// this by itself only for consecutive lines.
 #pragma once
 #include "simd.h"
 
@@ -14,14 +14,15 @@ namespace stgt::STGT_ISA {
 // Accumulators that fit the register file beside one row of B and one element of A.
 inline constexpr int ACCUMULATORS = STGT_VECTOR_BYTES == 64 ? 24 : 12;
 
-// What gemm fetches if A, B and C lie in the cache.
+// For gemm if A, B and C lie in the cache: it prefetches nothing.
 struct Nothing {
-  static constexpr bool result = false;
+  static constexpr bool result = false;  // whether C is prefetched
   STGT_INLINE void fetch() {}
 };
 
-// Fetches C, and rows that the next products read: those of a matrix (rows, columns) whose rows are `stride` floats
-// apart. Each call fetches LINES cache lines of one row. Lines behind the end of a row do no harm.
+// For gemm otherwise: it prefetches C, and rows that the next products read. They are those of a matrix (rows, columns)
+// whose rows are `stride` floats apart. Each call fetches LINES cache lines of one row. Lines behind the end of a row
+// do no harm.
 template <int LINES> struct NextRows {
   static constexpr bool result = true;
   static constexpr int64_t LINE = 16;  // floats

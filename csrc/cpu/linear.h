@@ -2,7 +2,7 @@
 //
 // Results are computed in blocks, each as a sum over parts of the contracted dimension. A part of the right operand
 // stays in the second-level cache while all rows of a thread are multiplied with it. Where the blocks and parts begin
-// follows from the sizes alone, so threads change no bit.
+// follows from the sizes alone, so the number of threads changes no bit.
 #pragma once
 #include "blocks.h"
 
@@ -51,7 +51,7 @@ struct Result {
 
 // result = initial + left * right, for a block of rows. `initial` is null for zeros, and may be the result itself. Its
 // rows are initial_row numbers apart, so with 0 it is one row for all, as a bias is. Results whose columns are not
-// whole vectors are computed in `block`, whose padding must hold numbers.
+// whole vectors are computed in `block`, whose padding must be initialised.
 inline void multiply_rows(int64_t rows, const Columns& columns, int64_t K, Left left, const float* right,
                           int64_t right_row, const float* initial, int64_t initial_row, Result result, float* block,
                           auto& ahead) {

@@ -31,7 +31,7 @@ inline void run_tasks(const char* op, int64_t tasks, double work, int64_t worksp
   STGT_CHECK(op, !lacks_memory, "out of memory: a thread's workspace needs ", workspace_bytes, " bytes");
 }
 
-// The same, for the tasks of attention.
+// The same for the tasks of attention, which flush denormal results to 0.
 inline void run_attention_tasks(const char* op, int64_t tasks, double work, int64_t workspace_bytes, auto&& run) {
   run_tasks(op, tasks, work, workspace_bytes, run, true);
 }
