@@ -1,6 +1,6 @@
-// The instructions for which CUDA C++ has no words, with one thin function for each. Section numbers are those of the
-// PTX ISA 9.0. The kernels use the hardware only through these functions, so tests/cuda/emulator can replace this file
-// and run the kernels on a CPU.
+// Thin functions, each for one instruction that has no operator in C++. Section numbers are those of the PTX ISA 9.0.
+// The kernels use the hardware only through these functions, so tests/cuda/emulator can replace this file and run the
+// kernels on a CPU.
 #ifndef STGT_CUDA_PTX_CUH
 #define STGT_CUDA_PTX_CUH
 

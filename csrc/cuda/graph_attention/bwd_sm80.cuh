@@ -1,5 +1,5 @@
 // Graph attention's backward pass on mma.sync and cp.async (sm_80 and later). With z = scale (q . k) W,
-// P = exp(z - lse) and M the dropout mask over the probability of keeping:
+// P = exp(z - lse) and M the dropout mask divided by the probability of keeping:
 //   dP = M (do . v),  dz = P (dP - delta),  dv = sum_i M P do,  dk = scale sum_i dz W q,  dq = scale sum_j dz W k.
 //
 // There are two kernels with one body. A block owns 64 columns (dk and dv) or 64 rows (dq) of one head, and walks along

@@ -1,5 +1,5 @@
-// Graph-masked attention on Hopper, backward. With z = scale (q . k) W, P = exp(z - lse), M the dropout mask over the
-// probability of keeping, and delta given per row:
+// Graph-masked attention on Hopper, backward. With z = scale (q . k) W, P = exp(z - lse), M the dropout mask divided by
+// the probability of keeping, and delta from bwd_delta.cuh:
 //   dP = M (do . v),  dz = P (dP - delta),  dv = sum_i M P do,  dk = scale sum_i dz W q,  dq = scale sum_j dz W k.
 //
 // There are two kernels, so every gradient has one writer, and the bits are the same every time without atomics.

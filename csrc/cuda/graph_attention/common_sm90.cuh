@@ -91,7 +91,7 @@ STGT_DEVICE int accumulator_row() { return threadIdx.x % 128 / 32 * 16 + threadI
 STGT_DEVICE int accumulator_column() { return 2 * (threadIdx.x % 4); }
 
 // Returns what dropout drops of a warpgroup's accumulator (rows, columns): bit i is set if value i is dropped. head: b
-// H + h. row: the warpgroup's first row, counted through the clip. frame, tile: those of the columns.
+// H + h. row: the warpgroup's first row, numbered within the clip. frame, tile: those of the columns.
 STGT_DEVICE uint32_t dropped_rows(const AttentionParams& p, int head, int row, int frame, int tile) {
   uint32_t bits = 0;
 #pragma unroll 1  // two rounds at a time would need too many registers
@@ -114,7 +114,7 @@ STGT_DEVICE uint32_t dropped_rows(const AttentionParams& p, int head, int row, i
 }
 
 // Returns what dropout drops of a warpgroup's accumulator (columns, rows): bit i is set if value i is dropped. head: b
-// H + h. row: the first row of the tile, counted through the clip. frame, tile: those of the columns. The bits are
+// H + h. row: the first row of the tile, numbered within the clip. frame, tile: those of the columns. The bits are
 // drawn for rows, one of eight rows by each thread, and transposed 8 by 8 as the accumulator is.
 STGT_DEVICE uint32_t dropped_columns(const AttentionParams& p, int head, int row, int frame, int tile) {
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;  // a warp has 16 columns from 16 * warp on

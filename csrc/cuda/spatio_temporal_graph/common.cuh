@@ -34,7 +34,7 @@ struct GraphParams {
 
   STGT_DEVICE int tiles() const { return (P + TILE - 1) / TILE; }
   STGT_DEVICE int band() const { return 2 * W + 1; }
-  // Points at the channels of token `first` of a frame. Frames are counted through the batch, to B T.
+  // Points at the channels of token `first` of a frame. Frame t of sample b has number b T + t.
   template <class E> STGT_DEVICE const E* tokens(int64_t frame, int first) const {
     return static_cast<const E*>(x) + (frame * P + first) * C;
   }
