@@ -84,9 +84,9 @@ class SpatioTemporalGraph:
             those gradients, and so does ``graph.weight.grad`` after ``graph.weight.retain_grad()``.
     live:   (B, T, ceil(P/64), 2*window+1, ceil(P/64)) bool, True for the 64x64 tiles that hold an edge; attention skips
             the others. It is derived from ``weight`` when it is first read, and anew after ``weight`` was changed in
-            place. Of a parameter, which an optimizer changes, it is derived at each call. Otherwise PyTorch does not
-            report changes inside ``torch.inference_mode``, through ``weight.data`` or a NumPy array, and to code that
-            ``torch.compile`` has compiled. In these cases, make a new graph instead of changing the weights of one.
+            place. Of a parameter, which an optimizer changes, it is derived at each call. PyTorch does not report
+            changes inside ``torch.inference_mode`` or through ``weight.data`` or a NumPy array, and code that
+            ``torch.compile`` has compiled sees none. In these cases, make a new graph instead of changing one.
     """
 
     def __init__(self, weight: Tensor):

@@ -16,19 +16,19 @@ MOST_INDEX = 2**31 - 1
 
 @dataclass(frozen=True, eq=False)
 class RaggedGraph:
-    """A batch of directed graphs whose nodes are numbered through, with their edges sorted twice.
+    """A batch of directed graphs with their edges sorted twice. Nodes are numbered from 0 to N - 1 over all graphs.
 
     An edge with source j and target i means that node i (the row) attends to node j (the column). There are N nodes, E
     edges and G graphs; all tensors are contiguous and on one device. Parallel edges and self loops are allowed. Edges
     are numbered in the order in which ``from_edge_index`` got them, and tensors with values for edges have this order.
 
-    row_ptr: (N+1,) int32; the edges of row i are the slots row_ptr[i] to row_ptr[i+1] of the next two.
+    row_ptr: (N+1,) int32; the edges of row i are source[row_ptr[i]:row_ptr[i+1]], and the same slice of row_edge.
     source: (E,) int32; the column of each edge, sorted by rows.
     row_edge: (E,) int32; the number of each edge, sorted by rows.
-    col_ptr: (N+1,) int32; the edges of column j are the slots col_ptr[j] to col_ptr[j+1] of the next two.
+    col_ptr: (N+1,) int32; the edges of column j are target[col_ptr[j]:col_ptr[j+1]], and the same slice of col_edge.
     target: (E,) int32; the row of each edge, sorted by columns.
     col_edge: (E,) int32; the number of each edge, sorted by columns.
-    graph_ptr: (G+1,) int32; the nodes of graph g are graph_ptr[g] to graph_ptr[g+1].
+    graph_ptr: (G+1,) int32; the nodes of graph g are graph_ptr[g] to graph_ptr[g+1] - 1.
     edge_type: (E,) uint8, the type of each edge, or None.
     types: the number of types that an edge may have; 0 without ``edge_type``.
     """
@@ -111,7 +111,7 @@ class RaggedGraph:
         return torch.empty_like(by_row).index_copy(1, self.row_edge.long(), by_row)
 
     def degree(self) -> Tensor:
-        """Edges that each node attends over, (N,) int64."""
+        """The number of edges that each node attends over, (N,) int64."""
         return self.row_ptr.diff().long()
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "RaggedGraph":

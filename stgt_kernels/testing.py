@@ -51,6 +51,7 @@ def assert_graph_close(graph: SpatioTemporalGraph, x: Tensor, threshold: float |
 
     An edge is close if its exact similarity lies within ``stgt_kernels.rounding.similarity_error`` of the threshold, or
     of the number that takes the threshold's place (``compared_threshold``). A weight may err by as much.
+    graph: from a kernel. x: (B, T, P, C), the tokens. threshold: None for a graph of ``token_similarity``.
     Returns the number of edges that differ for this reason.
     """
     bound = similarity_error(x.shape[-1], x.dtype)
@@ -76,7 +77,10 @@ def assert_graph_close(graph: SpatioTemporalGraph, x: Tensor, threshold: float |
 def exact_attention(
     q: Tensor, k: Tensor, v: Tensor, graph: SpatioTemporalGraph, *, scale: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The exact output (B, H, N, D) and log-sum-exp (B, H, N), by the reference in float64. Differentiable."""
+    """The exact output (B, H, N, D) and log-sum-exp (B, H, N), by the reference in float64. Differentiable.
+
+    q, k, v: (B, H, N, D). scale: the factor of the scores; the default is ``D ** -0.5``.
+    """
     factor: float = q.shape[-1] ** -0.5 if scale is None else scale
     wide = graph.to(torch.float64)
     return attention_reference.graph_attention(q.double(), k.double(), v.double(), wide, factor, 0.0, None)

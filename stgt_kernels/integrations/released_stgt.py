@@ -49,7 +49,7 @@ class Acceleration:
         self.blocks = tuple(blocks)
         self._replaced: list[tuple[nn.Module, str, object]] = []
         for name, block in blocks.items():
-            # These are no bound methods, which pickle would look for in the class of the module.
+            # Bound methods would not do here: pickle would look for them in the class of the module.
             self._set(block, _SETTINGS, settings[name])
             self._set(block, "build_graph", partial(_build_graph, block))
             for module in block.graphattn.modules():
@@ -230,9 +230,9 @@ def _mask_version(mask: Tensor | None) -> int | None:
 def _band(mask: Tensor | None) -> tuple[int | None, int, int]:
     """The window of a mask (T*P, T*P) that joins tokens whose frames are at most the window apart, and its T and P.
 
-    The window is None if there is no mask, or if it joins all tokens. Such a mask may have been made for any T that
-    divides its size, and no mask for any T and P. The first frame ends where the rows of the mask begin to differ.
-    Raises ValueError for any other mask.
+    The window is None if there is no mask, or if it joins all tokens. T and P are then unknown, and values that suit a
+    comparison are returned. In other masks, the first frame ends where the rows begin to differ. Raises ValueError for
+    a mask that is not of this form.
     """
     if mask is None:
         return None, 4, 256  # the release has 256 patches

@@ -16,10 +16,11 @@ def implementation(backend: str):
 
 
 class EdgeAttentionFunction(KernelFunction):
-    """(q, k, v, edge_scale, edge_bias, …) -> (out, scores, softmax); softmax makes probabilities of scores.
+    """(q, k, v, edge_scale, edge_bias, …) -> (out, scores, softmax).
 
-    row_ptr to col_edge are those of the graph. scale_type and bias_type are the edge types for edge_scale and for
-    edge_bias, each None where that has a row for each edge.
+    softmax (N, H, 2) holds each row's maximum and 1 / sum. With it the backward pass computes the probabilities from
+    the scores. row_ptr to col_edge are those of the graph. scale_type and bias_type are the edge types for edge_scale
+    and for edge_bias, each None where that has a row for each edge.
     """
 
     @staticmethod

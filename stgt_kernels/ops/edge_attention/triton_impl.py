@@ -14,9 +14,9 @@ from stgt_kernels.ops.edge_attention.vmap import fold_into_heads
 from stgt_kernels.ops.graph_attention import philox
 from stgt_kernels.ops.layout import last_contiguous, vector_strides
 
-TILE = 2048  # elements of the nodes at the other end of a chunk of edges
-REGISTERS = 128  # the most of a thread; without this limit, the assembler spills in order to take fewer than 80
-LENGTH = 4096  # edges that are added up for each type by one program
+TILE = 2048  # the most elements of a tile (BE, BH, BD), see blocks
+REGISTERS = 128  # the most registers of a thread; without this limit, ptxas spills in order to take fewer than 80
+LENGTH = 4096  # the edges whose gradients one program adds up for one type
 
 
 def blocks(H: int, D: int) -> dict[str, int]:

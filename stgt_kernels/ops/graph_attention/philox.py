@@ -3,7 +3,7 @@
 The random numbers are Philox4x32-7 (Salmon et al. 2011). One call yields eight 16-bit lanes, for eight columns of one
 row:
     key     = (seed & 0xffffffff, seed >> 32)
-    counter = (call, row, column's frame, b * H + h)       row counts through the clip, column within its frame
+    counter = (call, row, column's frame, b * H + h)       row is numbered within the clip, column within its frame
     call    = 4 * (column // 32) + (column % 8) // 2
     lane    = 2 * ((column // 8) % 4) + column % 2          lane l: half l % 2 (low first) of output word l // 2
 With this order, each of the four threads that share a row of a tensor-core accumulator finds all its columns in one

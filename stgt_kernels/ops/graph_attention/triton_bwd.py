@@ -1,6 +1,6 @@
 """Triton kernels of graph attention's backward pass. Every element has one writer, so its bits never change.
 
-With z = scale (q . k) W, P = exp(z - lse) and M the dropout mask over its keeping probability:
+With z = scale (q . k) W, P = exp(z - lse) and M the dropout mask divided by the probability of keeping:
 dP_ij = M do_i . v_j,  dz = P (dP - delta_i),  dv_j = sum_i M P do_i,  dk_j = scale sum_i dz W q_i,
 dq_i = scale sum_j dz W k_j,  dW_ij = scale sum_h dz (q_i . k_j).
 """

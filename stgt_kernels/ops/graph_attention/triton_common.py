@@ -24,7 +24,7 @@ def split_head_dim(D: int) -> tuple[int, int]:
 @triton.jit(do_not_specialize=["T", "O", "n"])
 def live_tiles_kernel(
     live,  # (B, T, n, O, n) bool
-    tiles,  # (B, T, ceil(n/GROUP), O * n + 1) int32, written: the live tiles opposite to a group, a 0, then anything
+    tiles,  # (B, T, ceil(n/GROUP), O * n + 1) int32, written: the live tiles opposite to a group, and a 0
     count,  # (B, T, ceil(n/GROUP)) int32, written: how many
     T,
     O,
@@ -37,7 +37,7 @@ def live_tiles_kernel(
 
     Attention walks along the list, which has no gaps, so it can prefetch. The number o * n + j stands for tile j of
     frame t + o - window. No list is empty: a group without edges gets one tile whose weights are 0. The 0 after the
-    list is for kernels that look one entry ahead.
+    list is for kernels that look one entry ahead; entries behind it are not written.
     """
     groups = tl.cdiv(n, GROUP)
     i_list = tl.program_id(0)
@@ -168,7 +168,7 @@ def probabilities(score, w, log_sum, scale, EXACT: tl.constexpr):
 def kept(seed, row, frame, first_column, sample_head, drop_threshold, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """The dropout mask (ROWS, COLUMNS), as philox.py defines it.
 
-    row: (ROWS,), counted through the clip. frame: the columns' frame. first_column: the place of the first column in
+    row: (ROWS,), numbers within the clip. frame: the columns' frame. first_column: the place of the first column in
     its frame, a multiple of 32.
     """
     call = first_column // 8 + tl.arange(0, COLUMNS // 8)

@@ -18,7 +18,8 @@ def most_weights() -> int:
     """The largest weight for which the kernels are faster than PyTorch's own product on this machine's CPU.
 
     PyTorch's builds for x86 multiply with MKL, which knows Intel's CPUs better than AMD's. On Intel's, the kernels are
-    meant for weights whose packing takes MKL as long as the product. On ARM, the kernels have no instruction set.
+    meant for weights whose packing takes MKL as long as the product. On all other CPUs, such as ARM's, where only the
+    portable kernels run, it is 0.
     """
     from stgt_kernels import _C
 

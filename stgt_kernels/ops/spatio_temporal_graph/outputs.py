@@ -1,4 +1,4 @@
-"""The tensors that building the graph gives."""
+"""The tensors that the kernels which build the graph write."""
 
 import torch
 from torch import Tensor
