@@ -71,7 +71,7 @@ EdgeAttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, cons
   args.dtype = dtype_of(op, "q", q);
   args.N = q.size(0), args.H = q.size(1), args.D = q.size(2), args.E = source.size(0);
   args.scale = scale, args.clamp = clamp;
-  STGT_CHECK(op, args.H >= 1 && args.D >= 1 && args.D <= 128, "H >= 1 and 1 <= D <= 128, got H=", args.H,
+  STGT_CHECK(op, args.H >= 1 && args.D >= 1 && args.D <= 128, "q must have H >= 1 and 1 <= D <= 128, got H=", args.H,
              ", D=", args.D);
   for (const auto& [name, x] : {std::pair{"k", &k}, std::pair{"v", &v}}) {
     check_shape(op, name, *x, {args.N, args.H, args.D});

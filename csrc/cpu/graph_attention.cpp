@@ -31,7 +31,7 @@ GraphAttentionArgs checked(const char* op, const Tensor& q, const Tensor& k, con
   args.B = q.size(0), args.H = q.size(1), args.D = q.size(3);
   args.T = weight.size(1), args.P = weight.size(2), args.W = weight.size(3) / 2;
   args.scale = scale;
-  STGT_CHECK(op, args.D >= 1 && args.D <= 128, "1 <= D <= 128, got ", args.D);
+  STGT_CHECK(op, args.D >= 1 && args.D <= 128, "q must have 1 <= D <= 128, got ", args.D);
   check_shape(op, "q", q, {args.B, args.H, args.T * args.P, args.D});
   check_shape(op, "k", k, {args.B, args.H, args.T * args.P, args.D});
   check_shape(op, "v", v, {args.B, args.H, args.T * args.P, args.D});

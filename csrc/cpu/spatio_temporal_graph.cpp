@@ -15,7 +15,7 @@ SpatioTemporalGraphArgs checked(const char* op, const Tensor& x, int64_t window)
   SpatioTemporalGraphArgs args{};
   args.dtype = dtype_of(op, "x", x);
   args.B = x.size(0), args.T = x.size(1), args.P = x.size(2), args.C = x.size(3), args.W = window;
-  STGT_CHECK(op, args.W >= 0 && args.W < args.T, "0 <= window < T=", args.T, ", got ", window);
+  STGT_CHECK(op, args.W >= 0 && args.W < args.T, "window must satisfy 0 <= window < T=", args.T, ", got ", window);
   return args;
 }
 

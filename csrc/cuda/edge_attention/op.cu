@@ -107,7 +107,7 @@ EdgeParams checked(const char* op, const Tensor& q, const Tensor& k, const Tenso
   STGT_CHECK(op, dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
              "q must be float32, bfloat16 or float16");
   const int64_t N = q.size(0), H = q.size(1), D = q.size(2), E = source.size(0);
-  STGT_CHECK(op, H >= 1 && D >= 1 && D <= 128, "H >= 1 and 1 <= D <= 128, got H=", H, ", D=", D);
+  STGT_CHECK(op, H >= 1 && D >= 1 && D <= 128, "q must have H >= 1 and 1 <= D <= 128, got H=", H, ", D=", D);
   STGT_CHECK(op, N < INT32_MAX && E < INT32_MAX && H * D <= INT32_MAX / 4 && N * H <= UINT32_MAX - edges::THREADS,
              "q or the graph is too large");
   EdgeParams p{};

@@ -38,7 +38,7 @@ AttentionParams checked(const char* op, const Tensor& q, const Tensor& k, const 
   const ScalarType dtype = q.scalar_type();
   STGT_CHECK(op, dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
              "q must be float32, bfloat16 or float16, got ", dtype_name(dtype));
-  STGT_CHECK(op, 1 <= q.size(3) && q.size(3) <= 128, "1 <= D <= 128, got ", q.size(3));
+  STGT_CHECK(op, 1 <= q.size(3) && q.size(3) <= 128, "q must have 1 <= D <= 128, got ", q.size(3));
   STGT_CHECK(op, q.size(2) <= INT32_MAX && q.size(0) * q.size(1) <= INT32_MAX, "q must have N and B * H of at most ",
              INT32_MAX, ", got N=", q.size(2), " and B * H=", q.size(0) * q.size(1));
   AttentionParams p{};

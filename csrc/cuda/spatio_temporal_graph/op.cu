@@ -30,7 +30,8 @@ GraphParams checked(const char* op, const Tensor& x, int64_t window) {
              "x must be float32, bfloat16 or float16, got ", dtype_name(dtype));
   for (int64_t size : x.sizes())
     STGT_CHECK(op, size <= INT_MAX / 2, "x must have sizes of at most ", INT_MAX / 2, ", got ", size);
-  STGT_CHECK(op, 0 <= window && window < x.size(1), "0 <= window < T=", x.size(1), ", got ", window);
+  STGT_CHECK(op, 0 <= window && window < x.size(1), "window must satisfy 0 <= window < T=", x.size(1), ", got ",
+             window);
   GraphParams p{};
   p.B = int(x.size(0)), p.T = int(x.size(1)), p.P = int(x.size(2)), p.C = int(x.size(3)), p.W = int(window);
   return p;
