@@ -193,7 +193,8 @@ class Trainer:
     def _validate(self, epoch: int, log: RunLog | None, stop: StopSignals) -> bool:
         """Measure the model, and return whether it is the best so far.
 
-        A signal cuts the measurement short. It is then repeated when the run goes on.
+        A signal cuts the measurement short, and a video that cannot be read ends the run. The measurement is then
+        repeated when the run goes on.
         """
         self.finite.require()
         start = time.perf_counter()
@@ -206,9 +207,12 @@ class Trainer:
                 figures = self.validation(self.model, stop)
         except Interrupted:
             figures = None
-        except StoreError:
-            raise
         except VideoError as error:
+            self.unmeasured = epoch
+            if self.world.size == 1:  # other processes would wait inside the validation, and cannot write a checkpoint
+                self._save()
+            if isinstance(error, StoreError):
+                raise
             raise VideoError(
                 f"{error}; validation replaces no video: list it in --data.bad-list, and go on with "
                 "--accept-changed-data"

@@ -263,9 +263,12 @@ def test_a_run_that_a_broken_validation_video_ended_goes_on_with_a_bad_list(rend
     assert run_cli(monkeypatch, *words) == 2
     assert f"{broken}: not a video file" in (told := capsys.readouterr().err)
     assert "list it in --data.bad-list, and go on with --accept-changed-data" in told
+    kept = ckpt.read_state(ckpt.newest_checkpoint(run))
+    assert kept["step"] > 0 and kept["unmeasured"] == 0  # no step of the epoch is made again
     (data / "bad.json").write_text(json.dumps({broken: "cut short"}))
     words += ["--data.bad-list", data / "bad.json"]
     assert run_cli(monkeypatch, *words) == 2
     assert "data.bad_list: SHA-256 " in capsys.readouterr().err
     assert run_cli(monkeypatch, *words, "--accept-changed-data") == 0
-    assert ckpt.read_state(ckpt.newest_checkpoint(run))["best"] is not None
+    measured = ckpt.read_state(ckpt.newest_checkpoint(run))
+    assert measured["best"]["step"] == measured["step"] == kept["step"] and measured["unmeasured"] is None
